@@ -1,0 +1,1 @@
+"""Winnow: active-learning data selection around a QLoRA trainer."""

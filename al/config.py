@@ -1,0 +1,186 @@
+"""The whole configuration: one section per room, YAML files that may extend each other, `--set` on top.
+
+Each section is a pydantic model that lives in the room it configures; unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from al.cache import cache_dir
+from al.errors import ConfigError
+from al.pool.config import PoolConfig
+from selection.config import ClusterConfig, DedupConfig, EmbedConfig, HoldoutConfig, ScoreConfig, SelectConfig
+from trainer.config import LoraConfig, MeasureConfig, ModelConfig, TrainConfig
+from trainer.tokens_config import TokensConfig
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
+    """How the holdout is measured after each round."""
+
+    bootstrap: int = Field(2000, ge=100, description="Resamples of the paired bootstrap behind every interval; 2,000 is steady to about 0.3 percentage points of the tail.")
+    alternatives: int = Field(4, ge=0, description="Accepted answers besides the first that are tried for exact match, per example. 0: only the first counts.")
+
+
+class Config(BaseModel, extra="forbid", frozen=True):
+    """Everything a round depends on besides the pool's content and the budget."""
+
+    seed: int = Field(0, ge=0, description="Root of every random draw: clustering, sampling, picks, order, dropout, noise.")
+    control: bool = Field(True, description="Train a second adapter on random picks of the same budget, beside the run. It doubles the training time and is the proof that selection pays.")
+    pool: PoolConfig = PoolConfig()
+    tokens: TokensConfig = TokensConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    embed: EmbedConfig = EmbedConfig()
+    dedup: DedupConfig = DedupConfig()
+    holdout: HoldoutConfig = HoldoutConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    score: ScoreConfig = ScoreConfig()
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML config, follow its `extends:`, apply `key.sub=value` overrides, and check every key and value.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest known one), or a value out of range.
+    """
+    values = _read_yaml(path, seen=())
+    for text in overrides:
+        _apply_override(values, text)
+    return parse(values, str(path))
+
+
+def parse(values: Mapping[str, Any], where: str) -> Config:
+    """Check a nested dict of values; `where` names it in errors. `{cache}` in any string becomes the cache directory."""
+    try:
+        return Config.model_validate(_expand(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(entry) for entry in error.errors())) from None
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path if path.exists() or path.is_absolute() else next(
+        (p for p in (CONFIG_DIR / path.name, CONFIG_DIR / f"{path.name}.yaml") if p.is_file()), path)
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `extends:` goes round in a circle ({' → '.join(p.name for p in seen)} → {path.name}).")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.name for p in CONFIG_DIR.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such config file. Shipped with Winnow: {known}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(values).__name__}.")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    base = _read_yaml(path.parent / parent, (*seen, path.resolve()))
+    return _merged(base, values)
+
+
+def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _apply_override(values: dict[str, Any], text: str) -> None:
+    path, equals, raw = text.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set train.learning_rate=1e-4.")
+    *sections, leaf = path.strip().split(".")
+    node = values
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {text}: {section} is a value, not a section.")
+    try:
+        node[leaf] = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("{cache}", str(cache_dir()))
+    if isinstance(value, Mapping):
+        return {key: _expand(item) for key, item in value.items()}
+    return [_expand(item) for item in value] if isinstance(value, list) else value
+
+
+def _explain(entry: Mapping[str, Any]) -> str:
+    location = [str(part) for part in entry["loc"]]
+    key = ".".join(location)
+    if entry["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, [name for name, _ in walk(Config)], n=1, cutoff=0.5)
+        siblings = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
+        hint = ".".join([*location[:-1], siblings[0]]) if siblings else (near[0] if near else None)
+        return f"unknown key `{key}`" + (f"; did you mean `{hint}`?" if hint else "; `python cli.py config schema` lists all keys.")
+    return f"`{key}`: {entry['msg']}, found {entry['input']!r}"
+
+
+def _section(field: Any) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _names_at(location: list[str]) -> list[str]:
+    model: type[BaseModel] | None = Config
+    for part in location:
+        model = _section(model.model_fields[part]) if model and part in model.model_fields else None
+    return list(model.model_fields) if model else []
+
+
+def walk(model: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Every leaf key of a config model as (dotted name, pydantic field), in the order of definition."""
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is not None:
+            yield from walk(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def schema_text() -> str:
+    """All keys with type, default and meaning, for `config schema`."""
+    lines = []
+    for name, field in walk(Config):
+        kind = field.annotation.__name__ if isinstance(field.annotation, type) and not typing.get_args(field.annotation) else str(field.annotation)
+        default = field.get_default(call_default_factory=True)
+        lines.append(f"{name}: {kind.replace('typing.', '')} = {default!r}\n    {field.description or ''}")
+    return "\n".join(lines)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config dict as {dotted key: value}."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{dotted key: [before, after]} for every key whose value differs."""
+    old, new = flat(before), flat(after)
+    return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}

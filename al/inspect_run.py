@@ -1,0 +1,113 @@
+"""Looking at a run without touching it: `status` and `pool inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from al import rounds
+from al.errors import RunStateError
+from al.pool.store import Pool
+from al.report.publish import read_summary
+from al.store import Run
+
+SNIPPET = 160
+
+
+def status(path: Path) -> dict[str, Any]:
+    """Rounds with their state and results, the newest pool version, and the stage that runs or broke off last."""
+    with Run.read(path) as run:
+        pool = rounds.current_pool(run)
+        listed = []
+        for entry in rounds.all_rounds(run):
+            row = {"round": entry.number, "state": entry.state, "budget": entry.budget, "started": entry.started, "finished": entry.finished,
+                   "published": sorted(rounds.roles(run, entry.number))}
+            if entry.state == "done":
+                row["test_macro_nll"] = {k: v["macro_nll"] for k, v in read_summary(path, entry.number)["evaluation"]["models"].items()}
+            listed.append(row)
+        owner = path / "run.lock.owner"
+        return {"run": str(path), "pool_version": pool[0] if pool else None, "pool_examples": pool[1].json("pool.json")["examples"] if pool else 0,
+                "rounds": listed, "stage": _last_stage(path), "working": _is_locked(path),
+                "owner": owner.read_text(encoding="utf-8").strip() if owner.is_file() else None}
+
+
+def _is_locked(path: Path) -> bool:
+    import filelock
+
+    lock = filelock.FileLock(path / "run.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _last_stage(path: Path) -> dict[str, Any] | None:
+    """The stage that was started and not published, with its last training step if it has any."""
+    stage, step = None, None
+    events = path / "events.jsonl"
+    for line in events.read_text(encoding="utf-8").splitlines() if events.is_file() else []:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if event["event"] == "stage.started":
+            stage, step = event, None
+        elif event["event"] == "stage.published":
+            stage = step = None
+        elif event["event"] == "train.step":
+            step = {key: event[key] for key in ("step", "steps", "loss", "tokens_per_s")}
+    return {"stage": stage["stage"], "since": stage["time"], "step": step} if stage else None
+
+
+def describe_status(document: dict[str, Any]) -> str:
+    """Status for the terminal."""
+    lines = [f"run {document['run']}: pool version {document['pool_version'] or '–'} with {document['pool_examples']:,} examples"]
+    for row in document["rounds"]:
+        line = f"  round {row['round']}  {row['state']:<5} budget {row['budget']:<8} started {row['started']}"
+        scores = row.get("test_macro_nll")
+        lines.append(line + ("  test NLL " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()) if scores else ""))
+    stage = document["stage"]
+    if document["working"]:
+        lines.append(f"  working: {document['owner']}")
+    if stage:
+        step = stage["step"]
+        lines.append(f"  {'in' if document['working'] else 'stopped in'} stage {stage['stage']} since {stage['since']}"
+                     + (f", step {step['step']}/{step['steps']}, loss {step['loss']:.3f}, {step['tokens_per_s']:,.0f} tokens/s" if step else ""))
+    if document["rounds"] and document["rounds"][-1]["state"] == "open" and not document["working"]:
+        lines.append(f"  continue with: python cli.py resume --run {document['run']}")
+    return "\n".join(lines)
+
+
+def inspect_pool(path: Path, shown: int) -> dict[str, Any]:
+    """Counts, quarantine and a few examples of the newest pool version."""
+    with Run.read(path) as run:
+        current = rounds.current_pool(run)
+    if current is None:
+        raise RunStateError(f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`.")
+    version, artifact = current
+    pool = Pool.open(artifact.path)
+    rows = np.sort(np.random.default_rng([7]).permutation(len(pool))[:shown])
+    examples = [{"id": str(pool.ids[row]), "source": str(pool.sources[row]), "origin": origin, "messages": messages}
+                for row, origin, messages in zip(rows, pool.origin(rows), pool.messages(rows), strict=True)]
+    quarantine = pq.read_table(artifact.path / "quarantine.parquet").slice(0, 5).to_pylist()
+    return {"version": version, "run": str(path), **artifact.json("pool.json"), "shown": examples, "quarantine_shown": quarantine}
+
+
+def describe_inspection(document: dict[str, Any]) -> str:
+    """A pool version for the terminal."""
+    from al.workflow import describe_pool
+
+    lines = [describe_pool(document)]
+    for row in document["quarantine_shown"]:
+        lines.append(f"  quarantined {row['file']}:{row['line']}  {row['reason']}: {row['message']}")
+    for example in document["shown"]:
+        lines.append(f"\n{example['id']}  {example['source']}  ({example['origin']})")
+        for message in example["messages"]:
+            text = " ".join(message["content"].split())
+            lines.append(f"  {message['role']:<9} {text[:SNIPPET]}{'…' if len(text) > SNIPPET else ''}")
+    return "\n".join(lines)

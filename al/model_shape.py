@@ -1,0 +1,58 @@
+"""Sizes of a model from its config alone: what memory and time estimates need, without loading a weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.config import LoraConfig, ModelConfig
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Numbers of parameters and widths of a decoder.
+
+    `linear`: parameters in the projections that NF4 holds and LoRA adapts; `other`: embeddings, norms and (untied) output head.
+    `lora`: trainable parameters under the given LoRA section.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_width: int
+    vocabulary: int
+    linear: int
+    other: int
+    lora: int
+    largest_linear: int
+
+
+def model_shape(model: ModelConfig, lora: LoraConfig) -> ModelShape:
+    """Build the architecture on the meta device and count.
+
+    Raises:
+        trainer.errors.MachineError: the config of the model cannot be had.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    head = skeleton.get_output_embeddings()
+    wanted = None if lora.targets == "all-linear" else set(lora.targets)
+    linear = adapted = largest = 0
+    for name, module in skeleton.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            linear += module.weight.numel()
+            largest = max(largest, module.weight.numel())
+            if wanted is None or name.rsplit(".", 1)[-1] in wanted:
+                adapted += lora.r * (module.in_features + module.out_features)
+    total = sum(parameter.numel() for parameter in skeleton.parameters())
+    heads = getattr(config, "num_attention_heads", 1)
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelShape(
+        name=model.name, layers=config.num_hidden_layers, hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        kv_width=(getattr(config, "num_key_value_heads", None) or heads) * head_width, vocabulary=config.vocab_size, linear=linear,
+        other=total - linear, lora=adapted, largest_linear=largest)

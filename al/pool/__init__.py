@@ -1,0 +1,1 @@
+"""The pool of candidate examples: formats, readers, import and storage."""

@@ -1,0 +1,44 @@
+"""The counts of a pool version, as written to pool.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from al.artifacts import write_json
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """What an import found; for a grown pool the counts cover all its versions.
+
+    `duplicates` are rows merged into an equal example, `quarantined` counts rows by reason, `sources` and `formats`
+    examples by source and rows by format, `adjusted` the changes to conversations (see `al.pool.convert`), and `files`
+    one entry per file: label, sha256 of its bytes, format asked for, rows, and how many of them are in quarantine.
+    """
+
+    examples: int
+    labelled: int
+    unlabelled: int
+    duplicates: int
+    quarantined: dict[str, int]
+    sources: dict[str, int]
+    formats: dict[str, int]
+    adjusted: dict[str, int]
+    files: list[dict[str, Any]]
+
+    @property
+    def rows(self) -> int:
+        """Raw rows read."""
+        return sum(file["rows"] for file in self.files)
+
+    @classmethod
+    def read(cls, pool: Path) -> PoolStats:
+        """Read pool.json of a pool directory."""
+        return cls(**json.loads((pool / "pool.json").read_text(encoding="utf-8")))
+
+    def write(self, pool: Path) -> None:
+        """Write pool.json into a pool directory."""
+        write_json(pool / "pool.json", asdict(self))

@@ -1,0 +1,174 @@
+"""Reading a pool version. Rows are sorted by id; row r of every per-example array of a run is example r."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from al.errors import RunStateError
+
+Message = dict[str, str]
+Part = Literal["conversation", "prompt"]
+
+
+class Pool:
+    """A pool directory opened for reading.
+
+    Ids, sources and flags are kept in memory (about 200 bytes per example); messages stay on disk and are read one row
+    group at a time, so `iter_messages` takes constant memory and `messages(rows)` memory in proportion to `rows`.
+    """
+
+    def __init__(self, path: Path, file: pq.ParquetFile):
+        self.path = path
+        self._file = file
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    @classmethod
+    def open(cls, path: Path) -> Pool:
+        """Open the pool directory `path`.
+
+        Raises:
+            RunStateError: no examples.parquet there, or it cannot be read.
+        """
+        file = Path(path) / "examples.parquet"
+        try:
+            return cls(Path(path), pq.ParquetFile(file))
+        except FileNotFoundError:
+            raise RunStateError(f"{path}: not a pool (no examples.parquet). Import it again.") from None
+        except pa.ArrowInvalid as error:
+            raise RunStateError(f"{file}: damaged ({error}). Import the pool again.") from None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @cached_property
+    def stats(self) -> dict[str, Any]:
+        """The counts of pool.json; see `al.pool.stats.PoolStats`."""
+        return json.loads((self.path / "pool.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """(n,) uint64, ascending: the ids as numbers."""
+        column = self._file.read(columns=["id"])["id"].combine_chunks()
+        digits = np.frombuffer("".join(column.to_pylist()).encode("ascii"), dtype=np.uint8).reshape(-1, 16)
+        nibbles = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0")).astype(np.uint8)
+        octets = np.ascontiguousarray((nibbles[:, 0::2] << 4) | nibbles[:, 1::2])
+        return octets.view(">u8").ravel().astype(np.uint64)
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """(n,) str of 16 lowercase hex digits, ascending."""
+        return np.array(self._file.read(columns=["id"])["id"].to_pylist(), dtype="<U16")
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """(n,) str: the task or dataset each example came from."""
+        encoded = self._file.read(columns=["source"])["source"].combine_chunks().dictionary_encode()
+        names = np.array(encoded.dictionary.to_pylist(), dtype=str)
+        return names[encoded.indices.to_numpy()] if len(names) else names
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """(n,) bool: whether the example ends in a response that can be trained on."""
+        return self._file.read(columns=["labelled"])["labelled"].to_numpy()
+
+    def messages(self, rows: Sequence[int] | np.ndarray) -> list[list[Message]]:
+        """The conversations of `rows`, in that order. IndexError for a row outside the pool."""
+        return self._take("messages", rows).to_pylist()
+
+    def iter_messages(self) -> Iterator[list[Message]]:
+        """Every conversation in row order, one batch of rows in memory at a time."""
+        for batch in self._file.iter_batches(batch_size=2048, columns=["messages"]):
+            yield from batch.column(0).to_pylist()
+
+    def texts(self, rows: Sequence[int] | np.ndarray, part: Part = "conversation") -> Texts:
+        """Plain text of `rows`: all message contents, or all but the response, separated by line breaks.
+
+        Held in one compact buffer: the text's own bytes plus 8 per row, no Python object until one is asked for.
+        """
+        parts = [_plain_text(column, part) for column in self._row_groups("messages", np.asarray(rows, dtype=np.int64))]
+        joined = pa.chunked_array(parts, type=pa.large_string()).combine_chunks() if parts else pa.array([], pa.large_string())
+        return Texts(joined.take(pa.array(_rank_of_sorted(np.asarray(rows, dtype=np.int64)))))
+
+    def alternatives(self, rows: Sequence[int] | np.ndarray) -> list[list[str]]:
+        """Accepted answers besides the response in the conversation, per row of `rows`."""
+        return self._take("alternatives", rows).to_pylist()
+
+    def origin(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Where each of `rows` was read, as "file.jsonl:12"."""
+        return self._take("origin", rows).to_pylist()
+
+    def metadata(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """The fields of the raw rows that are no part of the conversation."""
+        return [json.loads(text) for text in self._take("metadata", rows).to_pylist()]
+
+    def _take(self, column: str, rows: Sequence[int] | np.ndarray) -> pa.Array:
+        rows = np.asarray(rows, dtype=np.int64)
+        parts = list(self._row_groups(column, rows))
+        if not parts:
+            return pa.array([], type=self._file.schema_arrow.field(column).type)
+        return pa.concat_arrays(parts).take(pa.array(_rank_of_sorted(rows)))
+
+    def _row_groups(self, column: str, rows: np.ndarray) -> Iterator[pa.Array]:
+        """`column` at `rows`, ascending, one array per row group touched."""
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows must lie in 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")
+        ordered = np.sort(rows, kind="stable")
+        bounds = np.searchsorted(ordered, self._starts)
+        for group in np.flatnonzero(np.diff(bounds)):
+            local = ordered[bounds[group] : bounds[group + 1]] - self._starts[group]
+            yield self._file.read_row_group(int(group), columns=[column])[column].combine_chunks().take(pa.array(local))
+
+
+class Texts(Sequence[str]):
+    """Read-only sequence of strings over one Arrow buffer; a slice is again a `Texts`."""
+
+    def __init__(self, array: pa.LargeStringArray):
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Texts: ...
+
+    def __getitem__(self, index: int | slice) -> str | Texts:
+        if isinstance(index, slice):
+            return Texts(self._array[index])
+        return self._array[int(index)].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self._array), 2048):
+            yield from self._array[start : start + 2048].to_pylist()
+
+    def lengths(self) -> np.ndarray:
+        """(n,) int64 length of each text in characters."""
+        return pc.utf8_length(self._array).to_numpy().astype(np.int64)
+
+
+def _rank_of_sorted(rows: np.ndarray) -> np.ndarray:
+    """Positions that bring sorted rows back into the order of `rows`: sort(rows)[rank] == rows."""
+    rank = np.empty(len(rows), dtype=np.int64)
+    rank[np.argsort(rows, kind="stable")] = np.arange(len(rows))
+    return rank
+
+
+def _plain_text(messages: pa.ListArray, part: Part) -> pa.Array:
+    texts = []
+    for conversation in messages.to_pylist():
+        if part == "prompt" and conversation[-1]["role"] == "assistant":
+            conversation = conversation[:-1]
+        texts.append("\n".join(message["content"] for message in conversation))
+    return pa.array(texts, type=pa.large_string())

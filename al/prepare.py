@@ -1,0 +1,265 @@
+"""The arrows drawn once per pool version: import → tokenize → embed → group → hold out → cluster.
+
+Every function is one stage: it names what its result depends on, and builds it only when that is not published yet.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al import rounds
+from al.artifacts import Artifact, write_json
+from al.errors import DataError
+from al.pool.identity import check_same_pool, describe_sources
+from al.pool.sources import Source, find_sources
+from al.pool.store import Pool
+from al.session import Session, local_identity
+
+POOL, DEV, TEST, SHADOW = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """One pool version, tokenized and split: enough to train and to evaluate."""
+
+    version: int
+    pool: Artifact
+    tokens: Artifact
+    split: Artifact
+
+    def open_pool(self) -> Pool:
+        """The pool's reader."""
+        return Pool.open(self.pool.path)
+
+
+@dataclass(frozen=True)
+class Prepared(Tokenized):
+    """One pool version brought through every pool stage: enough to select from."""
+
+    embeddings: Artifact
+    groups: Artifact
+    clusters: Artifact
+
+
+def prepare(session: Session) -> Prepared:
+    """Bring the newest pool version through every pool stage."""
+    version, pool = pool_version(session)
+    tokens = tokenize(session, pool)
+    embeddings = embed(session, pool)
+    groups = group(session, pool, tokens, embeddings)
+    split = hold_out(session, pool, tokens, embeddings, groups)
+    clusters = cluster(session, pool, embeddings)
+    return Prepared(version, pool, tokens, split, embeddings, groups, clusters)
+
+
+def pool_version(session: Session) -> tuple[int, Artifact]:
+    """The run's newest pool version; the first one is imported from the config's sources.
+
+    Raises:
+        DataError: no pool yet and no source named.
+        RunStateError: the config names other files than the run was made with, or a file changed since.
+    """
+    present = rounds.current_pool(session.run)
+    sources = find_sources(session.config.pool)
+    if present is not None:
+        recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
+        check_same_pool(recorded, sources, str(session.run.path))
+        return present
+    if not sources:
+        raise DataError("there is no pool: name files under `pool.files` (or data sets under `pool.hub`) in the config, "
+                        "or run `python cli.py pool import FILE… --run DIR`.")
+    artifact = import_sources(session, sources, previous=None)
+    return rounds.add_pool(session.run, artifact), artifact
+
+
+def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
+    """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added."""
+    from al.pool.importer import import_pool
+
+    strict = session.config.pool.strict
+
+    def build(out: Path, scratch: Path) -> None:
+        with session.progress("import", 0, "rows") as progress:
+            import_pool(sources, out, previous=previous.path if previous else None, strict=strict, progress=progress)
+
+    return session.run.stage("pool", version=1, inputs={"previous": previous},
+                             params={"sources": describe_sources(sources), "strict": strict}, build=build, label="import")
+
+
+def tokenize(session: Session, pool: Artifact) -> Artifact:
+    """Conversations → token ids and targets through the chat template."""
+    from trainer.tokens import tokenize_pool
+
+    params = {"tokens": session.config.tokens.model_dump(mode="json"), "template": session.config.model.chat_template,
+              "tokenizer": session.config.model.name, "revision": session.config.model.revision,
+              "files": {k: v for k, v in local_identity(session.config.model.name).items() if not k.endswith(".safetensors")}}
+
+    def build(out: Path, scratch: Path) -> None:
+        reader = Pool.open(pool.path)
+        with session.progress("tokenize", len(reader), "examples") as progress:
+            tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
+
+    return session.run.stage("tokens", version=1, inputs={"pool": pool}, params=params, build=build, label="tokenize")
+
+
+def embed(session: Session, pool: Artifact) -> Artifact:
+    """Texts → unit vectors, float16. Rows that an earlier pool version embedded with the same embedder are copied."""
+    config = session.config.embed
+    params = {"embed": config.model_dump(mode="json", exclude={"device", "batch_tokens"}), "files": local_identity(config.model)}
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.embed import embed_texts, load_embedder
+
+        reader = Pool.open(pool.path)
+        known = _known_embeddings(session, params)
+        embedder = load_embedder(config)
+        shape = (len(reader), embedder.get_embedding_dimension())
+        vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
+        missing = np.arange(len(reader))
+        if known is not None:
+            missing = _copy_known(reader.keys, vectors, *known)
+        fresh = np.empty((len(missing), shape[1]), dtype=np.float16)
+        with session.progress("embed", len(missing), "examples") as progress:
+            embed_texts(reader.texts(missing, part=config.text), config, fresh, progress=progress, embedder=embedder)
+        vectors[missing] = fresh
+        vectors.flush()
+        np.save(out / "keys.npy", reader.keys)
+        write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
+
+    return session.run.stage("embeddings", version=1, inputs={"pool": pool}, params=params, build=build, label="embed")
+
+
+def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    for artifact in session.run.published("embeddings"):
+        if artifact.manifest["params"] == json.loads(json.dumps(params)):
+            return np.load(artifact.path / "keys.npy"), np.load(artifact.path / "embeddings.npy", mmap_mode="r")
+    return None
+
+
+def _copy_known(keys: np.ndarray, vectors: np.ndarray, known_keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Copy rows whose key is known; return the rows that are not. `known_keys` is sorted, as every pool is."""
+    at = np.minimum(np.searchsorted(known_keys, keys), len(known_keys) - 1)
+    hit = known_keys[at] == keys
+    vectors[hit] = known[at[hit]]
+    return np.flatnonzero(~hit)
+
+
+def load_embeddings(artifact: Artifact) -> np.ndarray:
+    """(n, d) float16, memory-mapped."""
+    return np.load(artifact.path / "embeddings.npy", mmap_mode="r")
+
+
+def group(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact) -> Artifact:
+    """Near-duplicate groups: one representative each, preferring examples that can be trained on."""
+    config = session.config.dedup
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.dedup import near_duplicate_groups
+
+        preference = np.where(trainable(pool, tokens), 0, 1)
+        with session.progress("near-duplicates", len(preference), "examples") as progress:
+            groups = near_duplicate_groups(load_embeddings(embeddings), preference, config.threshold, config.neighbours)
+            progress(len(preference))
+        table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
+        pq.write_table(table, out / "groups.parquet")
+
+    return session.run.stage("groups", version=1, inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings},
+                             params=config.model_dump(mode="json"), build=build, label="near-duplicates")
+
+
+def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
+    """(n,) bool: has a response and fits (whole or truncated)."""
+    from trainer.tokens import TokenTable
+
+    status = TokenTable.open(tokens.path).status
+    return Pool.open(pool.path).labelled & ((status == 0) | (status == 2))
+
+
+def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact) -> Artifact:
+    """Dev and test, stratified by source, whole near-duplicate groups on one side; pool examples near a held-out one are
+    shadowed. A grown pool keeps the earlier dev and test members."""
+    config = session.config.holdout
+    previous = _previous_split(session, pool, config.model_dump(mode="json"))
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.holdout import hold_out as split_rows
+
+        reader = Pool.open(pool.path)
+        kept = _carry_split(reader.keys, previous)
+        table = pq.read_table(groups.path / "groups.parquet")
+        split = split_rows(reader.keys, reader.sources, table["representative"].to_numpy(), trainable(pool, tokens),
+                           config.dev, config.test, session.config.seed, kept)
+        split = _shadow(split, load_embeddings(embeddings), session.config.dedup.threshold)
+        np.save(out / "split.npy", split)
+        np.save(out / "keys.npy", reader.keys)
+        counts = {name: int((split == code).sum()) for name, code in (("pool", POOL), ("dev", DEV), ("test", TEST), ("shadow", SHADOW))}
+        write_json(out / "split.json", counts)
+
+    return session.run.stage("split", version=1, params={"holdout": config.model_dump(mode="json"), "seed": session.config.seed},
+                             inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups, "previous": previous},
+                             build=build, label="hold out")
+
+
+def _previous_split(session: Session, pool: Artifact, holdout: dict[str, Any]) -> Artifact | None:
+    """The split of the pool version this one grew from, if it was made with the same holdout section."""
+    parent = pool.manifest["inputs"].get("previous")
+    for artifact in session.run.published("split") if parent else []:
+        if artifact.manifest["inputs"]["pool"] == parent and artifact.manifest["params"]["holdout"] == holdout:
+            return artifact
+    return None
+
+
+def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | None:
+    if previous is None:
+        return None
+    old_keys, old_split = np.load(previous.path / "keys.npy"), np.load(previous.path / "split.npy")
+    at = np.minimum(np.searchsorted(old_keys, keys), len(old_keys) - 1)
+    return np.where(old_keys[at] == keys, old_split[at], POOL).astype(np.int8)
+
+
+def _shadow(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> np.ndarray:
+    """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
+    from selection.dedup import near
+
+    held = np.flatnonzero((split == DEV) | (split == TEST))
+    rows = np.flatnonzero(split == POOL)
+    if len(held) and len(rows):
+        _, cosine = near(embeddings[rows], embeddings[held])
+        split[rows[cosine >= threshold]] = SHADOW
+    return split
+
+
+def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
+    """k-means clusters with names, quality measures and 2-D coordinates for the report."""
+    config = session.config.cluster
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.cluster import cluster as cluster_rows
+        from selection.cluster import describe, project
+
+        reader = Pool.open(pool.path)
+        vectors = load_embeddings(embeddings)
+        with session.progress("cluster", len(reader), "examples") as progress:
+            result = cluster_rows(vectors, config, session.config.seed)
+            progress(len(reader))
+        k = len(result.centroids)
+        names = describe(reader.texts(np.arange(len(reader)), part="prompt"), result.assignment, k)
+        x, y = project(vectors).T
+        pq.write_table(pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}), out / "clusters.parquet")
+        np.save(out / "centroids.npy", result.centroids)
+        write_json(out / "clusters.json", {"k": k, "names": names, "quality": result.quality, "config": config.model_dump(mode="json")})
+
+    return session.run.stage("clusters", version=1, inputs={"pool": pool, "embeddings": embeddings},
+                             params={"cluster": config.model_dump(mode="json"), "seed": session.config.seed}, build=build, label="cluster")
+
+
+def as_dict(prepared: Prepared) -> dict[str, Artifact]:
+    """Role → artifact, for recording in the run."""
+    return {key: value for key, value in vars(prepared).items() if isinstance(value, Artifact)}

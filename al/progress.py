@@ -1,0 +1,93 @@
+"""Progress of long stages, and the safe points at which Ctrl-C stops them.
+
+Every long loop calls its progress with the units it has just finished. That call draws (a bar on a terminal, a line every few
+seconds elsewhere) and is the safe point: after Ctrl-C or SIGTERM it raises `Interrupted`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+
+from tqdm import tqdm
+
+from al.errors import Interrupted
+
+LINE_EVERY_SECONDS = 5.0
+_stop_requested = threading.Event()
+
+
+def stop_requested() -> bool:
+    """Whether the user asked to stop at the next safe point."""
+    return _stop_requested.is_set()
+
+
+def stop_on_signals() -> None:
+    """Make the first Ctrl-C or SIGTERM stop at the next safe point, and the second one at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _stop_requested.is_set():
+            raise KeyboardInterrupt
+        _stop_requested.set()
+        print("\nstopping at the next safe point; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+
+
+def check_stop() -> None:
+    """The safe point itself. Raises Interrupted if the user asked to stop."""
+    if _stop_requested.is_set():
+        raise Interrupted("stopped at a safe point; nothing finished is lost.")
+
+
+class Progress:
+    """A bar over `total` units; call it with the number of units just finished. Use as a context manager."""
+
+    def __init__(self, title: str, total: int, unit: str, quiet: bool = False):
+        self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
+        self.done = 0
+        self.note = ""
+        self._terminal = sys.stderr.isatty() and not quiet
+        self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not self._terminal)
+        self._started = self._spoken = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+        if kind is None and not self.quiet:
+            seconds = time.monotonic() - self._started
+            print(f"{self.title}: {self.done:,} {self.unit} in {seconds:.1f} s{self.note}", file=sys.stderr, flush=True)
+
+    def __call__(self, units: int) -> None:
+        self._advance(units)
+        check_stop()
+
+    def advance_to(self, done: int) -> None:
+        """Set the units done, without being a safe point: training stops itself, after a checkpoint."""
+        self._advance(done - self.done)
+
+    def _advance(self, units: int) -> None:
+        self.done += units
+        if self.note:
+            self._bar.set_postfix_str(self.note.strip(" ,"), refresh=False)
+        self._bar.update(units)
+        if not self._terminal and not self.quiet:
+            self._speak()
+
+    def _speak(self) -> None:
+        moment = time.monotonic()
+        if moment - self._spoken < LINE_EVERY_SECONDS or self.done >= self.total:
+            return
+        self._spoken = moment
+        rate = self.done / max(moment - self._started, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        print(
+            f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left{self.note}",
+            file=sys.stderr, flush=True,
+        )

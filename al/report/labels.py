@@ -1,0 +1,74 @@
+"""The words a report uses for the codes of a summary, in one place for the terminal and the page."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+MODELS = {"base": "Base", "previous": "Previous round", "selected": "Selected", "control": "Random control"}
+
+OUTCOMES = {
+    "selected": "selected for training",
+    "quota_full": "quota of its cluster was full",
+    "no_quota": "its cluster got no quota",
+    "tail_cut": "cut from the tail of highest scores, where mislabelled examples gather",
+    "held_out_dev": "held out as dev",
+    "held_out_test": "held out as test",
+    "near_duplicate": "near-duplicate of another example",
+    "near_duplicate_of_holdout": "near-duplicate of a held-out example",
+    "unlabelled": "has no response",
+    "over_length": "over the length limit",
+    "no_target": "its template leaves no token to train on",
+    "trained": "trained on in an earlier round",
+}
+
+
+class Metric(NamedTuple):
+    """A metric of the evaluation: its key in the summary, name, style of `values.STYLES`, and which way is better."""
+
+    key: str
+    name: str
+    style: str
+    lower_is_better: bool
+
+
+# Macro: plain mean of the sources' values. Micro: every token (NLL) or example (exact match) alike. The page says so.
+METRICS = (
+    Metric("macro_nll", "NLL, macro", "nll", True),
+    Metric("micro_nll", "NLL, micro", "nll", True),
+    Metric("macro_nll_no_end", "NLL, macro, no end token", "nll", True),
+    Metric("micro_nll_no_end", "NLL, micro, no end token", "nll", True),
+    Metric("macro_em", "Exact match, macro", "percent", False),
+    Metric("micro_em", "Exact match, micro", "percent", False),
+    Metric("macro_em_no_end", "Exact match, macro, no end token", "percent", False),
+    Metric("micro_em_no_end", "Exact match, micro, no end token", "percent", False),
+)
+
+
+def outcome(code: str) -> str:
+    """The meaning of an outcome or quarantine code; an unknown one is shown as its own words."""
+    return OUTCOMES.get(code, code.replace("_", " "))
+
+
+def comparison(key: str) -> str:
+    """A key of the differences such as "selected - control" in the words of the page."""
+    left, separator, right = key.partition(" - ")
+    if not separator:
+        return key
+    return f"{MODELS.get(left, left)} minus {MODELS.get(right, right).lower()}"
+
+
+def difference_style(metric: str) -> tuple[str, str]:
+    """Style and unit of a difference in a metric: nats for NLL, percentage points for exact match."""
+    return ("nll", "nats") if "nll" in metric else ("points", "points")
+
+
+def models_of(evaluation: dict[str, Any] | None) -> list[str]:
+    """The measured models in the order in which a reader compares them; unknown ones come last."""
+    models = (evaluation or {}).get("models") or {}
+    known = [name for name in MODELS if models.get(name)]
+    return known + [name for name in models if name not in MODELS]
+
+
+def metric_name(key: str) -> str:
+    """The name of a metric of the evaluation; an unknown one is shown by its key."""
+    return next((metric.name for metric in METRICS if metric.key == key), key)

@@ -1,0 +1,61 @@
+"""The last stage of a round: summary.json and report.html as an artifact, and the links under rounds/."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from al import rounds
+from al.artifacts import Artifact, write_json
+from al.budget import BudgetRequest
+from al.prepare import Prepared
+from al.session import Session
+
+
+def publish_report(session: Session, prepared: Prepared, roles: Mapping[str, Artifact], budget: BudgetRequest, number: int) -> dict[str, Any]:
+    """Publish the report of round `number`, link the round's artifacts under `rounds/NNN/`, and return the summary."""
+    inputs = {role: artifact for role, artifact in roles.items() if role != "report"}
+    config = session.config.model_dump(mode="json")
+
+    def build(out: Path, scratch: Path) -> None:
+        from al.report.html import render_html
+        from al.report.summary import build_summary
+
+        summary = build_summary(session, prepared, inputs, budget, number)
+        write_json(out / "summary.json", summary)
+        (out / "report.html").write_text(render_html(summary), encoding="utf-8")
+        write_json(out / "config.json", config)
+
+    report = session.run.stage("report", version=1, inputs=inputs, build=build,
+                               params={"round": number, "budget": budget.text, "evaluate": config["evaluate"]})
+    rounds.record(session.run, number, "report", report)
+    link_round(session, {**inputs, "report": report}, number)
+    return report.json("summary.json")
+
+
+def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> Path:
+    """`rounds/NNN/`: a relative link per role, plus report.html and summary.json; links of an earlier attempt are replaced."""
+    directory = round_directory(session.run.path, number)
+    directory.mkdir(parents=True, exist_ok=True)
+    targets = {role: artifact.path for role, artifact in roles.items()}
+    report = roles["report"].path
+    targets |= {name: report / name for name in ("report.html", "summary.json", "config.json")}
+    for name, target in targets.items():
+        link = directory / name
+        if link.is_symlink() or link.exists():
+            link.unlink()
+        link.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
+    return directory
+
+
+def round_directory(run: Path, number: int) -> Path:
+    """`<run>/rounds/003`."""
+    return run / "rounds" / f"{number:03d}"
+
+
+def read_summary(run: Path, number: int) -> dict[str, Any]:
+    """The published summary of a round."""
+    return json.loads((round_directory(run, number) / "summary.json").read_text(encoding="utf-8"))

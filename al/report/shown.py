@@ -1,0 +1,66 @@
+"""Which examples a report shows: picked ones, left-out ones of every outcome, quarantined rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.prepare import Prepared
+
+SHOWN = 50
+TEXT_LIMIT = 2_000
+
+
+def shown_examples(prepared: Prepared, table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """At most 50 picked (in pick order), 50 left out (spread over the outcomes) and 50 quarantined, with texts cut at 2,000 characters."""
+    outcome = np.asarray(table["outcome"].cast(pa.string()).to_pylist(), dtype=object)
+    picked = np.flatnonzero(outcome == "selected")
+    picked = picked[np.argsort(table["pick"].to_numpy()[picked])][:SHOWN]
+    left = _spread(outcome)
+    quarantine = pq.read_table(prepared.pool.path / "quarantine.parquet").slice(0, SHOWN).to_pylist()
+    return {"picked": _describe(prepared, table, picked), "left_out": _describe(prepared, table, left), "quarantined": quarantine}
+
+
+def _spread(outcome: np.ndarray) -> np.ndarray:
+    """Rows of unpicked examples, the outcomes taken in turn so that rare ones are seen."""
+    names = [name for name in dict.fromkeys(outcome.tolist()) if name != "selected"]
+    if not names:
+        return np.empty(0, dtype=np.int64)
+    share = -(-SHOWN // len(names))
+    rng = np.random.default_rng([0x5403])
+    parts = [rng.permutation(np.flatnonzero(outcome == name))[:share] for name in sorted(names)]
+    return np.concatenate(parts)[:SHOWN].astype(np.int64)
+
+
+def _describe(prepared: Prepared, table: pa.Table, rows: np.ndarray) -> list[dict[str, Any]]:
+    records = table.take(pa.array(rows)).to_pylist()
+    result = []
+    for record, messages in zip(records, prepared.open_pool().messages(rows), strict=True):
+        answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
+        prompt = "\n".join(f"{m['role']}: {m['content']}" for m in (messages[:-1] if answer else messages))
+        result.append({"id": record["id"], "source": record["source"], "cluster": record["cluster"], "tokens": record["tokens"],
+                       "nll": record["nll"], "entropy": record["entropy"], "stands_for": record["stands_for"], "outcome": record["outcome"],
+                       "why": record["why"] or explain_outcome(record), "prompt": prompt[:TEXT_LIMIT], "response": answer[:TEXT_LIMIT]})
+    return result
+
+
+def explain_outcome(record: dict[str, Any]) -> str:
+    """One sentence for why an example was not picked."""
+    name = record["outcome"]
+    sentences = {
+        "quota_full": f"the quota of cluster {record['cluster']} was full",
+        "no_quota": f"cluster {record['cluster']} got no quota",
+        "tail_cut": f"its NLL is in the top tail of cluster {record['cluster']}: suspected noise",
+        "unlabelled": "it has no response to train on",
+        "over_length": "it is longer than tokens.max_length",
+        "no_target": "its template leaves no token to train on",
+        "held_out_dev": "held out for dev", "held_out_test": "held out for test",
+        "near_duplicate_of_holdout": "it is a near-duplicate of a held-out example",
+        "near_duplicate": f"near-duplicate of {record['representative']} (cosine {record['representative_cosine']:.3f})",
+        "trained": f"already trained on in round {record['trained_round']}",
+    }
+    return sentences[name]
+

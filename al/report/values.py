@@ -1,0 +1,104 @@
+"""How a number of a summary is looked up and written, for the terminal and the page alike.
+
+A number reaches a reader only through `lookup` and `write`, so what is shown is what the summary holds, and a missing
+one is a dash. Lower-case style names ("count", "nll", ...) are the keys of `STYLES`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+MISSING = "–"
+MINUS = "\u2212"
+# C0 and C1 controls but tab and newline: an ESC in a pool's text would drive the reader's terminal.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Marks that reorder the text around them: a reason printed after a hostile name would read backwards.
+_LINE_ENDS = re.compile("\r\n|[\u2028\u2029\x85]")
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(node: Any) -> Any:
+    """A copy of a JSON-like value that can be shown: NaN and infinities become None, control characters visible signs.
+
+    CRLF and the Unicode line separators become newlines: every reader of the text then agrees on where its lines end.
+    Lone surrogates, which JSON may spell but UTF-8 cannot, become "?"; tuples become lists.
+    """
+    if isinstance(node, Mapping):
+        return {_clean_text(str(key)): clean(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [clean(value) for value in node]
+    if isinstance(node, str):
+        return _clean_text(node)
+    if isinstance(node, float) and not math.isfinite(node):
+        return None
+    return node
+
+
+def lookup(summary: Mapping[str, Any], *path: str | int) -> Any:
+    """The value at a path of keys and list positions, None where any step of it is absent."""
+    node: Any = summary
+    for step in path:
+        if isinstance(node, Mapping):
+            node = node.get(step)
+        elif isinstance(node, Sequence) and not isinstance(node, str) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        else:
+            return None
+    return node
+
+
+def pointer(*path: str | int) -> str:
+    """The path as a JSON pointer (RFC 6901), e.g. ("pool", "a/b") as "/pool/a~1b"."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def write(value: float | int | None, style: str, *, signed: bool = False) -> str:
+    """A number as a reader sees it, in one of `STYLES`; `signed` puts a plus before a positive one; None is a dash."""
+    if value is None:
+        return MISSING
+    text = STYLES[style](abs(value))
+    if value < 0:
+        return MINUS + text
+    return "+" + text if signed and value > 0 else text
+
+
+def _clean_text(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else "\ufffd", _LINE_ENDS.sub("\n", text))
+    return _BIDI.sub("\ufffd", text)
+
+
+def _decimals(value: float, places: int) -> str:
+    """Fixed decimals, but never a nonzero number written as zero: an interval that misses zero must look so."""
+    if value and value < 0.5 * 10**-places:
+        return f"{value:.1g}"
+    return f"{value:,.{places}f}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _seconds(value: float) -> str:
+    if value < 60:
+        return f"{_decimals(value, 1)} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+STYLES: dict[str, Callable[[float], str]] = {
+    "count": lambda value: f"{value:,.0f}",
+    "nll": lambda value: _decimals(value, 3),
+    "percent": lambda value: f"{_decimals(100 * value, 1)}%",
+    "points": lambda value: _decimals(100 * value, 1),
+    "ratio": lambda value: _decimals(value, 2),
+    "rate": lambda value: f"{value:,.0f}",
+    "gib": lambda value: f"{_decimals(value, 2)} GiB",
+    "seconds": _seconds,
+    "p": _p_value,
+    "plain": str,
+}

@@ -1,0 +1,98 @@
+"""Orderings and derived rows that the templates show: each is a function of the summary with nothing of HTML in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from al.report.values import lookup
+from al.report.verdict import Comparison
+
+
+class Step(NamedTuple):
+    """One row of the funnel: what it says, where its number stands in the summary, and whether it takes away."""
+
+    text: str
+    path: tuple[str, ...]
+    removes: bool
+
+
+FUNNEL = (
+    Step("exact duplicates merged on import", ("pool", "exact_duplicates"), True),
+    Step("examples in the pool", ("pool", "examples"), False),
+    Step("without a response", ("pool", "unlabelled"), True),
+    Step("over the length limit", ("pool", "overlength"), True),
+    Step("near-duplicates of other examples", ("pool", "near_duplicates"), True),
+    Step("held out as dev", ("holdout", "dev"), True),
+    Step("held out as test", ("holdout", "test"), True),
+    Step("near-duplicates of held-out examples", ("holdout", "shadow"), True),
+    Step("selectable", ("pool", "selectable"), False),
+    Step("measured by the model", ("scoring", "measured"), False),
+    Step("selected", ("budget", "examples"), False),
+)
+
+
+def outcome_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Outcome codes with their counts, most frequent first."""
+    return _by_count(lookup(summary, "selection", "outcomes"))
+
+
+def quarantine_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Quarantine codes with their counts, most frequent first."""
+    return _by_count(lookup(summary, "pool", "quarantined"))
+
+
+def pool_source_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Sources of the pool with their counts, largest first."""
+    return _by_count(lookup(summary, "pool", "sources"))
+
+
+def unaccounted(summary: Mapping[str, Any]) -> int | None:
+    """Examples of the pool minus the sum of all outcomes: zero when every example has exactly one outcome."""
+    examples, outcomes = lookup(summary, "pool", "examples"), lookup(summary, "selection", "outcomes")
+    if examples is None or not outcomes:
+        return None
+    return examples - sum(count or 0 for count in outcomes.values())
+
+
+def source_order(summary: Mapping[str, Any]) -> list[int]:
+    """Positions in evaluation.by_source, worst regression of NLL against base first, unmeasured sources last."""
+    rows = lookup(summary, "evaluation", "by_source") or []
+    changes = [source_change(row, "nll") for row in rows]
+    names = [str(row.get("source")) for row in rows]
+    return sorted(range(len(rows)), key=lambda i: (changes[i] is None, -(changes[i] or 0.0), names[i]))
+
+
+def source_change(row: Mapping[str, Any], metric: str) -> float | None:
+    """Selected minus base of one source in "nll" or "em", None where either is missing."""
+    selected, base = row.get(f"selected_{metric}"), row.get(f"base_{metric}")
+    return None if selected is None or base is None else selected - base
+
+
+def regressions(summary: Mapping[str, Any]) -> tuple[int, int]:
+    """How many sources have a higher NLL than base after training, of how many measured."""
+    changes = [source_change(row, "nll") for row in lookup(summary, "evaluation", "by_source") or []]
+    measured = [change for change in changes if change is not None]
+    return sum(change > 0 for change in measured), len(measured)
+
+
+def round_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every round so far with its macro NLL by model: the entries of learning_curve, then this round."""
+    models = lookup(summary, "evaluation", "models") or {}
+    this_round = {name: metrics.get("macro_nll") for name, metrics in models.items()}
+    past = [{**entry, "models": entry.get("models") or {}} for entry in summary.get("learning_curve") or []]
+    return [*past, {"round": summary.get("round"), "models": this_round}]
+
+
+def difference_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(comparison key, metric key, outcome) of every difference in the summary, in its order."""
+    rows = []
+    for key, metrics in (lookup(summary, "evaluation", "differences") or {}).items():
+        for metric, entry in (metrics or {}).items():
+            numbers = (entry.get(field) for field in ("value", "low", "high", "p"))
+            rows.append((key, metric, Comparison(key, metric, *numbers).outcome))
+    return rows
+
+
+def _by_count(counts: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    return sorted((counts or {}).items(), key=lambda item: (-(item[1] or 0), item[0]))

@@ -1,0 +1,88 @@
+"""What run.db knows of rounds and pool versions: small typed rows over `Run.db`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from al.artifacts import Artifact
+from al.store import Run, now
+
+
+@dataclass(frozen=True)
+class Round:
+    """One row of the rounds table. `state` is "open" until its report is published, then "done"."""
+
+    number: int
+    state: str
+    budget: str
+    config: dict[str, Any]
+    started: str
+    finished: str | None
+
+
+def all_rounds(run: Run) -> list[Round]:
+    """Every round of the run, oldest first."""
+    rows = run.db.execute("SELECT round, state, budget, config, started, finished FROM rounds ORDER BY round").fetchall()
+    return [Round(n, state, budget, json.loads(config), started, finished) for n, state, budget, config, started, finished in rows]
+
+
+def last_round(run: Run) -> Round | None:
+    """The newest round, or None."""
+    rounds = all_rounds(run)
+    return rounds[-1] if rounds else None
+
+
+def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> None:
+    """Record that round `number` is under way with this budget and config; called again, it replaces both."""
+    run.db.execute(
+        "INSERT INTO rounds (round, state, budget, config, started) VALUES (?, 'open', ?, ?, ?) "
+        "ON CONFLICT (round) DO UPDATE SET budget = excluded.budget, config = excluded.config",
+        (number, budget, json.dumps(config), now()),
+    )
+
+
+def finish_round(run: Run, number: int) -> None:
+    """Mark the round as done: its report is published."""
+    run.db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
+
+
+def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
+    """Remember that `artifact` plays `role` ("selection", "adapter", "control.adapter", …) in round `number`."""
+    run.db.execute(
+        "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)", (number, role, artifact.stage, artifact.fingerprint)
+    )
+
+
+def recorded(run: Run, number: int, role: str) -> Artifact | None:
+    """The artifact that plays `role` in round `number`, or None."""
+    row = run.db.execute(
+        "SELECT stage, fingerprint FROM round_artifacts WHERE round = ? AND role = ?", (number, role)
+    ).fetchone()
+    return run.find(*row) if row else None
+
+
+def roles(run: Run, number: int) -> dict[str, Artifact]:
+    """All artifacts of a round by role."""
+    rows = run.db.execute("SELECT role, stage, fingerprint FROM round_artifacts WHERE round = ?", (number,)).fetchall()
+    return {role: found for role, stage, key in rows if (found := run.find(stage, key)) is not None}
+
+
+def current_pool(run: Run) -> tuple[int, Artifact] | None:
+    """Number and artifact of the newest pool version, or None."""
+    row = run.db.execute("SELECT version, fingerprint FROM pools ORDER BY version DESC LIMIT 1").fetchone()
+    if row is None:
+        return None
+    artifact = run.find("pool", row[1])
+    return (row[0], artifact) if artifact is not None else None
+
+
+def add_pool(run: Run, artifact: Artifact) -> int:
+    """Make `artifact` the newest pool version and return its number; the newest one again is not added twice."""
+    present = current_pool(run)
+    if present is not None and present[1].fingerprint == artifact.fingerprint:
+        return present[0]
+    number = 1 if present is None else present[0] + 1
+    run.db.execute("INSERT INTO pools VALUES (?, ?, ?)", (number, artifact.fingerprint, now()))
+    return number

@@ -1,0 +1,69 @@
+"""What one process holds while it works on a run: the run directory, the config, and the models it has loaded so far."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from al.artifacts import sha256_file
+from al.config import Config
+from al.progress import Progress
+from al.store import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trainer.model import Base
+    from trainer.template import ChatTemplate
+
+
+class Session:
+    """A run opened for work. Models load on first use and stay, so a fully resumed round loads none."""
+
+    def __init__(self, run: Run, config: Config, quiet: bool = False):
+        self.run = run
+        self.config = config
+        self.quiet = quiet
+
+    def progress(self, title: str, total: int, unit: str) -> Progress:
+        """A progress bar in this session's manner (silent when `quiet`)."""
+        return Progress(title, total, unit, quiet=self.quiet)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        from trainer.model import load_tokenizer
+
+        return load_tokenizer(self.config.model)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template that turns conversations into tokens."""
+        from trainer.template import ChatTemplate
+
+        return ChatTemplate.resolve(self.tokenizer, self.config.model.chat_template)
+
+    @cached_property
+    def base(self) -> Base:
+        """The quantised base model, loaded once per process."""
+        from trainer.model import Base
+
+        with self.progress("load model", 1, "model") as progress:
+            base = Base.load(self.config.model)
+            progress(1)
+        return base
+
+    def model_params(self) -> dict[str, Any]:
+        """What of the model section a result depends on, with the identity of local files."""
+        params = self.config.model.model_dump(mode="json", exclude={"cache_dequantized"})
+        return {**params, "files": local_identity(self.config.model.name)}
+
+
+def local_identity(name: str) -> dict[str, Any]:
+    """Names, sizes and (for small files) sha256 of a local model directory; {} for a hub name, which its revision identifies."""
+    directory = Path(name)
+    if not directory.is_dir():
+        return {}
+    files = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".safetensors", ".gguf", ".model"))
+    return {p.name: sha256_file(p) if p.stat().st_size < 2**23 else p.stat().st_size for p in files}

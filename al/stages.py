@@ -1,0 +1,178 @@
+"""The arrows of one round: score → select → pack → train. Each function is one stage; `al.loop` puts them in order."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.artifacts import Artifact, write_json
+from al.failpoints import failpoint
+from al.prepare import Tokenized
+from al.progress import stop_requested
+from al.session import Session
+
+SHARD_TOKENS = 65_536
+"""Tokens per score shard: what a kill during scoring can cost at most."""
+
+
+def score(session: Session, prepared: Tokenized, adapter: Artifact | None, rows: np.ndarray, number: int, label: str) -> Artifact:
+    """Measure `rows` of the pool with the adapter of the round before (None: the base model).
+
+    Publishes `statistics.parquet`: row, nll_total, nll_mean, entropy_mean, targets. Shards of finished rows stay in scratch, so
+    a kill costs one shard.
+    """
+    params = {"model": session.model_params(), "round": number, "rows": rows_digest(rows)}
+
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.tokens import TokenTable
+
+        tokens = TokenTable.open(prepared.tokens.path)
+        total = int(np.asarray(tokens.lengths)[rows].sum())
+        shards = split_by_tokens(rows, np.asarray(tokens.lengths), SHARD_TOKENS)
+        paths = [scratch / f"shard-{index:05d}.parquet" for index in range(len(shards))]
+        with session.progress(label, len(rows), "examples") as progress:
+            missing = [i for i, path in enumerate(paths) if not path.exists()]
+            progress(len(rows) - sum(len(shards[i]) for i in missing))
+            if missing:
+                with session.base.adapter(adapter.path / "adapter" if adapter else None) as model:
+                    for index in missing:
+                        _score_shard(session, model, tokens, shards[index], paths[index], progress)
+        tables = [pq.read_table(path) for path in paths]
+        table = pa.concat_tables(tables) if tables else _statistics_table(np.empty(0, np.int64), None)
+        pq.write_table(table, out / "statistics.parquet")
+        write_json(out / "score.json", {"examples": len(rows), "tokens": total})
+
+    return session.run.stage("score", version=1, params=params, build=build, label=label,
+                             inputs={"tokens": prepared.tokens, "adapter": adapter})
+
+
+def _score_shard(session: Session, model: Any, tokens: Any, rows: np.ndarray, path: Path, progress: Any) -> None:
+    from trainer.measure import measure
+
+    statistics = measure(model, tokens, rows, batch_tokens=session.config.measure.batch_tokens, progress=progress)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(_statistics_table(rows, statistics), temporary)
+    temporary.rename(path)
+    failpoint("score.shard")
+
+
+def _statistics_table(rows: np.ndarray, statistics: Any) -> pa.Table:
+    def column(name: str) -> np.ndarray:
+        return np.empty(0) if statistics is None else np.asarray(getattr(statistics, name), dtype=np.float64)
+
+    names = ("nll_total", "nll_mean", "entropy_mean", "targets")
+    return pa.table({"row": rows.astype(np.int64), **{name: column(name) for name in names}})
+
+
+def rows_digest(rows: np.ndarray) -> str:
+    """A short name for a list of rows, for fingerprints."""
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(rows, dtype=np.int64).tobytes()).hexdigest()[:20]
+
+
+def split_by_tokens(rows: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Cut `rows` into consecutive parts of about `tokens` tokens each; [] for no rows."""
+    if not len(rows):
+        return []
+    part = (np.cumsum(lengths[rows]) - 1) // tokens
+    return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """One line of adapters: the selected one, or the control. `rows_role` names its picks in the run's records."""
+
+    name: str
+    title: str
+
+
+SELECTED = Lineage("selected", "train")
+CONTROL = Lineage("control", "train control")
+
+
+def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
+    """Best-fit-decreasing packs of the documents at `rows`: an index made ahead, `plan/` and `rows.npy`."""
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.packing import plan_packs
+        from trainer.tokens import TokenTable
+
+        lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)[rows]
+        plan = plan_packs(lengths, session.config.train.pack_length)
+        plan.save(out / "plan")
+        np.save(out / "rows.npy", rows)
+        write_json(out / "pack.json", {"examples": len(rows), "tokens": int(lengths.sum()), "packs": len(plan.offsets) - 1,
+                                       "efficiency": float(plan.efficiency), "capacity": session.config.train.pack_length})
+
+    return session.run.stage("packs", version=1, inputs={"tokens": prepared.tokens}, build=build, label=f"pack {lineage.name}",
+                             params={"rows": rows_digest(rows), "capacity": session.config.train.pack_length})
+
+
+def train(session: Session, prepared: Tokenized, packs: Artifact, previous: Artifact | None, number: int, lineage: Lineage,
+          steps: int | None = None) -> Artifact:
+    """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`.
+
+    Args:
+        steps: exactly so many optimizer steps; None: `train.epochs` over the packs.
+    """
+    config = session.config
+    params = {"model": session.model_params(), "lora": config.lora.model_dump(mode="json"), "seed": config.seed, "round": number,
+              "train": config.train.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints"}), "steps": steps}
+
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.model import save_adapter
+
+        with _adapter_to_train(session, previous, number) as model:
+            report = _run_training(session, model, prepared, packs, scratch, number, lineage, steps)
+            save_adapter(model, out / "adapter")
+        (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
+        write_json(out / "train.json", asdict(report))
+
+    return session.run.stage("train", version=1, params=params, build=build, label=lineage.title,
+                             inputs={"packs": packs, "tokens": prepared.tokens, "adapter": previous})
+
+
+def _adapter_to_train(session: Session, previous: Artifact | None, number: int) -> Any:
+    if previous is not None:
+        return session.base.adapter(previous.path / "adapter", trainable=True)
+    return session.base.new_adapter(session.config.lora, session.config.seed)
+
+
+def _run_training(session: Session, model: Any, prepared: Tokenized, packs: Artifact, scratch: Path, number: int,
+                  lineage: Lineage, steps: int | None) -> Any:
+    from trainer.packing import PackPlan
+    from trainer.tokens import TokenTable
+    from trainer.schedule import planned_steps
+    from trainer.train import train
+
+    plan = PackPlan.open(packs.path / "plan")
+    total = planned_steps(len(plan.offsets) - 1, session.config.train, steps)
+    curve = scratch / "curve.jsonl"
+    with session.progress(lineage.title, total, "steps") as progress:
+        def on_step(metrics: dict[str, Any]) -> None:
+            append_curve(curve, metrics)
+            session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
+            progress.note = f", loss {metrics['loss']:.3f}, {metrics['tokens_per_s']:,.0f} tokens/s"
+            failpoint("train.step")
+            progress.advance_to(metrics["step"])
+
+        return train(model, TokenTable.open(prepared.tokens.path), plan, np.load(packs.path / "rows.npy"), session.config.train,
+                     seed=session.config.seed, round=number, steps=steps, scratch=scratch, on_step=on_step, stop=stop_requested,
+                     failpoint=failpoint)
+
+
+def append_curve(path: Path, metrics: dict[str, Any]) -> None:
+    """Add a step to the curve; steps at or after this one, left by a run that was killed, are dropped first."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if lines and json.loads(lines[-1])["step"] >= metrics["step"]:
+        lines = [line for line in lines if json.loads(line)["step"] < metrics["step"]]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps({k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in metrics.items()}) + "\n")

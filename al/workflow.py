@@ -1,0 +1,212 @@
+"""What the commands do, as functions: they open the run, call the loop, and return plain documents to print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from al import rounds
+from al.budget import parse_budget
+from al.config import CONFIG_DIR, Config, difference, load, parse
+from al.errors import ConfigError, RunStateError
+from al.progress import stop_on_signals
+from al.store import Run
+
+DEFAULT_CONFIG = "mistral-7b.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that every command takes, as given."""
+
+    config_path: Path | None = None
+    overrides: tuple[str, ...] = ()
+    run_path: Path | None = None
+    as_json: bool = False
+    debug: bool = False
+    trust_remote_code: bool = False
+
+    def with_selection(self, strategy: str | None, no_control: bool) -> Options:
+        """The same with `--strategy` and `--no-control` turned into overrides."""
+        extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
+        return replace(self, overrides=(*self.overrides, *extra))
+
+    def load_config(self) -> Config:
+        """The config these options name.
+
+        Raises:
+            ConfigError: as `al.config.load`; also when a file turns on remote code without the flag on the command line.
+        """
+        config = load(self.config_path or CONFIG_DIR / DEFAULT_CONFIG, self.overrides)
+        if config.model.trust_remote_code and not self.trust_remote_code:
+            raise ConfigError("model.trust_remote_code: a config cannot turn this on by itself; add --trust-remote-code if you trust the author.")
+        if self.trust_remote_code:
+            config = config.model_copy(update={"model": config.model.model_copy(update={"trust_remote_code": True})})
+        return config
+
+    def run_directory(self) -> Path:
+        """The run these options name: --run, or runs/<config name>."""
+        return self.run_path or Path("runs") / (self.config_path.stem if self.config_path else Path(DEFAULT_CONFIG).stem)
+
+    def existing_run(self) -> Path:
+        """The run to look at: as `run_directory`, or the only run under runs/ when neither --run nor --config is given."""
+        if self.run_path is None and self.config_path is None:
+            found = sorted(Path("runs").glob("*/run.db"))
+            if len(found) == 1:
+                return found[0].parent
+            if len(found) > 1:
+                raise ConfigError("several runs under runs/: name one with --run " + " or ".join(str(p.parent) for p in found))
+        return self.run_directory()
+
+
+def run_next_round(options: Options, budget: str) -> dict[str, Any]:
+    """Run the next round, or what is left of an unfinished one; returns its summary."""
+    from al.loop import next_round_number, run_round
+    from al.session import Session
+
+    request, config = parse_budget(budget), options.load_config()
+    stop_on_signals()
+    with Run.create_or_open(options.run_directory()) as run:
+        session = Session(run, config, quiet=options.as_json)
+        number = next_round_number(session)
+        _announce(session, number, request.text)
+        return with_paths(run.path, run_round(session, request, number))
+
+
+def _announce(session: Any, number: int, budget: str) -> None:
+    """Say which round runs, and what of its config changed since it was started."""
+    last = rounds.last_round(session.run)
+    if session.quiet:
+        return
+    if last is None or last.state == "done":
+        print(f"round {number} in {session.run.path}, budget {budget}", flush=True)
+        return
+    print(f"continuing round {number} in {session.run.path}, started {last.started}, budget {budget}", flush=True)
+    changes = difference(last.config, session.config.model_dump(mode="json"))
+    if last.budget != budget:
+        changes["budget"] = [last.budget, budget]
+    for key, (before, after) in changes.items():
+        print(f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again", flush=True)
+
+
+def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
+    """Run rounds until the run has `count`, or until one brings no significant dev gain; returns the last summary."""
+    from al.loop import gained, next_round_number, run_round
+    from al.report.publish import read_summary
+    from al.session import Session
+
+    request, config = parse_budget(budget), options.load_config()
+    stop_on_signals()
+    with Run.create_or_open(options.run_directory()) as run:
+        session = Session(run, config, quiet=options.as_json)
+        while (number := next_round_number(session)) <= count:
+            _announce(session, number, request.text)
+            summary = run_round(session, request, number)
+            if not options.as_json:
+                print(describe_summary(with_paths(run.path, summary)), flush=True)
+            if until_no_gain and not gained(summary):
+                print(f"stopping after round {number}: its dev gain is not significant", flush=True) if not options.as_json else None
+                break
+        return with_paths(run.path, read_summary(run.path, number if number <= count else count))
+
+
+def resume(options: Options) -> dict[str, Any]:
+    """Finish the unfinished round with its own recorded config and budget; returns its summary."""
+    from al.loop import run_round
+    from al.session import Session
+
+    path = options.existing_run()
+    Run.read(path).close()
+    stop_on_signals()
+    with Run.create_or_open(path) as run:
+        last = rounds.last_round(run)
+        if last is None or last.state == "done":
+            done = "no round was started" if last is None else f"round {last.number} is finished"
+            raise RunStateError(f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one.")
+        session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
+        _announce(session, last.number, last.budget)
+        return with_paths(path, run_round(session, parse_budget(last.budget), last.number))
+
+
+def report(options: Options, number: int | None) -> dict[str, Any]:
+    """The summary of a finished round, with the paths of its pages."""
+    from al.report.publish import read_summary
+
+    path = options.existing_run()
+    with Run.read(path) as run:
+        finished = [r.number for r in rounds.all_rounds(run) if r.state == "done"]
+    if not finished or (number is not None and number not in finished):
+        raise RunStateError(f"{path}: round {number or 1} has no report yet; finished rounds: {finished or 'none'}.")
+    return with_paths(path, read_summary(path, number or finished[-1]))
+
+
+def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with `report_path`, relative to where the run was named from."""
+    from al.report.publish import round_directory
+
+    return {**summary, "report_path": str(round_directory(run, summary["round"]) / "report.html")}
+
+
+def describe_summary(summary: dict[str, Any]) -> str:
+    """A summary for the terminal."""
+    import shutil
+    import sys
+
+    from al.report.terminal import render_terminal
+
+    return render_terminal(summary, width=min(shutil.get_terminal_size((100, 24)).columns, 120), color=sys.stdout.isatty())
+
+
+def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
+    """Add sources to the run's pool as a new version; returns the pool's counts."""
+    from al.prepare import import_sources
+    from al.session import Session
+    from al.pool.identity import sources_config
+    from al.pool.sources import find_sources
+
+    config = options.load_config()
+    config = config.model_copy(update={"pool": sources_config(config.pool, names, format_name, strict)})
+    stop_on_signals()
+    with Run.create_or_open(options.run_directory()) as run:
+        present = rounds.current_pool(run)
+        session = Session(run, config, quiet=options.as_json)
+        artifact = import_sources(session, find_sources(config.pool), previous=present[1] if present else None)
+        version = rounds.add_pool(run, artifact)
+        return {"version": version, "run": str(run.path), **artifact.json("pool.json")}
+
+
+def describe_pool(document: dict[str, Any]) -> str:
+    """Counts of a pool version for the terminal."""
+    bad = document["quarantined"]
+    lines = [f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
+             f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled)",
+             f"  exact duplicates merged: {document['duplicates']:,}",
+             f"  quarantined rows: {sum(bad.values()):,}" + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else "")]
+    sources = sorted(document["sources"].items(), key=lambda item: -item[1])
+    lines += [f"  {count:>9,}  {name}" for name, count in sources[:12]]
+    lines += [f"  … and {len(sources) - 12} more sources"] if len(sources) > 12 else []
+    return "\n".join(lines)
+
+
+def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, Any]:
+    """Fine-tune on everything in `datasets`; returns the training report and the holdout comparison with the base."""
+    from al.fine_tune import fine_tune
+    from al.pool.identity import sources_config
+    from al.session import Session
+
+    config = options.load_config()
+    config = config.model_copy(update={"pool": sources_config(config.pool, datasets, None, config.pool.strict)})
+    stop_on_signals()
+    with Run.create_or_open(options.run_path or Path("runs") / f"train-{Path(datasets[0]).stem.split('.')[0]}") as run:
+        return fine_tune(Session(run, config, quiet=options.as_json))
+
+
+def describe_fine_tuning(document: dict[str, Any]) -> str:
+    """A plain fine-tuning for the terminal."""
+    training = document["training"]
+    lines = [f"trained on {document['examples']:,} examples: {training['steps']:,} steps, {training['tokens']:,} tokens, "
+             f"{training['tokens_per_s']:,.0f} tokens/s, loss {training['first_loss']:.3f} → {training['last_loss']:.3f}"]
+    for name, metrics in document["evaluation"]["models"].items():
+        lines.append(f"  {name:<9} NLL {metrics['macro_nll']:.3f} macro, {metrics['micro_nll']:.3f} micro; exact match {metrics['micro_em']:.1%}")
+    return "\n".join([*lines, f"adapter: {document['adapter']}"])

@@ -1,0 +1,140 @@
+"""Selection's sections of the configuration. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
+
+from selection.errors import nearest_name
+
+
+class EmbedConfig(BaseModel, extra="forbid", frozen=True):
+    """The sentence embedder behind near-duplicates, holdout leakage and clusters."""
+
+    model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="Directory or repository id of a sentence-transformers model. Code that comes with a model never runs.",
+    )
+    revision: str | None = Field(
+        None, description="Commit, tag or branch on the hub; pin a commit to make runs repeatable."
+    )
+    text: Literal["conversation", "prompt"] = Field(
+        "conversation",
+        description="What is embedded: all messages, or all but the response. prompt groups by task, whatever the answer.",
+    )
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="auto: bfloat16 where the device computes it natively (cosine to float32 about 0.99999), else float32.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU when there is one.")
+    batch_tokens: int = Field(
+        8192,
+        ge=1,
+        description="Tokens of one batch, padding included. More is faster on a GPU and needs memory in proportion.",
+    )
+
+
+class DedupConfig(BaseModel, extra="forbid", frozen=True):
+    """Near-duplicates: of each group only the representative can be picked."""
+
+    threshold: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Cosine at which an example counts as a near-duplicate of its representative. Lower removes paraphrases too.",
+    )
+    neighbours: int = Field(
+        16,
+        ge=1,
+        description="Above 50,000 examples: neighbouring cells of the index that are searched for each example. "
+        "More finds more near-duplicates and costs time in proportion; below, the search is exact.",
+    )
+
+
+HoldoutSize = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class HoldoutConfig(BaseModel, extra="forbid", frozen=True):
+    """Examples kept out of the pool to measure on. Their near-duplicates leave the pool as well."""
+
+    dev: HoldoutSize = Field(
+        500,
+        description="Examples watched while developing: a count, or a share (0.05) of the distinct trainable examples.",
+    )
+    test: HoldoutSize = Field(
+        1000, description="Examples only read to report: a count or a share. More narrows every interval, by 1/sqrt(count)."
+    )
+
+
+class ClusterConfig(BaseModel, extra="forbid", frozen=True):
+    """k-means over the embeddings (faiss); the clusters are what quotas are given to."""
+
+    k: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Clusters. auto: n^0.6 / 2, at most 4,096: 32 for 1,000 examples, 364 for 59,000, 1,991 for 1,000,000. "
+        "More separate tasks better and leave fewer measured examples to each.",
+    )
+    iterations: int = Field(20, ge=1, description="Lloyd iterations; time grows in proportion, 20 come within 1% of convergence.")
+    sample_per_centroid: int = Field(
+        256,
+        ge=1,
+        description="Examples per cluster that the centroids are trained on, drawn at random; all are assigned. "
+        "faiss takes 256 silently; here it is stated.",
+    )
+    restarts: int = Field(1, ge=1, description="Independent starts, of which the one with the least inertia is kept.")
+    spherical: bool = Field(
+        True, description="Centroids scaled to unit length (cosine k-means), so that diffuse clusters do not attract more."
+    )
+
+
+class ScoreConfig(BaseModel, extra="forbid", frozen=True):
+    """How much of the pool is measured with the current adapter to set the quotas."""
+
+    sample_per_cluster: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        8,
+        description="Random examples of each cluster that are measured, or all. The error of a cluster's mean falls as "
+        "1/sqrt(sample), the cost of scoring grows in proportion.",
+    )
+
+
+class SelectConfig(BaseModel, extra="forbid", frozen=True):
+    """Which strategy picks, and changes to it. Fields that are null take the strategy's own value."""
+
+    strategy: str = Field("default", description="Named pair of allocation and picker; docs/selection.md says which when.")
+    allocation: str | None = Field(None, description="How the budget is divided over clusters: random, uniform, size, loss.")
+    picker: str | None = Field(None, description="Which examples inside a quota: random, top, mid.")
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="Exponent on a cluster's loss or size. 0 treats clusters alike, 1 is proportional, above 1 sharpens.",
+    )
+    tail_cut: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of a cluster's measured examples, highest loss first, left out as suspected noise "
+        "(from 5 measured on). More removes mislabelled examples and the hardest good ones.",
+    )
+    length_bins: int = Field(
+        4, ge=1, description="Picker top ranks inside this many length bins of a cluster, against favouring short examples."
+    )
+    mid_band: float = Field(
+        0.5, gt=0, le=1, description="Picker mid draws from this share of a cluster's scores, centred on the median."
+    )
+    shortlist_factor: float = Field(
+        4.0,
+        ge=1,
+        description="Pickers top and mid choose among this many times the quota, measured for that purpose. "
+        "More follows the score more closely and costs scoring in proportion.",
+    )
+
+    @field_validator("strategy", "allocation", "picker")
+    @classmethod
+    def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
+        from selection.strategy import registry
+
+        if name is not None and name not in registry(info.field_name):
+            raise ValueError(nearest_name(info.field_name, name, registry(info.field_name)))
+        return name

@@ -1,0 +1,140 @@
+"""Which examples of one cluster fill its quota.
+
+A picker ranks the candidates of one cluster, best first, and can say of each place why it is there. It sees them in random
+order, without those that the tail cut holds back. Global top-loss is worse than random (arXiv 2503.01807), which is why there
+is no picker over the whole pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from selection.candidates import Candidates, Strategy
+
+MIN_MEASURED_FOR_CUT = 5
+"""Below this a cluster's highest loss says nothing about noise."""
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """One cluster as a picker sees it. `rows` (m,): its candidates, without suspects, in random order by key."""
+
+    cluster: int
+    candidates: Candidates
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """`order` (m,): indices into the view's rows, best first. `explain(i)`: why place i of the order is where it is."""
+
+    order: np.ndarray
+    explain: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Picker:
+    """`rank` orders a cluster. `uses_score`: whether by the score, so that more than it takes must be measured for it."""
+
+    rank: Callable[[ClusterView, Strategy], Ranking]
+    uses_score: bool
+
+
+PICKERS: dict[str, Picker] = {}
+
+Rank = Callable[[ClusterView, Strategy], Ranking]
+
+
+def picker(name: str, *, uses_score: bool) -> Callable[[Rank], Rank]:
+    """Register a picker under `name`."""
+
+    def register(function: Rank) -> Rank:
+        PICKERS[name] = Picker(function, uses_score)
+        return function
+
+    return register
+
+
+@picker("random", uses_score=False)
+def random_picker(view: ClusterView, strategy: Strategy) -> Ranking:
+    """Uniformly at random. O(m)."""
+    return Ranking(np.arange(len(view.rows)), lambda i: f"random {i + 1} of {len(view.rows)}")
+
+
+@picker("top", uses_score=True)
+def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
+    """Highest score first within quantile bins of length, the bins taking turns in proportion to their size: scores per token
+    favour short examples, and the tail cut has removed the likely noise. Unmeasured ones come last. O(m log m)."""
+    score = view.candidates.score[view.rows]
+    measured = np.flatnonzero(~np.isnan(score))
+    lengths = view.candidates.tokens[view.rows[measured]]
+    bins = _quantile_bins(lengths, strategy.length_bins)
+    by_score = np.lexsort((-score[measured], bins))
+    size = np.bincount(bins, minlength=strategy.length_bins)
+    rank = np.arange(len(measured)) - (np.cumsum(size) - size)[bins[by_score]]
+    turn = np.argsort((rank + 0.5) / size[bins[by_score]], kind="stable")
+    order = measured[by_score[turn]]
+    place_bin, place_rank = bins[by_score[turn]], rank[turn]
+    spans = {b: f"{lengths[bins == b].min()} to {lengths[bins == b].max()} tokens" for b in np.flatnonzero(size)}
+
+    def explain(i: int) -> str:
+        if i >= len(order):
+            return "random, all measured ones are taken"
+        b = place_bin[i]
+        return f"rank {place_rank[i] + 1} of {size[b]} measured ones of {spans[b]}"
+
+    return Ranking(_then_the_rest(order, len(view.rows)), explain)
+
+
+@picker("mid", uses_score=True)
+def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
+    """At random from the quantile band of `mid_band` around the cluster's median score, then outwards from it. Unmeasured ones
+    come last. O(m log m)."""
+    score = view.candidates.score[view.rows]
+    measured = np.flatnonzero(~np.isnan(score))
+    quantile = np.empty(len(measured))
+    quantile[np.argsort(score[measured], kind="stable")] = (np.arange(len(measured)) + 0.5) / max(len(measured), 1)
+    distance = np.maximum(np.abs(quantile - 0.5) - strategy.mid_band / 2, 0.0)
+    outward = np.argsort(distance, kind="stable")
+    order = measured[outward]
+
+    def explain(i: int) -> str:
+        if i >= len(order):
+            return "random, all measured ones are taken"
+        where = "in" if distance[outward[i]] == 0 else "nearest outside"
+        return f"quantile {quantile[outward[i]]:.2f} of {len(measured)} measured, {where} the middle {strategy.mid_band:.0%}"
+
+    return Ranking(_then_the_rest(order, len(view.rows)), explain)
+
+
+def _quantile_bins(values: np.ndarray, count: int) -> np.ndarray:
+    """(m,) bin 0..count-1 of each value; equal values share a bin, so that bins may differ in size or be empty."""
+    edges = np.quantile(values, np.arange(1, count) / count) if len(values) else np.empty(0)
+    return np.searchsorted(edges, values, side="left")
+
+
+def _then_the_rest(order: np.ndarray, count: int) -> np.ndarray:
+    rest = np.ones(count, dtype=bool)
+    rest[order] = False
+    return np.concatenate([order, np.flatnonzero(rest)])
+
+
+def suspects(loss: np.ndarray, share: float) -> np.ndarray:
+    """(m,) bool: measured losses above the (1 - share) quantile of a cluster's, as suspected noise (mislabelled, garbled).
+
+    The quantile is a measured value (the lower neighbour), so that ties with it stay. Nothing is cut below
+    MIN_MEASURED_FOR_CUT measured, nor is an example without a loss (NaN).
+    """
+    known = ~np.isnan(loss)
+    if share == 0 or known.sum() < MIN_MEASURED_FOR_CUT:
+        return np.zeros(len(loss), dtype=bool)
+    return known & (np.nan_to_num(loss, nan=-np.inf) > np.quantile(loss[known], 1 - share, method="lower"))
+
+
+def most_suspects(size: np.ndarray, share: float) -> np.ndarray:
+    """How many of `size` candidates of a cluster `suspects` can cut at most, however many of them get measured."""
+    kept = np.floor((size - 1) * (1 - share) + 1e-9) + 1
+    return np.where((size >= MIN_MEASURED_FOR_CUT) & (share > 0), size - kept, 0).astype(np.int64)

@@ -1,0 +1,359 @@
+"""Realistic summaries for the tests of the report: the first round, a later one, one without control."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+TOPICS = [
+    "sums digits carry",
+    "chess moves board",
+    "translate french verb",
+    "capital country river",
+    "logic premise follows",
+    "code python output",
+    "date weekday leap",
+    "rhyme poem verse",
+    "units metres miles",
+    "spelling letters word",
+]
+
+
+def first_round() -> dict[str, Any]:
+    """Round 1 with control: better than base in both metrics, not told apart from the control in exact match."""
+    rng = np.random.default_rng(7)
+    clusters = [_cluster(i, topic, rng) for i, topic in enumerate(TOPICS)]
+    quotas = [c["quota"] for c in clusters]
+    clusters[-1].update(loss=None, loss_stderr=None, measured=0, reason="not measured: given its share by size")
+    return {
+        "schema": 1,
+        "run": "demo",
+        "round": 1,
+        "created": "2026-11-25T03:00:00+00:00",
+        "command": "python cli.py round --run runs/demo --budget 100 --seed 0",
+        "versions": {"winnow": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.0"},
+        "seed": 0,
+        "device": "cpu",
+        "model": {
+            "name": "smollm2-135m",
+            "quantization": "nf4",
+            "trainable_parameters": 4884480,
+            "lora_r": 16,
+            "lora_alpha": 32.0,
+            "continued_from_round": None,
+        },
+        "budget": {
+            "asked": "100",
+            "unit": "examples",
+            "amount": 100,
+            "examples": sum(quotas),
+            "tokens": 12345,
+            "target_tokens": 2346,
+        },
+        "pool": {
+            "version": 1,
+            "examples": 1052,
+            "labelled": 1047,
+            "unlabelled": 5,
+            "exact_duplicates": 13,
+            "quarantined": {"invalid_json": 3, "bad_utf8": 2, "no_messages": 1},
+            "sources": {f"{t.split()[0]}.jsonl": 80 + 7 * i for i, t in enumerate(TOPICS)},
+            "overlength": 4,
+            "truncated": 6,
+            "tokens": 118765,
+            "template": "auto",
+            "tokens_dropped": 321,
+            "near_duplicates": 41,
+            "selectable": 740,
+        },
+        "holdout": {"dev": 101, "test": 149, "shadow": 12},
+        "scoring": {
+            "measured": 181,
+            "tokens": 20011,
+            "seconds": 21.04,
+            "adapter": "base",
+            "length_correlation": {"nll": -0.314, "entropy": 0.127},
+            "nll_mean": 2.1234,
+        },
+        "selection": {
+            "strategy": "default",
+            "allocation": "loss",
+            "picker": "random",
+            "score": "nll",
+            "outcomes": {
+                "selected": sum(quotas),
+                "quota_full": 731 - sum(quotas),
+                "tail_cut": 9,
+                "no_quota": 0,
+                "held_out_dev": 101,
+                "held_out_test": 149,
+                "near_duplicate": 41,
+                "near_duplicate_of_holdout": 12,
+                "unlabelled": 5,
+                "over_length": 4,
+                "trained": 0,
+            },
+        },
+        "clusters": clusters,
+        "histograms": {
+            "nll": _histogram(rng.gamma(4, 0.5, 181), rng.gamma(5, 0.5, 100), "measured"),
+            "entropy": _histogram(rng.gamma(3, 0.4, 181), rng.gamma(4, 0.4, 100), "measured"),
+            "length": _histogram(rng.gamma(3, 30, 952), rng.gamma(3.2, 30, 100), "left"),
+        },
+        "map": _map(rng, 1052),
+        "training": {"selected": _training(rng, 0.0), "control": _training(rng, 0.1)},
+        "evaluation": _evaluation(rng),
+        "examples": {
+            "picked": [_example(i, rng) for i in range(8)],
+            "left_out": [
+                {**_example(i + 20, rng), "outcome": code, "nll": None, "entropy": None}
+                for i, code in enumerate(("quota_full", "tail_cut", "near_duplicate", "over_length"))
+            ],
+            "quarantined": [
+                {
+                    "file": "broken.jsonl",
+                    "line": 17,
+                    "reason": "invalid_json",
+                    "message": "expected ',' or '}' at column 44",
+                    "snippet": '{"input": [{"role": "user" "content"',
+                }
+            ],
+        },
+        "config_diff": {},
+        "learning_curve": [],
+        "dev": {
+            "examples": 101,
+            "differences": {},
+            "models": {
+                name: _metrics(nll, em)
+                for name, nll, em in (("base", 2.41, 0.11), ("selected", 1.71, 0.21), ("control", 1.77, 0.205))
+            },
+        },
+        "timings": {
+            "import": 1.03,
+            "tokenize": 2.2,
+            "embed": 20.4,
+            "group": 0.31,
+            "cluster": 0.44,
+            "score": 21.04,
+            "train": 41.7,
+            "evaluate": 62.5,
+            "total": 201.6,
+        },
+        "plan": {"peak_gib": 2.0, "tokens_per_s": 300, "seconds": 200},
+        "artifacts": {"pool": "6f1b2c3d4e5f6071", "tokens": "0011223344556677", "selection": "8899aabbccddeeff"},
+    }
+
+
+def later_round() -> dict[str, Any]:
+    """Round 3, with a previous round; the selection made the base model worse, the config changed."""
+    summary = first_round()
+    summary.update(
+        round=3, config_diff={"train.learning_rate": [0.0001, 0.0005], "score.sample_per_cluster": [20, "all"]}
+    )
+    summary["model"]["continued_from_round"] = 2
+    summary["scoring"]["adapter"] = "round 2"
+    summary["learning_curve"] = [
+        {
+            "round": 1,
+            "examples": 99,
+            "tokens": 12001,
+            "models": {"base": 2.3104, "selected": 2.2011, "control": 2.2402},
+        },
+        {
+            "round": 2,
+            "examples": 98,
+            "tokens": 12002,
+            "models": {"base": 2.3104, "previous": 2.2011, "selected": 2.3512, "control": 2.2613},
+        },
+    ]
+    evaluation = summary["evaluation"]
+    evaluation["models"] = {
+        "base": _metrics(2.31, 0.12),
+        "previous": _metrics(2.35, 0.13),
+        "selected": _metrics(2.52, 0.1),
+        "control": _metrics(2.29, 0.14),
+    }
+    evaluation["differences"] = {
+        "selected - base": _differences((0.21, 0.11, 0.32, 0.0004), (-0.02, -0.035, -0.005, 0.012)),
+        "selected - control": _differences((0.23, 0.12, 0.33, 0.0002), (-0.04, -0.06, -0.02, 0.001)),
+        "selected - previous": _differences((0.17, -0.01, 0.34, 0.07), (-0.03, -0.065, 0.005, 0.09)),
+    }
+    for row in evaluation["by_source"]:
+        row.update(previous_nll=row["base_nll"] + 0.04, previous_em=row["base_em"])
+    return summary
+
+
+def without_control() -> dict[str, Any]:
+    """Round 1 with --no-control, no plan and a source that was not measured."""
+    summary = copy.deepcopy(first_round())
+    summary["training"]["control"] = None
+    summary["plan"] = None
+    for part in ("evaluation", "dev"):
+        del summary[part]["models"]["control"]
+    del summary["evaluation"]["differences"]["selected - control"]
+    for row in summary["evaluation"]["by_source"]:
+        del row["control_nll"], row["control_em"]
+    summary["evaluation"]["by_source"][2].update(selected_nll=None, selected_em=None)
+    return summary
+
+
+def _cluster(index: int, topic: str, rng: np.random.Generator) -> dict[str, Any]:
+    size = int(rng.integers(40, 160))
+    loss = float(rng.gamma(6, 0.35))
+    quota = 4 + index if index < 9 else 28
+    return {
+        "cluster": index,
+        "name": topic.replace(" ", ", "),
+        "size": size,
+        "selectable": size - 12,
+        "measured": 18,
+        "loss": loss,
+        "loss_stderr": loss / 9,
+        "quota": quota,
+        "picked": quota,
+        "tokens": quota * 123,
+        "reason": f"loss {loss:.2f}, {loss / 2.1:.2f} times the pool's mean: {quota} of 100",
+        "quality": float(rng.uniform(-0.05, 0.4)),
+    }
+
+
+def _histogram(other: np.ndarray, picked: np.ndarray, name: str) -> dict[str, list]:
+    edges = np.linspace(0, float(max(other.max(), picked.max())), 21)
+    counts = {name: np.histogram(other, edges)[0].tolist(), "picked": np.histogram(picked, edges)[0].tolist()}
+    return {"edges": edges.tolist(), **counts}
+
+
+def _map(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    cluster = rng.integers(0, len(TOPICS), n)
+    centers = rng.normal(size=(len(TOPICS), 2)) * 0.4
+    xy = centers[cluster] + rng.normal(size=(n, 2)) * 0.12
+    picked = (rng.random(n) < 0.095).astype(int)
+    return {
+        "x": xy[:, 0].tolist(),
+        "y": xy[:, 1].tolist(),
+        "cluster": cluster.tolist(),
+        "picked": picked.tolist(),
+        "sampled_from": n,
+    }
+
+
+def _training(rng: np.random.Generator, shift: float) -> dict[str, Any]:
+    losses = 2.4 * np.exp(-np.arange(12) / 9) + shift + rng.normal(size=12) * 0.06
+    curve = [
+        {
+            "step": i + 1,
+            "loss": float(loss),
+            "lr": 1e-4 * (1 - i / 12),
+            "tokens_per_s": 300.0 + 5 * i,
+            "grad_norm": 1.0 + 0.1 * i,
+        }
+        for i, loss in enumerate(losses)
+    ]
+    curve[4]["grad_norm"] = None
+    return {
+        "steps": 12,
+        "examples": 100,
+        "tokens": 12345,
+        "target_tokens": 2346,
+        "seconds": 41.7 + shift,
+        "tokens_per_s": 296.04,
+        "packs": 13,
+        "packing_efficiency": 0.9817,
+        "peak_gib": 1.234,
+        "replayed": 0,
+        "curve": curve,
+    }
+
+
+def _metrics(nll: float, em: float) -> dict[str, float]:
+    return {
+        "micro_nll": nll - 0.053,
+        "macro_nll": nll,
+        "micro_em": em + 0.0131,
+        "macro_em": em,
+        "micro_nll_no_end": nll + 0.21,
+        "macro_nll_no_end": nll + 0.26,
+        "micro_em_no_end": em + 0.033,
+        "macro_em_no_end": em + 0.027,
+    }
+
+
+def _differences(nll: tuple, em: tuple) -> dict[str, dict[str, float]]:
+    def entry(numbers: tuple, shift: float) -> dict[str, float]:
+        return dict(zip(("value", "low", "high"), (x + shift for x in numbers[:3]), strict=True)) | {"p": numbers[3]}
+
+    return {
+        **{
+            name: entry(nll, shift)
+            for name, shift in (
+                ("micro_nll", 0.0021),
+                ("macro_nll", 0.0),
+                ("micro_nll_no_end", 0.004),
+                ("macro_nll_no_end", 0.0057),
+            )
+        },
+        **{
+            name: entry(em, shift)
+            for name, shift in (
+                ("micro_em", 0.0013),
+                ("macro_em", 0.0),
+                ("micro_em_no_end", 0.0022),
+                ("macro_em_no_end", 0.0031),
+            )
+        },
+    }
+
+
+def _evaluation(rng: np.random.Generator) -> dict[str, Any]:
+    by_source = []
+    for index, topic in enumerate(TOPICS):
+        base = float(rng.gamma(8, 0.3))
+        selected, control = base - float(rng.normal(0.5, 0.4)), base - float(rng.normal(0.45, 0.4))
+        by_source.append(
+            {
+                "source": f"{topic.split()[0]}.jsonl",
+                "examples": 3 + 2 * index,
+                "base_nll": base,
+                "selected_nll": selected,
+                "control_nll": control,
+                "base_em": 0.1 + index / 50,
+                "selected_em": 0.15 + index / 40,
+                "control_em": 0.15 + index / 45,
+            }
+        )
+    return {
+        "split": "test",
+        "examples": 149,
+        "sources": len(TOPICS),
+        "models": {
+            "base": _metrics(2.3104, 0.1203),
+            "selected": _metrics(1.8021, 0.1998),
+            "control": _metrics(1.8513, 0.1954),
+        },
+        "differences": {
+            "selected - base": _differences((-0.5083, -0.6111, -0.4022, 0.0), (0.0795, 0.0402, 0.1191, 0.0008)),
+            "selected - control": _differences((-0.0492, -0.0903, -0.0081, 0.021), (0.0044, -0.0152, 0.0241, 0.66)),
+        },
+        "by_source": by_source,
+    }
+
+
+def _example(index: int, rng: np.random.Generator) -> dict[str, Any]:
+    topic = TOPICS[index % len(TOPICS)]
+    prompt = f"Consider the {topic}. " * (1 + 11 * (index % 3)) + "\nWhat comes next?"
+    return {
+        "id": f"{index + 1:016x}",
+        "source": f"{topic.split()[0]}.jsonl",
+        "cluster": index % len(TOPICS),
+        "tokens": 61 + index,
+        "nll": float(rng.gamma(4, 0.5)),
+        "entropy": float(rng.gamma(3, 0.4)),
+        "why": f"cluster {index % len(TOPICS)} had room for {4 + index}; drawn {index + 1} of them at random",
+        "stands_for": index % 3,
+        "outcome": "selected",
+        "prompt": prompt,
+        "response": "Καλημέρα, 你好, مرحبا: the answer is 42.",
+    }

@@ -1,0 +1,135 @@
+"""Charts draw the summary's numbers, in roles of colour, with SVG traces only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from report_attacks import hostile
+from report_page import read_page
+from report_summaries import first_round, later_round, without_control
+
+from al.report.charts import CHARTS, MAP_POINTS, build_charts, map_rows
+from al.report.html import TEMPLATES, render_html
+from al.report.values import clean
+
+
+def strings(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return [text for value in node.values() for text in strings(value)]
+    if isinstance(node, list):
+        return [text for value in node for text in strings(value)]
+    return [node] if isinstance(node, str) else []
+
+
+def test_the_page_embeds_the_charts_as_built():
+    summary = later_round()
+    assert read_page(render_html(summary)).charts() == json.loads(json.dumps(build_charts(summary)))
+
+
+def test_every_registered_chart_has_a_place_on_the_page():
+    places = [
+        e.attributes["data-chart"]
+        for e in read_page(render_html(later_round())).elements
+        if "data-chart" in e.attributes
+    ]
+    assert sorted(places) == sorted(CHARTS)
+
+
+def test_the_models_stand_at_their_nll():
+    summary = later_round()
+    drawn = {trace["name"]: trace["x"][0] for trace in build_charts(summary)["models-nll"]["data"]}
+    models = summary["evaluation"]["models"]
+    assert drawn == {
+        "Base": models["base"]["macro_nll"],
+        "Previous round": models["previous"]["macro_nll"],
+        "Selected": models["selected"]["macro_nll"],
+        "Random control": models["control"]["macro_nll"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("chart", "metric", "factor"), [("differences-nll", "macro_nll", 1), ("differences-em", "macro_em", 100)]
+)
+def test_intervals_end_where_the_summary_says(chart: str, metric: str, factor: int):
+    summary = later_round()
+    for trace, against in zip(build_charts(summary)[chart]["data"], ("base", "previous", "control"), strict=True):
+        entry = summary["evaluation"]["differences"][f"selected - {against}"][metric]
+        (value,), bars = trace["x"], trace["error_x"]
+        assert value == pytest.approx(entry["value"] * factor)
+        assert value - bars["arrayminus"][0] == pytest.approx(entry["low"] * factor)
+        assert value + bars["array"][0] == pytest.approx(entry["high"] * factor)
+
+
+def test_the_axis_of_a_difference_shows_zero_and_every_interval():
+    for trace_range in (
+        c["layout"]["xaxis"]["range"] for n, c in build_charts(first_round()).items() if n.startswith("diff")
+    ):
+        assert trace_range[0] < 0 < trace_range[1]
+
+
+@pytest.mark.parametrize(("chart", "key", "other"), [("scores-nll", "nll", "measured"), ("lengths", "length", "left")])
+def test_histograms_hold_the_counts(chart: str, key: str, other: str):
+    summary = first_round()
+    for trace in build_charts(summary)[chart]["data"]:
+        assert trace["name"] in (other, "picked")
+        assert trace["x"] == summary["histograms"][key]["edges"]
+        assert trace["y"][:-1] == summary["histograms"][key][trace["name"]]
+
+
+def test_curves_hold_every_step_and_leave_a_gap_where_nothing_was_recorded():
+    summary = first_round()
+    for trace, model in zip(build_charts(summary)["curve-grad-norm"]["data"], ("selected", "control"), strict=True):
+        assert trace["y"] == [point["grad_norm"] for point in summary["training"][model]["curve"]]
+        assert None in trace["y"]
+
+
+def test_without_control_no_control_is_drawn():
+    charts = build_charts(without_control())
+    assert [trace["name"] for trace in charts["curve-loss"]["data"]] == ["Selected"]
+    assert [trace["name"] for trace in charts["differences-nll"]["data"]] == ["Base"]
+
+
+def test_the_map_divides_picked_from_left():
+    summary = first_round()
+    left, picked, ring = build_charts(summary)["map"]["data"]
+    assert len(picked["x"]) == sum(summary["map"]["picked"]) and ring["x"] == []
+    assert len(left["x"]) + len(picked["x"]) == summary["map"]["sampled_from"]
+
+
+def test_a_large_map_is_thinned_to_a_stated_size():
+    points = {"picked": [1 if i % 10 == 0 else 0 for i in range(100_000)]}
+    rows = map_rows(points)
+    assert len(rows) == len(set(rows)) == MAP_POINTS
+    assert sum(points["picked"][i] for i in rows) == MAP_POINTS // 2
+
+
+def test_rounds_are_drawn_from_the_learning_curve_to_this_round():
+    summary = later_round()
+    (base, selected, control) = build_charts(summary)["rounds"]["data"]
+    assert selected["x"] == [1, 2, 3] and selected["y"] == [
+        2.2011,
+        2.3512,
+        summary["evaluation"]["models"]["selected"]["macro_nll"],
+    ]
+    assert "rounds" not in build_charts(first_round())
+
+
+def test_traces_are_svg_only():
+    types = {trace["type"] for chart in build_charts(later_round()).values() for trace in chart["data"]}
+    assert types == {"scatter"}
+
+
+def test_every_colour_is_a_role_that_the_style_sheet_defines():
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    roles = {text for chart in build_charts(later_round()).values() for text in strings(chart) if text.startswith("@")}
+    assert roles and all(css.count(f"--{role[1:]}:") == 2 for role in roles), "each once for light and once for dark"
+
+
+def test_no_label_can_be_read_as_markup():
+    for chart in build_charts(clean(hostile())).values():
+        for text in strings(chart):
+            if text.startswith("@") or "<extra>" in text:
+                continue
+            assert "<" not in text and ">" not in text, text

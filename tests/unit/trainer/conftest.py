@@ -1,0 +1,56 @@
+"""Tokenizers that need no download: a small byte-level one, Mistral's v1, and SmolLM2's where the demo assets are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CORPUS = [
+    "Hello, how are you? I am fine, thank you. What is the capital of France? Paris.",
+    "system user assistant You are a helpful assistant.\n\nAnswer the question.\n 1 2 3 4 5 6 7 8 9 0",
+]
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Any:
+    """Byte-level BPE of about 320 tokens with <|bos|>, <|end|>, <|im_start|> and <|im_end|>; opens texts with <|bos|>; no template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|bos|>", "<|end|>", "<|im_start|>", "<|im_end|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|end|>")
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer() -> Any:
+    """Mistral's v1 tokenizer from the SentencePiece model that mistral-common ships, as a transformers LlamaTokenizer."""
+    package = pytest.importorskip("mistral_common", reason="mistral-common is not installed (requirements-dev.txt)")
+    sentencepiece = pytest.importorskip("sentencepiece")
+    from transformers import LlamaTokenizer
+    from transformers.tokenization_utils_base import generate_merges
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(Path(package.__file__).parent / "data" / "tokenizer.model.v1"))
+    pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    scores = {piece: model.get_score(i) for i, piece in enumerate(pieces)}
+    return LlamaTokenizer(vocab=vocab, merges=generate_merges(vocab, scores))
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer() -> Any:
+    """SmolLM2's tokenizer with its own chat template, from the cache of demo assets."""
+    directory = Path(os.environ.get("WINNOW_CACHE") or Path.home() / ".cache" / "winnow") / "smollm2-135m"
+    if not (directory / "tokenizer.json").exists():
+        pytest.skip(f"no demo assets at {directory}: run `make assets`")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory)

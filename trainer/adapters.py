@@ -1,0 +1,118 @@
+"""LoRA adapters in PEFT's format: put on a base model, written to disk byte for byte the same each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import peft
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
+
+from trainer.config import LoraConfig, ModelConfig
+from trainer.errors import CheckpointError, TrainerError
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+def attach_new(causal: torch.nn.Module, lora: LoraConfig, base: ModelConfig) -> peft.PeftModel:
+    """Put a new LoRA on `causal` (in place). Weights are float32 and drawn from torch's global generator."""
+    whole = float(lora.alpha).is_integer()
+    settings = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=int(lora.alpha) if whole else lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_linear_names(causal) if lora.targets == "all-linear" else list(lora.targets),
+        use_rslora=lora.rslora,
+        bias=lora.bias,
+        task_type="CAUSAL_LM",
+        revision=base.revision,
+    )
+    try:
+        model = peft.get_peft_model(causal, settings)
+    except ValueError as error:
+        raise TrainerError(f"lora.targets: {lora.targets} do not fit {type(causal).__name__}: {error}") from error
+    # PEFT copies the name from the loaded model; the configured one is what another machine can resolve.
+    settings.base_model_name_or_path = base.name
+    trainable_parameters(model)
+    return model
+
+
+def attach_saved(causal: torch.nn.Module, path: Path, trainable: bool, device: torch.device) -> peft.PeftModel:
+    """Put the adapter saved at `path` on `causal` (in place), trainable or frozen.
+
+    Raises CheckpointError when files are absent or damaged, or when their tensors are not those of this model.
+    """
+    try:
+        stored = _tensor_shapes(path / WEIGHTS_FILE)
+        json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: expected an adapter ({CONFIG_FILE}, {WEIGHTS_FILE}), found {error}") from error
+    try:
+        model = peft.PeftModel.from_pretrained(causal, str(path), is_trainable=trainable, torch_device=str(device))
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: this adapter does not fit {type(causal).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
+    if stored != expected:
+        different = sorted(set(stored.items()) ^ set(expected.items()))[0][0]
+        model.base_model.unload()
+        raise CheckpointError(
+            f"{path}: this adapter does not fit {type(causal).__name__} (first difference: {different})"
+        )
+    if trainable:
+        trainable_parameters(model)
+    return model
+
+
+def adapter_tensors(model: peft.PeftModel) -> dict[str, torch.Tensor]:
+    """LoRA tensors under the names of PEFT's file format."""
+    return peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Name → parameter that takes gradients, in the model's order.
+
+    Raises TrainerError when there is none (an adapter loaded frozen trains nothing, silently).
+    """
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not found:
+        raise TrainerError(
+            "the model has no trainable parameters: put an adapter on with new_adapter or adapter(path, trainable=True)"
+        )
+    return found
+
+
+def save_adapter(model: peft.PeftModel, path: Path) -> None:
+    """Write the adapter into directory `path` in the form that PeftModel.from_pretrained loads.
+
+    Equal adapters give equal bytes: no time stamps, keys and lists sorted (PEFT keeps target_modules as a set, whose
+    order changes from process to process).
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
+    save_file(tensors, path / WEIGHTS_FILE, metadata={"format": "pt"})
+    settings = model.peft_config["default"].to_dict()
+    settings["inference_mode"] = True
+    text = json.dumps(settings, indent=2, sort_keys=True, default=_plain)
+    (path / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _linear_names(causal: torch.nn.Module) -> list[str]:
+    """Last parts of the names of all linear layers below the output head, as other tools expect to find them."""
+    modules = causal.base_model.named_modules()
+    return sorted({name.split(".")[-1] for name, module in modules if isinstance(module, (torch.nn.Linear, Conv1D))})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no place in {CONFIG_FILE}")
+
+
+def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}

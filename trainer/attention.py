@@ -1,0 +1,160 @@
+"""Attention over packs: documents lie end to end in one sequence and none sees another.
+
+A pack of documents a and b attends like this (rows query, columns key), and the empty squares are never computed:
+
+        a a a b b
+      a x
+      a x x
+      a x x x
+      b       x
+      b       x x
+
+transformers hands every attention call to a function registered by name. Under a name that has no mask function it
+builds no T × T mask, and keyword arguments given to the model arrive at that function unchanged; so the borders of
+the documents are worked out once per batch and travel as one argument, `pack`.
+
+Shapes: B batch (always 1), T tokens of the pack, H query heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from trainer.errors import TrainerError
+
+PACKED_ATTENTION = "winnow_packed"
+VARLEN_DTYPES = (torch.bfloat16, torch.float16)
+VARLEN_HEAD_WIDTH = 256  # widest head of the flash kernels behind varlen_attn
+
+
+@dataclass(frozen=True)
+class PackLayout:
+    """Borders of the documents of one pack.
+
+    `borders` are the cumulative lengths [0, l0, l0+l1, …] as Python numbers, `cu_seqlens` the same as an int32 tensor
+    on the model's device, `longest` the longest document: with both at hand no layer has to ask the device for a
+    number.
+    """
+
+    borders: tuple[int, ...]
+    cu_seqlens: torch.Tensor
+    longest: int
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    pack: PackLayout | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each document, in the form that transformers calls.
+
+    query is (1, H, T, D), key and value (1, K, T, D) with K dividing H; returns (1, T, H, D) and no weights. A
+    `sliding_window` of w lets a token see itself and the w - 1 before it. Raises TrainerError for what it cannot honour
+    (a ready-made mask, soft-capped scores, attention sinks), so that no model is computed wrongly in silence.
+    """
+    _refuse(attention_mask, pack, query, kwargs)
+    if query.is_cuda and query.dtype in VARLEN_DTYPES and query.shape[-1] <= VARLEN_HEAD_WIDTH:
+        if dropout:
+            raise TrainerError(
+                "packs on a GPU have no attention dropout: set attention_dropout to 0 in the model's config.json"
+            )
+        return _varlen(query, key, value, pack, scaling, sliding_window), None
+    return _document_loop(query, key, value, pack, scaling, sliding_window, dropout), None
+
+
+def _refuse(mask: torch.Tensor | None, pack: PackLayout | None, query: torch.Tensor, kwargs: dict[str, Any]) -> None:
+    if pack is None or mask is not None or query.shape[0] != 1 or query.shape[2] != pack.borders[-1]:
+        raise TrainerError(
+            "this model is set up for packs: call it through trainer.forward.hidden_states, "
+            "or inside trainer.model.plain_attention(model) for padded batches and generation"
+        )
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise TrainerError(f"packed attention does not know '{name}'")
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pack: PackLayout,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    groups = query.shape[1] // key.shape[1]
+    # torch 2.11 has no enable_gqa here, so key and value heads are repeated.
+    q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (query, _repeat(key, groups), _repeat(value, groups)))
+    left = -1 if window is None else window - 1
+    borders, longest = pack.cu_seqlens, pack.longest
+    return varlen_attn(
+        q_THD.contiguous(),
+        k_THD.contiguous(),
+        v_THD.contiguous(),
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(left, 0),
+    )[None]
+
+
+def _repeat(x_BKTD: torch.Tensor, groups: int) -> torch.Tensor:
+    return x_BKTD if groups == 1 else x_BKTD.repeat_interleave(groups, dim=1)
+
+
+def _document_loop(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pack: PackLayout,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    outputs = []
+    for start, end in zip(pack.borders, pack.borders[1:], strict=False):
+        windowed = window is not None and end - start > window
+        outputs.append(
+            F.scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                attn_mask=_window_mask(end - start, window, query.device) if windowed else None,
+                dropout_p=dropout,
+                is_causal=not windowed,
+                scale=scaling,
+                enable_gqa=grouped,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+@lru_cache(maxsize=16)
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """(length, length) of bool: key j is seen from query i when i - window < j <= i."""
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def register() -> None:
+    """Make `packed_attention` known to transformers as PACKED_ATTENTION. Idempotent."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)

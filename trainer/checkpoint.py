@@ -1,0 +1,140 @@
+"""Checkpoints that a crash cannot spoil.
+
+    checkpoints/step-000010/
+      state.safetensors   tensors
+      state.json          counters and the identity of the training
+      manifest.json       sha256 and size of the two
+
+A checkpoint is written under a temporary name, synced, renamed, and read back against its manifest; only then are
+older ones removed. On loading the newest whose files match its manifest counts; a damaged one is passed over with a
+warning, because training from an earlier step gives the same result, only later.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainer.errors import CheckpointError, MachineError
+
+logger = logging.getLogger(__name__)
+
+TENSORS_FILE, STATE_FILE, MANIFEST_FILE = "state.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back: where it lies, the steps done when it was made, its tensors (on the CPU), its state."""
+
+    path: Path
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    directory: Path,
+    step: int,
+    tensors: dict[str, torch.Tensor],
+    state: dict[str, Any],
+    *,
+    keep: int,
+    failpoint: Callable[[str], None] = lambda name: None,
+) -> Path:
+    """Write checkpoint `step` into `directory` and return its path; the newest `keep` stay.
+
+    `state` must be plain JSON. Raises MachineError when the disk is full, CheckpointError when what was written does
+    not read back.
+    """
+    final = directory / f"step-{step:06d}"
+    temporary = directory / f".tmp-{final.name}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write(temporary, tensors, state)
+        failpoint("train.checkpoint.before_rename")
+        if final.exists():  # a damaged one that was passed over on loading
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        _sync(directory)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise MachineError(
+            f"{final}: no space left for a checkpoint; free some and start again, training continues"
+        ) from error
+    problem = _damage(final)
+    if problem:
+        raise CheckpointError(f"{final}: the checkpoint does not read back as written ({problem}); check the disk")
+    for old in _checkpoints(directory)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_newest(directory: Path, before: int | None = None) -> Checkpoint | None:
+    """The newest undamaged checkpoint of `directory` (made before step `before`, when given), or None."""
+    for path in _checkpoints(directory):
+        if before is not None and _step(path) >= before:
+            continue
+        problem = _damage(path)
+        if problem:
+            logger.warning("%s is damaged (%s): passed over", path, problem)
+            continue
+        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+        return Checkpoint(path, _step(path), load_file(path / TENSORS_FILE), state)
+    return None
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(directory.glob("step-[0-9]*"), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _write(directory: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, directory / TENSORS_FILE)
+    (directory / STATE_FILE).write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
+    files = {name: _fingerprint(directory / name) for name in (TENSORS_FILE, STATE_FILE)}
+    (directory / MANIFEST_FILE).write_text(json.dumps(files, indent=1, sort_keys=True), encoding="utf-8")
+    for name in (TENSORS_FILE, STATE_FILE, MANIFEST_FILE):
+        _sync(directory / name)
+    _sync(directory)
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        wrong = [name for name in (TENSORS_FILE, STATE_FILE) if manifest[name] != _fingerprint(path / name)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{', '.join(wrong)} not as in the manifest" if wrong else None
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

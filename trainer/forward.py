@@ -1,0 +1,130 @@
+"""The one forward pass, shared by training and measuring: a pack of documents in, final hidden states out.
+
+Shapes: T tokens of the pack, D documents, P positions whose next token is a target, d width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainer.attention import PACKED_ATTENTION, PackLayout
+from trainer.errors import DataError
+
+
+class Tokens(Protocol):
+    """What the forward needs of a token table; `trainer.tokens.TokenTable` is one."""
+
+    def ids(self, row: int) -> np.ndarray:
+        """(length,) token ids of one document."""
+        ...
+
+    def targets(self, row: int) -> np.ndarray:
+        """(length,) 0 not trained on, 1 token of a response, 2 the end token of a response."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents laid end to end, without padding.
+
+    input_ids (T,) int64, position_ids (T,) int64 restarting at 0 in each document, cu_seqlens (D+1,) int32, targets
+    (T,) uint8 as in Tokens.targets, rows (D,) int64 rows of the token table. predictors (P,) int64: positions whose
+    next token is a target; labels (P,) int64: those tokens; label_kinds (P,) uint8: 1 or 2; label_documents (P,)
+    int64: index into rows. borders are cu_seqlens as Python numbers.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    targets: torch.Tensor
+    predictors: torch.Tensor
+    labels: torch.Tensor
+    label_kinds: np.ndarray
+    label_documents: np.ndarray
+    rows: np.ndarray
+    borders: tuple[int, ...]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(D,) int64 tokens of each document."""
+        return np.diff(self.borders)
+
+    @property
+    def layout(self) -> PackLayout:
+        """Borders of the documents, as attention wants them."""
+        return PackLayout(self.borders, self.cu_seqlens, int(self.lengths.max()))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        names = ("input_ids", "position_ids", "cu_seqlens", "targets", "predictors", "labels")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Batch:
+    """Lay documents `rows` of `tokens` end to end, in that order.
+
+    The first token of a document is never a label, whatever its target says: nothing inside the document predicts it.
+    Raises DataError when there is no document or an empty one.
+    """
+    ids = [np.asarray(tokens.ids(int(row))) for row in rows]
+    lengths = np.array([len(x) for x in ids], dtype=np.int64)
+    if len(ids) == 0 or lengths.min() == 0:
+        found = f"an empty one at row {rows[int(lengths.argmin())]}" if ids else "none"
+        raise DataError(f"expected documents of at least one token, found {found}")
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    targets = np.concatenate([np.asarray(tokens.targets(int(row))) for row in rows]).astype(np.uint8)
+    is_label = targets > 0
+    is_label[borders[:-1]] = False
+    labels = np.flatnonzero(is_label)
+    flat = np.concatenate(ids).astype(np.int64)
+    batch = Batch(
+        input_ids=torch.from_numpy(flat),
+        position_ids=torch.from_numpy(np.arange(len(flat)) - np.repeat(borders[:-1], lengths)),
+        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
+        targets=torch.from_numpy(targets),
+        predictors=torch.from_numpy(labels - 1),
+        labels=torch.from_numpy(flat[labels]),
+        label_kinds=targets[labels],
+        label_documents=np.searchsorted(borders, labels, side="right") - 1,
+        rows=np.asarray(rows, dtype=np.int64),
+        borders=tuple(borders.tolist()),
+    )
+    return batch.to(torch.device(device))
+
+
+def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
+    """The transformers model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def compute_dtype(model: torch.nn.Module) -> torch.dtype:
+    """The dtype in which a model computes: that of its embeddings (LoRA's own weights are float32 regardless)."""
+    return causal_lm(model).get_input_embeddings().weight.dtype
+
+
+def hidden_states(model: torch.nn.Module, batch: Batch, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
+    """Final hidden states (T, d), after the last norm, of every token of the batch, each document for itself.
+
+    `model` comes from trainer.model (its attention is set up there); LoRA's float32 weights are used in the model's
+    compute dtype. `inputs_embeds` (T, d) stand in for the embeddings of input_ids when given (NEFTune).
+    """
+    causal = causal_lm(model)
+    packed = causal.config._attn_implementation == PACKED_ATTENTION
+    given = {"input_ids": batch.input_ids[None]} if inputs_embeds is None else {"inputs_embeds": inputs_embeds[None]}
+    if packed:
+        given["pack"] = batch.layout
+    dtype = compute_dtype(model)
+    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        output = causal.base_model(**given, position_ids=batch.position_ids[None], use_cache=False)
+    return output.last_hidden_state[0]
+
+
+def output_head(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight (vocabulary, d) and bias (vocabulary,) or None of the layer that turns hidden states into logits."""
+    head = causal_lm(model).get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)

@@ -1,0 +1,22 @@
+"""Peak memory: of the GPU where there is one, else of this process."""
+
+from __future__ import annotations
+
+import resource
+
+import torch
+
+GIB = 2**30
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting anew on a GPU; a process's own peak cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gib(device: torch.device) -> float:
+    """GiB: the most torch had allocated on a GPU since reset_peak, or the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB

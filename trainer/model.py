@@ -1,0 +1,170 @@
+"""Base model and adapters: load the base once, put adapters on and take them off again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer import adapters, quantization
+from trainer.adapters import save_adapter
+from trainer.architecture import prepare_attention
+from trainer.config import LoraConfig, ModelConfig
+from trainer.errors import MachineError, TrainerError
+from trainer.forward import causal_lm
+from trainer.randomness import ADAPTER, derive_seed, forked_rng
+
+__all__ = ["Base", "load_tokenizer", "plain_attention", "resolve_device", "resolve_dtype", "save_adapter"]
+
+
+def resolve_device(config: ModelConfig) -> torch.device:
+    """The device that `config.device` asks for. Raises MachineError for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise MachineError(
+            "model.device: expected a CUDA GPU, found none that torch can use; check nvidia-smi and that torch is a "
+            "CUDA build, or set model.device to cpu"
+        )
+    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+
+
+def resolve_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The dtype that `config.compute_dtype` asks for; auto takes bfloat16 where the device multiplies in it."""
+    if config.compute_dtype != "auto":
+        return getattr(torch, config.compute_dtype)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_tokenizer(config: ModelConfig) -> object:
+    """The transformers tokenizer of the base model. Raises MachineError when its files cannot be had."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except OSError as error:
+        raise _unavailable(config, error) from error
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model in evaluation mode. `attention` says how its packs are isolated, `cached` whether NF4
+    weights are held dequantized too. Use `adapter` and `new_adapter`; the model itself never changes."""
+
+    model: torch.nn.Module
+    config: ModelConfig
+    device: torch.device
+    compute_dtype: torch.dtype
+    attention: str
+    cached: bool
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> Base:
+        """Load the base model as configured.
+
+        Raises MachineError for absent files, GPU or memory, and TrainerError when the model cannot be held in NF4,
+        needs remote code without leave, or does not keep documents apart.
+        """
+        device = resolve_device(config)
+        dtype = resolve_dtype(config, device)
+        causal = _load_causal(config, device, dtype)
+        causal.requires_grad_(False)
+        causal.eval()
+        cached = False
+        if config.quantization == "nf4":
+            quantization.settle_nf4(causal)
+            cached = quantization.cache_dequantized(causal, config.cache_dequantized, dtype)
+        return cls(causal, config, device, dtype, prepare_attention(causal), cached)
+
+    @contextmanager
+    def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[torch.nn.Module]:
+        """The model with a new trainable LoRA, its weights drawn from `seed`; off again after the block."""
+        with forked_rng(derive_seed(seed, ADAPTER), self.device):
+            model = adapters.attach_new(self.model, lora, self.config)
+        with _worn(model):
+            yield model
+
+    @contextmanager
+    def adapter(self, path: Path | None, trainable: bool = False) -> Iterator[torch.nn.Module]:
+        """The model with the adapter saved at `path` (None: the bare base); off again at the end of the block.
+
+        Raises CheckpointError when the files are absent, damaged or of another model.
+        """
+        if path is None:
+            if trainable:
+                raise TrainerError("the bare base model has nothing to train: use new_adapter")
+            yield self.model
+            return
+        model = adapters.attach_saved(self.model, Path(path), trainable, self.device)
+        with _worn(model):
+            yield model
+
+
+@contextmanager
+def plain_attention(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Inside the block the model takes padded batches and generates, as any transformers model; packs only outside."""
+    causal = causal_lm(model)
+    packed = causal.config._attn_implementation
+    causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
+    try:
+        yield model
+    finally:
+        causal.set_attn_implementation(packed)
+
+
+@contextmanager
+def _worn(model: torch.nn.Module) -> Iterator[None]:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.base_model.unload().eval()
+
+
+def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        found = AutoConfig.from_pretrained(config.name, **source)
+        _refuse_other_quantization(found, config)
+        settings = (
+            {"quantization_config": quantization.nf4_settings(config, dtype)} if config.quantization == "nf4" else {}
+        )
+        return AutoModelForCausalLM.from_pretrained(
+            config.name, dtype=dtype, device_map={"": device}, **settings, **source
+        )
+    except OSError as error:
+        raise _unavailable(config, error) from error
+    except torch.OutOfMemoryError as error:
+        raise MachineError(
+            f"model.name: {config.name} does not fit the GPU's memory; use quantization nf4 or a smaller model"
+        ) from error
+
+
+def _refuse_other_quantization(found: object, config: ModelConfig) -> None:
+    stored = getattr(found, "quantization_config", None)
+    if stored is None:
+        return
+    method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+    if str(method) != "bitsandbytes" or config.quantization != "nf4":
+        raise TrainerError(
+            f"model.name: expected an unquantized checkpoint (or bitsandbytes, with model.quantization nf4), "
+            f"found {method} in {config.name}; take the original checkpoint"
+        )
+
+
+def _unavailable(config: ModelConfig, error: OSError) -> MachineError:
+    reason = str(error).strip().splitlines()[0]
+    return MachineError(
+        f"model.name: expected a model directory or a reachable repository, found {config.name!r} ({reason}); "
+        "check the path, the network and your access rights (the demo's model comes from python -m al.assets)"
+    )

@@ -1,0 +1,30 @@
+"""Seeds. Every random number of a training comes from (seed, round, purpose, step, …), never from global state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+ORDER, DROPOUT, NOISE, ADAPTER = 101, 102, 103, 104
+
+
+def derive_seed(*parts: int) -> int:
+    """A 63-bit seed out of non-negative integers; another part, an unrelated seed (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def forked_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Run a block with torch's generators of the CPU and of `device` seeded, and put them back as they were afterwards.
+
+    For kernels that take no generator of their own, such as dropout and weight initialisation.
+    """
+    devices = (
+        [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else []
+    )
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

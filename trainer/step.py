@@ -1,0 +1,119 @@
+"""One optimizer step: its packs, their gradients, the update.
+
+A step draws `packs_per_step` packs, sends them through the model in micro-batches of `packs_per_batch` laid end to end,
+and adds up the gradients of
+
+    loss = sum of the step's target NLLs / number of the step's targets
+
+so that the split into micro-batches does not change the step (a mean of means would weigh short micro-batches more,
+transformers #34191). Order, dropout and noise are functions of (seed, round, step, micro-batch).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainer import neftune, optim, schedule
+from trainer.config import TrainConfig
+from trainer.errors import DataError
+from trainer.forward import Batch, Tokens, collate, hidden_states, output_head
+from trainer.loss import target_nll
+from trainer.randomness import DROPOUT, NOISE, derive_seed, forked_rng
+
+
+class Plan(Protocol):
+    """What training needs of trainer.packing.PackPlan: pack p holds members[offsets[p]:offsets[p + 1]]."""
+
+    offsets: np.ndarray
+    members: np.ndarray
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything of a training that stays the same over its steps; `asked_steps` None trains whole epochs."""
+
+    model: torch.nn.Module
+    parameters: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    tokens: Tokens
+    plan: Plan
+    rows: np.ndarray
+    config: TrainConfig
+    seed: int
+    round: int
+    steps: int
+    asked_steps: int | None
+    directory: Path
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss in nats per target, norm of the gradient before clipping, learning rate, and what was trained on. When
+    loss or norm is not finite the model was left as it was."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    target_tokens: int
+    examples: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step could be taken."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def run_step(training: Training, step: int) -> StepResult:
+    """Take step `step` (from 0). Raises DataError when none of its documents has a target."""
+    batches = _batches(training, step)
+    examples, targets = sum(len(b.rows) for b in batches), sum(len(b.labels) for b in batches)
+    if targets == 0:
+        raise DataError(f"step {step + 1}: none of its {examples} documents has a token to train on")
+    total = torch.zeros((), device=training.device)
+    for index, batch in enumerate(batches):
+        total += _accumulate(training, batch.to(training.device), step, index, targets)
+    norm = torch.nn.utils.clip_grad_norm_(training.parameters.values(), training.config.max_grad_norm)
+    loss, grad_norm = torch.stack([total, norm.to(total.dtype)]).tolist()  # the step's only wait for the device
+    rate = optim.learning_rate(step, training.steps, training.config)
+    result = StepResult(loss, grad_norm, rate, sum(len(b.input_ids) for b in batches), targets, examples)
+    if result.finite:
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate
+        training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    return result
+
+
+def _batches(training: Training, step: int) -> list[Batch]:
+    """Micro-batches of a step, on the CPU."""
+    config, plan = training.config, training.plan
+    packs = schedule.packs_of_step(
+        step, len(plan.offsets) - 1, config, seed=training.seed, round=training.round, steps=training.asked_steps
+    )
+    members = [np.asarray(plan.members[plan.offsets[pack] : plan.offsets[pack + 1]]) for pack in packs]
+    groups = [members[i : i + config.packs_per_batch] for i in range(0, len(members), config.packs_per_batch)]
+    return [collate(training.tokens, training.rows[np.concatenate(group)]) for group in groups]
+
+
+def _accumulate(training: Training, batch: Batch, step: int, index: int, targets: int) -> torch.Tensor:
+    """Add the gradient of one micro-batch's share of the step's loss; returns that share."""
+    model, alpha = training.model, training.config.neftune_alpha
+    place = (training.seed, training.round)
+    with forked_rng(derive_seed(*place, DROPOUT, step, index), training.device):
+        embeddings_Td = None
+        if alpha > 0:
+            embeddings_Td = neftune.noisy_embeddings(model, batch, alpha, derive_seed(*place, NOISE, step, index))
+        hidden_Td = hidden_states(model, batch, embeddings_Td)
+        nll_P = target_nll(hidden_Td[batch.predictors], output_head(model), batch.labels)
+        loss = nll_P.sum() / targets
+        if len(batch.labels):
+            loss.backward()
+    return loss.detach()

@@ -1,0 +1,211 @@
+"""Chat templates: conversations to token ids, and which of them are trained on.
+
+The tokens of a response are targets, and so is the token that ends it (without it a model never learns to stop); the
+generation prompt before a response and what follows its end token are not. With ChatML, R marks response tokens, E end tokens:
+
+    <|im_start|> user \\n Hi <|im_end|> \\n <|im_start|> assistant \\n Hello ! <|im_end|> \\n
+                                                                       R   R     E
+
+A token that lies across the border of prompt and response counts as response, so that no character of it is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.errors import DataError, TrainerError
+from trainer.named_templates import NAMED, NamedTemplate, SpecialTokens
+from trainer.rendering import END_OF_TURN, NO_TARGET, RESPONSE, Conversation, Piece, Response, Special, Text, checked
+from trainer.tokenizer_template import TokenizerTemplate
+
+PROBE = [{"role": "user", "content": "Which colour has the sky?"}, {"role": "assistant", "content": "It is blue."}]
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A conversation as tokens: `ids`, and for each its target: 0 not trained on, 1 token of a response, 2 its end token.
+
+    The first token is never a target: nothing predicts it.
+    """
+
+    ids: list[int]
+    targets: list[int]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template bound to a tokenizer. Make one with `ChatTemplate.resolve`.
+
+    `name` is "tokenizer" for the tokenizer's own, else mistral, chatml or plain; `hash` (64 hex digits) changes whenever
+    the same conversation could come out as other text; `tokenizer_name` is where the tokenizer was loaded from.
+    """
+
+    name: str
+    hash: str
+    tokenizer_name: str
+    _source: TokenizerTemplate | NamedTemplate
+    _special: SpecialTokens
+    _backend: Any
+    _added_ids: frozenset[int]
+
+    @classmethod
+    def resolve(cls, tokenizer: Any, name: str = "auto") -> ChatTemplate:
+        """The template `name` for a transformers tokenizer; "auto" is the tokenizer's own where it has one, else mistral.
+
+        Raises TrainerError where the name is unknown, the tokenizer lacks a token that the template needs or is not a
+        fast one, or where a short probe conversation does not come out right (no end token, targets that decode to
+        something else than the response).
+        """
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise TrainerError(f"expected a fast tokenizer (with character offsets), found {type(tokenizer).__name__}")
+        own = name == "auto" and bool(tokenizer.chat_template)
+        name = "mistral" if name == "auto" else name
+        if not own and name not in NAMED:
+            raise TrainerError(f"model.chat_template: expected auto, {', '.join(NAMED)}, found '{name}'")
+        special = SpecialTokens.of(tokenizer)
+        if own:
+            source: TokenizerTemplate | NamedTemplate = TokenizerTemplate(tokenizer, f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}")
+            identity = f"{tokenizer.get_chat_template()}\n{sorted(tokenizer.special_tokens_map.items())}"
+        else:
+            source = NAMED[name]
+            special.require(name, *source.needs)
+            identity = f"{name} {source.version} {special}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        backend = _private_backend(tokenizer, parse_special=own)
+        added = frozenset(tokenizer.added_tokens_decoder)
+        template = cls("tokenizer" if own else name, digest, str(tokenizer.name_or_path), source, special, backend, added)
+        template._prove(tokenizer)
+        return template
+
+    def tokenize(self, messages: Conversation) -> Tokenized:
+        """Tokens and targets of one conversation (role and content of each message; other keys are not used).
+
+        Raises DataError where the template cannot be used for it, naming the turn.
+        """
+        (result,) = self.tokenize_batch([messages])
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def tokenize_batch(self, conversations: Sequence[Conversation]) -> list[Tokenized | DataError]:
+        """Like `tokenize` for many at once, which is several times faster; a conversation that is refused gives its error."""
+        rendered = self._pieces(conversations)
+        texts = [piece.text for pieces in rendered if not isinstance(pieces, DataError) for piece in pieces if isinstance(piece, Text)]
+        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        results: list[Tokenized | DataError] = []
+        for pieces in rendered:
+            if isinstance(pieces, DataError):
+                results.append(pieces)
+                continue
+            encoded = [(piece, next(encodings) if isinstance(piece, Text) else None) for piece in pieces]
+            try:
+                results.append(self._assemble(encoded))
+            except DataError as error:
+                results.append(error)
+        return results
+
+    def render(self, messages: Conversation) -> str:
+        """The conversation as text, for people to read. Raises DataError as `tokenize` does."""
+        (pieces,) = self._pieces([messages])
+        if isinstance(pieces, DataError):
+            raise pieces
+        return "".join(piece.text for piece in pieces)
+
+    def _pieces(self, conversations: Sequence[Conversation]) -> list[Sequence[Piece] | DataError]:
+        results: list[Any] = []
+        for messages in conversations:
+            try:
+                results.append(checked(messages))
+            except ValueError as error:
+                results.append(DataError(str(error)))
+        good = [i for i, messages in enumerate(results) if not isinstance(messages, DataError)]
+        if isinstance(self._source, TokenizerTemplate):
+            for i, text in zip(good, self._source.render_batch([results[i] for i in good]), strict=True):
+                results[i] = text if isinstance(text, DataError) else (text,)
+            return results
+        for i in good:
+            try:
+                results[i] = self._source.write(results[i], self._special)
+            except DataError as error:
+                results[i] = error
+        return results
+
+    def _assemble(self, encoded: Sequence[tuple[Piece, Any]]) -> Tokenized:
+        ids: list[int] = []
+        targets: list[int] = []
+        for piece, encoding in encoded:
+            if isinstance(piece, Special):
+                ids.append(piece.id)
+                targets.append(piece.target)
+                continue
+            piece_ids = encoding.ids
+            ids += piece_ids
+            targets += self._targets(piece, piece_ids, encoding) if piece.responses else [NO_TARGET] * len(piece_ids)
+        if targets:
+            targets[0] = NO_TARGET
+        return Tokenized(ids, targets)
+
+    def _targets(self, piece: Text, ids: list[int], encoding: Any) -> list[int]:
+        targets = [NO_TARGET] * len(ids)
+        for response in piece.responses:
+            first = _token_at(encoding, response.start, len(piece.text), len(ids))
+            ending = len(ids) if response.limit is None else self._end_token(piece, response, ids, encoding)
+            targets[first:ending] = [RESPONSE] * (ending - first)
+            if response.limit is not None:
+                targets[ending] = END_OF_TURN
+        return targets
+
+    def _end_token(self, piece: Text, response: Response, ids: list[int], encoding: Any) -> int:
+        token = _token_at(encoding, response.stop, response.limit, len(ids))
+        if token < len(ids) and encoding.token_to_chars(token)[0] < response.stop:
+            token += 1
+        while token < len(ids) and encoding.token_to_chars(token)[0] < response.limit:
+            if ids[token] in self._added_ids:
+                return token
+            token += 1
+        raise DataError(
+            f"turn {response.turn + 1}: the tokenizer's chat template ends this response with {piece.text[response.stop : response.limit]!r}, "
+            "which holds no special token, so that a model trained on it would never learn to stop. "
+            "Set model.chat_template to mistral, chatml or plain"
+        )
+
+    def _prove(self, tokenizer: Any) -> None:
+        try:
+            tokenized = self.tokenize(PROBE)
+        except DataError as error:
+            raise TrainerError(f"chat template '{self.name}' cannot be used: {error}") from error
+        response = [i for i, target in zip(tokenized.ids, tokenized.targets, strict=True) if target == RESPONSE]
+        found = tokenizer.decode(response, clean_up_tokenization_spaces=False)
+        # A Qwen3-like template lets the model write an empty <think> block first; a tokenizer of a few words knows none of these.
+        if PROBE[1]["content"] not in found and tokenizer.unk_token_id not in response:
+            raise TrainerError(
+                f"chat template '{self.name}': expected targets that decode to {PROBE[1]['content']!r}, found {found!r}. "
+                "Set model.chat_template to another one: mistral, chatml or plain"
+            )
+
+
+def _token_at(encoding: Any, start: int, stop: int, default: int) -> int:
+    """The first token with a character of [start, stop); a normalizer may have left some of them without one."""
+    for position in range(start, stop):
+        token = encoding.char_to_token(position)
+        if token is not None:
+            return token
+    return default
+
+
+def _private_backend(tokenizer: Any, parse_special: bool) -> Any:
+    """A copy of the tokenizer's Rust half that adds and cuts nothing, and sees special tokens in text only if told so.
+
+    The post-processor goes because ByteLevel's trims white space off the offsets.
+    """
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.post_processor = None
+    backend.encode_special_tokens = not parse_special
+    return backend

@@ -1,0 +1,238 @@
+"""The token table: conversations as flat arrays of token ids and targets on disk, written as a stream, read memory-mapped.
+
+Row r is conversation r, in the order they came; its tokens are `ids[offsets[r]:offsets[r + 1]]`. Nothing is dropped without
+being counted: the tokens of row r and `dropped[r]` together are always the whole conversation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from trainer.errors import CheckpointError, DataError
+from trainer.rendering import END_OF_TURN, Conversation
+from trainer.template import ChatTemplate, Tokenized
+from trainer.tokens_config import TokensConfig
+
+OK, SKIPPED, TRUNCATED, NO_TARGET_LEFT = 0, 1, 2, 3
+STATUS_NAMES = {OK: "ok", SKIPPED: "skipped", TRUNCATED: "truncated", NO_TARGET_LEFT: "no_target"}
+BATCH = 1024
+REASONS_KEPT = 20
+_FLAT = {"ids": np.int32, "targets": np.uint8}
+_ROWS = {"offsets": np.int64, "status": np.uint8, "dropped": np.int32, "target_counts": np.int32}
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Tokens of n conversations.
+
+    flat_ids (N,) int32 and flat_targets (N,) uint8 (0 not trained on, 1 token of a response, 2 its end token), row r from
+    offsets[r] to offsets[r + 1], offsets (n+1,) int64; status (n,) uint8: 0 ok, 1 over length and skipped (its row has no
+    tokens), 2 truncated, 3 nothing to train on; dropped (n,) int32 tokens left out; target_counts (n,) int32.
+    """
+
+    flat_ids: np.ndarray
+    flat_targets: np.ndarray
+    offsets: np.ndarray
+    status: np.ndarray
+    dropped: np.ndarray
+    target_counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(n,) int64 tokens of each row."""
+        return np.diff(self.offsets)
+
+    def ids(self, row: int) -> np.ndarray:
+        """(length,) int32 token ids of a row."""
+        return self.flat_ids[self.offsets[row] : self.offsets[row + 1]]
+
+    def targets(self, row: int) -> np.ndarray:
+        """(length,) uint8 targets of a row."""
+        return self.flat_targets[self.offsets[row] : self.offsets[row + 1]]
+
+    @classmethod
+    def open(cls, path: Path) -> TokenTable:
+        """Map what `tokenize_pool` wrote. Raises CheckpointError where files are missing or do not agree in size."""
+        try:
+            arrays = {name: np.load(path / f"{name}.npy", mmap_mode=_mmap_mode(path / f"{name}.npy")) for name in (*_FLAT, *_ROWS)}
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: expected a token table ({', '.join(f'{name}.npy' for name in (*_FLAT, *_ROWS))}): {error}") from error
+        rows, total = len(arrays["offsets"]) - 1, int(arrays["offsets"][-1])
+        sizes = {name: len(array) for name, array in arrays.items()}
+        expected = {"ids": total, "targets": total, "offsets": rows + 1, "status": rows, "dropped": rows, "target_counts": rows}
+        if sizes != expected:
+            raise CheckpointError(f"{path}: the arrays of the token table do not belong together (expected sizes {expected}, found {sizes}); tokenize again")
+        return cls(arrays.pop("ids"), arrays.pop("targets"), **arrays)
+
+    @classmethod
+    def build(cls, tokenized: Sequence[Tokenized]) -> TokenTable:
+        """A table in memory, nothing left out: status is 0, or 3 for a conversation without a target."""
+        rows = [_Row(t, NO_TARGET_LEFT if not any(t.targets) else OK, 0) for t in tokenized]
+        flat_ids, flat_targets = _flat(rows)
+        return cls(flat_ids, flat_targets, **_row_arrays([_columns(rows)]))
+
+
+@dataclass(frozen=True)
+class _Row:
+    tokenized: Tokenized
+    status: int
+    dropped: int
+
+
+def fit(tokenized: Tokenized, config: TokensConfig) -> tuple[Tokenized, int, int]:
+    """Bring a conversation to at most `config.max_length` tokens the way `config.overlength` says.
+
+    Returns what is kept, its status (as in TokenTable) and the number of tokens left out.
+    """
+    ids, targets = tokenized.ids, tokenized.targets
+    keep = len(ids)
+    if len(ids) > config.max_length:
+        keep = {"skip": 0, "truncate": config.max_length, "truncate_turns": _whole_turns(targets, config.max_length)}[config.overlength]
+    kept = tokenized if keep == len(ids) else Tokenized(ids[:keep], targets[:keep])
+    if not any(targets):
+        status = NO_TARGET_LEFT
+    elif keep == 0:
+        status = SKIPPED
+    elif not any(kept.targets):
+        status = NO_TARGET_LEFT
+    else:
+        status = OK if keep == len(ids) else TRUNCATED
+    return kept, status, len(ids) - keep
+
+
+def _whole_turns(targets: list[int], limit: int) -> int:
+    """Length of the longest start within `limit` that ends with a response's end token; 0 if there is none."""
+    return next((i + 1 for i in range(limit - 1, -1, -1) if targets[i] == END_OF_TURN), 0)
+
+
+def tokenize_pool(
+    conversations: Iterable[Conversation],
+    template: ChatTemplate,
+    config: TokensConfig,
+    out: Path,
+    progress: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Tokenize `conversations` into the directory `out`; memory does not grow with their number but for 24 bytes each.
+
+    Writes the arrays of TokenTable as npy files, and tokens.json: counts by status, tokens, target tokens and dropped
+    tokens, the template with its hash, the tokenizer, and the conversations that the template refused. Those have status 3
+    and no tokens; their reasons are counted and the first rows named. `progress` is given conversations done.
+
+    Raises DataError where the template refuses every conversation of the first 1,024: then the template is at fault.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    columns: list[np.ndarray] = []
+    refused: list[tuple[int, str]] = []
+    reasons: Counter[str] = Counter()
+    done = 0
+    with (out / "ids.npy").open("w+b") as ids_file, (out / "targets.npy").open("w+b") as targets_file:
+        streams = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
+        for batch in _batches(conversations, BATCH):
+            rows = []
+            for row, result in enumerate(template.tokenize_batch(batch), start=done):
+                if isinstance(result, DataError):
+                    reasons[str(result)] += 1
+                    refused += [(row, str(result))] if len(refused) < REASONS_KEPT else []
+                    result = Tokenized([], [])
+                rows.append(_Row(*fit(result, config)))
+            if done == 0 and reasons.total() == len(batch):
+                raise DataError(f"the chat template refuses all of the first {len(batch)} conversations, the first because: {refused[0][1]}")
+            for stream, array in zip(streams, _flat(rows), strict=True):
+                stream.append(array)
+            columns.append(_columns(rows))
+            done += len(batch)
+            progress(len(batch))
+        for stream in streams:
+            stream.close()
+    arrays = _row_arrays(columns)
+    for name, array in arrays.items():
+        np.save(out / f"{name}.npy", array)
+    facts = {**_facts(arrays, template, config), "refused": _refusals(reasons, refused)}
+    (out / "tokens.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _facts(arrays: dict[str, np.ndarray], template: ChatTemplate, config: TokensConfig) -> dict[str, Any]:
+    counts = np.bincount(arrays["status"], minlength=len(STATUS_NAMES)).tolist()
+    return {
+        "conversations": len(arrays["status"]),
+        "status": {name: counts[code] for code, name in STATUS_NAMES.items()},
+        "tokens": int(arrays["offsets"][-1]),
+        "target_tokens": int(arrays["target_counts"].sum()),
+        "dropped_tokens": int(arrays["dropped"].sum()),
+        "template": template.name,
+        "template_hash": template.hash,
+        "tokenizer": template.tokenizer_name,
+        **config.model_dump(),
+    }
+
+
+def _refusals(reasons: Counter[str], refused: list[tuple[int, str]]) -> dict[str, Any]:
+    first = [{"row": row, "reason": reason} for row, reason in refused]
+    return {"count": reasons.total(), "reasons": dict(reasons.most_common(REASONS_KEPT)), "first": first}
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _flat(rows: Sequence[_Row]) -> tuple[np.ndarray, np.ndarray]:
+    """ids and targets of the rows end to end."""
+    ids = [token for row in rows for token in row.tokenized.ids]
+    targets = [target for row in rows for target in row.tokenized.targets]
+    return np.array(ids, dtype=_FLAT["ids"]), np.array(targets, dtype=_FLAT["targets"])
+
+
+def _columns(rows: Sequence[_Row]) -> np.ndarray:
+    """(4, rows) int32: length, status, dropped, target count."""
+    values = [(len(row.tokenized.ids), row.status, row.dropped, sum(t > 0 for t in row.tokenized.targets)) for row in rows]
+    return np.array(values, dtype=np.int32).reshape(-1, 4).T
+
+
+def _row_arrays(columns: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    length, status, dropped, targets = np.concatenate([np.empty((4, 0), np.int32), *columns], axis=1)
+    offsets = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
+    arrays = {"offsets": offsets, "status": status, "dropped": dropped, "target_counts": targets}
+    return {name: array.astype(_ROWS[name]) for name, array in arrays.items()}
+
+
+def _mmap_mode(path: Path) -> str | None:
+    """Arrays of no elements cannot be mapped; the file is then nothing but the header (128 bytes at most)."""
+    return "r" if path.stat().st_size > 128 else None
+
+
+class _NpyStream:
+    """A one-dimensional npy file of a length that is known only at the end.
+
+    numpy leaves room in the header for the length to grow (numpy.lib.format, GROWTH_AXIS_MAX_DIGITS), so that the header
+    written last covers the first exactly.
+    """
+
+    def __init__(self, file: BinaryIO, dtype: type[np.generic]) -> None:
+        self.file, self.dtype, self.length = file, np.dtype(dtype), 0
+        self._header()
+
+    def _header(self) -> None:
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, array: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(array, dtype=self.dtype).tobytes())
+        self.length += len(array)
+
+    def close(self) -> None:
+        self.file.seek(0)
+        self._header()
