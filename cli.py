@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,7 @@ def _emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors a user can act on print one message and exit with their code, without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _quiet_libraries("--debug" in arguments)
     try:
         cli.main(arguments, prog_name="cli.py", standalone_mode=False)
     except click.exceptions.Abort:
@@ -217,6 +220,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         hint = " Run the same command again, or `resume`, to continue." if code == 130 else ""
         _fail(arguments, f"{_message(error)}{hint}", code)
+
+
+def _quiet_libraries(debug: bool) -> None:
+    """Leave the terminal to our own progress: the libraries' bars and deprecation notices show with --debug only."""
+    if debug:
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.simplefilter("ignore", FutureWarning)
 
 
 def _exit_code_of_foreign(error: Exception) -> int | None:

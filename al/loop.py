@@ -44,7 +44,7 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     done = RoundArtifacts(session, number)
 
-    prepared = prepare(session)
+    prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
     previous = rounds.recorded(run, number - 1, "train") if number > 1 else None

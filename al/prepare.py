@@ -21,8 +21,9 @@ from al.pool.identity import check_same_pool, describe_sources
 from al.pool.sources import Source, find_sources
 from al.pool.store import Pool
 from al.session import Session, local_identity
+from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
 
-POOL, DEV, TEST, SHADOW = 0, 1, 2, 3
+SIDES = {"pool": POOL, "dev": DEV, "test": TEST, "shadow": SHADOW}
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Prepared(Tokenized):
     clusters: Artifact
 
 
-def prepare(session: Session) -> Prepared:
-    """Bring the newest pool version through every pool stage."""
+def prepare(session: Session, number: int) -> Prepared:
+    """Bring the newest pool version through every pool stage, for round `number`."""
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
     embeddings = embed(session, pool)
     groups = group(session, pool, tokens, embeddings)
-    split = hold_out(session, pool, tokens, embeddings, groups)
+    split = hold_out(session, pool, tokens, embeddings, groups, number)
     clusters = cluster(session, pool, embeddings)
     return Prepared(version, pool, tokens, split, embeddings, groups, clusters)
 
@@ -157,21 +158,37 @@ def load_embeddings(artifact: Artifact) -> np.ndarray:
 
 
 def group(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact) -> Artifact:
-    """Near-duplicate groups: one representative each, preferring examples that can be trained on."""
+    """Near-duplicate groups: one representative each, preferring examples that can be trained on, then those of the earliest pool
+    version, so that a new near-duplicate of a trained example never stands for it."""
     config = session.config.dedup
 
     def build(out: Path, scratch: Path) -> None:
         from selection.dedup import near_duplicate_groups
 
-        preference = np.where(trainable(pool, tokens), 0, 1)
+        age = _first_version(session, pool)
+        preference = np.where(trainable(pool, tokens), age, age.max() + 1)
         with session.progress("near-duplicates", len(preference), "examples") as progress:
-            groups = near_duplicate_groups(load_embeddings(embeddings), preference, config.threshold, config.neighbours)
-            progress(len(preference))
+            groups = near_duplicate_groups(load_embeddings(embeddings), preference, config.threshold, config.neighbours, progress)
         table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
         pq.write_table(table, out / "groups.parquet")
 
     return session.run.stage("groups", version=1, inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings},
                              params=config.model_dump(mode="json"), build=build, label="near-duplicates")
+
+
+def _first_version(session: Session, pool: Artifact) -> np.ndarray:
+    """(n,) int: 0 for examples of the pool's first version, 1 for those that the second one added, and so on."""
+    chain = [pool]
+    while (parent := chain[-1].manifest["inputs"].get("previous")) is not None:
+        older = session.run.find("pool", parent)
+        if older is None:
+            break
+        chain.append(older)
+    keys = Pool.open(pool.path).keys
+    age = np.zeros(len(keys), dtype=np.int64)
+    for version in reversed(chain[1:]):
+        age += ~np.isin(keys, Pool.open(version.path).keys)
+    return age
 
 
 def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
@@ -182,11 +199,17 @@ def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
     return Pool.open(pool.path).labelled & ((status == 0) | (status == 2))
 
 
-def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact) -> Artifact:
-    """Dev and test, stratified by source, whole near-duplicate groups on one side; pool examples near a held-out one are
-    shadowed. A grown pool keeps the earlier dev and test members."""
+def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact, number: int) -> Artifact:
+    """Dev and test, stratified by source, whole near-duplicate groups on one side; pool examples near a held-out one are shadowed.
+
+    Later rounds keep the sides of the round before: what was not held out then may have been trained on since.
+    """
     config = session.config.holdout
-    previous = _previous_split(session, pool, config.model_dump(mode="json"))
+    previous = rounds.recorded(session.run, number - 1, "split")
+    inputs = {"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups}
+    params = {"holdout": config.model_dump(mode="json"), "seed": session.config.seed}
+    if previous is not None and _made_from(previous, inputs, params):
+        return previous
 
     def build(out: Path, scratch: Path) -> None:
         from selection.holdout import hold_out as split_rows
@@ -199,29 +222,24 @@ def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Art
         split = _shadow(split, load_embeddings(embeddings), session.config.dedup.threshold)
         np.save(out / "split.npy", split)
         np.save(out / "keys.npy", reader.keys)
-        counts = {name: int((split == code).sum()) for name, code in (("pool", POOL), ("dev", DEV), ("test", TEST), ("shadow", SHADOW))}
-        write_json(out / "split.json", counts)
+        write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
-    return session.run.stage("split", version=1, params={"holdout": config.model_dump(mode="json"), "seed": session.config.seed},
-                             inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups, "previous": previous},
-                             build=build, label="hold out")
+    return session.run.stage("split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out")
 
 
-def _previous_split(session: Session, pool: Artifact, holdout: dict[str, Any]) -> Artifact | None:
-    """The split of the pool version this one grew from, if it was made with the same holdout section."""
-    parent = pool.manifest["inputs"].get("previous")
-    for artifact in session.run.published("split") if parent else []:
-        if artifact.manifest["inputs"]["pool"] == parent and artifact.manifest["params"]["holdout"] == holdout:
-            return artifact
-    return None
+def _made_from(artifact: Artifact, inputs: dict[str, Artifact], params: dict[str, Any]) -> bool:
+    """Whether `artifact` was made from just these, whatever it followed."""
+    made = {role: key for role, key in artifact.manifest["inputs"].items() if role != "previous"}
+    return made == {role: source.fingerprint for role, source in inputs.items()} and artifact.manifest["params"] == params
 
 
 def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | None:
+    """The side that the `previous` split gave each key, NEW where it did not know it."""
     if previous is None:
         return None
     old_keys, old_split = np.load(previous.path / "keys.npy"), np.load(previous.path / "split.npy")
     at = np.minimum(np.searchsorted(old_keys, keys), len(old_keys) - 1)
-    return np.where(old_keys[at] == keys, old_split[at], POOL).astype(np.int8)
+    return np.where(old_keys[at] == keys, old_split[at], NEW).astype(np.int8)
 
 
 def _shadow(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> np.ndarray:

@@ -68,7 +68,7 @@ def _device(session: Session) -> str:
 
     import torch
 
-    device = resolve_device(session.config.model.device)
+    device = resolve_device(session.config.model)
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 

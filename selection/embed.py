@@ -1,0 +1,93 @@
+"""Texts → unit vectors, with sentence-transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from selection.config import EmbedConfig
+from selection.errors import SelectionError
+from selection.vectors import unit
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+CHUNK = 4096
+"""Texts tokenized at a time to learn their lengths."""
+
+
+def load_embedder(config: EmbedConfig) -> SentenceTransformer:
+    """The embedder that `config` names, on its device and in its dtype.
+
+    Raises:
+        SelectionError: there is no such model, or it cannot be read.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if _wants_bfloat16(config, device) else torch.float32
+    try:
+        return SentenceTransformer(config.model, device=device, revision=config.revision, trust_remote_code=False, model_kwargs={"dtype": dtype})
+    except (OSError, ValueError) as error:
+        raise SelectionError(f"embed.model: {config.model} cannot be loaded as a sentence-transformers model: {error}") from error
+
+
+def _wants_bfloat16(config: EmbedConfig, device: str) -> bool:
+    import torch
+
+    if config.dtype != "auto":
+        return config.dtype == "bfloat16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def embed_texts(
+    texts: Sequence[str],
+    config: EmbedConfig,
+    out: np.ndarray,
+    progress: Callable[[int], None] = lambda n: None,
+    embedder: SentenceTransformer | None = None,
+) -> None:
+    """Embed `texts` into `out`, longest first, so that a batch holds texts of about the same length and memory peaks at once.
+
+    Args:
+        texts: n texts; what exceeds the embedder's maximum length is cut off by it.
+        out: (n, d) float16 array to fill with unit vectors.
+        progress: called with the number of texts just done.
+    """
+    embedder = embedder or load_embedder(config)
+    order = np.argsort(-_character_lengths(texts), kind="stable")
+    for start in range(0, len(order), CHUNK):
+        rows = order[start : start + CHUNK]
+        chunk = [texts[int(row)] for row in rows]
+        for batch in _batches(_token_lengths(embedder, chunk), config.batch_tokens):
+            vectors = embedder.encode([chunk[i] for i in batch], batch_size=len(batch), convert_to_numpy=True, show_progress_bar=False)
+            out[rows[batch]] = unit(vectors)
+            progress(len(batch))
+
+
+def _character_lengths(texts: Sequence[str]) -> np.ndarray:
+    if hasattr(texts, "lengths"):
+        return texts.lengths()
+    return np.array([len(text) for text in texts], dtype=np.int64)
+
+
+def _token_lengths(embedder: SentenceTransformer, texts: list[str]) -> np.ndarray:
+    encoded = embedder.tokenizer(texts, truncation=True, max_length=embedder.max_seq_length, padding=False, return_attention_mask=False)
+    return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
+
+
+def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Indices of texts in batches of at most `batch_tokens` tokens, padding included (one longer text is a batch by itself)."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, batch_tokens // max(int(lengths[order[start]]), 1))
+        yield order[start : start + count]
+        start += count
