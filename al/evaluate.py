@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
 from al.metrics import METRICS, Measured, metrics, paired_bootstrap
-from al.prepare import DEV, TEST, Tokenized
+from al.prepare import Tokenized
 from al.session import Session
+from selection.holdout import DEV, TEST
 
 END_OF_TURN = 2
 """Target code of a response's end token in a token table."""

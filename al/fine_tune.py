@@ -11,7 +11,8 @@ from al import stages
 from al.artifacts import Artifact, write_json
 from al.evaluate import compare, evaluate
 from al.pool.store import Pool
-from al.prepare import DEV, POOL, TEST, Tokenized, pool_version, tokenize, trainable
+from al.prepare import SIDES, Tokenized, check_trainable, pool_version, tokenize, trainable
+from selection.holdout import POOL, TEST
 from al.session import Session
 
 
@@ -21,8 +22,10 @@ def fine_tune(session: Session) -> dict[str, Any]:
     Returns:
         {"examples", "training", "evaluation", "adapter"}.
     """
+    session.check_machine()
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
+    check_trainable(session, pool, tokens)
     data = Tokenized(version, pool, tokens, split_plainly(session, pool, tokens))
     usable = trainable(pool, tokens) & (np.load(data.split.path / "split.npy") == POOL)
     packs = stages.pack(session, data, np.flatnonzero(usable), stages.SELECTED)
@@ -44,7 +47,7 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifac
         split = hold_out(reader.keys, reader.sources, np.arange(len(reader)), trainable(pool, tokens), config.dev, config.test,
                          session.config.seed, None)
         np.save(out / "split.npy", split)
-        write_json(out / "split.json", {"pool": int((split == POOL).sum()), "dev": int((split == DEV).sum()), "test": int((split == TEST).sum())})
+        write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
     return session.run.stage("plain_split", version=1, inputs={"pool": pool, "tokens": tokens}, build=build, label="hold out",
                              params={"holdout": config.model_dump(mode="json"), "seed": session.config.seed})

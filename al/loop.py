@@ -41,6 +41,7 @@ class RoundArtifacts:
 def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str, Any]:
     """Run round `number`, or what is left of it, and return its summary."""
     run, config = session.run, session.config
+    session.check_machine()
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     done = RoundArtifacts(session, number)
 

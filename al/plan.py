@@ -62,7 +62,7 @@ def estimate(config: Config, request: BudgetRequest, pool: PoolEstimate, shape: 
         "memory_gib": {name: round(value / GIB, 3) for name, value in memory.items()}, "peak_gib": round(sum(memory.values()) / GIB, 2),
         "device": {"kind": machine.kind, "matmul_tflops": round(machine.flops / 1e12, 2), "memory_gib": round(machine.memory_gib, 1)},
         "tokens_per_s": round(speed, 1), "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "total_seconds": round(sum(seconds.values()), 1), "disk_gib": round(_disk(config, pool, shape) / GIB, 3)}
+        "total_seconds": round(sum(seconds.values()), 1), "disk_gib": round(_disk(config, pool, shape) / GIB, 6)}
     return {**document, "warnings": _warnings(document, request, pool)}
 
 

@@ -53,6 +53,7 @@ def prepare(session: Session, number: int) -> Prepared:
     """Bring the newest pool version through every pool stage, for round `number`."""
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
+    check_trainable(session, pool, tokens)
     embeddings = embed(session, pool)
     groups = group(session, pool, tokens, embeddings)
     split = hold_out(session, pool, tokens, embeddings, groups, number)
@@ -197,6 +198,23 @@ def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
 
     status = TokenTable.open(tokens.path).status
     return Pool.open(pool.path).labelled & ((status == 0) | (status == 2))
+
+
+def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
+    """Stop before the costly stages if there is nothing to train on.
+
+    Raises:
+        DataError: with the counts that say why.
+    """
+    from trainer.tokens import TokenTable
+
+    if trainable(pool, tokens).any():
+        return
+    status, labelled = np.asarray(TokenTable.open(tokens.path).status), Pool.open(pool.path).labelled
+    long, empty = int((labelled & (status == 1)).sum()), int((labelled & (status == 3)).sum())
+    raise DataError(f"none of the {len(labelled):,} examples can be trained on: {int((~labelled).sum()):,} have no response, {long:,} are longer than "
+                    f"tokens.max_length ({session.config.tokens.max_length}), {empty:,} have an empty response. Import examples with responses, "
+                    "or raise tokens.max_length.")
 
 
 def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact, number: int) -> Artifact:

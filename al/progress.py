@@ -82,7 +82,7 @@ class Progress:
 
     def _speak(self) -> None:
         moment = time.monotonic()
-        if moment - self._spoken < LINE_EVERY_SECONDS or self.done >= self.total:
+        if moment - self._spoken < LINE_EVERY_SECONDS or not 0 < self.done < self.total:
             return
         self._spoken = moment
         rate = self.done / max(moment - self._started, 1e-9)

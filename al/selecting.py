@@ -15,9 +15,10 @@ from al import rounds, stages
 from al.artifacts import Artifact, write_json
 from al.errors import DataError
 from al.pool.store import Pool
-from al.prepare import DEV, SHADOW, TEST, Prepared
+from al.prepare import Prepared
 from al.session import Session
 from al.stages import CONTROL, SELECTED, Lineage
+from selection.holdout import DEV, SHADOW, TEST
 
 OUTCOMES = ("selectable", "selected", "quota_full", "no_quota", "tail_cut", "unlabelled", "over_length", "no_target", "held_out_dev",
             "held_out_test", "near_duplicate_of_holdout", "near_duplicate", "trained")

@@ -30,6 +30,12 @@ class Session:
         """A progress bar in this session's manner (silent when `quiet`)."""
         return Progress(title, total, unit, quiet=self.quiet)
 
+    def check_machine(self) -> None:
+        """Fail now, before any stage runs, if the config's device is not there. Raises trainer.errors.MachineError."""
+        from trainer.model import resolve_device
+
+        resolve_device(self.config.model)
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""

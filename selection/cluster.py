@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -32,9 +33,9 @@ class Clusters:
     quality: dict[str, float | int | None]
 
 
-def choose_k(n: int) -> int:
-    """Clusters for n examples when none are asked for: n^0.6 / 2, between 1 and 4,096."""
-    return int(min(max(1, n**0.6 / 2), MAX_CLUSTERS, n))
+def choose_k(k: int | Literal["auto"], n: int) -> int:
+    """`k`, or for auto a number of clusters that suits n examples: n^0.6 / 2, between 1 and 4,096."""
+    return k if k != "auto" else int(min(max(1, n**0.6 / 2), MAX_CLUSTERS))
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
@@ -49,7 +50,7 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
     import faiss
 
     n, d = embeddings.shape
-    k = choose_k(n) if config.k == "auto" else config.k
+    k = choose_k(config.k, n)
     if k > n:
         raise SelectionError(f"cluster.k: {k} clusters asked for, but the pool has {n} examples. Lower it, or set it to auto.")
     rng = np.random.default_rng([seed, CLUSTER])

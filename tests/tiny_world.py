@@ -85,7 +85,7 @@ def _write_llama(directory: Path, vocabulary: int) -> None:
 def _write_embedder(directory: Path, texts: list[str]) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 

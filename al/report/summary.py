@@ -17,11 +17,12 @@ from al.artifacts import Artifact
 from al.budget import BudgetRequest
 from al.config import difference
 from al.evaluate import compare
-from al.prepare import DEV, TEST, Prepared
+from al.prepare import Prepared
 from al.report.shown import shown_examples
 from al.selecting import OUTCOMES
 from al.session import Session
 from al.store import now, versions
+from selection.holdout import DEV, TEST
 
 SCHEMA = 1
 MAP_POINTS = 5_000
