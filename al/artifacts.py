@@ -117,7 +117,7 @@ def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
     if not path.is_file() or sha256_file(path) != expected_sha256:
         raise RunStateError(
             f"{directory}: this artifact was published, but its manifest is missing or changed. Restore the directory from a "
-            f"backup, or run `python cli.py doctor --run DIR --drop-damaged` to forget it and make it again."
+            f"backup, or run `python cli.py doctor --run DIR --drop-damaged` to forget it, then `resume` to make it again."
         )
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from al import rounds
 from al.cache import cache_dir
 from al.store import Run, versions
 from al.workflow import Options
@@ -18,20 +19,20 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     """Facts about the machine and, when a run is named, damage in it.
 
     Returns:
-        {"facts": {...}, "problems": [text], "exit_code": 0, 4 or 5, "dropped": [stage/fingerprint]}.
+        {"facts": {...}, "problems": [text], "exit_code": 0, 4 or 5, "dropped": [stage/fingerprint], "reopened": [round]}.
     """
     facts, problems = _machine(), []
     free = facts["free disk GiB"]
     if free < LEAST_FREE_GIB:
         problems.append(f"only {free:.1f} GiB of disk are free here; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
     problems += [f"{name} is not installed; run `make test` or pip install -r requirements.txt" for name, v in facts["versions"].items() if v == "absent"]
-    code, dropped = (4 if problems else 0), []
+    code, dropped, reopened = (4 if problems else 0), [], []
     if options.run_path is not None:
-        damaged, dropped = _examine_run(options.run_path, drop_damaged)
+        damaged, dropped, reopened = _examine_run(options.run_path, drop_damaged)
         facts["run"] = str(options.run_path)
         problems += [] if drop_damaged else damaged
         code = 5 if damaged and not drop_damaged else code
-    return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped}
+    return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}
 
 
 def _machine() -> dict[str, Any]:
@@ -52,20 +53,24 @@ def _machine() -> dict[str, Any]:
     return facts
 
 
-def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str]]:
+def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int]]:
+    """What is damaged, what was dropped, and the rounds that must make it again."""
+    reopened: set[int] = set()
     with Run.create_or_open(path) if drop else Run.read(path) as run:
         damaged = run.verify()
         if drop:
             for stage, key in damaged:
+                reopened |= set(rounds.reopen(run, stage, key))
                 run.forget(stage, key)
     lines = [f"{stage}/{key}: {problem}" for (stage, key), problems in damaged.items() for problem in problems]
-    return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else []
+    return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
 
 
 def describe(document: dict[str, Any]) -> str:
     """Findings for the terminal."""
     lines = [f"{name:<16} {value}" for name, value in document["facts"].items() if name != "versions"]
     lines += [f"{name:<22} {value}" for name, value in document["facts"]["versions"].items()]
-    lines += [f"dropped {name}: the next round makes it again" for name in document["dropped"]]
+    lines += [f"dropped {name}" for name in document["dropped"]]
+    lines += [f"round {number} is open again: `resume` makes what is missing" for number in document["reopened"]]
     lines += [f"problem: {problem}" for problem in document["problems"]] or ["no problem found"]
     return "\n".join(lines)

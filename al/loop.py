@@ -48,7 +48,7 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
-    previous = rounds.recorded(run, number - 1, "train") if number > 1 else None
+    previous = rounds.required(run, number - 1, "train") if number > 1 else None
 
     amount = resolve_budget(session, prepared, budget, done)
     candidates = selecting.candidates(session, prepared, number)
@@ -86,15 +86,14 @@ def _train_lineage(session: Session, prepared: Prepared, selection: Artifact, li
 
 
 def next_round_number(session: Session) -> int:
-    """The unfinished round's number, or that of a new one."""
-    last = rounds.last_round(session.run)
-    if last is None:
-        return 1
-    return last.number if last.state == "open" else last.number + 1
+    """The first unfinished round's number, or that of a new one."""
+    unfinished, last = rounds.unfinished_round(session.run), rounds.last_round(session.run)
+    if unfinished is not None:
+        return unfinished.number
+    return last.number + 1 if last is not None else 1
 
 
 def gained(summary: dict[str, Any]) -> bool:
     """Whether this round's dev loss fell significantly below the round before (95% interval of macro NLL below zero)."""
     difference = summary["dev"]["differences"].get("selected - previous") or summary["dev"]["differences"]["selected - base"]
     return bool(difference["macro_nll"]["high"] < 0)
-

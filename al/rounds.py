@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from al.artifacts import Artifact
+from al.errors import RunStateError
 from al.store import Run, now
 
 
@@ -34,6 +35,11 @@ def last_round(run: Run) -> Round | None:
     return rounds[-1] if rounds else None
 
 
+def unfinished_round(run: Run) -> Round | None:
+    """The earliest round that is not done, or None."""
+    return next((entry for entry in all_rounds(run) if entry.state == "open"), None)
+
+
 def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> None:
     """Record that round `number` is under way with this budget and config; called again, it replaces both."""
     run.db.execute(
@@ -46,6 +52,14 @@ def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> No
 def finish_round(run: Run, number: int) -> None:
     """Mark the round as done: its report is published."""
     run.db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
+
+
+def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
+    """Mark the rounds that used an artifact as not done, so that it is made again; their numbers."""
+    used = "SELECT round FROM round_artifacts WHERE stage = ? AND fingerprint = ?"
+    numbers = [number for (number,) in run.db.execute(used, (stage, fingerprint)).fetchall()]
+    run.db.executemany("UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers])
+    return sorted(set(numbers))
 
 
 def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
@@ -61,6 +75,18 @@ def recorded(run: Run, number: int, role: str) -> Artifact | None:
         "SELECT stage, fingerprint FROM round_artifacts WHERE round = ? AND role = ?", (number, role)
     ).fetchone()
     return run.find(*row) if row else None
+
+
+def required(run: Run, number: int, role: str) -> Artifact:
+    """As `recorded`, for what must be there.
+
+    Raises:
+        RunStateError: the round has no such artifact (any more).
+    """
+    artifact = recorded(run, number, role)
+    if artifact is None:
+        raise RunStateError(f"{run.path}: round {number} has no `{role}` any more. `python cli.py resume --run {run.path}` makes it again.")
+    return artifact
 
 
 def roles(run: Run, number: int) -> dict[str, Artifact]:

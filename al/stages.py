@@ -160,7 +160,6 @@ def _run_training(session: Session, model: Any, prepared: Tokenized, packs: Arti
             append_curve(curve, metrics)
             session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
             progress.note = f", loss {metrics['loss']:.3f}, {metrics['tokens_per_s']:,.0f} tokens/s"
-            failpoint("train.step")
             progress.advance_to(metrics["step"])
 
         return train(model, TokenTable.open(prepared.tokens.path), plan, np.load(packs.path / "rows.npy"), session.config.train,

@@ -76,10 +76,10 @@ def run_next_round(options: Options, budget: str) -> dict[str, Any]:
 
 def _announce(session: Any, number: int, budget: str) -> None:
     """Say which round runs, and what of its config changed since it was started."""
-    last = rounds.last_round(session.run)
+    last = rounds.unfinished_round(session.run)
     if session.quiet:
         return
-    if last is None or last.state == "done":
+    if last is None:
         print(f"round {number} in {session.run.path}, budget {budget}", flush=True)
         return
     print(f"continuing round {number} in {session.run.path}, started {last.started}, budget {budget}", flush=True)
@@ -120,9 +120,10 @@ def resume(options: Options) -> dict[str, Any]:
     Run.read(path).close()
     stop_on_signals()
     with Run.create_or_open(path) as run:
-        last = rounds.last_round(run)
-        if last is None or last.state == "done":
-            done = "no round was started" if last is None else f"round {last.number} is finished"
+        last = rounds.unfinished_round(run)
+        if last is None:
+            newest = rounds.last_round(run)
+            done = "no round was started" if newest is None else f"round {newest.number} is finished"
             raise RunStateError(f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one.")
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
         _announce(session, last.number, last.budget)

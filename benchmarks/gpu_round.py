@@ -47,7 +47,7 @@ def write_config(path: Path, model: Path, embedder: Path, pool: list[str], devic
     from al.config import CONFIG_DIR
 
     values = {"extends": str(CONFIG_DIR / "mistral-7b.yaml"), "pool": {"files": pool, "hub": []}, "model": {"name": str(model), "device": device},
-              "embed": {"model": str(embedder)}, "holdout": {"dev": 40, "test": 80}, "cluster": {"k": 16}, "score": {"sample_per_cluster": 8}}
+              "embed": {"model": str(embedder)}, "holdout": {"dev": 40, "test": 80}, "dedup": {"threshold": 0.9999}, "cluster": {"k": 16}, "score": {"sample_per_cluster": 8}}
     for section, entries in overrides.items():
         values[section] = {**values.get(section, {}), **entries}
     path.write_text(yaml.safe_dump(values))

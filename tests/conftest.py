@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import child_process  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ def winnow(*arguments: object) -> Result:
 
 
 def winnow_child(*arguments: object, **environment: str) -> Result:
-    """Run the command line as a real child process, which may be killed."""
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}, check=False)
-    return Result(done.returncode, done.stdout, done.stderr)
+    """Run the command line as a real child process, which may be killed; the code is negative then, as of `subprocess`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        child = child_process.start([str(argument) for argument in arguments], environment, out, err)
+        child.join(timeout=300)
+        return Result(child.exitcode, out.read_text(), err.read_text())
 
 
 @pytest.fixture(scope="session")

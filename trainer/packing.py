@@ -55,7 +55,12 @@ class PackPlan:
         directory.mkdir(parents=True, exist_ok=True)
         np.save(directory / "offsets.npy", self.offsets)
         np.save(directory / "members.npy", self.members)
-        facts = {"capacity": self.capacity, "total_tokens": self.total_tokens, "documents": len(self.members), "packs": len(self)}
+        facts = {
+            "capacity": self.capacity,
+            "total_tokens": self.total_tokens,
+            "documents": len(self.members),
+            "packs": len(self),
+        }
         (directory / "packs.json").write_text(json.dumps({**facts, "efficiency": self.efficiency}, indent=2) + "\n")
 
     @classmethod
@@ -67,9 +72,13 @@ class PackPlan:
             plan = cls(offsets, members, facts["capacity"], facts["total_tokens"])
             sound = len(plan) == facts["packs"] and len(members) == facts["documents"] == offsets[-1]
         except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{directory}: expected a pack plan (packs.json, offsets.npy, members.npy): {error}") from error
+            raise CheckpointError(
+                f"{directory}: expected a pack plan (packs.json, offsets.npy, members.npy): {error}"
+            ) from error
         if not sound:
-            raise CheckpointError(f"{directory}: packs.json and the arrays beside it do not belong together; pack again")
+            raise CheckpointError(
+                f"{directory}: packs.json and the arrays beside it do not belong together; pack again"
+            )
         return plan
 
 

@@ -67,7 +67,9 @@ class ChatTemplate:
             raise TrainerError(f"model.chat_template: expected auto, {', '.join(NAMED)}, found '{name}'")
         special = SpecialTokens.of(tokenizer)
         if own:
-            source: TokenizerTemplate | NamedTemplate = TokenizerTemplate(tokenizer, f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}")
+            source: TokenizerTemplate | NamedTemplate = TokenizerTemplate(
+                tokenizer, f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
+            )
             identity = f"{tokenizer.get_chat_template()}\n{sorted(tokenizer.special_tokens_map.items())}"
         else:
             source = NAMED[name]
@@ -76,7 +78,9 @@ class ChatTemplate:
         digest = hashlib.sha256(identity.encode()).hexdigest()
         backend = _private_backend(tokenizer, parse_special=own)
         added = frozenset(tokenizer.added_tokens_decoder)
-        template = cls("tokenizer" if own else name, digest, str(tokenizer.name_or_path), source, special, backend, added)
+        template = cls(
+            "tokenizer" if own else name, digest, str(tokenizer.name_or_path), source, special, backend, added
+        )
         template._prove(tokenizer)
         return template
 
@@ -93,7 +97,13 @@ class ChatTemplate:
     def tokenize_batch(self, conversations: Sequence[Conversation]) -> list[Tokenized | DataError]:
         """Like `tokenize` for many at once, which is several times faster; a conversation that is refused gives its error."""
         rendered = self._pieces(conversations)
-        texts = [piece.text for pieces in rendered if not isinstance(pieces, DataError) for piece in pieces if isinstance(piece, Text)]
+        texts = [
+            piece.text
+            for pieces in rendered
+            if not isinstance(pieces, DataError)
+            for piece in pieces
+            if isinstance(piece, Text)
+        ]
         encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
         results: list[Tokenized | DataError] = []
         for pieces in rendered:

@@ -50,7 +50,10 @@ class TokenizerTemplate:
             texts: list[str | DataError] = list(self._render(conversations))
         except (TemplateError, TypeError):
             texts = [self._render_one(messages) for messages in conversations]
-        return [self._locate(text, messages) if isinstance(text, str) else text for text, messages in zip(texts, conversations, strict=True)]
+        return [
+            self._locate(text, messages) if isinstance(text, str) else text
+            for text, messages in zip(texts, conversations, strict=True)
+        ]
 
     def _render(self, conversations: Sequence[Messages], prompt: bool = False) -> list[str]:
         return self.tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
@@ -100,8 +103,8 @@ class TokenizerTemplate:
             return None
         try:
             (with_prompt,), (without,) = self._render([messages], prompt=True), self._render([messages])
-        except (TemplateError, TypeError):  # a template may refuse a conversation that stops here; then nothing is known
-            return None
+        except (TemplateError, TypeError):
+            return None  # a template may refuse a conversation that stops here; then nothing is known
         return len(with_prompt) if with_prompt != without and text.startswith(with_prompt) else None
 
     def _search(self, text: str, messages: Messages) -> tuple[Response, ...]:
@@ -116,9 +119,13 @@ class TokenizerTemplate:
                 if found >= 0:
                     break
             else:
-                raise DataError(f"{self.name} drops, changes or reorders turn {turn + 1} ({role}): {message['content']!r:.60}")
+                raise DataError(
+                    f"{self.name} drops, changes or reorders turn {turn + 1} ({role}): {message['content']!r:.60}"
+                )
             if role == "assistant" and not _unmistakable(content, text[position:], messages[turn:]):
-                raise DataError(f"{self.name}: turn {turn + 1} ({role}) cannot be told from the text around it: {content!r:.60}")
+                raise DataError(
+                    f"{self.name}: turn {turn + 1} ({role}) cannot be told from the text around it: {content!r:.60}"
+                )
             position = found + len(content)
             spans.append((found, position))
         borders = [*(start for start, _ in spans[1:]), len(text)]
@@ -154,7 +161,14 @@ def _variants(content: str) -> tuple[str, ...]:
     """The content, and what templates leave of it that trim white space."""
     if content == content.strip():
         return (content,)
-    trimmed = (content.strip(), content.lstrip(), content.rstrip(), content.strip("\n"), content.lstrip("\n"), content.rstrip("\n"))
+    trimmed = (
+        content.strip(),
+        content.lstrip(),
+        content.rstrip(),
+        content.strip("\n"),
+        content.lstrip("\n"),
+        content.rstrip("\n"),
+    )
     return tuple(dict.fromkeys((content, *trimmed)))
 
 

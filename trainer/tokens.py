@@ -66,14 +66,28 @@ class TokenTable:
     def open(cls, path: Path) -> TokenTable:
         """Map what `tokenize_pool` wrote. Raises CheckpointError where files are missing or do not agree in size."""
         try:
-            arrays = {name: np.load(path / f"{name}.npy", mmap_mode=_mmap_mode(path / f"{name}.npy")) for name in (*_FLAT, *_ROWS)}
+            arrays = {
+                name: np.load(path / f"{name}.npy", mmap_mode=_mmap_mode(path / f"{name}.npy"))
+                for name in (*_FLAT, *_ROWS)
+            }
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: expected a token table ({', '.join(f'{name}.npy' for name in (*_FLAT, *_ROWS))}): {error}") from error
+            raise CheckpointError(
+                f"{path}: expected a token table ({', '.join(f'{name}.npy' for name in (*_FLAT, *_ROWS))}): {error}"
+            ) from error
         rows, total = len(arrays["offsets"]) - 1, int(arrays["offsets"][-1])
         sizes = {name: len(array) for name, array in arrays.items()}
-        expected = {"ids": total, "targets": total, "offsets": rows + 1, "status": rows, "dropped": rows, "target_counts": rows}
+        expected = {
+            "ids": total,
+            "targets": total,
+            "offsets": rows + 1,
+            "status": rows,
+            "dropped": rows,
+            "target_counts": rows,
+        }
         if sizes != expected:
-            raise CheckpointError(f"{path}: the arrays of the token table do not belong together (expected sizes {expected}, found {sizes}); tokenize again")
+            raise CheckpointError(
+                f"{path}: the arrays of the token table do not belong together (expected sizes {expected}, found {sizes}); tokenize again"
+            )
         return cls(arrays.pop("ids"), arrays.pop("targets"), **arrays)
 
     @classmethod
@@ -99,7 +113,9 @@ def fit(tokenized: Tokenized, config: TokensConfig) -> tuple[Tokenized, int, int
     ids, targets = tokenized.ids, tokenized.targets
     keep = len(ids)
     if len(ids) > config.max_length:
-        keep = {"skip": 0, "truncate": config.max_length, "truncate_turns": _whole_turns(targets, config.max_length)}[config.overlength]
+        keep = {"skip": 0, "truncate": config.max_length, "truncate_turns": _whole_turns(targets, config.max_length)}[
+            config.overlength
+        ]
     kept = tokenized if keep == len(ids) else Tokenized(ids[:keep], targets[:keep])
     if not any(targets):
         status = NO_TARGET_LEFT
@@ -148,7 +164,9 @@ def tokenize_pool(
                     result = Tokenized([], [])
                 rows.append(_Row(*fit(result, config)))
             if done == 0 and reasons.total() == len(batch):
-                raise DataError(f"the chat template refuses all of the first {len(batch)} conversations, the first because: {refused[0][1]}")
+                raise DataError(
+                    f"the chat template refuses all of the first {len(batch)} conversations, the first because: {refused[0][1]}"
+                )
             for stream, array in zip(streams, _flat(rows), strict=True):
                 stream.append(array)
             columns.append(_columns(rows))
@@ -198,7 +216,9 @@ def _flat(rows: Sequence[_Row]) -> tuple[np.ndarray, np.ndarray]:
 
 def _columns(rows: Sequence[_Row]) -> np.ndarray:
     """(4, rows) int32: length, status, dropped, target count."""
-    values = [(len(row.tokenized.ids), row.status, row.dropped, sum(t > 0 for t in row.tokenized.targets)) for row in rows]
+    values = [
+        (len(row.tokenized.ids), row.status, row.dropped, sum(t > 0 for t in row.tokenized.targets)) for row in rows
+    ]
     return np.array(values, dtype=np.int32).reshape(-1, 4).T
 
 

@@ -11,7 +11,9 @@ class TokensConfig(BaseModel, extra="forbid", frozen=True):
     """Length of one tokenized conversation, and what becomes of longer ones. Whatever is dropped is counted."""
 
     max_length: int = Field(
-        2048, ge=8, description="Tokens of one conversation, at most train.pack_length. Longer ones cost memory and time in proportion."
+        2048,
+        ge=8,
+        description="Tokens of one conversation, at most train.pack_length. Longer ones cost memory and time in proportion.",
     )
     overlength: Literal["skip", "truncate", "truncate_turns"] = Field(
         "skip",

@@ -158,3 +158,5 @@ def _dump(metadata: Row) -> str:
         raise RowError("not_finite", "a field holds a number that is not finite (NaN or Infinity)") from None
     except TypeError:
         raise RowError("wrong_type", "field names: expected strings") from None
+    except RecursionError:  # writing takes more of the stack than reading did
+        raise RowError("invalid_json", "nested too deeply") from None

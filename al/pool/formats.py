@@ -116,7 +116,8 @@ def read_turns(value: Any, name: str, role_key: str = "role", content_key: str =
             raise RowError("unknown_role", f"{name}[{len(turns)}].{role_key}: {expected}, found {role!r:.60}")
         if not isinstance(content, str):
             raise RowError("wrong_type", f"{name}[{len(turns)}].{content_key}: expected a string, found {_kind(content)}")
-        turns.append((_SPEAKERS.get(message["name"], known) if "name" in message else known, content))
+        speaker = message.get("name")
+        turns.append((_SPEAKERS.get(speaker, known) if isinstance(speaker, str) else known, content))
     return turns
 
 

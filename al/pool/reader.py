@@ -53,8 +53,27 @@ def read_rows(source: Source) -> Iterator[RawRow]:
 
 def _open(path: Path) -> io.BufferedReader:
     if path.name.lower().endswith(".gz"):
-        return io.BufferedReader(gzip.open(path), 2**20)  # type: ignore[arg-type]
+        return io.BufferedReader(_Gzip(path), 2**20)
     return path.open("rb", buffering=2**20)
+
+
+class _Gzip(io.RawIOBase):
+    """A .gz file that hands out everything before a damaged place; `GzipFile.read` loses what it read on the way."""
+
+    def __init__(self, path: Path):
+        self._file = gzip.open(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read1(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _starts_array(stream: io.BufferedReader) -> bool:
@@ -196,9 +215,12 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
 def _python_rows(batch: pa.RecordBatch) -> Iterator[Any]:
     try:
         rows = batch.to_pylist()
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError) as error:
         if batch.num_rows == 1:
-            yield RowError("bad_utf8", f"a string is not UTF-8 ({error.reason})")
+            if isinstance(error, UnicodeDecodeError):
+                yield RowError("bad_utf8", f"a string is not UTF-8 ({error.reason})")
+            else:  # a date or time outside Python's range
+                yield RowError("bad_value", str(error))
             return
         for index in range(batch.num_rows):
             yield from _python_rows(batch.slice(index, 1))

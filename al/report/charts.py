@@ -89,7 +89,7 @@ def cluster_quotas(summary: Mapping[str, Any]) -> Chart | None:
         "marker": {"size": 8, "color": "@selected"},
         "hovertemplate": "%{text}<br>loss %{x:.3f}, quota %{y}<extra></extra>",
     }
-    layout = _layout("Mean loss ± standard error, nats", f"Quota, {_unit(summary)}")
+    layout = _layout("Mean loss ± standard error, nats", f"Quota, {_plain(lookup(summary, 'budget', 'unit') or 'examples')}")
     return _spec([trace], layout, "Quota of each cluster against its mean loss", 320)
 
 
@@ -302,10 +302,6 @@ def _layout(x_title: str, y_title: str | None, *, legend: bool = False, rows: in
 
 def _spec(data: list[dict], layout: dict[str, Any], label: str, height: int) -> Chart:
     return {"data": data, "layout": {**layout, "height": height}, "label": label}
-
-
-def _unit(summary: Mapping[str, Any]) -> str:
-    return lookup(summary, "budget", "unit") or "examples"
 
 
 def _plain(text: str, limit: int = 80) -> str:

@@ -19,13 +19,13 @@ from markupsafe import Markup
 from al.report import labels, view
 from al.report.charts import build_charts
 from al.report.values import MISSING, clean, lookup, pointer, write
-from al.report.verdict import OUTCOME_WORDS, headline, verdict
+from al.report.verdict import HEADLINE_METRICS, OUTCOME_WORDS, headline, verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Order of the page; each is a file templates/sections/<id>.html.j2.
 SECTIONS = {
     "verdict": "Verdict",
-    "budget": "Budget and pool",
+    "pool": "Pool and time",
     "clusters": "Clusters",
     "evaluation": "Evaluation",
     "sources": "By source",
@@ -110,6 +110,7 @@ def _environment(summary: dict[str, Any]) -> Environment:
         labels=labels,
         view=view,
         outcome_words=OUTCOME_WORDS,
+        headline_metrics=list(HEADLINE_METRICS),
     )
     environment.filters["json_script"] = json_script
     return environment

@@ -10,7 +10,7 @@ OUTCOMES = {
     "selected": "selected for training",
     "quota_full": "quota of its cluster was full",
     "no_quota": "its cluster got no quota",
-    "tail_cut": "cut from the tail of highest scores, where mislabelled examples gather",
+    "tail_cut": "among its cluster's highest scores: suspected noise",
     "held_out_dev": "held out as dev",
     "held_out_test": "held out as test",
     "near_duplicate": "near-duplicate of another example",
@@ -69,6 +69,6 @@ def models_of(evaluation: dict[str, Any] | None) -> list[str]:
     return known + [name for name in models if name not in MODELS]
 
 
-def metric_name(key: str) -> str:
-    """The name of a metric of the evaluation; an unknown one is shown by its key."""
-    return next((metric.name for metric in METRICS if metric.key == key), key)
+def metric(key: str) -> Metric:
+    """The metric of a key of the evaluation; an unknown one is shown by its key."""
+    return next((m for m in METRICS if m.key == key), Metric(key, key, "nll", "nll" in key))

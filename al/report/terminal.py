@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -13,14 +13,20 @@ from rich.text import Text
 
 from al.report import labels, view
 from al.report.values import MISSING, clean, lookup, write
-from al.report.verdict import comparisons, headline, verdict
+from al.report.verdict import Comparison, comparisons, headline, verdict
 
-TOP_CLUSTERS = 8
-LONGEST_TEXT = 80
-TERMINAL_METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em")
-_DIFFERENCES = {"macro_nll": "NLL", "macro_em": "Exact match"}
 _BUDGET_COUNTS = ("examples", "tokens", "target_tokens")
+TOP_CLUSTERS = 6
+LONGEST_NAME = 80
+LONGEST_TEXT = 240
+TERMINAL_METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em")
 _COLORS = {"better": "green", "worse": "red", "unclear": "yellow", "unmeasured": ""}
+# Short, for a column of 14; the line below the table says them in full.
+_WORDS = {"better": "better", "worse": "worse", "unclear": "n.s.", "unmeasured": "no interval"}
+_KEY = (
+    "NLL in nats per response token, exact match teacher-forced. Selected minus the others with 95% intervals, "
+    "differences of exact match in points; n.s.: no significant difference, the interval holds zero."
+)
 
 
 def render_terminal(summary: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
@@ -45,77 +51,83 @@ def render_terminal(summary: Mapping[str, Any], width: int = 100, color: bool = 
     )
     console.print(Text(f"{summary.get('run')}, round {summary.get('round')}: {headline(summary)}", style="bold"))
     console.print(Text(verdict(summary)))
-    for part in (_models, _differences, _funnel, _clusters, _outcomes, _timings):
+    parts = [_budget(summary), _evaluation(summary, "evaluation", "Test"), _evaluation(summary, "dev", "Dev")]
+    parts += [Text(_KEY, style="dim"), _funnel(summary), _clusters(summary), _outcomes(summary), _timings(summary)]
+    for part in parts:
         console.print()
-        console.print(part(summary))
+        console.print(part)
     console.print()
     place = report_path or f"rounds/{int(summary.get('round') or 0):03d}/report.html in the run directory"
     console.print(Text(f"Report: {place}"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")) + "\n"
 
 
-def _models(summary: Mapping[str, Any]) -> Table | Text:
-    names = labels.models_of(lookup(summary, "evaluation"))
-    if not names:
-        return Text("Evaluation: no held-out examples were evaluated.")
-    split, examples = lookup(summary, "evaluation", "split"), _count(summary, "evaluation", "examples")
-    table = _table(f"Evaluation on {examples} {split or 'held-out'} examples")
-    for name in names:
-        table.add_column(labels.MODELS.get(name, name), justify="right")
-    for metric in (m for m in labels.METRICS if m.key in TERMINAL_METRICS):
-        values = [write(lookup(summary, "evaluation", "models", name, metric.key), metric.style) for name in names]
-        table.add_row(Text(metric.name), *values)
+def _budget(summary: Mapping[str, Any]) -> Text:
+    unit = lookup(summary, "budget", "unit") or ""
+    spent = ", ".join(f"{_count(summary, 'budget', key)} {key.replace('_', ' ')}" for key in _BUDGET_COUNTS)
+    training = write(lookup(summary, "training", "selected", "seconds"), "seconds")
+    asked = f"asked {lookup(summary, 'budget', 'asked') or MISSING} ({_count(summary, 'budget', 'amount')} {unit})"
+    return _labelled("Budget", f"{asked}; selected {spent}; trained {training}")
+
+
+def _evaluation(summary: Mapping[str, Any], part: str, title: str) -> Table | Text:
+    """Models and differences of one split below each other, a column for each metric."""
+    models, metrics = labels.models_of(lookup(summary, part)), [labels.metric(key) for key in TERMINAL_METRICS]
+    if not models:
+        return Text(f"{title}: no held-out examples were evaluated.")
+    table = _table(f"{title}\n{_count(summary, part, 'examples')} examples")
+    for metric in metrics:
+        name, _, kind = metric.name.partition(", ")
+        table.add_column(f"{name}\n{kind} {'↓' if metric.lower_is_better else '↑'}", justify="right", no_wrap=True)
+    for model in models:
+        values = [write(lookup(summary, part, "models", model, m.key), m.style) for m in metrics]
+        table.add_row(Text(labels.MODELS.get(model, model)), *values)
+    found = {(c.against, c.metric): c for m in metrics for c in comparisons(summary, m.key, part)}
+    for against in dict.fromkeys(name for name, _ in found):
+        row = [found.get((against, metric.key)) for metric in metrics]
+        table.add_row(Text(f"minus {labels.MODELS[against].lower()}"), *map(_difference, row))
+        table.add_row(Text("  95% interval", style="dim"), *map(_interval, row))
     return table
 
 
-def _differences(summary: Mapping[str, Any]) -> Table | Text:
-    found = [(name, c) for metric, name in _DIFFERENCES.items() for c in comparisons(summary, metric)]
-    if not found:
-        return Text("Differences: none were measured.")
-    table = _table("Selected against the others, macro")
-    for column in ("Difference", "95% interval", "p", "Shown"):
-        table.add_column(column, justify="left" if column == "Shown" else "right")
-    for name, c in found:
-        style, unit = labels.difference_style(c.metric)
-        interval = f"{write(c.low, style, signed=True)} to {write(c.high, style, signed=True)}"
-        value, shown = f"{write(c.value, style, signed=True)} {unit}", Text(c.outcome_words, style=_COLORS[c.outcome])
-        table.add_row(Text(f"{name} minus {labels.MODELS[c.against].lower()}"), value, interval, write(c.p, "p"), shown)
-    return table
+def _difference(comparison: Comparison | None) -> Text:
+    if comparison is None:
+        return Text(MISSING)
+    style, _ = labels.difference_style(comparison.metric)
+    value = write(comparison.value, style, signed=True)
+    return Text(f"{value} {_WORDS[comparison.outcome]}", style=_COLORS[comparison.outcome])
+
+
+def _interval(comparison: Comparison | None) -> Text:
+    if comparison is None or comparison.outcome == "unmeasured":
+        return Text(MISSING)
+    style, _ = labels.difference_style(comparison.metric)
+    low, high = (write(bound, style, signed=True) for bound in (comparison.low, comparison.high))
+    return Text(f"{low}…{high}", style="dim")
 
 
 def _funnel(summary: Mapping[str, Any]) -> Text:
     kept = [f"{_count(summary, *step.path)} {step.text}" for step in view.FUNNEL if not step.removes]
-    removed = [f"{_count(summary, *step.path)} {step.text}" for step in view.FUNNEL if step.removes]
     reasons = view.quarantine_rows(summary)
-    quarantined = [f"{write(count, 'count')} {_one_line(labels.outcome(code))}" for code, count in reasons]
-    selected = [f"{_count(summary, 'budget', key)} {key.replace('_', ' ')}" for key in _BUDGET_COUNTS]
-    budget = f"asked {lookup(summary, 'budget', 'asked') or MISSING}; selected {', '.join(selected)}"
-    return Text("\n").join(
-        [
-            _labelled("Pool", " → ".join(kept)),
-            _labelled("Set aside", ", ".join(removed)),
-            _labelled("Quarantined rows", ", ".join(quarantined) or "none"),
-            _labelled("Budget", budget),
-        ]
-    )
+    quarantined = [f"{write(count, 'count')} {_short(labels.outcome(code))}" for code, count in reasons]
+    lines = [_labelled("Pool", " → ".join(kept)), _labelled("Quarantined rows", ", ".join(quarantined) or "none")]
+    duplicates = _count(summary, "pool", "exact_duplicates")
+    return Text("\n").join([*lines, _labelled("Exact duplicates merged on import", duplicates)])
 
 
 def _clusters(summary: Mapping[str, Any]) -> Table | Text:
     clusters = summary.get("clusters") or []
     if not clusters:
         return Text("Clusters: this strategy used none.")
-    top = sorted(range(len(clusters)), key=lambda i: (-(clusters[i].get("quota") or 0), i))[:TOP_CLUSTERS]
-    table = _table(f"Clusters with the largest quotas ({len(top)} of {len(clusters)})")
-    for column in ("Size", "Loss ± stderr", "Quota", "Picked"):
+    top = view.top_clusters(summary, TOP_CLUSTERS)
+    table = _table(f"Quota\n{lookup(summary, 'budget', 'unit') or 'examples'}", justify="right")
+    for column in ("Picked\nexamples", "Picked\ntokens", "Size\nexamples"):
         table.add_column(column, justify="right", no_wrap=True)
-    for i in top:
-        cluster = clusters[i]
-        loss = write(cluster.get("loss"), "nll")
-        if cluster.get("loss") is not None:
-            loss += f" ± {write(cluster.get('loss_stderr'), 'nll')}"
-        counts = [write(cluster.get(key), "count") for key in ("size", "quota", "picked")]
-        name = Text(f"{cluster.get('cluster')} {cluster.get('name') or MISSING}", overflow="ellipsis")
-        table.add_row(name, counts[0], loss, *counts[1:])
+    table.add_column(f"Clusters with the largest quotas ({len(top)} of {len(clusters)}), and why")
+    for cluster in (clusters[i] for i in top):
+        counts = [write(cluster.get(key), "count") for key in ("quota", "picked", "tokens", "size")]
+        name = Text(f"{cluster.get('cluster')} {_short(cluster.get('name') or MISSING)}")
+        table.add_row(*counts, name + Text(f"\n{cluster.get('reason') or MISSING}", style="dim"))
     return table
 
 
@@ -123,40 +135,42 @@ def _outcomes(summary: Mapping[str, Any]) -> Table | Text:
     rows = [(code, count) for code, count in view.outcome_rows(summary) if count]
     if not rows:
         return Text("Outcomes: none were recorded.")
-    table = _table("Outcomes")
-    table.add_column("Examples", justify="right")
+    table = _table("Examples", justify="right")
+    table.add_column("Outcome")
     for code, count in rows:
-        table.add_row(Text(_one_line(labels.outcome(code))), write(count, "count"))
+        table.add_row(write(count, "count"), Text(_short(labels.outcome(code))))
     missing = view.unaccounted(summary)
     if missing:
-        table.add_row(Text("unaccounted for", style="red"), write(missing, "count", signed=True))
+        table.add_row(write(missing, "count", signed=True), Text("unaccounted for", style="red"))
     return table
 
 
 def _timings(summary: Mapping[str, Any]) -> Text:
     timings = summary.get("timings") or {}
     stages = {stage: seconds for stage, seconds in timings.items() if stage != "total"}
-    parts = [f"{_one_line(stage)} {write(seconds, 'seconds')}" for stage, seconds in stages.items()]
+    parts = [f"{_short(stage)} {write(seconds, 'seconds')}" for stage, seconds in stages.items()]
     parts.append(f"total {write(timings.get('total'), 'seconds')}")
-    return _labelled("Time", ", ".join(parts))
+    return _labelled("Time of each stage, reused ones as first measured", ", ".join(parts))
 
 
 def _one_line(node: Any) -> Any:
-    """Every text on one line and short: a name with newlines would tear the table it stands in."""
+    """Every text on one line and of bounded length: a name with newlines would tear the table it stands in."""
     if isinstance(node, dict):
         return {key: _one_line(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_one_line(value) for value in node]
-    if isinstance(node, str):
-        text = " ".join(node.split())
-        return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
-    return node
+    return _short(node, LONGEST_TEXT) if isinstance(node, str) else node
 
 
-def _table(title: str) -> Table:
-    """A table whose first column carries the title."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column(Text(title, style="bold"))
+def _short(text: str, limit: int = LONGEST_NAME) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _table(title: str, justify: Literal["left", "right"] = "left") -> Table:
+    """A table with its first column."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="bold")
+    table.add_column(title, justify=justify, no_wrap=justify == "right")
     return table
 
 

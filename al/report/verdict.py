@@ -18,25 +18,16 @@ MODEL_NAMES = {
     "previous": "the previous round",
     "control": "the random control",
 }
-HEADLINE_METRICS = ("macro_nll", "macro_em")
+HEADLINE_METRICS = {
+    "macro_nll": "NLL",
+    "macro_nll_no_end": "NLL without the end-of-turn token",
+    "macro_em": "exact match",
+}
 OUTCOME_WORDS: dict[str, str] = {
     "better": "better",
     "worse": "worse",
-    "unclear": "no difference shown",
+    "unclear": "no significant difference",
     "unmeasured": "not measured",
-}
-_DIRECTION = {"better": 1, "worse": -1, "unclear": 0, "unmeasured": 0}
-_AGAINST_CONTROL = {
-    "better": "The selection beat the random control",
-    "worse": "The random control beat the selection",
-    "unclear": "No difference from the random control was shown",
-    "unmeasured": "The selection was not compared with a random control",
-}
-_AGAINST_BASE = {
-    "better": "training improved on the base model",
-    "worse": "fine-tuning made the base model worse",
-    "unclear": "no difference from the base model was shown",
-    "unmeasured": "the base model was not compared",
 }
 
 
@@ -67,42 +58,49 @@ class Comparison:
         return OUTCOME_WORDS[self.outcome]
 
 
-def comparisons(summary: Mapping[str, Any], metric: str) -> list[Comparison]:
-    """The selected model against base, previous round and control, in that order, as far as they were compared."""
+def comparisons(summary: Mapping[str, Any], metric: str, part: str = "evaluation") -> list[Comparison]:
+    """The selected model against base, previous round and control, in that order, as far as they were compared.
+
+    `part` is "evaluation" (test) or "dev".
+    """
     found = []
     for against in MODEL_NAMES:
-        entry = lookup(summary, "evaluation", "differences", f"selected - {against}", metric)
+        entry = lookup(summary, part, "differences", f"selected - {against}", metric)
         if entry:
             found.append(Comparison(against, metric, *(entry.get(key) for key in ("value", "low", "high", "p"))))
     return found
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The answer in a few words, judged by macro NLL: did selecting beat random, and is the base model worse off?
+    """The answer without numbers, judged by macro NLL: whom the selection beat, whom it lost to, what is not told apart.
 
     A loss of exact match against the base model is named too when NLL alone would hide it.
     """
-    outcomes = {c.against: c.outcome for c in comparisons(summary, "macro_nll")}
-    control, base = outcomes.get("control", "unmeasured"), outcomes.get("base", "unmeasured")
-    joined = "and" if _DIRECTION[control] == _DIRECTION[base] else "but"
-    text = f"{_AGAINST_CONTROL[control]}, {joined} {_AGAINST_BASE[base]}"
+    nll = comparisons(summary, "macro_nll")
+    if not nll:
+        return "Nothing was compared on held-out examples"
+    text = _sentence("the selection", "NLL", nll, numbers=False) + _missing(summary, nll)
     exact_match = {c.against: c.outcome for c in comparisons(summary, "macro_em")}
-    if exact_match.get("base") == "worse" and base != "worse":
-        text += ", while its exact match fell below the base model's"
+    if exact_match.get("base") == "worse" and not any(c.against == "base" and c.outcome == "worse" for c in nll):
+        text += "; its exact match fell below the base model's"
     return text
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """A sentence on NLL and one on exact match: whom of base, previous round and control the selection beat or lost to.
+    """A sentence each on NLL, NLL without the end token and exact match: whom the selection beat, and by how much.
 
-    Uses the macro metrics (mean over sources). A comparison that the summary lacks is named as missing, never left out.
+    Uses the macro metrics (mean over sources). The end token is easy and may hold most of a gain in NLL, so the gain
+    is told without it too. A comparison that the summary lacks is named as missing, never left out.
     """
     by_metric = {metric: comparisons(summary, metric) for metric in HEADLINE_METRICS}
     if not any(by_metric.values()):
         return "Nothing was compared on held-out examples, so this round shows neither a gain nor a loss."
-    nll = _sentence("the selection", by_metric["macro_nll"], "NLL")
-    missing = _missing(summary, by_metric["macro_nll"])
-    return f"{nll}{missing}. {_sentence('it', by_metric['macro_em'], 'exact match')}."
+    sentences = [
+        _sentence("it" if i else "the selection", name, by_metric[metric])
+        for i, (metric, name) in enumerate(HEADLINE_METRICS.items())
+    ]
+    sentences[0] += _missing(summary, by_metric["macro_nll"])
+    return ". ".join(sentences) + "."
 
 
 def _missing(summary: Mapping[str, Any], compared: Sequence[Comparison]) -> str:
@@ -118,48 +116,45 @@ def _missing(summary: Mapping[str, Any], compared: Sequence[Comparison]) -> str:
     return text
 
 
-def _sentence(subject: str, compared: Sequence[Comparison], metric_name: str) -> str:
+def _sentence(subject: str, metric_name: str, compared: Sequence[Comparison], numbers: bool = True) -> str:
     """One sentence: what was beaten, what won, what could not be told apart, then what lacks an interval."""
     lead = f"In {metric_name} {subject}"
     if not compared:
         return f"{lead} was not compared"
     if any(c.against == "base" and c.outcome == "worse" for c in compared):
         lead = f"Fine-tuning made the base model worse in {metric_name}: {subject}"
-    by_outcome = {word: [c for c in compared if c.outcome == word] for word in OUTCOME_WORDS}
-    clauses = []
-    for verb, outcome in (("beat", "better"), ("lost to", "worse")):
-        margins = [_margin(c, not clauses and i == 0) for i, c in enumerate(by_outcome[outcome])]
-        if margins:
-            clauses.append(f"{verb} {_and(margins)}")
+    order = [c for outcome in OUTCOME_WORDS for c in compared if c.outcome == outcome]
+
+    def told(outcome: str) -> str:
+        return _and([_told(c, numbers, spelled=c is order[0]) for c in order if c.outcome == outcome])
+
+    clauses = [f"{verb} {told(outcome)}" for verb, outcome in (("beat", "better"), ("lost to", "worse")) if told(outcome)]
     text = f"{lead} {' but '.join(clauses)}" if clauses else ""
-    if by_outcome["unclear"]:
-        unclear = _and([_unclear(c) for c in by_outcome["unclear"]])
-        text += f"; no difference was shown from {unclear}" if text else f"{lead} showed no difference from {unclear}"
-    if by_outcome["unmeasured"]:
-        names = _and([MODEL_NAMES[c.against] for c in by_outcome["unmeasured"]])
-        text += f"; no interval was measured against {names}" if text else f"{lead} has no interval against {names}"
+    for outcome, verb, what in (
+        ("unclear", "showed", "no significant difference from"),
+        ("unmeasured", "has", "no interval against"),
+    ):
+        if told(outcome):
+            text += f"; {what} {told(outcome)}" if text else f"{lead} {verb} {what} {told(outcome)}"
     return text
 
 
-def _margin(comparison: Comparison, full: bool) -> str:
-    """A shown difference as a size without sign; the first of a sentence spells unit and interval out."""
-    style, unit = _unit(comparison.metric)
+def _told(comparison: Comparison, numbers: bool, spelled: bool) -> str:
+    """The other model and the difference: a size where "beat" or "lost to" stands before it, a signed value elsewhere.
+
+    Unit and "95% interval" are written out for the first of a sentence only.
+    """
+    name = MODEL_NAMES[comparison.against]
+    if not numbers or comparison.outcome == "unmeasured":
+        return name
+    style, unit = ("nll", " nats per response token") if "nll" in comparison.metric else ("points", " percentage points")
+    unit, what = (unit, "95% interval ") if spelled else ("", "")
+    if comparison.outcome == "unclear":
+        value, low, high = (write(x, style, signed=True) for x in (comparison.value, comparison.low, comparison.high))
+        return f"{name} ({value}{unit}; {what}{low} to {high})"
     low, high = sorted((abs(comparison.low), abs(comparison.high)))
-    words = (unit, "95% interval ") if full else ("", "")
-    size, interval = write(abs(comparison.value), style), f"{write(low, style)} to {write(high, style)}"
-    return f"{MODEL_NAMES[comparison.against]} by {size}{words[0]} ({words[1]}{interval})"
-
-
-def _unclear(comparison: Comparison) -> str:
-    style, unit = _unit(comparison.metric)
-    value = write(comparison.value, style, signed=True)
-    interval = f"{write(comparison.low, style, signed=True)} to {write(comparison.high, style, signed=True)}"
-    return f"{MODEL_NAMES[comparison.against]} ({value}{unit}, 95% interval {interval})"
-
-
-def _unit(metric: str) -> tuple[str, str]:
-    return ("nll", " nats per response token") if "nll" in metric else ("points", " percentage points")
+    return f"{name} by {write(abs(comparison.value), style)}{unit} ({what}{write(low, style)} to {write(high, style)})"
 
 
 def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)

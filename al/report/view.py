@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from al.report.values import lookup
-from al.report.verdict import Comparison
+from al.report.verdict import HEADLINE_METRICS, MODEL_NAMES, Comparison, comparisons
 
 
 class Step(NamedTuple):
@@ -84,14 +84,30 @@ def round_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*past, {"round": summary.get("round"), "models": this_round}]
 
 
-def difference_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(comparison key, metric key, outcome) of every difference in the summary, in its order."""
+def difference_rows(summary: Mapping[str, Any], part: str) -> list[tuple[str, str, str]]:
+    """(comparison key, metric key, outcome) of every difference in "evaluation" or "dev", in the summary's order."""
     rows = []
-    for key, metrics in (lookup(summary, "evaluation", "differences") or {}).items():
+    for key, metrics in (lookup(summary, part, "differences") or {}).items():
         for metric, entry in (metrics or {}).items():
             numbers = (entry.get(field) for field in ("value", "low", "high", "p"))
             rows.append((key, metric, Comparison(key, metric, *numbers).outcome))
     return rows
+
+
+def headline_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Per model that the selection was compared with: its name and (metric key, outcome) of every headline metric."""
+    found = {(c.against, metric): c.outcome for metric in HEADLINE_METRICS for c in comparisons(summary, metric)}
+    return [
+        (against, [(metric, found.get((against, metric), "unmeasured")) for metric in HEADLINE_METRICS])
+        for against in MODEL_NAMES
+        if any((against, metric) in found for metric in HEADLINE_METRICS)
+    ]
+
+
+def top_clusters(summary: Mapping[str, Any], count: int) -> list[int]:
+    """Positions of the `count` clusters with the largest quotas, largest first."""
+    clusters = summary.get("clusters") or []
+    return sorted(range(len(clusters)), key=lambda i: (-(clusters[i].get("quota") or 0), i))[:count]
 
 
 def _by_count(counts: Mapping[str, int] | None) -> list[tuple[str, int]]:

@@ -66,7 +66,7 @@ def test_a_round_killed_anywhere_ends_as_if_it_had_not_been(world, uninterrupted
     assert again.code == 0, again.err
     assert outcome(run) == outcome(uninterrupted)
     assert not list((run / "artifacts").glob(".tmp-*")) and not list((run / "scratch").iterdir())
-    assert winnow("doctor", "--run", run, "--config", world, "--json").document["damaged"] == []
+    assert winnow("doctor", "--run", run, "--config", world, "--json").document["problems"] == []
 
 
 def test_resume_needs_neither_config_nor_budget(world, uninterrupted, tmp_path):

@@ -132,16 +132,20 @@ def test_a_pool_can_be_imported_and_looked_at_first(world, tmp_path):
     assert looked.code == 0 and "source-0.jsonl" in looked.out and "invalid_json" in looked.out.replace(" ", "_")
 
 
-def test_doctor_finds_damage_and_makes_it_good(world, tmp_path):
+def test_doctor_finds_damage_and_resume_makes_it_good(world, tmp_path):
     run = tmp_path / "run"
-    do_round(world, run)
-    target = run / "rounds/001/selection/picked.npy"
-    original = target.read_bytes()
-    target.write_bytes(original[:-1] + b"\x00")
-    found = winnow("doctor", "--run", run, "--config", world)
-    assert found.code == 5 and "picked.npy" in found.out
-    assert winnow("doctor", "--run", run, "--config", world, "--drop-damaged").code in (0, 5)
-    assert not target.exists()
+    for _ in range(2):
+        do_round(world, run)
+    adapter = run / "rounds/001/train/adapter/adapter_model.safetensors"
+    original = adapter.read_bytes()
+    adapter.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    found = winnow("doctor", "--run", run)
+    assert found.code == 5 and "adapter_model.safetensors: content differs" in found.out
+    dropped = winnow("doctor", "--run", run, "--drop-damaged", "--json")
+    assert dropped.code == 0 and dropped.document["reopened"] == [1]
+    assert winnow("resume", "--run", run).code == 0
+    assert adapter.read_bytes() == original and winnow("doctor", "--run", run).code == 0
+    assert "round 2 is finished" in winnow("resume", "--run", run).err
 
 
 def test_config_can_be_shown_and_explained(world):

@@ -21,6 +21,7 @@ HOSTILE = [
     "\x1b[31mred\x07\x9b2J and \x00 nul",
     "\u202eevil\u2066 bidi",
     "lone \ud800 surrogate",
+    "W" * 500,
 ]
 
 

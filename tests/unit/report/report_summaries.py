@@ -68,7 +68,7 @@ def first_round() -> dict[str, Any]:
             "near_duplicates": 41,
             "selectable": 740,
         },
-        "holdout": {"dev": 101, "test": 149, "shadow": 12},
+        "holdout": {"pool": 790, "dev": 101, "test": 149, "shadow": 12},
         "scoring": {
             "measured": 181,
             "tokens": 20011,
@@ -93,6 +93,7 @@ def first_round() -> dict[str, Any]:
                 "near_duplicate_of_holdout": 12,
                 "unlabelled": 5,
                 "over_length": 4,
+                "no_target": 0,
                 "trained": 0,
             },
         },
@@ -125,7 +126,10 @@ def first_round() -> dict[str, Any]:
         "learning_curve": [],
         "dev": {
             "examples": 101,
-            "differences": {},
+            "differences": {
+                "selected - base": _differences((-0.7, -0.81, -0.58, 0.001), (0.1, 0.05, 0.15, 0.001)),
+                "selected - control": _differences((-0.06, -0.11, -0.01, 0.03), (0.005, -0.02, 0.03, 0.7)),
+            },
             "models": {
                 name: _metrics(nll, em)
                 for name, nll, em in (("base", 2.41, 0.11), ("selected", 1.71, 0.21), ("control", 1.77, 0.205))
@@ -142,13 +146,12 @@ def first_round() -> dict[str, Any]:
             "evaluate": 62.5,
             "total": 201.6,
         },
-        "plan": {"peak_gib": 2.0, "tokens_per_s": 300, "seconds": 200},
         "artifacts": {"pool": "6f1b2c3d4e5f6071", "tokens": "0011223344556677", "selection": "8899aabbccddeeff"},
     }
 
 
 def later_round() -> dict[str, Any]:
-    """Round 3, with a previous round; the selection made the base model worse, the config changed."""
+    """Round 3, with a previous round; fine-tuning made the base model worse, the config changed."""
     summary = first_round()
     summary.update(
         round=3, config_diff={"train.learning_rate": [0.0001, 0.0005], "score.sample_per_cluster": [20, "all"]}
@@ -187,16 +190,77 @@ def later_round() -> dict[str, Any]:
 
 
 def without_control() -> dict[str, Any]:
-    """Round 1 with --no-control, no plan and a source that was not measured."""
+    """Round 1 with --no-control and a source that was not measured."""
     summary = copy.deepcopy(first_round())
     summary["training"]["control"] = None
-    summary["plan"] = None
     for part in ("evaluation", "dev"):
-        del summary[part]["models"]["control"]
-    del summary["evaluation"]["differences"]["selected - control"]
+        del summary[part]["models"]["control"], summary[part]["differences"]["selected - control"]
     for row in summary["evaluation"]["by_source"]:
         del row["control_nll"], row["control_em"]
     summary["evaluation"]["by_source"][2].update(selected_nll=None, selected_em=None)
+    return summary
+
+
+def second_round() -> dict[str, Any]:
+    """Round 2: better than base, the round before and the control."""
+    summary = first_round()
+    summary.update(round=2)
+    summary["model"]["continued_from_round"] = 1
+    summary["scoring"]["adapter"] = "round 1"
+    summary["learning_curve"] = [
+        {"round": 1, "examples": 99, "tokens": 12001, "models": {"base": 2.3104, "selected": 1.9011, "control": 1.9402}}
+    ]
+    evaluation = summary["evaluation"]
+    evaluation["models"]["previous"] = _metrics(1.9011, 0.18)
+    evaluation["differences"]["selected - previous"] = _differences(
+        (-0.099, -0.14, -0.05, 0.001), (0.0198, 0.001, 0.04, 0.04)
+    )
+    summary["dev"]["models"]["previous"] = _metrics(1.83, 0.19)
+    summary["dev"]["differences"]["selected - previous"] = _differences(
+        (-0.12, -0.19, -0.04, 0.002), (0.02, -0.01, 0.05, 0.2)
+    )
+    for row in evaluation["by_source"]:
+        row.update(previous_nll=row["base_nll"] - 0.3, previous_em=row["base_em"])
+    return summary
+
+
+def token_budget(asked: str = "20ktok", amount: int = 20_000) -> dict[str, Any]:
+    """Round 1 with a budget of tokens: quotas are in tokens, what was picked stays below them."""
+    summary = first_round()
+    summary["budget"].update(asked=asked, unit="tokens", amount=amount)
+    for cluster in summary["clusters"]:
+        cluster["quota"] = cluster["tokens"] + 37
+    return summary
+
+
+def time_budget() -> dict[str, Any]:
+    """Round 1 with a budget of training time, which was turned into tokens at the measured speed."""
+    summary = token_budget("45s", 13_321)
+    summary["timings"]["measure speed"] = 12.9
+    return summary
+
+
+def tie() -> dict[str, Any]:
+    """Round 1 in which no interval leaves out zero, and one difference is exactly zero."""
+    summary = first_round()
+    summary["evaluation"]["differences"] = {
+        "selected - base": _differences((-0.0083, -0.0511, 0.0222, 0.7), (0.0, 0.0, 0.0, 1.0)),
+        "selected - control": _differences((0.0092, -0.0203, 0.0381, 0.4), (0.0044, -0.0152, 0.0241, 0.66)),
+    }
+    for name in ("base", "selected", "control"):
+        summary["evaluation"]["models"][name] = _metrics(2.31, 0.12)
+    return summary
+
+
+def empty_lists() -> dict[str, Any]:
+    """Round 1 without anything to list: no example shown, no quarantine, no cluster with a quota, no curve."""
+    summary = first_round()
+    summary["examples"] = {"picked": [], "left_out": [], "quarantined": []}
+    summary["pool"]["quarantined"] = {}
+    for cluster in summary["clusters"]:
+        cluster.update(quota=0, picked=0, tokens=0, reason="no selectable example")
+    summary["training"]["selected"]["curve"] = summary["training"]["control"]["curve"] = []
+    summary["evaluation"]["by_source"] = []
     return summary
 
 
@@ -216,7 +280,6 @@ def _cluster(index: int, topic: str, rng: np.random.Generator) -> dict[str, Any]
         "picked": quota,
         "tokens": quota * 123,
         "reason": f"loss {loss:.2f}, {loss / 2.1:.2f} times the pool's mean: {quota} of 100",
-        "quality": float(rng.uniform(-0.05, 0.4)),
     }
 
 

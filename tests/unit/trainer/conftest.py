@@ -25,7 +25,10 @@ def byte_tokenizer() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
     backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|end|>")
 
@@ -38,7 +41,9 @@ def mistral_tokenizer() -> Any:
     from transformers import LlamaTokenizer
     from transformers.tokenization_utils_base import generate_merges
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(Path(package.__file__).parent / "data" / "tokenizer.model.v1"))
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(Path(package.__file__).parent / "data" / "tokenizer.model.v1")
+    )
     pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     scores = {piece: model.get_score(i) for i, piece in enumerate(pieces)}

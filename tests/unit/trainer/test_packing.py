@@ -35,7 +35,9 @@ def naive_packs(lengths: list[int], capacity: int) -> list[int]:
 
 def loads(plan: PackPlan, lengths: list[int]) -> list[int]:
     """Tokens in each pack."""
-    return [int(np.asarray(lengths)[plan.members[a:b]].sum()) for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)]
+    return [
+        int(np.asarray(lengths)[plan.members[a:b]].sum()) for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)
+    ]
 
 
 @settings(max_examples=400, deadline=None)
@@ -69,10 +71,18 @@ def test_the_plan_depends_on_the_lengths_alone(case: tuple[list[int], int]) -> N
 
 def test_members_are_longest_first_and_ties_by_index() -> None:
     plan = plan_packs(np.array([3, 14, 9, 7, 6, 5, 3]), 16)
-    assert [plan.members[a:b].tolist() for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)] == [[1], [2, 4], [3, 5, 0], [6]]
+    assert [plan.members[a:b].tolist() for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)] == [
+        [1],
+        [2, 4],
+        [3, 5, 0],
+        [6],
+    ]
 
 
-@pytest.mark.parametrize(("lengths", "named"), [([5, 17, 3], "document 1 of 17 tokens is longer"), ([5, 0], "document 1 of 0 tokens is empty")])
+@pytest.mark.parametrize(
+    ("lengths", "named"),
+    [([5, 17, 3], "document 1 of 17 tokens is longer"), ([5, 0], "document 1 of 0 tokens is empty")],
+)
 def test_a_document_that_cannot_be_packed_is_named(lengths: list[int], named: str) -> None:
     with pytest.raises(DataError, match=named):
         plan_packs(np.array(lengths), 16)

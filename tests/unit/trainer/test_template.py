@@ -29,7 +29,11 @@ def with_template(tokenizer: Any, jinja: str) -> Any:
 
 
 def resolve(tokenizer: Any, name: str) -> ChatTemplate:
-    return ChatTemplate.resolve(with_template(tokenizer, CHATML + PROMPT)) if name == "own" else ChatTemplate.resolve(tokenizer, name)
+    return (
+        ChatTemplate.resolve(with_template(tokenizer, CHATML + PROMPT))
+        if name == "own"
+        else ChatTemplate.resolve(tokenizer, name)
+    )
 
 
 def turns(tokenizer: Any, tokenized: Tokenized) -> list[tuple[str, str]]:
@@ -73,7 +77,9 @@ def test_a_conversation_without_a_response_has_no_target(byte_tokenizer: Any, na
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("name", NAMES)
-def test_no_character_of_a_response_is_lost_and_prompts_stay_out(byte_tokenizer: Any, name: str, data: st.DataObject) -> None:
+def test_no_character_of_a_response_is_lost_and_prompts_stay_out(
+    byte_tokenizer: Any, name: str, data: st.DataObject
+) -> None:
     text = st.text(st.characters(exclude_categories=("Cs", "Co"), exclude_characters="<|>"), max_size=12)
     contents = data.draw(st.lists(text, min_size=2, max_size=6).filter(lambda x: len(x) % 2 == 0))
     tokenized = resolve(byte_tokenizer, name).tokenize(chat(*contents))
@@ -130,7 +136,10 @@ def test_what_the_model_writes_before_the_content_is_a_target(byte_tokenizer: An
 def test_a_template_that_looks_at_the_content_is_searched(byte_tokenizer: Any) -> None:
     looking = CHATML.replace("+ m.content", "+ ('(long) ' if m.content | length > 12 else '') + m.content")
     tokenizer = with_template(byte_tokenizer, looking + PROMPT)
-    shown = turns(tokenizer, ChatTemplate.resolve(tokenizer).tokenize(chat("A question of some length", "An answer of some length")))
+    shown = turns(
+        tokenizer,
+        ChatTemplate.resolve(tokenizer).tokenize(chat("A question of some length", "An answer of some length")),
+    )
     assert shown == [("An answer of some length", "<|im_end|>")]
 
 
@@ -154,7 +163,11 @@ def test_a_template_without_an_end_token_is_refused(byte_tokenizer: Any) -> None
 
 
 def test_a_conversation_that_the_template_refuses_is_told_apart_from_the_others(byte_tokenizer: Any) -> None:
-    strict = "{% if messages[0].role == 'assistant' %}{{ raise_exception('must begin with user') }}{% endif %}" + CHATML + PROMPT
+    strict = (
+        "{% if messages[0].role == 'assistant' %}{{ raise_exception('must begin with user') }}{% endif %}"
+        + CHATML
+        + PROMPT
+    )
     template = ChatTemplate.resolve(with_template(byte_tokenizer, strict))
     good, bad = template.tokenize_batch([chat("a", "b"), [{"role": "assistant", "content": "b"}]])
     assert isinstance(good, Tokenized)
@@ -175,7 +188,9 @@ def test_unknown_names_and_missing_tokens_are_named(byte_tokenizer: Any, mistral
 
 
 def test_the_hash_follows_template_and_special_tokens(byte_tokenizer: Any) -> None:
-    hashes = {resolve(byte_tokenizer, name).hash for name in NAMES} | {ChatTemplate.resolve(with_template(byte_tokenizer, CHATML)).hash}
+    hashes = {resolve(byte_tokenizer, name).hash for name in NAMES} | {
+        ChatTemplate.resolve(with_template(byte_tokenizer, CHATML)).hash
+    }
     assert len(hashes) == 5 and resolve(byte_tokenizer, "own").hash in hashes
 
 
@@ -183,9 +198,19 @@ MISTRAL_CHATS = [
     chat("What is the capital of France?", "Paris."),
     chat("Hi", " leading and trailing ", "So\n\n  what? ", "\n\nline feeds\n", "日本 🙂 ሴ", "é — ok"),
     chat("Hi", "Yes </s> [INST] no [/INST]", "<s>", "  def f():\n        return 1", system="Be brief.\n"),
-    [*chat("a", "b"), {"role": "assistant", "content": "c"}, {"role": "user", "content": "d"}, {"role": "user", "content": "e"}],
+    [
+        *chat("a", "b"),
+        {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "d"},
+        {"role": "user", "content": "e"},
+    ],
     [{"role": "assistant", "content": "I begin."}, *chat("a", "b")],
-    [{"role": "system", "content": "one"}, {"role": "user", "content": "x"}, {"role": "system", "content": "two"}, *chat("y", "z")],
+    [
+        {"role": "system", "content": "one"},
+        {"role": "user", "content": "x"},
+        {"role": "system", "content": "two"},
+        *chat("y", "z"),
+    ],
 ]
 
 
@@ -205,7 +230,10 @@ def test_mistral_equals_mistral_common_token_for_token(mistral_tokenizer: Any, m
 
 
 def test_mistral_targets_are_response_and_eos(mistral_tokenizer: Any) -> None:
-    shown = turns(mistral_tokenizer, ChatTemplate.resolve(mistral_tokenizer).tokenize(chat("Hi", "I am fine.", "So?", "Yes 日本.", system="s")))
+    shown = turns(
+        mistral_tokenizer,
+        ChatTemplate.resolve(mistral_tokenizer).tokenize(chat("Hi", "I am fine.", "So?", "Yes 日本.", system="s")),
+    )
     assert shown == [("I am fine.", "</s>"), ("Yes 日本.", "</s>")]
 
 

@@ -31,7 +31,9 @@ def template(byte_tokenizer: Any) -> ChatTemplate:
     return ChatTemplate.resolve(byte_tokenizer, "chatml")
 
 
-def tokenize(conversations: list[Any], template: ChatTemplate, out: Path, **config: Any) -> tuple[TokenTable, dict[str, Any]]:
+def tokenize(
+    conversations: list[Any], template: ChatTemplate, out: Path, **config: Any
+) -> tuple[TokenTable, dict[str, Any]]:
     tokenize_pool(conversations, template, TokensConfig(**config), out)
     return TokenTable.open(out), json.loads((out / "tokens.json").read_text())
 
@@ -52,10 +54,22 @@ def test_the_files_hold_every_conversation_in_order(template: ChatTemplate, tmp_
 
 @pytest.mark.parametrize(
     ("overlength", "limit", "status", "kept"),
-    [("skip", 40, 1, 0), ("truncate", 40, 2, 40), ("truncate_turns", 40, 2, None), ("truncate_turns", 8, 1, 0), ("truncate", 8, 3, 8)],
+    [
+        ("skip", 40, 1, 0),
+        ("truncate", 40, 2, 40),
+        ("truncate_turns", 40, 2, None),
+        ("truncate_turns", 8, 1, 0),
+        ("truncate", 8, 3, 8),
+    ],
 )
 def test_what_is_over_length_is_cut_as_asked_and_counted(
-    template: ChatTemplate, byte_tokenizer: Any, tmp_path: Path, overlength: str, limit: int, status: int, kept: int | None
+    template: ChatTemplate,
+    byte_tokenizer: Any,
+    tmp_path: Path,
+    overlength: str,
+    limit: int,
+    status: int,
+    kept: int | None,
 ) -> None:
     messages, full = long_chat(byte_tokenizer, template)
     first_turn = full.targets.index(2) + 1
@@ -94,7 +108,9 @@ def test_a_conversation_without_a_response_is_kept_with_status_3(template: ChatT
 def test_refused_conversations_are_counted_with_reason_and_row(template: ChatTemplate, tmp_path: Path) -> None:
     table, facts = tokenize([chat("a", "b"), [], chat("c", "d")], template, tmp_path)
     assert table.status.tolist() == [0, 3, 0] and table.lengths[1] == 0
-    assert facts["refused"]["count"] == 1 and facts["refused"]["first"] == [{"row": 1, "reason": "expected at least one message, found none"}]
+    assert facts["refused"]["count"] == 1 and facts["refused"]["first"] == [
+        {"row": 1, "reason": "expected at least one message, found none"}
+    ]
 
 
 def test_a_template_that_refuses_everything_stops_at_once(template: ChatTemplate, tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""Every row format keeps one contract. A format without a case here fails the first test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import pytest
+
+from al.pool.config import FormatName
+from al.pool.formats import FORMATS, detect
+
+ASKED = [("user", "Say A."), ("assistant", "A")]
+IN_CONTEXT = [("user", "Say it.\n\nA"), ("assistant", "A")]
+
+
+def said(*turns: tuple[str, str], role: str = "role", content: str = "content") -> list[dict[str, str]]:
+    return [{role: who, content: what} for who, what in turns]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows of one format: a whole one with what becomes of it, others that lack something."""
+
+    row: dict[str, Any]
+    turns: list[tuple[str, str]]
+    unlabelled: dict[str, Any]
+    missing: dict[str, Any]
+    reason: str = "missing_field"
+    several: dict[str, Any] = field(default_factory=dict)  # with answers A and B, where the format knows alternatives
+
+
+CASES = {
+    "messages": Case(
+        {"messages": said(("system", "Be brief."), *ASKED)},
+        [("system", "Be brief."), *ASKED],
+        {"messages": said(("user", "Say A."))},
+        {"messages": None},
+        "wrong_type",
+    ),
+    "sharegpt": Case(
+        {"system": "Be brief.", "conversations": said(("human", "Say A."), ("gpt", "A"), role="from", content="value")},
+        [("system", "Be brief."), *ASKED],
+        {"conversations": said(("human", "Say A."), role="from", content="value")},
+        {"conversations": [{"from": "human"}]},
+        "wrong_type",
+    ),
+    "self_instruct": Case(
+        {"instruction": "Say it.", "instances": [{"input": "A", "output": "A"}]},
+        IN_CONTEXT,
+        {"instruction": "Say it.", "instances": [{"input": "A", "output": ""}]},
+        {"instances": [{"input": "A", "output": "A"}]},
+        several={"instruction": "Say it.", "instances": [{"input": "A", "output": ["A", "B"]}]},
+    ),
+    "dolly": Case(
+        {"instruction": "Say it.", "context": "A", "response": "A"},
+        IN_CONTEXT,
+        {"instruction": "Say it.", "context": "A", "response": ""},
+        {"instruction": None, "context": "A", "response": "A"},
+        several={"instruction": "Say it.", "context": "A", "response": ["A", "B"]},
+    ),
+    "alpaca": Case(
+        {"instruction": "Say it.", "input": "A", "output": "A"},
+        IN_CONTEXT,
+        {"instruction": "Say it.", "input": "A"},
+        {"instruction": None, "input": "A", "output": "A"},
+        several={"instruction": "Say it.", "input": "A", "output": ["A", "B"]},
+    ),
+    "evals": Case(
+        {"input": said(("user", "Say A.")), "ideal": "A"},
+        ASKED,
+        {"input": said(("user", "Say A.")), "ideal": None},
+        {"input": said(("user", "Say A."))},
+        several={"input": "Say A.", "ideal": ["A", "B"]},
+    ),
+    "prompt_completion": Case(
+        {"prompt": "Say A.", "completion": "A"},
+        ASKED,
+        {"prompt": "Say A."},
+        {"prompt": None, "completion": "A"},
+        several={"prompt": "Say A.", "completion": ["A", "B"]},
+    ),
+    "question_answer": Case(
+        {"question": "Say A.", "answer": "A"},
+        ASKED,
+        {"question": "Say A.", "answer": None},
+        {"question": None, "answer": "A"},
+        several={"question": "Say A.", "answer": ["A", "B"]},
+    ),
+}
+every_format = pytest.mark.parametrize("name", FORMATS)
+with_alternatives = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.several])
+
+
+def test_every_format_has_a_case_and_can_be_named_in_the_config():
+    assert set(FORMATS) == set(CASES)
+    assert {"auto", *FORMATS} == set(get_args(FormatName))
+
+
+@every_format
+def test_a_format_is_recognised_by_its_field_names(name):
+    assert detect(CASES[name].row) == name
+
+
+@every_format
+@pytest.mark.parametrize("asked", ["auto", "by name"])
+def test_a_row_becomes_canonical_messages(importing, name, asked):
+    imported = importing({"a.jsonl": [CASES[name].row]}, format="auto" if asked == "auto" else name)
+    assert imported.only == CASES[name].turns
+    assert imported.stats.formats == {name: 1}
+    assert imported.pool.labelled.tolist() == [True]
+
+
+@every_format
+def test_a_row_without_a_response_is_unlabelled(importing, name):
+    imported = importing({"a.jsonl": [CASES[name].unlabelled]})
+    assert imported.only == [turn for turn in CASES[name].turns if turn[0] == "user"]
+    assert (imported.stats.labelled, imported.stats.unlabelled) == (0, 1)
+
+
+@every_format
+def test_a_row_without_a_needed_field_is_quarantined_with_file_and_line(importing, good, name):
+    imported = importing({"a.jsonl": [good, CASES[name].missing]})
+    assert imported.refused == [("in/a.jsonl:2", CASES[name].reason)]
+    assert imported.stats.examples == 1
+
+
+@with_alternatives
+def test_the_first_answer_is_the_response_and_the_others_are_kept(importing, name):
+    imported = importing({"a.jsonl": [CASES[name].several]})
+    assert imported.only[-1] == ("assistant", "A")
+    assert imported.pool.alternatives([0]) == [["B"]]
+
+
+@every_format
+def test_other_fields_are_metadata(importing, name):
+    imported = importing({"a.jsonl": [{**CASES[name].row, "licence": "MIT"}]})
+    assert imported.pool.metadata([0]) == [{"licence": "MIT"}]
+
+
+def test_a_forced_format_refuses_rows_of_another(importing, good):
+    imported = importing({"a.jsonl": [good, {"prompt": "Say A.", "completion": "A"}]}, format="question_answer")
+    assert imported.refused == [("in/a.jsonl:2", "missing_field")]
+
+
+def test_bare_strings_of_a_conversation_alternate(importing):
+    assert importing({"a.jsonl": [{"conversations": ["Say A.", "A"]}]}).only == ASKED
+
+
+def test_a_row_with_several_instances_becomes_several_examples(importing):
+    row = {"instruction": "Say it.", "instances": [{"input": "A", "output": "A"}, {"input": "B", "output": "B"}]}
+    imported = importing({"a.jsonl": [row]})
+    assert sorted(imported.pool.origin([0, 1])) == ["in/a.jsonl:1", "in/a.jsonl:1#2"]
+
+
+def test_the_speaker_name_of_a_few_shot_message_decides_its_role(importing):
+    shown = [
+        {"role": "system", "name": "example_user", "content": "Say B."},
+        {"role": "system", "name": "example_assistant", "content": "B"},
+    ]
+    imported = importing({"a.jsonl": [{"input": [*shown, {"role": "user", "content": "Say A."}], "ideal": "A"}]})
+    assert imported.only == [("user", "Say B."), ("assistant", "B"), *ASKED]
+
+
+@pytest.mark.parametrize("name", [["x"], {"x": 1}, 7, None])
+def test_a_speaker_name_of_any_type_is_ignored(importing, name):
+    assert (
+        importing({"a.jsonl": [{"messages": [{"role": "user", "content": "Say A.", "name": name}]}]}).only == ASKED[:1]
+    )
+
+
+class TestCanonicalForm:
+    def test_neighbouring_messages_of_one_role_are_joined(self, importing):
+        imported = importing({"a.jsonl": [{"messages": said(("user", "Say"), ("user", "A."), ("assistant", "A"))}]})
+        assert imported.only == [("user", "Say\n\nA."), ("assistant", "A")]
+        assert imported.stats.adjusted == {"merged_turns": 1}
+
+    def test_a_system_message_in_the_middle_becomes_a_user_message(self, importing):
+        imported = importing(
+            {"a.jsonl": [{"messages": said(("user", "Say A."), ("assistant", "A"), ("system", "Louder."))}]}
+        )
+        assert imported.only == [*ASKED, ("user", "Louder.")]
+        assert imported.stats.adjusted == {"system_as_user": 1}
+
+    def test_a_system_message_alone_is_the_question(self, importing):
+        assert importing({"a.jsonl": [{"input": said(("system", "Say A.")), "ideal": "A"}]}).only == ASKED
+
+    def test_numbers_and_booleans_as_answers_are_written_out(self, importing):
+        rows = [{"question": "How many?", "answer": 4}, {"question": "Is it?", "answer": True}]
+        assert {turns[-1][1] for turns in importing({"a.jsonl": rows}).conversations} == {"4", "True"}
+
+    @pytest.mark.parametrize(
+        ("messages", "reason"),
+        [
+            ([], "no_prompt"),
+            (said(("assistant", "A")), "no_prompt"),
+            (said(("user", "  ")), "empty_field"),
+            (said(("user", "Say A."), ("assistant", ""), ("user", "Again.")), "empty_field"),
+            (said(("narrator", "Say A.")), "unknown_role"),
+            (said(("user", ["Say A."])), "wrong_type"),
+            (["Say A."], "wrong_type"),
+            ("Say A.", "wrong_type"),
+        ],
+    )
+    def test_a_conversation_that_no_template_accepts_is_quarantined(self, importing, good, messages, reason):
+        assert importing({"a.jsonl": [good, {"messages": messages}]}).refused == [("in/a.jsonl:2", reason)]
+
+
+class TestSourceNames:
+    def test_the_source_is_the_file_name_unless_the_row_names_one(self, importing, good):
+        imported = importing({"a.jsonl": [good], "b.jsonl": [{"question": "Who?", "answer": "I.", "task": "names"}]})
+        assert imported.stats.sources == {"a": 1, "names": 1}
+
+    def test_a_named_field_decides(self, importing, good):
+        assert importing({"a.jsonl": [{**good, "task": "x", "kind": "sums"}]}, source_field="kind").stats.sources == {
+            "sums": 1
+        }
+
+    def test_files_of_one_name_are_told_apart_by_their_folder(self, importing, good):
+        imported = importing({"x/samples.jsonl": [good], "y/samples.jsonl": [{"question": "Who?", "answer": "I."}]})
+        assert imported.stats.sources == {"x/samples": 1, "y/samples": 1}
