@@ -1,8 +1,8 @@
 """What a round will take, before anything runs: rows, tokens, memory by item, time by stage, disk.
 
-Memory is arithmetic over the model's shape plus one measured constant per kind of device; time is arithmetic over operations
-divided by a speed that is measured on the spot (a short matrix product) times a measured share of it. The constants and how they
-were measured are in docs/performance.md.
+Memory is arithmetic over the model's shape. Time is arithmetic over operations divided by a speed that is measured on the spot (a
+short matrix product) times a share of it, plus a fixed time to launch each layer. docs/performance.md says how share and launch
+time were measured and how far predictions were off.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from al.pool_estimate import PoolEstimate, estimate_pool
 from al.workflow import Options
 
 GIB = 2**30
-WORKING_SET = {"cuda": 1.0, "cpu": 1.0}
-"""Measured over computed bytes of one decoder layer's activations; see `activation_bytes`."""
-TRAIN_SHARE = {"cuda": 0.40, "cpu": 0.55}
-FORWARD_SHARE = {"cuda": 0.45, "cpu": 0.55}
-"""Share of the measured matrix-product speed that training and forward passes reach."""
+SHARE = {"cuda": 0.67, "cpu": 0.55}
+"""Share of the measured matrix-product speed that a decoder's layers reach once they run."""
+LAUNCH_SECONDS = {"cuda": 4.1e-3, "cpu": 0.0}
+"""Time to launch one decoder layer with LoRA for one pass, whatever the batch: what small batches on a fast card are made of."""
 PROCESS_GIB = {"cuda": 0.0, "cpu": 0.9}
 """Resident size of the libraries themselves; on a GPU only what torch allocates there is counted."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
@@ -82,7 +81,7 @@ def activation_bytes(config: Config, shape: ModelShape, machine: Machine, tokens
     inputs = 3 * d + ff
     outputs = 4 * d + 4 * kv + 4 * ff
     lora = (6 * d + ff) * (size + 1 if config.lora.dropout else 0) / size
-    return WORKING_SET[machine.kind] * tokens * size * (inputs + outputs + lora)
+    return tokens * size * (inputs + outputs + lora)
 
 
 def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict[str, float]:
@@ -107,20 +106,28 @@ def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict
 
 
 def training_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
-    """Training speed: two products per weight forward, two backward (none for frozen weights' gradients), two more when recomputing."""
+    """Training speed: a frozen weight takes part in the forward and in one backward product, a LoRA weight in two; with
+    checkpointing the forward runs twice."""
     passes = 3 if config.train.gradient_checkpointing else 2
-    return TRAIN_SHARE[machine.kind] * machine.flops / (2 * passes * shape.linear + 6 * shape.lora)
+    tokens = config.train.pack_length * config.train.packs_per_batch
+    return tokens / _batch_seconds(shape, machine, tokens, passes, 2.0 * (passes * shape.linear + (passes + 1) * shape.lora))
 
 
-def forward_tokens_per_s(shape: ModelShape, machine: Machine) -> float:
+def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
     """Speed of scoring and evaluation."""
-    return FORWARD_SHARE[machine.kind] * machine.flops / (2 * (shape.linear + shape.lora))
+    tokens = config.measure.batch_tokens
+    return tokens / _batch_seconds(shape, machine, tokens, 1, 2.0 * (shape.linear + shape.lora))
+
+
+def _batch_seconds(shape: ModelShape, machine: Machine, tokens: int, passes: int, flop_per_token: float) -> float:
+    launch = passes * shape.layers * LAUNCH_SECONDS[machine.kind]
+    return launch + tokens * flop_per_token / (SHARE[machine.kind] * machine.flops)
 
 
 def _seconds(config: Config, pool: PoolEstimate, shape: ModelShape, machine: Machine, tokens: float, speed: float) -> dict[str, float]:
     from selection.cluster import choose_k
 
-    forward = forward_tokens_per_s(shape, machine)
+    forward = forward_tokens_per_s(config, shape, machine)
     clusters = choose_k(config.cluster.k, pool.examples)
     per_cluster = config.score.sample_per_cluster
     scored = pool.examples if per_cluster == "all" else min(pool.examples, clusters * int(per_cluster))

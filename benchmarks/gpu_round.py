@@ -82,7 +82,7 @@ def nf4_census(config: Path) -> dict[str, int]:
     plain = [name for name, module in base.model.named_modules() if type(module) is torch.nn.Linear]
     assert plain == ["lm_head"], plain
     assert all(layer.weight.quant_type == "nf4" for layer in layers)
-    return {"nf4_layers": len(layers), "base_bytes_allocated": torch.cuda.memory_allocated() if torch.cuda.is_available() else 0}
+    return {"nf4_linear_layers": len(layers), "other_linear_layers": len(plain)}
 
 
 def calibrate(config_path: Path) -> list[dict[str, Any]]:

@@ -78,8 +78,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise SelectionUsageError(f"budget: expected a unit out of {', '.join(UNITS)}, found {self.unit!r}.")
-        if int(self.amount) != self.amount or self.amount < 1:
-            raise SelectionUsageError(f"budget: expected a whole number of {self.unit} above zero, found {self.amount}.")
+        if not isinstance(self.amount, (int, np.integer)) or self.amount < 1:
+            raise SelectionUsageError(f"budget: expected a whole number of {self.unit} above zero, found {self.amount!r}.")
 
 
 @dataclass(frozen=True)

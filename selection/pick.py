@@ -67,7 +67,8 @@ def random_picker(view: ClusterView, strategy: Strategy) -> Ranking:
 @picker("top", uses_score=True)
 def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     """Highest score first within quantile bins of length, the bins taking turns in proportion to their size: scores per token
-    favour short examples, and the tail cut has removed the likely noise. Unmeasured ones come last. O(m log m)."""
+    favour short examples, and the tail cut has removed the likely noise. Which bin comes first is random, or else quotas below
+    the number of bins would always go to the shortest. Unmeasured ones come last. O(m log m)."""
     score = view.candidates.score[view.rows]
     measured = np.flatnonzero(~np.isnan(score))
     lengths = view.candidates.tokens[view.rows[measured]]
@@ -75,7 +76,8 @@ def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     by_score = np.lexsort((-score[measured], bins))
     size = np.bincount(bins, minlength=strategy.length_bins)
     rank = np.arange(len(measured)) - (np.cumsum(size) - size)[bins[by_score]]
-    turn = np.argsort((rank + 0.5) / size[bins[by_score]], kind="stable")
+    random_place = (by_score + 0.5) / max(len(measured), 1)
+    turn = np.argsort((rank + random_place) / size[bins[by_score]], kind="stable")
     order = measured[by_score[turn]]
     place_bin, place_rank = bins[by_score[turn]], rank[turn]
     spans = {b: f"{lengths[bins == b].min()} to {lengths[bins == b].max()} tokens" for b in np.flatnonzero(size)}
@@ -128,13 +130,19 @@ def suspects(loss: np.ndarray, share: float) -> np.ndarray:
     The quantile is a measured value (the lower neighbour), so that ties with it stay. Nothing is cut below
     MIN_MEASURED_FOR_CUT measured, nor is an example without a loss (NaN).
     """
-    known = ~np.isnan(loss)
-    if share == 0 or known.sum() < MIN_MEASURED_FOR_CUT:
+    known = loss[~np.isnan(loss)]
+    kept = len(known) - int(most_suspects(len(known), share))
+    if kept == len(known):
         return np.zeros(len(loss), dtype=bool)
-    return known & (np.nan_to_num(loss, nan=-np.inf) > np.quantile(loss[known], 1 - share, method="lower"))
+    return loss > np.partition(known, kept - 1)[kept - 1]
 
 
-def most_suspects(size: np.ndarray, share: float) -> np.ndarray:
-    """How many of `size` candidates of a cluster `suspects` can cut at most, however many of them get measured."""
-    kept = np.floor((size - 1) * (1 - share) + 1e-9) + 1
-    return np.where((size >= MIN_MEASURED_FOR_CUT) & (share > 0), size - kept, 0).astype(np.int64)
+def most_suspects(measured: np.ndarray | int, share: float) -> np.ndarray:
+    """How many of so many measured examples of a cluster `suspects` cuts at most: fewer only where losses tie.
+
+    It never falls when more are measured, so that of a cluster's size it bounds what any measurement can lead to. Rounding
+    comes before `ceil`, since 0.3 · 90 must not become 28.
+    """
+    measured = np.asarray(measured)
+    cut = np.ceil(np.round((measured - 1) * share, 6))
+    return np.where(measured >= MIN_MEASURED_FOR_CUT, cut, 0).astype(np.int64)

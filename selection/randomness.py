@@ -13,7 +13,8 @@ DRAW, HOLDOUT, CLUSTER = 201, 202, 203
 
 
 def derive_seed(*parts: int) -> int:
-    """A 31-bit seed (what faiss and scikit-learn take) out of non-negative integers, by numpy's SeedSequence."""
+    """A 31-bit seed (what faiss and scikit-learn take) out of non-negative integers, by numpy's SeedSequence,
+    to which (1,) and (1, 0) are the same: end with a purpose, none of which is 0."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0] >> np.uint32(1))
 
 

@@ -58,13 +58,15 @@ def take_examples(
     Raises:
         SelectionError: a cluster has fewer than its quota, which quotas made for the same candidates rule out.
     """
-    for c, cluster in ranked.items():
-        if len(cluster.rows) < quota[c]:
+    with_quota = np.flatnonzero(quota).tolist()
+    for c in with_quota:
+        found = len(ranked[c].rows) if c in ranked else 0
+        if found < quota[c]:
             raise SelectionError(
-                f"quotas: cluster {c} has {len(cluster.rows)} selectable examples for a quota of {quota[c]}; "
+                f"quotas: cluster {c} has {found} selectable examples for a quota of {quota[c]}; "
                 "the quotas were made for other candidates."
             )
-    return _interleaved([(c, i) for c in ranked for i in range(int(quota[c]))])
+    return _interleaved([(c, i) for c in with_quota for i in range(int(quota[c]))])
 
 
 def take_tokens(

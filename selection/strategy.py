@@ -115,7 +115,7 @@ def shortlist(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed
     """Candidates that must be measured before `select`, and are not yet.
 
     A picker that ranks by score chooses among `shortlist_factor` times its quota, drawn at random. The random picker needs
-    what it will draw, and spares for what the tail cut may take of it; without a tail cut it needs nothing measured.
+    what it will draw; without a tail cut it needs nothing measured. Both get spares for what the tail cut may take of it.
 
     Returns:
         (m,) int64 rows of the candidates, ascending.
@@ -137,10 +137,9 @@ def _depth(tokens: np.ndarray, quota: int, unit: str, strategy: Strategy) -> int
     by_score = PICKERS[strategy.picker].uses_score
     if not by_score and strategy.tail_cut == 0:
         return 0
-    factor = strategy.shortlist_factor if by_score else 1.0
-    amount = math.ceil(factor * quota)
+    amount = math.ceil((strategy.shortlist_factor if by_score else 1.0) * quota)
     count = amount if unit == "examples" else prefix_within(tokens, amount) + 1
-    return count if by_score else count + math.ceil(2 * strategy.tail_cut * count) + 1
+    return math.ceil((count - 1) / (1 - strategy.tail_cut)) + 1  # so many that `count` are left after the cut
 
 
 def select(
@@ -178,8 +177,8 @@ def select(
 
 def _check_quotas(candidates: Candidates, quotas: Quotas, budget: Budget) -> None:
     total = int(quotas.quota.sum())
-    fits = total == budget.amount if budget.unit == "examples" else total <= budget.amount
-    if not fits or quotas.unit != budget.unit or len(quotas.quota) != candidates.clusters:
+    expected = budget.amount if budget.unit == "examples" else min(budget.amount, int(candidates.tokens.sum()))
+    if total != expected or quotas.unit != budget.unit or len(quotas.quota) != candidates.clusters:
         raise SelectionError(
             f"quotas: expected those of {candidates.clusters} clusters for {budget.amount} {budget.unit}, "
             f"found {len(quotas.quota)} for {total} {quotas.unit}."

@@ -127,15 +127,18 @@ def _document_loop(
     dropout: float,
 ) -> torch.Tensor:
     grouped = query.shape[1] != key.shape[1]
+    lengths = [end - start for start, end in zip(pack.borders, pack.borders[1:], strict=False)]
+    # split, not slices: the backward pass of a slice fills a tensor of the whole pack for each document.
+    documents = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     outputs = []
-    for start, end in zip(pack.borders, pack.borders[1:], strict=False):
-        windowed = window is not None and end - start > window
+    for length, (q, k, v) in zip(lengths, documents, strict=True):
+        windowed = window is not None and length > window
         outputs.append(
             F.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                attn_mask=_window_mask(end - start, window, query.device) if windowed else None,
+                q,
+                k,
+                v,
+                attn_mask=_window_mask(length, window, query.device) if windowed else None,
                 dropout_p=dropout,
                 is_causal=not windowed,
                 scale=scaling,

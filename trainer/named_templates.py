@@ -56,8 +56,8 @@ class SpecialTokens:
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             raise TrainerError(
-                f"chat template '{template}' needs the tokens {', '.join(names)}; the tokenizer has no {', '.join(missing)}. "
-                "Set model.chat_template to another one: auto, mistral, chatml or plain"
+                f"chat template '{template}' needs the tokens {', '.join(names)}; the tokenizer has no "
+                f"{', '.join(missing)}. Set model.chat_template to another one: auto, mistral, chatml or plain"
             )
 
 
@@ -94,8 +94,8 @@ def write_mistral(messages: list[dict[str, str]], special: SpecialTokens) -> lis
     """`<s>[INST] user [/INST] response</s>[INST] user [/INST] …`, as mistral-common's v1 tokenizer has it.
 
     Like there, each piece is encoded on its own, system prompts are joined and put in front of the first user turn,
-    neighbouring messages of one role are joined, both by a blank line, and a conversation that opens with a response gets
-    an empty user turn first. Source: mistral_common InstructRequestNormalizer and InstructTokenizerV1.
+    neighbouring messages of one role are joined, both by a blank line, and a conversation that opens with a response
+    gets an empty user turn first. Source: mistral_common InstructRequestNormalizer and InstructTokenizerV1.
     """
     system = SEPARATOR.join(m["content"] for m in messages if m["role"] == "system" and m["content"])
     pieces: list[Piece] = [special.bos]
@@ -118,7 +118,8 @@ def _joined_turns(messages: list[dict[str, str]]) -> Iterator[tuple[str, str, in
     for turn, message in numbered:
         if message["role"] not in ("system", "user", "assistant"):
             raise DataError(
-                f"chat template 'mistral' knows the roles system, user and assistant; turn {turn + 1} has the role '{message['role']}'"
+                f"chat template 'mistral' knows the roles system, user and assistant; "
+                f"turn {turn + 1} has the role '{message['role']}'"
             )
     # mistral-common breaks a run of user messages at a system message too, but writes nothing for it.
     for role, group in groupby(numbered, key=lambda item: item[1]["role"]):

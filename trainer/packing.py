@@ -2,18 +2,18 @@
 
     capacity 16                              document   length
     pack 0  |aaaaaaaaaaaaaa|..|              a          14
-    pack 1  |bbbbbbbbb|dddddd|.|             b, d        9, 6
-    pack 2  |ccccccc|eeeee|fff|.|            c, e, f     7, 5, 3
+    pack 1  |bbbbbbbbb|ccccccc|              b, c        9, 7
+    pack 2  |dddddd|eeeee|fff|..|            d, e, f     6, 5, 3
              <- offsets mark where a pack's members begin; dots are left empty ->
 
-Documents are taken from long to short, each into the fullest pack that still holds it. Best-fit decreasing needs at most
-11/9 of the fewest possible packs (Johnson et al. 1974, doi:10.1137/0203025) and wastes under 1% on the lengths of
+Documents are taken from long to short, each into the fullest pack that still holds it. Best-fit decreasing needs at
+most 11/9 of the fewest possible packs (Johnson et al. 1974, doi:10.1137/0203025) and wastes under 1% on the lengths of
 instruction data, because the many short documents fill what the long ones leave.
 
-Only lengths matter, so all documents of one length go together, and all packs with the same room are one group: a document
-of length l goes r // l times into a pack with room r before the next pack has its turn. The room is found in a two-level
-bit set. Time is O(m + g·sqrt(capacity)/64) for m documents and g <= m groups met, memory O(m + capacity): a second or two
-and under 300 MiB for a million documents. The plan is a function of the lengths alone.
+Only lengths matter, so all documents of one length go together, and all packs with the same room are one group: a
+document of length l goes r // l times into a pack with room r before the next pack has its turn. The room is found in a
+two-level bit set. Time is O(m + g·sqrt(capacity)/64) for m documents and g <= m groups met, memory O(m + capacity): a
+second or two and under 300 MiB for a million documents. The plan is a function of the lengths alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from trainer.errors import CheckpointError, DataError, TrainerError
 class PackPlan:
     """Which documents share a pack: pack p holds `members[offsets[p]:offsets[p + 1]]`.
 
-    offsets (p+1,) int64; members (m,) int64, indices into the lengths that were planned, each exactly once, longest first
-    within a pack; capacity and total_tokens in tokens.
+    offsets (p+1,) int64; members (m,) int64, indices into the lengths that were planned, each exactly once, longest
+    first within a pack; capacity and total_tokens in tokens.
     """
 
     offsets: np.ndarray
@@ -65,7 +65,7 @@ class PackPlan:
 
     @classmethod
     def open(cls, directory: Path) -> PackPlan:
-        """Read what `save` wrote, arrays memory-mapped. Raises CheckpointError where files are missing or do not agree."""
+        """Read what `save` wrote, arrays memory-mapped. Raises CheckpointError where files are absent or disagree."""
         try:
             facts = json.loads((directory / "packs.json").read_text())
             offsets, members = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("offsets", "members"))
@@ -95,8 +95,8 @@ def plan_packs(lengths: np.ndarray, capacity: int) -> PackPlan:
         if wrong.any():
             worst = int(np.flatnonzero(wrong)[0])
             raise DataError(
-                f"{int(wrong.sum())} of {len(lengths)} documents cannot be packed: document {worst} of {lengths[worst]} tokens {why}. "
-                "Raise train.pack_length or lower tokens.max_length"
+                f"{int(wrong.sum())} of {len(lengths)} documents cannot be packed: document {worst} of "
+                f"{lengths[worst]} tokens {why}. Raise train.pack_length or lower tokens.max_length"
             )
     order = np.argsort(-lengths, kind="stable")
     pack_of = np.fromiter(_pack_numbers(lengths, capacity), dtype=np.int64, count=len(lengths))
@@ -136,7 +136,7 @@ def _pack_numbers(lengths: np.ndarray, capacity: int) -> Iterator[int]:
 class _Rooms:
     """Packs that are open, by their room (free tokens); finds the smallest room of at least so many tokens.
 
-    `words[w]` has a bit for each room of its stretch that some pack has, `summary` a bit for each word that is not zero.
+    `words[w]` has a bit for each room of its stretch that some pack has, `summary` a bit for each word that is not 0.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -1,4 +1,4 @@
-"""What a chat template makes of a conversation before anything is encoded: texts, single tokens, and where the responses lie."""
+"""What a chat template makes of a conversation before anything is encoded: texts, single tokens, places of responses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ Conversation = Sequence[Message]
 
 @dataclass(frozen=True)
 class Response:
-    """One response inside a text, in characters: the model writes [start, stop), then the first special token of [stop, limit).
+    """One response inside a text, in characters: the model writes [start, stop), then the first special token of
+    [stop, limit).
 
-    limit is None where that token is a piece of its own; the response then goes to the end of the text. `turn` is the index
-    of the message, for error messages.
+    limit is None where that token is a piece of its own; the response then goes to the end of the text. `turn` is the
+    index of the message, for error messages.
     """
 
     start: int

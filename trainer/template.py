@@ -1,7 +1,8 @@
 """Chat templates: conversations to token ids, and which of them are trained on.
 
 The tokens of a response are targets, and so is the token that ends it (without it a model never learns to stop); the
-generation prompt before a response and what follows its end token are not. With ChatML, R marks response tokens, E end tokens:
+generation prompt before a response and what follows its end token are not. With ChatML, R marks response tokens, E end
+tokens:
 
     <|im_start|> user \\n Hi <|im_end|> \\n <|im_start|> assistant \\n Hello ! <|im_end|> \\n
                                                                        R   R     E
@@ -26,7 +27,7 @@ PROBE = [{"role": "user", "content": "Which colour has the sky?"}, {"role": "ass
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A conversation as tokens: `ids`, and for each its target: 0 not trained on, 1 token of a response, 2 its end token.
+    """A conversation as tokens: `ids`, and for each its target (0 not trained on, 1 token of a response, 2 its end).
 
     The first token is never a target: nothing predicts it.
     """
@@ -39,8 +40,8 @@ class Tokenized:
 class ChatTemplate:
     """A template bound to a tokenizer. Make one with `ChatTemplate.resolve`.
 
-    `name` is "tokenizer" for the tokenizer's own, else mistral, chatml or plain; `hash` (64 hex digits) changes whenever
-    the same conversation could come out as other text; `tokenizer_name` is where the tokenizer was loaded from.
+    `name` is "tokenizer" for the tokenizer's own, else mistral, chatml or plain; `hash` (64 hex digits) changes
+    whenever the same conversation could come out as other text; `tokenizer_name` is where the tokenizer was loaded from.
     """
 
     name: str
@@ -53,7 +54,7 @@ class ChatTemplate:
 
     @classmethod
     def resolve(cls, tokenizer: Any, name: str = "auto") -> ChatTemplate:
-        """The template `name` for a transformers tokenizer; "auto" is the tokenizer's own where it has one, else mistral.
+        """The template `name` for a transformers tokenizer; "auto" is the tokenizer's own if it has one, else mistral.
 
         Raises TrainerError where the name is unknown, the tokenizer lacks a token that the template needs or is not a
         fast one, or where a short probe conversation does not come out right (no end token, targets that decode to
@@ -95,7 +96,7 @@ class ChatTemplate:
         return result
 
     def tokenize_batch(self, conversations: Sequence[Conversation]) -> list[Tokenized | DataError]:
-        """Like `tokenize` for many at once, which is several times faster; a conversation that is refused gives its error."""
+        """Like `tokenize` for many at once, several times faster; a conversation that is refused gives its error."""
         rendered = self._pieces(conversations)
         texts = [
             piece.text
@@ -177,9 +178,9 @@ class ChatTemplate:
                 return token
             token += 1
         raise DataError(
-            f"turn {response.turn + 1}: the tokenizer's chat template ends this response with {piece.text[response.stop : response.limit]!r}, "
-            "which holds no special token, so that a model trained on it would never learn to stop. "
-            "Set model.chat_template to mistral, chatml or plain"
+            f"turn {response.turn + 1}: the tokenizer's chat template ends this response with "
+            f"{piece.text[response.stop : response.limit]!r}, which holds no special token, so that a model trained on "
+            "it would never learn to stop. Set model.chat_template to mistral, chatml or plain"
         )
 
     def _prove(self, tokenizer: Any) -> None:
@@ -189,11 +190,12 @@ class ChatTemplate:
             raise TrainerError(f"chat template '{self.name}' cannot be used: {error}") from error
         response = [i for i, target in zip(tokenized.ids, tokenized.targets, strict=True) if target == RESPONSE]
         found = tokenizer.decode(response, clean_up_tokenization_spaces=False)
-        # A Qwen3-like template lets the model write an empty <think> block first; a tokenizer of a few words knows none of these.
+        # A Qwen3-like template lets the model write an empty <think> block first; a tokenizer of a few words knows none
+        # of the probe's.
         if PROBE[1]["content"] not in found and tokenizer.unk_token_id not in response:
             raise TrainerError(
-                f"chat template '{self.name}': expected targets that decode to {PROBE[1]['content']!r}, found {found!r}. "
-                "Set model.chat_template to another one: mistral, chatml or plain"
+                f"chat template '{self.name}': expected targets that decode to {PROBE[1]['content']!r}, "
+                f"found {found!r}. Set model.chat_template to another one: mistral, chatml or plain"
             )
 
 

@@ -1,7 +1,7 @@
-"""The token table: conversations as flat arrays of token ids and targets on disk, written as a stream, read memory-mapped.
+"""The token table: conversations as flat arrays of token ids and targets on disk, streamed out, read memory-mapped.
 
-Row r is conversation r, in the order they came; its tokens are `ids[offsets[r]:offsets[r + 1]]`. Nothing is dropped without
-being counted: the tokens of row r and `dropped[r]` together are always the whole conversation.
+Row r is conversation r, in the order they came; its tokens are `ids[offsets[r]:offsets[r + 1]]`. Nothing is dropped
+without being counted: the tokens of row r and `dropped[r]` together are always the whole conversation.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _ROWS = {"offsets": np.int64, "status": np.uint8, "dropped": np.int32, "target_c
 class TokenTable:
     """Tokens of n conversations.
 
-    flat_ids (N,) int32 and flat_targets (N,) uint8 (0 not trained on, 1 token of a response, 2 its end token), row r from
-    offsets[r] to offsets[r + 1], offsets (n+1,) int64; status (n,) uint8: 0 ok, 1 over length and skipped (its row has no
-    tokens), 2 truncated, 3 nothing to train on; dropped (n,) int32 tokens left out; target_counts (n,) int32.
+    flat_ids (N,) int32 and flat_targets (N,) uint8 (0 not trained on, 1 token of a response, 2 its end token), row r
+    from offsets[r] to offsets[r + 1], offsets (n+1,) int64; status (n,) uint8: 0 ok, 1 over length and skipped (its row
+    has no tokens), 2 truncated, 3 nothing to train on; dropped (n,) int32 tokens left out; target_counts (n,) int32.
     """
 
     flat_ids: np.ndarray
@@ -86,7 +86,8 @@ class TokenTable:
         }
         if sizes != expected:
             raise CheckpointError(
-                f"{path}: the arrays of the token table do not belong together (expected sizes {expected}, found {sizes}); tokenize again"
+                f"{path}: the arrays of the token table do not belong together (expected sizes {expected}, "
+                f"found {sizes}); tokenize again"
             )
         return cls(arrays.pop("ids"), arrays.pop("targets"), **arrays)
 
@@ -143,8 +144,8 @@ def tokenize_pool(
     """Tokenize `conversations` into the directory `out`; memory does not grow with their number but for 24 bytes each.
 
     Writes the arrays of TokenTable as npy files, and tokens.json: counts by status, tokens, target tokens and dropped
-    tokens, the template with its hash, the tokenizer, and the conversations that the template refused. Those have status 3
-    and no tokens; their reasons are counted and the first rows named. `progress` is given conversations done.
+    tokens, the template with its hash, the tokenizer, and the conversations that the template refused. Those have status
+    3 and no tokens; their reasons are counted and the first rows named. `progress` is given conversations done.
 
     Raises DataError where the template refuses every conversation of the first 1,024: then the template is at fault.
     """
@@ -165,7 +166,8 @@ def tokenize_pool(
                 rows.append(_Row(*fit(result, config)))
             if done == 0 and reasons.total() == len(batch):
                 raise DataError(
-                    f"the chat template refuses all of the first {len(batch)} conversations, the first because: {refused[0][1]}"
+                    f"the chat template refuses all of the first {len(batch)} conversations, "
+                    f"the first because: {refused[0][1]}"
                 )
             for stream, array in zip(streams, _flat(rows), strict=True):
                 stream.append(array)
@@ -237,8 +239,8 @@ def _mmap_mode(path: Path) -> str | None:
 class _NpyStream:
     """A one-dimensional npy file of a length that is known only at the end.
 
-    numpy leaves room in the header for the length to grow (numpy.lib.format, GROWTH_AXIS_MAX_DIGITS), so that the header
-    written last covers the first exactly.
+    numpy leaves room in the header for the length to grow (numpy.lib.format, GROWTH_AXIS_MAX_DIGITS), so that the
+    header written last covers the first exactly.
     """
 
     def __init__(self, file: BinaryIO, dtype: type[np.generic]) -> None:

@@ -13,10 +13,11 @@ class TokensConfig(BaseModel, extra="forbid", frozen=True):
     max_length: int = Field(
         2048,
         ge=8,
-        description="Tokens of one conversation, at most train.pack_length. Longer ones cost memory and time in proportion.",
+        description="Tokens of one conversation, at most train.pack_length. Memory and time grow in proportion.",
     )
     overlength: Literal["skip", "truncate", "truncate_turns"] = Field(
         "skip",
-        description="A conversation over max_length: skip leaves it out; truncate cuts it at max_length, in the middle of a response "
-        "if need be; truncate_turns keeps the longest start that ends with a whole response, and skips it where not even the first fits.",
+        description="A conversation over max_length: skip leaves it out; truncate cuts it at max_length, in the middle "
+        "of a response if need be; truncate_turns keeps the longest start that ends with a whole response, and skips it "
+        "where not even the first fits.",
     )

@@ -217,7 +217,8 @@ def _divergence(training: Training, step: int, result: StepResult) -> str:
     kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been made yet"
     return (
         f"training diverged at step {step + 1} of {training.steps}: loss {result.loss}, gradient norm "
-        f"{result.grad_norm}; {kept}. Lower train.learning_rate (now {training.config.learning_rate}) or raise train.warmup_ratio"
+        f"{result.grad_norm}; {kept}. Lower train.learning_rate (now {training.config.learning_rate}) "
+        "or raise train.warmup_ratio"
     )
 
 

@@ -1,1 +1,1 @@
-"""What a round shows its reader: a verdict, a terminal summary and a self-contained HTML page, all drawn from summary.json."""
+"""What a round shows its reader: a verdict, a terminal summary and one HTML page, all drawn from summary.json."""

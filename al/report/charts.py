@@ -89,7 +89,8 @@ def cluster_quotas(summary: Mapping[str, Any]) -> Chart | None:
         "marker": {"size": 8, "color": "@selected"},
         "hovertemplate": "%{text}<br>loss %{x:.3f}, quota %{y}<extra></extra>",
     }
-    layout = _layout("Mean loss ± standard error, nats", f"Quota, {_plain(lookup(summary, 'budget', 'unit') or 'examples')}")
+    unit = _plain(lookup(summary, "budget", "unit") or "examples")
+    layout = _layout("Mean loss ± standard error, nats", f"Quota, {unit}")
     return _spec([trace], layout, "Quota of each cluster against its mean loss", 320)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +39,7 @@ def build_summary(session: Session, prepared: Prepared, roles: Mapping[str, Arti
     dev = compare(models, DEV, settings.bootstrap, session.config.seed)
     summary = {
         "schema": SCHEMA, "run": session.run.path.name, "round": number, "created": now(),
-        "command": "python cli.py " + " ".join(sys.argv[1:]), "versions": versions(), "seed": session.config.seed,
+        "command": "python cli.py " + shlex.join(sys.argv[1:]), "versions": versions(), "seed": session.config.seed,
         "device": _device(session), "model": _model(session, roles, number), "budget": _budget(budget, roles, prepared),
         "pool": _pool(prepared, table), "holdout": prepared.split.json("split.json"), "scoring": _scoring(roles, table, number),
         "selection": _selection(session, table), "clusters": roles["selection"].json("quotas.json"), "histograms": _histograms(table),
@@ -65,9 +66,9 @@ def _plain(value: Any) -> Any:
 
 
 def _device(session: Session) -> str:
-    from trainer.model import resolve_device
-
     import torch
+
+    from trainer.model import resolve_device
 
     device = resolve_device(session.config.model)
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
@@ -186,7 +187,7 @@ def _config_diff(session: Session, number: int) -> dict[str, list[Any]]:
 
 
 def _learning_curve(session: Session, number: int) -> list[dict[str, Any]]:
-    """Macro NLL on test against examples picked so far, one entry per finished round before this one."""
+    """Macro NLL on test and what was picked, one entry per finished round before this one."""
     curve = []
     for n in range(1, number):
         report = rounds.recorded(session.run, n, "report")

@@ -120,10 +120,13 @@ def _clusters(summary: Mapping[str, Any]) -> Table | Text:
     if not clusters:
         return Text("Clusters: this strategy used none.")
     top = view.top_clusters(summary, TOP_CLUSTERS)
-    table = _table(f"Quota\n{lookup(summary, 'budget', 'unit') or 'examples'}", justify="right")
-    for column in ("Picked\nexamples", "Picked\ntokens", "Size\nexamples"):
+    if not top:
+        return Text("Clusters: none got a quota.")
+    unit = _short(lookup(summary, "budget", "unit") or "examples", 12)
+    table = _table("Quota", justify="right")
+    for column in ("Picked", "Tokens", "Size"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column(f"Clusters with the largest quotas ({len(top)} of {len(clusters)}), and why")
+    table.add_column(f"Largest quotas, in {unit} ({len(top)} of {len(clusters)}), and why")
     for cluster in (clusters[i] for i in top):
         counts = [write(cluster.get(key), "count") for key in ("quota", "picked", "tokens", "size")]
         name = Text(f"{cluster.get('cluster')} {_short(cluster.get('name') or MISSING)}")

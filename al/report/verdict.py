@@ -72,7 +72,7 @@ def comparisons(summary: Mapping[str, Any], metric: str, part: str = "evaluation
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The answer without numbers, judged by macro NLL: whom the selection beat, whom it lost to, what is not told apart.
+    """The answer without numbers, judged by macro NLL: whom the selection beat, lost to, or is not told apart from.
 
     A loss of exact match against the base model is named too when NLL alone would hide it.
     """
@@ -128,7 +128,8 @@ def _sentence(subject: str, metric_name: str, compared: Sequence[Comparison], nu
     def told(outcome: str) -> str:
         return _and([_told(c, numbers, spelled=c is order[0]) for c in order if c.outcome == outcome])
 
-    clauses = [f"{verb} {told(outcome)}" for verb, outcome in (("beat", "better"), ("lost to", "worse")) if told(outcome)]
+    verbs = {"better": "beat", "worse": "lost to"}
+    clauses = [f"{verb} {told(outcome)}" for outcome, verb in verbs.items() if told(outcome)]
     text = f"{lead} {' but '.join(clauses)}" if clauses else ""
     for outcome, verb, what in (
         ("unclear", "showed", "no significant difference from"),
@@ -147,8 +148,8 @@ def _told(comparison: Comparison, numbers: bool, spelled: bool) -> str:
     name = MODEL_NAMES[comparison.against]
     if not numbers or comparison.outcome == "unmeasured":
         return name
-    style, unit = ("nll", " nats per response token") if "nll" in comparison.metric else ("points", " percentage points")
-    unit, what = (unit, "95% interval ") if spelled else ("", "")
+    style, unit = ("nll", "nats per response token") if "nll" in comparison.metric else ("points", "percentage points")
+    unit, what = (f" {unit}", "95% interval ") if spelled else ("", "")
     if comparison.outcome == "unclear":
         value, low, high = (write(x, style, signed=True) for x in (comparison.value, comparison.low, comparison.high))
         return f"{name} ({value}{unit}; {what}{low} to {high})"

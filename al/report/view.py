@@ -26,6 +26,8 @@ FUNNEL = (
     Step("held out as dev", ("holdout", "dev"), True),
     Step("held out as test", ("holdout", "test"), True),
     Step("near-duplicates of held-out examples", ("holdout", "shadow"), True),
+    Step("whose template leaves no token to train on", ("selection", "outcomes", "no_target"), True),
+    Step("trained on in an earlier round", ("selection", "outcomes", "trained"), True),
     Step("selectable", ("pool", "selectable"), False),
     Step("measured by the model", ("scoring", "measured"), False),
     Step("selected", ("budget", "examples"), False),
@@ -105,9 +107,9 @@ def headline_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
 
 
 def top_clusters(summary: Mapping[str, Any], count: int) -> list[int]:
-    """Positions of the `count` clusters with the largest quotas, largest first."""
-    clusters = summary.get("clusters") or []
-    return sorted(range(len(clusters)), key=lambda i: (-(clusters[i].get("quota") or 0), i))[:count]
+    """Positions of the at most `count` clusters with the largest quotas above zero, largest first."""
+    quotas = [cluster.get("quota") or 0 for cluster in summary.get("clusters") or []]
+    return sorted((i for i, quota in enumerate(quotas) if quota), key=lambda i: (-quotas[i], i))[:count]
 
 
 def _by_count(counts: Mapping[str, int] | None) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Texts that a pool, a config or a cluster's terms may hold, each an attack on a page or a terminal that trusts them."""
+"""Texts that a pool, a config or a cluster's terms may hold: attacks on a page or terminal that trusts them."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def first_round() -> dict[str, Any]:
     """Round 1 with control: better than base in both metrics, not told apart from the control in exact match."""
     rng = np.random.default_rng(7)
     clusters = [_cluster(i, topic, rng) for i, topic in enumerate(TOPICS)]
-    quotas = [c["quota"] for c in clusters]
     clusters[-1].update(loss=None, loss_stderr=None, measured=0, reason="not measured: given its share by size")
+    picked = sum(cluster["quota"] for cluster in clusters)
     return {
         "schema": 1,
         "run": "demo",
@@ -36,67 +36,7 @@ def first_round() -> dict[str, Any]:
         "versions": {"winnow": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.0"},
         "seed": 0,
         "device": "cpu",
-        "model": {
-            "name": "smollm2-135m",
-            "quantization": "nf4",
-            "trainable_parameters": 4884480,
-            "lora_r": 16,
-            "lora_alpha": 32.0,
-            "continued_from_round": None,
-        },
-        "budget": {
-            "asked": "100",
-            "unit": "examples",
-            "amount": 100,
-            "examples": sum(quotas),
-            "tokens": 12345,
-            "target_tokens": 2346,
-        },
-        "pool": {
-            "version": 1,
-            "examples": 1052,
-            "labelled": 1047,
-            "unlabelled": 5,
-            "exact_duplicates": 13,
-            "quarantined": {"invalid_json": 3, "bad_utf8": 2, "no_messages": 1},
-            "sources": {f"{t.split()[0]}.jsonl": 80 + 7 * i for i, t in enumerate(TOPICS)},
-            "overlength": 4,
-            "truncated": 6,
-            "tokens": 118765,
-            "template": "auto",
-            "tokens_dropped": 321,
-            "near_duplicates": 41,
-            "selectable": 740,
-        },
-        "holdout": {"pool": 790, "dev": 101, "test": 149, "shadow": 12},
-        "scoring": {
-            "measured": 181,
-            "tokens": 20011,
-            "seconds": 21.04,
-            "adapter": "base",
-            "length_correlation": {"nll": -0.314, "entropy": 0.127},
-            "nll_mean": 2.1234,
-        },
-        "selection": {
-            "strategy": "default",
-            "allocation": "loss",
-            "picker": "random",
-            "score": "nll",
-            "outcomes": {
-                "selected": sum(quotas),
-                "quota_full": 731 - sum(quotas),
-                "tail_cut": 9,
-                "no_quota": 0,
-                "held_out_dev": 101,
-                "held_out_test": 149,
-                "near_duplicate": 41,
-                "near_duplicate_of_holdout": 12,
-                "unlabelled": 5,
-                "over_length": 4,
-                "no_target": 0,
-                "trained": 0,
-            },
-        },
+        **_facts(picked),
         "clusters": clusters,
         "histograms": {
             "nll": _histogram(rng.gamma(4, 0.5, 181), rng.gamma(5, 0.5, 100), "measured"),
@@ -106,22 +46,7 @@ def first_round() -> dict[str, Any]:
         "map": _map(rng, 1052),
         "training": {"selected": _training(rng, 0.0), "control": _training(rng, 0.1)},
         "evaluation": _evaluation(rng),
-        "examples": {
-            "picked": [_example(i, rng) for i in range(8)],
-            "left_out": [
-                {**_example(i + 20, rng), "outcome": code, "nll": None, "entropy": None}
-                for i, code in enumerate(("quota_full", "tail_cut", "near_duplicate", "over_length"))
-            ],
-            "quarantined": [
-                {
-                    "file": "broken.jsonl",
-                    "line": 17,
-                    "reason": "invalid_json",
-                    "message": "expected ',' or '}' at column 44",
-                    "snippet": '{"input": [{"role": "user" "content"',
-                }
-            ],
-        },
+        "examples": _examples(rng),
         "config_diff": {},
         "learning_curve": [],
         "dev": {
@@ -131,23 +56,51 @@ def first_round() -> dict[str, Any]:
                 "selected - control": _differences((-0.06, -0.11, -0.01, 0.03), (0.005, -0.02, 0.03, 0.7)),
             },
             "models": {
-                name: _metrics(nll, em)
-                for name, nll, em in (("base", 2.41, 0.11), ("selected", 1.71, 0.21), ("control", 1.77, 0.205))
+                "base": _metrics(2.41, 0.11),
+                "selected": _metrics(1.71, 0.21),
+                "control": _metrics(1.77, 0.205),
             },
         },
-        "timings": {
-            "import": 1.03,
-            "tokenize": 2.2,
-            "embed": 20.4,
-            "group": 0.31,
-            "cluster": 0.44,
-            "score": 21.04,
-            "train": 41.7,
-            "evaluate": 62.5,
-            "total": 201.6,
-        },
+        "timings": {"import": 1.03, "tokenize": 2.2, "embed": 20.4, "score": 21.04, "train": 41.7, "total": 201.6},
         "artifacts": {"pool": "6f1b2c3d4e5f6071", "tokens": "0011223344556677", "selection": "8899aabbccddeeff"},
     }
+
+
+def _facts(picked: int) -> dict[str, Any]:
+    """What a summary says of model, budget, pool, scoring and selection."""
+    outcomes = {"selected": picked, "quota_full": 731 - picked, "tail_cut": 9, "no_quota": 0, "held_out_dev": 101}
+    outcomes |= {"held_out_test": 149, "near_duplicate": 41, "near_duplicate_of_holdout": 12, "unlabelled": 5}
+    outcomes |= {"over_length": 4, "no_target": 0, "trained": 0}
+    model = {"name": "smollm2-135m", "quantization": "nf4", "trainable_parameters": 4884480, "lora_r": 16}
+    budget = {"asked": "100", "unit": "examples", "amount": 100, "examples": picked}
+    pool = {"version": 1, "examples": 1052, "labelled": 1047, "unlabelled": 5, "exact_duplicates": 13, "overlength": 4}
+    pool |= {"truncated": 6, "tokens": 118765, "template": "auto", "tokens_dropped": 321, "near_duplicates": 41}
+    pool |= {"selectable": 740, "quarantined": {"invalid_json": 3, "bad_utf8": 2, "no_messages": 1}}
+    scoring = {"measured": 181, "tokens": 20011, "seconds": 21.04, "adapter": "base", "nll_mean": 2.1234}
+    return {
+        "model": {**model, "lora_alpha": 32.0, "continued_from_round": None},
+        "budget": {**budget, "tokens": 12345, "target_tokens": 2346},
+        "pool": {**pool, "sources": {f"{topic.split()[0]}.jsonl": 80 + 7 * i for i, topic in enumerate(TOPICS)}},
+        "holdout": {"pool": 790, "dev": 101, "test": 149, "shadow": 12},
+        "scoring": {**scoring, "length_correlation": {"nll": -0.314, "entropy": 0.127}},
+        "selection": {
+            "strategy": "default",
+            "allocation": "loss",
+            "picker": "random",
+            "score": "nll",
+            "outcomes": outcomes,
+        },
+    }
+
+
+def _examples(rng: np.random.Generator) -> dict[str, Any]:
+    left_out = [
+        {**_example(i + 20, rng), "outcome": code, "nll": None, "entropy": None}
+        for i, code in enumerate(("quota_full", "tail_cut", "near_duplicate", "over_length"))
+    ]
+    quarantined = {"file": "broken.jsonl", "line": 17, "reason": "invalid_json", "message": "expected ',' or '}'"}
+    quarantined["snippet"] = '{"input": [{"role": "user" "content"'
+    return {"picked": [_example(i, rng) for i in range(8)], "left_out": left_out, "quarantined": [quarantined]}
 
 
 def later_round() -> dict[str, Any]:
@@ -244,9 +197,10 @@ def tie() -> dict[str, Any]:
     """Round 1 in which no interval leaves out zero, and one difference is exactly zero."""
     summary = first_round()
     summary["evaluation"]["differences"] = {
-        "selected - base": _differences((-0.0083, -0.0511, 0.0222, 0.7), (0.0, 0.0, 0.0, 1.0)),
+        "selected - base": _differences((-0.0083, -0.0511, 0.0222, 0.7), (0.0, -0.006, 0.006, 1.0)),
         "selected - control": _differences((0.0092, -0.0203, 0.0381, 0.4), (0.0044, -0.0152, 0.0241, 0.66)),
     }
+    summary["evaluation"]["differences"]["selected - base"]["macro_em"].update(low=0.0, high=0.0)
     for name in ("base", "selected", "control"):
         summary["evaluation"]["models"][name] = _metrics(2.31, 0.12)
     return summary
@@ -306,14 +260,8 @@ def _map(rng: np.random.Generator, n: int) -> dict[str, Any]:
 def _training(rng: np.random.Generator, shift: float) -> dict[str, Any]:
     losses = 2.4 * np.exp(-np.arange(12) / 9) + shift + rng.normal(size=12) * 0.06
     curve = [
-        {
-            "step": i + 1,
-            "loss": float(loss),
-            "lr": 1e-4 * (1 - i / 12),
-            "tokens_per_s": 300.0 + 5 * i,
-            "grad_norm": 1.0 + 0.1 * i,
-        }
-        for i, loss in enumerate(losses)
+        {"step": i + 1, "loss": loss, "lr": 1e-4 * (1 - i / 12), "tokens_per_s": 300 + 5 * i, "grad_norm": 1 + 0.1 * i}
+        for i, loss in enumerate(losses.tolist())
     ]
     curve[4]["grad_norm"] = None
     return {
@@ -345,29 +293,15 @@ def _metrics(nll: float, em: float) -> dict[str, float]:
 
 
 def _differences(nll: tuple, em: tuple) -> dict[str, dict[str, float]]:
-    def entry(numbers: tuple, shift: float) -> dict[str, float]:
-        return dict(zip(("value", "low", "high"), (x + shift for x in numbers[:3]), strict=True)) | {"p": numbers[3]}
-
-    return {
-        **{
-            name: entry(nll, shift)
-            for name, shift in (
-                ("micro_nll", 0.0021),
-                ("macro_nll", 0.0),
-                ("micro_nll_no_end", 0.004),
-                ("macro_nll_no_end", 0.0057),
-            )
-        },
-        **{
-            name: entry(em, shift)
-            for name, shift in (
-                ("micro_em", 0.0013),
-                ("macro_em", 0.0),
-                ("micro_em_no_end", 0.0022),
-                ("macro_em_no_end", 0.0031),
-            )
-        },
-    }
+    """Every metric's difference; a tuple is the macro one's value, low, high and p, the others lie a little beside."""
+    result = {}
+    beside = {"nll": (nll, (0.0021, 0.0, 0.004, 0.0057)), "em": (em, (0.0013, 0.0, 0.0022, 0.0031))}
+    for kind, (numbers, shifts) in beside.items():
+        names = (f"micro_{kind}", f"macro_{kind}", f"micro_{kind}_no_end", f"macro_{kind}_no_end")
+        for name, shift in zip(names, shifts, strict=True):
+            value, low, high = (number + shift for number in numbers[:3])
+            result[name] = {"value": value, "low": low, "high": high, "p": numbers[3]}
+    return result
 
 
 def _evaluation(rng: np.random.Generator) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from report_attacks import HOSTILE, hostile
 from report_page import Page, read_page
-from report_summaries import first_round, later_round, without_control
+from report_summaries import empty_lists, first_round, later_round, second_round, tie, time_budget, without_control
 
 from al.report.html import SECTIONS, TEMPLATES, json_script, render_html
 from al.report.values import clean
 
-SUMMARIES = [first_round, later_round, without_control, hostile]
+SUMMARIES = [first_round, second_round, later_round, without_control, time_budget, tie, empty_lists, hostile]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_plotly_needs_no_normalising_by_the_html_parser():
     assert "\r" not in source and "\0" not in source and "</script" not in source.lower() and "<!--" not in source
 
 
-def test_hostile_text_makes_no_element_and_no_handler(attacked: Page):
+def test_hostile_text_makes_no_element_and_no_handler(attacked: Page):  # trap 29
     tame = {e.tag for e in read_page(render_html(later_round())).elements}
     assert {e.tag for e in attacked.elements} <= tame
     assert not attacked.comments
@@ -105,13 +105,12 @@ def test_what_a_round_lacks_is_said():
     page = read_page(render_html(without_control()))
     assert "There is no random control in this round" in page.text
     assert "This is the first round, so there is no previous one" in page.text
-    assert "No plan is recorded for this round." in page.text
     assert "No random control was trained." in page.text
 
 
 def test_a_summary_without_evaluation_training_clusters_map_or_examples_is_a_page():
     summary = first_round()
-    for key in ("evaluation", "training", "clusters", "map", "histograms", "examples", "plan", "dev", "holdout"):
+    for key in ("evaluation", "training", "clusters", "map", "histograms", "examples", "dev", "holdout"):
         summary[key] = None
     summary["pool"].update(quarantined={}, sources={})
     text = read_page(render_html(summary)).text
@@ -124,6 +123,26 @@ def test_a_summary_without_evaluation_training_clusters_map_or_examples_is_a_pag
         "No row of the input was quarantined.",
     ):
         assert sentence in text
+
+
+def test_the_first_section_answers_what_was_spent_what_it_gave_and_where_it_went():
+    html = render_html(later_round())
+    first = html[html.index('<section id="verdict"') : html.index("</section>") + len("</section>")]
+    page = read_page(first)
+    paths = {number.path for number in page.numbers}
+    assert {f"/budget/{key}" for key in ("amount", "examples", "tokens", "target_tokens")} <= paths
+    for against in ("base", "previous", "control"):
+        for metric in ("macro_nll", "macro_nll_no_end", "macro_em"):
+            for bound in ("value", "low", "high"):
+                assert f"/evaluation/differences/selected - {against}/{metric}/{bound}" in paths
+    assert "/clusters/9/quota" in paths and page.text.count("worse") > 4
+
+
+@pytest.mark.parametrize("make", [tie, time_budget, empty_lists])
+def test_what_is_empty_or_equal_is_said(make: Callable[[], dict[str, Any]]):
+    text = read_page(render_html(make())).text
+    expected = {"tie": "no significant difference", "time_budget": "13,321 tokens", "empty_lists": "No picked examples"}
+    assert expected[make.__name__] in text
 
 
 def test_the_round_that_changed_the_config_shows_the_difference():

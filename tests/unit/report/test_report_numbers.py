@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 from report_page import Page, read_page, resolve, shown
-from report_summaries import first_round, later_round, without_control
+from report_summaries import (
+    empty_lists,
+    first_round,
+    later_round,
+    second_round,
+    tie,
+    time_budget,
+    token_budget,
+    without_control,
+)
 
 from al.report.html import render_html
 from al.report.values import clean, lookup, pointer, write
 
-SUMMARIES = [first_round, later_round, without_control]
+SUMMARIES = [first_round, second_round, later_round, without_control, token_budget, time_budget, tie, empty_lists]
 # Drawn as charts (test_report_charts.py) or about the file itself.
 NOT_IN_TABLES = (
     "/schema",
@@ -23,7 +32,7 @@ NOT_IN_TABLES = (
     "/training/control/curve",
     "/config_diff/",
 )
-NOT_IN_TABLES += ("/learning_curve/1/models/previous", "/dev/differences/")
+NOT_IN_TABLES += ("/learning_curve/1/models/previous", "/holdout/pool")
 
 
 @cache
@@ -101,9 +110,9 @@ def test_outcomes_that_do_not_add_up_are_exposed():
 
 def test_nan_and_infinity_are_dashes():
     summary = first_round()
-    summary["clusters"][0].update(loss=float("nan"), quality=float("inf"))
+    summary["clusters"][0].update(loss=float("nan"), tokens=float("inf"))
     texts = {n.path: n.text for n in read_page(render_html(summary)).numbers}
-    assert texts["/clusters/0/loss"] == texts["/clusters/0/quality"] == "–"
+    assert texts["/clusters/0/loss"] == texts["/clusters/0/tokens"] == "–"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tokenizers that need no download: a small byte-level one, Mistral's v1, and SmolLM2's where the demo assets are there."""
+"""Tokenizers that need no download: a small byte-level one, Mistral's v1, and SmolLM2's where its files are there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ CORPUS = [
 
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> Any:
-    """Byte-level BPE of about 320 tokens with <|bos|>, <|end|>, <|im_start|> and <|im_end|>; opens texts with <|bos|>; no template."""
+    """Byte-level BPE of about 320 tokens with <|bos|>, <|end|>, <|im_start|> and <|im_end|>; no chat template.
+
+    It opens every text with <|bos|>.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +38,7 @@ def byte_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def mistral_tokenizer() -> Any:
-    """Mistral's v1 tokenizer from the SentencePiece model that mistral-common ships, as a transformers LlamaTokenizer."""
+    """Mistral's v1 tokenizer: the SentencePiece model that mistral-common ships, as a transformers LlamaTokenizer."""
     package = pytest.importorskip("mistral_common", reason="mistral-common is not installed (requirements-dev.txt)")
     sentencepiece = pytest.importorskip("sentencepiece")
     from transformers import LlamaTokenizer

@@ -1,4 +1,4 @@
-"""Which tokens a template makes of a conversation, and which of them are trained on, shown on decoded text turn by turn."""
+"""Which tokens a template makes of a conversation, and which of them are trained on: decoded text, turn by turn."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_mistral_equals_mistral_common_token_for_token(mistral_tokenizer: Any, m
 
     kinds = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
     request = ChatCompletionRequest(messages=[kinds[m["role"]](content=m["content"]) for m in messages])
-    # Straight to normalizer and tokenizer: the validator in front of them is made for serving and wants a user turn last.
+    # Straight to normalizer and tokenizer: the validator in front of them is for serving and wants a user turn last.
     normalized = InstructRequestNormalizer.normalizer().from_chat_completion_request(request)
     expected = MistralTokenizer.v1().instruct_tokenizer.encode_instruct(normalized).tokens
     assert ChatTemplate.resolve(mistral_tokenizer).tokenize(messages).ids == expected
