@@ -18,6 +18,8 @@ from typing import Any
 
 import click
 
+import al
+
 DEFAULT_CONFIG = Path("configs/mistral-7b.yaml")
 
 
@@ -42,7 +44,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option("0.1.0", prog_name="winnow")
+@click.version_option(al.__version__, prog_name="winnow")
 def cli() -> None:
     """Find the examples worth training on, train a 4-bit LoRA on them, look again.
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import filelock
 
-from al import artifacts
+from al import __version__, artifacts
 from al.artifacts import Artifact
 from al.errors import RunStateError
 from al.failpoints import failpoint
@@ -57,7 +57,8 @@ class Run:
         self.db = sqlite3.connect(path / "run.db", isolation_level=None)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=FULL")
-        self.timings: dict[str, float] = {}
+        self.timings: dict[str, tuple[float, str]] = {}
+        """Seconds that each stage took, by label, and when it was published, of the stages asked for through this object."""
 
     @classmethod
     def create_or_open(cls, path: Path) -> Run:
@@ -155,12 +156,12 @@ class Run:
         found = self.find(name, key)
         if found is not None:
             self.event("stage.reused", stage=label, fingerprint=key)
-            self.timings.setdefault(label, float(found.manifest["seconds"]))
+            self.timings.setdefault(label, (float(found.manifest["seconds"]), found.manifest["created"]))
             return found
         self.event("stage.started", stage=label, fingerprint=key)
         header = {"stage": name, "fingerprint": key, "version": version, "inputs": names, "params": dict(params)}
         artifact = self._build(name, key, header, build)
-        self.timings[label] = float(artifact.manifest["seconds"])
+        self.timings[label] = (float(artifact.manifest["seconds"]), artifact.manifest["created"])
         self.event("stage.published", stage=label, fingerprint=key, seconds=artifact.manifest["seconds"])
         return artifact
 
@@ -252,7 +253,7 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on, as installed."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    found = {"winnow": __version__}
     for name in ("torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "scikit-learn", "numpy"):
         try:
             found[name] = version(name)

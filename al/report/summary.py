@@ -46,7 +46,7 @@ def build_summary(session: Session, prepared: Prepared, roles: Mapping[str, Arti
         "map": _map(prepared, table), "training": {"selected": _training(roles, "", prepared),
                                                    "control": _training(roles, "control.", prepared) if "control.train" in roles else None},
         "evaluation": {"split": "test", **test}, "dev": {key: dev[key] for key in ("examples", "models", "differences")},
-        "examples": shown_examples(prepared, table), "timings": _timings(session), "config_diff": _config_diff(session, number),
+        "examples": shown_examples(prepared, table), "timings": _timings(session, number), "config_diff": _config_diff(session, number),
         "learning_curve": _learning_curve(session, number), "artifacts": {role: f"{a.stage}/{a.fingerprint}" for role, a in roles.items()},
     }
     return _plain(summary)
@@ -93,7 +93,8 @@ def _budget(budget: BudgetRequest, roles: Mapping[str, Artifact], prepared: Prep
     table = pq.read_table(roles["selection"].path / "selection.parquet", columns=["tokens", "outcome", "row"])
     picked = table.filter(pc.equal(table["outcome"].cast(pa.string()), "selected"))
     counts = _target_counts(prepared)[picked["row"].to_numpy()]
-    return {"asked": budget.text, "unit": resolved["unit"], "amount": resolved["amount"], "examples": picked.num_rows,
+    speed = roles["throughput"].json("throughput.json")["tokens_per_s"] if "throughput" in roles else None
+    return {"asked": budget.text, "unit": resolved["unit"], "amount": resolved["amount"], "measured_tokens_per_s": speed, "examples": picked.num_rows,
             "tokens": pc.sum(picked["tokens"]).as_py() or 0, "target_tokens": int(counts.sum())}
 
 
@@ -177,8 +178,11 @@ def _training(roles: Mapping[str, Artifact], prefix: str, prepared: Prepared) ->
                  "grad_norm": c["grad_norm"]} for c in curve]}
 
 
-def _timings(session: Session) -> dict[str, float]:
-    return {**session.run.timings, "total": round(sum(session.run.timings.values()), 3)}
+def _timings(session: Session, number: int) -> dict[str, float]:
+    """Seconds of the stages that were made for this round, in the order of work; reused ones cost it nothing."""
+    started = next(r.started for r in rounds.all_rounds(session.run) if r.number == number)
+    stages = {label: seconds for label, (seconds, created) in session.run.timings.items() if created >= started}
+    return {**stages, "total": round(sum(stages.values()), 3)}
 
 
 def _config_diff(session: Session, number: int) -> dict[str, list[Any]]:

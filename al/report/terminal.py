@@ -153,7 +153,7 @@ def _timings(summary: Mapping[str, Any]) -> Text:
     stages = {stage: seconds for stage, seconds in timings.items() if stage != "total"}
     parts = [f"{_short(stage)} {write(seconds, 'seconds')}" for stage, seconds in stages.items()]
     parts.append(f"total {write(timings.get('total'), 'seconds')}")
-    return _labelled("Time of each stage, reused ones as first measured", ", ".join(parts))
+    return _labelled("Time of this round's stages", ", ".join(parts))
 
 
 def _one_line(node: Any) -> Any:

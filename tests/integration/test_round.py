@@ -131,6 +131,7 @@ def test_the_page_and_the_summary_of_a_round_agree(two_rounds):
 def test_trap_28_what_scoring_cost_is_in_the_summary(two_rounds):
     timings = summary(two_rounds, 1)["timings"]
     assert {"score sample", "train", "train control"} <= set(timings)
+    assert not {"import", "embed", "evaluate base"} & set(summary(two_rounds, 2)["timings"]), "reused stages cost this round nothing"
 
 
 def test_the_same_run_from_scratch_gives_the_same_picks_and_adapter_bytes(two_rounds, world, tmp_path):
