@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, winnow, winnow_child
+from command_line import ROOT, winnow, winnow_child
 
 POINTS = [
     "pool.files",                            # inside import, all files written, no manifest

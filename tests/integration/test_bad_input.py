@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, winnow
+from command_line import ROOT, winnow
 
 
 def changed(world, tmp_path, **sections):

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
-from conftest import winnow, winnow_child
+from command_line import winnow, winnow_child
 
 
 def do_round(world, run, *more, budget="20"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import winnow
+from command_line import winnow
 
 BUDGET = 30
 

@@ -20,8 +20,8 @@ def candidates(cluster, *, tokens=100, loss=np.nan, score=None, keys=None):
     n = len(cluster)
     loss = np.broadcast_to(np.asarray(loss, dtype=float), n).copy()
     score = loss if score is None else np.broadcast_to(np.asarray(score, dtype=float), n).copy()
-    keys = np.arange(1, n + 1) * 7919 if keys is None else keys
-    return Candidates(np.asarray(keys, dtype=np.uint64), cluster, np.broadcast_to(tokens, n).astype(np.int32), score, loss)
+    keys = np.asarray(np.arange(1, n + 1) * 7919 if keys is None else keys, dtype=np.uint64)
+    return Candidates(keys, cluster, np.broadcast_to(tokens, n).astype(np.int32), score, loss)
 
 
 def reveal(truth: Candidates, rows) -> Candidates:
@@ -75,7 +75,10 @@ def fewest_tokens(pool: Candidates) -> int:
 
 def budget_for(pool: Candidates, unit: str, share: float, config) -> Budget:
     """A budget `share` of the way from the least to the most that can be asked for."""
-    low, high = (1, most_examples(pool, config)) if unit == "examples" else (fewest_tokens(pool), int(pool.tokens.sum()) + 10)
+    if unit == "examples":
+        low, high = 1, most_examples(pool, config)
+    else:
+        low, high = fewest_tokens(pool), int(pool.tokens.sum()) + 10
     return Budget(unit, low + int(share * (high - low)))
 
 
@@ -90,14 +93,14 @@ _LOSSES = {
 _TOKENS = {
     "even": lambda rng, n: np.full(n, 50),
     "mixed": lambda rng, n: rng.integers(1, 400, n),
-    "huge": lambda rng, n: np.where(rng.random(n) < 0.2, rng.integers(1_000_000, 500_000_000, n), rng.integers(1, 30, n)),
+    "huge": lambda rng, n: np.where(rng.random(n) < 0.2, rng.integers(10**6, 5 * 10**8, n), rng.integers(1, 30, n)),
 }
 
 
 @st.composite
 def pools(draw):
-    """True candidates: uneven clusters, empty and single ones among them, tied, constant, missing and extreme losses, scores
-    that need not follow the losses, and lengths from one token to more than an int32 can sum."""
+    """True candidates: uneven clusters, empty and single ones among them, tied, constant, missing and extreme losses,
+    scores that need not follow the losses, and lengths from one token to more than an int32 can sum."""
     sizes = draw(st.lists(st.one_of(st.just(0), st.just(1), st.integers(0, 60)), min_size=1, max_size=7).filter(any))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n = sum(sizes)

@@ -1,4 +1,4 @@
-"""How a budget is divided over clusters: whole numbers, losses estimated from a sample, and what each allocation weighs."""
+"""How a budget is divided over clusters: whole numbers, losses estimated from a sample, what each allocation weighs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from selection.randomness import DRAW, keyed_draw
 from selection.strategy import Budget, allocate
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
-weights_and_capacities = st.lists(
-    st.tuples(st.one_of(st.sampled_from([0.0, 1.0, 1e-12, 1e9]), st.floats(0, 100)), st.integers(0, 50)), min_size=1, max_size=12
-)
+weight = st.one_of(st.sampled_from([0.0, 1.0, 1e-12, 1e9]), st.floats(0, 100))
+weights_and_capacities = st.lists(st.tuples(weight, st.integers(0, 50)), min_size=1, max_size=12)
 
 
 # Largest remainders
@@ -81,7 +80,7 @@ def test_what_cannot_be_divided_is_refused(weights, total):
 
 
 def sampled_clusters(seed, spread, k=60, size=200, measured=8):
-    """k clusters whose true means differ by `spread`, with `measured` noisy losses each; the pool and its true means."""
+    """k clusters whose true means differ by `spread`, `measured` of each known; the pool and its true means."""
     rng = np.random.default_rng(seed)
     mean = 2 + spread * rng.normal(size=k)
     loss = np.repeat(mean, size) + rng.normal(size=k * size)

@@ -1,0 +1,77 @@
+"""The command line as tests use it: inside this process, or in a real child process that can be killed. A fork server imports the
+heavy libraries once, so that a child starts in milliseconds instead of ten seconds; each child is a process of its own all the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PRELOAD = ["torch", "transformers", "peft", "bitsandbytes", "sentence_transformers", "faiss", "sklearn.metrics", "pyarrow.parquet", "plotly", "jinja2",
+           "al.loop", "al.report.html", "trainer.train"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON printed on stdout."""
+        return json.loads(self.out)
+
+
+def winnow(*arguments: object) -> Result:
+    """Run the command line in this process."""
+    import cli
+    from al import progress
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    progress._stop_requested.clear()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def winnow_child(*arguments: object, **environment: str) -> Result:
+    """Run the command line as a real child process, which may be killed; the code is negative then, as of `subprocess`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        child = _start([str(argument) for argument in arguments], environment, out, err)
+        child.join(timeout=300)
+        return Result(child.exitcode, out.read_text(), err.read_text())
+
+
+def _start(arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> multiprocessing.Process:
+    """Start `cli.py ARGUMENTS` with stdout and stderr in files; the process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    child = context.Process(target=_main, args=(arguments, environment, str(out), str(err)))
+    child.start()
+    return child
+
+
+def _main(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
+    import cli
+
+    os.environ.update(environment)
+    for path, stream in ((out, 1), (err, 2)):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False, buffering=1) for stream in (1, 2))
+    cli.main(arguments)
