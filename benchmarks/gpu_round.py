@@ -65,7 +65,7 @@ def run_round(config: Path, run: Path, budget: str) -> dict[str, Any]:
     return {"planned": {key: planned[key] for key in ("peak_gib", "tokens_per_s", "memory_gib", "device")},
             "measured": {key: training[key] for key in ("peak_gib", "tokens_per_s", "tokens", "steps", "seconds", "examples")},
             "measured_over_planned": {key: training[key] / planned[key] for key in ("peak_gib", "tokens_per_s")},
-            "timings": summary["timings"], "model": summary["model"], "scoring": summary["scoring"], "versions": summary["versions"],
+            "timings": summary["timings"], "model": {key: value for key, value in summary["model"].items() if key != "name"}, "scoring": summary["scoring"], "versions": summary["versions"],
             "device": summary["device"]}
 
 
@@ -124,6 +124,12 @@ def calibrate(config_path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _command(arguments: argparse.Namespace) -> str:
+    """What was run, without the paths of the machine it ran on."""
+    flags = [f"--{name.replace('_', '-')}" for name in ("calibrate", "no_round") if getattr(arguments, name)]
+    return " ".join(["python benchmarks/gpu_round.py", f"--shape {arguments.shape}", f"--budget {arguments.budget}", *flags])
+
+
 def main() -> None:
     """Parse, build, run, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +147,7 @@ def main() -> None:
         build_model(model, arguments.tokenizer, arguments.shape)
     overrides = {} if arguments.device == "cuda" else {"model": {"name": str(model), "device": "cpu", "compute_dtype": "float32"}, "lora": {"r": 4}}
     write_config(config, model, arguments.embedder, [str(arguments.pool)], arguments.device, overrides)
-    record: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    record: dict[str, Any] = {"command": _command(arguments), "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                               "shape": arguments.shape, "budget": arguments.budget}
     if arguments.calibrate:
         record["calibration"] = calibrate(config)

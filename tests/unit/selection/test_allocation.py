@@ -65,7 +65,7 @@ def test_what_a_full_cluster_cannot_take_goes_to_the_others_in_proportion():
 
 def test_weight_zero_gets_something_only_once_all_others_are_full():
     assert largest_remainder([1, 0, 0], 5, [5, 9, 9]).tolist() == [5, 0, 0]
-    assert largest_remainder([1, 0, 0], 8, [5, 4, 8]).tolist() == [5, 1, 2]
+    assert largest_remainder([1, 0, 0], 9, [5, 4, 12]).tolist() == [5, 1, 3]
 
 
 @pytest.mark.parametrize(

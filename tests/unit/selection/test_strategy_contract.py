@@ -101,8 +101,7 @@ def test_neither_another_run_nor_the_order_of_rows_changes_anything(config, unit
 
 @pytest.fixture(scope="module")
 def town():
-    """800 examples in 6 uneven clusters, the small ones harder; loss falls with length, as in real pools, and one in twenty
-    is mislabelled."""
+    """800 examples in 6 uneven clusters, small ones harder; loss falls with length; one in twenty is mislabelled."""
     rng = np.random.default_rng(3)
     cluster = np.repeat(np.arange(6), [400, 200, 80, 50, 40, 30])
     tokens = rng.integers(20, 500, 800)
