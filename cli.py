@@ -43,6 +43,20 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def round_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that run rounds; they arrive inside `Options`."""
+
+    @click.option("--pool", multiple=True, metavar="SOURCE", help="File, folder, glob or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.")
+    @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
+    @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
+    @common
+    @functools.wraps(command)
+    def wrapped(options: Any, pool: tuple[str, ...], strategy: str | None, no_control: bool, **rest: Any) -> None:
+        command(options.for_round(strategy, no_control, pool), **rest)
+
+    return wrapped
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(al.__version__, prog_name="winnow")
 def cli() -> None:
@@ -54,15 +68,12 @@ def cli() -> None:
 
 @cli.command("round")
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
-@click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
-@click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and run nothing (same as `plan`).")
-@common
-def round_command(options: Any, budget: str, strategy: str | None, no_control: bool, dry_run: bool) -> None:
+@round_options
+def round_command(options: Any, budget: str, dry_run: bool) -> None:
     """Run the next round, or finish the one that was interrupted."""
     from al import workflow
 
-    options = options.with_selection(strategy, no_control)
     if dry_run:
         _print_plan(options, budget)
         return
@@ -73,13 +84,11 @@ def round_command(options: Any, budget: str, strategy: str | None, no_control: b
 @click.option("--rounds", type=click.IntRange(min=1), required=True, help="Stop after so many rounds in all ...")
 @click.option("--budget", required=True, help="Budget of each round.")
 @click.option("--until-no-gain/--all-rounds", default=True, help="... or earlier, when the dev gain over the round before is not significant.")
-@click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
-@common
-def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool, no_control: bool) -> None:
+@round_options
+def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> None:
     """Run rounds until there are K, or until one no longer helps."""
     from al import workflow
 
-    options = options.with_selection(None, no_control)
     _emit(options, workflow.run_rounds(options, budget, rounds, until_no_gain), workflow.describe_summary)
 
 
@@ -113,7 +122,7 @@ def report_command(options: Any, number: int | None) -> None:
 
 @cli.command("plan")
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
-@common
+@round_options
 def plan_command(options: Any, budget: str) -> None:
     """Estimate rows, tokens, memory, time and disk of the next round, before anything runs."""
     _print_plan(options, budget)

@@ -5,6 +5,7 @@ Each section is a pydantic model that lives in the room it configures; unknown k
 
 from __future__ import annotations
 
+import copy
 import difflib
 import typing
 from collections.abc import Iterable, Mapping
@@ -57,10 +58,15 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with the nearest known one), or a value out of range.
     """
-    values = _read_yaml(path, seen=())
+    return change(_read_yaml(path, seen=()), overrides, str(path))
+
+
+def change(values: Mapping[str, Any], overrides: Iterable[str], where: str) -> Config:
+    """As `load`, for values that are at hand. Raises ConfigError."""
+    changed = copy.deepcopy(dict(values))
     for text in overrides:
-        _apply_override(values, text)
-    return parse(values, str(path))
+        _apply_override(changed, text)
+    return parse(changed, where)
 
 
 def parse(values: Mapping[str, Any], where: str) -> Config:

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
 from al.metrics import METRICS, Measured, metrics, paired_bootstrap
-from al.prepare import Tokenized
+from al.prepare import Tokenized, held_out
 from al.session import Session
-from selection.holdout import DEV, TEST
 
 END_OF_TURN = 2
 """Target code of a response's end token in a token table."""
@@ -29,7 +28,7 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
         from trainer.tokens import TokenTable
 
         split = np.load(prepared.split.path / "split.npy")
-        rows = np.flatnonzero((split == DEV) | (split == TEST))
+        rows = held_out(split)
         tokens = TokenTable.open(prepared.tokens.path)
         pool = prepared.open_pool()
         other, owner = _alternative_tokens(session, prepared, rows)

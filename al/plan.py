@@ -125,12 +125,8 @@ def _batch_seconds(shape: ModelShape, machine: Machine, tokens: int, passes: int
 
 
 def _seconds(config: Config, pool: PoolEstimate, shape: ModelShape, machine: Machine, tokens: float, speed: float) -> dict[str, float]:
-    from selection.cluster import choose_k
-
     forward = forward_tokens_per_s(config, shape, machine)
-    clusters = choose_k(config.cluster.k, pool.examples)
-    per_cluster = config.score.sample_per_cluster
-    scored = pool.examples if per_cluster == "all" else min(pool.examples, clusters * int(per_cluster))
+    scored = _examples_scored(config, pool, tokens)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     models = 2 + int(config.control)
     train = tokens * config.train.epochs / speed
@@ -138,6 +134,22 @@ def _seconds(config: Config, pool: PoolEstimate, shape: ModelShape, machine: Mac
         "tokenize": pool.examples / 5_000, "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
         "score": scored * pool.mean_tokens / forward, "train": train, "train control": train if config.control else 0.0,
         "evaluate": models * held * pool.mean_tokens / forward}
+
+
+def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float:
+    """The sample of every cluster, and what the picker looks at inside the quotas; at most the pool."""
+    from selection.cluster import choose_k
+    from selection.pick import PICKERS
+    from selection.strategy import needs_losses, resolve
+
+    if not needs_losses(config.select):
+        return 0.0
+    per_cluster, strategy = config.score.sample_per_cluster, resolve(config.select)
+    if per_cluster == "all":
+        return float(pool.examples)
+    picked = tokens / max(pool.mean_tokens, 1)
+    looked_at = picked * (strategy.shortlist_factor if PICKERS[strategy.picker].uses_score else 1.0) / (1 - strategy.tail_cut)
+    return min(float(pool.examples), choose_k(config.cluster.k, pool.examples) * per_cluster + looked_at)
 
 
 def _disk(config: Config, pool: PoolEstimate, shape: ModelShape) -> float:

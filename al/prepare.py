@@ -237,7 +237,8 @@ def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Art
         table = pq.read_table(groups.path / "groups.parquet")
         split = split_rows(reader.keys, reader.sources, table["representative"].to_numpy(), trainable(pool, tokens),
                            config.dev, config.test, session.config.seed, kept)
-        split = _shadow(split, load_embeddings(embeddings), session.config.dedup.threshold)
+        _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold)
+        _shadow_shared(session, split, reader)
         np.save(out / "split.npy", split)
         np.save(out / "keys.npy", reader.keys)
         write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
@@ -260,16 +261,31 @@ def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | No
     return np.where(old_keys[at] == keys, old_split[at], NEW).astype(np.int8)
 
 
-def _shadow(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> np.ndarray:
+def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> None:
     """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
     from selection.dedup import near
 
-    held = np.flatnonzero((split == DEV) | (split == TEST))
-    rows = np.flatnonzero(split == POOL)
+    held, rows = held_out(split), np.flatnonzero(split == POOL)
     if len(held) and len(rows):
         _, cosine = near(embeddings[rows], embeddings[held])
         split[rows[cosine >= threshold]] = SHADOW
-    return split
+
+
+def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:
+    """Mark pool rows that share a passage with a held-out row."""
+    from selection.overlap import shares_passages
+
+    held = held_out(split)
+    if not len(held):
+        return
+    with session.progress("shared passages", 2 * len(pool), "texts") as progress:
+        shared = shares_passages(pool.texts(np.arange(len(pool))), pool.sources, held, session.config.holdout.overlap, progress)
+    split[shared & (split == POOL)] = SHADOW
+
+
+def held_out(split: np.ndarray) -> np.ndarray:
+    """Rows of dev and test."""
+    return np.flatnonzero((split == DEV) | (split == TEST))
 
 
 def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:

@@ -95,11 +95,13 @@ def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def score_sample(session: Session, prepared: Prepared, previous: Artifact | None, state: PoolState, number: int) -> Artifact:
-    """Measure the stratified sample per cluster that sets the quotas."""
+    """Measure the stratified sample per cluster that sets the quotas; nothing, if the strategy looks at no loss."""
     from selection.sample import stratified_sample
+    from selection.strategy import needs_losses
 
-    rows = stratified_sample(state.cluster, state.keys, state.outcome == CODE["selectable"], session.config.score.sample_per_cluster,
-                             (session.config.seed, number))
+    config = session.config
+    eligible = (state.outcome == CODE["selectable"]) & needs_losses(config.select)
+    rows = stratified_sample(state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number))
     return stages.score(session, prepared, previous, np.sort(rows), number, "score sample")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from al import rounds
 from al.budget import parse_budget
-from al.config import CONFIG_DIR, Config, difference, load, parse
+from al.config import CONFIG_DIR, Config, change, difference, load, parse
 from al.errors import ConfigError, RunStateError
+from al.pool.identity import sources_config
 from al.progress import stop_on_signals
 from al.store import Run
 
@@ -26,24 +27,36 @@ class Options:
     as_json: bool = False
     debug: bool = False
     trust_remote_code: bool = False
+    pool: tuple[str, ...] = ()
 
-    def with_selection(self, strategy: str | None, no_control: bool) -> Options:
-        """The same with `--strategy` and `--no-control` turned into overrides."""
+    def for_round(self, strategy: str | None, no_control: bool, pool: tuple[str, ...]) -> Options:
+        """The same with `--strategy`, `--no-control` and `--pool`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
-        return replace(self, overrides=(*self.overrides, *extra))
+        return replace(self, overrides=(*self.overrides, *extra), pool=pool)
 
     def load_config(self) -> Config:
-        """The config these options name.
+        """The config these options name: --config, or what the run named by --run used last, or the default.
 
         Raises:
             ConfigError: as `al.config.load`; also when a file turns on remote code without the flag on the command line.
         """
-        config = load(self.config_path or CONFIG_DIR / DEFAULT_CONFIG, self.overrides)
+        last = self._last_used() if self.config_path is None else None
+        config = (change(last, self.overrides, f"{self.run_path}/run.db") if last is not None
+                  else load(self.config_path or CONFIG_DIR / DEFAULT_CONFIG, self.overrides))
         if config.model.trust_remote_code and not self.trust_remote_code:
             raise ConfigError("model.trust_remote_code: a config cannot turn this on by itself; add --trust-remote-code if you trust the author.")
+        if self.pool:
+            config = config.model_copy(update={"pool": sources_config(config.pool, self.pool, None, config.pool.strict)})
         if self.trust_remote_code:
             config = config.model_copy(update={"model": config.model.model_copy(update={"trust_remote_code": True})})
         return config
+
+    def _last_used(self) -> dict[str, Any] | None:
+        if self.run_path is None or not (self.run_path / "run.db").is_file():
+            return None
+        with Run.read(self.run_path) as run:
+            last = rounds.last_round(run)
+        return last.config if last is not None else None
 
     def run_directory(self) -> Path:
         """The run these options name: --run, or runs/<config name>."""
@@ -163,7 +176,6 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
     """Add sources to the run's pool as a new version; returns the pool's counts."""
     from al.prepare import import_sources
     from al.session import Session
-    from al.pool.identity import sources_config
     from al.pool.sources import find_sources
 
     config = options.load_config()
@@ -193,7 +205,6 @@ def describe_pool(document: dict[str, Any]) -> str:
 def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, Any]:
     """Fine-tune on everything in `datasets`; returns the training report and the holdout comparison with the base."""
     from al.fine_tune import fine_tune
-    from al.pool.identity import sources_config
     from al.session import Session
 
     config = options.load_config()

@@ -28,7 +28,7 @@ def run_once(run: Path, budget: str) -> dict[str, Any]:
     summary = json.loads(done.stdout)
     return {"seconds": round(seconds, 1), "peak_resident_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
             **{key: summary[key] for key in ("round", "budget", "timings", "evaluation", "versions", "device")},
-            "training": {name: {key: lineage[key] for key in ("steps", "tokens", "tokens_per_s", "first_loss", "last_loss")}
+            "training": {name: {key: lineage[key] for key in ("steps", "tokens", "seconds", "tokens_per_s")}
                          for name, lineage in summary["training"].items() if lineage}}
 
 

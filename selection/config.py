@@ -65,6 +65,13 @@ class HoldoutConfig(BaseModel, extra="forbid", frozen=True):
     test: HoldoutSize = Field(
         1000, description="Examples only read to report: a count or a share. More narrows every interval, by 1/sqrt(count)."
     )
+    overlap: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Pool examples that share more than this part of their 13-word runs with a held-out one leave the pool: the same "
+        "text in another template. 1 looks for none.",
+    )
 
 
 class ClusterConfig(BaseModel, extra="forbid", frozen=True):

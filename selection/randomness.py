@@ -22,11 +22,12 @@ def keyed_draw(keys: np.ndarray, *parts: int) -> np.ndarray:
     """(n,) uint64, uniform and independent per key: splitmix64 (Steele, Lea & Flood 2014, doi 10.1145/2660193.2660195) of
     the key exclusive-or a word derived from `parts` (non-negative integers)."""
     word = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
-    x = _splitmix64(np.asarray(keys, dtype=np.uint64))
-    return _splitmix64(x ^ word)
+    x = splitmix64(np.asarray(keys, dtype=np.uint64))
+    return splitmix64(x ^ word)
 
 
-def _splitmix64(x: np.ndarray) -> np.ndarray:
+def splitmix64(x: np.ndarray) -> np.ndarray:
+    """(n,) uint64 mixed so that every bit of the input moves half of the output's; a bijection."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -23,7 +23,7 @@ from selection.losses import cluster_losses
 from selection.pick import PICKERS, most_suspects, suspects
 from selection.ranked import clusters_in_random_order, explain, rank_clusters, take_examples, take_tokens
 
-__all__ = ["OUTCOMES", "STRATEGIES", "Budget", "Candidates", "Quotas", "Selection", "Strategy", "allocate", "registry",
+__all__ = ["OUTCOMES", "STRATEGIES", "Budget", "Candidates", "Quotas", "Selection", "Strategy", "allocate", "needs_losses", "registry",
            "resolve", "select", "shortlist"]
 
 STRATEGIES: dict[str, Strategy] = {
@@ -53,6 +53,12 @@ def resolve(config: SelectConfig) -> Strategy:
             raise SelectionUsageError(f"select.{kind}: {nearest_name(kind, name, registry(kind))}")
     overrides = {name: value for name, value in config if name != "strategy" and value is not None}
     return replace(STRATEGIES[config.strategy], **overrides)
+
+
+def needs_losses(config: SelectConfig) -> bool:
+    """Whether anything this strategy does depends on measured losses; if not, nothing need be measured."""
+    strategy = resolve(config)
+    return strategy.allocation == "loss" or strategy.tail_cut > 0 or PICKERS[strategy.picker].uses_score
 
 
 def allocate(candidates: Candidates, budget: Budget, config: SelectConfig, seed_parts: Sequence[int]) -> Quotas:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,7 +39,7 @@ def test_random_is_a_strategy_like_any_other(world, tmp_path):
     assert summary["budget"]["examples"] == 20
     table = pq.read_table(tmp_path / "run/rounds/001/selection/selection.parquet").to_pandas()
     assert set(table[table.outcome == "selected"].cluster) <= set(table.cluster)
-    assert "tail_cut" not in set(table.outcome)
+    assert "tail_cut" not in set(table.outcome) and summary["scoring"]["measured"] == 0
 
 
 def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, tmp_path):
@@ -123,6 +124,20 @@ def test_plain_fine_tuning_of_a_data_set(world, tmp_path):
     document = result.document
     assert document["examples"] > 100 and os.path.exists(document["adapter"])
     assert document["evaluation"]["models"]["selected"]["macro_nll"] < document["evaluation"]["models"]["base"]["macro_nll"]
+
+
+def test_without_a_config_the_next_round_uses_that_of_the_last(world, tmp_path):
+    run = tmp_path / "run"
+    do_round(world, run, "--set", "lora.r=2")
+    result = winnow("round", "--run", run, "--budget", 20, "--set", "seed=3", "--json")
+    assert result.code == 0, result.err
+    assert result.document["model"]["lora_r"] == 2 and result.document["config_diff"] == {"seed": [0, 3]}
+
+
+def test_the_pool_can_be_named_on_the_command_line(world, tmp_path):
+    data = Path(yaml.safe_load(world.read_text())["pool"]["files"][0]) / "source-0.jsonl"
+    summary = do_round(world, tmp_path / "run", "--pool", data, "--set", "holdout.test=10")
+    assert {source["source"] for source in summary["evaluation"]["by_source"]} == {"source-0"}
 
 
 def test_a_pool_can_be_imported_and_looked_at_first(world, tmp_path):

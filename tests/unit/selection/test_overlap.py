@@ -1,0 +1,78 @@
+"""Passages that templates share."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from selection.overlap import runs_of_words, shares_passages
+
+INSTRUCTION = "read the following passage with great care and then answer the question that comes after it in one word only please "
+
+
+def passage(number: int, words: int = 40) -> str:
+    rng = random.Random(number)
+    return " ".join(rng.choice("abcdefghijklmnop") + str(rng.randrange(500)) for _ in range(words))
+
+
+def shared(texts, held, sources=None, threshold=0.5):
+    sources = np.array(sources if sources is not None else ["s"] * len(texts))
+    return np.flatnonzero(shares_passages(texts, sources, np.array(held), threshold)).tolist()
+
+
+def test_trap_24_the_same_text_in_another_template_is_found():
+    texts = [f"Summarise: {passage(0)}", f"{passage(0)} What is the topic of this?", f"Summarise: {passage(1)}"]
+    assert shared(texts, [0]) == [1]
+
+
+def test_trap_24_instructions_of_a_task_are_no_passage():
+    texts = [INSTRUCTION + passage(i, words=16) for i in range(40)]
+    assert shared(texts, [0, 1, 2]) == []
+    assert shared([*texts, "another frame " + passage(0, words=16)], [0], ["s"] * 40 + ["t"]) == [40]
+
+
+def test_trap_24_real_templates_leak_and_are_cleaned(shared_data):
+    """P3: the same passages stand in many templates."""
+    texts, sources = shared_data
+    rng = np.random.default_rng(0)
+    held = np.sort(rng.choice(len(texts), 150, replace=False))
+    found = shares_passages(texts, sources, held, 0.5)
+    assert found.sum() > 150
+    rest = np.flatnonzero(~found)
+    again = shares_passages([texts[r] for r in rest], sources[rest], np.searchsorted(rest, held), 0.5)
+    assert again.sum() < 0.05 * found.sum()
+
+
+@pytest.fixture
+def shared_data():
+    import gzip
+    import json
+    from pathlib import Path
+
+    path = Path(__file__).resolve().parents[4] / "shared/data/p3_t0_train_50k.jsonl.gz"
+    if not path.exists():
+        pytest.skip("the P3 sample is not beside this checkout")
+    with gzip.open(path, "rt", encoding="utf-8") as handle:
+        rows = [json.loads(line) for number, line in enumerate(handle) if number % 4 == 0]
+    return [row["prompt"] for row in rows], np.array([row["template"] for row in rows])
+
+
+def test_half_of_the_shorter_text_is_enough_and_less_is_not():
+    half = " ".join(passage(0, 60).split()[:36])
+    third = " ".join(passage(0, 60).split()[:20] + passage(5, 40).split())
+    assert shared([passage(0, 60), half, third], [0]) == [1]
+
+
+def test_held_out_rows_and_short_texts_are_never_marked():
+    assert shared([passage(0), passage(0), "short text"], [0, 1]) == []
+    assert len(runs_of_words("twelve words are not enough to make a run of any kind")) == 0
+
+
+def test_case_and_punctuation_do_not_matter():
+    text = passage(3)
+    assert (runs_of_words(text) == runs_of_words(text.upper().replace(" ", ", "))).all()
+
+
+def test_a_threshold_of_one_looks_for_nothing():
+    assert shared([passage(0), passage(0)], [0], threshold=1.0) == []
