@@ -26,16 +26,42 @@ DEFAULT_CONFIG = Path("configs/mistral-7b.yaml")
 def common(command: Callable[..., None]) -> Callable[..., None]:
     """The options that every command takes; they arrive as one `Options`."""
 
-    @click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
-                  help="YAML config; a bare name is looked up in configs/.  [default: mistral-7b, or what the run used last]")
-    @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one config key, e.g. train.learning_rate=1e-4. Repeatable.")
-    @click.option("--run", "run_path", type=click.Path(path_type=Path), default=None, help="Run directory.  [default: runs/<config name>]")
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="YAML config; a bare name is looked up in configs/.  [default: mistral-7b, or what the run used last]",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override one config key, e.g. train.learning_rate=1e-4. Repeatable.",
+    )
+    @click.option(
+        "--run",
+        "run_path",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Run directory.  [default: runs/<config name>]",
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @click.option("--trust-remote-code", is_flag=True, help="Allow Python code that comes with a model (model.trust_remote_code).")
+    @click.option(
+        "--trust-remote-code", is_flag=True, help="Allow Python code that comes with a model (model.trust_remote_code)."
+    )
     @functools.wraps(command)
-    def wrapped(config_path: Path | None, overrides: tuple[str, ...], run_path: Path | None, as_json: bool, debug: bool,
-                trust_remote_code: bool, **rest: Any) -> None:
+    def wrapped(
+        config_path: Path | None,
+        overrides: tuple[str, ...],
+        run_path: Path | None,
+        as_json: bool,
+        debug: bool,
+        trust_remote_code: bool,
+        **rest: Any,
+    ) -> None:
         from al.workflow import Options
 
         command(Options(config_path, overrides, run_path, as_json, debug, trust_remote_code), **rest)
@@ -46,7 +72,12 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 def round_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of commands that run rounds; they arrive inside `Options`."""
 
-    @click.option("--pool", multiple=True, metavar="SOURCE", help="File, folder, glob or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.")
+    @click.option(
+        "--pool",
+        multiple=True,
+        metavar="SOURCE",
+        help="File, folder, glob or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+    )
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
     @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
     @common
@@ -83,7 +114,11 @@ def round_command(options: Any, budget: str, dry_run: bool) -> None:
 @cli.command("run")
 @click.option("--rounds", type=click.IntRange(min=1), required=True, help="Stop after so many rounds in all ...")
 @click.option("--budget", required=True, help="Budget of each round.")
-@click.option("--until-no-gain/--all-rounds", default=True, help="... or earlier, when the dev gain over the round before is not significant.")
+@click.option(
+    "--until-no-gain/--all-rounds",
+    default=True,
+    help="... or earlier, when the dev gain over the round before is not significant.",
+)
 @round_options
 def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> None:
     """Run rounds until there are K, or until one no longer helps."""
@@ -111,7 +146,9 @@ def status_command(options: Any) -> None:
 
 
 @cli.command("report")
-@click.option("--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]")
+@click.option(
+    "--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]"
+)
 @common
 def report_command(options: Any, number: int | None) -> None:
     """Print a round's report again and say where its page is."""
@@ -152,7 +189,9 @@ def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None,
 
 
 @pool_group.command("inspect")
-@click.option("--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to print.")
+@click.option(
+    "--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to print."
+)
 @common
 def pool_inspect(options: Any, shown: int) -> None:
     """Show what the run's newest pool version holds: counts, sources, quarantine, a few examples."""
@@ -162,7 +201,13 @@ def pool_inspect(options: Any, shown: int) -> None:
 
 
 @cli.command("train")
-@click.option("--dataset", "datasets", multiple=True, required=True, help="File, folder, glob or hub name to train on. Repeatable.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    required=True,
+    help="File, folder, glob or hub name to train on. Repeatable.",
+)
 @common
 def train_command(options: Any, datasets: tuple[str, ...]) -> None:
     """Fine-tune on a whole data set without selection: the baseline."""
@@ -196,7 +241,9 @@ def config_schema(options: Any) -> None:
 
 
 @cli.command("doctor")
-@click.option("--drop-damaged", is_flag=True, help="Forget damaged artifacts of the run so that the next round makes them again.")
+@click.option(
+    "--drop-damaged", is_flag=True, help="Forget damaged artifacts of the run so that the next round makes them again."
+)
 @common
 def doctor_command(options: Any, drop_damaged: bool) -> None:
     """Check this machine and, with --run, every file of a run."""
@@ -245,13 +292,19 @@ def _quiet_libraries(debug: bool) -> None:
 
 def _exit_code_of_foreign(error: Exception) -> int | None:
     """Exit code 4 for running out of memory, wherever it happens; None for what must be a defect."""
-    return 4 if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") else None
+    return (
+        4
+        if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
+        else None
+    )
 
 
 def _message(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
-        return (f"out of GPU memory: {error}. Lower train.packs_per_batch or measure.batch_tokens, or set "
-                "train.gradient_checkpointing=true; finished stages are kept.")
+        return (
+            f"out of GPU memory: {error}. Lower train.packs_per_batch or measure.batch_tokens, or set "
+            "train.gradient_checkpointing=true; finished stages are kept."
+        )
     return str(error)
 
 

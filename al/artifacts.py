@@ -1,9 +1,9 @@
 """Artifacts: immutable directories named by a fingerprint, published so that a kill at any instant leaves all or nothing.
 
-    write into artifacts/.tmp-<stage>-<fingerprint>/   → fsync every file
-    write manifest.json (size and sha256 per file)     → fsync file and directory
-    rename to artifacts/<stage>/<fingerprint>/         → fsync the parent
-    commit the row in run.db                           → from here on, and only from here on, readers trust it
+write into artifacts/.tmp-<stage>-<fingerprint>/   → fsync every file
+write manifest.json (size and sha256 per file)     → fsync file and directory
+rename to artifacts/<stage>/<fingerprint>/         → fsync the parent
+commit the row in run.db                           → from here on, and only from here on, readers trust it
 """
 
 from __future__ import annotations

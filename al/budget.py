@@ -26,7 +26,9 @@ def parse_budget(text: str) -> BudgetRequest:
     Raises:
         ConfigError: not a budget, or not above zero.
     """
-    match = re.fullmatch(r"\s*(-?[\d_]*\.?\d+)\s*([kmb]?)\s*(tok(?:ens?)?|s|sec|min|h|ex(?:amples?)?|)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"\s*(-?[\d_]*\.?\d+)\s*([kmb]?)\s*(tok(?:ens?)?|s|sec|min|h|ex(?:amples?)?|)\s*", text, re.IGNORECASE
+    )
     if match is None:
         raise ConfigError(f"--budget {text}: expected examples (5000), tokens (2Mtok) or training time (30min, 1.5h).")
     number, scale, word = float(match[1].replace("_", "")), match[2].lower(), match[3].lower()

@@ -28,15 +28,29 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
     """How the holdout is measured after each round."""
 
-    bootstrap: int = Field(2000, ge=100, description="Resamples of the paired bootstrap behind every interval; 2,000 is steady to about 0.3 percentage points of the tail.")
-    alternatives: int = Field(4, ge=0, description="Accepted answers besides the first that are tried for exact match, per example. 0: only the first counts.")
+    bootstrap: int = Field(
+        2000,
+        ge=100,
+        description="Resamples of the paired bootstrap behind every interval; 2,000 is steady to about 0.3 percentage points of the tail.",
+    )
+    alternatives: int = Field(
+        4,
+        ge=0,
+        description="Accepted answers besides the first that are tried for exact match, per example. 0: only the first counts.",
+    )
 
 
 class Config(BaseModel, extra="forbid", frozen=True):
     """Everything a round depends on besides the pool's content and the budget."""
 
-    seed: int = Field(0, ge=0, description="Root of every random draw: clustering, sampling, picks, order, dropout, noise.")
-    control: bool = Field(True, description="Train a second adapter on random picks of the same budget, beside the run. It doubles the training time and is the proof that selection pays.")
+    seed: int = Field(
+        0, ge=0, description="Root of every random draw: clustering, sampling, picks, order, dropout, noise."
+    )
+    control: bool = Field(
+        True,
+        description="Train a second adapter on random picks of the same budget, beside the run. "
+        "It doubles the training time and is the proof that selection pays.",
+    )
     pool: PoolConfig = PoolConfig()
     tokens: TokensConfig = TokensConfig()
     model: ModelConfig = ModelConfig()
@@ -78,10 +92,15 @@ def parse(values: Mapping[str, Any], where: str) -> Config:
 
 
 def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path if path.exists() or path.is_absolute() else next(
-        (p for p in (CONFIG_DIR / path.name, CONFIG_DIR / f"{path.name}.yaml") if p.is_file()), path)
+    path = (
+        path
+        if path.exists() or path.is_absolute()
+        else next((p for p in (CONFIG_DIR / path.name, CONFIG_DIR / f"{path.name}.yaml") if p.is_file()), path)
+    )
     if path.resolve() in seen:
-        raise ConfigError(f"{path}: `extends:` goes round in a circle ({' → '.join(p.name for p in seen)} → {path.name}).")
+        raise ConfigError(
+            f"{path}: `extends:` goes round in a circle ({' → '.join(p.name for p in seen)} → {path.name})."
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -139,7 +158,9 @@ def _explain(entry: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(key, [name for name, _ in walk(Config)], n=1, cutoff=0.5)
         siblings = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
         hint = ".".join([*location[:-1], siblings[0]]) if siblings else (near[0] if near else None)
-        return f"unknown key `{key}`" + (f"; did you mean `{hint}`?" if hint else "; `python cli.py config schema` lists all keys.")
+        return f"unknown key `{key}`" + (
+            f"; did you mean `{hint}`?" if hint else "; `python cli.py config schema` lists all keys."
+        )
     return f"`{key}`: {entry['msg']}, found {entry['input']!r}"
 
 
@@ -169,7 +190,11 @@ def schema_text() -> str:
     """All keys with type, default and meaning, for `config schema`."""
     lines = []
     for name, field in walk(Config):
-        kind = field.annotation.__name__ if isinstance(field.annotation, type) and not typing.get_args(field.annotation) else str(field.annotation)
+        kind = (
+            field.annotation.__name__
+            if isinstance(field.annotation, type) and not typing.get_args(field.annotation)
+            else str(field.annotation)
+        )
         default = field.get_default(call_default_factory=True)
         lines.append(f"{name}: {kind.replace('typing.', '')} = {default!r}\n    {field.description or ''}")
     return "\n".join(lines)
@@ -189,4 +214,6 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
     """{dotted key: [before, after]} for every key whose value differs."""
     old, new = flat(before), flat(after)
-    return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+    return {
+        key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    }

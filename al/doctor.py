@@ -25,7 +25,11 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     free = facts["free disk GiB"]
     if free < LEAST_FREE_GIB:
         problems.append(f"only {free:.1f} GiB of disk are free here; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
-    problems += [f"{name} is not installed; run `make test` or pip install -r requirements.txt" for name, v in facts["versions"].items() if v == "absent"]
+    problems += [
+        f"{name} is not installed; run `make test` or pip install -r requirements.txt"
+        for name, v in facts["versions"].items()
+        if v == "absent"
+    ]
     code, dropped, reopened = (4 if problems else 0), [], []
     if options.run_path is not None:
         damaged, dropped, reopened = _examine_run(options.run_path, drop_damaged)
@@ -44,10 +48,17 @@ def _machine() -> dict[str, Any]:
 
     device = resolve_device(ModelConfig())
     facts: dict[str, Any] = {
-        "python": platform.python_version(), "system": platform.platform(), "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "memory GiB": round(psutil.virtual_memory().total / 2**30, 1), "free disk GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "compute dtype": str(resolve_dtype(ModelConfig(), device)),
-        "cache": str(cache_dir()), "demo assets": (cache_dir() / "demo-pool").is_dir(), "versions": versions()}
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
+        "free disk GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "compute dtype": str(resolve_dtype(ModelConfig(), device)),
+        "cache": str(cache_dir()),
+        "demo assets": (cache_dir() / "demo-pool").is_dir(),
+        "versions": versions(),
+    }
     if device.type == "cuda":
         facts["GPU memory GiB"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
     return facts

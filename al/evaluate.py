@@ -33,8 +33,10 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
         pool = prepared.open_pool()
         other, owner = _alternative_tokens(session, prepared, rows)
         total = len(rows) + (len(other) if other is not None else 0)
-        with session.base.adapter(adapter.path / "adapter" if adapter else None) as model, \
-                session.progress(label, total, "examples") as progress:
+        with (
+            session.base.adapter(adapter.path / "adapter" if adapter else None) as model,
+            session.progress(label, total, "examples") as progress,
+        ):
             batch_tokens = session.config.measure.batch_tokens
             first = measure(model, tokens, rows, batch_tokens=batch_tokens, progress=progress)
             columns = _columns(first, tokens, rows)
@@ -45,15 +47,26 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
         table = {"row": rows, "id": pool.ids[rows], "source": pool.sources[rows], "split": split[rows], **columns}
         pq.write_table(pa.table(table), out / "examples.parquet")
 
-    return session.run.stage("evaluate", version=1, params=params, build=build, label=label,
-                             inputs={"split": prepared.split, "tokens": prepared.tokens, "adapter": adapter})
+    return session.run.stage(
+        "evaluate",
+        version=1,
+        params=params,
+        build=build,
+        label=label,
+        inputs={"split": prepared.split, "tokens": prepared.tokens, "adapter": adapter},
+    )
 
 
 def _columns(statistics: Any, tokens: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
     ends = np.array([int((tokens.targets(int(row)) == END_OF_TURN).sum()) for row in rows], dtype=np.int64)
-    return {"nll": statistics.nll_total, "targets": statistics.targets, "correct": np.array(statistics.correct, dtype=bool),
-            "nll_no_end": statistics.nll_total_no_end, "targets_no_end": np.asarray(statistics.targets) - ends,
-            "correct_no_end": np.array(statistics.correct_no_end, dtype=bool)}
+    return {
+        "nll": statistics.nll_total,
+        "targets": statistics.targets,
+        "correct": np.array(statistics.correct, dtype=bool),
+        "nll_no_end": statistics.nll_total_no_end,
+        "targets_no_end": np.asarray(statistics.targets) - ends,
+        "correct_no_end": np.array(statistics.correct_no_end, dtype=bool),
+    }
 
 
 def _alternative_tokens(session: Session, prepared: Tokenized, rows: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -97,8 +110,13 @@ def compare(evaluations: dict[str, Artifact], split: int, resamples: int, seed: 
     for name, (measured, _) in loaded.items():
         if selected is not None and name != "selected":
             differences[f"selected - {name}"] = paired_bootstrap(selected[0], measured, resamples, seed)
-    return {"examples": len(any_measured.nll), "sources": int(any_measured.source.max()) + 1, "models": models,
-            "differences": differences, "by_source": _by_source(loaded)}
+    return {
+        "examples": len(any_measured.nll),
+        "sources": int(any_measured.source.max()) + 1,
+        "models": models,
+        "differences": differences,
+        "by_source": _by_source(loaded),
+    }
 
 
 def _by_source(loaded: dict[str, tuple[Measured, pa.Table]]) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from al.artifacts import Artifact, write_json
 from al.evaluate import compare, evaluate
 from al.pool.store import Pool
 from al.prepare import SIDES, Tokenized, check_trainable, pool_version, tokenize, trainable
-from selection.holdout import POOL, TEST
 from al.session import Session
+from selection.holdout import POOL, TEST
 
 
 def fine_tune(session: Session) -> dict[str, Any]:
@@ -30,10 +30,17 @@ def fine_tune(session: Session) -> dict[str, Any]:
     usable = trainable(pool, tokens) & (np.load(data.split.path / "split.npy") == POOL)
     packs = stages.pack(session, data, np.flatnonzero(usable), stages.SELECTED)
     adapter = stages.train(session, data, packs, None, 1, stages.SELECTED)
-    evaluations = {"base": evaluate(session, data, None, "evaluate base"), "selected": evaluate(session, data, adapter, "evaluate adapter")}
+    evaluations = {
+        "base": evaluate(session, data, None, "evaluate base"),
+        "selected": evaluate(session, data, adapter, "evaluate adapter"),
+    }
     result = compare(evaluations, TEST, session.config.evaluate.bootstrap, session.config.seed)
-    return {"examples": int(usable.sum()), "training": adapter.json("train.json"), "evaluation": result,
-            "adapter": str(adapter.path / "adapter")}
+    return {
+        "examples": int(usable.sum()),
+        "training": adapter.json("train.json"),
+        "evaluation": result,
+        "adapter": str(adapter.path / "adapter"),
+    }
 
 
 def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifact:
@@ -44,10 +51,24 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifac
 
     def build(out: Path, scratch: Path) -> None:
         reader = Pool.open(pool.path)
-        split = hold_out(reader.keys, reader.sources, np.arange(len(reader)), trainable(pool, tokens), config.dev, config.test,
-                         session.config.seed, None)
+        split = hold_out(
+            reader.keys,
+            reader.sources,
+            np.arange(len(reader)),
+            trainable(pool, tokens),
+            config.dev,
+            config.test,
+            session.config.seed,
+            None,
+        )
         np.save(out / "split.npy", split)
         write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
-    return session.run.stage("plain_split", version=1, inputs={"pool": pool, "tokens": tokens}, build=build, label="hold out",
-                             params={"holdout": config.model_dump(mode="json"), "seed": session.config.seed})
+    return session.run.stage(
+        "plain_split",
+        version=1,
+        inputs={"pool": pool, "tokens": tokens},
+        build=build,
+        label="hold out",
+        params={"holdout": config.model_dump(mode="json"), "seed": session.config.seed},
+    )

@@ -24,15 +24,29 @@ def status(path: Path) -> dict[str, Any]:
         pool = rounds.current_pool(run)
         listed = []
         for entry in rounds.all_rounds(run):
-            row = {"round": entry.number, "state": entry.state, "budget": entry.budget, "started": entry.started, "finished": entry.finished,
-                   "published": sorted(rounds.roles(run, entry.number))}
+            row = {
+                "round": entry.number,
+                "state": entry.state,
+                "budget": entry.budget,
+                "started": entry.started,
+                "finished": entry.finished,
+                "published": sorted(rounds.roles(run, entry.number)),
+            }
             if entry.state == "done":
-                row["test_macro_nll"] = {k: v["macro_nll"] for k, v in read_summary(path, entry.number)["evaluation"]["models"].items()}
+                row["test_macro_nll"] = {
+                    k: v["macro_nll"] for k, v in read_summary(path, entry.number)["evaluation"]["models"].items()
+                }
             listed.append(row)
         owner = path / "run.lock.owner"
-        return {"run": str(path), "pool_version": pool[0] if pool else None, "pool_examples": pool[1].json("pool.json")["examples"] if pool else 0,
-                "rounds": listed, "stage": _last_stage(path), "working": _is_locked(path),
-                "owner": owner.read_text(encoding="utf-8").strip() if owner.is_file() else None}
+        return {
+            "run": str(path),
+            "pool_version": pool[0] if pool else None,
+            "pool_examples": pool[1].json("pool.json")["examples"] if pool else 0,
+            "rounds": listed,
+            "stage": _last_stage(path),
+            "working": _is_locked(path),
+            "owner": owner.read_text(encoding="utf-8").strip() if owner.is_file() else None,
+        }
 
 
 def _is_locked(path: Path) -> bool:
@@ -66,7 +80,9 @@ def _last_stage(path: Path) -> dict[str, Any] | None:
 
 def describe_status(document: dict[str, Any]) -> str:
     """Status for the terminal."""
-    lines = [f"run {document['run']}: pool version {document['pool_version'] or '–'} with {document['pool_examples']:,} examples"]
+    lines = [
+        f"run {document['run']}: pool version {document['pool_version'] or '–'} with {document['pool_examples']:,} examples"
+    ]
     for row in document["rounds"]:
         line = f"  round {row['round']}  {row['state']:<5} budget {row['budget']:<8} started {row['started']}"
         scores = row.get("test_macro_nll")
@@ -76,8 +92,14 @@ def describe_status(document: dict[str, Any]) -> str:
         lines.append(f"  working: {document['owner']}")
     if stage:
         step = stage["step"]
-        lines.append(f"  {'in' if document['working'] else 'stopped in'} stage {stage['stage']} since {stage['since']}"
-                     + (f", step {step['step']}/{step['steps']}, loss {step['loss']:.3f}, {step['tokens_per_s']:,.0f} tokens/s" if step else ""))
+        lines.append(
+            f"  {'in' if document['working'] else 'stopped in'} stage {stage['stage']} since {stage['since']}"
+            + (
+                f", step {step['step']}/{step['steps']}, loss {step['loss']:.3f}, {step['tokens_per_s']:,.0f} tokens/s"
+                if step
+                else ""
+            )
+        )
     if document["rounds"] and document["rounds"][-1]["state"] == "open" and not document["working"]:
         lines.append(f"  continue with: python cli.py resume --run {document['run']}")
     return "\n".join(lines)
@@ -88,14 +110,24 @@ def inspect_pool(path: Path, shown: int) -> dict[str, Any]:
     with Run.read(path) as run:
         current = rounds.current_pool(run)
     if current is None:
-        raise RunStateError(f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`.")
+        raise RunStateError(
+            f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`."
+        )
     version, artifact = current
     pool = Pool.open(artifact.path)
     rows = np.sort(np.random.default_rng([7]).permutation(len(pool))[:shown])
-    examples = [{"id": str(pool.ids[row]), "source": str(pool.sources[row]), "origin": origin, "messages": messages}
-                for row, origin, messages in zip(rows, pool.origin(rows), pool.messages(rows), strict=True)]
+    examples = [
+        {"id": str(pool.ids[row]), "source": str(pool.sources[row]), "origin": origin, "messages": messages}
+        for row, origin, messages in zip(rows, pool.origin(rows), pool.messages(rows), strict=True)
+    ]
     quarantine = pq.read_table(artifact.path / "quarantine.parquet").slice(0, 5).to_pylist()
-    return {"version": version, "run": str(path), **artifact.json("pool.json"), "shown": examples, "quarantine_shown": quarantine}
+    return {
+        "version": version,
+        "run": str(path),
+        **artifact.json("pool.json"),
+        "shown": examples,
+        "quarantine_shown": quarantine,
+    }
 
 
 def describe_inspection(document: dict[str, Any]) -> str:

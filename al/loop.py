@@ -15,6 +15,7 @@ from typing import Any
 from al import rounds, selecting, stages
 from al.artifacts import Artifact
 from al.budget import BudgetRequest
+from al.candidates import candidates
 from al.evaluate import evaluate
 from al.prepare import Prepared, as_dict, prepare
 from al.report.publish import publish_report
@@ -51,10 +52,12 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     previous = rounds.required(run, number - 1, "train") if number > 1 else None
 
     amount = resolve_budget(session, prepared, budget, done)
-    candidates = selecting.candidates(session, prepared, number)
-    sample = done.keep("score", selecting.score_sample(session, prepared, previous, candidates, number))
-    shortlist = done.keep("shortlist", selecting.score_shortlist(session, prepared, previous, candidates, sample, amount, number))
-    selection = done.keep("selection", selecting.select(session, prepared, candidates, sample, shortlist, amount, number))
+    state = candidates(session, prepared, number)
+    sample = done.keep("score", selecting.score_sample(session, prepared, previous, state, number))
+    shortlist = done.keep(
+        "shortlist", selecting.score_shortlist(session, prepared, previous, state, sample, amount, number)
+    )
+    selection = done.keep("selection", selecting.select(session, prepared, state, sample, shortlist, amount, number))
 
     adapter = _train_lineage(session, prepared, selection, SELECTED, done, steps=None)
     if config.control:
@@ -74,8 +77,9 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     return summary
 
 
-def _train_lineage(session: Session, prepared: Prepared, selection: Artifact, lineage: Lineage, done: RoundArtifacts,
-                   steps: int | None) -> Artifact:
+def _train_lineage(
+    session: Session, prepared: Prepared, selection: Artifact, lineage: Lineage, done: RoundArtifacts, steps: int | None
+) -> Artifact:
     """Pack and train one lineage's picks of this round: on the adapter before, with replay, or anew on all picks so far."""
     prefix = "" if lineage is SELECTED else "control."
     continued = session.config.train.mode == "continue"
@@ -95,5 +99,7 @@ def next_round_number(session: Session) -> int:
 
 def gained(summary: dict[str, Any]) -> bool:
     """Whether this round's dev loss fell significantly below the round before (95% interval of macro NLL below zero)."""
-    difference = summary["dev"]["differences"].get("selected - previous") or summary["dev"]["differences"]["selected - base"]
+    difference = (
+        summary["dev"]["differences"].get("selected - previous") or summary["dev"]["differences"]["selected - base"]
+    )
     return bool(difference["macro_nll"]["high"] < 0)

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-METRICS = ("micro_nll", "macro_nll", "micro_em", "macro_em",
-           "micro_nll_no_end", "macro_nll_no_end", "micro_em_no_end", "macro_em_no_end")
+METRICS = (
+    "micro_nll",
+    "macro_nll",
+    "micro_em",
+    "macro_em",
+    "micro_nll_no_end",
+    "macro_nll_no_end",
+    "micro_em_no_end",
+    "macro_em_no_end",
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,10 @@ def metrics(measured: Measured, weights: np.ndarray | None = None) -> dict[str, 
     membership = np.zeros((n, sources))
     membership[np.arange(n), measured.source] = 1.0
     result = {}
-    for suffix, nll, targets, correct in (("", measured.nll, measured.targets, measured.correct),
-                                          ("_no_end", measured.nll_no_end, measured.targets_no_end, measured.correct_no_end)):
+    for suffix, nll, targets, correct in (
+        ("", measured.nll, measured.targets, measured.correct),
+        ("_no_end", measured.nll_no_end, measured.targets_no_end, measured.correct_no_end),
+    ):
         for name, top, bottom in (("nll", nll, targets), ("em", correct, np.ones(n))):
             micro = (w @ top) / np.maximum(w @ bottom, 1e-12)
             upper, lower = w @ (membership * top[:, None]), w @ (membership * bottom[:, None])
@@ -83,5 +93,10 @@ def paired_bootstrap(a: Measured, b: Measured, resamples: int, seed: int) -> dic
         values = np.concatenate(draws[name])
         low, high = np.quantile(values, [0.025, 0.975])
         p = min(1.0, 2 * min((1 + (values <= 0).sum()) / (resamples + 1), (1 + (values >= 0).sum()) / (resamples + 1)))
-        result[name] = {"value": float(point_a[name][0] - point_b[name][0]), "low": float(low), "high": float(high), "p": float(p)}
+        result[name] = {
+            "value": float(point_a[name][0] - point_b[name][0]),
+            "low": float(low),
+            "high": float(high),
+            "p": float(p),
+        }
     return result

@@ -52,7 +52,14 @@ def model_shape(model: ModelConfig, lora: LoraConfig) -> ModelShape:
     heads = getattr(config, "num_attention_heads", 1)
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return ModelShape(
-        name=model.name, layers=config.num_hidden_layers, hidden=config.hidden_size,
+        name=model.name,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        kv_width=(getattr(config, "num_key_value_heads", None) or heads) * head_width, vocabulary=config.vocab_size, linear=linear,
-        other=total - linear, lora=adapted, largest_linear=largest)
+        kv_width=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
+        vocabulary=config.vocab_size,
+        linear=linear,
+        other=total - linear,
+        lora=adapted,
+        largest_linear=largest,
+    )

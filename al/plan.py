@@ -47,7 +47,9 @@ def plan_round(options: Options, budget: str) -> dict[str, Any]:
     return estimate(config, request, pool, shape, machine)
 
 
-def estimate(config: Config, request: BudgetRequest, pool: PoolEstimate, shape: ModelShape, machine: Machine) -> dict[str, Any]:
+def estimate(
+    config: Config, request: BudgetRequest, pool: PoolEstimate, shape: ModelShape, machine: Machine
+) -> dict[str, Any]:
     """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB."""
     speed = training_tokens_per_s(config, shape, machine)
     tokens = _budget_tokens(config, request, pool, speed)
@@ -58,10 +60,18 @@ def estimate(config: Config, request: BudgetRequest, pool: PoolEstimate, shape: 
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
-        "memory_gib": {name: round(value / GIB, 3) for name, value in memory.items()}, "peak_gib": round(sum(memory.values()) / GIB, 2),
-        "device": {"kind": machine.kind, "matmul_tflops": round(machine.flops / 1e12, 2), "memory_gib": round(machine.memory_gib, 1)},
-        "tokens_per_s": round(speed, 1), "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "total_seconds": round(sum(seconds.values()), 1), "disk_gib": round(_disk(config, pool, shape) / GIB, 6)}
+        "memory_gib": {name: round(value / GIB, 3) for name, value in memory.items()},
+        "peak_gib": round(sum(memory.values()) / GIB, 2),
+        "device": {
+            "kind": machine.kind,
+            "matmul_tflops": round(machine.flops / 1e12, 2),
+            "memory_gib": round(machine.memory_gib, 1),
+        },
+        "tokens_per_s": round(speed, 1),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "total_seconds": round(sum(seconds.values()), 1),
+        "disk_gib": round(_disk(config, pool, shape) / GIB, 6),
+    }
     return {**document, "warnings": _warnings(document, request, pool)}
 
 
@@ -110,7 +120,9 @@ def training_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -
     checkpointing the forward runs twice."""
     passes = 3 if config.train.gradient_checkpointing else 2
     tokens = config.train.pack_length * config.train.packs_per_batch
-    return tokens / _batch_seconds(shape, machine, tokens, passes, 2.0 * (passes * shape.linear + (passes + 1) * shape.lora))
+    return tokens / _batch_seconds(
+        shape, machine, tokens, passes, 2.0 * (passes * shape.linear + (passes + 1) * shape.lora)
+    )
 
 
 def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
@@ -124,16 +136,22 @@ def _batch_seconds(shape: ModelShape, machine: Machine, tokens: int, passes: int
     return launch + tokens * flop_per_token / (SHARE[machine.kind] * machine.flops)
 
 
-def _seconds(config: Config, pool: PoolEstimate, shape: ModelShape, machine: Machine, tokens: float, speed: float) -> dict[str, float]:
+def _seconds(
+    config: Config, pool: PoolEstimate, shape: ModelShape, machine: Machine, tokens: float, speed: float
+) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
     scored = _examples_scored(config, pool, tokens)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     models = 2 + int(config.control)
     train = tokens * config.train.epochs / speed
     return {
-        "tokenize": pool.examples / 5_000, "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
-        "score": scored * pool.mean_tokens / forward, "train": train, "train control": train if config.control else 0.0,
-        "evaluate": models * held * pool.mean_tokens / forward}
+        "tokenize": pool.examples / 5_000,
+        "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
+        "score": scored * pool.mean_tokens / forward,
+        "train": train,
+        "train control": train if config.control else 0.0,
+        "evaluate": models * held * pool.mean_tokens / forward,
+    }
 
 
 def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float:
@@ -148,21 +166,30 @@ def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float
     if per_cluster == "all":
         return float(pool.examples)
     picked = tokens / max(pool.mean_tokens, 1)
-    looked_at = picked * (strategy.shortlist_factor if PICKERS[strategy.picker].uses_score else 1.0) / (1 - strategy.tail_cut)
+    looked_at = (
+        picked * (strategy.shortlist_factor if PICKERS[strategy.picker].uses_score else 1.0) / (1 - strategy.tail_cut)
+    )
     return min(float(pool.examples), choose_k(config.cluster.k, pool.examples) * per_cluster + looked_at)
 
 
 def _disk(config: Config, pool: PoolEstimate, shape: ModelShape) -> float:
     adapters = 1 + int(config.control)
     checkpoint = 12.0 * shape.lora * (config.train.keep_checkpoints + 1)
-    return pool.bytes * 1.2 + pool.examples * (pool.mean_tokens * 5 + 384 * 2 + 200) + adapters * 4.0 * shape.lora + checkpoint
+    return (
+        pool.bytes * 1.2
+        + pool.examples * (pool.mean_tokens * 5 + 384 * 2 + 200)
+        + adapters * 4.0 * shape.lora
+        + checkpoint
+    )
 
 
 def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstimate) -> list[str]:
     warnings = []
     if document["peak_gib"] > document["device"]["memory_gib"]:
-        warnings.append(f"training needs about {document['peak_gib']} GiB, the {document['device']['kind']} device has "
-                        f"{document['device']['memory_gib']}: lower train.packs_per_batch, or set train.gradient_checkpointing=true")
+        warnings.append(
+            f"training needs about {document['peak_gib']} GiB, the {document['device']['kind']} device has "
+            f"{document['device']['memory_gib']}: lower train.packs_per_batch, or set train.gradient_checkpointing=true"
+        )
     if document["round"]["examples"] > pool.examples:
         warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")
     if not pool.exact:
@@ -190,7 +217,9 @@ def probe_machine(config: Config) -> Machine:
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
-    memory = torch.cuda.get_device_properties(0).total_memory if device.type == "cuda" else psutil.virtual_memory().available
+    memory = (
+        torch.cuda.get_device_properties(0).total_memory if device.type == "cuda" else psutil.virtual_memory().available
+    )
     return Machine(device.type, dtype.itemsize, 2 * n**3 / best, memory / GIB)
 
 
@@ -198,12 +227,19 @@ def describe_plan(document: dict[str, Any]) -> str:
     """A plan for the terminal."""
     pool, planned, device = document["pool"], document["round"], document["device"]
     about = "" if pool["exact"] else "about "
-    lines = [f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
-             f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, {planned['lora_parameters']:,} trainable parameters",
-             f"memory    {document['peak_gib']:.2f} GiB at peak on {device['kind']} ({device['memory_gib']:.0f} GiB)"]
+    lines = [
+        f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
+        f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, "
+        f"{planned['lora_parameters']:,} trainable parameters",
+        f"memory    {document['peak_gib']:.2f} GiB at peak on {device['kind']} ({device['memory_gib']:.0f} GiB)",
+    ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
-    lines.append(f"time      {_duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)")
-    lines += [f"            {_duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5]
+    lines.append(
+        f"time      {_duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
+    )
+    lines += [
+        f"            {_duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
+    ]
     lines.append(f"disk      {document['disk_gib']:.2f} GiB")
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
 
@@ -212,4 +248,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-

@@ -35,8 +35,14 @@ def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
     if (run_path / "run.db").is_file():
         with Run.read(run_path) as run:
             current = rounds.current_pool(run)
-            tokens = [a for a in run.published("tokens") if current and a.manifest["inputs"]["pool"] == current[1].fingerprint]
-            embedded = [a for a in run.published("embeddings") if current and a.manifest["inputs"]["pool"] == current[1].fingerprint]
+            tokens = [
+                a for a in run.published("tokens") if current and a.manifest["inputs"]["pool"] == current[1].fingerprint
+            ]
+            embedded = [
+                a
+                for a in run.published("embeddings")
+                if current and a.manifest["inputs"]["pool"] == current[1].fingerprint
+            ]
         if current and tokens:
             return _counted(current[1], tokens[0], bool(embedded))
     return _sampled(find_sources(config.pool), config.tokens.max_length)
@@ -47,7 +53,9 @@ def _counted(pool: Any, tokens: Any, embedded: bool) -> PoolEstimate:
 
     lengths = np.asarray(TokenTable.open(tokens.path).lengths)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
-    return PoolEstimate(len(lengths), float(lengths.mean()) if len(lengths) else 0.0, size, 0 if embedded else len(lengths), True)
+    return PoolEstimate(
+        len(lengths), float(lengths.mean()) if len(lengths) else 0.0, size, 0 if embedded else len(lengths), True
+    )
 
 
 def _sampled(sources: list[Source], longest: int) -> PoolEstimate:

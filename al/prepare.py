@@ -75,8 +75,10 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
         check_same_pool(recorded, sources, str(session.run.path))
         return present
     if not sources:
-        raise DataError("there is no pool: name files under `pool.files` (or data sets under `pool.hub`) in the config, "
-                        "or run `python cli.py pool import FILE… --run DIR`.")
+        raise DataError(
+            "there is no pool: name files under `pool.files` (or data sets under `pool.hub`) in the config, "
+            "or run `python cli.py pool import FILE… --run DIR`."
+        )
     artifact = import_sources(session, sources, previous=None)
     return rounds.add_pool(session.run, artifact), artifact
 
@@ -91,17 +93,27 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
         with session.progress("import", 0, "rows") as progress:
             import_pool(sources, out, previous=previous.path if previous else None, strict=strict, progress=progress)
 
-    return session.run.stage("pool", version=1, inputs={"previous": previous},
-                             params={"sources": describe_sources(sources), "strict": strict}, build=build, label="import")
+    return session.run.stage(
+        "pool",
+        version=1,
+        inputs={"previous": previous},
+        params={"sources": describe_sources(sources), "strict": strict},
+        build=build,
+        label="import",
+    )
 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:
     """Conversations → token ids and targets through the chat template."""
     from trainer.tokens import tokenize_pool
 
-    params = {"tokens": session.config.tokens.model_dump(mode="json"), "template": session.config.model.chat_template,
-              "tokenizer": session.config.model.name, "revision": session.config.model.revision,
-              "files": {k: v for k, v in local_identity(session.config.model.name).items() if not k.endswith(".safetensors")}}
+    params = {
+        "tokens": session.config.tokens.model_dump(mode="json"),
+        "template": session.config.model.chat_template,
+        "tokenizer": session.config.model.name,
+        "revision": session.config.model.revision,
+        "files": {k: v for k, v in local_identity(session.config.model.name).items() if not k.endswith(".safetensors")},
+    }
 
     def build(out: Path, scratch: Path) -> None:
         reader = Pool.open(pool.path)
@@ -114,7 +126,10 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
 def embed(session: Session, pool: Artifact) -> Artifact:
     """Texts → unit vectors, float16. Rows that an earlier pool version embedded with the same embedder are copied."""
     config = session.config.embed
-    params = {"embed": config.model_dump(mode="json", exclude={"device", "batch_tokens"}), "files": local_identity(config.model)}
+    params = {
+        "embed": config.model_dump(mode="json", exclude={"device", "batch_tokens"}),
+        "files": local_identity(config.model),
+    }
 
     def build(out: Path, scratch: Path) -> None:
         from selection.embed import embed_texts, load_embedder
@@ -169,12 +184,20 @@ def group(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifa
         age = _first_version(session, pool)
         preference = np.where(trainable(pool, tokens), age, age.max() + 1)
         with session.progress("near-duplicates", len(preference), "examples") as progress:
-            groups = near_duplicate_groups(load_embeddings(embeddings), preference, config.threshold, config.neighbours, progress)
+            groups = near_duplicate_groups(
+                load_embeddings(embeddings), preference, config.threshold, config.neighbours, progress
+            )
         table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
         pq.write_table(table, out / "groups.parquet")
 
-    return session.run.stage("groups", version=1, inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings},
-                             params=config.model_dump(mode="json"), build=build, label="near-duplicates")
+    return session.run.stage(
+        "groups",
+        version=1,
+        inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings},
+        params=config.model_dump(mode="json"),
+        build=build,
+        label="near-duplicates",
+    )
 
 
 def _first_version(session: Session, pool: Artifact) -> np.ndarray:
@@ -212,12 +235,16 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
         return
     status, labelled = np.asarray(TokenTable.open(tokens.path).status), Pool.open(pool.path).labelled
     long, empty = int((labelled & (status == 1)).sum()), int((labelled & (status == 3)).sum())
-    raise DataError(f"none of the {len(labelled):,} examples can be trained on: {int((~labelled).sum()):,} have no response, {long:,} are longer than "
-                    f"tokens.max_length ({session.config.tokens.max_length}), {empty:,} have an empty response. Import examples with responses, "
-                    "or raise tokens.max_length.")
+    raise DataError(
+        f"none of the {len(labelled):,} examples can be trained on: {int((~labelled).sum()):,} have no response, {long:,} are longer than "
+        f"tokens.max_length ({session.config.tokens.max_length}), {empty:,} have an empty response. Import examples with responses, "
+        "or raise tokens.max_length."
+    )
 
 
-def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact, number: int) -> Artifact:
+def hold_out(
+    session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact, number: int
+) -> Artifact:
     """Dev and test, stratified by source, whole near-duplicate groups on one side; pool examples near a held-out one are shadowed.
 
     Later rounds keep the sides of the round before: what was not held out then may have been trained on since.
@@ -235,21 +262,33 @@ def hold_out(session: Session, pool: Artifact, tokens: Artifact, embeddings: Art
         reader = Pool.open(pool.path)
         kept = _carry_split(reader.keys, previous)
         table = pq.read_table(groups.path / "groups.parquet")
-        split = split_rows(reader.keys, reader.sources, table["representative"].to_numpy(), trainable(pool, tokens),
-                           config.dev, config.test, session.config.seed, kept)
+        split = split_rows(
+            reader.keys,
+            reader.sources,
+            table["representative"].to_numpy(),
+            trainable(pool, tokens),
+            config.dev,
+            config.test,
+            session.config.seed,
+            kept,
+        )
         _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold)
         _shadow_shared(session, split, reader)
         np.save(out / "split.npy", split)
         np.save(out / "keys.npy", reader.keys)
         write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
-    return session.run.stage("split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out")
+    return session.run.stage(
+        "split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
+    )
 
 
 def _made_from(artifact: Artifact, inputs: dict[str, Artifact], params: dict[str, Any]) -> bool:
     """Whether `artifact` was made from just these, whatever it followed."""
     made = {role: key for role, key in artifact.manifest["inputs"].items() if role != "previous"}
-    return made == {role: source.fingerprint for role, source in inputs.items()} and artifact.manifest["params"] == params
+    return (
+        made == {role: source.fingerprint for role, source in inputs.items()} and artifact.manifest["params"] == params
+    )
 
 
 def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | None:
@@ -279,7 +318,9 @@ def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:
     if not len(held):
         return
     with session.progress("shared passages", 2 * len(pool), "texts") as progress:
-        shared = shares_passages(pool.texts(np.arange(len(pool))), pool.sources, held, session.config.holdout.overlap, progress)
+        shared = shares_passages(
+            pool.texts(np.arange(len(pool))), pool.sources, held, session.config.holdout.overlap, progress
+        )
     split[shared & (split == POOL)] = SHADOW
 
 
@@ -304,12 +345,24 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
         k = len(result.centroids)
         names = describe(reader.texts(np.arange(len(reader)), part="prompt"), result.assignment, k)
         x, y = project(vectors).T
-        pq.write_table(pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}), out / "clusters.parquet")
+        pq.write_table(
+            pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}),
+            out / "clusters.parquet",
+        )
         np.save(out / "centroids.npy", result.centroids)
-        write_json(out / "clusters.json", {"k": k, "names": names, "quality": result.quality, "config": config.model_dump(mode="json")})
+        write_json(
+            out / "clusters.json",
+            {"k": k, "names": names, "quality": result.quality, "config": config.model_dump(mode="json")},
+        )
 
-    return session.run.stage("clusters", version=1, inputs={"pool": pool, "embeddings": embeddings},
-                             params={"cluster": config.model_dump(mode="json"), "seed": session.config.seed}, build=build, label="cluster")
+    return session.run.stage(
+        "clusters",
+        version=1,
+        inputs={"pool": pool, "embeddings": embeddings},
+        params={"cluster": config.model_dump(mode="json"), "seed": session.config.seed},
+        build=build,
+        label="cluster",
+    )
 
 
 def as_dict(prepared: Prepared) -> dict[str, Artifact]:

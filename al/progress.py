@@ -52,13 +52,17 @@ class Progress:
         self.done = 0
         self.note = ""
         self._terminal = sys.stderr.isatty() and not quiet
-        self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not self._terminal)
+        self._bar = tqdm(
+            total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not self._terminal
+        )
         self._started = self._spoken = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.close()
         if kind is None and not self.quiet:
             seconds = time.monotonic() - self._started
@@ -89,5 +93,6 @@ class Progress:
         left = (self.total - self.done) / max(rate, 1e-9)
         print(
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left{self.note}",
-            file=sys.stderr, flush=True,
+            file=sys.stderr,
+            flush=True,
         )

@@ -25,8 +25,13 @@ class Round:
 
 def all_rounds(run: Run) -> list[Round]:
     """Every round of the run, oldest first."""
-    rows = run.db.execute("SELECT round, state, budget, config, started, finished FROM rounds ORDER BY round").fetchall()
-    return [Round(n, state, budget, json.loads(config), started, finished) for n, state, budget, config, started, finished in rows]
+    rows = run.db.execute(
+        "SELECT round, state, budget, config, started, finished FROM rounds ORDER BY round"
+    ).fetchall()
+    return [
+        Round(n, state, budget, json.loads(config), started, finished)
+        for n, state, budget, config, started, finished in rows
+    ]
 
 
 def last_round(run: Run) -> Round | None:
@@ -58,14 +63,17 @@ def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
     """Mark the rounds that used an artifact as not done, so that it is made again; their numbers."""
     used = "SELECT round FROM round_artifacts WHERE stage = ? AND fingerprint = ?"
     numbers = [number for (number,) in run.db.execute(used, (stage, fingerprint)).fetchall()]
-    run.db.executemany("UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers])
+    run.db.executemany(
+        "UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers]
+    )
     return sorted(set(numbers))
 
 
 def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
     """Remember that `artifact` plays `role` ("selection", "adapter", "control.adapter", …) in round `number`."""
     run.db.execute(
-        "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)", (number, role, artifact.stage, artifact.fingerprint)
+        "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)",
+        (number, role, artifact.stage, artifact.fingerprint),
     )
 
 
@@ -85,7 +93,9 @@ def required(run: Run, number: int, role: str) -> Artifact:
     """
     artifact = recorded(run, number, role)
     if artifact is None:
-        raise RunStateError(f"{run.path}: round {number} has no `{role}` any more. `python cli.py resume --run {run.path}` makes it again.")
+        raise RunStateError(
+            f"{run.path}: round {number} has no `{role}` any more. `python cli.py resume --run {run.path}` makes it again."
+        )
     return artifact
 
 

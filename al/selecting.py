@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,100 +12,37 @@ import pyarrow.parquet as pq
 
 from al import rounds, stages
 from al.artifacts import Artifact, write_json
-from al.errors import DataError
+from al.candidates import CODE, OUTCOMES, PoolState, candidates, find_rows, picked_keys
 from al.pool.store import Pool
 from al.prepare import Prepared
 from al.session import Session
 from al.stages import CONTROL, SELECTED, Lineage
-from selection.holdout import DEV, SHADOW, TEST
-
-OUTCOMES = ("selectable", "selected", "quota_full", "no_quota", "tail_cut", "unlabelled", "over_length", "no_target", "held_out_dev",
-            "held_out_test", "near_duplicate_of_holdout", "near_duplicate", "trained")
-"""Every example of the pool ends a round with exactly one of these (none stays "selectable")."""
-CODE = {name: code for code, name in enumerate(OUTCOMES)}
 
 
-@dataclass(frozen=True)
-class PoolState:
-    """The pool as selection sees it; arrays are row-aligned to the pool (n,).
-
-    `outcome`: code into OUTCOMES, "selectable" where nothing stands against picking. `tokens`: length in tokens.
-    """
-
-    keys: np.ndarray
-    cluster: np.ndarray
-    tokens: np.ndarray
-    outcome: np.ndarray
-    trained_round: np.ndarray
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Rows that may be picked."""
-        return np.flatnonzero(self.outcome == CODE["selectable"])
-
-
-def candidates(session: Session, prepared: Prepared, number: int, lineage: Lineage = SELECTED) -> PoolState:
-    """Who may be picked in round `number` by `lineage`, and what stands against the others.
-
-    Raises:
-        DataError: nothing can be picked, with the counts that say why.
-    """
-    from trainer.tokens import TokenTable
-
-    pool = prepared.open_pool()
-    table = TokenTable.open(prepared.tokens.path)
-    split = np.load(prepared.split.path / "split.npy")
-    representative = pq.read_table(prepared.groups.path / "groups.parquet")["representative"].to_numpy()
-    status = np.asarray(table.status)
-    trained = trained_rounds(session, pool.keys, number, lineage)
-    checks = (("unlabelled", ~pool.labelled), ("over_length", status == 1), ("no_target", status == 3), ("held_out_dev", split == DEV),
-              ("held_out_test", split == TEST), ("near_duplicate_of_holdout", split == SHADOW),
-              ("near_duplicate", representative != np.arange(len(pool))), ("trained", trained > 0))
-    outcome = np.full(len(pool), CODE["selectable"], dtype=np.uint8)
-    for name, applies in reversed(checks):
-        outcome[applies] = CODE[name]
-    if not (outcome == CODE["selectable"]).any():
-        counts = ", ".join(f"{name} {int((outcome == CODE[name]).sum())}" for name, _ in checks if (outcome == CODE[name]).any())
-        raise DataError(f"no example of the pool can be picked in round {number} ({counts} of {len(pool)} examples). "
-                        "Add data with `python cli.py pool import FILE… --run DIR`.")
-    cluster = pq.read_table(prepared.clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
-    return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
-
-
-def picked_keys(session: Session, number: int, lineage: Lineage) -> np.ndarray:
-    """Keys that `lineage` picked in round `number`, in pick order; empty if there was none."""
-    role = "selection" if lineage is SELECTED else "control.selection"
-    artifact = rounds.recorded(session.run, number, role)
-    return np.load(artifact.path / "picked.npy") if artifact else np.empty(0, dtype=np.uint64)
-
-
-def trained_rounds(session: Session, keys: np.ndarray, number: int, lineage: Lineage) -> np.ndarray:
-    """(n,) the round before `number` in which `lineage` picked each example; 0 for never."""
-    result = np.zeros(len(keys), dtype=np.int16)
-    for earlier in range(1, number):
-        result[find_rows(keys, picked_keys(session, earlier, lineage))] = earlier
-    return result
-
-
-def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Rows of the `wanted` keys in the sorted `keys`, in the order wanted; keys that are not there are left out."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return at[keys[at] == wanted]
-
-
-def score_sample(session: Session, prepared: Prepared, previous: Artifact | None, state: PoolState, number: int) -> Artifact:
+def score_sample(
+    session: Session, prepared: Prepared, previous: Artifact | None, state: PoolState, number: int
+) -> Artifact:
     """Measure the stratified sample per cluster that sets the quotas; nothing, if the strategy looks at no loss."""
     from selection.sample import stratified_sample
     from selection.strategy import needs_losses
 
     config = session.config
     eligible = (state.outcome == CODE["selectable"]) & needs_losses(config.select)
-    rows = stratified_sample(state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number))
+    rows = stratified_sample(
+        state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number)
+    )
     return stages.score(session, prepared, previous, np.sort(rows), number, "score sample")
 
 
-def score_shortlist(session: Session, prepared: Prepared, previous: Artifact | None, state: PoolState, sample: Artifact, amount: Any,
-                    number: int) -> Artifact:
+def score_shortlist(
+    session: Session,
+    prepared: Prepared,
+    previous: Artifact | None,
+    state: PoolState,
+    sample: Artifact,
+    amount: Any,
+    number: int,
+) -> Artifact:
     """Measure what the picker must know inside its quotas and the sample did not cover."""
     from selection.strategy import allocate, shortlist
 
@@ -132,20 +68,37 @@ def _candidates_for(state: PoolState, scored: list[Artifact]) -> Any:
     loss = np.full(len(state.keys), np.nan)
     loss[statistics["row"]] = statistics["nll_mean"]
     rows = state.rows
-    return Candidates(keys=state.keys[rows], cluster=state.cluster[rows], tokens=state.tokens[rows].astype(np.int32), score=loss[rows],
-                      loss=loss[rows])
+    return Candidates(
+        keys=state.keys[rows],
+        cluster=state.cluster[rows],
+        tokens=state.tokens[rows].astype(np.int32),
+        score=loss[rows],
+        loss=loss[rows],
+    )
 
 
-def select(session: Session, prepared: Prepared, state: PoolState, sample: Artifact, shortlist: Artifact, amount: Any,
-           number: int) -> Artifact:
+def select(
+    session: Session,
+    prepared: Prepared,
+    state: PoolState,
+    sample: Artifact,
+    shortlist: Artifact,
+    amount: Any,
+    number: int,
+) -> Artifact:
     """Allocate quotas over clusters and pick inside them.
 
     Publishes `selection.parquet` (every example of the pool with its outcome), `selection.jsonl` (the picked conversations with
     reasons), `picked.npy` (keys, in pick order) and `quotas.json`.
     """
     config = session.config
-    params = {"select": config.select.model_dump(mode="json"), "seed": config.seed, "round": number,
-              "budget": {"unit": amount.unit, "amount": amount.amount}, "trained": stages.rows_digest(np.flatnonzero(state.trained_round))}
+    params = {
+        "select": config.select.model_dump(mode="json"),
+        "seed": config.seed,
+        "round": number,
+        "budget": {"unit": amount.unit, "amount": amount.amount},
+        "trained": stages.rows_digest(np.flatnonzero(state.trained_round)),
+    }
 
     def build(out: Path, scratch: Path) -> None:
         from selection.strategy import allocate
@@ -157,12 +110,26 @@ def select(session: Session, prepared: Prepared, state: PoolState, sample: Artif
         _write_selection(out, prepared, state, _statistics([sample, shortlist]), picks)
         _write_quotas(out, prepared, state, quotas, picks)
 
-    return session.run.stage("selection", version=1, params=params, build=build, label="select",
-                             inputs={"sample": sample, "shortlist": shortlist, "clusters": prepared.clusters, "split": prepared.split,
-                                     "groups": prepared.groups, "tokens": prepared.tokens})
+    return session.run.stage(
+        "selection",
+        version=1,
+        params=params,
+        build=build,
+        label="select",
+        inputs={
+            "sample": sample,
+            "shortlist": shortlist,
+            "clusters": prepared.clusters,
+            "split": prepared.split,
+            "groups": prepared.groups,
+            "tokens": prepared.tokens,
+        },
+    )
 
 
-def _write_selection(out: Path, prepared: Prepared, state: PoolState, statistics: dict[str, np.ndarray], picks: Any) -> None:
+def _write_selection(
+    out: Path, prepared: Prepared, state: PoolState, statistics: dict[str, np.ndarray], picks: Any
+) -> None:
     n, rows = len(state.keys), state.rows
     pool = prepared.open_pool()
     groups = pq.read_table(prepared.groups.path / "groups.parquet")
@@ -179,19 +146,36 @@ def _write_selection(out: Path, prepared: Prepared, state: PoolState, statistics
     why[picked] = picks.step
     stands_for = np.bincount(representative, minlength=n) - 1
     ids = np.asarray(pool.ids)
-    table = pa.table({
-        "row": np.arange(n), "id": ids, "source": pool.sources, "cluster": state.cluster, "tokens": state.tokens,
-        "outcome": pa.DictionaryArray.from_arrays(pa.array(outcome.astype(np.int8)), pa.array(OUTCOMES)), "pick": order, "why": why,
-        "nll": columns["nll_mean"], "nll_total": columns["nll_total"], "entropy": columns["entropy_mean"],
-        "representative": ids[representative], "representative_cosine": cosine, "stands_for": np.maximum(stands_for, 0),
-        "trained_round": state.trained_round})
+    table = pa.table(
+        {
+            "row": np.arange(n),
+            "id": ids,
+            "source": pool.sources,
+            "cluster": state.cluster,
+            "tokens": state.tokens,
+            "outcome": pa.DictionaryArray.from_arrays(pa.array(outcome.astype(np.int8)), pa.array(OUTCOMES)),
+            "pick": order,
+            "why": why,
+            "nll": columns["nll_mean"],
+            "nll_total": columns["nll_total"],
+            "entropy": columns["entropy_mean"],
+            "representative": ids[representative],
+            "representative_cosine": cosine,
+            "stands_for": np.maximum(stands_for, 0),
+            "trained_round": state.trained_round,
+        }
+    )
     pq.write_table(table, out / "selection.parquet")
     np.save(out / "picked.npy", state.keys[picked])
     _write_jsonl(out / "selection.jsonl", pool, picked, table)
 
 
 def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table) -> None:
-    fields = table.select(["id", "source", "cluster", "tokens", "nll", "entropy", "stands_for", "why"]).take(pa.array(picked)).to_pylist()
+    fields = (
+        table.select(["id", "source", "cluster", "tokens", "nll", "entropy", "stands_for", "why"])
+        .take(pa.array(picked))
+        .to_pylist()
+    )
     with path.open("w", encoding="utf-8") as handle:
         for record, messages in zip(fields, pool.messages(picked), strict=True):
             clean = {key: None if value != value else value for key, value in record.items()}
@@ -210,11 +194,21 @@ def _write_quotas(out: Path, prepared: Prepared, state: PoolState, quotas: Any, 
     for c in range(k):
         known = c < len(quotas.quota)
         loss, error = (float(quotas.loss_mean[c]), float(quotas.loss_stderr[c])) if known else (np.nan, np.nan)
-        entries.append({
-            "cluster": c, "name": names[c], "size": int(size[c]), "selectable": int(free[c]),
-            "measured": int(quotas.measured[c]) if known else 0, "loss": loss if np.isfinite(loss) else None,
-            "loss_stderr": error if np.isfinite(error) else None, "quota": int(quotas.quota[c]) if known else 0, "picked": int(count[c]),
-            "tokens": int(tokens[c]), "reason": quotas.reason[c] if known else "no selectable example"})
+        entries.append(
+            {
+                "cluster": c,
+                "name": names[c],
+                "size": int(size[c]),
+                "selectable": int(free[c]),
+                "measured": int(quotas.measured[c]) if known else 0,
+                "loss": loss if np.isfinite(loss) else None,
+                "loss_stderr": error if np.isfinite(error) else None,
+                "quota": int(quotas.quota[c]) if known else 0,
+                "picked": int(count[c]),
+                "tokens": int(tokens[c]),
+                "reason": quotas.reason[c] if known else "no selectable example",
+            }
+        )
     write_json(out / "quotas.json", entries)
 
 
@@ -227,16 +221,26 @@ def random_picks(session: Session, prepared: Prepared, roles: dict[str, Artifact
     ours = sum(_spent(session, prepared, state, SELECTED, unit, n) for n in range(1, number + 1))
     theirs = sum(_spent(session, prepared, state, CONTROL, unit, n) for n in range(1, number))
     amount = Budget(unit=unit, amount=max(1, ours - theirs))
-    params = {"seed": session.config.seed, "round": number, "budget": {"unit": unit, "amount": amount.amount},
-              "trained": stages.rows_digest(np.flatnonzero(state.trained_round))}
+    params = {
+        "seed": session.config.seed,
+        "round": number,
+        "budget": {"unit": unit, "amount": amount.amount},
+        "trained": stages.rows_digest(np.flatnonzero(state.trained_round)),
+    }
 
     def build(out: Path, scratch: Path) -> None:
         rows = draw_random(session, state, amount, number)
         np.save(out / "picked.npy", state.keys[rows])
         write_json(out / "picked.json", {"examples": len(rows), "tokens": int(state.tokens[rows].sum())})
 
-    return session.run.stage("random", version=1, params=params, build=build, label="pick at random",
-                             inputs={"split": prepared.split, "groups": prepared.groups, "tokens": prepared.tokens})
+    return session.run.stage(
+        "random",
+        version=1,
+        params=params,
+        build=build,
+        label="pick at random",
+        inputs={"split": prepared.split, "groups": prepared.groups, "tokens": prepared.tokens},
+    )
 
 
 def draw_random(session: Session, state: PoolState, amount: Any, number: int) -> np.ndarray:
@@ -248,8 +252,13 @@ def draw_random(session: Session, state: PoolState, amount: Any, number: int) ->
     if amount.unit == "examples":
         amount = Budget(unit="examples", amount=min(amount.amount, len(rows)))
     blank = np.full(len(rows), np.nan)
-    chooser = Candidates(keys=state.keys[rows], cluster=np.zeros(len(rows), np.int32), tokens=state.tokens[rows].astype(np.int32),
-                         score=blank, loss=blank)
+    chooser = Candidates(
+        keys=state.keys[rows],
+        cluster=np.zeros(len(rows), np.int32),
+        tokens=state.tokens[rows].astype(np.int32),
+        score=blank,
+        loss=blank,
+    )
     config, seed = SelectConfig(strategy="random"), (session.config.seed, number, 0xC0)
     return rows[select(chooser, allocate(chooser, amount, config, seed), amount, config, seed).picked]
 
@@ -261,20 +270,28 @@ def _spent(session: Session, prepared: Prepared, state: PoolState, lineage: Line
 
 def control_steps(session: Session, number: int) -> int:
     """Optimizer steps the control trains in round `number`, so that both lineages have taken the same number in all."""
+
     def steps(n: int, role: str) -> int:
         artifact = rounds.recorded(session.run, n, role)
         return int(artifact.json("train.json")["steps"]) if artifact else 0
 
     if session.config.train.mode == "retrain":
         return steps(number, "train")
-    return max(1, sum(steps(n, "train") for n in range(1, number + 1)) - sum(steps(n, "control.train") for n in range(1, number)))
+    return max(
+        1,
+        sum(steps(n, "train") for n in range(1, number + 1)) - sum(steps(n, "control.train") for n in range(1, number)),
+    )
 
 
-def training_rows(session: Session, prepared: Prepared, selection: Artifact, lineage: Lineage, number: int) -> np.ndarray:
+def training_rows(
+    session: Session, prepared: Prepared, selection: Artifact, lineage: Lineage, number: int
+) -> np.ndarray:
     """Pool rows that this round trains on: its picks, plus replayed or all earlier ones as `train.mode` says."""
     keys = prepared.open_pool().keys
     picked = np.load(selection.path / "picked.npy")
-    earlier = np.concatenate([picked_keys(session, n, lineage) for n in range(1, number)] or [np.empty(0, dtype=np.uint64)])
+    earlier = np.concatenate(
+        [picked_keys(session, n, lineage) for n in range(1, number)] or [np.empty(0, dtype=np.uint64)]
+    )
     if session.config.train.mode == "continue":
         count = min(len(earlier), round(session.config.train.replay * len(picked)))
         rng = np.random.default_rng([session.config.seed, number, 0x2E91A7])

@@ -38,13 +38,19 @@ def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, 
 def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
     """Measure training tokens/s with a throw-away adapter on real packs of the pool. Publishes `throughput.json`."""
     train = session.config.train.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints", "epochs"})
-    params = {"model": session.model_params(), "lora": session.config.lora.model_dump(mode="json"), "train": train, "round": number}
+    params = {
+        "model": session.model_params(),
+        "lora": session.config.lora.model_dump(mode="json"),
+        "train": train,
+        "round": number,
+    }
 
     def build(out: Path, scratch: Path) -> None:
         write_json(out / "throughput.json", _measure(session, prepared, scratch))
 
-    return session.run.stage("throughput", version=1, inputs={"tokens": prepared.tokens}, params=params, build=build,
-                             label="measure speed")
+    return session.run.stage(
+        "throughput", version=1, inputs={"tokens": prepared.tokens}, params=params, build=build, label="measure speed"
+    )
 
 
 def _measure(session: Session, prepared: Prepared, scratch: Path) -> dict[str, Any]:
@@ -62,9 +68,20 @@ def _measure(session: Session, prepared: Prepared, scratch: Path) -> dict[str, A
     plan = plan_packs(np.asarray(tokens.lengths)[rows], config.pack_length)
     moments: list[tuple[float, int]] = []
     with session.base.new_adapter(session.config.lora, session.config.seed) as model:
-        train(model, tokens, plan, rows, config, seed=session.config.seed, round=0, steps=PROBE_STEPS + 1, scratch=scratch / "probe",
-              on_step=lambda metrics: moments.append((time.monotonic(), metrics["tokens"])), stop=lambda: False,
-              failpoint=lambda name: None)
+        train(
+            model,
+            tokens,
+            plan,
+            rows,
+            config,
+            seed=session.config.seed,
+            round=0,
+            steps=PROBE_STEPS + 1,
+            scratch=scratch / "probe",
+            on_step=lambda metrics: moments.append((time.monotonic(), metrics["tokens"])),
+            stop=lambda: False,
+            failpoint=lambda name: None,
+        )
     seconds = moments[-1][0] - moments[0][0]
     trained = sum(count for _, count in moments[1:])
     return {"tokens_per_s": trained / max(seconds, 1e-9), "steps": PROBE_STEPS, "tokens": trained, "seconds": seconds}

@@ -22,7 +22,9 @@ SHARD_TOKENS = 65_536
 """Tokens per score shard: what a kill during scoring can cost at most."""
 
 
-def score(session: Session, prepared: Tokenized, adapter: Artifact | None, rows: np.ndarray, number: int, label: str) -> Artifact:
+def score(
+    session: Session, prepared: Tokenized, adapter: Artifact | None, rows: np.ndarray, number: int, label: str
+) -> Artifact:
     """Measure `rows` of the pool with the adapter of the round before (None: the base model).
 
     Publishes `statistics.parquet`: row, nll_total, nll_mean, entropy_mean, targets. Shards of finished rows stay in scratch, so
@@ -49,8 +51,14 @@ def score(session: Session, prepared: Tokenized, adapter: Artifact | None, rows:
         pq.write_table(table, out / "statistics.parquet")
         write_json(out / "score.json", {"examples": len(rows), "tokens": total})
 
-    return session.run.stage("score", version=1, params=params, build=build, label=label,
-                             inputs={"tokens": prepared.tokens, "adapter": adapter})
+    return session.run.stage(
+        "score",
+        version=1,
+        params=params,
+        build=build,
+        label=label,
+        inputs={"tokens": prepared.tokens, "adapter": adapter},
+    )
 
 
 def _score_shard(session: Session, model: Any, tokens: Any, rows: np.ndarray, path: Path, progress: Any) -> None:
@@ -100,6 +108,7 @@ CONTROL = Lineage("control", "train control")
 
 def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
     """Best-fit-decreasing packs of the documents at `rows`: an index made ahead, `plan/` and `rows.npy`."""
+
     def build(out: Path, scratch: Path) -> None:
         from trainer.packing import plan_packs
         from trainer.tokens import TokenTable
@@ -108,23 +117,50 @@ def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Linea
         plan = plan_packs(lengths, session.config.train.pack_length)
         plan.save(out / "plan")
         np.save(out / "rows.npy", rows)
-        write_json(out / "pack.json", {"examples": len(rows), "tokens": int(lengths.sum()), "packs": len(plan.offsets) - 1,
-                                       "efficiency": float(plan.efficiency), "capacity": session.config.train.pack_length})
+        write_json(
+            out / "pack.json",
+            {
+                "examples": len(rows),
+                "tokens": int(lengths.sum()),
+                "packs": len(plan.offsets) - 1,
+                "efficiency": float(plan.efficiency),
+                "capacity": session.config.train.pack_length,
+            },
+        )
 
-    return session.run.stage("packs", version=1, inputs={"tokens": prepared.tokens}, build=build, label=f"pack {lineage.name}",
-                             params={"rows": rows_digest(rows), "capacity": session.config.train.pack_length})
+    return session.run.stage(
+        "packs",
+        version=1,
+        inputs={"tokens": prepared.tokens},
+        build=build,
+        label=f"pack {lineage.name}",
+        params={"rows": rows_digest(rows), "capacity": session.config.train.pack_length},
+    )
 
 
-def train(session: Session, prepared: Tokenized, packs: Artifact, previous: Artifact | None, number: int, lineage: Lineage,
-          steps: int | None = None) -> Artifact:
+def train(
+    session: Session,
+    prepared: Tokenized,
+    packs: Artifact,
+    previous: Artifact | None,
+    number: int,
+    lineage: Lineage,
+    steps: int | None = None,
+) -> Artifact:
     """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`.
 
     Args:
         steps: exactly so many optimizer steps; None: `train.epochs` over the packs.
     """
     config = session.config
-    params = {"model": session.model_params(), "lora": config.lora.model_dump(mode="json"), "seed": config.seed, "round": number,
-              "train": config.train.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints"}), "steps": steps}
+    params = {
+        "model": session.model_params(),
+        "lora": config.lora.model_dump(mode="json"),
+        "seed": config.seed,
+        "round": number,
+        "train": config.train.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints"}),
+        "steps": steps,
+    }
 
     def build(out: Path, scratch: Path) -> None:
         from trainer.model import save_adapter
@@ -135,8 +171,14 @@ def train(session: Session, prepared: Tokenized, packs: Artifact, previous: Arti
         (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
         write_json(out / "train.json", asdict(report))
 
-    return session.run.stage("train", version=1, params=params, build=build, label=lineage.title,
-                             inputs={"packs": packs, "tokens": prepared.tokens, "adapter": previous})
+    return session.run.stage(
+        "train",
+        version=1,
+        params=params,
+        build=build,
+        label=lineage.title,
+        inputs={"packs": packs, "tokens": prepared.tokens, "adapter": previous},
+    )
 
 
 def _adapter_to_train(session: Session, previous: Artifact | None, number: int) -> Any:
@@ -145,26 +187,46 @@ def _adapter_to_train(session: Session, previous: Artifact | None, number: int) 
     return session.base.new_adapter(session.config.lora, session.config.seed)
 
 
-def _run_training(session: Session, model: Any, prepared: Tokenized, packs: Artifact, scratch: Path, number: int,
-                  lineage: Lineage, steps: int | None) -> Any:
+def _run_training(
+    session: Session,
+    model: Any,
+    prepared: Tokenized,
+    packs: Artifact,
+    scratch: Path,
+    number: int,
+    lineage: Lineage,
+    steps: int | None,
+) -> Any:
     from trainer.packing import PackPlan
-    from trainer.tokens import TokenTable
     from trainer.schedule import planned_steps
+    from trainer.tokens import TokenTable
     from trainer.train import train
 
     plan = PackPlan.open(packs.path / "plan")
     total = planned_steps(len(plan.offsets) - 1, session.config.train, steps)
     curve = scratch / "curve.jsonl"
     with session.progress(lineage.title, total, "steps") as progress:
+
         def on_step(metrics: dict[str, Any]) -> None:
             append_curve(curve, metrics)
             session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
             progress.note = f", loss {metrics['loss']:.3f}, {metrics['tokens_per_s']:,.0f} tokens/s"
             progress.advance_to(metrics["step"])
 
-        return train(model, TokenTable.open(prepared.tokens.path), plan, np.load(packs.path / "rows.npy"), session.config.train,
-                     seed=session.config.seed, round=number, steps=steps, scratch=scratch, on_step=on_step, stop=stop_requested,
-                     failpoint=failpoint)
+        return train(
+            model,
+            TokenTable.open(prepared.tokens.path),
+            plan,
+            np.load(packs.path / "rows.npy"),
+            session.config.train,
+            seed=session.config.seed,
+            round=number,
+            steps=steps,
+            scratch=scratch,
+            on_step=on_step,
+            stop=stop_requested,
+            failpoint=failpoint,
+        )
 
 
 def append_curve(path: Path, metrics: dict[str, Any]) -> None:
@@ -174,4 +236,7 @@ def append_curve(path: Path, metrics: dict[str, Any]) -> None:
         lines = [line for line in lines if json.loads(line)["step"] < metrics["step"]]
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps({k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in metrics.items()}) + "\n")
+        handle.write(
+            json.dumps({k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in metrics.items()})
+            + "\n"
+        )

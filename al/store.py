@@ -1,11 +1,11 @@
 """The run directory: one SQLite file that is the truth, and the artifacts that its rows vouch for.
 
-    run.db        rounds, pool versions, artifacts (WAL, synchronous=FULL); a row is written last
-    run.lock      one writer at a time
-    artifacts/    <stage>/<fingerprint>/, each with manifest.json
-    scratch/      unfinished work that may be continued: training checkpoints, score shards
-    rounds/003/   links to the artifacts of round 3, report.html, summary.json
-    events.jsonl  what happened, append-only
+run.db        rounds, pool versions, artifacts (WAL, synchronous=FULL); a row is written last
+run.lock      one writer at a time
+artifacts/    <stage>/<fingerprint>/, each with manifest.json
+scratch/      unfinished work that may be continued: training checkpoints, score shards
+rounds/003/   links to the artifacts of round 3, report.html, summary.json
+events.jsonl  what happened, append-only
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Run:
             RunStateError: there is no run at `path`.
         """
         if not (path / "run.db").is_file():
-            raise RunStateError(f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`.")
+            raise RunStateError(
+                f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`."
+            )
         run = cls(path, None)
         run._check_schema_version()
         return run
@@ -111,7 +113,9 @@ class Run:
         row = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         if row is None or row[0] != self_version:
             found = "none" if row is None else row[0]
-            raise RunStateError(f"{self.path}: run.db has schema {found}, this Winnow reads {self_version}. Use the version that made it.")
+            raise RunStateError(
+                f"{self.path}: run.db has schema {found}, this Winnow reads {self_version}. Use the version that made it."
+            )
 
     # -- artifacts ---------------------------------------------------------------------------------------------------
 
@@ -127,7 +131,9 @@ class Run:
 
     def published(self, stage: str) -> list[Artifact]:
         """All artifacts of a stage, newest first."""
-        rows = self.db.execute("SELECT fingerprint FROM artifacts WHERE stage = ? ORDER BY rowid DESC", (stage,)).fetchall()
+        rows = self.db.execute(
+            "SELECT fingerprint FROM artifacts WHERE stage = ? ORDER BY rowid DESC", (stage,)
+        ).fetchall()
         return [found for (name,) in rows if (found := self.find(stage, name)) is not None]
 
     def stage(
@@ -211,7 +217,9 @@ class Run:
     def verify(self) -> dict[tuple[str, str], list[str]]:
         """Every published artifact that is damaged, with what is wrong; reads all files."""
         wrong = {}
-        for stage, key, sha256 in self.db.execute("SELECT stage, fingerprint, manifest_sha256 FROM artifacts").fetchall():
+        for stage, key, sha256 in self.db.execute(
+            "SELECT stage, fingerprint, manifest_sha256 FROM artifacts"
+        ).fetchall():
             path = self.path / "artifacts" / stage / key
             try:
                 problems = artifacts.damage(Artifact(stage, key, path, artifacts.read_manifest(path, sha256)))
@@ -254,7 +262,16 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"winnow": __version__}
-    for name in ("torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "scikit-learn", "numpy"):
+    for name in (
+        "torch",
+        "transformers",
+        "peft",
+        "bitsandbytes",
+        "sentence-transformers",
+        "faiss-cpu",
+        "scikit-learn",
+        "numpy",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

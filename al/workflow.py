@@ -41,12 +41,19 @@ class Options:
             ConfigError: as `al.config.load`; also when a file turns on remote code without the flag on the command line.
         """
         last = self._last_used() if self.config_path is None else None
-        config = (change(last, self.overrides, f"{self.run_path}/run.db") if last is not None
-                  else load(self.config_path or CONFIG_DIR / DEFAULT_CONFIG, self.overrides))
+        config = (
+            change(last, self.overrides, f"{self.run_path}/run.db")
+            if last is not None
+            else load(self.config_path or CONFIG_DIR / DEFAULT_CONFIG, self.overrides)
+        )
         if config.model.trust_remote_code and not self.trust_remote_code:
-            raise ConfigError("model.trust_remote_code: a config cannot turn this on by itself; add --trust-remote-code if you trust the author.")
+            raise ConfigError(
+                "model.trust_remote_code: a config cannot turn this on by itself; add --trust-remote-code if you trust the author."
+            )
         if self.pool:
-            config = config.model_copy(update={"pool": sources_config(config.pool, self.pool, None, config.pool.strict)})
+            config = config.model_copy(
+                update={"pool": sources_config(config.pool, self.pool, None, config.pool.strict)}
+            )
         if self.trust_remote_code:
             config = config.model_copy(update={"model": config.model.model_copy(update={"trust_remote_code": True})})
         return config
@@ -60,7 +67,9 @@ class Options:
 
     def run_directory(self) -> Path:
         """The run these options name: --run, or runs/<config name>."""
-        return self.run_path or Path("runs") / (self.config_path.stem if self.config_path else Path(DEFAULT_CONFIG).stem)
+        return self.run_path or Path("runs") / (
+            self.config_path.stem if self.config_path else Path(DEFAULT_CONFIG).stem
+        )
 
     def existing_run(self) -> Path:
         """The run to look at: as `run_directory`, or the only run under runs/ when neither --run nor --config is given."""
@@ -69,7 +78,9 @@ class Options:
             if len(found) == 1:
                 return found[0].parent
             if len(found) > 1:
-                raise ConfigError("several runs under runs/: name one with --run " + " or ".join(str(p.parent) for p in found))
+                raise ConfigError(
+                    "several runs under runs/: name one with --run " + " or ".join(str(p.parent) for p in found)
+                )
         return self.run_directory()
 
 
@@ -100,7 +111,9 @@ def _announce(session: Any, number: int, budget: str) -> None:
     if last.budget != budget:
         changes["budget"] = [last.budget, budget]
     for key, (before, after) in changes.items():
-        print(f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again", flush=True)
+        print(
+            f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again", flush=True
+        )
 
 
 def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
@@ -119,7 +132,9 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
             if not options.as_json:
                 print(describe_summary(with_paths(run.path, summary)), flush=True)
             if until_no_gain and not gained(summary):
-                print(f"stopping after round {number}: its dev gain is not significant", flush=True) if not options.as_json else None
+                print(
+                    f"stopping after round {number}: its dev gain is not significant", flush=True
+                ) if not options.as_json else None
                 break
         return with_paths(run.path, read_summary(run.path, number if number <= count else count))
 
@@ -137,7 +152,9 @@ def resume(options: Options) -> dict[str, Any]:
         if last is None:
             newest = rounds.last_round(run)
             done = "no round was started" if newest is None else f"round {newest.number} is finished"
-            raise RunStateError(f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one.")
+            raise RunStateError(
+                f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one."
+            )
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
         _announce(session, last.number, last.budget)
         return with_paths(path, run_round(session, parse_budget(last.budget), last.number))
@@ -169,14 +186,16 @@ def describe_summary(summary: dict[str, Any]) -> str:
 
     from al.report.terminal import render_terminal
 
-    return render_terminal(summary, width=min(shutil.get_terminal_size((100, 24)).columns, 120), color=sys.stdout.isatty())
+    return render_terminal(
+        summary, width=min(shutil.get_terminal_size((100, 24)).columns, 120), color=sys.stdout.isatty()
+    )
 
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
     """Add sources to the run's pool as a new version; returns the pool's counts."""
+    from al.pool.sources import find_sources
     from al.prepare import import_sources
     from al.session import Session
-    from al.pool.sources import find_sources
 
     config = options.load_config()
     config = config.model_copy(update={"pool": sources_config(config.pool, names, format_name, strict)})
@@ -192,10 +211,13 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
 def describe_pool(document: dict[str, Any]) -> str:
     """Counts of a pool version for the terminal."""
     bad = document["quarantined"]
-    lines = [f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
-             f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled)",
-             f"  exact duplicates merged: {document['duplicates']:,}",
-             f"  quarantined rows: {sum(bad.values()):,}" + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else "")]
+    lines = [
+        f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
+        f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled)",
+        f"  exact duplicates merged: {document['duplicates']:,}",
+        f"  quarantined rows: {sum(bad.values()):,}"
+        + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else ""),
+    ]
     sources = sorted(document["sources"].items(), key=lambda item: -item[1])
     lines += [f"  {count:>9,}  {name}" for name, count in sources[:12]]
     lines += [f"  … and {len(sources) - 12} more sources"] if len(sources) > 12 else []
@@ -217,8 +239,12 @@ def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, 
 def describe_fine_tuning(document: dict[str, Any]) -> str:
     """A plain fine-tuning for the terminal."""
     training = document["training"]
-    lines = [f"trained on {document['examples']:,} examples: {training['steps']:,} steps, {training['tokens']:,} tokens, "
-             f"{training['tokens_per_s']:,.0f} tokens/s, loss {training['first_loss']:.3f} → {training['last_loss']:.3f}"]
+    lines = [
+        f"trained on {document['examples']:,} examples: {training['steps']:,} steps, {training['tokens']:,} tokens, "
+        f"{training['tokens_per_s']:,.0f} tokens/s, loss {training['first_loss']:.3f} → {training['last_loss']:.3f}"
+    ]
     for name, metrics in document["evaluation"]["models"].items():
-        lines.append(f"  {name:<9} NLL {metrics['macro_nll']:.3f} macro, {metrics['micro_nll']:.3f} micro; exact match {metrics['micro_em']:.1%}")
+        lines.append(
+            f"  {name:<9} NLL {metrics['macro_nll']:.3f} macro, {metrics['micro_nll']:.3f} micro; exact match {metrics['micro_em']:.1%}"
+        )
     return "\n".join([*lines, f"adapter: {document['adapter']}"])

@@ -21,9 +21,24 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-SHAPES = {"mistral-7b": {}, "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}}
-GRID = [{"r": 16, "packs": 1, "dropout": 0.0}, {"r": 16, "packs": 4, "dropout": 0.0}, {"r": 16, "packs": 1, "dropout": 0.05},
-        {"r": 256, "packs": 1, "dropout": 0.05}, {"r": 256, "packs": 4, "dropout": 0.05}, {"r": 16, "packs": 1, "dropout": 0.0, "checkpointing": False}]
+SHAPES = {
+    "mistral-7b": {},
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+GRID = [
+    {"r": 16, "packs": 1, "dropout": 0.0},
+    {"r": 16, "packs": 4, "dropout": 0.0},
+    {"r": 16, "packs": 1, "dropout": 0.05},
+    {"r": 256, "packs": 1, "dropout": 0.05},
+    {"r": 256, "packs": 4, "dropout": 0.05},
+    {"r": 16, "packs": 1, "dropout": 0.0, "checkpointing": False},
+]
 
 
 def build_model(directory: Path, tokenizer: Path, shape: str) -> None:
@@ -42,12 +57,22 @@ def build_model(directory: Path, tokenizer: Path, shape: str) -> None:
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory)
 
 
-def write_config(path: Path, model: Path, embedder: Path, pool: list[str], device: str, overrides: dict[str, Any]) -> None:
+def write_config(
+    path: Path, model: Path, embedder: Path, pool: list[str], device: str, overrides: dict[str, Any]
+) -> None:
     """The shipped Mistral config with this model, this pool, and a small holdout."""
     from al.config import CONFIG_DIR
 
-    values = {"extends": str(CONFIG_DIR / "mistral-7b.yaml"), "pool": {"files": pool, "hub": []}, "model": {"name": str(model), "device": device},
-              "embed": {"model": str(embedder)}, "holdout": {"dev": 40, "test": 80}, "dedup": {"threshold": 0.9999}, "cluster": {"k": 16}, "score": {"sample_per_cluster": 8}}
+    values = {
+        "extends": str(CONFIG_DIR / "mistral-7b.yaml"),
+        "pool": {"files": pool, "hub": []},
+        "model": {"name": str(model), "device": device},
+        "embed": {"model": str(embedder)},
+        "holdout": {"dev": 40, "test": 80},
+        "dedup": {"threshold": 0.9999},
+        "cluster": {"k": 16},
+        "score": {"sample_per_cluster": 8},
+    }
     for section, entries in overrides.items():
         values[section] = {**values.get(section, {}), **entries}
     path.write_text(yaml.safe_dump(values))
@@ -62,11 +87,18 @@ def run_round(config: Path, run: Path, budget: str) -> dict[str, Any]:
     planned = plan_round(options, budget)
     summary = run_next_round(options, budget)
     training = summary["training"]["selected"]
-    return {"planned": {key: planned[key] for key in ("peak_gib", "tokens_per_s", "memory_gib", "device")},
-            "measured": {key: training[key] for key in ("peak_gib", "tokens_per_s", "tokens", "steps", "seconds", "examples")},
-            "measured_over_planned": {key: training[key] / planned[key] for key in ("peak_gib", "tokens_per_s")},
-            "timings": summary["timings"], "model": {key: value for key, value in summary["model"].items() if key != "name"}, "scoring": summary["scoring"], "versions": summary["versions"],
-            "device": summary["device"]}
+    return {
+        "planned": {key: planned[key] for key in ("peak_gib", "tokens_per_s", "memory_gib", "device")},
+        "measured": {
+            key: training[key] for key in ("peak_gib", "tokens_per_s", "tokens", "steps", "seconds", "examples")
+        },
+        "measured_over_planned": {key: training[key] / planned[key] for key in ("peak_gib", "tokens_per_s")},
+        "timings": summary["timings"],
+        "model": {key: value for key, value in summary["model"].items() if key != "name"},
+        "scoring": summary["scoring"],
+        "versions": summary["versions"],
+        "device": summary["device"],
+    }
 
 
 def nf4_census(config: Path) -> dict[str, int]:
@@ -102,22 +134,56 @@ def calibrate(config_path: Path) -> list[dict[str, Any]]:
     base, machine, rows = Base.load(config.model), probe_machine(config), []
     rng = np.random.default_rng(0)
     for entry in GRID:
-        changed = config.model_copy(update={
-            "lora": config.lora.model_copy(update={"r": entry["r"], "alpha": 2.0 * entry["r"], "dropout": entry["dropout"]}),
-            "train": config.train.model_copy(update={"packs_per_batch": entry["packs"], "packs_per_step": entry["packs"],
-                                                     "gradient_checkpointing": entry.get("checkpointing", True)})})
-        lengths = np.clip(rng.lognormal(np.log(200), 0.8, size=400 * entry["packs"]), 16, changed.train.pack_length).astype(int)
-        table = TokenTable.build([Tokenized(rng.integers(5, 31000, n).tolist(), [0] * (n // 2) + [1] * (n - n // 2)) for n in lengths])
+        changed = config.model_copy(
+            update={
+                "lora": config.lora.model_copy(
+                    update={"r": entry["r"], "alpha": 2.0 * entry["r"], "dropout": entry["dropout"]}
+                ),
+                "train": config.train.model_copy(
+                    update={
+                        "packs_per_batch": entry["packs"],
+                        "packs_per_step": entry["packs"],
+                        "gradient_checkpointing": entry.get("checkpointing", True),
+                    }
+                ),
+            }
+        )
+        lengths = np.clip(
+            rng.lognormal(np.log(200), 0.8, size=400 * entry["packs"]), 16, changed.train.pack_length
+        ).astype(int)
+        table = TokenTable.build(
+            [Tokenized(rng.integers(5, 31000, n).tolist(), [0] * (n // 2) + [1] * (n - n // 2)) for n in lengths]
+        )
         plan, curve = plan_packs(lengths, changed.train.pack_length), []
         shape = model_shape(changed.model, changed.lora)
         with base.new_adapter(changed.lora, 0) as model, tempfile.TemporaryDirectory() as scratch:
-            report = train(model, table, plan, np.arange(len(lengths)), changed.train, seed=0, round=1, steps=5, scratch=Path(scratch),
-                           on_step=curve.append, stop=lambda: False, failpoint=lambda name: None)
+            report = train(
+                model,
+                table,
+                plan,
+                np.arange(len(lengths)),
+                changed.train,
+                seed=0,
+                round=1,
+                steps=5,
+                scratch=Path(scratch),
+                on_step=curve.append,
+                stop=lambda: False,
+                failpoint=lambda name: None,
+            )
         speed = float(np.median([step["tokens_per_s"] for step in curve[2:]]))
         planned = training_memory(changed, shape, machine)
-        rows.append({**entry, "peak_gib": report.peak_gib, "tokens_per_s": speed, "planned_gib": sum(planned.values()) / 2**30,
-                     "planned_items_gib": {k: v / 2**30 for k, v in planned.items()}, "planned_tokens_per_s": training_tokens_per_s(changed, shape, machine),
-                     "matmul_tflops": machine.flops / 1e12})
+        rows.append(
+            {
+                **entry,
+                "peak_gib": report.peak_gib,
+                "tokens_per_s": speed,
+                "planned_gib": sum(planned.values()) / 2**30,
+                "planned_items_gib": {k: v / 2**30 for k, v in planned.items()},
+                "planned_tokens_per_s": training_tokens_per_s(changed, shape, machine),
+                "matmul_tflops": machine.flops / 1e12,
+            }
+        )
         print(json.dumps(rows[-1]), flush=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -127,7 +193,9 @@ def calibrate(config_path: Path) -> list[dict[str, Any]]:
 def _command(arguments: argparse.Namespace) -> str:
     """What was run, without the paths of the machine it ran on."""
     flags = [f"--{name.replace('_', '-')}" for name in ("calibrate", "no_round") if getattr(arguments, name)]
-    return " ".join(["python benchmarks/gpu_round.py", f"--shape {arguments.shape}", f"--budget {arguments.budget}", *flags])
+    return " ".join(
+        ["python benchmarks/gpu_round.py", f"--shape {arguments.shape}", f"--budget {arguments.budget}", *flags]
+    )
 
 
 def main() -> None:
@@ -145,10 +213,18 @@ def main() -> None:
     model, config = arguments.work / "model", arguments.work / "round.yaml"
     if not (model / "config.json").exists():
         build_model(model, arguments.tokenizer, arguments.shape)
-    overrides = {} if arguments.device == "cuda" else {"model": {"name": str(model), "device": "cpu", "compute_dtype": "float32"}, "lora": {"r": 4}}
+    overrides = (
+        {}
+        if arguments.device == "cuda"
+        else {"model": {"name": str(model), "device": "cpu", "compute_dtype": "float32"}, "lora": {"r": 4}}
+    )
     write_config(config, model, arguments.embedder, [str(arguments.pool)], arguments.device, overrides)
-    record: dict[str, Any] = {"command": _command(arguments), "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                              "shape": arguments.shape, "budget": arguments.budget}
+    record: dict[str, Any] = {
+        "command": _command(arguments),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "shape": arguments.shape,
+        "budget": arguments.budget,
+    }
     if arguments.calibrate:
         record["calibration"] = calibrate(config)
     if not arguments.no_round:

@@ -31,23 +31,61 @@ def provenance(record: dict[str, Any], device: str, versions: dict[str, str]) ->
 def gpu_round(record: dict[str, Any]) -> str:
     """Prediction and measurement of a round on the Mistral-7B shape."""
     planned, measured = record["planned"], record["measured"]
-    rows = [["peak GPU memory, GiB", f"{planned['peak_gib']:.2f}", f"{measured['peak_gib']:.2f}", f"{record['measured_over_planned']['peak_gib']:.2f}"],
-            ["training tokens/s", f"{planned['tokens_per_s']:,.0f}", f"{measured['tokens_per_s']:,.0f}", f"{record['measured_over_planned']['tokens_per_s']:.2f}"]]
+    rows = [
+        [
+            "peak GPU memory, GiB",
+            f"{planned['peak_gib']:.2f}",
+            f"{measured['peak_gib']:.2f}",
+            f"{record['measured_over_planned']['peak_gib']:.2f}",
+        ],
+        [
+            "training tokens/s",
+            f"{planned['tokens_per_s']:,.0f}",
+            f"{measured['tokens_per_s']:,.0f}",
+            f"{record['measured_over_planned']['tokens_per_s']:.2f}",
+        ],
+    ]
     scoring, nf4 = record["scoring"], record["nf4"]
-    text = ["## A round on the Mistral-7B shape", provenance(record, record["device"], record["versions"]), "",
-            f"Random weights; {measured['examples']} examples picked, {measured['tokens']:,} tokens trained in {measured['steps']} steps, LoRA r={record['model']['lora_r']}. "
-            f"All {nf4['nf4_linear_layers']} linear layers of the decoder are NF4. Scoring: {scoring['measured']} examples, "
-            f"{scoring['tokens'] / scoring['seconds']:,.0f} tokens/s with everything around it.", "",
-            table(["", "`plan` said", "measured", "measured / plan"], rows)]
+    text = [
+        "## A round on the Mistral-7B shape",
+        provenance(record, record["device"], record["versions"]),
+        "",
+        f"Random weights; {measured['examples']} examples picked, {measured['tokens']:,} tokens trained in {measured['steps']} steps, "
+        f"LoRA r={record['model']['lora_r']}. "
+        f"All {nf4['nf4_linear_layers']} linear layers of the decoder are NF4. Scoring: {scoring['measured']} examples, "
+        f"{scoring['tokens'] / scoring['seconds']:,.0f} tokens/s with everything around it.",
+        "",
+        table(["", "`plan` said", "measured", "measured / plan"], rows),
+    ]
     return "\n".join(text) + _calibration(record)
 
 
 def _calibration(record: dict[str, Any]) -> str:
     if "calibration" not in record:
         return ""
-    rows = [[str(e["r"]), str(e["packs"] * 2048), f"{e['dropout']:g}", "no" if e.get("checkpointing") is False else "yes", f"{e['planned_gib']:.1f}",
-             f"{e['peak_gib']:.1f}", f"{e['planned_tokens_per_s']:,.0f}", f"{e['tokens_per_s']:,.0f}"] for e in record["calibration"]]
-    header = ["r", "tokens a batch", "dropout", "checkpointing", "planned GiB", "peak GiB", "planned tokens/s", "tokens/s"]
+    rows = [
+        [
+            str(e["r"]),
+            str(e["packs"] * 2048),
+            f"{e['dropout']:g}",
+            "no" if e.get("checkpointing") is False else "yes",
+            f"{e['planned_gib']:.1f}",
+            f"{e['peak_gib']:.1f}",
+            f"{e['planned_tokens_per_s']:,.0f}",
+            f"{e['tokens_per_s']:,.0f}",
+        ]
+        for e in record["calibration"]
+    ]
+    header = [
+        "r",
+        "tokens a batch",
+        "dropout",
+        "checkpointing",
+        "planned GiB",
+        "peak GiB",
+        "planned tokens/s",
+        "tokens/s",
+    ]
     return "\n\nThe same machine over batch sizes and ranks, against `plan`:\n\n" + table(header, rows)
 
 
@@ -56,13 +94,40 @@ def demo_round(record: dict[str, Any]) -> str:
     rows = []
     for entry in record["rounds"]:
         models = entry["evaluation"]["models"]
-        rows.append([str(entry["round"]), f"{entry['seconds']:.0f}", f"{entry['peak_resident_gib']:.1f}", f"{entry['training']['selected']['tokens_per_s']:,.0f}",
-                     *(f"{models[name]['micro_nll']:.3f} / {models[name]['micro_em']:.1%}" for name in ("base", "selected", "control"))])
-    header = ["round", "seconds", "peak resident GiB", "training tokens/s", "base NLL / exact match", "selected", "random control"]
+        rows.append(
+            [
+                str(entry["round"]),
+                f"{entry['seconds']:.0f}",
+                f"{entry['peak_resident_gib']:.1f}",
+                f"{entry['training']['selected']['tokens_per_s']:,.0f}",
+                *(
+                    f"{models[name]['micro_nll']:.3f} / {models[name]['micro_em']:.1%}"
+                    for name in ("base", "selected", "control")
+                ),
+            ]
+        )
+    header = [
+        "round",
+        "seconds",
+        "peak resident GiB",
+        "training tokens/s",
+        "base NLL / exact match",
+        "selected",
+        "random control",
+    ]
     first = record["rounds"][0]
     where = provenance(record, f"{record['processor']}, {first['device']}", first["versions"])
-    return "\n".join(["## The demo on a CPU", where, "", f"{first['budget']['examples']} examples a round; micro over {first['evaluation']['examples']} test examples. "
-                      "One seed proves nothing about a strategy; the report prints the intervals.", "", table(header, rows)])
+    return "\n".join(
+        [
+            "## The demo on a CPU",
+            where,
+            "",
+            f"{first['budget']['examples']} examples a round; micro over {first['evaluation']['examples']} test examples. "
+            "One seed proves nothing about a strategy; the report prints the intervals.",
+            "",
+            table(header, rows),
+        ]
+    )
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"demo_round": demo_round, "gpu_round": gpu_round}

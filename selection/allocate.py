@@ -71,7 +71,9 @@ def random_allocation(situation: Situation) -> Weights:
     count = np.bincount(candidates.cluster[order[drawn]], minlength=candidates.clusters)
     weight = np.bincount(candidates.cluster[order[drawn]], weights=unit[drawn], minlength=candidates.clusters)
     size = situation.losses.size
-    reason = [f"{c} of {drawn.sum()} drawn from the whole pool, {n} selectable" for c, n in zip(count, size, strict=True)]
+    reason = [
+        f"{c} of {drawn.sum()} drawn from the whole pool, {n} selectable" for c, n in zip(count, size, strict=True)
+    ]
     return Weights(weight, reason)
 
 
@@ -148,7 +150,9 @@ def largest_remainder(weights: np.ndarray, total: int, capacity: np.ndarray) -> 
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise SelectionError("allocation: expected finite weights of 0 or more.")
     if not 0 <= total <= capacity.sum():
-        raise SelectionError(f"allocation: {total} cannot be divided over clusters that hold {capacity.sum()} together.")
+        raise SelectionError(
+            f"allocation: {total} cannot be divided over clusters that hold {capacity.sum()} together."
+        )
     quota = np.zeros(len(weights), dtype=np.int64)
     for share in (weights, capacity.astype(np.float64)):
         room = capacity - quota

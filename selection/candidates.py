@@ -31,17 +31,23 @@ class Candidates:
     def __post_init__(self) -> None:
         n = len(self.keys)
         if n == 0:
-            raise SelectionError("there is no selectable example: all are held out, duplicates, unlabelled, over length or trained.")
+            raise SelectionError(
+                "there is no selectable example: all are held out, duplicates, unlabelled, over length or trained."
+            )
         for name in ("cluster", "tokens", "score", "loss"):
             if getattr(self, name).shape != (n,):
-                raise SelectionError(f"candidates: expected {name} of shape ({n},) like keys, found {getattr(self, name).shape}.")
+                raise SelectionError(
+                    f"candidates: expected {name} of shape ({n},) like keys, found {getattr(self, name).shape}."
+                )
         if self.cluster.min() < 0:
             raise SelectionError(f"candidates: expected clusters from 0 on, found {self.cluster.min()}.")
         if self.tokens.min() < 1:
             raise SelectionError(f"candidates: expected lengths of at least 1 token, found {self.tokens.min()}.")
         for name in ("score", "loss"):
             if np.isinf(getattr(self, name)).any():
-                raise SelectionError(f"candidates: expected finite {name} or NaN (not measured), found an infinite one.")
+                raise SelectionError(
+                    f"candidates: expected finite {name} or NaN (not measured), found an infinite one."
+                )
         ordered = self.keys if self.is_sorted else np.sort(self.keys)
         if (ordered[1:] == ordered[:-1]).any():
             raise SelectionError("candidates: an example occurs twice (repeated key).")
@@ -61,7 +67,9 @@ class Candidates:
 
     def take(self, rows: np.ndarray) -> Candidates:
         """The candidates at `rows`, in that order."""
-        return Candidates(**{name: getattr(self, name)[rows] for name in ("keys", "cluster", "tokens", "score", "loss")})
+        return Candidates(
+            **{name: getattr(self, name)[rows] for name in ("keys", "cluster", "tokens", "score", "loss")}
+        )
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,9 @@ class Budget:
         if self.unit not in UNITS:
             raise SelectionUsageError(f"budget: expected a unit out of {', '.join(UNITS)}, found {self.unit!r}.")
         if not isinstance(self.amount, (int, np.integer)) or self.amount < 1:
-            raise SelectionUsageError(f"budget: expected a whole number of {self.unit} above zero, found {self.amount!r}.")
+            raise SelectionUsageError(
+                f"budget: expected a whole number of {self.unit} above zero, found {self.amount!r}."
+            )
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,34 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
     n, d = embeddings.shape
     k = choose_k(config.k, n)
     if k > n:
-        raise SelectionError(f"cluster.k: {k} clusters asked for, but the pool has {n} examples. Lower it, or set it to auto.")
+        raise SelectionError(
+            f"cluster.k: {k} clusters asked for, but the pool has {n} examples. Lower it, or set it to auto."
+        )
     rng = np.random.default_rng([seed, CLUSTER])
     sample = np.sort(rng.choice(n, size=min(n, k * config.sample_per_centroid), replace=False))
-    kmeans = faiss.Kmeans(d, k, niter=config.iterations, nredo=config.restarts, spherical=config.spherical, seed=derive_seed(seed, CLUSTER),
-                          min_points_per_centroid=1, max_points_per_centroid=config.sample_per_centroid)
+    kmeans = faiss.Kmeans(
+        d,
+        k,
+        niter=config.iterations,
+        nredo=config.restarts,
+        spherical=config.spherical,
+        seed=derive_seed(seed, CLUSTER),
+        min_points_per_centroid=1,
+        max_points_per_centroid=config.sample_per_centroid,
+    )
     kmeans.train(unit(embeddings[sample]))
     assignment, distance = _assign(embeddings, kmeans.centroids)
     quality = _quality(embeddings, assignment, rng)
     size = np.bincount(assignment, minlength=k)
-    quality |= {"k": k, "iterations": config.iterations, "sample": len(sample), "objective": float(kmeans.obj[-1]),
-                "mean_distance": float(distance.mean()), "smallest": int(size.min()), "largest": int(size.max())}
+    quality |= {
+        "k": k,
+        "iterations": config.iterations,
+        "sample": len(sample),
+        "objective": float(kmeans.obj[-1]),
+        "mean_distance": float(distance.mean()),
+        "smallest": int(size.min()),
+        "largest": int(size.max()),
+    }
     return Clusters(assignment, distance, kmeans.centroids, quality)
 
 
@@ -82,9 +99,11 @@ def _quality(embeddings: np.ndarray, assignment: np.ndarray, rng: np.random.Gene
     if not 1 < len(np.unique(labels)) < len(rows):
         return {"silhouette": None, "davies_bouldin": None, "calinski_harabasz": None}
     vectors = unit(embeddings[rows])
-    return {"silhouette": float(silhouette_score(vectors, labels, metric="cosine")),
-            "davies_bouldin": float(davies_bouldin_score(vectors, labels)),
-            "calinski_harabasz": float(calinski_harabasz_score(vectors, labels))}
+    return {
+        "silhouette": float(silhouette_score(vectors, labels, metric="cosine")),
+        "davies_bouldin": float(davies_bouldin_score(vectors, labels)),
+        "calinski_harabasz": float(calinski_harabasz_score(vectors, labels)),
+    }
 
 
 def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
@@ -93,7 +112,13 @@ def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
     rows, cluster_of = _naming_rows(assignment)
-    vectorizer = CountVectorizer(token_pattern=r"(?u)\b[^\W\d_]{3,}\b", stop_words="english", ngram_range=(1, 2), max_features=50_000, binary=True)
+    vectorizer = CountVectorizer(
+        token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
+        stop_words="english",
+        ngram_range=(1, 2),
+        max_features=50_000,
+        binary=True,
+    )
     try:
         counts = vectorizer.fit_transform(texts[int(row)][:NAME_CHARACTERS] for row in rows)
     except ValueError:

@@ -63,7 +63,8 @@ class HoldoutConfig(BaseModel, extra="forbid", frozen=True):
         description="Examples watched while developing: a count, or a share (0.05) of the distinct trainable examples.",
     )
     test: HoldoutSize = Field(
-        1000, description="Examples only read to report: a count or a share. More narrows every interval, by 1/sqrt(count)."
+        1000,
+        description="Examples only read to report: a count or a share. More narrows every interval, by 1/sqrt(count).",
     )
     overlap: float = Field(
         0.5,
@@ -82,7 +83,9 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
         description="Clusters. auto: n^0.6 / 2, at most 4,096: 32 for 1,000 examples, 364 for 59,000, 1,991 for 1,000,000. "
         "More separate tasks better and leave fewer measured examples to each.",
     )
-    iterations: int = Field(20, ge=1, description="Lloyd iterations; time grows in proportion, 20 come within 1% of convergence.")
+    iterations: int = Field(
+        20, ge=1, description="Lloyd iterations; time grows in proportion, 20 come within 1% of convergence."
+    )
     sample_per_centroid: int = Field(
         256,
         ge=1,
@@ -91,7 +94,8 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
     )
     restarts: int = Field(1, ge=1, description="Independent starts, of which the one with the least inertia is kept.")
     spherical: bool = Field(
-        True, description="Centroids scaled to unit length (cosine k-means), so that diffuse clusters do not attract more."
+        True,
+        description="Centroids scaled to unit length (cosine k-means), so that diffuse clusters do not attract more.",
     )
 
 
@@ -108,8 +112,12 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
 class SelectConfig(BaseModel, extra="forbid", frozen=True):
     """Which strategy picks, and changes to it. Fields that are null take the strategy's own value."""
 
-    strategy: str = Field("default", description="Named pair of allocation and picker; docs/selection.md says which when.")
-    allocation: str | None = Field(None, description="How the budget is divided over clusters: random, uniform, size, loss.")
+    strategy: str = Field(
+        "default", description="Named pair of allocation and picker; docs/selection.md says which when."
+    )
+    allocation: str | None = Field(
+        None, description="How the budget is divided over clusters: random, uniform, size, loss."
+    )
     picker: str | None = Field(None, description="Which examples inside a quota: random, top, mid.")
     temperature: float | None = Field(
         None,
@@ -125,7 +133,9 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
         "(from 5 measured on). More removes mislabelled examples and the hardest good ones.",
     )
     length_bins: int = Field(
-        4, ge=1, description="Picker top ranks inside this many length bins of a cluster, against favouring short examples."
+        4,
+        ge=1,
+        description="Picker top ranks inside this many length bins of a cluster, against favouring short examples.",
     )
     mid_band: float = Field(
         0.5, gt=0, le=1, description="Picker mid draws from this share of a cluster's scores, centred on the median."

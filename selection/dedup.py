@@ -63,7 +63,9 @@ def near_duplicate_groups(
     return Groups(representative, cosine)
 
 
-def _lead_within(vectors: np.ndarray, rows: np.ndarray, best: np.ndarray, leader: np.ndarray, threshold: float) -> np.ndarray:
+def _lead_within(
+    vectors: np.ndarray, rows: np.ndarray, best: np.ndarray, leader: np.ndarray, threshold: float
+) -> np.ndarray:
     """Go through a block in order; update each row's nearest leader in place; positions of the new leaders."""
     cosines = vectors @ vectors.T
     new = []
@@ -84,7 +86,9 @@ def _index(embeddings: np.ndarray, neighbours: int) -> faiss.Index:
     if n <= EXACT_UP_TO:
         return faiss.IndexFlatIP(d)
     cells = int(4 * np.sqrt(n))
-    index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(d), d, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(d), d, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )
     index.own_fields = True
     index.nprobe, index.cp.seed = min(neighbours, cells), derive_seed(n, cells)
     draw = np.random.default_rng(derive_seed(n, cells)).choice(n, size=min(n, 64 * cells), replace=False)

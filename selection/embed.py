@@ -32,9 +32,17 @@ def load_embedder(config: EmbedConfig) -> SentenceTransformer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if _wants_bfloat16(config, device) else torch.float32
     try:
-        return SentenceTransformer(config.model, device=device, revision=config.revision, trust_remote_code=False, model_kwargs={"dtype": dtype})
+        return SentenceTransformer(
+            config.model,
+            device=device,
+            revision=config.revision,
+            trust_remote_code=False,
+            model_kwargs={"dtype": dtype},
+        )
     except (OSError, ValueError) as error:
-        raise SelectionError(f"embed.model: {config.model} cannot be loaded as a sentence-transformers model: {error}") from error
+        raise SelectionError(
+            f"embed.model: {config.model} cannot be loaded as a sentence-transformers model: {error}"
+        ) from error
 
 
 def _wants_bfloat16(config: EmbedConfig, device: str) -> bool:
@@ -67,7 +75,9 @@ def embed_texts(
         rows = order[start : start + CHUNK]
         chunk = [texts[int(row)] for row in rows]
         for batch in _batches(_token_lengths(embedder, chunk), config.batch_tokens):
-            vectors = embedder.encode([chunk[i] for i in batch], batch_size=len(batch), convert_to_numpy=True, show_progress_bar=False)
+            vectors = embedder.encode(
+                [chunk[i] for i in batch], batch_size=len(batch), convert_to_numpy=True, show_progress_bar=False
+            )
             out[rows[batch]] = unit(vectors)
             progress(len(batch))
 
@@ -79,7 +89,9 @@ def _character_lengths(texts: Sequence[str]) -> np.ndarray:
 
 
 def _token_lengths(embedder: SentenceTransformer, texts: list[str]) -> np.ndarray:
-    encoded = embedder.tokenizer(texts, truncation=True, max_length=embedder.max_seq_length, padding=False, return_attention_mask=False)
+    encoded = embedder.tokenizer(
+        texts, truncation=True, max_length=embedder.max_seq_length, padding=False, return_attention_mask=False
+    )
     return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
 
 

@@ -48,7 +48,9 @@ def hold_out(
         touched = np.zeros(len(keys), dtype=bool)
         touched[representative[kept != NEW]] = True
         groups = groups[~touched[groups]]
-    wanted = [_wanted(size, split == side, _distinct(representative, trainable)) for size, side in ((dev, DEV), (test, TEST))]
+    wanted = [
+        _wanted(size, split == side, _distinct(representative, trainable)) for size, side in ((dev, DEV), (test, TEST))
+    ]
     _check(dev, test, wanted, len(groups), kept is not None)
     draw = keyed_draw(keys[groups], seed, HOLDOUT)
     for side, amount in zip((DEV, TEST), wanted, strict=True):

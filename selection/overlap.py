@@ -60,7 +60,9 @@ def shares_passages(
     return result
 
 
-def _overlaps(text: str, known: np.ndarray, slot: np.ndarray, owner: np.ndarray, total: np.ndarray, threshold: float) -> bool:
+def _overlaps(
+    text: str, known: np.ndarray, slot: np.ndarray, owner: np.ndarray, total: np.ndarray, threshold: float
+) -> bool:
     """Whether `text` has more than the threshold of one held-out example's telling runs, or that example more than so much of its."""
     own = runs_of_words(text)
     found = _slots(own, known)

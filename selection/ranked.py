@@ -69,9 +69,7 @@ def take_examples(
     return _interleaved([(c, i) for c in with_quota for i in range(int(quota[c]))])
 
 
-def take_tokens(
-    ranked: Mapping[int, RankedCluster], tokens: np.ndarray, quota: np.ndarray, budget: int
-) -> list[Pick]:
+def take_tokens(ranked: Mapping[int, RankedCluster], tokens: np.ndarray, quota: np.ndarray, budget: int) -> list[Pick]:
     """As `selection.fill.fill_tokens` says: prefixes within each quota, then whatever still fits."""
     names = list(ranked)
     taken, prefixes = fill_tokens([tokens[ranked[c].rows] for c in names], quota[names], budget)

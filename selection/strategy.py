@@ -23,14 +23,33 @@ from selection.losses import cluster_losses
 from selection.pick import PICKERS, most_suspects, suspects
 from selection.ranked import clusters_in_random_order, explain, rank_clusters, take_examples, take_tokens
 
-__all__ = ["OUTCOMES", "STRATEGIES", "Budget", "Candidates", "Quotas", "Selection", "Strategy", "allocate", "needs_losses", "registry",
-           "resolve", "select", "shortlist"]
+__all__ = [
+    "OUTCOMES",
+    "STRATEGIES",
+    "Budget",
+    "Candidates",
+    "Quotas",
+    "Selection",
+    "Strategy",
+    "allocate",
+    "needs_losses",
+    "registry",
+    "resolve",
+    "select",
+    "shortlist",
+]
 
 STRATEGIES: dict[str, Strategy] = {
-    "default": Strategy("loss", "random", "clusters by what the current adapter gets wrong, random inside, likely noise cut"),
+    "default": Strategy(
+        "loss", "random", "clusters by what the current adapter gets wrong, random inside, likely noise cut"
+    ),
     "random": Strategy("random", "random", "uniform over the whole pool, no clusters: the control", tail_cut=0.0),
-    "uniform": Strategy("uniform", "random", "every cluster alike, random inside: strong on uneven pools", tail_cut=0.0),
-    "size": Strategy("size", "random", "clusters by the square root of their size, random inside", temperature=0.5, tail_cut=0.0),
+    "uniform": Strategy(
+        "uniform", "random", "every cluster alike, random inside: strong on uneven pools", tail_cut=0.0
+    ),
+    "size": Strategy(
+        "size", "random", "clusters by the square root of their size, random inside", temperature=0.5, tail_cut=0.0
+    ),
     "top": Strategy("loss", "top", "clusters by loss, inside the highest scores of each length, likely noise cut"),
     "mid": Strategy("loss", "mid", "clusters by loss, inside the middle of the scores, likely noise cut"),
 }

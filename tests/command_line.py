@@ -15,8 +15,21 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PRELOAD = ["torch", "transformers", "peft", "bitsandbytes", "sentence_transformers", "faiss", "sklearn.metrics", "pyarrow.parquet", "plotly", "jinja2",
-           "al.loop", "al.report.html", "trainer.train"]
+PRELOAD = [
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "sentence_transformers",
+    "faiss",
+    "sklearn.metrics",
+    "pyarrow.parquet",
+    "plotly",
+    "jinja2",
+    "al.loop",
+    "al.report.html",
+    "trainer.train",
+]
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ def read_turns(value: Any, name: str, role_key: str = "role", content_key: str =
             expected = "expected system, user, assistant or tool"
             raise RowError("unknown_role", f"{name}[{len(turns)}].{role_key}: {expected}, found {role!r:.60}")
         if not isinstance(content, str):
-            raise RowError("wrong_type", f"{name}[{len(turns)}].{content_key}: expected a string, found {_kind(content)}")
+            raise RowError(
+                "wrong_type", f"{name}[{len(turns)}].{content_key}: expected a string, found {_kind(content)}"
+            )
         speaker = message.get("name")
         turns.append((_SPEAKERS.get(speaker, known) if isinstance(speaker, str) else known, content))
     return turns
@@ -193,7 +195,9 @@ def _is_evals(names: Collection[str]) -> bool:
 @row_format("evals", "input: a string or [{role, content}, …], ideal: an answer or a list of accepted ones", _is_evals)
 def _evals(row: Row) -> list[Example]:
     if "ideal" not in row:
-        raise RowError("missing_field", "ideal: missing; expected an answer, a list of them, or null where there is none")
+        raise RowError(
+            "missing_field", "ideal: missing; expected an answer, a list of them, or null where there is none"
+        )
     value, responses = row.get("input"), answers(row, "ideal")
     if not isinstance(value, list):
         return _ask(text(row, "input"), responses, ("input", "ideal"))

@@ -27,7 +27,9 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
         for number, row in enumerate(rows, 1):
             yield number, row, row
     except ConnectionError as error:
-        raise EnvironmentProblem(f"{source.label}: the hub cannot be reached ({error}). Use local files or `HF_HUB_OFFLINE`.") from None
+        raise EnvironmentProblem(
+            f"{source.label}: the hub cannot be reached ({error}). Use local files or `HF_HUB_OFFLINE`."
+        ) from None
     except (DatasetsError, FileNotFoundError, HfHubHTTPError) as error:
         raise DataError(f"{source.label}: {str(error).splitlines()[0]} {advice}") from None
     except (ValueError, RuntimeError) as error:

@@ -34,7 +34,13 @@ from al.pool.spill import DUPLICATES, Spill, write_examples
 from al.pool.stats import PoolStats
 
 QUARANTINE = pa.schema(
-    [("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("message", pa.string()), ("snippet", pa.string())]
+    [
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("snippet", pa.string()),
+    ]
 )
 SNIPPET = 200
 PROGRESS_EVERY = 1000
@@ -81,7 +87,9 @@ def import_pool(
         shutil.rmtree(folder, ignore_errors=True)
     stats = _count(out, tally, duplicates)
     if not stats.examples:
-        raise DataError(f"no usable example in {len(tally.files)} file(s): {_reasons(tally)}. See the formats under `pool.format`.")
+        raise DataError(
+            f"no usable example in {len(tally.files)} file(s): {_reasons(tally)}. See the formats under `pool.format`."
+        )
     stats.write(out)
     return stats
 
@@ -113,8 +121,10 @@ def _import_source(
                 spill.add(record, source.label, line, part)
         except RowError as error:
             if strict:
-                raise DataError(f"{source.label}:{line}: {error} [{error.reason}]. Correct the row, or set `pool.strict: false` "
-                                "to put such rows into quarantine.") from None
+                raise DataError(
+                    f"{source.label}:{line}: {error} [{error.reason}]. Correct the row, or set `pool.strict: false` "
+                    "to put such rows into quarantine."
+                ) from None
             tally.quarantine.append((source.label, line, error.reason, str(error), snippet(raw)))
         if rows % PROGRESS_EVERY == 0:
             progress(PROGRESS_EVERY)
@@ -123,8 +133,15 @@ def _import_source(
     _check_recognised(source, rows, refused, tally)
     tally.formats += converter.formats
     tally.adjusted += converter.adjusted
-    tally.files.append({"file": source.label, "sha256": known or digest.hexdigest(), "format": source.format, "rows": rows,
-                        "quarantined": refused})
+    tally.files.append(
+        {
+            "file": source.label,
+            "sha256": known or digest.hexdigest(),
+            "format": source.format,
+            "rows": rows,
+            "quarantined": refused,
+        }
+    )
 
 
 def _sha256(source: Source) -> str:
@@ -144,12 +161,16 @@ def _open_rows(source: Source) -> Iterator[RawRow]:
 
 def _check_recognised(source: Source, rows: int, refused: int, tally: _Tally) -> None:
     if rows == 0:
-        raise DataError(f"{source.label}: holds no rows. Remove it from `pool.files`, or check that it was written completely.")
+        raise DataError(
+            f"{source.label}: holds no rows. Remove it from `pool.files`, or check that it was written completely."
+        )
     if refused == rows:
         file, line, reason, message, _ = tally.quarantine[-refused]
         known = "; ".join(f"{format.name} ({format.fields})" for format in FORMATS.values())
-        raise DataError(f"{source.label}: none of its {rows:,} rows can be used. The first is line {line}: {message} [{reason}]. "
-                        f"Known formats: {known}.")
+        raise DataError(
+            f"{source.label}: none of its {rows:,} rows can be used. The first is line {line}: {message} [{reason}]. "
+            f"Known formats: {known}."
+        )
 
 
 def snippet(raw: Any) -> str:
@@ -184,7 +205,10 @@ def _write_tables(spill: Spill, tally: _Tally, previous: Path | None, out: Path)
     merged = _distinct(pa.concat_tables(duplicates))
     pq.write_table(merged, out / "duplicates.parquet", compression="zstd")
     columns = zip(*tally.quarantine, strict=True) if tally.quarantine else [[]] * len(QUARANTINE)
-    fresh = pa.table([pa.array(values, type=column.type) for values, column in zip(columns, QUARANTINE, strict=True)], schema=QUARANTINE)
+    fresh = pa.table(
+        [pa.array(values, type=column.type) for values, column in zip(columns, QUARANTINE, strict=True)],
+        schema=QUARANTINE,
+    )
     earlier = [pq.read_table(previous / "quarantine.parquet")] if previous else []
     pq.write_table(_distinct(pa.concat_tables([*earlier, fresh])), out / "quarantine.parquet", compression="zstd")
     return len(merged)

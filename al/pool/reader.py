@@ -46,7 +46,9 @@ def read_rows(source: Source) -> Iterator[RawRow]:
             elif name.endswith((".jsonl", ".ndjson", ".json")):
                 yield from _read_lines(stream, source.max_row_bytes)
             else:
-                raise DataError(f"{source.label}: unknown file type; expected .jsonl, .json, .csv, .tsv (or .gz of these) or .parquet.")
+                raise DataError(
+                    f"{source.label}: unknown file type; expected .jsonl, .json, .csv, .tsv (or .gz of these) or .parquet."
+                )
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{source.label}: cannot be opened ({error.strerror}). Check `pool.files`.") from None
 
@@ -91,9 +93,15 @@ def parse_line(line: bytes) -> Any:
     try:
         content = line.decode("utf-8")
         value, end = _decoder.raw_decode(content)
-        return value if end == len(content) else RowError("invalid_json", f"character {end + 1}: more after the JSON value")
+        return (
+            value
+            if end == len(content)
+            else RowError("invalid_json", f"character {end + 1}: more after the JSON value")
+        )
     except UnicodeDecodeError as error:
-        return RowError("bad_utf8", f"byte {error.start} (0x{line[error.start]:02x}): not UTF-8. Save the file as UTF-8.")
+        return RowError(
+            "bad_utf8", f"byte {error.start} (0x{line[error.start]:02x}): not UTF-8. Save the file as UTF-8."
+        )
     except json.JSONDecodeError as error:
         if b"\0" in line:
             return RowError("nul_character", f"byte {line.index(0)}: NUL in the line")
@@ -113,7 +121,11 @@ def _read_lines(stream: BinaryIO, longest: int) -> Iterator[RawRow]:
                 line = line.removeprefix(BOM)
             if len(line) > longest and not line.endswith(b"\n"):
                 size = len(line) + _skip_line(stream)
-                yield number, RowError("oversize_row", f"{size:,} bytes; the limit `pool.max_row_bytes` is {longest:,}"), line[:400]
+                yield (
+                    number,
+                    RowError("oversize_row", f"{size:,} bytes; the limit `pool.max_row_bytes` is {longest:,}"),
+                    line[:400],
+                )
             elif stripped := line.strip():
                 yield number, parse_line(stripped), stripped
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -130,7 +142,9 @@ def _skip_line(stream: BinaryIO) -> int:
 
 
 def _broken_gzip(error: Exception) -> RowError:
-    return RowError("truncated_gz", f"the compressed file is cut off or damaged from here on ({error}); what came before is kept")
+    return RowError(
+        "truncated_gz", f"the compressed file is cut off or damaged from here on ({error}); what came before is kept"
+    )
 
 
 def _read_array(stream: io.BufferedReader) -> Iterator[RawRow]:
@@ -167,7 +181,11 @@ def _array_elements(content: str) -> Iterator[tuple[int, int, Any]]:
         if content[position : position + 1] == ",":
             position = _skip_space(content, position + 1)
         elif content[position : position + 1] != "]":
-            yield position, len(content), RowError("invalid_json", "expected `,` or `]`; the rest of the array cannot be read")
+            yield (
+                position,
+                len(content),
+                RowError("invalid_json", "expected `,` or `]`; the rest of the array cannot be read"),
+            )
             return
 
 

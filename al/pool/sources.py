@@ -14,7 +14,9 @@ from al.pool.config import PoolConfig
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _COMPRESSED = tuple(suffix + ".gz" for suffix in SUFFIXES if suffix != ".parquet")
-_HUB = re.compile(r"(?:hub:)?(?P<name>[^\[\]@:]+)(?:@(?P<revision>[^\[\]:]+))?(?:\[(?P<subset>[^\[\]]+)\])?(?::(?P<split>[\w.\-]+))?")
+_HUB = re.compile(
+    r"(?:hub:)?(?P<name>[^\[\]@:]+)(?:@(?P<revision>[^\[\]:]+))?(?:\[(?P<subset>[^\[\]]+)\])?(?::(?P<split>[\w.\-]+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list
     labels = _labels(unique)
     stems = _stems(labels)
     return sorted(
-        (Source(path, labels[path], stems[path], config.format, config.source_field, config.max_row_bytes) for path in unique),
+        (
+            Source(path, labels[path], stems[path], config.format, config.source_field, config.max_row_bytes)
+            for path in unique
+        ),
         key=lambda source: source.label,
     )
 
@@ -78,7 +83,9 @@ def parse_hub(text: str) -> HubName:
     """Take a hub name apart. Raises ConfigError when it does not have the form `owner/name@revision[config]:split`."""
     found = _HUB.fullmatch(text)
     if found is None:
-        raise ConfigError(f"pool.hub: {text!r} is not of the form owner/name@revision[config]:split (all but the name optional).")
+        raise ConfigError(
+            f"pool.hub: {text!r} is not of the form owner/name@revision[config]:split (all but the name optional)."
+        )
     return HubName(found["name"], found["revision"], found["subset"], found["split"] or "train")
 
 
@@ -93,16 +100,24 @@ def without_suffix(name: str) -> str:
 def _expand(entry: str) -> list[str]:
     path = Path(entry).expanduser()
     if path.is_dir():
-        found = [str(file) for file in path.rglob("*") if file.is_file() and _readable(file.name) and not file.name.startswith(".")]
+        found = [
+            str(file)
+            for file in path.rglob("*")
+            if file.is_file() and _readable(file.name) and not file.name.startswith(".")
+        ]
         if not found:
-            raise DataError(f"pool.files: the folder {entry} holds no file that can be imported ({', '.join(SUFFIXES)}).")
+            raise DataError(
+                f"pool.files: the folder {entry} holds no file that can be imported ({', '.join(SUFFIXES)})."
+            )
         return found
     if path.is_file():
         return [str(path)]
     matches = [name for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
     if not matches:
         kind = "no file matches the pattern" if glob.has_magic(entry) else "there is no file or folder"
-        raise DataError(f"pool.files: {kind} {entry} (looked in {Path.cwd().name}/). Check the path; it is relative to the folder you run from.")
+        raise DataError(
+            f"pool.files: {kind} {entry} (looked in {Path.cwd().name}/). Check the path; it is relative to the folder you run from."
+        )
     return matches
 
 
@@ -145,5 +160,3 @@ def _stems(labels: Mapping[str, str]) -> dict[str, str]:
             return stems
         for path in clashing:
             depth[path] += 1
-
-

@@ -91,10 +91,14 @@ class Spill:
     def _take_buffer(self) -> pa.Table:
         identity, source, labelled, origin, metadata, *order = self._rows
         flat = [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())]
-        messages = pa.ListArray.from_arrays(pa.array(self._offsets, pa.int32()), pa.StructArray.from_arrays(flat, fields=list(MESSAGE)))
+        messages = pa.ListArray.from_arrays(
+            pa.array(self._offsets, pa.int32()), pa.StructArray.from_arrays(flat, fields=list(MESSAGE))
+        )
         alternatives = [self._alternatives.get(row, _NONE) for row in range(len(identity))]
         columns = [identity, source, messages, alternatives, labelled, origin, metadata, *order]
-        table = pa.table([pa.array(values, type=field.type) for values, field in zip(columns, _RUN, strict=True)], schema=_RUN)
+        table = pa.table(
+            [pa.array(values, type=field.type) for values, field in zip(columns, _RUN, strict=True)], schema=_RUN
+        )
         self._clear()
         return _sorted(table)
 

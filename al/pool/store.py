@@ -96,7 +96,11 @@ class Pool:
         Held in one compact buffer: the text's own bytes plus 8 per row, no Python object until one is asked for.
         """
         parts = [_plain_text(column, part) for column in self._row_groups("messages", np.asarray(rows, dtype=np.int64))]
-        joined = pa.chunked_array(parts, type=pa.large_string()).combine_chunks() if parts else pa.array([], pa.large_string())
+        joined = (
+            pa.chunked_array(parts, type=pa.large_string()).combine_chunks()
+            if parts
+            else pa.array([], pa.large_string())
+        )
         return Texts(joined.take(pa.array(_rank_of_sorted(np.asarray(rows, dtype=np.int64)))))
 
     def alternatives(self, rows: Sequence[int] | np.ndarray) -> list[list[str]]:

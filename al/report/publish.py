@@ -15,7 +15,9 @@ from al.prepare import Prepared
 from al.session import Session
 
 
-def publish_report(session: Session, prepared: Prepared, roles: Mapping[str, Artifact], budget: BudgetRequest, number: int) -> dict[str, Any]:
+def publish_report(
+    session: Session, prepared: Prepared, roles: Mapping[str, Artifact], budget: BudgetRequest, number: int
+) -> dict[str, Any]:
     """Publish the report of round `number`, link the round's artifacts under `rounds/NNN/`, and return the summary."""
     inputs = {role: artifact for role, artifact in roles.items() if role != "report"}
     config = session.config.model_dump(mode="json")
@@ -29,8 +31,13 @@ def publish_report(session: Session, prepared: Prepared, roles: Mapping[str, Art
         (out / "report.html").write_text(render_html(summary), encoding="utf-8")
         write_json(out / "config.json", config)
 
-    report = session.run.stage("report", version=1, inputs=inputs, build=build,
-                               params={"round": number, "budget": budget.text, "evaluate": config["evaluate"]})
+    report = session.run.stage(
+        "report",
+        version=1,
+        inputs=inputs,
+        build=build,
+        params={"round": number, "budget": budget.text, "evaluate": config["evaluate"]},
+    )
     rounds.record(session.run, number, "report", report)
     link_round(session, {**inputs, "report": report}, number)
     return report.json("summary.json")

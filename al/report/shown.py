@@ -21,7 +21,11 @@ def shown_examples(prepared: Prepared, table: pa.Table) -> dict[str, list[dict[s
     picked = picked[np.argsort(table["pick"].to_numpy()[picked])][:SHOWN]
     left = _spread(outcome)
     quarantine = pq.read_table(prepared.pool.path / "quarantine.parquet").slice(0, SHOWN).to_pylist()
-    return {"picked": _describe(prepared, table, picked), "left_out": _describe(prepared, table, left), "quarantined": quarantine}
+    return {
+        "picked": _describe(prepared, table, picked),
+        "left_out": _describe(prepared, table, left),
+        "quarantined": quarantine,
+    }
 
 
 def _spread(outcome: np.ndarray) -> np.ndarray:
@@ -41,9 +45,21 @@ def _describe(prepared: Prepared, table: pa.Table, rows: np.ndarray) -> list[dic
     for record, messages in zip(records, prepared.open_pool().messages(rows), strict=True):
         answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
         prompt = "\n".join(f"{m['role']}: {m['content']}" for m in (messages[:-1] if answer else messages))
-        result.append({"id": record["id"], "source": record["source"], "cluster": record["cluster"], "tokens": record["tokens"],
-                       "nll": record["nll"], "entropy": record["entropy"], "stands_for": record["stands_for"], "outcome": record["outcome"],
-                       "why": record["why"] or explain_outcome(record), "prompt": prompt[:TEXT_LIMIT], "response": answer[:TEXT_LIMIT]})
+        result.append(
+            {
+                "id": record["id"],
+                "source": record["source"],
+                "cluster": record["cluster"],
+                "tokens": record["tokens"],
+                "nll": record["nll"],
+                "entropy": record["entropy"],
+                "stands_for": record["stands_for"],
+                "outcome": record["outcome"],
+                "why": record["why"] or explain_outcome(record),
+                "prompt": prompt[:TEXT_LIMIT],
+                "response": answer[:TEXT_LIMIT],
+            }
+        )
     return result
 
 
@@ -57,10 +73,10 @@ def explain_outcome(record: dict[str, Any]) -> str:
         "unlabelled": "it has no response to train on",
         "over_length": "it is longer than tokens.max_length",
         "no_target": "its template leaves no token to train on",
-        "held_out_dev": "held out for dev", "held_out_test": "held out for test",
+        "held_out_dev": "held out for dev",
+        "held_out_test": "held out for test",
         "near_duplicate_of_holdout": "it is a near-duplicate of a held-out example",
         "near_duplicate": f"near-duplicate of {record['representative']} (cosine {record['representative_cosine']:.3f})",
         "trained": f"already trained on in round {record['trained_round']}",
     }
     return sentences[name]
-

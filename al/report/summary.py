@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from al import rounds
 from al.artifacts import Artifact
 from al.budget import BudgetRequest
+from al.candidates import OUTCOMES
 from al.config import difference
 from al.evaluate import compare
 from al.prepare import Prepared
 from al.report.shown import shown_examples
-from al.selecting import OUTCOMES
 from al.session import Session
 from al.store import now, versions
 from selection.holdout import DEV, TEST
@@ -30,24 +30,48 @@ MAP_POINTS = 5_000
 BINS = 24
 
 
-def build_summary(session: Session, prepared: Prepared, roles: Mapping[str, Artifact], budget: BudgetRequest, number: int) -> dict[str, Any]:
+def build_summary(
+    session: Session, prepared: Prepared, roles: Mapping[str, Artifact], budget: BudgetRequest, number: int
+) -> dict[str, Any]:
     """The summary of round `number`; `roles` are its artifacts by role."""
     table = pq.read_table(roles["selection"].path / "selection.parquet")
-    models = {name: roles[f"evaluate.{name}"] for name in ("base", "previous", "selected", "control") if f"evaluate.{name}" in roles}
+    models = {
+        name: roles[f"evaluate.{name}"]
+        for name in ("base", "previous", "selected", "control")
+        if f"evaluate.{name}" in roles
+    }
     settings = session.config.evaluate
     test = compare(models, TEST, settings.bootstrap, session.config.seed)
     dev = compare(models, DEV, settings.bootstrap, session.config.seed)
     summary = {
-        "schema": SCHEMA, "run": session.run.path.name, "round": number, "created": now(),
-        "command": "python cli.py " + shlex.join(sys.argv[1:]), "versions": versions(), "seed": session.config.seed,
-        "device": _device(session), "model": _model(session, roles, number), "budget": _budget(budget, roles, prepared),
-        "pool": _pool(prepared, table), "holdout": prepared.split.json("split.json"), "scoring": _scoring(roles, table, number),
-        "selection": _selection(session, table), "clusters": roles["selection"].json("quotas.json"), "histograms": _histograms(table),
-        "map": _map(prepared, table), "training": {"selected": _training(roles, "", prepared),
-                                                   "control": _training(roles, "control.", prepared) if "control.train" in roles else None},
-        "evaluation": {"split": "test", **test}, "dev": {key: dev[key] for key in ("examples", "models", "differences")},
-        "examples": shown_examples(prepared, table), "timings": _timings(session, number), "config_diff": _config_diff(session, number),
-        "learning_curve": _learning_curve(session, number), "artifacts": {role: f"{a.stage}/{a.fingerprint}" for role, a in roles.items()},
+        "schema": SCHEMA,
+        "run": session.run.path.name,
+        "round": number,
+        "created": now(),
+        "command": "python cli.py " + shlex.join(sys.argv[1:]),
+        "versions": versions(),
+        "seed": session.config.seed,
+        "device": _device(session),
+        "model": _model(session, roles, number),
+        "budget": _budget(budget, roles, prepared),
+        "pool": _pool(prepared, table),
+        "holdout": prepared.split.json("split.json"),
+        "scoring": _scoring(roles, table, number),
+        "selection": _selection(session, table),
+        "clusters": roles["selection"].json("quotas.json"),
+        "histograms": _histograms(table),
+        "map": _map(prepared, table),
+        "training": {
+            "selected": _training(roles, "", prepared),
+            "control": _training(roles, "control.", prepared) if "control.train" in roles else None,
+        },
+        "evaluation": {"split": "test", **test},
+        "dev": {key: dev[key] for key in ("examples", "models", "differences")},
+        "examples": shown_examples(prepared, table),
+        "timings": _timings(session, number),
+        "config_diff": _config_diff(session, number),
+        "learning_curve": _learning_curve(session, number),
+        "artifacts": {role: f"{a.stage}/{a.fingerprint}" for role, a in roles.items()},
     }
     return _plain(summary)
 
@@ -77,8 +101,14 @@ def _device(session: Session) -> str:
 def _model(session: Session, roles: Mapping[str, Artifact], number: int) -> dict[str, Any]:
     config = session.config
     continued = number - 1 if config.train.mode == "continue" and number > 1 else None
-    return {"name": config.model.name, "quantization": config.model.quantization, "lora_r": config.lora.r, "lora_alpha": config.lora.alpha,
-            "trainable_parameters": _trainable_parameters(roles["train"]), "continued_from_round": continued}
+    return {
+        "name": config.model.name,
+        "quantization": config.model.quantization,
+        "lora_r": config.lora.r,
+        "lora_alpha": config.lora.alpha,
+        "trainable_parameters": _trainable_parameters(roles["train"]),
+        "continued_from_round": continued,
+    }
 
 
 def _trainable_parameters(adapter: Artifact) -> int:
@@ -94,8 +124,15 @@ def _budget(budget: BudgetRequest, roles: Mapping[str, Artifact], prepared: Prep
     picked = table.filter(pc.equal(table["outcome"].cast(pa.string()), "selected"))
     counts = _target_counts(prepared)[picked["row"].to_numpy()]
     speed = roles["throughput"].json("throughput.json")["tokens_per_s"] if "throughput" in roles else None
-    return {"asked": budget.text, "unit": resolved["unit"], "amount": resolved["amount"], "measured_tokens_per_s": speed, "examples": picked.num_rows,
-            "tokens": pc.sum(picked["tokens"]).as_py() or 0, "target_tokens": int(counts.sum())}
+    return {
+        "asked": budget.text,
+        "unit": resolved["unit"],
+        "amount": resolved["amount"],
+        "measured_tokens_per_s": speed,
+        "examples": picked.num_rows,
+        "tokens": pc.sum(picked["tokens"]).as_py() or 0,
+        "target_tokens": int(counts.sum()),
+    }
 
 
 def _target_counts(prepared: Prepared) -> np.ndarray:
@@ -111,15 +148,28 @@ def _pool(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     token_table = TokenTable.open(prepared.tokens.path)
     outcomes = _outcomes(table)
     selectable = sum(outcomes[name] for name in ("selected", "quota_full", "no_quota", "tail_cut"))
-    return {"version": prepared.version, "examples": pool["examples"], "labelled": pool["labelled"], "unlabelled": pool["unlabelled"],
-            "exact_duplicates": pool["duplicates"], "quarantined": pool["quarantined"], "sources": pool["sources"],
-            "overlength": int((token_table.status == 1).sum()), "truncated": int((token_table.status == 2).sum()),
-            "tokens_dropped": int(token_table.dropped.sum()), "tokens": int(token_table.lengths.sum()),
-            "near_duplicates": outcomes["near_duplicate"], "selectable": selectable, "template": tokens.get("template")}
+    return {
+        "version": prepared.version,
+        "examples": pool["examples"],
+        "labelled": pool["labelled"],
+        "unlabelled": pool["unlabelled"],
+        "exact_duplicates": pool["duplicates"],
+        "quarantined": pool["quarantined"],
+        "sources": pool["sources"],
+        "overlength": int((token_table.status == 1).sum()),
+        "truncated": int((token_table.status == 2).sum()),
+        "tokens_dropped": int(token_table.dropped.sum()),
+        "tokens": int(token_table.lengths.sum()),
+        "near_duplicates": outcomes["near_duplicate"],
+        "selectable": selectable,
+        "template": tokens.get("template"),
+    }
 
 
 def _outcomes(table: pa.Table) -> dict[str, int]:
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["outcome"].cast(pa.string())).to_pylist()}
+    counts = {
+        entry["values"]: entry["counts"] for entry in pc.value_counts(table["outcome"].cast(pa.string())).to_pylist()
+    }
     return {name: counts.get(name, 0) for name in OUTCOMES if name != "selectable"}
 
 
@@ -129,29 +179,46 @@ def _scoring(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dic
     parts = [roles["score"], roles["shortlist"]]
     nll, entropy, tokens = (table[name].to_numpy() for name in ("nll", "entropy", "tokens"))
     known = np.isfinite(nll)
-    return {"measured": int(known.sum()), "tokens": sum(a.json("score.json")["tokens"] for a in parts),
-            "seconds": sum(a.manifest["seconds"] for a in parts), "adapter": f"round {number - 1}" if number > 1 else "base",
-            "nll_mean": float(nll[known].mean()) if known.any() else None,
-            "length_correlation": {"nll": length_correlation(nll, tokens), "entropy": length_correlation(entropy, tokens)}}
+    return {
+        "measured": int(known.sum()),
+        "tokens": sum(a.json("score.json")["tokens"] for a in parts),
+        "seconds": sum(a.manifest["seconds"] for a in parts),
+        "adapter": f"round {number - 1}" if number > 1 else "base",
+        "nll_mean": float(nll[known].mean()) if known.any() else None,
+        "length_correlation": {"nll": length_correlation(nll, tokens), "entropy": length_correlation(entropy, tokens)},
+    }
 
 
 def _selection(session: Session, table: pa.Table) -> dict[str, Any]:
     from selection.strategy import resolve
 
     strategy = resolve(session.config.select)
-    return {"strategy": session.config.select.strategy, "allocation": strategy.allocation, "picker": strategy.picker, "score": "nll",
-            "outcomes": _outcomes(table)}
+    return {
+        "strategy": session.config.select.strategy,
+        "allocation": strategy.allocation,
+        "picker": strategy.picker,
+        "score": "nll",
+        "outcomes": _outcomes(table),
+    }
 
 
 def _histograms(table: pa.Table) -> dict[str, Any]:
     picked = pc.equal(table["outcome"].cast(pa.string()), "selected").to_numpy(zero_copy_only=False)
     result = {}
-    for name, column, other in (("nll", "nll", "measured"), ("entropy", "entropy", "measured"), ("length", "tokens", "left")):
+    for name, column, other in (
+        ("nll", "nll", "measured"),
+        ("entropy", "entropy", "measured"),
+        ("length", "tokens", "left"),
+    ):
         values = table[column].to_numpy().astype(np.float64)
         known = np.isfinite(values)
         edges = np.histogram_bin_edges(values[known], bins=BINS) if known.any() else np.array([0.0, 1.0])
         rest = known if other == "measured" else known & ~picked
-        result[name] = {"edges": edges, other: np.histogram(values[rest], edges)[0], "picked": np.histogram(values[known & picked], edges)[0]}
+        result[name] = {
+            "edges": edges,
+            other: np.histogram(values[rest], edges)[0],
+            "picked": np.histogram(values[known & picked], edges)[0],
+        }
     return result
 
 
@@ -162,8 +229,13 @@ def _map(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     if len(rows) > MAP_POINTS:
         rest = np.random.default_rng([0x3A9]).permutation(rows[~picked])[: max(0, MAP_POINTS - int(picked.sum()))]
         rows = np.sort(np.concatenate([rows[picked][:MAP_POINTS], rest]))
-    return {"x": np.round(points["x"].to_numpy()[rows], 4), "y": np.round(points["y"].to_numpy()[rows], 4),
-            "cluster": points["cluster"].to_numpy()[rows], "picked": picked[rows].astype(int), "sampled_from": len(picked)}
+    return {
+        "x": np.round(points["x"].to_numpy()[rows], 4),
+        "y": np.round(points["y"].to_numpy()[rows], 4),
+        "cluster": points["cluster"].to_numpy()[rows],
+        "picked": picked[rows].astype(int),
+        "sampled_from": len(picked),
+    }
 
 
 def _training(roles: Mapping[str, Artifact], prefix: str, prepared: Prepared) -> dict[str, Any]:
@@ -172,10 +244,23 @@ def _training(roles: Mapping[str, Artifact], prefix: str, prepared: Prepared) ->
     report = train.json("train.json")
     picks = np.load(roles["selection" if not prefix else "control.selection"].path / "picked.npy")
     keep = ("steps", "tokens", "target_tokens", "seconds", "tokens_per_s", "peak_gib")
-    return {**{key: report[key] for key in keep}, "examples": packs["examples"], "replayed": packs["examples"] - len(picks),
-            "packs": packs["packs"], "packing_efficiency": packs["efficiency"], "curve": [
-                {"step": c["step"], "loss": c["loss"], "lr": c["learning_rate"], "tokens_per_s": c["tokens_per_s"],
-                 "grad_norm": c["grad_norm"]} for c in curve]}
+    return {
+        **{key: report[key] for key in keep},
+        "examples": packs["examples"],
+        "replayed": packs["examples"] - len(picks),
+        "packs": packs["packs"],
+        "packing_efficiency": packs["efficiency"],
+        "curve": [
+            {
+                "step": c["step"],
+                "loss": c["loss"],
+                "lr": c["learning_rate"],
+                "tokens_per_s": c["tokens_per_s"],
+                "grad_norm": c["grad_norm"],
+            }
+            for c in curve
+        ],
+    }
 
 
 def _timings(session: Session, number: int) -> dict[str, float]:
@@ -197,6 +282,12 @@ def _learning_curve(session: Session, number: int) -> list[dict[str, Any]]:
         report = rounds.recorded(session.run, n, "report")
         if report is not None:
             past = report.json("summary.json")
-            curve.append({"round": n, "examples": past["budget"]["examples"], "tokens": past["budget"]["tokens"],
-                          "models": {k: v["macro_nll"] for k, v in past["evaluation"]["models"].items()}})
+            curve.append(
+                {
+                    "round": n,
+                    "examples": past["budget"]["examples"],
+                    "tokens": past["budget"]["tokens"],
+                    "models": {k: v["macro_nll"] for k, v in past["evaluation"]["models"].items()},
+                }
+            )
     return curve

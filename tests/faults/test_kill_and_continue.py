@@ -14,22 +14,22 @@ import pytest
 from command_line import ROOT, winnow, winnow_child
 
 POINTS = [
-    "pool.files",                            # inside import, all files written, no manifest
-    "tokens.start",                          # before the first file of a stage
-    "embeddings.manifest",                   # manifest written, before the rename
-    "split.renamed",                         # renamed, the directory entry not flushed, no row
-    "clusters.committed",                    # the row is there, its scratch not yet removed
-    "score.shard",                           # in the middle of scoring
+    "pool.files",  # inside import, all files written, no manifest
+    "tokens.start",  # before the first file of a stage
+    "embeddings.manifest",  # manifest written, before the rename
+    "split.renamed",  # renamed, the directory entry not flushed, no row
+    "clusters.committed",  # the row is there, its scratch not yet removed
+    "score.shard",  # in the middle of scoring
     "selection.renamed",
     "packs.files",
-    "train.step:1",                          # in training, before any checkpoint
-    "train.checkpoint.before_rename:2",      # a checkpoint is written but has no name yet
-    "train.step:5",                          # in training, between checkpoints
-    "train.files",                           # trained, adapter written, not published
-    "train.renamed:2",                       # the control's adapter
+    "train.step:1",  # in training, before any checkpoint
+    "train.checkpoint.before_rename:2",  # a checkpoint is written but has no name yet
+    "train.step:5",  # in training, between checkpoints
+    "train.files",  # trained, adapter written, not published
+    "train.renamed:2",  # the control's adapter
     "evaluate.manifest:2",
     "report.renamed",
-    "report.committed",                      # everything is there, but the round is not marked as done
+    "report.committed",  # everything is there, but the round is not marked as done
 ]
 SHARDS = ("--set", "score.sample_per_cluster=all")
 
@@ -50,10 +50,12 @@ def outcome(run):
     first = run / "rounds/001"
     summary = json.loads((first / "summary.json").read_text())
     return {
-        "picks": np.load(first / "selection/picked.npy").tolist(), "control picks": np.load(first / "control.selection/picked.npy").tolist(),
+        "picks": np.load(first / "selection/picked.npy").tolist(),
+        "control picks": np.load(first / "control.selection/picked.npy").tolist(),
         "adapter": (first / "train/adapter/adapter_model.safetensors").read_bytes(),
         "control": (first / "control.train/adapter/adapter_model.safetensors").read_bytes(),
-        "evaluation": summary["evaluation"], "curve": [(s["step"], s["loss"]) for s in summary["training"]["selected"]["curve"]],
+        "evaluation": summary["evaluation"],
+        "curve": [(s["step"], s["loss"]) for s in summary["training"]["selected"]["curve"]],
     }
 
 
@@ -101,7 +103,16 @@ def test_a_finished_stage_is_never_run_again(world, tmp_path):
     assert winnow("resume", "--run", run).code == 0
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()[before:]]
     started = {e["stage"] for e in events if e["event"] == "stage.started"}
-    assert not started & {"import", "tokenize", "embed", "near-duplicates", "hold out", "cluster", "score sample", "select"}
+    assert not started & {
+        "import",
+        "tokenize",
+        "embed",
+        "near-duplicates",
+        "hold out",
+        "cluster",
+        "score sample",
+        "select",
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -110,7 +121,10 @@ def test_ctrl_c_stops_at_a_safe_point_and_says_how_to_go_on(world, uninterrupted
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments(world, run)), "--set", "train.epochs=40"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while '"train.step"' not in ((run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else "") and time.monotonic() < deadline:
+    while (
+        '"train.step"' not in ((run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else "")
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     child.send_signal(number)
     out, err = child.communicate(timeout=120)

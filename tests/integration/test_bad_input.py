@@ -63,8 +63,16 @@ def test_an_unknown_strategy_or_picker(world, tmp_path, setting, hint):
     refused(2, "unknown", f"Did you mean '{hint}'", config=world, run=tmp_path / "run", more=("--set", setting))
 
 
-@pytest.mark.parametrize(("setting", "hint"), [("train.learning_rat=1e-4", "train.learning_rate"), ("tarin.epochs=2", "`train`"),
-                                               ("train.epochs=often", "train.epochs"), ("lora.r=0", "lora.r"), ("nonsense", "KEY=VALUE")])
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("train.learning_rat=1e-4", "train.learning_rate"),
+        ("tarin.epochs=2", "`train`"),
+        ("train.epochs=often", "train.epochs"),
+        ("lora.r=0", "lora.r"),
+        ("nonsense", "KEY=VALUE"),
+    ],
+)
 def test_a_config_typo(world, tmp_path, setting, hint):
     refused(2, hint, config=world, run=tmp_path / "run", more=("--set", setting))
 
@@ -76,7 +84,19 @@ def test_a_config_that_is_not_there_or_not_yaml(world, tmp_path):
 
 
 def test_trap_5_examples_over_the_length_limit_are_counted_never_cut_in_silence(world, tmp_path):
-    result = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 20, "--no-control", "--set", "tokens.max_length=49", "--json")
+    result = winnow(
+        "round",
+        "--config",
+        world,
+        "--run",
+        tmp_path / "run",
+        "--budget",
+        20,
+        "--no-control",
+        "--set",
+        "tokens.max_length=49",
+        "--json",
+    )
     assert result.code == 0, result.err
     pool = result.document["pool"]
     assert pool["overlength"] > 10 and pool["truncated"] == 0
@@ -84,19 +104,34 @@ def test_trap_5_examples_over_the_length_limit_are_counted_never_cut_in_silence(
 
 
 def test_every_example_over_the_length_limit(world, tmp_path):
-    refused(3, "longer than tokens.max_length (8)", config=world, run=tmp_path / "run", more=("--set", "tokens.max_length=8"))
+    refused(
+        3,
+        "longer than tokens.max_length (8)",
+        config=world,
+        run=tmp_path / "run",
+        more=("--set", "tokens.max_length=8"),
+    )
 
 
 def test_a_pool_without_any_response(world, tmp_path):
     data = tmp_path / "questions.jsonl"
-    data.write_text("".join(json.dumps({"messages": [{"role": "user", "content": f"what is {i}?"}]}) + "\n" for i in range(60)))
+    data.write_text(
+        "".join(json.dumps({"messages": [{"role": "user", "content": f"what is {i}?"}]}) + "\n" for i in range(60))
+    )
     config = changed(world, tmp_path, pool={"files": [str(data)]})
     result = refused(3, config=config, run=tmp_path / "run")
     assert "60 have no response" in result.err
 
 
 def test_a_holdout_that_takes_everything(world, tmp_path):
-    refused(3, "holdout.dev", "leave nothing to pick", config=world, run=tmp_path / "run", more=("--set", "holdout.test=5000"))
+    refused(
+        3,
+        "holdout.dev",
+        "leave nothing to pick",
+        config=world,
+        run=tmp_path / "run",
+        more=("--set", "holdout.test=5000"),
+    )
 
 
 def test_more_clusters_than_examples(world, tmp_path):
@@ -112,22 +147,39 @@ def test_no_gpu_where_the_config_needs_one(world, tmp_path):
 
 
 def test_a_model_that_is_not_there(world, tmp_path):
-    result = refused(4, "no-such-model", config=changed(world, tmp_path, model={"name": str(tmp_path / "no-such-model")}), run=tmp_path / "run")
+    result = refused(
+        4,
+        "no-such-model",
+        config=changed(world, tmp_path, model={"name": str(tmp_path / "no-such-model")}),
+        run=tmp_path / "run",
+    )
     assert "model.name" in result.err
 
 
 def test_an_embedder_that_is_not_there(world, tmp_path):
-    refused(3, "embed.model", config=changed(world, tmp_path, embed={"model": str(tmp_path / "none")}), run=tmp_path / "run")
+    refused(
+        3, "embed.model", config=changed(world, tmp_path, embed={"model": str(tmp_path / "none")}), run=tmp_path / "run"
+    )
 
 
 def test_trap_30_a_config_cannot_turn_on_remote_code(world, tmp_path):
-    refused(2, "--trust-remote-code", config=changed(world, tmp_path, model={"trust_remote_code": True}), run=tmp_path / "run")
+    refused(
+        2,
+        "--trust-remote-code",
+        config=changed(world, tmp_path, model={"trust_remote_code": True}),
+        run=tmp_path / "run",
+    )
 
 
 def test_another_process_in_the_same_run(world, tmp_path):
     run = tmp_path / "run"
-    holder = f"import sys; from pathlib import Path; from al.store import Run; run = Run.create_or_open(Path({str(run)!r})); print('in', flush=True); sys.stdin.read()"
-    child = subprocess.Popen([sys.executable, "-c", holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = (
+        "import sys; from pathlib import Path; from al.store import Run; "
+        f"run = Run.create_or_open(Path({str(run)!r})); print('in', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert child.stdout.readline() == "in\n"
         refused(5, f"pid {child.pid}", "another process", config=world, run=run)
@@ -174,7 +226,13 @@ def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
 
 
 def test_training_that_diverges(world, tmp_path):
-    refused(6, "learning_rate", config=world, run=tmp_path / "run", more=("--set", "train.learning_rate=1e30", "--set", "train.max_grad_norm=1e30"))
+    refused(
+        6,
+        "learning_rate",
+        config=world,
+        run=tmp_path / "run",
+        more=("--set", "train.learning_rate=1e30", "--set", "train.max_grad_norm=1e30"),
+    )
 
 
 def test_help_answers_at_once():

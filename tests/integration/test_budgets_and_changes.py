@@ -26,7 +26,9 @@ def test_a_token_budget_is_never_exceeded(world, tmp_path):
 
 def test_a_time_budget_becomes_tokens_once_and_stays_so(world, tmp_path):
     run = tmp_path / "run"
-    killed = winnow_child("round", "--config", world, "--run", run, "--budget", "0.15s", WINNOW_FAILPOINT="selection.start")
+    killed = winnow_child(
+        "round", "--config", world, "--run", run, "--budget", "0.15s", WINNOW_FAILPOINT="selection.start"
+    )
     assert killed.code == -9
     measured = json.loads(next((run / "artifacts" / "throughput").rglob("throughput.json")).read_text())
     assert winnow("resume", "--run", run).code == 0
@@ -46,13 +48,21 @@ def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, tmp_p
     run = tmp_path / "run"
     do_round(world, run)
     more = tmp_path / "more.jsonl"
-    more.write_text("".join(json.dumps({"prompt": f"say the {w} of cloud stone {i}", "completion": w}) + "\n" for i, w in enumerate(["red"] * 9)))
+    more.write_text(
+        "".join(
+            json.dumps({"prompt": f"say the {w} of cloud stone {i}", "completion": w}) + "\n"
+            for i, w in enumerate(["red"] * 9)
+        )
+    )
     result = winnow("pool", "import", more, "--config", world, "--run", run)
     assert result.code == 0 and "pool version 2" in result.out
     do_round(world, run)
     first, second = (run / "rounds/001", run / "rounds/002")
     embedded = json.loads((second / "embeddings/embeddings.json").read_text())
-    assert embedded["embedded"] == 9 and embedded["examples"] == json.loads((first / "embeddings/embeddings.json").read_text())["examples"] + 9
+    assert (
+        embedded["embedded"] == 9
+        and embedded["examples"] == json.loads((first / "embeddings/embeddings.json").read_text())["examples"] + 9
+    )
     held = [np.load(r / "split/keys.npy")[np.isin(np.load(r / "split/split.npy"), (1, 2))] for r in (first, second)]
     assert (held[0] == held[1]).all()
     trained = set(np.load(first / "selection/picked.npy"))
@@ -62,7 +72,9 @@ def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, tmp_p
 def test_changing_the_holdout_after_a_round_never_holds_out_what_was_trained_on(world, tmp_path):
     run = tmp_path / "run"
     do_round(world, run)
-    result = winnow("round", "--config", world, "--run", run, "--budget", 20, "--no-control", "--set", "holdout.test=60")
+    result = winnow(
+        "round", "--config", world, "--run", run, "--budget", 20, "--no-control", "--set", "holdout.test=60"
+    )
     assert result.code == 3 and "may have been trained on" in result.err
     do_round(world, run, "--set", "seed=5")
     assert (np.load(run / "rounds/001/split/split.npy") == np.load(run / "rounds/002/split/split.npy")).all()
@@ -70,12 +82,20 @@ def test_changing_the_holdout_after_a_round_never_holds_out_what_was_trained_on(
 
 def test_a_changed_config_is_shown_and_runs_again_only_what_depends_on_it(world, tmp_path):
     run = tmp_path / "run"
-    killed = winnow_child("round", "--config", world, "--run", run, "--budget", "20", "--no-control", WINNOW_FAILPOINT="evaluate.start")
+    killed = winnow_child(
+        "round", "--config", world, "--run", run, "--budget", "20", "--no-control", WINNOW_FAILPOINT="evaluate.start"
+    )
     assert killed.code == -9
-    result = winnow("round", "--config", world, "--run", run, "--budget", 20, "--no-control", "--set", "train.learning_rate=0.02")
+    result = winnow(
+        "round", "--config", world, "--run", run, "--budget", 20, "--no-control", "--set", "train.learning_rate=0.02"
+    )
     assert result.code == 0 and "train.learning_rate: 0.01 → 0.02" in result.out
     stages = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    again = {e["stage"] for e in stages[[e["event"] for e in stages].index("stage.reused"):] if e["event"] == "stage.started"}
+    again = {
+        e["stage"]
+        for e in stages[[e["event"] for e in stages].index("stage.reused") :]
+        if e["event"] == "stage.started"
+    }
     assert "train" in again and not again & {"import", "tokenize", "embed", "select", "score sample"}
 
 
@@ -97,12 +117,35 @@ def test_replay_adds_a_share_of_earlier_picks(world, tmp_path):
 
 
 def test_rounds_run_until_there_are_enough(world, tmp_path):
-    result = winnow("run", "--rounds", 2, "--all-rounds", "--config", world, "--run", tmp_path / "run", "--budget", 10, "--no-control", "--json")
+    result = winnow(
+        "run",
+        "--rounds",
+        2,
+        "--all-rounds",
+        "--config",
+        world,
+        "--run",
+        tmp_path / "run",
+        "--budget",
+        10,
+        "--no-control",
+        "--json",
+    )
     assert result.code == 0 and result.document["round"] == 2
 
 
 def test_rounds_stop_when_one_brings_nothing(world, tmp_path):
-    arguments = ("--config", world, "--run", tmp_path / "run", "--budget", 10, "--no-control", "--set", "train.learning_rate=1e-12")
+    arguments = (
+        "--config",
+        world,
+        "--run",
+        tmp_path / "run",
+        "--budget",
+        10,
+        "--no-control",
+        "--set",
+        "train.learning_rate=1e-12",
+    )
     result = winnow("run", "--rounds", 5, *arguments)
     assert result.code == 0 and "stopping after round 1" in result.out
     assert len(list((tmp_path / "run/rounds").iterdir())) == 1
@@ -113,7 +156,12 @@ def test_a_plan_runs_nothing(world, tmp_path):
         result = winnow(*command, "--config", world, "--run", tmp_path / "run", "--budget", 30, "--json")
         assert result.code == 0, result.err
         plan = result.document
-        assert plan["round"]["examples"] == 30 and plan["peak_gib"] > 0 and plan["total_seconds"] > 0 and plan["disk_gib"] > 0
+        assert (
+            plan["round"]["examples"] == 30
+            and plan["peak_gib"] > 0
+            and plan["total_seconds"] > 0
+            and plan["disk_gib"] > 0
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -123,7 +171,10 @@ def test_plain_fine_tuning_of_a_data_set(world, tmp_path):
     assert result.code == 0, result.err
     document = result.document
     assert document["examples"] > 100 and os.path.exists(document["adapter"])
-    assert document["evaluation"]["models"]["selected"]["macro_nll"] < document["evaluation"]["models"]["base"]["macro_nll"]
+    assert (
+        document["evaluation"]["models"]["selected"]["macro_nll"]
+        < document["evaluation"]["models"]["base"]["macro_nll"]
+    )
 
 
 def test_without_a_config_the_next_round_uses_that_of_the_last(world, tmp_path):

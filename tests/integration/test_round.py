@@ -65,7 +65,9 @@ def test_every_example_ends_with_an_outcome_and_every_pick_with_a_reason(two_rou
     assert {"over_length", "held_out_dev", "held_out_test"} <= set(counts)
     chosen = table[table.outcome == "selected"]
     assert chosen.why.notna().all() and table[table.outcome != "selected"].why.isna().all()
-    records = [json.loads(line) for line in (two_rounds / "rounds/002/selection/selection.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (two_rounds / "rounds/002/selection/selection.jsonl").read_text().splitlines()
+    ]
     assert [r["id"] for r in records] == chosen.sort_values("pick").id.tolist()
     assert all(r["why"] and r["messages"][-1]["role"] == "assistant" for r in records)
 
@@ -84,14 +86,19 @@ def test_scoring_in_round_two_uses_the_adapter_of_round_one(two_rounds):
 
 
 def test_the_control_never_continues_the_selected_adapter(two_rounds):
-    ours, control = (json.loads((two_rounds / f"rounds/002/{role}/manifest.json").read_text()) for role in ("train", "control.train"))
+    ours, control = (
+        json.loads((two_rounds / f"rounds/002/{role}/manifest.json").read_text()) for role in ("train", "control.train")
+    )
     before = json.loads((two_rounds / "rounds/001/control.train/manifest.json").read_text())["fingerprint"]
     assert control["inputs"]["adapter"] == before != ours["inputs"]["adapter"]
 
 
 def test_selected_and_control_take_the_same_number_of_steps(two_rounds):
     for number in (1, 2):
-        ours, control = (json.loads((two_rounds / f"rounds/{number:03d}/{role}/train.json").read_text()) for role in ("train", "control.train"))
+        ours, control = (
+            json.loads((two_rounds / f"rounds/{number:03d}/{role}/train.json").read_text())
+            for role in ("train", "control.train")
+        )
         assert ours["steps"] == control["steps"] > 0
 
 
@@ -131,7 +138,9 @@ def test_the_page_and_the_summary_of_a_round_agree(two_rounds):
 def test_trap_28_what_scoring_cost_is_in_the_summary(two_rounds):
     timings = summary(two_rounds, 1)["timings"]
     assert {"score sample", "train", "train control"} <= set(timings)
-    assert not {"import", "embed", "evaluate base"} & set(summary(two_rounds, 2)["timings"]), "reused stages cost this round nothing"
+    assert not {"import", "embed", "evaluate base"} & set(summary(two_rounds, 2)["timings"]), (
+        "reused stages cost this round nothing"
+    )
 
 
 def test_the_same_run_from_scratch_gives_the_same_picks_and_adapter_bytes(two_rounds, world, tmp_path):

@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {"cli": {"al"}, "al": {"al", "selection", "trainer"}, "selection": {"selection"}, "trainer": {"trainer"}}
 ROOMS = set(ALLOWED)
-SOURCES = sorted([ROOT / "cli.py", *(p for room in ("al", "selection", "trainer") for p in (ROOT / room).rglob("*.py"))])
+SOURCES = sorted(
+    [ROOT / "cli.py", *(p for room in ("al", "selection", "trainer") for p in (ROOT / room).rglob("*.py"))]
+)
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -44,11 +46,18 @@ def test_help_answers_in_half_a_second():
 
 def test_configuration_imports_nothing_heavy():
     code = "import sys, al.config; print([m for m in ('torch', 'transformers', 'faiss', 'sklearn', 'pyarrow') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-@pytest.mark.parametrize("pattern", [r"\bpickle\.", r"yaml\.load\(", r"weights_only\s*=\s*False", r"trust_remote_code\s*=\s*True",
-                                     r"\btorch\.load\("])
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\bpickle\.", r"yaml\.load\(", r"weights_only\s*=\s*False", r"trust_remote_code\s*=\s*True", r"\btorch\.load\("],
+)
 def test_nothing_unsafe_is_used(pattern):
     """Trap 30: no pickle, no torch.load, YAML by safe_load, remote code only as the user says."""
     assert [str(p.relative_to(ROOT)) for p in SOURCES if re.search(pattern, p.read_text())] == []

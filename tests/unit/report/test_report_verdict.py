@@ -51,10 +51,7 @@ def test_gains_are_given_with_their_intervals_and_both_metrics():
 
 def test_an_interval_over_zero_is_no_significant_difference():
     text = verdict(first_round())
-    assert (
-        "no significant difference from the random control (+0.4; \u22121.5 to +2.4)"
-        in text
-    )
+    assert "no significant difference from the random control (+0.4; \u22121.5 to +2.4)" in text
 
 
 def test_an_interval_over_zero_is_never_called_a_win():

@@ -14,8 +14,18 @@ from al.workflow import Options
 
 @pytest.mark.parametrize(
     ("text", "unit", "amount"),
-    [("5000", "examples", 5000), ("5_000", "examples", 5000), ("5k", "examples", 5000), ("2Mtok", "tokens", 2e6), ("1.5Mtok", "tokens", 1.5e6),
-     ("500ktok", "tokens", 5e5), ("30min", "seconds", 1800), ("1.5h", "seconds", 5400), ("90s", "seconds", 90)])
+    [
+        ("5000", "examples", 5000),
+        ("5_000", "examples", 5000),
+        ("5k", "examples", 5000),
+        ("2Mtok", "tokens", 2e6),
+        ("1.5Mtok", "tokens", 1.5e6),
+        ("500ktok", "tokens", 5e5),
+        ("30min", "seconds", 1800),
+        ("1.5h", "seconds", 5400),
+        ("90s", "seconds", 90),
+    ],
+)
 def test_budgets_are_examples_tokens_or_training_time(text, unit, amount):
     request = parse_budget(text)
     assert (request.unit, request.amount, request.text) == (unit, amount, text)
@@ -33,18 +43,32 @@ def write(tmp_path, text, name="c.yaml"):
     return path
 
 
-@pytest.mark.parametrize(("text", "hint"), [
-    ("train: {lerning_rate: 1}", "train.learning_rate"), ("sede: 1", "seed"), ("select: {stratgy: random}", "select.strategy"),
-    ("tran: {epochs: 1}", "train")])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("train: {lerning_rate: 1}", "train.learning_rate"),
+        ("sede: 1", "seed"),
+        ("select: {stratgy: random}", "select.strategy"),
+        ("tran: {epochs: 1}", "train"),
+    ],
+)
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, text, hint):
     with pytest.raises(ConfigError, match=f"unknown key.*did you mean `{hint}") as caught:
         config.load(write(tmp_path, text))
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("train: {epochs: -1}", "train.epochs.*greater than 0"), ("seed: x", "seed.*integer"), ("train: [1]", "train"), ("- 1", "mapping"),
-    ("a: [", "YAML"), ("train: {schedule: sine}", "cosine")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epochs: -1}", "train.epochs.*greater than 0"),
+        ("seed: x", "seed.*integer"),
+        ("train: [1]", "train"),
+        ("- 1", "mapping"),
+        ("a: [", "YAML"),
+        ("train: {schedule: sine}", "cosine"),
+    ],
+)
 def test_a_wrong_value_names_key_expectation_and_what_was_found(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         config.load(write(tmp_path, text))
@@ -53,7 +77,12 @@ def test_a_wrong_value_names_key_expectation_and_what_was_found(tmp_path, text, 
 def test_set_overrides_are_typed_and_win_over_the_file(tmp_path):
     path = write(tmp_path, "train: {epochs: 2}\nseed: 1")
     loaded = config.load(path, ["train.epochs=3", "control=false", "pool.files=[a.jsonl, b.jsonl]"])
-    assert loaded.train.epochs == 3 and loaded.control is False and loaded.seed == 1 and loaded.pool.files == ["a.jsonl", "b.jsonl"]
+    assert (
+        loaded.train.epochs == 3
+        and loaded.control is False
+        and loaded.seed == 1
+        and loaded.pool.files == ["a.jsonl", "b.jsonl"]
+    )
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         config.load(path, ["train.epochs"])
     with pytest.raises(ConfigError, match="train.epochs"):
@@ -96,7 +125,10 @@ def test_a_config_cannot_turn_on_remote_code_by_itself(tmp_path):
 
 
 def test_the_difference_of_two_configs_names_dotted_keys():
-    assert config.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}, "d": 4}) == {"a.b": [1, 3], "d": [None, 4]}
+    assert config.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}, "d": 4}) == {
+        "a.b": [1, 3],
+        "d": [None, 4],
+    }
 
 
 def test_reading_a_config_is_quick():

@@ -16,8 +16,15 @@ def measured(rng, n=60, sources=4, shift=0.0):
 
 
 def test_micro_weighs_tokens_and_macro_weighs_sources():
-    m = Measured(np.array([2.0, 4.0, 30.0]), np.array([1.0, 1.0, 10.0]), np.array([1.0, 0.0, 0.0]), np.array([1.0, 1.0, 9.0]),
-                 np.array([1.0, 1.0, 9.0]), np.array([1.0, 1.0, 0.0]), np.array([0, 0, 1]))
+    m = Measured(
+        np.array([2.0, 4.0, 30.0]),
+        np.array([1.0, 1.0, 10.0]),
+        np.array([1.0, 0.0, 0.0]),
+        np.array([1.0, 1.0, 9.0]),
+        np.array([1.0, 1.0, 9.0]),
+        np.array([1.0, 1.0, 0.0]),
+        np.array([0, 0, 1]),
+    )
     values = {name: float(v[0]) for name, v in metrics(m).items()}
     assert values["micro_nll"] == pytest.approx(36 / 12)
     assert values["macro_nll"] == pytest.approx((6 / 2 + 30 / 10) / 2)
@@ -33,7 +40,12 @@ def test_weights_count_examples_more_than_once():
     weights = np.zeros((1, 10))
     weights[0, [0, 1, 2]] = [2, 1, 1]
     rows = np.array([0, 0, 1, 2])
-    repeated = Measured(*(getattr(m, f)[rows] for f in ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end", "source")))
+    repeated = Measured(
+        *(
+            getattr(m, f)[rows]
+            for f in ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end", "source")
+        )
+    )
     for name in METRICS:
         assert metrics(m, weights)[name][0] == pytest.approx(metrics(repeated)[name][0]), name
 
@@ -41,7 +53,10 @@ def test_weights_count_examples_more_than_once():
 def test_the_paired_bootstrap_sees_a_small_steady_difference_that_unpaired_intervals_would_miss():
     rng = np.random.default_rng(1)
     a = measured(rng)
-    b = Measured(a.nll + 0.05 * a.targets, *(getattr(a, f) for f in ("targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end", "source")))
+    b = Measured(
+        a.nll + 0.05 * a.targets,
+        *(getattr(a, f) for f in ("targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end", "source")),
+    )
     difference = paired_bootstrap(a, b, 500, seed=0)["macro_nll"]
     assert difference["value"] == pytest.approx(-0.05, abs=1e-6)
     assert difference["high"] < 0 and difference["p"] <= 2 / 501 + 1e-9
@@ -51,7 +66,9 @@ def test_equal_models_give_an_interval_at_zero_and_no_evidence():
     rng = np.random.default_rng(2)
     a = measured(rng)
     for name, difference in paired_bootstrap(a, a, 200, seed=0).items():
-        assert difference["value"] == 0 and difference["low"] <= 0 <= difference["high"] and difference["p"] == 1.0, name
+        assert difference["value"] == 0 and difference["low"] <= 0 <= difference["high"] and difference["p"] == 1.0, (
+            name
+        )
 
 
 def test_the_interval_covers_the_true_difference_about_95_times_in_100():
@@ -60,8 +77,18 @@ def test_the_interval_covers_the_true_difference_about_95_times_in_100():
         rng = np.random.default_rng([3, seed])
         n = 80
         targets = np.full(n, 10.0)
-        a, b = (Measured(10 * (2 + rng.standard_normal(n) * 0.5), targets, np.zeros(n), np.zeros(n), targets, np.zeros(n), np.zeros(n, int))
-                for _ in range(2))
+        a, b = (
+            Measured(
+                10 * (2 + rng.standard_normal(n) * 0.5),
+                targets,
+                np.zeros(n),
+                np.zeros(n),
+                targets,
+                np.zeros(n),
+                np.zeros(n, int),
+            )
+            for _ in range(2)
+        )
         interval = paired_bootstrap(a, b, 400, seed)["micro_nll"]
         covered += interval["low"] <= 0 <= interval["high"]
     assert 50 <= covered <= 60

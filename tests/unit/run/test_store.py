@@ -138,7 +138,9 @@ def test_rounds_keep_state_budget_config_and_artifacts_by_role(tmp_path):
 
 def test_pool_versions_count_up_and_the_same_pool_is_not_added_twice(tmp_path):
     def pool(run, x):
-        return run.stage("pool", version=1, inputs={}, params={"x": x}, build=lambda out, scratch: (out / "p").write_text(str(x)))
+        return run.stage(
+            "pool", version=1, inputs={}, params={"x": x}, build=lambda out, scratch: (out / "p").write_text(str(x))
+        )
 
     with Run.create_or_open(tmp_path / "run") as run:
         assert rounds.current_pool(run) is None

@@ -100,8 +100,10 @@ def test_shrunk_means_are_closer_to_the_truth_than_the_sample_means(spread):
 
 
 def test_the_less_clusters_differ_the_more_they_are_shrunk():
-    kept = [np.std(cluster_losses(pool).expected) / np.std(cluster_losses(pool).mean)
-            for pool, _ in (sampled_clusters(0, spread) for spread in (0.0, 0.3, 3.0))]
+    kept = [
+        np.std(cluster_losses(pool).expected) / np.std(cluster_losses(pool).mean)
+        for pool, _ in (sampled_clusters(0, spread) for spread in (0.0, 0.3, 3.0))
+    ]
     assert kept[0] < 0.4 < kept[1] < 0.9 < 0.95 < kept[2] <= 1
 
 

@@ -73,8 +73,17 @@ def test_an_unknown_name_is_answered_with_the_nearest(field, name, nearest):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -1), ("temperature", 11), ("tail_cut", 1), ("tail_cut", -0.1), ("length_bins", 0), ("mid_band", 0),
-     ("mid_band", 1.1), ("shortlist_factor", 0.5), ("strategy", None)],
+    [
+        ("temperature", -1),
+        ("temperature", 11),
+        ("tail_cut", 1),
+        ("tail_cut", -0.1),
+        ("length_bins", 0),
+        ("mid_band", 0),
+        ("mid_band", 1.1),
+        ("shortlist_factor", 0.5),
+        ("strategy", None),
+    ],
 )
 def test_a_parameter_out_of_range_is_refused_by_name(field, value):
     with pytest.raises(ValidationError, match=field):
@@ -105,8 +114,13 @@ def test_token_quotas_of_another_budget_are_refused():
         select(pool, quotas_for(pool, Budget("tokens", 300)), Budget("tokens", 500), SelectConfig(), SEED)
 
 
-GOOD = {"keys": np.arange(3, dtype=np.uint64), "cluster": np.array([0, 1, 0]), "tokens": np.array([5, 6, 7]),
-        "score": np.zeros(3), "loss": np.zeros(3)}
+GOOD = {
+    "keys": np.arange(3, dtype=np.uint64),
+    "cluster": np.array([0, 1, 0]),
+    "tokens": np.array([5, 6, 7]),
+    "score": np.zeros(3),
+    "loss": np.zeros(3),
+}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+
 from selection.overlap import runs_of_words, shares_passages
 
 INSTRUCTION = "read the following passage with great care and then answer the question that comes after it in one word only please "

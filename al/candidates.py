@@ -1,0 +1,112 @@
+"""Who may be picked in a round, and what stands against everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from al import rounds
+from al.errors import DataError
+from al.prepare import Prepared
+from al.session import Session
+from al.stages import SELECTED, Lineage
+from selection.holdout import DEV, SHADOW, TEST
+
+OUTCOMES = (
+    "selectable",
+    "selected",
+    "quota_full",
+    "no_quota",
+    "tail_cut",
+    "unlabelled",
+    "over_length",
+    "no_target",
+    "held_out_dev",
+    "held_out_test",
+    "near_duplicate_of_holdout",
+    "near_duplicate",
+    "trained",
+)
+"""Every example of the pool ends a round with exactly one of these (none stays "selectable")."""
+CODE = {name: code for code, name in enumerate(OUTCOMES)}
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """The pool as selection sees it; arrays are row-aligned to the pool (n,).
+
+    `outcome`: code into OUTCOMES, "selectable" where nothing stands against picking. `tokens`: length in tokens.
+    """
+
+    keys: np.ndarray
+    cluster: np.ndarray
+    tokens: np.ndarray
+    outcome: np.ndarray
+    trained_round: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows that may be picked."""
+        return np.flatnonzero(self.outcome == CODE["selectable"])
+
+
+def candidates(session: Session, prepared: Prepared, number: int, lineage: Lineage = SELECTED) -> PoolState:
+    """Who may be picked in round `number` by `lineage`, and what stands against the others.
+
+    Raises:
+        DataError: nothing can be picked, with the counts that say why.
+    """
+    from trainer.tokens import TokenTable
+
+    pool = prepared.open_pool()
+    table = TokenTable.open(prepared.tokens.path)
+    split = np.load(prepared.split.path / "split.npy")
+    representative = pq.read_table(prepared.groups.path / "groups.parquet")["representative"].to_numpy()
+    status = np.asarray(table.status)
+    trained = trained_rounds(session, pool.keys, number, lineage)
+    checks = (
+        ("unlabelled", ~pool.labelled),
+        ("over_length", status == 1),
+        ("no_target", status == 3),
+        ("held_out_dev", split == DEV),
+        ("held_out_test", split == TEST),
+        ("near_duplicate_of_holdout", split == SHADOW),
+        ("near_duplicate", representative != np.arange(len(pool))),
+        ("trained", trained > 0),
+    )
+    outcome = np.full(len(pool), CODE["selectable"], dtype=np.uint8)
+    for name, applies in reversed(checks):
+        outcome[applies] = CODE[name]
+    if not (outcome == CODE["selectable"]).any():
+        counts = ", ".join(
+            f"{name} {int((outcome == CODE[name]).sum())}" for name, _ in checks if (outcome == CODE[name]).any()
+        )
+        raise DataError(
+            f"no example of the pool can be picked in round {number} ({counts} of {len(pool)} examples). "
+            "Add data with `python cli.py pool import FILE… --run DIR`."
+        )
+    cluster = pq.read_table(prepared.clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
+    return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
+
+
+def picked_keys(session: Session, number: int, lineage: Lineage) -> np.ndarray:
+    """Keys that `lineage` picked in round `number`, in pick order; empty if there was none."""
+    role = "selection" if lineage is SELECTED else "control.selection"
+    artifact = rounds.recorded(session.run, number, role)
+    return np.load(artifact.path / "picked.npy") if artifact else np.empty(0, dtype=np.uint64)
+
+
+def trained_rounds(session: Session, keys: np.ndarray, number: int, lineage: Lineage) -> np.ndarray:
+    """(n,) the round before `number` in which `lineage` picked each example; 0 for never."""
+    result = np.zeros(len(keys), dtype=np.int16)
+    for earlier in range(1, number):
+        result[find_rows(keys, picked_keys(session, earlier, lineage))] = earlier
+    return result
+
+
+def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Rows of the `wanted` keys in the sorted `keys`, in the order wanted; keys that are not there are left out."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return at[keys[at] == wanted]
