@@ -130,7 +130,23 @@ def demo_round(record: dict[str, Any]) -> str:
     )
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"demo_round": demo_round, "gpu_round": gpu_round}
+def cpu_speed(record: dict[str, Any]) -> str:
+    """Speed of the demo's model over dtype and dequantised weights."""
+    rows = [
+        [
+            row["compute_dtype"],
+            "kept" if row["cache_dequantized"] else "made on every call",
+            f"{row['scoring_tokens_per_s']:,.0f}",
+            f"{row['training_tokens_per_s']:,.0f}",
+        ]
+        for row in record["rows"]
+    ]
+    where = provenance(record, f"{record['processor']}, {record['threads']} threads", record["versions"])
+    header = ["compute dtype", "dequantised weights", "scoring tokens/s", "training tokens/s"]
+    return "\n".join(["## SmolLM2-135M in NF4 on a CPU", where, "", table(header, rows)])
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"demo_round": demo_round, "cpu_speed": cpu_speed, "gpu_round": gpu_round}
 
 
 def page() -> str:

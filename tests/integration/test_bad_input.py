@@ -33,34 +33,34 @@ def refused(code, *words, config, run, budget="20", more=()):
 
 def test_a_missing_file(world, tmp_path):
     config = changed(world, tmp_path, pool={"files": ["nowhere/data.jsonl"]})
-    refused(3, "nowhere/data.jsonl", config=config, run=tmp_path / "run")
+    assert refused(3, "nowhere/data.jsonl", config=config, run=tmp_path / "run")
 
 
 def test_an_empty_pool(world, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     config = changed(world, tmp_path, pool={"files": [str(tmp_path / "empty.jsonl")]})
-    refused(3, "empty.jsonl", "no rows", config=config, run=tmp_path / "run")
+    assert refused(3, "empty.jsonl", "no rows", config=config, run=tmp_path / "run")
 
 
 def test_no_pool_at_all(world, tmp_path):
-    refused(3, "pool.files", config=changed(world, tmp_path, pool={"files": []}), run=tmp_path / "run")
+    assert refused(3, "pool.files", config=changed(world, tmp_path, pool={"files": []}), run=tmp_path / "run")
 
 
 def test_a_budget_larger_than_the_pool(world, tmp_path):
-    refused(3, "100000 examples asked for", "Ask for at most", config=world, run=tmp_path / "run", budget="100000")
+    assert refused(3, "100000 examples asked for", "Ask for at most", config=world, run=tmp_path / "run", budget="100000")
     done = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 20, "--no-control")
     assert done.code == 0, "what was finished before the error is used by the next round"
 
 
 @pytest.mark.parametrize("budget", ["0", "-5", "0tok", "many", "1.5", "5parsecs"])
 def test_a_budget_that_is_none(world, tmp_path, budget):
-    refused(2, "--budget", config=world, run=tmp_path / "run", budget=budget)
+    assert refused(2, "--budget", config=world, run=tmp_path / "run", budget=budget)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("setting", "hint"), [("select.strategy=defualt", "default"), ("select.picker=topp", "top")])
 def test_an_unknown_strategy_or_picker(world, tmp_path, setting, hint):
-    refused(2, "unknown", f"Did you mean '{hint}'", config=world, run=tmp_path / "run", more=("--set", setting))
+    assert refused(2, "unknown", f"Did you mean '{hint}'", config=world, run=tmp_path / "run", more=("--set", setting))
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_an_unknown_strategy_or_picker(world, tmp_path, setting, hint):
     ],
 )
 def test_a_config_typo(world, tmp_path, setting, hint):
-    refused(2, hint, config=world, run=tmp_path / "run", more=("--set", setting))
+    assert refused(2, hint, config=world, run=tmp_path / "run", more=("--set", setting))
 
 
 def test_a_config_that_is_not_there_or_not_yaml(world, tmp_path):
-    refused(2, "no such config file", "mistral-7b.yaml", config=tmp_path / "none.yaml", run=tmp_path / "run")
+    assert refused(2, "no such config file", "mistral-7b.yaml", config=tmp_path / "none.yaml", run=tmp_path / "run")
     (tmp_path / "bad.yaml").write_text("a: [1,")
-    refused(2, "not valid YAML", config=tmp_path / "bad.yaml", run=tmp_path / "run")
+    assert refused(2, "not valid YAML", config=tmp_path / "bad.yaml", run=tmp_path / "run")
 
 
 def test_trap_5_examples_over_the_length_limit_are_counted_never_cut_in_silence(world, tmp_path):
@@ -104,7 +104,7 @@ def test_trap_5_examples_over_the_length_limit_are_counted_never_cut_in_silence(
 
 
 def test_every_example_over_the_length_limit(world, tmp_path):
-    refused(
+    assert refused(
         3,
         "longer than tokens.max_length (8)",
         config=world,
@@ -124,7 +124,7 @@ def test_a_pool_without_any_response(world, tmp_path):
 
 
 def test_a_holdout_that_takes_everything(world, tmp_path):
-    refused(
+    assert refused(
         3,
         "holdout.dev",
         "leave nothing to pick",
@@ -135,7 +135,7 @@ def test_a_holdout_that_takes_everything(world, tmp_path):
 
 
 def test_more_clusters_than_examples(world, tmp_path):
-    refused(3, "cluster.k", config=world, run=tmp_path / "run", more=("--set", "cluster.k=5000"))
+    assert refused(3, "cluster.k", config=world, run=tmp_path / "run", more=("--set", "cluster.k=5000"))
 
 
 def test_no_gpu_where_the_config_needs_one(world, tmp_path):
@@ -143,7 +143,7 @@ def test_no_gpu_where_the_config_needs_one(world, tmp_path):
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    refused(4, "CUDA", "model.device", config=world, run=tmp_path / "run", more=("--set", "model.device=cuda"))
+    assert refused(4, "CUDA", "model.device", config=world, run=tmp_path / "run", more=("--set", "model.device=cuda"))
 
 
 def test_a_model_that_is_not_there(world, tmp_path):
@@ -157,13 +157,13 @@ def test_a_model_that_is_not_there(world, tmp_path):
 
 
 def test_an_embedder_that_is_not_there(world, tmp_path):
-    refused(
+    assert refused(
         3, "embed.model", config=changed(world, tmp_path, embed={"model": str(tmp_path / "none")}), run=tmp_path / "run"
     )
 
 
 def test_trap_30_a_config_cannot_turn_on_remote_code(world, tmp_path):
-    refused(
+    assert refused(
         2,
         "--trust-remote-code",
         config=changed(world, tmp_path, model={"trust_remote_code": True}),
@@ -182,7 +182,7 @@ def test_another_process_in_the_same_run(world, tmp_path):
     )
     try:
         assert child.stdout.readline() == "in\n"
-        refused(5, f"pid {child.pid}", "another process", config=world, run=run)
+        assert refused(5, f"pid {child.pid}", "another process", config=world, run=run)
         assert winnow("status", "--run", run).code == 0, "looking is allowed meanwhile"
     finally:
         child.communicate("")
@@ -194,7 +194,7 @@ def test_a_run_made_with_another_pool(world, tmp_path):
     assert winnow("round", "--config", world, "--run", run, "--budget", 20, "--no-control").code == 0
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
-    refused(5, "other.jsonl", "pool import", config=changed(world, tmp_path, pool={"files": [str(other)]}), run=run)
+    assert refused(5, "other.jsonl", "pool import", config=changed(world, tmp_path, pool={"files": [str(other)]}), run=run)
 
 
 def test_a_pool_file_that_changed_since(world, tmp_path):
@@ -206,7 +206,7 @@ def test_a_pool_file_that_changed_since(world, tmp_path):
     run = tmp_path / "run"
     assert winnow("round", "--config", config, "--run", run, "--budget", 20, "--no-control").code == 0
     data.write_text("\n".join(lines[1:]))
-    refused(5, "data.jsonl changed since", config=config, run=run)
+    assert refused(5, "data.jsonl changed since", config=config, run=run)
 
 
 def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
@@ -220,13 +220,13 @@ def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
-        refused(4, "full", "same command again", config=world, run=run)
+        assert refused(4, "full", "same command again", config=world, run=run)
     assert not list((run / "artifacts").glob(".tmp-*"))
     assert winnow("round", "--config", world, "--run", run, "--budget", 20, "--no-control").code == 0
 
 
 def test_training_that_diverges(world, tmp_path):
-    refused(
+    assert refused(
         6,
         "learning_rate",
         config=world,
