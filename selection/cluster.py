@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from selection.config import ClusterConfig
 from selection.errors import SelectionError
 from selection.randomness import CLUSTER, derive_seed
 from selection.vectors import blocks, unit
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 MAX_CLUSTERS = 4096
 QUALITY_SAMPLE = 2000
@@ -109,7 +112,7 @@ def _quality(embeddings: np.ndarray, assignment: np.ndarray, rng: np.random.Gene
 def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
     """A name for each cluster: the terms that are frequent in it and rare in the others, by TF-IDF over clusters (each cluster
     is one document, as in BERTopic, arXiv 2203.05794, section 3.3). Equal names are numbered."""
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    from sklearn.feature_extraction.text import CountVectorizer
 
     rows, cluster_of = _naming_rows(assignment)
     vectorizer = CountVectorizer(
@@ -123,10 +126,18 @@ def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
         counts = vectorizer.fit_transform(texts[int(row)][:NAME_CHARACTERS] for row in rows)
     except ValueError:
         return [f"cluster {c}" for c in range(k)]
-    membership = _indicator(cluster_of, k)
-    weights = TfidfTransformer(sublinear_tf=True).fit_transform(membership.T @ counts).tocsr()
+    weights = _telling(_indicator(cluster_of, k).T @ counts)
     terms = vectorizer.get_feature_names_out()
     return _distinct([_top_terms(weights[c], terms) or f"cluster {c}" for c in range(k)])
+
+
+def _telling(counts: csr_matrix) -> csr_matrix:
+    """(k, terms) log(1 + count) × log(clusters / clusters with the term): next to nothing for a term that all clusters have."""
+    present = np.bincount(counts.indices, minlength=counts.shape[1])
+    clusters = max(int((np.diff(counts.indptr) > 0).sum()), 1)
+    weights = counts.copy()
+    weights.data = np.log1p(counts.data) * np.maximum(np.log(clusters / present[counts.indices]), 1e-6)
+    return weights
 
 
 def _naming_rows(assignment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,14 +149,14 @@ def _naming_rows(assignment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, assignment[rows]
 
 
-def _indicator(cluster_of: np.ndarray, k: int):
+def _indicator(cluster_of: np.ndarray, k: int) -> csr_matrix:
     from scipy.sparse import csr_matrix
 
     n = len(cluster_of)
     return csr_matrix((np.ones(n), (np.arange(n), cluster_of)), shape=(n, k))
 
 
-def _top_terms(row, terms: np.ndarray) -> str:
+def _top_terms(row: csr_matrix, terms: np.ndarray) -> str:
     """The heaviest terms of one cluster, without those that repeat a word already named."""
     names: list[str] = []
     for at in np.lexsort((terms[row.indices], -row.data)):

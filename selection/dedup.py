@@ -89,7 +89,6 @@ def _index(embeddings: np.ndarray, neighbours: int) -> faiss.Index:
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(d), d, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
-    index.own_fields = True
     index.nprobe, index.cp.seed = min(neighbours, cells), derive_seed(n, cells)
     draw = np.random.default_rng(derive_seed(n, cells)).choice(n, size=min(n, 64 * cells), replace=False)
     index.train(unit(embeddings[np.sort(draw)]))

@@ -47,7 +47,9 @@ def test_no_pool_at_all(world, tmp_path):
 
 
 def test_a_budget_larger_than_the_pool(world, tmp_path):
-    assert refused(3, "100000 examples asked for", "Ask for at most", config=world, run=tmp_path / "run", budget="100000")
+    assert refused(
+        3, "100000 examples asked for", "Ask for at most", config=world, run=tmp_path / "run", budget="100000"
+    )
     done = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 20, "--no-control")
     assert done.code == 0, "what was finished before the error is used by the next round"
 
@@ -194,7 +196,9 @@ def test_a_run_made_with_another_pool(world, tmp_path):
     assert winnow("round", "--config", world, "--run", run, "--budget", 20, "--no-control").code == 0
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
-    assert refused(5, "other.jsonl", "pool import", config=changed(world, tmp_path, pool={"files": [str(other)]}), run=run)
+    assert refused(
+        5, "other.jsonl", "pool import", config=changed(world, tmp_path, pool={"files": [str(other)]}), run=run
+    )
 
 
 def test_a_pool_file_that_changed_since(world, tmp_path):

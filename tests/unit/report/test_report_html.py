@@ -57,7 +57,7 @@ def test_plotly_needs_no_normalising_by_the_html_parser():
     assert "\r" not in source and "\0" not in source and "</script" not in source.lower() and "<!--" not in source
 
 
-def test_hostile_text_makes_no_element_and_no_handler(attacked: Page):  # trap 29
+def test_trap_29_hostile_text_makes_no_element_and_no_handler(attacked: Page):  # trap 29
     tame = {e.tag for e in read_page(render_html(later_round())).elements}
     assert {e.tag for e in attacked.elements} <= tame
     assert not attacked.comments

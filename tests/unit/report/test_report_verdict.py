@@ -73,13 +73,13 @@ def test_a_round_better_than_all_beats_each_by_name():
     )
 
 
-def test_a_gain_is_told_without_the_end_token_too():  # trap 25
+def test_trap_25_a_gain_is_told_without_the_end_token_too():  # trap 25
     summary = with_difference("selected - base", "macro_nll_no_end", -0.1, 0.3)
     assert "In NLL without the end-of-turn token it beat the random control by" in verdict(summary)
     assert "no significant difference from the base model (+0.100; \u22120.100 to +0.300)" in verdict(summary)
 
 
-def test_a_worse_base_is_said_first_and_plainly():  # trap 22
+def test_trap_22_a_worse_base_is_said_first_and_plainly():  # trap 22
     summary = later_round()
     assert verdict(summary).startswith(
         "Fine-tuning made the base model worse in NLL: the selection lost to the base model by 0.210"

@@ -16,7 +16,6 @@ from trainer.forward import collate, hidden_states, output_head
 from trainer.loss import target_nll, target_statistics
 from trainer.model import Base, plain_attention
 
-torch.set_num_threads(1)
 LENGTHS = [5, 30, 1, 17, 24]
 
 
@@ -43,7 +42,7 @@ def packed_logits(model, tokens, rows):
         ("gemma2", {"final_logit_softcapping": None, "attn_logit_softcapping": None}),
     ],
 )
-def test_each_document_in_a_pack_has_the_logits_it_has_alone(kind, changes):
+def test_trap_2_each_document_in_a_pack_has_the_logits_it_has_alone(kind, changes):
     model, tokens = build(kind, **changes), table(LENGTHS)
     rows = range(len(LENGTHS))
     with torch.no_grad():
@@ -75,7 +74,7 @@ def test_the_four_families_use_packed_attention():
         assert prepare_attention(build(kind)) == PACKED_ATTENTION
 
 
-def test_no_mask_over_the_pack_is_built(monkeypatch):
+def test_trap_2_no_mask_over_the_pack_is_built(monkeypatch):
     import transformers.masking_utils as masks
 
     def refuse(*args, **kwargs):
@@ -112,7 +111,7 @@ def test_packed_model_refuses_padded_batches_but_takes_them_in_plain_attention(t
 
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_every_target_but_a_first_token_is_predicted_exactly_once(lengths, seed):
+def test_trap_3_every_target_but_a_first_token_is_predicted_exactly_once(lengths, seed):
     rng = np.random.default_rng(seed)
     tokens = table(lengths, seed)
     for mark in tokens.marks:

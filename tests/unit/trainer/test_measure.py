@@ -14,7 +14,6 @@ from tiny_models import build, table
 from trainer.architecture import prepare_attention
 from trainer.measure import measure
 
-torch.set_num_threads(1)
 LENGTHS = [12, 3, 40, 1, 2, 25, 7]
 
 

@@ -24,7 +24,6 @@ from trainer.measure import measure
 from trainer.model import Base, load_tokenizer, resolve_device, resolve_dtype, save_adapter
 from trainer.quantization import CachedLinear4bit, nf4_layers
 
-torch.set_num_threads(1)
 LORA = LoraConfig(r=4, alpha=8, dropout=0.0)
 TOKENS = table([9, 20, 6])
 
@@ -57,7 +56,7 @@ def nf4(tmp_path):
     return saved(tmp_path / "model").model_copy(update={"quantization": "nf4"})
 
 
-def test_every_linear_layer_but_the_head_is_nf4_with_double_quantization(nf4):
+def test_trap_6_every_linear_layer_but_the_head_is_nf4_with_double_quantization(nf4):
     base = Base.load(nf4)
     assert len(nf4_layers(base.model)) == 2 * len(PROJECTIONS)
     for layer in nf4_layers(base.model):
@@ -68,7 +67,24 @@ def test_every_linear_layer_but_the_head_is_nf4_with_double_quantization(nf4):
     assert base.model.lm_head.weight.dtype == torch.float32
 
 
-def test_a_layer_left_unquantized_is_an_error(nf4, monkeypatch):
+def test_trap_8_nothing_16_bit_is_turned_into_float32(nf4):
+    base = Base.load(nf4.model_copy(update={"compute_dtype": "bfloat16"}))
+    with base.new_adapter(LORA, seed=0) as model:
+        kinds = {
+            name: p.dtype for name, p in model.named_parameters() if "lora_" not in name and p.dtype != torch.uint8
+        }
+        assert len(kinds) > 4 and set(kinds.values()) == {torch.bfloat16}
+
+
+def test_trap_13_adapters_are_float32_and_used_in_the_models_dtype(nf4):
+    base = Base.load(nf4.model_copy(update={"compute_dtype": "bfloat16"}))
+    with base.new_adapter(LORA, seed=0) as model:
+        assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
+        with torch.no_grad():
+            assert hidden_states(model, collate(TOKENS, range(3))).dtype == torch.bfloat16
+
+
+def test_trap_6_a_layer_left_unquantized_is_an_error(nf4, monkeypatch):
     from trainer import quantization
 
     settings = quantization.nf4_settings
@@ -103,7 +119,7 @@ def test_cached_weights_stay_out_of_the_state_dict(nf4):
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gradients_after_scoring_are_those_before(nf4, cache, dtype):
+def test_trap_7_gradients_after_scoring_are_those_before(nf4, cache, dtype):
     base = Base.load(nf4.model_copy(update={"cache_dequantized": cache, "compute_dtype": dtype}))
     with base.new_adapter(LORA, seed=0) as model:
         before = gradients(shaken(model))
@@ -175,7 +191,7 @@ def test_equal_adapters_are_equal_bytes_in_every_process(tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_initial_weights_come_from_the_seed_and_global_state_is_left_alone(tmp_path):
+def test_trap_10_initial_weights_come_from_the_seed_and_global_state_is_left_alone(tmp_path):
     base = Base.load(saved(tmp_path / "model"))
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -200,7 +216,7 @@ def test_lora_settings_reach_the_adapter(tmp_path):
         assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
 
 
-def test_frozen_adapter_has_nothing_to_train(tmp_path):
+def test_trap_10_frozen_adapter_has_nothing_to_train(tmp_path):
     base = Base.load(saved(tmp_path / "model"))
     with base.new_adapter(LORA, seed=0) as model:
         save_adapter(model, tmp_path / "adapter")

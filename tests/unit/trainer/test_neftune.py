@@ -12,7 +12,6 @@ from trainer.forward import collate
 from trainer.measure import measure
 from trainer.neftune import noisy_embeddings
 
-torch.set_num_threads(1)
 ALPHA, LENGTHS = 5.0, [400, 25, 100]
 
 
@@ -33,7 +32,7 @@ def test_noise_is_uniform_within_alpha_over_the_root_of_length_times_width(noise
         assert abs(found.mean().item()) < 4 * bound / np.sqrt(3 * found.numel())
 
 
-def test_shorter_documents_get_more_noise_than_the_pack_length_would_give(noise):
+def test_trap_1_shorter_documents_get_more_noise_than_the_pack_length_would_give(noise):
     assert noise[1].std() / noise[0].std() == pytest.approx(np.sqrt(400 / 25), rel=0.1)
 
 
@@ -45,7 +44,7 @@ def test_noise_depends_on_the_seed_alone():
     assert not torch.equal(one, other)
 
 
-def test_measuring_in_training_mode_sees_no_noise(monkeypatch):
+def test_trap_1_measuring_in_training_mode_sees_no_noise(monkeypatch):
     model, tokens = build("llama"), table([9, 4])
     prepare_attention(model)
     expected = measure(model, tokens, np.arange(2), batch_tokens=64).nll_total

@@ -57,7 +57,9 @@ ENDS = {"own": "<|im_end|>", "mistral": "<|end|>", "chatml": "<|im_end|>", "plai
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_assistant_turn_and_its_end_token_are_targets_and_nothing_else(byte_tokenizer: Any, name: str) -> None:
+def test_trap_4_every_assistant_turn_and_its_end_token_are_targets_and_nothing_else(
+    byte_tokenizer: Any, name: str
+) -> None:
     messages = chat("Hello", "I am fine.", "Where?", "Paris — 日本 🙂", system="Be brief.")
     tokenized = resolve(byte_tokenizer, name).tokenize(messages)
     shown = [(text.lstrip("\n"), end) for text, end in turns(byte_tokenizer, tokenized)]
@@ -229,7 +231,7 @@ def test_mistral_equals_mistral_common_token_for_token(mistral_tokenizer: Any, m
     assert ChatTemplate.resolve(mistral_tokenizer).tokenize(messages).ids == expected
 
 
-def test_mistral_targets_are_response_and_eos(mistral_tokenizer: Any) -> None:
+def test_trap_4_mistral_targets_are_response_and_eos(mistral_tokenizer: Any) -> None:
     shown = turns(
         mistral_tokenizer,
         ChatTemplate.resolve(mistral_tokenizer).tokenize(chat("Hi", "I am fine.", "So?", "Yes 日本.", system="s")),

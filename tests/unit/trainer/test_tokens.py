@@ -62,7 +62,7 @@ def test_the_files_hold_every_conversation_in_order(template: ChatTemplate, tmp_
         ("truncate", 8, 3, 8),
     ],
 )
-def test_what_is_over_length_is_cut_as_asked_and_counted(
+def test_trap_5_what_is_over_length_is_cut_as_asked_and_counted(
     template: ChatTemplate,
     byte_tokenizer: Any,
     tmp_path: Path,
@@ -87,7 +87,7 @@ def test_what_is_over_length_is_cut_as_asked_and_counted(
     limit=st.integers(8, 48),
     overlength=st.sampled_from(["skip", "truncate", "truncate_turns"]),
 )
-def test_kept_and_dropped_are_always_the_whole(targets: list[int], limit: int, overlength: str) -> None:
+def test_trap_5_kept_and_dropped_are_always_the_whole(targets: list[int], limit: int, overlength: str) -> None:
     full = Tokenized(list(range(len(targets))), targets)
     kept, status, dropped = fit(full, TokensConfig(max_length=limit, overlength=overlength))
     assert len(kept.ids) == len(kept.targets) <= limit and len(kept.ids) + dropped == len(targets)

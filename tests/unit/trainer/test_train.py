@@ -22,7 +22,6 @@ from trainer.model import Base, save_adapter
 from trainer.optim import learning_rate
 from trainer.train import train
 
-torch.set_num_threads(1)
 LENGTHS = [9, 20, 6, 14, 30, 3, 11]
 PACKS = plan([[0, 1], [2, 3], [4], [5, 6, 0]])
 PLAIN = TrainConfig(
@@ -95,7 +94,7 @@ def reference_losses(base, config, steps, seed=1, round=2):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_losses_gradients_and_weights_equal_an_unpacked_reference(base, tmp_path, recompute):
+def test_trap_3_losses_gradients_and_weights_equal_an_unpacked_reference(base, tmp_path, recompute):
     config = PLAIN.model_copy(update={"gradient_checkpointing": recompute, "weight_decay": 0.1})
     weights, report, metrics = run(base, tmp_path, config)
     losses, norms, expected = reference_losses(base, config, steps=3)
@@ -120,7 +119,7 @@ def test_first_gradient_equals_the_reference_parameter_by_parameter(base, tmp_pa
         assert (ours - reference).norm() <= 1e-5 * reference.norm() + 1e-9
 
 
-def test_micro_batches_and_recomputation_do_not_change_the_step(base, tmp_path):
+def test_trap_9_micro_batches_and_recomputation_do_not_change_the_step(base, tmp_path):
     expected, _, _ = run(base, tmp_path / "a")
     for i, change in enumerate(({"packs_per_batch": 1}, {"packs_per_batch": 3}, {"gradient_checkpointing": True})):
         found, _, _ = run(base, tmp_path / str(i), PLAIN.model_copy(update=change))
@@ -181,7 +180,7 @@ class Kill(BaseException):
 
 
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4, 5])
-def test_training_killed_at_any_step_ends_with_the_same_bits(base, tmp_path, kill_at):
+def test_trap_14_training_killed_at_any_step_ends_with_the_same_bits(base, tmp_path, kill_at):
     expected, whole, metrics = run(base, tmp_path / "whole", NOISY, DROPPING)
 
     def kill(found):
@@ -198,7 +197,7 @@ def test_training_killed_at_any_step_ends_with_the_same_bits(base, tmp_path, kil
     assert [asdict(report)[name] for name in exact] == [asdict(whole)[name] for name in exact]
 
 
-def test_a_crash_while_a_checkpoint_is_written_ends_with_the_same_bits(base, tmp_path):
+def test_trap_14_a_crash_while_a_checkpoint_is_written_ends_with_the_same_bits(base, tmp_path):
     expected, _, _ = run(base, tmp_path / "whole", NOISY, DROPPING)
     reached = []
 

@@ -1,0 +1,100 @@
+"""k-means clusters, their names, quality and map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selection.cluster import choose_k, cluster, describe, project
+from selection.config import ClusterConfig
+from selection.errors import SelectionError
+from selection.vectors import unit
+
+TOPICS = {
+    "cooking": "recipe flour butter oven",
+    "astronomy": "planet orbit telescope galaxy",
+    "football": "goal referee penalty striker",
+}
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Three well separated clouds of unit vectors, and the cloud of each."""
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1, 2], [300, 150, 50])
+    return unit(5 * np.eye(3, 16)[label] + rng.normal(size=(500, 16))).astype(np.float16), label
+
+
+def test_clouds_are_found_whatever_their_size(blobs):
+    from sklearn.metrics import adjusted_rand_score
+
+    vectors, label = blobs
+    found = cluster(vectors, ClusterConfig(k=3, restarts=3), seed=0)
+    assert adjusted_rand_score(label, found.assignment) > 0.98
+    assert found.quality["silhouette"] > 0.5 and found.quality["k"] == 3
+
+
+def test_every_example_is_with_its_nearest_centroid(blobs):
+    vectors, _ = blobs
+    found = cluster(vectors, ClusterConfig(k=12), seed=0)
+    cosine = unit(vectors) @ unit(found.centroids).T
+    assert (cosine[np.arange(500), found.assignment] >= cosine.max(1) - 1e-5).all()
+    assert np.allclose(found.distance, 1 - cosine.max(1), atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_clusters_and_another_one_others(blobs):
+    first, again, other = (cluster(blobs[0], ClusterConfig(k=12), seed=seed).assignment for seed in (0, 0, 1))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_trap_23_the_sample_that_centroids_are_trained_on_is_stated_and_obeyed(blobs):
+    small = cluster(blobs[0], ClusterConfig(k=4, sample_per_centroid=10), seed=0)
+    whole = cluster(blobs[0], ClusterConfig(k=4, sample_per_centroid=1000), seed=0)
+    assert small.quality["sample"] == 40 and whole.quality["sample"] == 500
+    assert not np.allclose(small.centroids, whole.centroids)
+
+
+def test_centroids_are_of_unit_length_when_spherical(blobs):
+    assert np.allclose(np.linalg.norm(cluster(blobs[0], ClusterConfig(k=5), seed=0).centroids, axis=1), 1, atol=1e-5)
+    assert (
+        np.linalg.norm(cluster(blobs[0], ClusterConfig(k=5, spherical=False), seed=0).centroids, axis=1) < 0.999
+    ).any()
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (1000, 31), (59_000, 364), (10**9, 4096)])
+def test_auto_grows_with_the_pool_as_documented(n, k):
+    assert abs(choose_k("auto", n) - k) <= 1 and choose_k(7, n) == 7
+
+
+def test_more_clusters_than_examples_are_refused(blobs):
+    with pytest.raises(SelectionError, match="cluster.k: 501 clusters"):
+        cluster(blobs[0], ClusterConfig(k=501), seed=0)
+
+
+def test_one_cluster_and_one_example():
+    found = cluster(np.ones((1, 4), np.float16), ClusterConfig(), seed=0)
+    assert found.assignment.tolist() == [0] and found.quality["silhouette"] is None
+
+
+def test_a_name_says_what_is_in_a_cluster_and_not_in_the_others():
+    texts = [f"please answer this: {words}" for words in TOPICS.values() for _ in range(5)]
+    names = describe(texts, np.repeat([0, 1, 2], 5), 4)
+    for name, words in zip(names, TOPICS.values(), strict=False):
+        assert set(name.replace(",", "").split()) <= set(words.split())
+    assert names[3] == "cluster 3", "an empty one"
+
+
+def test_equal_names_are_told_apart_and_texts_without_words_have_one():
+    assert describe(["red stone", "red stone"], np.array([0, 1]), 2)[1].endswith("(2)")
+    assert describe(["1 2", "?!"], np.array([0, 1]), 2) == ["cluster 0", "cluster 1"]
+
+
+def test_the_map_keeps_clouds_apart(blobs):
+    points = project(blobs[0])
+    centres = np.array([points[blobs[1] == c].mean(0) for c in range(3)])
+    spread = max(points[blobs[1] == c].std() for c in range(3))
+    assert (
+        points.shape == (500, 2)
+        and min(np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 1.5 * spread
+    )
+    assert project(np.ones((1, 4), np.float16)).tolist() == [[0.0, 0.0]]

@@ -1,0 +1,94 @@
+"""Near-duplicate groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selection import dedup
+from selection.dedup import near, near_duplicate_groups
+from selection.vectors import unit
+
+
+def made(n=300, d=16, copies=60, noise=0.02, seed=0):
+    """Random directions, and slightly moved copies of the first of them."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=(n, d))
+    near_copies = base[:copies] + noise * rng.normal(size=(copies, d))
+    return unit(np.concatenate([base, near_copies])).astype(np.float16)
+
+
+def groups(vectors, threshold=0.98, preference=None):
+    preference = np.zeros(len(vectors), dtype=int) if preference is None else preference
+    return near_duplicate_groups(vectors, preference, threshold, neighbours=16)
+
+
+def test_copies_join_their_original_and_nothing_else():
+    found = groups(made())
+    assert (found.representative[:300] == np.arange(300)).all()
+    assert (found.representative[300:] == np.arange(60)).all()
+
+
+def test_a_lower_preference_leads():
+    preference = np.r_[np.ones(300, int), np.zeros(60, int)]
+    found = groups(made(), preference=preference)
+    assert (found.representative[:60] == np.arange(300, 360)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.3, 0.99))
+def test_every_member_is_near_its_leader_and_no_two_leaders_are_near(seed, threshold):
+    vectors = made(n=60, d=4, copies=30, noise=0.2, seed=seed)
+    found = groups(vectors, threshold)
+    exact = unit(vectors) @ unit(vectors).T
+    leaders = np.flatnonzero(found.representative == np.arange(len(vectors)))
+    assert (found.representative[found.representative] == found.representative).all(), "groups never chain"
+    assert (exact[np.arange(len(vectors)), found.representative] >= threshold - 1e-4).all()
+    between = exact[np.ix_(leaders, leaders)] - 2 * np.eye(len(leaders))
+    assert (between < threshold + 1e-4).all()
+    assert np.allclose(found.cosine, exact[np.arange(len(vectors)), found.representative], atol=1e-3)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    whole = groups(made(seed=3))
+    monkeypatch.setattr(dedup, "blocks", lambda rows: (rows[i : i + 17] for i in range(0, len(rows), 17)))
+    assert (groups(made(seed=3)).representative == whole.representative).all()
+
+
+def test_many_equal_examples_make_one_group_in_little_memory():
+    vectors = np.tile(made(n=1, copies=0), (20_000, 1))
+    found = groups(vectors)
+    assert (found.representative == 0).all()
+
+
+def test_the_index_for_large_pools_finds_nearly_all(monkeypatch):
+    vectors = made(n=6000, d=24, copies=1500, noise=0.01)
+    monkeypatch.setattr(dedup, "EXACT_UP_TO", 100)
+    found = groups(vectors)
+    assert (found.representative[6000:] == np.arange(1500)).mean() > 0.97
+    assert (found.representative[:6000] == np.arange(6000)).all()
+
+
+def test_a_threshold_of_one_still_joins_equal_vectors():
+    vectors = np.repeat(made(n=50, copies=0), 2, axis=0)
+    assert (groups(vectors, threshold=1.0 - 1e-6).representative == np.arange(100) // 2 * 2).all()
+
+
+def test_trap_20_the_nearest_of_a_held_out_set_is_exact():
+    vectors = made()
+    at, cosine = near(vectors[:300], vectors[300:])
+    exact = unit(vectors[:300]) @ unit(vectors[300:]).T
+    assert (at == exact.argmax(1)).all() and np.allclose(cosine, exact.max(1), atol=1e-5)
+
+
+def test_progress_counts_every_example():
+    counts = []
+    near_duplicate_groups(made(), np.zeros(360, int), 0.98, 16, counts.append)
+    assert sum(counts) == 360
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_tiny_pools(n):
+    assert len(groups(made(n=n, copies=0)).representative) == n

@@ -1,0 +1,62 @@
+"""Texts to unit vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selection.config import EmbedConfig
+from selection.embed import _batches, embed_texts, load_embedder
+from selection.errors import SelectionError
+
+TEXTS = [
+    f"task {i} say the first of " + " ".join(["red", "green", "stone", "paper"][: 1 + i % 4] * (1 + i % 7))
+    for i in range(60)
+]
+
+
+@pytest.fixture(scope="module")
+def config(world):
+    import yaml
+
+    return EmbedConfig(**yaml.safe_load(world.read_text())["embed"])
+
+
+def embedded(texts, config, **change):
+    out = np.full((len(texts), 32), np.nan, dtype=np.float16)
+    embed_texts(texts, config.model_copy(update=change), out)
+    return out
+
+
+def test_vectors_are_of_unit_length_and_rows_stay_in_order(config):
+    vectors = embedded(TEXTS, config)
+    assert np.allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1, atol=2e-3)
+    reference = load_embedder(config).encode(TEXTS, batch_size=1, normalize_embeddings=True, show_progress_bar=False)
+    assert np.abs(vectors - reference).max() < 2e-3
+
+
+def test_batch_size_changes_nothing_but_rounding(config):
+    assert np.abs(embedded(TEXTS, config, batch_tokens=16).astype(np.float32) - embedded(TEXTS, config)).max() < 2e-3
+
+
+def test_no_batch_is_over_its_tokens_and_lengths_are_alike():
+    lengths = np.random.default_rng(0).integers(1, 200, 500)
+    batches = list(_batches(lengths, 1000))
+    assert sorted(np.concatenate(batches)) == list(range(500))
+    assert all(len(b) == 1 or len(b) * lengths[b].max() <= 1000 for b in batches)
+    assert sum(len(b) * lengths[b].max() for b in batches) < 1.05 * lengths.sum()
+
+
+def test_a_text_longer_than_a_batch_is_a_batch_by_itself():
+    assert [b.tolist() for b in _batches(np.array([5, 5000]), 100)] == [[1], [0]]
+
+
+def test_progress_counts_every_text(config):
+    counts = []
+    embed_texts(TEXTS, config, np.empty((len(TEXTS), 32), np.float16), progress=counts.append)
+    assert sum(counts) == len(TEXTS)
+
+
+def test_a_model_that_is_none_is_named(tmp_path):
+    with pytest.raises(SelectionError, match="embed.model.*nothing-here"):
+        load_embedder(EmbedConfig(model=str(tmp_path / "nothing-here"), device="cpu"))
