@@ -44,8 +44,8 @@ SCHEMA_VERSION = 1
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    """The time in UTC, ISO 8601 to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 class Run:

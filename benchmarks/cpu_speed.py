@@ -1,6 +1,6 @@
 """Training and scoring speed of the demo's model on this CPU, over what makes the difference: dtype and dequantised weights.
 
-    python benchmarks/cpu_speed.py --out benchmarks/results/cpu_speed.json        (needs the demo assets: make assets)
+python benchmarks/cpu_speed.py --out benchmarks/results/cpu_speed.json        (needs the demo assets: make assets)
 """
 
 from __future__ import annotations
@@ -51,7 +51,18 @@ def measure_entry(entry: dict[str, Any]) -> dict[str, Any]:
     curve: list[dict[str, float]] = []
     plan = plan_packs(lengths, config.train.pack_length)
     with base.new_adapter(config.lora, 0) as model, tempfile.TemporaryDirectory() as scratch:
-        train(model, table, plan, rows, config.train, seed=0, round=1, steps=STEPS, scratch=Path(scratch), on_step=curve.append)
+        train(
+            model,
+            table,
+            plan,
+            rows,
+            config.train,
+            seed=0,
+            round=1,
+            steps=STEPS,
+            scratch=Path(scratch),
+            on_step=curve.append,
+        )
     training = float(np.median([step["tokens_per_s"] for step in curve[1:]]))
     return {**entry, "scoring_tokens_per_s": round(scoring, 1), "training_tokens_per_s": round(training, 1)}
 

@@ -146,7 +146,11 @@ def cpu_speed(record: dict[str, Any]) -> str:
     return "\n".join(["## SmolLM2-135M in NF4 on a CPU", where, "", table(header, rows)])
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"demo_round": demo_round, "cpu_speed": cpu_speed, "gpu_round": gpu_round}
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo_round": demo_round,
+    "cpu_speed": cpu_speed,
+    "gpu_round": gpu_round,
+}
 
 
 def page() -> str:
