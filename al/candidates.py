@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from al import rounds
 from al.errors import DataError
+from al.pool.store import locate
 from al.prepare import Prepared
 from al.session import Session
 from al.stages import SELECTED, Lineage
@@ -58,7 +59,7 @@ def candidates(session: Session, prepared: Prepared, number: int, lineage: Linea
     Raises:
         DataError: nothing can be picked, with the counts that say why.
     """
-    from trainer.tokens import TokenTable
+    from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
     pool = prepared.open_pool()
     table = TokenTable.open(prepared.tokens.path)
@@ -68,8 +69,8 @@ def candidates(session: Session, prepared: Prepared, number: int, lineage: Linea
     trained = trained_rounds(session, pool.keys, number, lineage)
     checks = (
         ("unlabelled", ~pool.labelled),
-        ("over_length", status == 1),
-        ("no_target", status == 3),
+        ("over_length", status == SKIPPED),
+        ("no_target", status == NO_TARGET_LEFT),
         ("held_out_dev", split == DEV),
         ("held_out_test", split == TEST),
         ("near_duplicate_of_holdout", split == SHADOW),
@@ -108,5 +109,5 @@ def trained_rounds(session: Session, keys: np.ndarray, number: int, lineage: Lin
 
 def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Rows of the `wanted` keys in the sorted `keys`, in the order wanted; keys that are not there are left out."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return at[keys[at] == wanted]
+    at, found = locate(keys, wanted)
+    return at[found]

@@ -14,8 +14,6 @@ from al.metrics import METRICS, Measured, metrics, paired_bootstrap
 from al.prepare import Tokenized, held_out
 from al.session import Session
 
-END_OF_TURN = 2
-"""Target code of a response's end token in a token table."""
 COLUMNS = ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end")
 
 
@@ -58,6 +56,8 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
 
 
 def _columns(statistics: Any, tokens: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+    from trainer.rendering import END_OF_TURN
+
     ends = np.array([int((tokens.targets(int(row)) == END_OF_TURN).sum()) for row in rows], dtype=np.int64)
     return {
         "nll": statistics.nll_total,

@@ -100,7 +100,7 @@ def describe_status(document: dict[str, Any]) -> str:
                 else ""
             )
         )
-    if document["rounds"] and document["rounds"][-1]["state"] == "open" and not document["working"]:
+    if any(row["state"] == "open" for row in document["rounds"]) and not document["working"]:
         lines.append(f"  continue with: python cli.py resume --run {document['run']}")
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from al.artifacts import Artifact, write_json
 from al.errors import DataError
 from al.pool.identity import check_same_pool, describe_sources
 from al.pool.sources import Source, find_sources
-from al.pool.store import Pool
+from al.pool.store import Pool, locate
 from al.session import Session, local_identity
 from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
 
@@ -90,7 +90,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
     strict = session.config.pool.strict
 
     def build(out: Path, scratch: Path) -> None:
-        with session.progress("import", 0, "rows") as progress:
+        with session.progress("import", None, "rows") as progress:
             import_pool(sources, out, previous=previous.path if previous else None, strict=strict, progress=progress)
 
     return session.run.stage(
@@ -162,8 +162,7 @@ def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndar
 
 def _copy_known(keys: np.ndarray, vectors: np.ndarray, known_keys: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Copy rows whose key is known; return the rows that are not. `known_keys` is sorted, as every pool is."""
-    at = np.minimum(np.searchsorted(known_keys, keys), len(known_keys) - 1)
-    hit = known_keys[at] == keys
+    at, hit = locate(known_keys, keys)
     vectors[hit] = known[at[hit]]
     return np.flatnonzero(~hit)
 
@@ -217,10 +216,9 @@ def _first_version(session: Session, pool: Artifact) -> np.ndarray:
 
 def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
     """(n,) bool: has a response and fits (whole or truncated)."""
-    from trainer.tokens import TokenTable
+    from trainer.tokens import OK, TRUNCATED, TokenTable
 
-    status = TokenTable.open(tokens.path).status
-    return Pool.open(pool.path).labelled & ((status == 0) | (status == 2))
+    return Pool.open(pool.path).labelled & np.isin(TokenTable.open(tokens.path).status, (OK, TRUNCATED))
 
 
 def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
@@ -229,12 +227,12 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
     Raises:
         DataError: with the counts that say why.
     """
-    from trainer.tokens import TokenTable
+    from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
     if trainable(pool, tokens).any():
         return
     status, labelled = np.asarray(TokenTable.open(tokens.path).status), Pool.open(pool.path).labelled
-    long, empty = int((labelled & (status == 1)).sum()), int((labelled & (status == 3)).sum())
+    long, empty = int((labelled & (status == SKIPPED)).sum()), int((labelled & (status == NO_TARGET_LEFT)).sum())
     raise DataError(
         f"none of the {len(labelled):,} examples can be trained on: {int((~labelled).sum()):,} have no response, {long:,} are longer than "
         f"tokens.max_length ({session.config.tokens.max_length}), {empty:,} have an empty response. Import examples with responses, "
@@ -296,8 +294,8 @@ def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | No
     if previous is None:
         return None
     old_keys, old_split = np.load(previous.path / "keys.npy"), np.load(previous.path / "split.npy")
-    at = np.minimum(np.searchsorted(old_keys, keys), len(old_keys) - 1)
-    return np.where(old_keys[at] == keys, old_split[at], NEW).astype(np.int8)
+    at, found = locate(old_keys, keys)
+    return np.where(found, old_split[at], NEW).astype(np.int8)
 
 
 def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> None:

@@ -45,9 +45,9 @@ def check_stop() -> None:
 
 
 class Progress:
-    """A bar over `total` units; call it with the number of units just finished. Use as a context manager."""
+    """A bar over `total` units (None: not known before); call it with the number of units just finished. Use as a context manager."""
 
-    def __init__(self, title: str, total: int, unit: str, quiet: bool = False):
+    def __init__(self, title: str, total: int | None, unit: str, quiet: bool = False):
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = 0
         self.note = ""
@@ -86,13 +86,15 @@ class Progress:
 
     def _speak(self) -> None:
         moment = time.monotonic()
-        if moment - self._spoken < LINE_EVERY_SECONDS or not 0 < self.done < self.total:
+        if moment - self._spoken < LINE_EVERY_SECONDS or not self.done or self.done == self.total:
             return
         self._spoken = moment
         rate = self.done / max(moment - self._started, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        of, left = "", ""
+        if self.total is not None:
+            of, left = f"/{self.total:,}", f", {(self.total - self.done) / max(rate, 1e-9):,.0f} s left"
         print(
-            f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left{self.note}",
+            f"{self.title}: {self.done:,}{of} {self.unit}, {rate:,.{0 if rate >= 10 else 2}f}/s{left}{self.note}",
             file=sys.stderr,
             flush=True,
         )

@@ -46,7 +46,7 @@ def score_shortlist(
     """Measure what the picker must know inside its quotas and the sample did not cover."""
     from selection.strategy import allocate, shortlist
 
-    chooser = _candidates_for(state, [sample])
+    chooser = _candidates_for(session, state, [sample])
     seed = (session.config.seed, number)
     quotas = allocate(chooser, amount, session.config.select, seed)
     wanted = state.rows[shortlist(chooser, quotas, session.config.select, seed)]
@@ -60,19 +60,21 @@ def _statistics(artifacts: list[Artifact]) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _candidates_for(state: PoolState, scored: list[Artifact]) -> Any:
+def _candidates_for(session: Session, state: PoolState, scored: list[Artifact]) -> Any:
     """The selectable rows as `selection` takes them, with what was measured of them (NaN elsewhere)."""
+    from selection.scores import SCORES
     from selection.strategy import Candidates
 
     statistics = _statistics(scored)
-    loss = np.full(len(state.keys), np.nan)
+    loss, score = np.full((2, len(state.keys)), np.nan)
     loss[statistics["row"]] = statistics["nll_mean"]
+    score[statistics["row"]] = SCORES[session.config.score.by](statistics)
     rows = state.rows
     return Candidates(
         keys=state.keys[rows],
         cluster=state.cluster[rows],
         tokens=state.tokens[rows].astype(np.int32),
-        score=loss[rows],
+        score=score[rows],
         loss=loss[rows],
     )
 
@@ -94,6 +96,7 @@ def select(
     config = session.config
     params = {
         "select": config.select.model_dump(mode="json"),
+        "score": config.score.by,
         "seed": config.seed,
         "round": number,
         "budget": {"unit": amount.unit, "amount": amount.amount},
@@ -104,8 +107,8 @@ def select(
         from selection.strategy import allocate
         from selection.strategy import select as pick
 
-        chooser = _candidates_for(state, [sample, shortlist])
-        quotas = allocate(_candidates_for(state, [sample]), amount, config.select, (config.seed, number))
+        chooser = _candidates_for(session, state, [sample, shortlist])
+        quotas = allocate(_candidates_for(session, state, [sample]), amount, config.select, (config.seed, number))
         picks = pick(chooser, quotas, amount, config.select, (config.seed, number))
         _write_selection(out, prepared, state, _statistics([sample, shortlist]), picks)
         _write_quotas(out, prepared, state, quotas, picks)

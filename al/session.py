@@ -26,7 +26,7 @@ class Session:
         self.config = config
         self.quiet = quiet
 
-    def progress(self, title: str, total: int, unit: str) -> Progress:
+    def progress(self, title: str, total: int | None, unit: str) -> Progress:
         """A progress bar in this session's manner (silent when `quiet`)."""
         return Progress(title, total, unit, quiet=self.quiet)
 

@@ -132,9 +132,8 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
             if not options.as_json:
                 print(describe_summary(with_paths(run.path, summary)), flush=True)
             if until_no_gain and not gained(summary):
-                print(
-                    f"stopping after round {number}: its dev gain is not significant", flush=True
-                ) if not options.as_json else None
+                if not options.as_json:
+                    print(f"stopping after round {number}: its dev gain is not significant", flush=True)
                 break
         return with_paths(run.path, read_summary(run.path, number if number <= count else count))
 

@@ -100,12 +100,17 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class ScoreConfig(BaseModel, extra="forbid", frozen=True):
-    """How much of the pool is measured with the current adapter to set the quotas."""
+    """What is measured with the current adapter, and which number of it an example is ranked by."""
 
     sample_per_cluster: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         8,
         description="Random examples of each cluster that are measured, or all. The error of a cluster's mean falls as "
         "1/sqrt(sample), the cost of scoring grows in proportion.",
+    )
+    by: Literal["nll", "entropy"] = Field(
+        "nll",
+        description="What pickers top and mid rank by: nll, what the model gets wrong (noise included), or entropy, what it is "
+        "unsure of whatever the answer. Quotas and the tail cut always go by NLL.",
     )
 
 

@@ -133,6 +133,12 @@ class Pool:
             yield self._file.read_row_group(int(group), columns=[column])[column].combine_chunks().take(pa.array(local))
 
 
+def locate(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of `wanted` stands in the sorted, non-empty `known`: (m,) positions, and (m,) bool whether it is there at all."""
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return at, known[at] == wanted
+
+
 class Texts(Sequence[str]):
     """Read-only sequence of strings over one Arrow buffer; a slice is again a `Texts`."""
 

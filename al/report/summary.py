@@ -53,7 +53,7 @@ def build_summary(
         "seed": session.config.seed,
         "device": _device(session),
         "model": _model(session, roles, number),
-        "budget": _budget(budget, roles, prepared),
+        "budget": _budget(budget, roles, prepared, table),
         "pool": _pool(prepared, table),
         "holdout": prepared.split.json("split.json"),
         "scoring": _scoring(roles, table, number),
@@ -118,33 +118,35 @@ def _trainable_parameters(adapter: Artifact) -> int:
         return sum(int(np.prod(weights.get_slice(name).get_shape())) for name in weights.keys())
 
 
-def _budget(budget: BudgetRequest, roles: Mapping[str, Artifact], prepared: Prepared) -> dict[str, Any]:
+def _budget(
+    budget: BudgetRequest, roles: Mapping[str, Artifact], prepared: Prepared, table: pa.Table
+) -> dict[str, Any]:
+    from trainer.tokens import TokenTable
+
     resolved = roles["selection"].manifest["params"]["budget"]
-    table = pq.read_table(roles["selection"].path / "selection.parquet", columns=["tokens", "outcome", "row"])
-    picked = table.filter(pc.equal(table["outcome"].cast(pa.string()), "selected"))
-    counts = _target_counts(prepared)[picked["row"].to_numpy()]
+    picked = _picked(table)
+    targets = np.asarray(TokenTable.open(prepared.tokens.path).target_counts)
     speed = roles["throughput"].json("throughput.json")["tokens_per_s"] if "throughput" in roles else None
     return {
         "asked": budget.text,
         "unit": resolved["unit"],
         "amount": resolved["amount"],
         "measured_tokens_per_s": speed,
-        "examples": picked.num_rows,
-        "tokens": pc.sum(picked["tokens"]).as_py() or 0,
-        "target_tokens": int(counts.sum()),
+        "examples": int(picked.sum()),
+        "tokens": int(table["tokens"].to_numpy()[picked].sum()),
+        "target_tokens": int(targets[picked].sum()),
     }
 
 
-def _target_counts(prepared: Prepared) -> np.ndarray:
-    from trainer.tokens import TokenTable
-
-    return np.asarray(TokenTable.open(prepared.tokens.path).target_counts)
+def _picked(table: pa.Table) -> np.ndarray:
+    """(n,) bool: selected in this round; rows are those of the pool."""
+    return pc.equal(table["outcome"].cast(pa.string()), "selected").to_numpy(zero_copy_only=False)
 
 
 def _pool(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
-    pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
-    from trainer.tokens import TokenTable
+    from trainer.tokens import SKIPPED, TRUNCATED, TokenTable
 
+    pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
     token_table = TokenTable.open(prepared.tokens.path)
     outcomes = _outcomes(table)
     selectable = sum(outcomes[name] for name in ("selected", "quota_full", "no_quota", "tail_cut"))
@@ -156,8 +158,8 @@ def _pool(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
         "exact_duplicates": pool["duplicates"],
         "quarantined": pool["quarantined"],
         "sources": pool["sources"],
-        "overlength": int((token_table.status == 1).sum()),
-        "truncated": int((token_table.status == 2).sum()),
+        "overlength": int((token_table.status == SKIPPED).sum()),
+        "truncated": int((token_table.status == TRUNCATED).sum()),
         "tokens_dropped": int(token_table.dropped.sum()),
         "tokens": int(token_table.lengths.sum()),
         "near_duplicates": outcomes["near_duplicate"],
@@ -197,13 +199,13 @@ def _selection(session: Session, table: pa.Table) -> dict[str, Any]:
         "strategy": session.config.select.strategy,
         "allocation": strategy.allocation,
         "picker": strategy.picker,
-        "score": "nll",
+        "score": session.config.score.by,
         "outcomes": _outcomes(table),
     }
 
 
 def _histograms(table: pa.Table) -> dict[str, Any]:
-    picked = pc.equal(table["outcome"].cast(pa.string()), "selected").to_numpy(zero_copy_only=False)
+    picked = _picked(table)
     result = {}
     for name, column, other in (
         ("nll", "nll", "measured"),
@@ -224,7 +226,7 @@ def _histograms(table: pa.Table) -> dict[str, Any]:
 
 def _map(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     points = pq.read_table(prepared.clusters.path / "clusters.parquet", columns=["x", "y", "cluster"])
-    picked = pc.equal(table["outcome"].cast(pa.string()), "selected").to_numpy(zero_copy_only=False)
+    picked = _picked(table)
     rows = np.arange(len(picked))
     if len(rows) > MAP_POINTS:
         rest = np.random.default_rng([0x3A9]).permutation(rows[~picked])[: max(0, MAP_POINTS - int(picked.sum()))]

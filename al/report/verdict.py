@@ -52,11 +52,6 @@ class Comparison:
         lower_is_better = "nll" in self.metric
         return "better" if (self.high < 0) == lower_is_better else "worse"
 
-    @property
-    def outcome_words(self) -> str:
-        """The outcome as a reader sees it."""
-        return OUTCOME_WORDS[self.outcome]
-
 
 def comparisons(summary: Mapping[str, Any], metric: str, part: str = "evaluation") -> list[Comparison]:
     """The selected model against base, previous round and control, in that order, as far as they were compared.

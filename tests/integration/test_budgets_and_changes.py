@@ -44,6 +44,21 @@ def test_random_is_a_strategy_like_any_other(world, tmp_path):
     assert "tail_cut" not in set(table.outcome) and summary["scoring"]["measured"] == 0
 
 
+def test_pickers_rank_by_the_score_that_the_config_names(world, tmp_path):
+    picks = {}
+    for name in ("nll", "entropy"):
+        arguments = ("--strategy", "top", "--set", f"score.by={name}", "--set", "score.sample_per_cluster=all")
+        summary = do_round(world, tmp_path / name, *arguments, "--set", "select.length_bins=1")
+        assert summary["selection"]["score"] == name
+        table = pq.read_table(tmp_path / name / "rounds/001/selection/selection.parquet").to_pandas()
+        for _, cluster in table[table.outcome.isin(["selected", "quota_full"])].groupby("cluster"):
+            chosen = cluster.outcome == "selected"
+            if chosen.any() and not chosen.all():
+                assert cluster[name][chosen].min() >= cluster[name][~chosen].max()
+        picks[name] = set(table[table.outcome == "selected"].id)
+    assert picks["nll"] != picks["entropy"]
+
+
 def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, tmp_path):
     run = tmp_path / "run"
     do_round(world, run)

@@ -1,0 +1,46 @@
+"""Progress of long stages where there is no terminal, and the safe points."""
+
+from __future__ import annotations
+
+import pytest
+
+from al import progress
+from al.errors import Interrupted
+from al.progress import Progress
+
+
+@pytest.fixture(autouse=True)
+def every_call_speaks(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", -1.0)
+    yield
+    progress._stop_requested.clear()
+
+
+def test_a_line_tells_done_total_rate_and_time_left(capsys):
+    with Progress("embed", 100, "examples") as bar:
+        bar(25)
+    told, finished = capsys.readouterr().err.splitlines()
+    assert told.startswith("embed: 25/100 examples, ") and "/s, " in told and told.endswith(" s left")
+    assert finished.startswith("embed: 25 examples in ")
+
+
+def test_a_total_that_is_not_known_is_not_told(capsys):
+    with Progress("import", None, "rows") as bar:
+        bar(1000)
+    told = capsys.readouterr().err.splitlines()[0]
+    assert told.startswith("import: 1,000 rows, ") and "left" not in told
+
+
+def test_quiet_says_nothing(capsys):
+    with Progress("embed", 10, "examples", quiet=True) as bar:
+        bar(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_call_is_a_safe_point_and_advance_to_is_none():
+    progress._stop_requested.set()
+    bar = Progress("train", 10, "steps", quiet=True)
+    bar.advance_to(3)
+    with pytest.raises(Interrupted):
+        bar(1)
+    assert bar.done == 4
