@@ -37,7 +37,7 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
         ):
             batch_tokens = session.config.measure.batch_tokens
             first = measure(model, tokens, rows, batch_tokens=batch_tokens, progress=progress)
-            columns = _columns(first, tokens, rows)
+            columns = _columns(first)
             if other is not None:
                 rest = measure(model, other, np.arange(len(other)), batch_tokens=batch_tokens, progress=progress)
                 for name, values in (("correct", rest.correct), ("correct_no_end", rest.correct_no_end)):
@@ -55,17 +55,14 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
     )
 
 
-def _columns(statistics: Any, tokens: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
-    from trainer.rendering import END_OF_TURN
-
-    ends = np.array([int((tokens.targets(int(row)) == END_OF_TURN).sum()) for row in rows], dtype=np.int64)
+def _columns(statistics: Any) -> dict[str, np.ndarray]:
     return {
         "nll": statistics.nll_total,
         "targets": statistics.targets,
-        "correct": np.array(statistics.correct, dtype=bool),
+        "correct": np.array(statistics.correct),
         "nll_no_end": statistics.nll_total_no_end,
-        "targets_no_end": np.asarray(statistics.targets) - ends,
-        "correct_no_end": np.array(statistics.correct_no_end, dtype=bool),
+        "targets_no_end": statistics.targets_no_end,
+        "correct_no_end": np.array(statistics.correct_no_end),
     }
 
 

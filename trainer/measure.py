@@ -11,16 +11,15 @@ import torch
 from trainer.errors import MachineError
 from trainer.forward import Tokens, collate, hidden_states, output_head
 from trainer.loss import target_statistics
-
-END = 2  # kind of the end-of-turn token in Tokens.targets
+from trainer.rendering import END_OF_TURN
 
 
 @dataclass(frozen=True)
 class Statistics:
     """Per example, aligned to the rows that were measured. Only target tokens count; NLL and entropy are in nats.
 
-    nll_total, nll_mean, entropy_mean (n,) float64; targets (n,) int64; nll_total_no_end (n,) float64 and
-    correct_no_end leave the end-of-turn tokens out; correct (n,) bool: every target is the model's most probable
+    nll_total, nll_mean, entropy_mean (n,) float64; targets (n,) int64; nll_total_no_end (n,) float64,
+    targets_no_end (n,) int64 and correct_no_end leave the end-of-turn tokens out; correct (n,) bool: every target is the model's most probable
     token, given the ones before it. An example without targets has zeros, NaN means and False.
     """
 
@@ -29,6 +28,7 @@ class Statistics:
     entropy_mean: np.ndarray
     targets: np.ndarray
     nll_total_no_end: np.ndarray
+    targets_no_end: np.ndarray
     correct: np.ndarray
     correct_no_end: np.ndarray
 
@@ -93,6 +93,7 @@ class _Sums:
             entropy_mean=entropy_mean,
             targets=self.targets.astype(np.int64),
             nll_total_no_end=self.nll_no_end,
+            targets_no_end=self.targets_no_end.astype(np.int64),
             correct=(self.wrong == 0) & (self.targets > 0),
             correct_no_end=(self.wrong_no_end == 0) & (self.targets_no_end > 0),
         )
@@ -106,7 +107,7 @@ def _measure_batch(
     found = target_statistics(hidden_Pd, output_head(model), batch.labels)
     # One transfer for the three.
     nll, entropy, correct = torch.stack([found.nll, found.entropy, found.correct.float()]).cpu().double().numpy()
-    body = batch.label_kinds != END
+    body = batch.label_kinds != END_OF_TURN
 
     def per_document(values: np.ndarray) -> np.ndarray:
         return np.bincount(batch.label_documents, weights=values, minlength=len(members))
