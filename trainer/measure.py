@@ -18,9 +18,9 @@ from trainer.rendering import END_OF_TURN
 class Statistics:
     """Per example, aligned to the rows that were measured. Only target tokens count; NLL and entropy are in nats.
 
-    nll_total, nll_mean, entropy_mean (n,) float64; targets (n,) int64; nll_total_no_end (n,) float64,
-    targets_no_end (n,) int64 and correct_no_end leave the end-of-turn tokens out; correct (n,) bool: every target is the model's most probable
-    token, given the ones before it. An example without targets has zeros, NaN means and False.
+    nll_total, nll_mean, entropy_mean (n,) float64; targets (n,) int64; correct (n,) bool: every target is the model's
+    most probable token, given the ones before it. nll_total_no_end, targets_no_end and correct_no_end are the same
+    without the end-of-turn tokens. An example without targets has zeros, NaN means and False.
     """
 
     nll_total: np.ndarray

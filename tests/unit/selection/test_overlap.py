@@ -28,7 +28,7 @@ def test_trap_24_the_same_text_in_another_template_is_found():
 
 
 def test_trap_24_instructions_of_a_task_are_no_passage():
-    texts = [INSTRUCTION + passage(i, words=16) for i in range(40)]
+    texts = [2 * INSTRUCTION + passage(i, words=16) for i in range(40)]
     assert shared(texts, [0, 1, 2]) == []
     assert shared([*texts, "another frame " + passage(0, words=16)], [0], ["s"] * 40 + ["t"]) == [40]
 
