@@ -74,6 +74,51 @@ def packed_attention(
     return _document_loop(query, key, value, pack, scaling, sliding_window, dropout), None
 
 
+def attend(
+    q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, pack: PackLayout, scale: float, window: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Causal attention inside each document: (T, H, D), and what `attend_backward` needs of it besides."""
+    if _has_flash(q_THD):
+        left = -1 if window is None else window - 1
+        out, log_sums, *_ = torch.ops.aten._flash_attention_forward(
+            q_THD, k_TKD, v_TKD, pack.cu_seqlens, pack.cu_seqlens, pack.longest, pack.longest, 0.0, window is None,
+            False, scale=scale, window_size_left=left, window_size_right=0,
+        )  # fmt: skip
+        return out, log_sums
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_TKD, v_TKD))
+    return _document_loop(q, k, v, pack, scale, window, 0.0)[0], None
+
+
+def attend_backward(
+    gradient_THD: torch.Tensor,
+    q_THD: torch.Tensor,
+    k_TKD: torch.Tensor,
+    v_TKD: torch.Tensor,
+    out_THD: torch.Tensor,
+    log_sums: torch.Tensor | None,
+    pack: PackLayout,
+    scale: float,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of q, k and v, given that of what `attend` returned."""
+    if log_sums is not None:
+        left = -1 if window is None else window - 1
+        nothing = torch.zeros(2, dtype=torch.uint64, device=q_THD.device)  # the state of a dropout that is not there
+        return torch.ops.aten._flash_attention_backward(
+            gradient_THD, q_THD, k_TKD, v_TKD, out_THD, log_sums, pack.cu_seqlens, pack.cu_seqlens, pack.longest,
+            pack.longest, 0.0, window is None, nothing, nothing, scale=scale, window_size_left=left,
+            window_size_right=0,
+        )  # fmt: skip
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (q_THD, k_TKD, v_TKD)]
+        out, _ = attend(*leaves, pack, scale, window)
+        return torch.autograd.grad(out, leaves, gradient_THD)
+
+
+def _has_flash(q_THD: torch.Tensor) -> bool:
+    return q_THD.is_cuda and q_THD.dtype in VARLEN_DTYPES and q_THD.shape[-1] <= VARLEN_HEAD_WIDTH
+
+
 def _refuse(mask: torch.Tensor | None, pack: PackLayout | None, query: torch.Tensor, kwargs: dict[str, Any]) -> None:
     if pack is None or mask is not None or query.shape[0] != 1 or query.shape[2] != pack.borders[-1]:
         raise TrainerError(

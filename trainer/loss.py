@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import torch
 
-# Elements of one chunk of logits in float32: 32 MiB on a CPU (cache), 256 MiB on a GPU (launches).
-CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
+from trainer.decoder.retention import LOGITS_CHUNK
+
+# Elements of one chunk of logits: 32 MiB in float32 on a CPU (cache), 128 MiB in bfloat16 on a GPU (launches).
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": LOGITS_CHUNK}
 
 Head = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -41,7 +43,8 @@ def target_statistics(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tenso
     """What the distributions predicted at P positions say of the labels that came."""
     parts = []
     for rows in _chunks(len(labels_P), head[0]):
-        logits_CV, nll = _logits_and_nll(hidden_Pd[rows], head, labels_P[rows])
+        logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(head[0].dtype), *head).float()
+        nll = _nll(logits_CV, labels_P[rows])
         correct = logits_CV.argmax(-1) == labels_P[rows]
         log_p = logits_CV.log_softmax(-1)
         parts.append((nll, -(log_p.exp() * log_p).sum(-1), correct))
@@ -59,11 +62,11 @@ class _TargetNll(torch.autograd.Function):
         nll = torch.empty(len(labels_P), dtype=torch.float32, device=hidden_Pd.device)
         gradient = torch.empty_like(hidden_Pd) if ctx.needs_input_grad[0] else None
         for rows in _chunks(len(labels_P), weight):
-            logits_CV, nll[rows] = _logits_and_nll(hidden_Pd[rows], (weight, bias), labels_P[rows])
+            logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(weight.dtype), weight, bias)
+            nll_ = fused_nll_ if logits_CV.is_cuda else plain_nll_
+            nll[rows] = nll_(logits_CV, labels_P[rows], gradient is not None)
             if gradient is not None:
-                p_CV = logits_CV.softmax(-1)
-                p_CV.scatter_add_(1, labels_P[rows, None], p_CV.new_full((1, 1), -1.0).expand(len(p_CV), 1))
-                gradient[rows] = (p_CV.to(weight.dtype) @ weight).to(gradient.dtype)
+                gradient[rows] = (logits_CV @ weight).to(gradient.dtype)
         ctx.save_for_backward(gradient)
         return nll
 
@@ -73,10 +76,30 @@ class _TargetNll(torch.autograd.Function):
         return gradient * upstream_P[:, None].to(gradient.dtype), None, None, None
 
 
-def _logits_and_nll(hidden_Cd: torch.Tensor, head: Head, labels_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    weight, bias = head
-    logits_CV = torch.nn.functional.linear(hidden_Cd.to(weight.dtype), weight, bias).float()
-    return logits_CV, logits_CV.logsumexp(-1) - logits_CV.gather(1, labels_C[:, None])[:, 0]
+def fused_nll_(logits_CV: torch.Tensor, labels_C: torch.Tensor, gradient: bool) -> torch.Tensor:
+    """nll (C,) float32 of the labels; with `gradient` the logits become softmax - onehot in place. A Triton kernel."""
+    from trainer.decoder.kernels import nll_kernel
+
+    count, vocabulary = logits_CV.shape
+    nll = torch.empty(count, dtype=torch.float32, device=logits_CV.device)
+    nll_kernel[(count,)](
+        logits_CV, labels_C, nll, logits_CV.stride(0), vocabulary, GRADIENT=gradient, BLOCK=4096, num_warps=8
+    )
+    return nll
+
+
+def plain_nll_(logits_CV: torch.Tensor, labels_C: torch.Tensor, gradient: bool) -> torch.Tensor:
+    """The same in plain torch."""
+    float_CV = logits_CV.float()
+    nll = _nll(float_CV, labels_C)
+    if gradient:
+        logits_CV.copy_(float_CV.softmax(-1))
+        logits_CV.scatter_add_(1, labels_C[:, None], logits_CV.new_full((len(labels_C), 1), -1.0))
+    return nll
+
+
+def _nll(logits_CV: torch.Tensor, labels_C: torch.Tensor) -> torch.Tensor:
+    return logits_CV.logsumexp(-1) - logits_CV.gather(1, labels_C[:, None])[:, 0]
 
 
 def _chunks(count: int, weight: torch.Tensor) -> Iterator[slice]:

@@ -1,0 +1,12 @@
+"""The decoder of the Llama family, forward and backward by hand: what training and scoring spend their time in.
+
+    decoder.py      the stack: one autograd function over all layers
+    layer.py        one layer, forward and backward, and what it keeps in between
+    projections.py  linear layers that share an input, joined, with NF4 weights and LoRA
+    retention.py    how much each layer keeps for its backward pass, under a memory budget
+    offload.py      layer inputs that wait for the backward pass in host memory
+    elementwise.py  norms, rotary embeddings, gates: fused kernels on a GPU (kernels.py), plain torch elsewhere
+
+Shapes: T tokens of the pack, d width of the model, H query heads, K key/value heads, D head width, F width of the
+MLP, r rank of LoRA.
+"""

@@ -1,0 +1,260 @@
+"""The stack of layers of a Llama-family model, bound to the weights and the LoRA that a transformers model holds.
+
+The transformers (and PEFT) model stays the owner of every weight: a Decoder reads them where they are, so adapters load
+and save in PEFT's format, and the model can be used as any other in between. What a Decoder cannot compute exactly
+(another architecture, DoRA, several adapters at once) it refuses to bind, and transformers' own forward runs instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from trainer.attention import PackLayout
+from trainer.decoder import elementwise
+from trainer.decoder.layer import Kept, Layer, Norm, Pass
+from trainer.decoder.nf4 import Nf4Weight
+from trainer.decoder.offload import HostStore
+from trainer.decoder.projections import Joined, Linear, Lora, Scratch
+from trainer.decoder.retention import FAMILY, Memory, Retention, Widths
+
+
+class Unsupported(Exception):
+    """The model has something that this decoder does not compute; the message says what."""
+
+
+@dataclass
+class Decoder:
+    """Layers and what they share. `retention` says what each layer keeps in training; see `trainer.decoder.retention`.
+
+    `resident` tells whether NF4 weights are held dequantized as well (same values, no dequantization in each pass).
+    """
+
+    layers: list[Layer]
+    norm: Norm
+    rotary: torch.nn.Module
+    scratch: Scratch
+    retention: list[Retention] = field(default_factory=list)
+    store: HostStore | None = None
+    resident: bool = False
+
+    @classmethod
+    def bind(cls, causal: torch.nn.Module, dtype: torch.dtype) -> Decoder:
+        """A decoder over the weights of `causal` (a transformers model, wearing a PEFT LoRA or not), in `dtype`.
+
+        Raises Unsupported with the reason when it would not compute the same.
+        """
+        config, base = causal.config, causal.base_model
+        if config.model_type not in FAMILY:
+            raise Unsupported(f"the architecture {config.model_type}")
+        if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
+            raise Unsupported(f"the activation {config.hidden_act}")
+        if 2 * len(base.rotary_emb.inv_freq) != base.layers[0].self_attn.head_dim:
+            raise Unsupported("a rotary embedding of part of each head")
+        scratch = Scratch(base.embed_tokens.weight.device, dtype)
+        layers = [_layer(index, module, config, scratch) for index, module in enumerate(base.layers)]
+        decoder = cls(layers, _norm(base.norm), base.rotary_emb, scratch)
+        decoder.retention = [Retention.KEEP] * len(layers)
+        for layer in layers:
+            for joined in layer.joined:
+                if not any(isinstance(linear.weight, Nf4Weight) for linear in joined.linears):
+                    joined.make_resident()
+        return decoder
+
+    @property
+    def widths(self) -> Widths:
+        """Widths of a layer, for the arithmetic of memory."""
+        layer = self.layers[0]
+        return Widths(
+            hidden=layer.qkv.inputs,
+            query=layer.q_width,
+            key_value=layer.kv_width,
+            intermediate=layer.down.inputs,
+            heads=layer.heads,
+            rank=max(joined.rank for joined in layer.joined),
+            itemsize=self.scratch.dtype.itemsize,
+            qk_norm=layer.qk_norms is not None,
+        )
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Size of the dequantized weights of all NF4 layers."""
+        return sum(joined.matrix_bytes for joined in self.nf4)
+
+    @property
+    def nf4(self) -> list[Joined]:
+        """The joined layers whose weights are NF4."""
+        return [
+            joined
+            for layer in self.layers
+            for joined in layer.joined
+            if any(isinstance(linear.weight, Nf4Weight) for linear in joined.linears)
+        ]
+
+    def settle(self, memory: Memory | None) -> None:
+        """Use memory in training as `memory` says; None after training, when nothing is kept."""
+        self.retention = [Retention.KEEP] * len(self.layers) if memory is None else memory.retentions
+        wanted = memory is not None and memory.resident
+        if wanted != self.resident:
+            for joined in self.nf4:
+                joined.make_resident() if wanted else joined.release()
+            self.resident = wanted
+        self.store = None
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Every A and B."""
+        return [parameter for layer in self.layers for parameter in layer.parameters()]
+
+    def hidden_states(
+        self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, pack: PackLayout, training: bool
+    ) -> torch.Tensor:
+        """Final hidden states (T, d) after the last norm; differentiable in A and B when gradients are on.
+
+        With `training`, LoRA's dropout acts, drawn from torch's global generator.
+        """
+        self.scratch.generation += 1
+        cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
+        dropout = training and any(joined.dropout for joined in self.layers[0].joined)
+        seed = int(torch.randint(2**62, ()).item()) if dropout else None
+        run = Pass(pack, cos[0].contiguous(), sin[0].contiguous(), seed)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if torch.is_grad_enabled() and parameters:
+            return _Stack.apply(self, run, embeddings_Td, *parameters)
+        return self._forward(embeddings_Td, run, None)
+
+    def _forward(self, x: torch.Tensor, run: Pass, tape: list[Kept] | None) -> torch.Tensor:
+        """Hidden states; what layers keep is appended to `tape`, and at its end the input of the last norm."""
+        delta = None
+        for layer, retention in zip(self.layers, self.retention, strict=True):
+            x, delta, kept = layer.forward(x, delta, run, None if tape is None else retention)
+            if tape is not None:
+                if retention is Retention.OFFLOAD:
+                    self._host().put(layer.index, kept.x)
+                    kept.x = None
+                tape.append(kept)
+        hidden = torch.empty_like(x)
+        x = elementwise.add_rms_norm(x, delta, self.norm.weight, self.norm.eps, hidden)
+        if tape is not None:
+            tape.append(Kept(x=x))
+        return hidden
+
+    def _backward(self, gradient_Td: torch.Tensor, run: Pass, tape: list[Kept]) -> list[torch.Tensor]:
+        """Gradients of all A and B; empties `tape`, so that memory is free as soon as it can be."""
+        top = self.layers[-1].down
+        G = top.new_gradient(run.tokens)
+        shape = gradient_Td.shape
+        elementwise.rms_norm_backward(gradient_Td, tape.pop().x, self.norm.weight, self.norm.eps, None, G[:, : top.out])
+        gradients: list[list[torch.Tensor]] = []
+        for layer in reversed(self.layers):
+            kept = tape.pop()
+            below = self.layers[layer.index - 1] if layer.index else None
+            if self.retention[layer.index] is Retention.OFFLOAD:
+                kept.x = self._host().take(layer.index, shape)
+            if below is not None and self.retention[below.index] is Retention.OFFLOAD:
+                self._host().fetch(below.index, shape)
+            G, found = layer.backward(G, kept, run, below.down if below else None, input_gradient=below is not None)
+            gradients.append(found)
+        return [gradient for found in reversed(gradients) for gradient in found]
+
+    def _host(self) -> HostStore:
+        if self.store is None:
+            self.store = HostStore(self.scratch.device)
+        return self.store
+
+
+class _Stack(torch.autograd.Function):
+    """All layers as one function of the LoRA parameters. The embeddings are frozen and get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, decoder: Decoder, run: Pass, embeddings_Td: torch.Tensor, *parameters: torch.Tensor):
+        ctx.decoder, ctx.run, ctx.tape = decoder, run, []
+        return decoder._forward(embeddings_Td, run, ctx.tape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_Td: torch.Tensor):
+        if not ctx.tape:
+            raise RuntimeError("the decoder's backward pass runs once for each forward pass")
+        gradients = ctx.decoder._backward(gradient_Td.contiguous(), ctx.run, ctx.tape)
+        return None, None, None, *gradients
+
+
+def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
+    """Changes when a linear layer is exchanged (an adapter put on or off) or its adapter is switched."""
+    if causal.config.model_type not in FAMILY:
+        return (causal.config.model_type,)
+    modules = [
+        child
+        for layer in causal.base_model.layers
+        for part in (layer.self_attn, layer.mlp)
+        for child in part.children()
+    ]
+    return tuple(
+        (id(module), getattr(module, "disable_adapters", None), tuple(getattr(module, "active_adapters", ())))
+        for module in modules
+    )
+
+
+def _layer(index: int, module: torch.nn.Module, config: Any, scratch: Scratch) -> Layer:
+    attention, mlp = module.self_attn, module.mlp
+    qk = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
+    heads = config.num_attention_heads
+    if config.model_type == "mistral":
+        window = getattr(config, "sliding_window", None)
+    else:
+        window = getattr(attention, "sliding_window", None)
+
+    def joined(parent: torch.nn.Module, *names: str) -> Joined:
+        return Joined([_linear(getattr(parent, name)) for name in names], scratch)
+
+    return Layer(
+        index=index,
+        qkv=joined(attention, "q_proj", "k_proj", "v_proj"),
+        o=joined(attention, "o_proj"),
+        mlp=joined(mlp, "gate_proj", "up_proj"),
+        down=joined(mlp, "down_proj"),
+        norms=(_norm(module.input_layernorm), _norm(module.post_attention_layernorm)),
+        qk_norms=tuple(_norm(norm) for norm in qk) if qk[0] is not None else None,
+        heads=heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=attention.head_dim,
+        scale=attention.scaling,
+        window=window,
+    )
+
+
+def _norm(module: torch.nn.Module) -> Norm:
+    return Norm(module.weight, module.variance_epsilon)
+
+
+def _linear(module: torch.nn.Module) -> Linear:
+    """A linear layer, bare or under a PEFT LoRA."""
+    import bitsandbytes as bnb
+    from peft.tuners.lora import LoraLayer
+
+    lora = None
+    if isinstance(module, LoraLayer):
+        lora, module = _lora(module), module.get_base_layer()
+    if isinstance(module, bnb.nn.Linear4bit):
+        weight: torch.Tensor | Nf4Weight = Nf4Weight(module.weight.data, module.weight.quant_state)
+    elif type(module) is torch.nn.Linear:
+        weight = module.weight
+    else:
+        raise Unsupported(f"a layer of type {type(module).__name__}")
+    return Linear(weight, module.bias, lora)
+
+
+def _lora(module: Any) -> Lora | None:
+    names = [name for name in module.active_adapters if name in module.lora_A]
+    if module.disable_adapters or not names:
+        return None
+    if len(names) > 1 or module.merged:
+        raise Unsupported("more than one adapter at a time, or a merged one")
+    name = names[0]
+    if name in getattr(module, "lora_variant", {}) or module.lora_bias.get(name):
+        raise Unsupported("a variant of LoRA (DoRA, bias)")
+    down, up = module.lora_A[name], module.lora_B[name]
+    return Lora(
+        down.weight, up.weight, float(module.scaling[name]), float(getattr(module.lora_dropout[name], "p", 0.0))
+    )

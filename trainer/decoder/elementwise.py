@@ -1,0 +1,150 @@
+"""Norms, rotary embeddings and gates, each in one pass over memory, written where the next matrix product wants them.
+
+On a GPU these are the Triton kernels of kernels.py; elsewhere plain torch with the same roundings. Tensors are
+(rows, width) with contiguous rows that may lie in a wider buffer.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+
+WARPS = 8
+COLUMNS = 1024
+
+
+def _kernels(tensor: torch.Tensor) -> ModuleType | None:
+    if not tensor.is_cuda:
+        return None
+    from trainer.decoder import kernels
+
+    return kernels
+
+
+def add_rms_norm(
+    x: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float, normed: torch.Tensor
+) -> torch.Tensor:
+    """Write rms_norm(x + y) · weight into `normed` and return x + y (x itself when y is None)."""
+    kernels = _kernels(x)
+    if kernels is None:
+        total = x if y is None else x + y
+        value = total.float()
+        value = value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + eps)
+        normed.copy_(value.to(x.dtype) * weight)
+        return total
+    rows, width = x.shape
+    total = x if y is None else torch.empty(rows, width, dtype=x.dtype, device=x.device)
+    other = x if y is None else y
+    kernels.add_rms_norm_kernel[(rows,)](
+        x, other, weight, total, normed, x.stride(0), other.stride(0), total.stride(0), normed.stride(0), width, eps,
+        ADD=y is not None, BLOCK=_power_of_2(width), num_warps=WARPS,
+    )  # fmt: skip
+    return total
+
+
+def rms_norm_backward(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """Write into `out` the gradient with respect to x of rms_norm(x) · weight, plus `residual`; out may be either."""
+    kernels = _kernels(x)
+    if kernels is None:
+        value = x.float()
+        scale = torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + eps)
+        normal = value * scale
+        upstream = gradient.float() * weight.float()
+        result = scale * (upstream - normal * (upstream * normal).mean(-1, keepdim=True))
+        out.copy_(result if residual is None else result + residual.float())
+        return
+    rows, width = x.shape
+    other = gradient if residual is None else residual
+    kernels.rms_norm_backward_kernel[(rows,)](
+        gradient, x, weight, other, out, gradient.stride(0), x.stride(0), other.stride(0), out.stride(0), width, eps,
+        ADD=residual is not None, BLOCK=_power_of_2(width), num_warps=WARPS,
+    )  # fmt: skip
+
+
+def rotate(
+    source: torch.Tensor, target: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, inverse: bool = False
+) -> None:
+    """Rotary embedding of heads side by side, (T, heads · D) into `target` (which may be `source`).
+
+    Half of a head is rotated against the other half, as transformers does. `inverse` gives its gradient.
+    """
+    tokens, head_width = cos_TD.shape
+    heads, half = source.shape[1] // head_width, head_width // 2
+    kernels = _kernels(source)
+    if kernels is None:
+        first, second = source.reshape(tokens, heads, head_width).split(half, dim=-1)
+        (cos_1, cos_2), (sin_1, sin_2) = cos_TD[:, None].split(half, dim=-1), sin_TD[:, None].split(half, dim=-1)
+        if inverse:
+            turned = torch.cat([first * cos_1 + second * sin_2, second * cos_2 - first * sin_1], dim=-1)
+        else:
+            turned = torch.cat([first * cos_1 - second * sin_1, second * cos_2 + first * sin_2], dim=-1)
+        target.copy_(turned.view(tokens, heads * head_width))
+        return
+    kernels.rotate_kernel[(tokens,)](
+        source, target, cos_TD, sin_TD, source.stride(0), target.stride(0), heads, half,
+        INVERSE=inverse, HEADS=_power_of_2(heads), HALF=_power_of_2(half), num_warps=WARPS,
+    )  # fmt: skip
+
+
+def move(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy (rows, width) into `target`. torch's own copy between different strides reaches 60% of the bandwidth."""
+    rows, width = source.shape
+    kernels = _kernels(source)
+    if kernels is None:
+        target.copy_(source)
+        return
+    block = min(_power_of_2(width), COLUMNS)
+    tile = 4096 // block
+    kernels.move_kernel[(-(-rows // tile), -(-width // block))](
+        source, target, source.stride(0), target.stride(0), rows, width, ROWS=tile, BLOCK=block, num_warps=4
+    )
+
+
+def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
+    """Write silu(gate) · up into `out` (T, F), gate and up being the halves of `gate_up` (T, 2F)."""
+    rows, width = out.shape
+    kernels = _kernels(gate_up)
+    if kernels is None:
+        out.copy_(F.silu(gate_up[:, :width]) * gate_up[:, width:])
+        return
+    kernels.silu_mul_kernel[(rows, _parts(width))](
+        gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=COLUMNS, num_warps=4
+    )
+
+
+def silu_mul_backward_(gate_up: torch.Tensor, product: torch.Tensor, recompute: bool) -> None:
+    """In place: `gate_up` (T, 2F) becomes its gradient, given that of the product in `product` (T, F).
+
+    With `recompute`, `product` becomes the product itself.
+    """
+    rows, width = product.shape
+    kernels = _kernels(gate_up)
+    if kernels is None:
+        gate, up = gate_up[:, :width].float(), gate_up[:, width:].float()
+        upstream, sigmoid = product.float(), torch.sigmoid(gate)
+        active = gate * sigmoid
+        of_gate, of_up = upstream * up * (sigmoid + active * (1.0 - sigmoid)), upstream * active
+        if recompute:
+            product.copy_(active.to(product.dtype) * gate_up[:, width:])
+        gate_up[:, :width], gate_up[:, width:] = of_gate, of_up
+        return
+    kernels.silu_mul_backward_kernel[(rows, _parts(width))](
+        gate_up, product, gate_up.stride(0), product.stride(0), width, PRODUCT=recompute, BLOCK=COLUMNS, num_warps=4
+    )
+
+
+def _power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _parts(width: int) -> int:
+    return -(-width // COLUMNS)

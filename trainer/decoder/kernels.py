@@ -1,0 +1,181 @@
+"""Triton kernels behind elementwise.py. Each reads and writes every value once; matrix products are left to cuBLAS.
+
+Rows may lie in a wider buffer: every tensor comes with the stride of its rows, and the last axis is contiguous.
+Arithmetic is float32; results are rounded once, where transformers rounds too.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_rms_norm_kernel(
+    x, y, weight, total, normed, x_stride, y_stride, total_stride, normed_stride, width, eps,
+    ADD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row: total = x + y (when ADD), normed = rms_norm(total) · weight."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
+    dtype = value.dtype
+    if ADD:
+        other = tl.load(y + row * y_stride + columns, mask=inside, other=0.0)
+        value = (value.to(tl.float32) + other.to(tl.float32)).to(dtype)
+        tl.store(total + row * total_stride + columns, value, mask=inside)
+    value = value.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    normal = (value * scale).to(dtype).to(tl.float32)
+    factor = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + row * normed_stride + columns, (normal * factor).to(dtype), mask=inside)
+
+
+@triton.jit
+def rms_norm_backward_kernel(
+    gradient, x, weight, residual, out, gradient_stride, x_stride, residual_stride, out_stride, width, eps,
+    ADD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row: gradient of rms_norm with respect to x, plus the residual stream's gradient (when ADD)."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
+    dtype = value.dtype
+    value = value.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    normal = value * scale
+    upstream = tl.load(gradient + row * gradient_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    upstream = upstream * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    result = scale * (upstream - normal * (tl.sum(upstream * normal, axis=0) / width))
+    if ADD:
+        result += tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * out_stride + columns, result.to(dtype), mask=inside)
+
+
+@triton.jit
+def rotate_kernel(
+    source, target, cos, sin, source_stride, target_stride, heads, half,
+    INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """One token: rotary embedding of all its heads. Reads both halves before it writes, so target may be source."""
+    token = tl.program_id(0).to(tl.int64)
+    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
+    inside = (head < heads) & (column < half)
+    place = head * (2 * half) + column
+    first = tl.load(source + token * source_stride + place, mask=inside, other=0.0)
+    second = tl.load(source + token * source_stride + place + half, mask=inside, other=0.0)
+    dtype = first.dtype
+    first, second = first.to(tl.float32), second.to(tl.float32)
+    angle, there = token * (2 * half) + column, column < half
+    cos_1 = tl.load(cos + angle, mask=there, other=0.0).to(tl.float32)
+    cos_2 = tl.load(cos + angle + half, mask=there, other=0.0).to(tl.float32)
+    sin_1 = tl.load(sin + angle, mask=there, other=0.0).to(tl.float32)
+    sin_2 = tl.load(sin + angle + half, mask=there, other=0.0).to(tl.float32)
+    if INVERSE:
+        new_first, new_second = first * cos_1 + second * sin_2, second * cos_2 - first * sin_1
+    else:
+        new_first, new_second = first * cos_1 - second * sin_1, second * cos_2 + first * sin_2
+    tl.store(target + token * target_stride + place, new_first.to(dtype), mask=inside)
+    tl.store(target + token * target_stride + place + half, new_second.to(dtype), mask=inside)
+
+
+@triton.jit
+def move_kernel(source, target, source_stride, target_stride, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Copy a tile between rows of different strides."""
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    inside = (row < rows) & (column < width)
+    value = tl.load(source + row * source_stride + column, mask=inside)
+    tl.store(target + row * target_stride + column, value, mask=inside)
+
+
+@triton.jit
+def silu_mul_kernel(gate_up, out, gate_up_stride, out_stride, width, BLOCK: tl.constexpr):
+    """Part of a row: silu(gate) · up, gate and up side by side."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    gate = tl.load(gate_up + row * gate_up_stride + columns, mask=inside, other=0.0)
+    up = tl.load(gate_up + row * gate_up_stride + width + columns, mask=inside, other=0.0)
+    dtype = gate.dtype
+    gate = gate.to(tl.float32)
+    active = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
+    tl.store(out + row * out_stride + columns, (active * up.to(tl.float32)).to(dtype), mask=inside)
+
+
+@triton.jit
+def silu_mul_backward_kernel(
+    gate_up, product, gate_up_stride, product_stride, width, PRODUCT: tl.constexpr, BLOCK: tl.constexpr
+):
+    """In place: gate and up become their gradients, and (with PRODUCT) the gradient of the product the product."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    gate_at = gate_up + row * gate_up_stride + columns
+    product_at = product + row * product_stride + columns
+    gate = tl.load(gate_at, mask=inside, other=0.0)
+    dtype = gate.dtype
+    gate = gate.to(tl.float32)
+    up = tl.load(gate_at + width, mask=inside, other=0.0).to(tl.float32)
+    upstream = tl.load(product_at, mask=inside, other=0.0).to(tl.float32)
+    sigmoid = tl.sigmoid(gate)
+    active = gate * sigmoid
+    tl.store(gate_at, (upstream * up * (sigmoid + active * (1.0 - sigmoid))).to(dtype), mask=inside)
+    tl.store(gate_at + width, (upstream * active).to(dtype), mask=inside)
+    if PRODUCT:
+        tl.store(product_at, (active.to(dtype).to(tl.float32) * up).to(dtype), mask=inside)
+
+
+@triton.jit
+def dequantize_nf4_kernel(
+    packed, code, absmax, absmax_code, absmax_scale, offset, out, blocks, width, out_stride,
+    NESTED: tl.constexpr, OUTER: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """BLOCKS quantization blocks of 2 · HALF weights each, two weights in a byte, the first in its high half.
+
+    With NESTED the scales are 8-bit codes with a scale of their own for every OUTER of them, and an offset.
+    """
+    block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
+    there = block < blocks
+    if NESTED:
+        level = tl.load(absmax + block, mask=there, other=0).to(tl.int32)
+        scale = tl.load(absmax_code + level) * tl.load(absmax_scale + block // OUTER, mask=there, other=0.0)
+        scale = scale + tl.load(offset)
+    else:
+        scale = tl.load(absmax + block, mask=there, other=0.0)
+    byte_at = block[:, None] * HALF + tl.arange(0, HALF)[None, :]
+    byte = tl.load(packed + byte_at, mask=there[:, None], other=0).to(tl.int32)
+    high = tl.load(code + (byte >> 4)) * scale[:, None]
+    low = tl.load(code + (byte & 15)) * scale[:, None]
+    place = block[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
+    target = out + (place // width) * out_stride + place % width
+    tl.store(target, tl.interleave(high, low).to(out.dtype.element_ty), mask=there[:, None])
+
+
+@triton.jit
+def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
+    """A row of logits: nll of its label, and (with GRADIENT) softmax - onehot in place of the logits."""
+    row = tl.program_id(0).to(tl.int64)
+    start = logits + row * stride
+    label = tl.load(labels + row)
+    columns = tl.arange(0, BLOCK)
+    largest = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, vocabulary, BLOCK):
+        value = tl.load(start + first + columns, mask=first + columns < vocabulary, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(largest, value)
+        # Where nothing has been seen yet both are -inf, and their difference would not be a number.
+        shift = tl.where(higher == -float("inf"), 0.0, higher)
+        total = total * tl.exp(largest - shift) + tl.exp(value - shift)
+        largest = higher
+    top = tl.max(largest, axis=0)
+    log_sum = top + tl.log(tl.sum(total * tl.exp(largest - top), axis=0))
+    tl.store(nll + row, log_sum - tl.load(start + label).to(tl.float32))
+    if GRADIENT:
+        for first in range(0, vocabulary, BLOCK):
+            inside = first + columns < vocabulary
+            value = tl.load(start + first + columns, mask=inside, other=-float("inf")).to(tl.float32)
+            slope = tl.exp(value - log_sum) - tl.where(first + columns == label, 1.0, 0.0)
+            tl.store(start + first + columns, slope.to(logits.dtype.element_ty), mask=inside)

@@ -1,0 +1,52 @@
+"""Layer inputs that wait for the backward pass in pinned host memory, copied beside the computation."""
+
+from __future__ import annotations
+
+import torch
+
+
+class HostStore:
+    """One slot per layer. `put` after a layer's forward pass, `fetch` one layer ahead in the backward pass, `take` when
+    it is needed. Copies run on a stream of their own, so at 8,192 tokens of Mistral-7B 64 MiB hide behind a layer."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.slots: dict[int, torch.Tensor] = {}
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.coming: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
+
+    def put(self, layer: int, x: torch.Tensor) -> None:
+        """Start to copy x (T, d) out; its memory is free for others once that is done."""
+        slot = self.slots.get(layer)
+        if slot is None or slot.numel() < x.numel():
+            slot = torch.empty(x.numel(), dtype=x.dtype, pin_memory=self.stream is not None)
+            self.slots[layer] = slot
+        target = slot[: x.numel()].view(x.shape)
+        if self.stream is None:
+            target.copy_(x)
+            return
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            target.copy_(x, non_blocking=True)
+        x.record_stream(self.stream)
+
+    def fetch(self, layer: int, shape: torch.Size) -> None:
+        """Start to copy the input of `layer` back."""
+        if self.stream is None or layer in self.coming:
+            return
+        slot = self.slots[layer]
+        target = torch.empty(shape, dtype=slot.dtype, device=self.device)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            target.copy_(slot[: target.numel()].view(shape), non_blocking=True)
+            self.coming[layer] = (target, self.stream.record_event())
+
+    def take(self, layer: int, shape: torch.Size) -> torch.Tensor:
+        """The input of `layer`, on the device."""
+        if self.stream is None:
+            return self.slots[layer][: shape.numel()].view(shape).clone()
+        self.fetch(layer, shape)
+        target, arrived = self.coming.pop(layer)
+        torch.cuda.current_stream(self.device).wait_event(arrived)
+        target.record_stream(torch.cuda.current_stream(self.device))
+        return target
