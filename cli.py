@@ -303,7 +303,7 @@ def _message(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return (
             f"out of GPU memory: {error}. Lower train.packs_per_batch or measure.batch_tokens, or set "
-            "train.gradient_checkpointing=true; finished stages are kept."
+            "train.activation_memory; finished stages are kept."
         )
     return str(error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.config import LoraConfig, ModelConfig
+from trainer.decoder.retention import ALIGN, FAMILY, Widths
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,8 @@ class ModelShape:
     """Numbers of parameters and widths of a decoder.
 
     `linear`: parameters in the projections that NF4 holds and LoRA adapts; `other`: embeddings, norms and (untied) output head.
-    `lora`: trainable parameters under the given LoRA section.
+    `lora`: trainable parameters under the given LoRA section. `widths`: those of a layer of our own decoder, None where the model
+    runs through transformers' forward.
     """
 
     name: str
@@ -25,9 +27,17 @@ class ModelShape:
     other: int
     lora: int
     largest_linear: int
+    widths: Widths | None
+
+    @property
+    def training_flops_per_token(self) -> float:
+        """Operations that training on one token needs: a frozen weight is multiplied with in the forward and in one
+        backward product, a LoRA weight in two; 2 operations each. What is computed again to save memory is not counted,
+        nor are attention scores and the output head, which depend on lengths and targets."""
+        return 2.0 * (2 * self.linear + 3 * self.lora)
 
 
-def model_shape(model: ModelConfig, lora: LoraConfig) -> ModelShape:
+def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) -> ModelShape:
     """Build the architecture on the meta device and count.
 
     Raises:
@@ -47,19 +57,34 @@ def model_shape(model: ModelConfig, lora: LoraConfig) -> ModelShape:
             linear += module.weight.numel()
             largest = max(largest, module.weight.numel())
             if wanted is None or name.rsplit(".", 1)[-1] in wanted:
-                adapted += lora.r * (module.in_features + module.out_features)
+                adapted += lora.r * (module.in_features + module.out_features) + lora.dora * module.out_features
     total = sum(parameter.numel() for parameter in skeleton.parameters())
     heads = getattr(config, "num_attention_heads", 1)
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_width = (getattr(config, "num_key_value_heads", None) or heads) * head_width
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    widths = None
+    if config.model_type in FAMILY and not lora.dora:
+        widths = Widths(
+            hidden=config.hidden_size,
+            query=heads * head_width,
+            key_value=kv_width,
+            intermediate=intermediate,
+            heads=heads,
+            rank=-(-lora.r // ALIGN) * ALIGN,
+            itemsize=bytes_per_value,
+            qk_norm=config.model_type == "qwen3",
+        )
     return ModelShape(
         name=model.name,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        kv_width=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
+        intermediate=intermediate,
+        kv_width=kv_width,
         vocabulary=config.vocab_size,
         linear=linear,
         other=total - linear,
         lora=adapted,
         largest_linear=largest,
+        widths=widths,
     )

@@ -1,49 +1,47 @@
 """What a round will take, before anything runs: rows, tokens, memory by item, time by stage, disk.
 
-Memory is arithmetic over the model's shape. Time is arithmetic over operations divided by a speed that is measured on the spot (a
-short matrix product) times a share of it, plus a fixed time to launch each layer. docs/performance.md says how share and launch
-time were measured and how far predictions were off.
+Memory and speed are arithmetic (`al.cost`) over the model's shape and the speed of a matrix product, measured on the spot.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from al.budget import BudgetRequest, parse_budget
 from al.config import Config
+from al.cost import (
+    GIB,
+    STATE_BYTES,
+    Machine,
+    divided,
+    forward_tokens_per_s,
+    training_memory,
+    training_tokens_per_s,
+)
 from al.model_shape import ModelShape, model_shape
 from al.pool_estimate import PoolEstimate, estimate_pool
+from al.progress import duration
 from al.workflow import Options
 
-GIB = 2**30
-SHARE = {"cuda": 0.67, "cpu": 0.55}
-"""Share of the measured matrix-product speed that a decoder's layers reach once they run."""
-LAUNCH_SECONDS = {"cuda": 4.1e-3, "cpu": 0.0}
-"""Time to launch one decoder layer with LoRA for one pass, whatever the batch: what small batches on a fast card are made of."""
-PROCESS_GIB = {"cuda": 0.0, "cpu": 0.9}
-"""Resident size of the libraries themselves; on a GPU only what torch allocates there is counted."""
+KEPT = {
+    "keep": "compute nothing twice",
+    "products": "norms and gates twice",
+    "input": "all but the last product twice",
+    "offload": "the same, and wait in host memory",
+}
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a plan assumes of the device: kind, bytes per value in the compute dtype, and measured matrix-product FLOP/s."""
-
-    kind: str
-    bytes_per_value: int
-    flops: float
-    memory_gib: float
 
 
 def plan_round(options: Options, budget: str) -> dict[str, Any]:
     """Estimate the next round of a run (new or existing) under `budget`."""
     config, request = options.load_config(), parse_budget(budget)
     pool = estimate_pool(config, options.run_directory())
-    machine, shape = probe_machine(config), model_shape(config.model, config.lora)
+    machine = probe_machine(config)
+    shape = model_shape(config.model, config.lora, machine.bytes_per_value)
     return estimate(config, request, pool, shape, machine)
 
 
@@ -62,6 +60,7 @@ def estimate(
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
         "memory_gib": {name: round(value / GIB, 3) for name, value in memory.items()},
         "peak_gib": round(sum(memory.values()) / GIB, 2),
+        "layers": _layers(config, shape, machine),
         "device": {
             "kind": machine.kind,
             "matmul_tflops": round(machine.flops / 1e12, 2),
@@ -75,65 +74,17 @@ def estimate(
     return {**document, "warnings": _warnings(document, request, pool)}
 
 
+def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, int]:
+    """How many layers keep how much for the backward pass (trainer.decoder.retention)."""
+    if shape.widths is None:
+        return {"input": shape.layers}
+    return dict(Counter(str(kind) for kind in divided(config, shape, machine).retentions))
+
+
 def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, speed: float) -> float:
     if request.unit == "examples":
         return request.amount * pool.mean_tokens
     return request.amount if request.unit == "tokens" else request.amount * speed / config.train.epochs
-
-
-def activation_bytes(config: Config, shape: ModelShape, machine: Machine, tokens: int) -> float:
-    """Bytes that one decoder layer keeps for its backward pass over `tokens` tokens.
-
-    Per token, in values: the inputs of seven projections, their outputs, rotary copies and the gate; and per projection the
-    LoRA path, whose input is kept once more with its dropout mask (1 byte) when there is dropout.
-    """
-    d, ff, kv, size = shape.hidden, shape.intermediate, shape.kv_width, machine.bytes_per_value
-    inputs = 3 * d + ff
-    outputs = 4 * d + 4 * kv + 4 * ff
-    lora = (6 * d + ff) * (size + 1 if config.lora.dropout else 0) / size
-    return tokens * size * (inputs + outputs + lora)
-
-
-def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict[str, float]:
-    """Peak bytes while training, by item."""
-    from trainer.loss import CHUNK_ELEMENTS
-
-    size, nf4 = machine.bytes_per_value, config.model.quantization == "nf4"
-    tokens = config.train.pack_length * config.train.packs_per_batch
-    layer = activation_bytes(config, shape, machine, tokens)
-    boundaries = shape.layers * tokens * shape.hidden * size
-    cached = nf4 and machine.kind == "cpu" and config.model.cache_dequantized in ("auto", True)
-    held = shape.linear * ((0.5 + (1 / 64) * (1 + 4 / 256)) if nf4 else size)
-    return {
-        "libraries": PROCESS_GIB[machine.kind] * GIB,
-        "base weights": held + shape.other * size,
-        "dequantized cache": shape.linear * size if cached else 0.0,
-        "dequantized layer": 0.0 if cached or not nf4 else 2 * shape.largest_linear * size,
-        "LoRA weights, gradients, optimizer": shape.lora * 16.0,
-        "activations": boundaries + layer if config.train.gradient_checkpointing else shape.layers * layer,
-        "logits chunk": 3 * 4.0 * CHUNK_ELEMENTS[machine.kind],
-    }
-
-
-def training_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
-    """Training speed: a frozen weight takes part in the forward and in one backward product, a LoRA weight in two; with
-    checkpointing the forward runs twice."""
-    passes = 3 if config.train.gradient_checkpointing else 2
-    tokens = config.train.pack_length * config.train.packs_per_batch
-    return tokens / _batch_seconds(
-        shape, machine, tokens, passes, 2.0 * (passes * shape.linear + (passes + 1) * shape.lora)
-    )
-
-
-def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
-    """Speed of scoring and evaluation."""
-    tokens = config.measure.batch_tokens
-    return tokens / _batch_seconds(shape, machine, tokens, 1, 2.0 * (shape.linear + shape.lora))
-
-
-def _batch_seconds(shape: ModelShape, machine: Machine, tokens: int, passes: int, flop_per_token: float) -> float:
-    launch = passes * shape.layers * LAUNCH_SECONDS[machine.kind]
-    return launch + tokens * flop_per_token / (SHARE[machine.kind] * machine.flops)
 
 
 def _seconds(
@@ -174,7 +125,8 @@ def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float
 
 def _disk(config: Config, pool: PoolEstimate, shape: ModelShape) -> float:
     adapters = 1 + int(config.control)
-    checkpoint = 12.0 * shape.lora * (config.train.keep_checkpoints + 1)
+    kept = config.train.keep_checkpoints + 1 + (config.train.eval_every is not None)
+    checkpoint = (4.0 + STATE_BYTES[config.train.optimizer]) * shape.lora * kept
     return (
         pool.bytes * 1.2
         + pool.examples * (pool.mean_tokens * 5 + 384 * 2 + 200)
@@ -188,7 +140,7 @@ def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstima
     if document["peak_gib"] > document["device"]["memory_gib"]:
         warnings.append(
             f"training needs about {document['peak_gib']} GiB, the {document['device']['kind']} device has "
-            f"{document['device']['memory_gib']}: lower train.packs_per_batch, or set train.gradient_checkpointing=true"
+            f"{document['device']['memory_gib']}: lower train.packs_per_batch or train.pack_length"
         )
     if document["round"]["examples"] > pool.examples:
         warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")
@@ -220,7 +172,24 @@ def probe_machine(config: Config) -> Machine:
     memory = (
         torch.cuda.get_device_properties(0).total_memory if device.type == "cuda" else psutil.virtual_memory().available
     )
-    return Machine(device.type, dtype.itemsize, 2 * n**3 / best, memory / GIB)
+    return Machine(device.type, dtype.itemsize, 2 * n**3 / best, _bandwidth(device), memory / GIB)
+
+
+def _bandwidth(device: Any) -> float:
+    """Bytes per second that a copy reads and writes."""
+    import time
+
+    import torch
+
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
+    target, best = torch.empty_like(source), np.inf
+    for _ in range(6):
+        started = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * source.numel() / best
 
 
 def describe_plan(document: dict[str, Any]) -> str:
@@ -234,17 +203,12 @@ def describe_plan(document: dict[str, Any]) -> str:
         f"memory    {document['peak_gib']:.2f} GiB at peak on {device['kind']} ({device['memory_gib']:.0f} GiB)",
     ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
+    lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))
     lines.append(
-        f"time      {_duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
+        f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
     )
     lines += [
-        f"            {_duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
+        f"            {duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
     ]
     lines.append(f"disk      {document['disk_gib']:.2f} GiB")
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

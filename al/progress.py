@@ -44,13 +44,24 @@ def check_stop() -> None:
         raise Interrupted("stopped at a safe point; nothing finished is lost.")
 
 
+def duration(seconds: float) -> str:
+    """A length of time in the unit that suits it: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Progress:
-    """A bar over `total` units (None: not known before); call it with the number of units just finished. Use as a context manager."""
+    """A bar over `total` units (None: not known before); call it with the number of units just finished. Use as a context manager.
+
+    `note` is told beside the numbers, and `seconds_left`, where the work knows better than the rate so far.
+    """
 
     def __init__(self, title: str, total: int | None, unit: str, quiet: bool = False):
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = 0
         self.note = ""
+        self.seconds_left: float | None = None
         self._terminal = sys.stderr.isatty() and not quiet
         self._bar = tqdm(
             total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not self._terminal
@@ -92,7 +103,8 @@ class Progress:
         rate = self.done / max(moment - self._started, 1e-9)
         of, left = "", ""
         if self.total is not None:
-            of, left = f"/{self.total:,}", f", {(self.total - self.done) / max(rate, 1e-9):,.0f} s left"
+            seconds = (self.total - self.done) / max(rate, 1e-9) if self.seconds_left is None else self.seconds_left
+            of, left = f"/{self.total:,}", f", {duration(seconds)} left"
         print(
             f"{self.title}: {self.done:,}{of} {self.unit}, {rate:,.{0 if rate >= 10 else 2}f}/s{left}{self.note}",
             file=sys.stderr,

@@ -62,7 +62,7 @@ class Session:
 
     def model_params(self) -> dict[str, Any]:
         """What of the model section a result depends on, with the identity of local files."""
-        params = self.config.model.model_dump(mode="json", exclude={"cache_dequantized"})
+        params = self.config.model.model_dump(mode="json")
         return {**params, "files": local_identity(self.config.model.name)}
 
 

@@ -37,11 +37,11 @@ def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, 
 
 def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
     """Measure training tokens/s with a throw-away adapter on real packs of the pool. Publishes `throughput.json`."""
-    train = session.config.train.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints", "epochs"})
+    no_part = {"checkpoint_every", "keep_checkpoints", "max_loss_ratio", "eval_every", "patience", "epochs"}
     params = {
         "model": session.model_params(),
         "lora": session.config.lora.model_dump(mode="json"),
-        "train": train,
+        "train": session.config.train.model_dump(mode="json", exclude=no_part),
         "round": number,
     }
 
@@ -55,7 +55,7 @@ def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
 
 def _measure(session: Session, prepared: Prepared, scratch: Path) -> dict[str, Any]:
     from al.prepare import trainable
-    from trainer.packing import plan_packs
+    from trainer.packing import PLANNERS
     from trainer.tokens import TokenTable
     from trainer.train import train
 
@@ -65,7 +65,7 @@ def _measure(session: Session, prepared: Prepared, scratch: Path) -> dict[str, A
     need = (PROBE_STEPS + 1) * config.packs_per_step * config.pack_length
     order = np.random.default_rng([session.config.seed, 0x59EED]).permutation(rows)
     rows = order[: 1 + int(np.searchsorted(np.cumsum(tokens.lengths[order]), need))]
-    plan = plan_packs(np.asarray(tokens.lengths)[rows], config.pack_length)
+    plan = PLANNERS[config.batching](np.asarray(tokens.lengths)[rows], config.pack_length)
     moments: list[tuple[float, int]] = []
     with session.base.new_adapter(session.config.lora, session.config.seed) as model:
         train(

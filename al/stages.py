@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
+from al.errors import ConfigError
 from al.failpoints import failpoint
 from al.prepare import Tokenized
 from al.progress import stop_requested
 from al.session import Session
+from selection.holdout import DEV
+from trainer.config import NO_PART_OF_THE_RESULT
 
 SHARD_TOKENS = 65_536
 """Tokens per score shard: what a kill during scoring can cost at most."""
@@ -107,14 +111,15 @@ CONTROL = Lineage("control", "train control")
 
 
 def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
-    """Best-fit-decreasing packs of the documents at `rows`: an index made ahead, `plan/` and `rows.npy`."""
+    """Packs of the documents at `rows`, made as `train.batching` says: an index made ahead, `plan/` and `rows.npy`."""
+    config = session.config.train
 
     def build(out: Path, scratch: Path) -> None:
-        from trainer.packing import plan_packs
+        from trainer.packing import PLANNERS
         from trainer.tokens import TokenTable
 
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)[rows]
-        plan = plan_packs(lengths, session.config.train.pack_length)
+        plan = PLANNERS[config.batching](lengths, config.pack_length)
         plan.save(out / "plan")
         np.save(out / "rows.npy", rows)
         write_json(
@@ -124,7 +129,7 @@ def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Linea
                 "tokens": int(lengths.sum()),
                 "packs": len(plan.offsets) - 1,
                 "efficiency": float(plan.efficiency),
-                "capacity": session.config.train.pack_length,
+                "capacity": config.pack_length,
             },
         )
 
@@ -134,7 +139,7 @@ def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Linea
         inputs={"tokens": prepared.tokens},
         build=build,
         label=f"pack {lineage.name}",
-        params={"rows": rows_digest(rows), "capacity": session.config.train.pack_length},
+        params={"rows": rows_digest(rows), "capacity": config.pack_length, "batching": config.batching},
     )
 
 
@@ -150,7 +155,10 @@ def train(
     """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`.
 
     Args:
-        steps: exactly so many optimizer steps; None: `train.epochs` over the packs.
+        steps: exactly so many optimizer steps; None: `train.epochs` over the packs, or fewer by `train.patience`.
+
+    Raises:
+        ConfigError: `train.eval_every` is set and there is no dev example.
     """
     config = session.config
     params = {
@@ -158,7 +166,7 @@ def train(
         "lora": config.lora.model_dump(mode="json"),
         "seed": config.seed,
         "round": number,
-        "train": config.train.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints"}),
+        "train": config.train.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT),
         "steps": steps,
     }
 
@@ -177,7 +185,12 @@ def train(
         params=params,
         build=build,
         label=lineage.title,
-        inputs={"packs": packs, "tokens": prepared.tokens, "adapter": previous},
+        inputs={
+            "packs": packs,
+            "tokens": prepared.tokens,
+            "adapter": previous,
+            "split": prepared.split if config.train.eval_every else None,
+        },
     )
 
 
@@ -202,20 +215,20 @@ def _run_training(
     from trainer.tokens import TokenTable
     from trainer.train import train
 
-    plan = PackPlan.open(packs.path / "plan")
+    plan, tokens = PackPlan.open(packs.path / "plan"), TokenTable.open(prepared.tokens.path)
     total = planned_steps(len(plan.offsets) - 1, session.config.train, steps)
-    curve = scratch / "curve.jsonl"
+    curve = Curve(scratch / "curve.jsonl")
     with session.progress(lineage.title, total, "steps") as progress:
 
         def on_step(metrics: dict[str, Any]) -> None:
-            append_curve(curve, metrics)
+            curve.append(metrics)
             session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
-            progress.note = f", loss {metrics['loss']:.3f}, {metrics['tokens_per_s']:,.0f} tokens/s"
+            progress.note, progress.seconds_left = describe_step(metrics), metrics["seconds_left"]
             progress.advance_to(metrics["step"])
 
         return train(
             model,
-            TokenTable.open(prepared.tokens.path),
+            tokens,
             plan,
             np.load(packs.path / "rows.npy"),
             session.config.train,
@@ -223,20 +236,71 @@ def _run_training(
             round=number,
             steps=steps,
             scratch=scratch,
+            evaluate=_evaluation_on_dev(session, prepared, model, tokens),
+            **_flops(session),
             on_step=on_step,
             stop=stop_requested,
             failpoint=failpoint,
         )
 
 
-def append_curve(path: Path, metrics: dict[str, Any]) -> None:
-    """Add a step to the curve; steps at or after this one, left by a run that was killed, are dropped first."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if lines and json.loads(lines[-1])["step"] >= metrics["step"]:
-        lines = [line for line in lines if json.loads(line)["step"] < metrics["step"]]
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(
-            json.dumps({k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in metrics.items()})
-            + "\n"
+def _evaluation_on_dev(session: Session, prepared: Tokenized, model: Any, tokens: Any) -> Callable[[], float] | None:
+    """What gives the NLL per target token of dev under the model as it is; None when `train.eval_every` is null."""
+    from trainer.measure import measure
+
+    if session.config.train.eval_every is None:
+        return None
+    rows = np.flatnonzero(np.load(prepared.split.path / "split.npy") == DEV)
+    if not len(rows):
+        raise ConfigError(
+            "train.eval_every: expected dev examples to evaluate on, found none; raise `holdout.dev`, or set "
+            "`train.eval_every` to null."
         )
+
+    def evaluate() -> float:
+        found = measure(model, tokens, rows, batch_tokens=session.config.measure.batch_tokens)
+        return float(found.nll_total.sum() / found.targets.sum())
+
+    return evaluate
+
+
+def _flops(session: Session) -> dict[str, float]:
+    """What MFU is counted with, on a GPU: operations per token, and the matrix-product speed that the card reaches."""
+    if session.base.device.type != "cuda":
+        return {}
+    from al.model_shape import model_shape
+    from al.plan import probe_machine
+
+    shape = model_shape(session.config.model, session.config.lora)
+    return {"flops_per_token": shape.training_flops_per_token, "peak_flops": probe_machine(session.config).flops}
+
+
+def describe_step(metrics: dict[str, Any]) -> str:
+    """A step's metrics for the progress line, beside its count and the time left."""
+    dev = f", dev {metrics['dev_loss']:.3f}" if "dev_loss" in metrics else ""
+    mfu = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
+    speed = f", {metrics['tokens_per_s']:,.0f} tokens/s{mfu}"
+    return f", loss {metrics['loss']:.3f}{dev}{speed}, {metrics['memory_gib']:.1f} GiB"
+
+
+class Curve:
+    """The metrics of each step as JSON lines. Steps at or after the first that is appended, left by a run that was killed,
+    are dropped, and so is a line that was not written whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._trimmed = False
+
+    def append(self, metrics: dict[str, Any]) -> None:
+        """Add a step."""
+        if not self._trimmed:
+            self._drop_from(metrics["step"])
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}) + "\n")
+
+    def _drop_from(self, step: int) -> None:
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] < step]
+        self.path.write_text("".join(kept), encoding="utf-8")
+        self._trimmed = True

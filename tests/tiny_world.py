@@ -43,7 +43,6 @@ def build_world(root: Path, examples: int = 220) -> Path:
             "packs_per_step": 2,
             "packs_per_batch": 1,
             "checkpoint_every": 2,
-            "gradient_checkpointing": False,
         },
         "measure": {"batch_tokens": 512},
         "evaluate": {"bootstrap": 200},

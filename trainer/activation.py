@@ -1,47 +1,82 @@
-"""How a model is put into training and taken out again: mode, dropout, recomputation of activations."""
+"""How a model is put into training and taken out again: mode, dropout, and what is kept for the backward pass."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Literal
 
+import psutil
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from trainer.errors import TrainerError
-from trainer.forward import causal_lm
+from trainer.adapters import trainable_parameters
+from trainer.decoder.decoder import Decoder
+from trainer.decoder.retention import HOST_SHARE, RESERVE, Memory, Retention, divide
+from trainer.forward import bound_decoder
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
 
 
 @contextmanager
-def training_mode(model: torch.nn.Module, recompute: bool) -> Iterator[None]:
-    """Inside the block dropout acts and, with `recompute`, each decoder layer keeps only its input for the backward
-    pass.
+def training_mode(
+    model: torch.nn.Module, activation_memory: Literal["auto"] | float, tokens: int
+) -> Iterator[Memory | None]:
+    """Inside the block dropout acts and activations are kept within a budget for batches of `tokens` tokens.
 
-    Non-reentrant checkpointing: the reentrant kind gives no gradients when the embeddings are frozen. Afterwards the
-    model is in evaluation mode and no gradient is left.
+    Our own decoder divides `activation_memory` (GiB; auto: what is free) among its layers and the dequantized weights;
+    the block's value says how. Models that run through transformers' forward recompute every
+    layer (value None). Afterwards the model is in evaluation mode and no gradient is left.
     """
-    layers = _decoder_layers(model) if recompute else []
+    decoder = bound_decoder(model)
+    layers = [] if decoder else _decoder_layers(model)
+    memory = decoder and _divide(decoder, model, activation_memory, tokens)
     model.train()
     for layer in layers:
+        # Non-reentrant: the reentrant kind gives no gradients when the embeddings are frozen.
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         layer.gradient_checkpointing = True
     try:
-        yield
+        yield memory
     finally:
         for layer in layers:
             layer.gradient_checkpointing = False
+        if decoder:
+            decoder.settle(None)
         model.zero_grad(set_to_none=True)
         model.eval()
 
 
+def _divide(decoder: Decoder, model: torch.nn.Module, wanted: Literal["auto"] | float, tokens: int) -> Memory:
+    on_gpu = decoder.scratch.device.type == "cuda"
+    lora = sum(parameter.numel() for parameter in trainable_parameters(model).values())
+    budget = _free_bytes(decoder, lora) if wanted == "auto" else float(wanted) * GIB
+    layers = len(decoder.layers)
+    memory = divide(decoder.widths, layers, tokens, budget, decoder.matrix_bytes, on_gpu, gradients=4.0 * lora / layers)
+    decoder.settle(memory)
+    counts = {kind.value: memory.retentions.count(kind) for kind in Retention if kind in memory.retentions}
+    dequantized = "yes" if memory.resident else "no"
+    logger.info("activations: %.2f GiB, layers %s, weights held dequantized: %s", budget / GIB, counts, dequantized)
+    return memory
+
+
+def _free_bytes(decoder: Decoder, lora: int) -> float:
+    """What activations and dequantized weights may take, once the state of the optimizer of `lora` parameters and the
+    scratch for one matrix have theirs."""
+    device = decoder.scratch.device
+    if device.type != "cuda":
+        return HOST_SHARE * psutil.virtual_memory().available
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free - RESERVE * total - 8.0 * lora - max(joined.matrix_bytes for joined in decoder.layers[0].joined)
+
+
 def _decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Layers of a transformers model that can be recomputed; [] for a model without such: it keeps everything."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        name = type(causal_lm(model)).__name__
-        raise TrainerError(
-            f"train.gradient_checkpointing: {name} has no layers that can be recomputed; set it to false"
-        )
-    return layers
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

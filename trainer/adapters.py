@@ -25,6 +25,8 @@ def attach_new(causal: torch.nn.Module, lora: LoraConfig, base: ModelConfig) -> 
         lora_alpha=int(lora.alpha) if whole else lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=_linear_names(causal) if lora.targets == "all-linear" else list(lora.targets),
+        init_lora_weights=True if lora.init == "default" else lora.init,
+        use_dora=lora.dora,
         use_rslora=lora.rslora,
         bias=lora.bias,
         task_type="CAUSAL_LM",

@@ -6,8 +6,9 @@
       manifest.json       sha256 and size of the two
 
 A checkpoint is written under a temporary name, synced, renamed, and read back against its manifest; only then are
-older ones removed. On loading the newest whose files match its manifest counts; a damaged one is passed over with a
-warning, because training from an earlier step gives the same result, only later.
+others removed: older ones, and later ones that were passed over. On loading the newest whose files match its manifest
+counts; a damaged one is passed over with a warning, because training from an earlier step gives the same result, only
+later.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ def save_checkpoint(
     state: dict[str, Any],
     *,
     keep: int,
+    spare: int | None = None,
     failpoint: Callable[[str], None] = lambda name: None,
 ) -> Path:
-    """Write checkpoint `step` into `directory` and return its path; the newest `keep` stay.
+    """Write checkpoint `step` into `directory` and return its path; the newest `keep` stay, and that of step `spare`.
 
     `state` must be plain JSON. Raises MachineError when the disk is full, CheckpointError when what was written does
     not read back.
     """
-    final = directory / f"step-{step:06d}"
+    final = _path(directory, step)
     temporary = directory / f".tmp-{final.name}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -78,23 +80,40 @@ def save_checkpoint(
     problem = _damage(final)
     if problem:
         raise CheckpointError(f"{final}: the checkpoint does not read back as written ({problem}); check the disk")
-    for old in _checkpoints(directory)[keep:]:
-        shutil.rmtree(old)
+    newest = [path for path in _checkpoints(directory) if _step(path) <= step][:keep]
+    for other in _checkpoints(directory):
+        if other not in newest and _step(other) != spare:
+            shutil.rmtree(other)
     return final
 
 
 def load_newest(directory: Path, before: int | None = None) -> Checkpoint | None:
     """The newest undamaged checkpoint of `directory` (made before step `before`, when given), or None."""
-    for path in _checkpoints(directory):
-        if before is not None and _step(path) >= before:
-            continue
-        problem = _damage(path)
-        if problem:
-            logger.warning("%s is damaged (%s): passed over", path, problem)
-            continue
-        state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-        return Checkpoint(path, _step(path), load_file(path / TENSORS_FILE), state)
-    return None
+    steps = [_step(path) for path in _checkpoints(directory)]
+    found = (load_step(directory, step) for step in steps if before is None or step < before)
+    return next((checkpoint for checkpoint in found if checkpoint is not None), None)
+
+
+def load_step(directory: Path, step: int) -> Checkpoint | None:
+    """The checkpoint made after `step` steps, or None with a warning where it is absent or damaged."""
+    if not is_sound(directory, step):
+        return None
+    path = _path(directory, step)
+    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    return Checkpoint(path, step, load_file(path / TENSORS_FILE), state)
+
+
+def is_sound(directory: Path, step: int) -> bool:
+    """Whether the checkpoint made after `step` steps is there and whole; says so in a warning where it is not."""
+    path = _path(directory, step)
+    problem = _damage(path)
+    if problem:
+        logger.warning("%s is damaged (%s): passed over", path, problem)
+    return problem is None
+
+
+def _path(directory: Path, step: int) -> Path:
+    return directory / f"step-{step:06d}"
 
 
 def _checkpoints(directory: Path) -> list[Path]:

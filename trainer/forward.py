@@ -5,6 +5,7 @@ Shapes: T tokens of the pack, D documents, P positions whose next token is a tar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,7 +14,10 @@ import numpy as np
 import torch
 
 from trainer.attention import PACKED_ATTENTION, PackLayout
+from trainer.decoder.decoder import Decoder, Unsupported, layers_signature
 from trainer.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class Tokens(Protocol):
@@ -60,9 +64,12 @@ class Batch:
         return PackLayout(self.borders, self.cu_seqlens, int(self.lengths.max()))
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; copies to a GPU go by pinned memory and wait for nothing."""
         names = ("input_ids", "position_ids", "cu_seqlens", "targets", "predictors", "labels")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        here = {name: getattr(self, name) for name in names}
+        if device.type == "cuda":
+            here = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in here.items()}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in here.items()})
 
 
 def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Batch:
@@ -110,10 +117,15 @@ def compute_dtype(model: torch.nn.Module) -> torch.dtype:
 def hidden_states(model: torch.nn.Module, batch: Batch, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
     """Final hidden states (T, d), after the last norm, of every token of the batch, each document for itself.
 
-    `model` comes from trainer.model (its attention is set up there); LoRA's float32 weights are used in the model's
-    compute dtype. `inputs_embeds` (T, d) stand in for the embeddings of input_ids when given (NEFTune).
+    `model` comes from trainer.model, which binds our own decoder where it can and sets up transformers' attention for
+    the rest; LoRA's float32 weights are used in the model's compute dtype. `inputs_embeds` (T, d) stand in for the
+    embeddings of input_ids when given (NEFTune).
     """
     causal = causal_lm(model)
+    decoder = bound_decoder(causal)
+    if decoder is not None:
+        embeddings_Td = causal.get_input_embeddings()(batch.input_ids) if inputs_embeds is None else inputs_embeds
+        return decoder.hidden_states(embeddings_Td, batch.position_ids, batch.layout, model.training)
     packed = causal.config._attn_implementation == PACKED_ATTENTION
     given = {"input_ids": batch.input_ids[None]} if inputs_embeds is None else {"inputs_embeds": inputs_embeds[None]}
     if packed:
@@ -122,6 +134,31 @@ def hidden_states(model: torch.nn.Module, batch: Batch, inputs_embeds: torch.Ten
     with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         output = causal.base_model(**given, position_ids=batch.position_ids[None], use_cache=False)
     return output.last_hidden_state[0]
+
+
+def bind_decoder(causal: torch.nn.Module) -> Decoder | None:
+    """Let `hidden_states` of this model go through our own decoder, from now on and whatever adapter it wears.
+
+    Returns None, and says so, when the model has something that only transformers' forward computes.
+    """
+    signature = layers_signature(causal)
+    try:
+        decoder = Decoder.bind(causal, compute_dtype(causal))
+    except Unsupported as reason:
+        name = type(causal).__name__
+        logger.info("%s runs through transformers' own forward, which is slower: it has %s", name, reason)
+        decoder = None
+    causal.winnow_decoder = (signature, decoder)
+    return decoder
+
+
+def bound_decoder(model: torch.nn.Module) -> Decoder | None:
+    """The decoder that `bind_decoder` gave the model, if any; bound anew when an adapter was put on or taken off."""
+    causal = causal_lm(model)
+    signature, decoder = getattr(causal, "winnow_decoder", (None, None))
+    if signature is not None and signature != layers_signature(causal):
+        decoder = bind_decoder(causal)
+    return decoder
 
 
 def output_head(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,9 +1,10 @@
-"""Peak memory: of the GPU where there is one, else of this process."""
+"""Memory, now and at its peak: of the GPU where there is one, else of this process."""
 
 from __future__ import annotations
 
 import resource
 
+import psutil
 import torch
 
 GIB = 2**30
@@ -13,6 +14,13 @@ def reset_peak(device: torch.device) -> None:
     """Start counting anew on a GPU; a process's own peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def used_gib(device: torch.device) -> float:
+    """GiB: what torch has allocated on a GPU now, or the resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / GIB
+    return psutil.Process().memory_info().rss / GIB
 
 
 def peak_gib(device: torch.device) -> float:

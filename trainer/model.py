@@ -13,8 +13,9 @@ from trainer import adapters, quantization
 from trainer.adapters import save_adapter
 from trainer.architecture import prepare_attention
 from trainer.config import LoraConfig, ModelConfig
+from trainer.decoder.decoder import Decoder
 from trainer.errors import MachineError, TrainerError
-from trainer.forward import causal_lm
+from trainer.forward import bind_decoder, bound_decoder, causal_lm
 from trainer.randomness import ADAPTER, derive_seed, forked_rng
 
 __all__ = ["Base", "load_tokenizer", "plain_attention", "resolve_device", "resolve_dtype", "save_adapter"]
@@ -56,15 +57,14 @@ def load_tokenizer(config: ModelConfig) -> object:
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen base model in evaluation mode. `attention` says how its packs are isolated, `cached` whether NF4
-    weights are held dequantized too. Use `adapter` and `new_adapter`; the model itself never changes."""
+    """A frozen base model in evaluation mode. `attention` says how its packs are isolated. Use `adapter` and
+    `new_adapter`; the model itself never changes."""
 
     model: torch.nn.Module
     config: ModelConfig
     device: torch.device
     compute_dtype: torch.dtype
     attention: str
-    cached: bool
 
     @classmethod
     def load(cls, config: ModelConfig) -> Base:
@@ -78,18 +78,23 @@ class Base:
         causal = _load_causal(config, device, dtype)
         causal.requires_grad_(False)
         causal.eval()
-        cached = False
         if config.quantization == "nf4":
             quantization.settle_nf4(causal)
-            cached = quantization.cache_dequantized(causal, config.cache_dequantized, dtype)
-        return cls(causal, config, device, dtype, prepare_attention(causal), cached)
+        attention = prepare_attention(causal)
+        bind_decoder(causal)
+        return cls(causal, config, device, dtype, attention)
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """Our own decoder over this model's weights, or None where transformers' forward runs."""
+        return bound_decoder(self.model)
 
     @contextmanager
     def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[torch.nn.Module]:
         """The model with a new trainable LoRA, its weights drawn from `seed`; off again after the block."""
         with forked_rng(derive_seed(seed, ADAPTER), self.device):
             model = adapters.attach_new(self.model, lora, self.config)
-        with _worn(model):
+        with self._worn(model):
             yield model
 
     @contextmanager
@@ -104,8 +109,16 @@ class Base:
             yield self.model
             return
         model = adapters.attach_saved(self.model, Path(path), trainable, self.device)
-        with _worn(model):
+        with self._worn(model):
             yield model
+
+    @contextmanager
+    def _worn(self, model: torch.nn.Module) -> Iterator[None]:
+        model.eval()
+        try:
+            yield
+        finally:
+            model.base_model.unload().eval()
 
 
 @contextmanager
@@ -118,15 +131,6 @@ def plain_attention(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
         yield model
     finally:
         causal.set_attn_implementation(packed)
-
-
-@contextmanager
-def _worn(model: torch.nn.Module) -> Iterator[None]:
-    model.eval()
-    try:
-        yield
-    finally:
-        model.base_model.unload().eval()
 
 
 def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:

@@ -1,26 +1,59 @@
-"""AdamW, its learning-rate schedule, and its state as named tensors for checkpoints."""
+"""AdamW in 32 or 8 bits, its learning-rate schedule, and its state as named tensors for checkpoints."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import torch
 
 from trainer.config import TrainConfig
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+def build_optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101) over `parameters`, as `config.optimizer` says: torch's fused one, or bitsandbytes' with
+    state in 8 bits (arXiv 2110.02861; tensors under 4,096 weights keep 32).
+
+    The rates are set anew before each step, by `set_learning_rate`: a group's `lr_scale` is config.lora_plus_ratio for
+    LoRA's B matrices (LoRA+, arXiv 2402.12354) and 1 for the others. Never paged: a paged optimizer's state does not
+    survive being restored (axolotl #864), and LoRA's is small.
+    """
+    scaled = defaultdict(list)
+    for name, parameter in parameters.items():
+        scaled[config.lora_plus_ratio if ".lora_B." in name else 1.0].append(parameter)
+    groups = [{"params": members, "lr_scale": scale} for scale, members in scaled.items()]
+    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **settings, fused=True)
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, **settings)
 
 
-def build_optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW (arXiv 1711.05101) over `parameters`, in their order; its rate is set anew before each step."""
-    return torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Let the next step move each group at `rate` times the group's scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def step_unless(optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
+    """Move the parameters, or leave them and the state as they are where `bad` (a 0-dim bool on their device) holds.
+
+    torch's fused AdamW decides on the device, so nothing waits for the answer.
+    """
+    if isinstance(optimizer, torch.optim.AdamW):
+        optimizer.found_inf = bad.float()
+        optimizer.step()
+    elif not bad.item():
+        optimizer.step()
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Learning rate of step `step` (0 … steps - 1).
 
-    Rises linearly over warmup_ratio × steps to the configured peak, then stays (constant), or falls to 0 at the end
-    along a line or half a cosine. The first step already moves: warm-up counts from 1.
+    Rises linearly over warmup_ratio × steps to the configured peak, then stays (constant), falls to 0 at the end along
+    a line or half a cosine, or stays and falls along a line over the last decay_ratio × steps (wsd). The first step
+    already moves: warm-up counts from 1.
     """
     warmup = math.ceil(config.warmup_ratio * steps)
     if step < warmup:
@@ -30,6 +63,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
         "constant": 1.0,
         "linear": 1.0 - progress,
         "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        "wsd": min(1.0, (steps - step) / math.ceil(config.decay_ratio * steps)),
     }[config.schedule]
     return config.learning_rate * factor
 
@@ -37,11 +71,12 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 def training_tensors(
     optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """Parameters and optimizer state as parameter.NAME and MOMENT.NAME; before the first step there is no state."""
+    """Parameters and all of the optimizer's state as parameter.NAME and ENTRY.NAME; before the first step there is no
+    state."""
     tensors = {f"parameter.{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        state = optimizer.state.get(parameter, {})
-        tensors.update({f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state})
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{entry}.{name}"] = _own_tensor(value)
     return tensors
 
 
@@ -50,10 +85,23 @@ def restore_tensors(
     tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
 ) -> None:
     """Put what `training_tensors` gave back, bit for bit, onto the parameters' devices."""
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[f"parameter.{name}"])
-        optimizer.state[parameter] = {
-            moment: tensors[f"{moment}.{name}"].to(parameter.device, copy=True)
-            for moment in MOMENTS
-            if f"{moment}.{name}" in tensors
-        }
+    for parameter in parameters.values():
+        optimizer.state[parameter] = {}
+    for key, tensor in tensors.items():
+        entry, name = key.split(".", 1)
+        if entry == "parameter":
+            parameters[name].copy_(tensor)
+        else:
+            optimizer.state[parameters[name]][entry] = _own_value(tensor, parameters[name].device)
+
+
+def _own_tensor(value: torch.Tensor | int) -> torch.Tensor:
+    """A state entry as a tensor of its own: bitsandbytes counts steps in a Python number, and lets all parameters share
+    two maps of 256 values, which safetensors refuses to write."""
+    if isinstance(value, int):
+        return torch.tensor(value, dtype=torch.int64)
+    return value.clone() if value.numel() <= 256 else value
+
+
+def _own_value(tensor: torch.Tensor, device: torch.device) -> torch.Tensor | int:
+    return int(tensor) if tensor.dtype == torch.int64 else tensor.to(device, copy=True)

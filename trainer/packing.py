@@ -13,13 +13,17 @@ instruction data, because the many short documents fill what the long ones leave
 Only lengths matter, so all documents of one length go together, and all packs with the same room are one group: a
 document of length l goes r // l times into a pack with room r before the next pack has its turn. The room is found in a
 two-level bit set. Time is O(m + g·sqrt(capacity)/64) for m documents and g <= m groups met, memory O(m + capacity): a
-second or two and under 300 MiB for a million documents. The plan is a function of the lengths alone.
+second or two and under 300 MiB for a million documents.
+
+The other way, `plan_length_sorted`, puts documents of like length together and leaves more room: sorted are only
+stretches of a shuffled order, so that which ones meet, and how full a batch is, is left to chance (as group_by_length
+of transformers does). Either plan is a function of the lengths alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -27,6 +31,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.errors import CheckpointError, DataError, TrainerError
+
+STRETCH = 50
+"""Batches' worth of tokens that plan_length_sorted sorts by length at once, as transformers does."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,42 @@ def plan_packs(lengths: np.ndarray, capacity: int) -> PackPlan:
     Deterministic: of equal documents the one with the lower index goes first. Raises DataError for a document that is
     empty or longer than the capacity, TrainerError for a capacity under 1.
     """
+    lengths = _checked(lengths, capacity)
+    order = np.argsort(-lengths, kind="stable")
+    pack_of = np.fromiter(_pack_numbers(lengths, capacity), dtype=np.int64, count=len(lengths))
+    by_pack = np.argsort(pack_of, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(pack_of))]).astype(np.int64)
+    return PackPlan(offsets, order[by_pack], int(capacity), int(lengths.sum()))
+
+
+def plan_length_sorted(lengths: np.ndarray, capacity: int) -> PackPlan:
+    """Cut documents of `lengths` (m,) tokens into batches of like length and at most `capacity` tokens.
+
+    The shuffled documents are cut into stretches of STRETCH × capacity tokens; each is sorted from long to short and
+    cut wherever a batch is full. Raises as plan_packs does.
+    """
+    lengths = _checked(lengths, capacity)
+    shuffled = np.random.default_rng(len(lengths)).permutation(len(lengths))
+    stretch = (np.cumsum(lengths[shuffled]) - 1) // (STRETCH * capacity)
+    order = shuffled[np.lexsort((-lengths[shuffled], stretch))]
+    ends = np.cumsum(lengths[order])
+    borders = np.cumsum(np.bincount(stretch)).tolist()
+    offsets = [0]
+    for border in borders:
+        while offsets[-1] < border:
+            filled = ends[offsets[-1] - 1] if offsets[-1] else 0
+            offsets.append(min(border, int(np.searchsorted(ends, filled + capacity, side="right"))))
+    return PackPlan(np.array(offsets, dtype=np.int64), order, int(capacity), int(lengths.sum()))
+
+
+PLANNERS: dict[str, Callable[[np.ndarray, int], PackPlan]] = {
+    "packed": plan_packs,
+    "length_sorted": plan_length_sorted,
+}
+"""By train.batching."""
+
+
+def _checked(lengths: np.ndarray, capacity: int) -> np.ndarray:
     lengths = np.asarray(lengths, dtype=np.int64)
     if capacity < 1:
         raise TrainerError(f"capacity of a pack: expected at least 1 token, found {capacity}")
@@ -98,11 +141,7 @@ def plan_packs(lengths: np.ndarray, capacity: int) -> PackPlan:
                 f"{int(wrong.sum())} of {len(lengths)} documents cannot be packed: document {worst} of "
                 f"{lengths[worst]} tokens {why}. Raise train.pack_length or lower tokens.max_length"
             )
-    order = np.argsort(-lengths, kind="stable")
-    pack_of = np.fromiter(_pack_numbers(lengths, capacity), dtype=np.int64, count=len(lengths))
-    by_pack = np.argsort(pack_of, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(pack_of))]).astype(np.int64)
-    return PackPlan(offsets, order[by_pack], int(capacity), int(lengths.sum()))
+    return lengths
 
 
 def _pack_numbers(lengths: np.ndarray, capacity: int) -> Iterator[int]:

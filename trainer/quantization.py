@@ -1,33 +1,14 @@
-"""NF4 through bitsandbytes: its settings, the proof that it happened, and the optional cache of dequantized weights."""
+"""NF4 through bitsandbytes: its settings, and the proof that it happened."""
 
 from __future__ import annotations
 
 import bitsandbytes as bnb
-import psutil
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from trainer.config import ModelConfig
 from trainer.errors import TrainerError
-
-CACHE_SHARE = 0.25  # of the free memory that the automatic cache may take
-
-
-class CachedLinear4bit(bnb.nn.Linear4bit):
-    """An NF4 layer that keeps its dequantized weight (out, in) beside the 4-bit one.
-
-    Forward and backward use exactly the values that bitsandbytes would dequantize each time, so results are the same
-    bit for bit. The cached weight is no part of the state dict.
-    """
-
-    dequantized: torch.Tensor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) → (…, out) in the dtype of x."""
-        bias = None if self.bias is None else self.bias.to(self.dequantized.dtype)
-        return torch.nn.functional.linear(x.to(self.dequantized.dtype), self.dequantized, bias).to(x.dtype)
 
 
 def nf4_settings(config: ModelConfig, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -74,25 +55,3 @@ def settle_nf4(causal: torch.nn.Module) -> None:
         )
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
-
-
-def cache_dequantized(causal: torch.nn.Module, wanted: bool | str, dtype: torch.dtype) -> bool:
-    """Turn the NF4 layers into CachedLinear4bit when `wanted`; "auto" means on a CPU, within a quarter of the free
-    memory.
-
-    Measured on two CPU cores, see docs/performance.md. Returns whether the layers are cached.
-    """
-    layers = nf4_layers(causal)
-    needed = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize
-    if wanted == "auto":
-        on_cpu = all(layer.weight.device.type == "cpu" for layer in layers)
-        wanted = on_cpu and needed <= CACHE_SHARE * psutil.virtual_memory().available
-    if not wanted:
-        return False
-    for layer in layers:
-        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        layer.__class__ = CachedLinear4bit
-        layer.register_buffer(
-            "dequantized", weight.to(dtype).reshape(layer.out_features, layer.in_features), persistent=False
-        )
-    return True

@@ -12,7 +12,7 @@ transformers #34191). Order, dropout and noise are functions of (seed, round, st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +36,10 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """Everything of a training that stays the same over its steps; `asked_steps` None trains whole epochs."""
+    """Everything of a training that stays the same over its steps; `asked_steps` None trains whole epochs.
+
+    `ahead` holds the batches of the step to come, made while the device computes the present one.
+    """
 
     model: torch.nn.Module
     parameters: dict[str, torch.nn.Parameter]
@@ -51,6 +54,7 @@ class Training:
     asked_steps: int | None
     directory: Path
     device: torch.device
+    ahead: dict[int, list[Batch]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class StepResult:
 
 def run_step(training: Training, step: int) -> StepResult:
     """Take step `step` (from 0). Raises DataError when none of its documents has a target."""
-    batches = _batches(training, step)
+    batches = training.ahead.pop(step, None) or _batches(training, step)
     examples, targets = sum(len(b.rows) for b in batches), sum(len(b.labels) for b in batches)
     if targets == 0:
         raise DataError(f"step {step + 1}: none of its {examples} documents has a token to train on")
@@ -81,15 +85,15 @@ def run_step(training: Training, step: int) -> StepResult:
     for index, batch in enumerate(batches):
         total += _accumulate(training, batch.to(training.device), step, index, targets)
     norm = torch.nn.utils.clip_grad_norm_(training.parameters.values(), training.config.max_grad_norm)
-    loss, grad_norm = torch.stack([total, norm.to(total.dtype)]).tolist()  # the step's only wait for the device
     rate = optim.learning_rate(step, training.steps, training.config)
-    result = StepResult(loss, grad_norm, rate, sum(len(b.input_ids) for b in batches), targets, examples)
-    if result.finite:
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
-        training.optimizer.step()
+    optim.set_learning_rate(training.optimizer, rate)
+    found = torch.stack([total, norm.to(total.dtype)])
+    optim.step_unless(training.optimizer, found.isfinite().all().logical_not())
     training.optimizer.zero_grad(set_to_none=True)
-    return result
+    if step + 1 < training.steps:
+        training.ahead[step + 1] = _batches(training, step + 1)
+    loss, grad_norm = found.tolist()  # the step's only wait for the device: all its work is queued by now
+    return StepResult(loss, grad_norm, rate, sum(len(b.input_ids) for b in batches), targets, examples)
 
 
 def _batches(training: Training, step: int) -> list[Batch]:
@@ -108,11 +112,15 @@ def _accumulate(training: Training, batch: Batch, step: int, index: int, targets
     model, alpha = training.model, training.config.neftune_alpha
     place = (training.seed, training.round)
     with forked_rng(derive_seed(*place, DROPOUT, step, index), training.device):
-        embeddings_Td = None
-        if alpha > 0:
-            embeddings_Td = neftune.noisy_embeddings(model, batch, alpha, derive_seed(*place, NOISE, step, index))
-        hidden_Td = hidden_states(model, batch, embeddings_Td)
-        nll_P = target_nll(hidden_Td[batch.predictors], output_head(model), batch.labels)
+        # No name is kept for embeddings and hidden states: they would stay in memory through the backward pass.
+        noise_seed = derive_seed(*place, NOISE, step, index)
+        nll_P = target_nll(
+            hidden_states(
+                model, batch, neftune.noisy_embeddings(model, batch, alpha, noise_seed) if alpha > 0 else None
+            ).index_select(0, batch.predictors),
+            output_head(model),
+            batch.labels,
+        )
         loss = nll_P.sum() / targets
         if len(batch.labels):
             loss.backward()

@@ -1,7 +1,8 @@
 """QLoRA training on isolated packs, exact and resumable.
 
 Every step is a function of the state before it and of (seed, round, step), and checkpoints hold that state whole: a
-training that was killed and started again ends, on a CPU in float32, with the same bits.
+training that was killed and started again ends, on a CPU in float32, with the same bits. With evaluations on dev the
+adapter of the best one is kept, and the training may end before its last step.
 """
 
 from __future__ import annotations
@@ -11,30 +12,34 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from trainer import optim, schedule
+from trainer import divergence, optim, schedule
 from trainer.activation import training_mode
 from trainer.adapters import trainable_parameters
-from trainer.checkpoint import load_newest, save_checkpoint
-from trainer.config import TrainConfig
-from trainer.errors import CheckpointError, Diverged, Interrupted, MachineError
+from trainer.checkpoint import Checkpoint, is_sound, load_newest, load_step, save_checkpoint
+from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
+from trainer.counters import Counters
+from trainer.errors import CheckpointError, Interrupted, MachineError
 from trainer.forward import Tokens
+from trainer.live import Live
 from trainer.memory import peak_gib, reset_peak
-from trainer.step import Plan, StepResult, Training, run_step
+from trainer.step import Plan, Training, run_step
 
 
 @dataclass(frozen=True)
 class TrainReport:
     """A finished training.
 
-    Counts are over all steps, epochs counted again; seconds and peak_gib too, over interruptions. Losses are in nats
-    per target of the first and last step. resumed_from is the step this process continued from (0: the start).
+    Counts are over all steps taken, epochs counted again; seconds (of steps) and peak_gib too, over interruptions.
+    Losses are in nats per target: those of the first and last step, and the lowest on dev. best_step is the step whose
+    adapter the model now wears (None: nothing was evaluated, and it is the last one's); stopped_early says that it was
+    not to be bettered any more. resumed_from is the step this process continued from (0: the start).
     """
 
     steps: int
@@ -46,19 +51,10 @@ class TrainReport:
     peak_gib: float
     first_loss: float
     last_loss: float
+    best_step: int | None
+    best_dev_loss: float | None
+    stopped_early: bool
     resumed_from: int
-
-
-@dataclass(frozen=True)
-class _Counters:
-    step: int = 0
-    tokens: int = 0
-    target_tokens: int = 0
-    examples: int = 0
-    seconds: float = 0.0
-    peak_gib: float = 0.0
-    first_loss: float | None = None
-    last_loss: float | None = None
 
 
 def train(
@@ -72,37 +68,53 @@ def train(
     round: int,
     steps: int | None,
     scratch: Path,
+    evaluate: Callable[[], float] | None = None,
+    flops_per_token: float | None = None,
+    peak_flops: float | None = None,
     on_step: Callable[[dict[str, float]], None] = lambda metrics: None,
     stop: Callable[[], bool] = lambda: False,
     failpoint: Callable[[str], None] = lambda name: None,
 ) -> TrainReport:
     """Train the adapter that `model` wears, in place.
 
-    `plan` packs documents 0 … m-1; `rows` (m,) are their rows in `tokens`. `steps` None trains config.epochs, a
-    number exactly that many steps. Checkpoints go to scratch/checkpoints; when some are there, training continues
-    from the newest sound one. `on_step` gets step (from 1), steps, loss (nats per target), learning_rate, grad_norm
-    (before clipping), tokens and target_tokens (of the step), tokens_per_s, seconds (of training so far), peak_gib; a
-    step that is repeated after a crash is told again. `stop` is asked after each step.
+    `plan` packs documents 0 … m-1; `rows` (m,) are their rows in `tokens`. `steps` None trains config.epochs, or less
+    when config.patience ends it; a number exactly that many steps. Checkpoints go to scratch/checkpoints; when some are
+    there, training continues from the newest sound one.
 
-    Raises Interrupted, after saving, when `stop` says so; Diverged on a loss or gradient that is not finite;
-    DataError when there is nothing to train on; CheckpointError when scratch belongs to another training;
-    MachineError when memory or disk is full.
+    `evaluate` gives the dev loss (nats per target) of the model as it is, in evaluation mode, every config.eval_every
+    steps and after the last one; the model ends with the adapter of the lowest.
+
+    `on_step` gets step (from 1), steps, loss (nats per target), learning_rate, grad_norm (before clipping), tokens and
+    target_tokens (of the step), tokens_per_s, seconds (of steps so far), seconds_left (for the steps planned, at the
+    pace of the last 20), memory_gib (now), peak_gib, dev_loss where it was evaluated, and mfu when flops_per_token (of
+    useful operations) and peak_flops (of the device, per second) are given. A step that is repeated after a crash is
+    told again. `stop` is asked after each step.
+
+    Raises Interrupted, after saving, when `stop` says so; Diverged on a loss or gradient that is not finite or, by
+    config.max_loss_ratio, far above the recent ones; DataError when there is nothing to train on; CheckpointError when
+    scratch belongs to another training; MachineError when memory or disk is full.
     """
     training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch)
-    counters = _resume(training)
+    identity = _identity(training)
+    counters = _resume(training, identity)
     resumed_from = counters.step
+    live = Live(training.steps, training.device, flops_per_token, peak_flops)
     reset_peak(training.device)
-    with training_mode(model, config.gradient_checkpointing):
-        while counters.step < training.steps:
-            counters, metrics = _timed_step(training, counters)
+    with training_mode(model, config.activation_memory, config.packs_per_batch * config.pack_length):
+        while not _is_over(training, counters):
+            counters, metrics = _timed_step(training, counters, live)
+            if evaluate is not None and _evaluation_is_due(training, counters):
+                counters = counters.after_evaluation(_dev_loss(training, counters, evaluate, metrics))
             on_step(metrics)
             failpoint("train.step")
-            last, stopping = counters.step == training.steps, stop()
-            if last or stopping or counters.step % config.checkpoint_every == 0:
-                _save(training, counters, failpoint)
+            last, stopping = _is_over(training, counters), stop()
+            due = counters.step % config.checkpoint_every == 0 or counters.best_step == counters.step
+            if last or stopping or due:
+                _save(training, counters, identity, failpoint)
             if stopping and not last:
                 raise Interrupted(f"stopped after step {counters.step} of {training.steps}; run again to continue")
-    return _report(counters, resumed_from)
+    _wear_the_best(training, counters)
+    return _report(training, counters, resumed_from)
 
 
 def _set_up(
@@ -134,104 +146,127 @@ def _set_up(
     )
 
 
-def _timed_step(training: Training, counters: _Counters) -> tuple[_Counters, dict[str, float]]:
+def _is_over(training: Training, counters: Counters) -> bool:
+    """Whether the last step was taken, or patience has run out; a given number of steps is always taken."""
+    patience = training.config.patience if training.asked_steps is None else 0
+    return counters.step == training.steps or 0 < patience <= counters.evaluations_since_best
+
+
+def _timed_step(training: Training, counters: Counters, live: Live) -> tuple[Counters, dict[str, float]]:
     started = time.perf_counter()
     try:
         result = run_step(training, counters.step)
     except torch.OutOfMemoryError as error:
         raise MachineError(_out_of_memory(training, counters.step)) from error
     seconds = time.perf_counter() - started
-    if not result.finite:
-        raise Diverged(_divergence(training, counters.step, result))
-    counters = replace(
-        counters,
-        step=counters.step + 1,
-        tokens=counters.tokens + result.tokens,
-        target_tokens=counters.target_tokens + result.target_tokens,
-        examples=counters.examples + result.examples,
-        seconds=counters.seconds + seconds,
-        peak_gib=max(counters.peak_gib, peak_gib(training.device)),
-        first_loss=result.loss if counters.first_loss is None else counters.first_loss,
-        last_loss=result.loss,
-    )
-    return counters, {
-        "step": counters.step,
-        "steps": training.steps,
-        "loss": result.loss,
-        "learning_rate": result.learning_rate,
-        "grad_norm": result.grad_norm,
-        "tokens": result.tokens,
-        "target_tokens": result.target_tokens,
-        "tokens_per_s": result.tokens / seconds,
-        "seconds": counters.seconds,
-        "peak_gib": counters.peak_gib,
-    }
+    divergence.check_step(training, counters, result)
+    counters = counters.after_step(result, seconds, peak_gib(training.device))
+    return counters, live.metrics(counters, result, seconds)
 
 
-def _save(training: Training, counters: _Counters, failpoint: Callable[[str], None]) -> None:
+def _evaluation_is_due(training: Training, counters: Counters) -> bool:
+    every = training.config.eval_every
+    return every is not None and (counters.step % every == 0 or counters.step == training.steps)
+
+
+def _dev_loss(
+    training: Training, counters: Counters, evaluate: Callable[[], float], metrics: dict[str, float]
+) -> float:
+    """The dev loss now, told in `metrics`; without dropout, and noise exists only inside a step."""
+    training.model.eval()
+    metrics["dev_loss"] = float(evaluate())
+    training.model.train()
+    divergence.check_dev_loss(training, counters.step, metrics["dev_loss"])
+    return metrics["dev_loss"]
+
+
+def _wear_the_best(training: Training, counters: Counters) -> None:
+    """Put the parameters of the best evaluated step back, unless they are the last step's, which the model has on."""
+    if counters.best_step in (None, counters.step):
+        return
+    best = load_step(training.directory, counters.best_step)
+    if best is None:
+        raise CheckpointError(
+            f"{training.directory}: the best checkpoint, of step {counters.best_step}, is gone or damaged; check the "
+            "disk and run again: training is repeated from before it"
+        )
+    optim.restore_tensors(best.tensors, training.optimizer, training.parameters)
+
+
+def _save(training: Training, counters: Counters, identity: dict[str, Any], failpoint: Callable[[str], None]) -> None:
     save_checkpoint(
         training.directory,
         counters.step,
         optim.training_tensors(training.optimizer, training.parameters),
-        {"identity": _identity(training), "counters": asdict(counters)},
+        {"identity": identity, "counters": asdict(counters)},
         keep=training.config.keep_checkpoints,
+        spare=counters.best_step,
         failpoint=failpoint,
     )
 
 
-def _resume(training: Training) -> _Counters:
-    checkpoint = load_newest(training.directory)
+def _resume(training: Training, identity: dict[str, Any]) -> Counters:
+    checkpoint = _newest_with_its_best(training.directory)
     if checkpoint is None:
-        return _Counters()
-    expected, found = _identity(training), checkpoint.state["identity"]
-    different = [key for key in expected if found.get(key) != expected[key]]
+        return Counters()
+    found = checkpoint.state["identity"]
+    different = [key for key in identity if found.get(key) != identity[key]]
     if different:
         raise CheckpointError(
             f"{checkpoint.path}: this checkpoint belongs to a training with other {', '.join(different)}; "
             f"remove {training.directory} to train from the start"
         )
     optim.restore_tensors(checkpoint.tensors, training.optimizer, training.parameters)
-    return _Counters(**checkpoint.state["counters"])
+    return Counters(**checkpoint.state["counters"])
+
+
+def _newest_with_its_best(directory: Path) -> Checkpoint | None:
+    """The newest sound checkpoint whose best checkpoint is sound too; the way to one from earlier steps is the same."""
+    checkpoint = load_newest(directory)
+    while checkpoint is not None:
+        best = checkpoint.state["counters"].get("best_step")
+        if best in (None, checkpoint.step) or is_sound(directory, best):
+            return checkpoint
+        checkpoint = load_newest(directory, before=best)
+    return None
 
 
 def _identity(training: Training) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued; the spacing of checkpoints may change."""
-    settings = training.config.model_dump(exclude={"checkpoint_every", "keep_checkpoints"}, mode="json")
+    """What must be equal for a checkpoint to be continued."""
     shapes = {name: list(parameter.shape) for name, parameter in training.parameters.items()}
     packs = hashlib.sha256()
     for array in (training.plan.offsets, training.plan.members, training.rows):
-        packs.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+        packs.update(np.ascontiguousarray(array, dtype=np.int64))
     return {
         "seed": training.seed,
         "round": training.round,
         "steps": training.steps,
-        "settings": settings,
+        "settings": training.config.model_dump(exclude=NO_PART_OF_THE_RESULT, mode="json"),
         "packs": packs.hexdigest(),
         "parameters": hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest(),
     }
 
 
-def _divergence(training: Training, step: int, result: StepResult) -> str:
-    # A checkpoint made after this many steps would hold the very weights that gave this loss.
-    good = load_newest(training.directory, before=step)
-    kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been made yet"
-    return (
-        f"training diverged at step {step + 1} of {training.steps}: loss {result.loss}, gradient norm "
-        f"{result.grad_norm}; {kept}. Lower train.learning_rate (now {training.config.learning_rate}) "
-        "or raise train.warmup_ratio"
-    )
-
-
 def _out_of_memory(training: Training, step: int) -> str:
     return (
         f"out of GPU memory at step {step + 1}: lower train.packs_per_batch (now {training.config.packs_per_batch}), "
-        "turn train.gradient_checkpointing on, or lower train.pack_length"
+        "train.activation_memory or train.pack_length; training continues from the last checkpoint"
     )
 
 
-def _report(counters: _Counters, resumed_from: int) -> TrainReport:
-    values = asdict(counters)
-    for loss in ("first_loss", "last_loss"):
-        values[loss] = math.nan if values[loss] is None else values[loss]
-    rate = counters.tokens / max(counters.seconds, 1e-9)
-    return TrainReport(steps=values.pop("step"), tokens_per_s=rate, resumed_from=resumed_from, **values)
+def _report(training: Training, counters: Counters, resumed_from: int) -> TrainReport:
+    return TrainReport(
+        steps=counters.step,
+        tokens=counters.tokens,
+        target_tokens=counters.target_tokens,
+        examples=counters.examples,
+        seconds=counters.seconds,
+        tokens_per_s=counters.tokens / max(counters.seconds, 1e-9),
+        peak_gib=counters.peak_gib,
+        first_loss=math.nan if counters.first_loss is None else counters.first_loss,
+        last_loss=math.nan if counters.last_loss is None else counters.last_loss,
+        best_step=counters.best_step,
+        best_dev_loss=counters.best_dev_loss,
+        stopped_early=counters.step < training.steps,
+        resumed_from=resumed_from,
+    )

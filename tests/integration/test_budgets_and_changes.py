@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from command_line import winnow, winnow_child
 
@@ -129,6 +130,42 @@ def test_replay_adds_a_share_of_earlier_picks(world, tmp_path):
     rows = np.load(run / "rounds/002/packs/rows.npy")
     keys = np.load(run / "rounds/002/split/keys.npy")[rows]
     assert len(rows) == 25 and np.isin(keys, np.load(run / "rounds/001/selection/picked.npy")).sum() == 5
+
+
+def test_training_that_dev_stops_early_keeps_its_best_and_the_control_takes_as_many_steps(world, tmp_path):
+    run = tmp_path / "run"
+    settings = ("train.eval_every=1", "train.patience=2", "train.epochs=40", "train.learning_rate=0.3")
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    result = winnow("round", "--config", world, "--run", run, "--budget", 20, *arguments)
+    assert result.code == 0, result.err
+    selected, control = (
+        json.loads((run / f"rounds/001/{name}/train.json").read_text()) for name in ("train", "control.train")
+    )
+    assert selected["stopped_early"] and selected["best_step"] == selected["steps"] - 2
+    assert control["steps"] == selected["steps"] and not control["stopped_early"]
+    curve = [json.loads(line) for line in (run / "rounds/001/train/curve.jsonl").read_text().splitlines()]
+    assert selected["best_dev_loss"] == min(step["dev_loss"] for step in curve)
+    evaluated = pq.read_table(run / "rounds/001/evaluate.selected/examples.parquet").to_pandas()
+    dev = evaluated[evaluated.split == 1]
+    assert dev.nll.sum() / dev.targets.sum() == pytest.approx(selected["best_dev_loss"], rel=1e-5)
+    steps = [e for e in map(json.loads, (run / "events.jsonl").read_text().splitlines()) if e["event"] == "train.step"]
+    assert all({"dev_loss", "seconds_left", "memory_gib", "tokens_per_s"} <= step.keys() for step in steps)
+
+
+def test_evaluating_on_dev_needs_dev_examples(world, tmp_path):
+    settings = ("--set", "train.eval_every=1", "--set", "holdout.dev=0")
+    result = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 20, "--no-control", *settings)
+    assert result.code == 2 and "raise `holdout.dev`" in result.err
+
+
+def test_batches_may_be_sorted_by_length_instead_of_packed(world, tmp_path):
+    efficiency = {}
+    for batching in ("packed", "length_sorted"):
+        do_round(world, tmp_path / batching, "--set", f"train.batching={batching}", budget="60")
+        packs = json.loads((tmp_path / batching / "rounds/001/packs/pack.json").read_text())
+        assert packs["examples"] == 60
+        efficiency[batching] = packs["efficiency"]
+    assert efficiency["length_sorted"] < efficiency["packed"]
 
 
 def test_rounds_run_until_there_are_enough(world, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from al import progress
 from al.errors import Interrupted
-from al.progress import Progress
+from al.progress import Progress, duration
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,17 @@ def test_a_total_that_is_not_known_is_not_told(capsys):
         bar(1000)
     told = capsys.readouterr().err.splitlines()[0]
     assert told.startswith("import: 1,000 rows, ") and "left" not in told
+
+
+def test_time_left_is_what_the_work_says_where_it_knows_better(capsys):
+    with Progress("train", 10, "steps") as bar:
+        bar.seconds_left, bar.note = 1800.0, ", loss 1.000"
+        bar(1)
+    assert capsys.readouterr().err.splitlines()[0].endswith(", 30 min left, loss 1.000")
+
+
+def test_a_duration_is_told_in_the_unit_that_suits_it():
+    assert [duration(seconds) for seconds in (0, 89, 90, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 
 def test_quiet_says_nothing(capsys):

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from trainer.checkpoint import load_newest, save_checkpoint
+from trainer.checkpoint import load_newest, load_step, save_checkpoint
 from trainer.errors import CheckpointError, MachineError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
@@ -36,6 +36,21 @@ def test_newest_ones_are_kept_by_number_not_by_name(tmp_path):
         save(tmp_path, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-1000001"]
     assert load_newest(tmp_path).step == 1_000_001
+
+
+def test_the_spared_one_is_kept_besides_the_newest(tmp_path):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, keep=1, spare=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000004"]
+    assert load_step(tmp_path, 2).step == 2 and load_step(tmp_path, 3) is None
+
+
+def test_a_later_one_that_was_passed_over_does_not_push_out_what_is_saved_after_it(tmp_path):
+    save(tmp_path, 8)
+    (save(tmp_path, 10) / "state.json").write_text("{}")
+    assert load_newest(tmp_path).step == 8
+    save(tmp_path, 9, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000009"]
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json"])

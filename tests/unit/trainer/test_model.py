@@ -17,12 +17,13 @@ from tiny_models import build, saved, table
 
 from trainer.adapters import trainable_parameters
 from trainer.config import PROJECTIONS, LoraConfig, ModelConfig
+from trainer.decoder.retention import Memory, Retention
 from trainer.errors import CheckpointError, MachineError, TrainerError
 from trainer.forward import collate, hidden_states, output_head
 from trainer.loss import target_nll
 from trainer.measure import measure
 from trainer.model import Base, load_tokenizer, resolve_device, resolve_dtype, save_adapter
-from trainer.quantization import CachedLinear4bit, nf4_layers
+from trainer.quantization import nf4_layers
 
 LORA = LoraConfig(r=4, alpha=8, dropout=0.0)
 TOKENS = table([9, 20, 6])
@@ -100,28 +101,28 @@ def test_trap_6_a_layer_left_unquantized_is_an_error(nf4, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_cached_weights_change_neither_logits_nor_gradients(nf4, dtype):
-    found = []
-    for cache in (False, True):
-        base = Base.load(nf4.model_copy(update={"cache_dequantized": cache, "compute_dtype": dtype}))
-        assert base.cached is cache
-        assert all(isinstance(layer, CachedLinear4bit) is cache for layer in nf4_layers(base.model))
-        with base.new_adapter(LORA, seed=0) as model:
-            found.append((logits(shaken(model)), gradients(model)))
+def test_weights_held_dequantized_change_neither_logits_nor_gradients(nf4, dtype):
+    base, found = Base.load(nf4.model_copy(update={"compute_dtype": dtype})), []
+    names = set(base.model.state_dict())
+    with base.new_adapter(LORA, seed=0) as model:
+        shaken(model)
+        for resident in (False, True):
+            base.decoder.settle(Memory([Retention.KEEP] * 2, resident))
+            assert base.decoder.resident is resident
+            assert all((joined.resident is not None) is resident for joined in base.decoder.nf4)
+            found.append((logits(model), gradients(model)))
+        assert len(base.decoder.nf4) == 8
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
+    assert set(base.model.state_dict()) == names
 
 
-def test_cached_weights_stay_out_of_the_state_dict(nf4):
-    base = Base.load(nf4.model_copy(update={"cache_dequantized": True}))
-    assert not [name for name in base.model.state_dict() if "dequantized" in name]
-
-
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_trap_7_gradients_after_scoring_are_those_before(nf4, cache, dtype):
-    base = Base.load(nf4.model_copy(update={"cache_dequantized": cache, "compute_dtype": dtype}))
+def test_trap_7_gradients_after_scoring_are_those_before(nf4, resident, dtype):
+    base = Base.load(nf4.model_copy(update={"compute_dtype": dtype}))
     with base.new_adapter(LORA, seed=0) as model:
+        base.decoder.settle(Memory([Retention.KEEP] * 2, resident))
         before = gradients(shaken(model))
         measure(model, TOKENS, np.arange(3), batch_tokens=64)
         after = gradients(model)

@@ -24,9 +24,7 @@ from trainer.train import train
 
 LENGTHS = [9, 20, 6, 14, 30, 3, 11]
 PACKS = plan([[0, 1], [2, 3], [4], [5, 6, 0]])
-PLAIN = TrainConfig(
-    learning_rate=1e-2, packs_per_step=3, packs_per_batch=2, neftune_alpha=0, gradient_checkpointing=False, epochs=2
-)
+PLAIN = TrainConfig(learning_rate=1e-2, packs_per_step=3, packs_per_batch=2, neftune_alpha=0, epochs=2)
 LORA = LoraConfig(r=4, alpha=8, dropout=0.0)
 
 
@@ -93,9 +91,9 @@ def reference_losses(base, config, steps, seed=1, round=2):
     return losses, norms, {name: p.detach() for name, p in parameters.items()}
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_trap_3_losses_gradients_and_weights_equal_an_unpacked_reference(base, tmp_path, recompute):
-    config = PLAIN.model_copy(update={"gradient_checkpointing": recompute, "weight_decay": 0.1})
+@pytest.mark.parametrize("memory", ["auto", 0.0])
+def test_trap_3_losses_gradients_and_weights_equal_an_unpacked_reference(base, tmp_path, memory):
+    config = PLAIN.model_copy(update={"activation_memory": memory, "weight_decay": 0.1})
     weights, report, metrics = run(base, tmp_path, config)
     losses, norms, expected = reference_losses(base, config, steps=3)
     assert report.steps == 3
@@ -121,7 +119,7 @@ def test_first_gradient_equals_the_reference_parameter_by_parameter(base, tmp_pa
 
 def test_trap_9_micro_batches_and_recomputation_do_not_change_the_step(base, tmp_path):
     expected, _, _ = run(base, tmp_path / "a")
-    for i, change in enumerate(({"packs_per_batch": 1}, {"packs_per_batch": 3}, {"gradient_checkpointing": True})):
+    for i, change in enumerate(({"packs_per_batch": 1}, {"packs_per_batch": 3}, {"activation_memory": 0.0})):
         found, _, _ = run(base, tmp_path / str(i), PLAIN.model_copy(update=change))
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=2e-4)
@@ -315,11 +313,13 @@ def test_a_micro_batch_without_targets_only_adds_nothing(base, tmp_path):
     assert math.isfinite(report.last_loss)
 
 
-def test_model_is_left_in_evaluation_mode_without_gradients(base, tmp_path):
-    config = PLAIN.model_copy(update={"gradient_checkpointing": True})
+@pytest.mark.parametrize("kind", ["llama", "granite"])
+def test_model_is_left_in_evaluation_mode_without_gradients(tmp_path, kind):
+    base = Base.load(saved(tmp_path / "model", kind))
+    assert (base.decoder is None) is (kind == "granite")
     with base.new_adapter(LORA, seed=0) as model:
         rows = np.arange(7)
-        train(model, table(LENGTHS), PACKS, rows, config, seed=0, round=0, steps=1, scratch=tmp_path)
+        train(model, table(LENGTHS), PACKS, rows, PLAIN, seed=0, round=0, steps=1, scratch=tmp_path)
         assert not model.training
         assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         assert all(p.grad is None for p in model.parameters())

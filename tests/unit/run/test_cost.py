@@ -1,0 +1,93 @@
+"""What `plan` says of memory and speed follows from the config, and agrees with what was measured on a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from al.config import Config
+from al.cost import GIB, Machine, divided, forward_tokens_per_s, training_memory, training_tokens_per_s
+from al.model_shape import ModelShape
+from trainer.decoder.retention import Retention, Widths
+
+RECORD = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "train_h100.json"
+H100 = Machine("cuda", 2, 780e12, 2.5e12, 79.1)
+CONSUMER = Machine("cuda", 2, 160e12, 0.9e12, 23.5)
+
+
+def mistral(r=16, ours=True):
+    """The shape of Mistral-7B with LoRA of rank r on all projections."""
+    per_layer = r * ((4096 + 4096) * 2 + (4096 + 1024) * 2 + (4096 + 14336) * 3)
+    widths = Widths(hidden=4096, query=4096, key_value=1024, intermediate=14336, heads=32, rank=r, itemsize=2)
+    return ModelShape(
+        name="mistral",
+        layers=32,
+        hidden=4096,
+        intermediate=14336,
+        kv_width=1024,
+        vocabulary=32000,
+        linear=32 * 218_103_808,
+        other=262_410_240,
+        lora=32 * per_layer,
+        largest_linear=4096 * 14336,
+        widths=widths if ours else None,
+    )
+
+
+def config(**train):
+    return Config.model_validate(
+        {"model": {"name": "x"}, "train": {"pack_length": 2048, "packs_per_step": 4, "packs_per_batch": 4, **train}}
+    )
+
+
+def gib(found):
+    return sum(found.values()) / GIB
+
+
+def test_a_large_card_keeps_everything_and_a_small_one_recomputes():
+    assert set(divided(config(), mistral(), H100).retentions) == {Retention.KEEP}
+    assert divided(config(), mistral(), H100).resident
+    small = divided(config(), mistral(), CONSUMER)
+    assert not small.resident and Retention.INPUT in small.retentions
+    for machine in (H100, CONSUMER):
+        assert gib(training_memory(config(), mistral(), machine)) < machine.memory_gib
+
+
+@pytest.mark.parametrize("budget", [2.0, 4.0, 9.0, 16.0])
+def test_activation_memory_bounds_the_peak_and_buys_speed(budget):
+    less, more = (config(activation_memory=value) for value in (budget, budget + 4))
+    base = (
+        gib(training_memory(less, mistral(), H100))
+        - training_memory(less, mistral(), H100)["activations, gradients"] / GIB
+    )
+    assert gib(training_memory(less, mistral(), H100)) <= base + budget
+    assert training_tokens_per_s(less, mistral(), H100) <= training_tokens_per_s(more, mistral(), H100)
+    assert training_tokens_per_s(config(activation_memory=2.0), mistral(), H100) < 0.8 * training_tokens_per_s(
+        config(), mistral(), H100
+    )
+
+
+def test_models_of_other_architectures_are_slower_and_larger():
+    other = mistral(ours=False)
+    low = config(activation_memory=1.5)
+    assert training_tokens_per_s(low, other, H100) < training_tokens_per_s(low, mistral(), H100)
+    assert forward_tokens_per_s(low, other, H100) < forward_tokens_per_s(low, mistral(), H100)
+    assert gib(training_memory(low, other, H100)) > gib(training_memory(low, mistral(), H100))
+
+
+def test_eight_bit_optimizer_saves_six_bytes_a_weight():
+    key, full, small = "LoRA weights, optimizer", config(), config(optimizer="adamw_8bit")
+    saved = training_memory(full, mistral(256), H100)[key] - training_memory(small, mistral(256), H100)[key]
+    assert saved == 6.0 * mistral(256).lora
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="benchmarks/train_throughput.py has not been run")
+def test_predictions_hold_on_the_machine_that_was_measured():
+    rows = [row for row in json.loads(RECORD.read_text())["rows"] if "planned_gib" in row]
+    assert len(rows) >= 4
+    for row in rows:
+        assert row["peak_gib"] == pytest.approx(row["planned_gib"], rel=0.10), row["name"]
+        if "dropout" not in row["settings"]:
+            assert row["tokens_per_s"] == pytest.approx(row["planned_tokens_per_s"], rel=0.20), row["name"]
