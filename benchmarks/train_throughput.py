@@ -1,0 +1,332 @@
+"""QLoRA training on the Mistral-7B shape on one GPU: Winnow's trainer at several memory sizes, and its peers, on the same documents.
+
+    python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/train_h100.json --peers trl unsloth
+
+Random weights are as fast and as large as trained ones, so speed and memory are those of the real model; losses mean nothing. Every row
+trains the same documents (log-normal lengths, median 200, clipped at 2,048, every token a target) in packs of 2,048, 8,192 tokens a step,
+with NEFTune. Winnow's rows run `trainer.train.train` as a round does; speed is the median over steps of the time from one step to the
+next. Peers run in processes of their own (`benchmarks/peers.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import numpy as np  # noqa: E402
+from common import device_name, now, versions  # noqa: E402
+from peers import document_lengths  # noqa: E402
+
+SEQ, TOKENS_PER_STEP = 2048, 8192
+SHAPES = {
+    "mistral-7b": {},
+    "tiny": {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 2000,
+    },
+}
+ROWS: dict[str, dict[str, Any]] = {
+    "winnow-fast": {"r": 16, "packs_per_batch": 4, "activation_memory": "auto"},
+    "winnow-fast-r256": {"r": 256, "packs_per_batch": 4, "activation_memory": "auto"},
+    "winnow-24gb": {"r": 16, "packs_per_batch": 4, "activation_memory": 17.0},
+    "winnow-16gb": {"r": 16, "packs_per_batch": 4, "activation_memory": 9.5},
+    "winnow-unsloth-memory": {"r": 16, "packs_per_batch": 4, "activation_memory": 1.5},
+    "winnow-low": {"r": 16, "packs_per_batch": 2, "activation_memory": 1.1},
+    "winnow-2k": {"r": 16, "packs_per_batch": 1, "activation_memory": "auto"},
+    "winnow-dropout": {"r": 16, "packs_per_batch": 4, "activation_memory": "auto", "dropout": 0.05},
+    "winnow-8bit-adam-r256": {"r": 256, "packs_per_batch": 4, "activation_memory": 9.5, "optimizer": "adamw_8bit"},
+}
+
+
+def build_model(directory: Path, tokenizer: Path, shape: str) -> None:
+    """Save a Mistral of random weights in NF4, as bitsandbytes checkpoint, and the tokenizer beside it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, MistralConfig, MistralForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    config = MistralConfig(sliding_window=None, **SHAPES[shape])
+    with torch.device(device):
+        torch.set_default_dtype(torch.bfloat16)
+        model = MistralForCausalLM(config)
+        torch.set_default_dtype(torch.float32)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as plain:
+        model.save_pretrained(plain, max_shard_size="5GB")
+        del model
+        _clear()
+        nf4 = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            plain, dtype=torch.bfloat16, device_map={"": device}, quantization_config=nf4
+        )
+        model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory)
+    del model
+    _clear()
+
+
+def measure_matmul() -> float:
+    """TFLOP/s of a bf16 product of 8192 × 8192 matrices, 20 in a row."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.1
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    torch.cuda.synchronize()
+    return 20 * 2 * 8192**3 / (time.perf_counter() - started) / 1e12
+
+
+class Bench:
+    """The base model, loaded once, and the documents."""
+
+    def __init__(self, model: Path, steps: int):
+        from al.model_shape import model_shape
+        from al.plan import probe_machine
+        from trainer.model import Base
+        from trainer.packing import plan_packs
+        from trainer.template import Tokenized
+        from trainer.tokens import TokenTable
+
+        self.config, self.steps = _config(model), steps
+        self.base = Base.load(self.config.model)
+        assert self.base.decoder is not None
+        self.machine, self.shape_of = probe_machine(self.config), model_shape
+        lengths = document_lengths(60 * steps, 0)
+        rng = np.random.default_rng(0)
+        vocabulary = self.base.model.config.vocab_size
+        self.table = TokenTable.build(
+            [Tokenized(rng.integers(5, vocabulary, n).tolist(), [1] * int(n)) for n in lengths]
+        )
+        self.plan, self.documents = plan_packs(np.asarray(lengths), SEQ), len(lengths)
+        self.efficiency = self.plan.efficiency
+
+    def row(self, name: str, matmul_tflops: float) -> dict[str, Any]:
+        """Train one configuration; {"name", "tokens_per_s", "peak_gib", ...} beside what `plan` says of it."""
+        from al.cost import training_memory, training_tokens_per_s
+        from trainer.train import train
+
+        settings = ROWS[name]
+        config = self._configured(settings)
+        shape = self.shape_of(config.model, config.lora, self.machine.bytes_per_value)
+        moments: list[tuple[float, dict[str, float]]] = []
+        with (
+            self.base.new_adapter(config.lora, 0) as model,
+            tempfile.TemporaryDirectory() as scratch,
+        ):
+            decoder = self.base.decoder
+            used: dict[str, Any] = {}
+
+            def on_step(metrics: dict[str, float]) -> None:
+                moments.append((time.perf_counter(), metrics))
+                if not used:
+                    used.update(
+                        retention={
+                            str(kind): decoder.retention.count(kind) for kind in dict.fromkeys(decoder.retention)
+                        },
+                        dequantized=decoder.resident,
+                    )
+
+            started = time.perf_counter()
+            train(
+                model,
+                self.table,
+                self.plan,
+                np.arange(self.documents),
+                config.train,
+                seed=0,
+                round=1,
+                steps=self.steps,
+                scratch=Path(scratch),
+                on_step=on_step,
+            )
+            decoder = None
+        tail = moments[4:]
+        speeds = [m["tokens"] / (t - s) for (s, _), (t, m) in zip(tail, tail[1:], strict=False)]
+        speed, peak = float(np.median(speeds)), moments[-1][1]["peak_gib"]
+        useful = shape.training_flops_per_token + 4.0 * shape.vocabulary * shape.hidden
+        planned_gib = sum(training_memory(config, shape, self.machine).values()) / 2**30
+        planned_speed = training_tokens_per_s(config, shape, self.machine)
+        _clear()
+        return {
+            "name": name,
+            "rank": settings["r"],
+            "seq": SEQ,
+            "tokens_per_step": int(np.median([m["tokens"] for _, m in moments])),
+            "tokens_per_s": round(speed, 1),
+            "peak_gib": round(peak, 2),
+            "mfu": round(speed * useful / matmul_tflops / 1e12, 3),
+            "first_step_s": round(moments[0][0] - started, 2),
+            "spread": [round(min(speeds), 1), round(max(speeds), 1)],
+            "settings": {k: v for k, v in settings.items() if k != "r"},
+            **used,
+            "planned_gib": round(planned_gib, 2),
+            "planned_tokens_per_s": round(planned_speed, 1),
+            "losses": [round(m["loss"], 4) for _, m in moments[:3]],
+        }
+
+    def _configured(self, settings: dict[str, Any]) -> Any:
+        r = settings["r"]
+        lora = {"r": r, "alpha": 2.0 * r, "dropout": settings.get("dropout", 0.0), "targets": "all-linear"}
+        train = {
+            "pack_length": SEQ,
+            "packs_per_step": 4,
+            "packs_per_batch": settings["packs_per_batch"],
+            "activation_memory": settings["activation_memory"],
+            "optimizer": settings.get("optimizer", "adamw"),
+            "neftune_alpha": 5.0,
+            "checkpoint_every": 10_000,
+        }
+        return self.config.model_copy(
+            update={
+                "lora": self.config.lora.model_copy(update=lora),
+                "train": self.config.train.model_copy(update=train),
+            }
+        )
+
+
+def _config(model: Path) -> Any:
+    """The shipped Mistral config on this model."""
+    import torch
+    import yaml
+
+    from al.config import CONFIG_DIR, load
+
+    on_gpu = torch.cuda.is_available()
+    values: dict[str, Any] = {
+        "extends": str(CONFIG_DIR / "mistral-7b.yaml"),
+        "model": {"name": str(model), "device": "cuda" if on_gpu else "cpu"},
+    }
+    if not on_gpu:
+        values["model"]["compute_dtype"] = "float32"
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        return load(Path(file.name))
+
+
+def run_peer(name: str, model: Path, rank: int, work: Path, path: str | None, seconds: int) -> dict[str, Any]:
+    """One peer in a process of its own; {"name", "error"} when it fails."""
+    out = work / f"{name}-{rank}.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), name, "--model", str(model)]
+    command += ["--rank", str(rank), "--out", str(out)]
+    environment = {**os.environ, **({"PYTHONPATH": path} if path else {})}
+    with (work / f"{name}-{rank}.log").open("w") as log:
+        try:
+            code = subprocess.run(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = f"no result within {seconds} s"
+    if out.exists():
+        found = json.loads(out.read_text())
+        return found[-1] if isinstance(found, list) else found
+    return {"name": name, "rank": rank, "error": str(code)}
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Winnow's speed over each peer's at the same rank: the fastest row, and the fastest that needs no more memory than the peer."""
+    ours = [row for row in rows if row["name"].startswith("winnow") and "tokens_per_s" in row]
+    found = {}
+    for peer in rows:
+        if peer in ours or "tokens_per_s" not in peer:
+            continue
+        same = [row for row in ours if row["rank"] == peer["rank"] and "dropout" not in row["settings"]]
+        small = [row for row in same if row["peak_gib"] <= peer["peak_gib"] + 0.05]
+        for label, candidates in (("fastest", same), ("at_equal_memory", small)):
+            if candidates:
+                best = max(candidates, key=lambda row: row["tokens_per_s"])
+                found[f"{best['name']} / {peer['name']} r={peer['rank']} ({label})"] = round(
+                    best["tokens_per_s"] / peer["tokens_per_s"], 2
+                )
+    return found
+
+
+def _clear() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    """Parse, build, run, write the record (after each row, so that a cut-off run leaves what it measured)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("work", "tokenizer", "out"):
+        parser.add_argument(f"--{name}", required=True, type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="mistral-7b")
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--peers", nargs="*", default=[], help="of peers.py; NAME:RANK for another rank than 16")
+    parser.add_argument("--peer-path", default=[], nargs="*", help="PEER=PATH: PYTHONPATH of a peer's process")
+    parser.add_argument("--peer-seconds", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=14)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    model = arguments.work / "model"
+    if not (model / "config.json").exists():
+        build_model(model, arguments.tokenizer, arguments.shape)
+    record: dict[str, Any] = {
+        "device": device_name(),
+        "versions": versions(),
+        "date": now(),
+        "command": f"python benchmarks/train_throughput.py --shape {arguments.shape} --steps {arguments.steps} "
+        f"--peers {' '.join(arguments.peers)}",
+        "matmul_tflops": round(measure_matmul(), 1),
+        "rows": [],
+    }
+
+    def add(row: dict[str, Any]) -> None:
+        record["rows"].append(row)
+        record["ratios"] = ratios(record["rows"])
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
+
+    if arguments.rows:
+        bench = Bench(model, arguments.steps)
+        record["packing_efficiency"] = round(bench.efficiency, 4)
+        for name in arguments.rows:
+            try:
+                add(bench.row(name, record["matmul_tflops"]))
+            except Exception as error:  # one row must not cost the others
+                add({"name": name, "rank": ROWS[name]["r"], "error": f"{type(error).__name__}: {error}"[:500]})
+                _clear()
+        del bench
+        _clear()
+    paths = dict(entry.split("=", 1) for entry in arguments.peer_path)
+    for peer in arguments.peers:
+        name, _, rank = peer.partition(":")
+        path = paths.get(name.split("-")[0])
+        add(run_peer(name, model, int(rank or 16), arguments.work, path, arguments.peer_seconds))
+    shutil.rmtree(arguments.work / "scratch", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
