@@ -67,7 +67,8 @@ def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict
     memory = divided(config, shape, machine)
     return items | {
         "dequantized weights": _matrices(shape, machine) if memory.resident else nf4 * _largest_matrix(shape, machine),
-        "activations, gradients": peak_bytes(shape.widths, memory.retentions, tokens, _gradients(shape)),
+        "activations, gradients": peak_bytes(shape.widths, memory.retentions, tokens, _gradients(shape))
+        + _earlier(config, shape),
     }
 
 
@@ -79,7 +80,7 @@ def divided(config: Config, shape: ModelShape, machine: Machine) -> Memory:
         budget = config.train.activation_memory * GIB
     elif machine.kind == "cuda":
         held = shape.linear * (NF4_BYTES if nf4 else machine.bytes_per_value) + shape.other * machine.bytes_per_value
-        lora = shape.lora * (4.0 + 8.0)
+        lora = shape.lora * (4.0 + 8.0) + _earlier(config, shape)
         budget = machine.memory_gib * GIB * (1 - RESERVE) - held - lora - _largest_matrix(shape, machine)
     else:
         budget = HOST_SHARE * machine.memory_gib * GIB
@@ -134,6 +135,11 @@ def transformers_layer_bytes(config: Config, shape: ModelShape, machine: Machine
     d, ff, kv, size = shape.hidden, shape.intermediate, shape.kv_width, machine.bytes_per_value
     lora = (6 * d + ff) * (size + 1 if config.lora.dropout else 0) / size
     return tokens * size * (3 * d + ff + 4 * d + 4 * kv + 4 * ff + lora)
+
+
+def _earlier(config: Config, shape: ModelShape) -> float:
+    """Gradients of a step's earlier batches, which are there during the forward pass of the next."""
+    return 4.0 * shape.lora if config.train.packs_per_step > config.train.packs_per_batch else 0.0
 
 
 def _gradients(shape: ModelShape) -> float:

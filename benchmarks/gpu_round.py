@@ -3,7 +3,6 @@
     python benchmarks/gpu_round.py --pool rows.jsonl --tokenizer DIR --embedder DIR --work DIR --out benchmarks/results/gpu_round.json
 
 Random weights are as fast and as large as trained ones, so speed and memory are those of the real model; losses mean nothing.
-`--calibrate` also times training and its peak memory over a grid of batch sizes and ranks: the data behind the constants in al/plan.py.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ import argparse
 import datetime
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,14 +28,6 @@ SHAPES = {
         "num_key_value_heads": 2,
     },
 }
-GRID = [
-    {"r": 16, "packs": 1, "dropout": 0.0},
-    {"r": 16, "packs": 4, "dropout": 0.0},
-    {"r": 16, "packs": 1, "dropout": 0.05},
-    {"r": 256, "packs": 1, "dropout": 0.05},
-    {"r": 256, "packs": 4, "dropout": 0.05},
-    {"r": 16, "packs": 1, "dropout": 0.0, "checkpointing": False},
-]
 
 
 def build_model(directory: Path, tokenizer: Path, shape: str) -> None:
@@ -117,87 +106,6 @@ def nf4_census(config: Path) -> dict[str, int]:
     return {"nf4_linear_layers": len(layers), "other_linear_layers": len(plain)}
 
 
-def calibrate(config_path: Path) -> list[dict[str, Any]]:
-    """Peak memory and speed of three training steps over `GRID`, on packs filled with random documents."""
-    import torch
-
-    from al.config import load
-    from al.model_shape import model_shape
-    from al.plan import probe_machine, training_memory, training_tokens_per_s
-    from trainer.model import Base
-    from trainer.packing import plan_packs
-    from trainer.template import Tokenized
-    from trainer.tokens import TokenTable
-    from trainer.train import train
-
-    config = load(config_path)
-    base, machine, rows = Base.load(config.model), probe_machine(config), []
-    rng = np.random.default_rng(0)
-    for entry in GRID:
-        changed = config.model_copy(
-            update={
-                "lora": config.lora.model_copy(
-                    update={"r": entry["r"], "alpha": 2.0 * entry["r"], "dropout": entry["dropout"]}
-                ),
-                "train": config.train.model_copy(
-                    update={
-                        "packs_per_batch": entry["packs"],
-                        "packs_per_step": entry["packs"],
-                        "gradient_checkpointing": entry.get("checkpointing", True),
-                    }
-                ),
-            }
-        )
-        lengths = np.clip(
-            rng.lognormal(np.log(200), 0.8, size=400 * entry["packs"]), 16, changed.train.pack_length
-        ).astype(int)
-        table = TokenTable.build(
-            [Tokenized(rng.integers(5, 31000, n).tolist(), [0] * (n // 2) + [1] * (n - n // 2)) for n in lengths]
-        )
-        plan, curve = plan_packs(lengths, changed.train.pack_length), []
-        shape = model_shape(changed.model, changed.lora)
-        with base.new_adapter(changed.lora, 0) as model, tempfile.TemporaryDirectory() as scratch:
-            report = train(
-                model,
-                table,
-                plan,
-                np.arange(len(lengths)),
-                changed.train,
-                seed=0,
-                round=1,
-                steps=5,
-                scratch=Path(scratch),
-                on_step=curve.append,
-                stop=lambda: False,
-                failpoint=lambda name: None,
-            )
-        speed = float(np.median([step["tokens_per_s"] for step in curve[2:]]))
-        planned = training_memory(changed, shape, machine)
-        rows.append(
-            {
-                **entry,
-                "peak_gib": report.peak_gib,
-                "tokens_per_s": speed,
-                "planned_gib": sum(planned.values()) / 2**30,
-                "planned_items_gib": {k: v / 2**30 for k, v in planned.items()},
-                "planned_tokens_per_s": training_tokens_per_s(changed, shape, machine),
-                "matmul_tflops": machine.flops / 1e12,
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return rows
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """What was run, without the paths of the machine it ran on."""
-    flags = [f"--{name.replace('_', '-')}" for name in ("calibrate", "no_round") if getattr(arguments, name)]
-    return " ".join(
-        ["python benchmarks/gpu_round.py", f"--shape {arguments.shape}", f"--budget {arguments.budget}", *flags]
-    )
-
-
 def main() -> None:
     """Parse, build, run, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,8 +114,6 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="mistral-7b")
     parser.add_argument("--budget", default="300")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--no-round", action="store_true")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     model, config = arguments.work / "model", arguments.work / "round.yaml"
@@ -220,15 +126,12 @@ def main() -> None:
     )
     write_config(config, model, arguments.embedder, [str(arguments.pool)], arguments.device, overrides)
     record: dict[str, Any] = {
-        "command": _command(arguments),
+        "command": f"python benchmarks/gpu_round.py --shape {arguments.shape} --budget {arguments.budget}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "shape": arguments.shape,
         "budget": arguments.budget,
     }
-    if arguments.calibrate:
-        record["calibration"] = calibrate(config)
-    if not arguments.no_round:
-        record.update(run_round(config, arguments.work / "run", arguments.budget), nf4=nf4_census(config))
+    record.update(run_round(config, arguments.work / "run", arguments.budget), nf4=nf4_census(config))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record.get("measured_over_planned", {})))

@@ -126,8 +126,14 @@ def load_unsloth(directory: Path, rank: int, checkpointing: bool) -> tuple[Any, 
     import torch
     from unsloth import FastLanguageModel
 
+    use = "unsloth" if checkpointing else False
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(directory), max_seq_length=SEQ, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True
+        str(directory),
+        max_seq_length=SEQ,
+        dtype=torch.bfloat16,
+        load_in_4bit=True,
+        use_gradient_checkpointing=use,
+        local_files_only=True,
     )
     model = FastLanguageModel.get_peft_model(
         model,
@@ -136,7 +142,7 @@ def load_unsloth(directory: Path, rank: int, checkpointing: bool) -> tuple[Any, 
         lora_dropout=0,
         bias="none",
         target_modules=PROJECTIONS,
-        use_gradient_checkpointing="unsloth" if checkpointing else False,
+        use_gradient_checkpointing=use,
         random_state=0,
     )
     return model, tokenizer, None
@@ -179,11 +185,11 @@ def build_trainer(peer: Peer, directory: Path, rank: int, steps: int, scratch: s
     )
     rows = Dataset.from_dict({"input_ids": documents(DOCUMENTS_PER_STEP * steps, seed=0)})
     trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer, peft_config=lora)
-    return watch(trainer, record)
+    return watch(trainer, record, peer.checkpointing)
 
 
-def watch(trainer: Any, record: Record) -> Any:
-    """Let `trainer` write the contents of each batch and the time of each step into `record`."""
+def watch(trainer: Any, record: Record, checkpointing: bool) -> Any:
+    """Let `trainer` write the contents of each batch and the time of each step into `record`, and stop at a first step gone wrong."""
     import torch
     from transformers import TrainerCallback
 
@@ -196,13 +202,14 @@ def watch(trainer: Any, record: Record) -> Any:
     inner = trainer.training_step
 
     def training_step(model: Any, inputs: dict[str, Any], *arguments: Any, **more: Any) -> Any:
-        if not record.tokens:
-            shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
-            print("first batch:", shapes, flush=True)
-            record.checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         record.tokens.append(int(inputs["input_ids"].numel() if mask is None else mask.sum()))
         record.documents.append(len(inputs["input_ids"]) if positions is None else int((positions == 0).sum()))
+        if len(record.tokens) == 1:
+            shapes = {key: tuple(value.shape) for key, value in inputs.items() if hasattr(value, "shape")}
+            print("first batch:", shapes, f"{record.documents[0]} documents", flush=True)
+            record.checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+            check_first(record, checkpointing)
         return inner(model, inputs, *arguments, **more)
 
     trainer.training_step = training_step
@@ -210,15 +217,15 @@ def watch(trainer: Any, record: Record) -> Any:
     return trainer
 
 
-def check(record: Record, peer: Peer, steps: int) -> None:
-    """RuntimeError when the peer did something else than what its row would claim."""
-    if not len(record.tokens) == len(record.ended) == steps:
-        raise RuntimeError(f"expected {steps} steps of one batch, saw {len(record.ended)} and {len(record.tokens)}")
-    if np.median(record.tokens) < 0.9 * PACKS * SEQ or np.median(record.documents) <= PACKS:
+def check_first(record: Record, checkpointing: bool) -> None:
+    """RuntimeError when the first batch shows a setup other than what the row would claim."""
+    tokens, count = record.tokens[0], record.documents[0]
+    if tokens < 0.9 * PACKS * SEQ or count <= PACKS:
         raise RuntimeError(
-            f"not packed: {record.tokens[0]} tokens and {record.documents[0]} documents in the first batch, expected about {PACKS * SEQ}"
+            f"not packed: {tokens} tokens and {count} documents kept apart in the first batch, "
+            f"expected about {PACKS * SEQ} tokens and more than {PACKS} documents"
         )
-    if record.checkpointing and not peer.checkpointing:
+    if record.checkpointing and not checkpointing:
         raise RuntimeError("gradient checkpointing is on though it was switched off")
 
 
@@ -234,7 +241,10 @@ def measure(name: str, directory: Path, rank: int, steps: int, scratch: str) -> 
     record.started = time.perf_counter()
     trainer.train()
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else float("nan")
-    check(record, peer, steps)
+    if not len(record.tokens) == len(record.ended) == steps:
+        raise RuntimeError(
+            f"expected {steps} steps of a batch each: {len(record.ended)} steps, {len(record.tokens)} batches"
+        )
     speeds = record.speeds()
     return {
         "name": name,
@@ -246,10 +256,10 @@ def measure(name: str, directory: Path, rank: int, steps: int, scratch: str) -> 
         "first_step_s": round(record.ended[0] - record.started, 2),
         "spread": [round(min(speeds), 1), round(max(speeds), 1)],
         "documents_per_step": int(np.median(record.documents)),
-        "gradient_checkpointing": peer.checkpointing,
+        "gradient_checkpointing": record.checkpointing,
         "attention": attention_of(trainer, peer),
-        "optimizer": str(trainer.args.optim.value),
-        "loss": round(trainer.state.log_history[-1]["train_loss"], 3),
+        "optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
+        "loss": round(trainer.state.log_history[-1].get("train_loss", float("nan")), 3),
         "versions": versions(*PACKAGES),
     }
 

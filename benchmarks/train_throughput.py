@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,11 @@ class Bench:
         self.plan, self.documents = plan_packs(np.asarray(lengths), SEQ), len(lengths)
         self.efficiency = self.plan.efficiency
 
+    def useful_flops(self, rank: int) -> float:
+        """Operations per token that training needs with LoRA of this rank, the output head included."""
+        shape = self.shape_of(self.config.model, self.config.lora.model_copy(update={"r": rank}))
+        return shape.training_flops_per_token + 4.0 * shape.vocabulary * shape.hidden
+
     def row(self, name: str, matmul_tflops: float) -> dict[str, Any]:
         """Train one configuration; {"name", "tokens_per_s", "peak_gib", ...} beside what `plan` says of it."""
         from al.cost import training_memory, training_tokens_per_s
@@ -170,7 +176,6 @@ class Bench:
         tail = moments[4:]
         speeds = [m["tokens"] / (t - s) for (s, _), (t, m) in zip(tail, tail[1:], strict=False)]
         speed, peak = float(np.median(speeds)), moments[-1][1]["peak_gib"]
-        useful = shape.training_flops_per_token + 4.0 * shape.vocabulary * shape.hidden
         planned_gib = sum(training_memory(config, shape, self.machine).values()) / 2**30
         planned_speed = training_tokens_per_s(config, shape, self.machine)
         _clear()
@@ -181,7 +186,7 @@ class Bench:
             "tokens_per_step": int(np.median([m["tokens"] for _, m in moments])),
             "tokens_per_s": round(speed, 1),
             "peak_gib": round(peak, 2),
-            "mfu": round(speed * useful / matmul_tflops / 1e12, 3),
+            "mfu": round(speed * self.useful_flops(settings["r"]) / matmul_tflops / 1e12, 3),
             "first_step_s": round(moments[0][0] - started, 2),
             "spread": [round(min(speeds), 1), round(max(speeds), 1)],
             "settings": {k: v for k, v in settings.items() if k != "r"},
@@ -309,6 +314,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
         print(json.dumps(row), flush=True)
 
+    useful: Callable[[int], float] | None = None
     if arguments.rows:
         bench = Bench(model, arguments.steps)
         record["packing_efficiency"] = round(bench.efficiency, 4)
@@ -318,13 +324,18 @@ def main() -> None:
             except Exception as error:  # one row must not cost the others
                 add({"name": name, "rank": ROWS[name]["r"], "error": f"{type(error).__name__}: {error}"[:500]})
                 _clear()
+        needed = {rank: bench.useful_flops(rank) for rank in (16, 256)}
+        useful = needed.__getitem__
         del bench
         _clear()
     paths = dict(entry.split("=", 1) for entry in arguments.peer_path)
     for peer in arguments.peers:
         name, _, rank = peer.partition(":")
         path = paths.get(name.split("-")[0])
-        add(run_peer(name, model, int(rank or 16), arguments.work, path, arguments.peer_seconds))
+        row = run_peer(name, model, int(rank or 16), arguments.work, path, arguments.peer_seconds)
+        if useful and "tokens_per_s" in row:
+            row["mfu"] = round(row["tokens_per_s"] * useful(row["rank"]) / record["matmul_tflops"] / 1e12, 3)
+        add(row)
     shutil.rmtree(arguments.work / "scratch", ignore_errors=True)
 
 

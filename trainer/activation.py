@@ -24,9 +24,11 @@ GIB = 2**30
 
 @contextmanager
 def training_mode(
-    model: torch.nn.Module, activation_memory: Literal["auto"] | float, tokens: int
+    model: torch.nn.Module, activation_memory: Literal["auto"] | float, tokens: int, accumulating: bool = False
 ) -> Iterator[Memory | None]:
     """Inside the block dropout acts and activations are kept within a budget for batches of `tokens` tokens.
+
+    `accumulating`: a step has several batches, so the gradients of earlier ones are there during a forward pass.
 
     Our own decoder divides `activation_memory` (GiB; auto: what is free) among its layers and the dequantized weights;
     the block's value says how. Models that run through transformers' forward recompute every
@@ -34,7 +36,7 @@ def training_mode(
     """
     decoder = bound_decoder(model)
     layers = [] if decoder else _decoder_layers(model)
-    memory = decoder and _divide(decoder, model, activation_memory, tokens)
+    memory = decoder and _divide(decoder, model, activation_memory, tokens, accumulating)
     model.train()
     for layer in layers:
         # Non-reentrant: the reentrant kind gives no gradients when the embeddings are frozen.
@@ -51,10 +53,12 @@ def training_mode(
         model.eval()
 
 
-def _divide(decoder: Decoder, model: torch.nn.Module, wanted: Literal["auto"] | float, tokens: int) -> Memory:
+def _divide(
+    decoder: Decoder, model: torch.nn.Module, wanted: Literal["auto"] | float, tokens: int, accumulating: bool
+) -> Memory:
     on_gpu = decoder.scratch.device.type == "cuda"
     lora = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    budget = _free_bytes(decoder, lora) if wanted == "auto" else float(wanted) * GIB
+    budget = _free_bytes(decoder, lora, accumulating) if wanted == "auto" else float(wanted) * GIB
     layers = len(decoder.layers)
     memory = divide(decoder.widths, layers, tokens, budget, decoder.matrix_bytes, on_gpu, gradients=4.0 * lora / layers)
     decoder.settle(memory)
@@ -64,7 +68,7 @@ def _divide(decoder: Decoder, model: torch.nn.Module, wanted: Literal["auto"] | 
     return memory
 
 
-def _free_bytes(decoder: Decoder, lora: int) -> float:
+def _free_bytes(decoder: Decoder, lora: int, accumulating: bool) -> float:
     """What activations and dequantized weights may take, once the state of the optimizer of `lora` parameters and the
     scratch for one matrix have theirs."""
     device = decoder.scratch.device
@@ -72,7 +76,12 @@ def _free_bytes(decoder: Decoder, lora: int) -> float:
         return HOST_SHARE * psutil.virtual_memory().available
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free - RESERVE * total - 8.0 * lora - max(joined.matrix_bytes for joined in decoder.layers[0].joined)
+    return (
+        free
+        - RESERVE * total
+        - (12.0 if accumulating else 8.0) * lora
+        - max(joined.matrix_bytes for joined in decoder.layers[0].joined)
+    )
 
 
 def _decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:

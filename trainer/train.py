@@ -100,7 +100,9 @@ def train(
     resumed_from = counters.step
     live = Live(training.steps, training.device, flops_per_token, peak_flops)
     reset_peak(training.device)
-    with training_mode(model, config.activation_memory, config.packs_per_batch * config.pack_length):
+    tokens_at_once = config.packs_per_batch * config.pack_length
+    accumulating = config.packs_per_step > config.packs_per_batch
+    with training_mode(model, config.activation_memory, tokens_at_once, accumulating):
         while not _is_over(training, counters):
             counters, metrics = _timed_step(training, counters, live)
             if evaluate is not None and _evaluation_is_due(training, counters):
@@ -110,7 +112,7 @@ def train(
             last, stopping = _is_over(training, counters), stop()
             due = counters.step % config.checkpoint_every == 0 or counters.best_step == counters.step
             if last or stopping or due:
-                _save(training, counters, identity, failpoint)
+                _save(training, counters, identity, failpoint, last)
             if stopping and not last:
                 raise Interrupted(f"stopped after step {counters.step} of {training.steps}; run again to continue")
     _wear_the_best(training, counters)
@@ -193,11 +195,15 @@ def _wear_the_best(training: Training, counters: Counters) -> None:
     optim.restore_tensors(best.tensors, training.optimizer, training.parameters)
 
 
-def _save(training: Training, counters: Counters, identity: dict[str, Any], failpoint: Callable[[str], None]) -> None:
+def _save(
+    training: Training, counters: Counters, identity: dict[str, Any], failpoint: Callable[[str], None], last: bool
+) -> None:
+    """Write a checkpoint; that of the last step does without the optimizer's state, two thirds of it, which no step needs."""
+    tensors = optim.training_tensors(training.optimizer, training.parameters)
     save_checkpoint(
         training.directory,
         counters.step,
-        optim.training_tensors(training.optimizer, training.parameters),
+        {name: tensor for name, tensor in tensors.items() if not last or name.startswith("parameter.")},
         {"identity": identity, "counters": asdict(counters)},
         keep=training.config.keep_checkpoints,
         spare=counters.best_step,

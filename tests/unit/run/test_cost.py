@@ -83,6 +83,12 @@ def test_eight_bit_optimizer_saves_six_bytes_a_weight():
     assert saved == 6.0 * mistral(256).lora
 
 
+def test_trap_12_small_batches_pay_the_dequantization_many_times():
+    small, large = (config(activation_memory=0.0, packs_per_batch=packs) for packs in (1, 4))
+    assert training_tokens_per_s(small, mistral(), H100) < 0.95 * training_tokens_per_s(large, mistral(), H100)
+    assert Config.model_validate({}).train.packs_per_batch * Config.model_validate({}).train.pack_length >= 8192
+
+
 @pytest.mark.skipif(not RECORD.exists(), reason="benchmarks/train_throughput.py has not been run")
 def test_predictions_hold_on_the_machine_that_was_measured():
     rows = [row for row in json.loads(RECORD.read_text())["rows"] if "planned_gib" in row]
