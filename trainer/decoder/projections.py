@@ -72,7 +72,8 @@ class Scratch:
     def take(self, rows: int, columns: int) -> torch.Tensor:
         """(rows, columns), its content undefined; what was taken before is overwritten."""
         if self.held is None or self.held.numel() < rows * columns:
-            self.held = torch.empty(rows * columns, dtype=self.dtype, device=self.device)
+            with torch.inference_mode(False):  # made while measuring, it must serve training too
+                self.held = torch.empty(rows * columns, dtype=self.dtype, device=self.device)
         return self.held[: rows * columns].view(rows, columns)
 
 
@@ -133,11 +134,12 @@ class Joined:
     def make_resident(self) -> None:
         """Keep the matrix. A dense weight moves into it: the layer's own tensor becomes a view, and no second copy is
         held."""
-        self.resident = torch.zeros(self.rows, self.width, dtype=self.scratch.dtype, device=self.scratch.device)
-        self._fill_weights(self.resident)
-        for i, linear in enumerate(self.linears):
-            if not isinstance(linear.weight, Nf4Weight):
-                linear.weight.data = self.resident[self.output(i), self.x]
+        with torch.inference_mode(False):  # made while measuring, it must serve training too
+            self.resident = torch.zeros(self.rows, self.width, dtype=self.scratch.dtype, device=self.scratch.device)
+            self._fill_weights(self.resident)
+            for i, linear in enumerate(self.linears):
+                if not isinstance(linear.weight, Nf4Weight):
+                    linear.weight.data = self.resident[self.output(i), self.x]
         self.generation = -1
 
     def release(self) -> None:
@@ -160,6 +162,7 @@ class Joined:
             self.scratch.owner = key
         return matrix
 
+    @torch.no_grad()
     def _fill_weights(self, matrix: torch.Tensor) -> None:
         for i, linear in enumerate(self.linears):
             target = matrix[self.output(i), self.x]

@@ -18,6 +18,7 @@ from trainer import schedule
 from trainer.adapters import trainable_parameters
 from trainer.config import LoraConfig, ModelConfig, TrainConfig
 from trainer.errors import CheckpointError, DataError, Diverged, Interrupted, TrainerError
+from trainer.measure import measure
 from trainer.model import Base, save_adapter
 from trainer.optim import learning_rate
 from trainer.train import train
@@ -311,6 +312,24 @@ def test_a_micro_batch_without_targets_only_adds_nothing(base, tmp_path):
         tokens.marks[document][:] = 0
     _, report, _ = run(base, tmp_path, PLAIN.model_copy(update={"packs_per_batch": 1}), tokens=tokens)
     assert math.isfinite(report.last_loss)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize("memory", ["auto", 0.0])
+def test_training_follows_on_measuring_the_same_adapter(tmp_path, quantization, memory):
+    config = saved(tmp_path / "model", hidden_size=64, intermediate_size=128)
+    base = Base.load(config.model_copy(update={"quantization": quantization}))
+    reports = []
+    for first in (False, True):
+        with base.new_adapter(LORA, seed=0) as model:
+            if first:
+                measure(model, table(LENGTHS), np.arange(7), batch_tokens=64)
+            settings = PLAIN.model_copy(update={"activation_memory": memory})
+            scratch = tmp_path / str(first)
+            reports.append(
+                train(model, table(LENGTHS), PACKS, np.arange(7), settings, seed=0, round=0, steps=2, scratch=scratch)
+            )
+    assert reports[0].last_loss == reports[1].last_loss
 
 
 @pytest.mark.parametrize("kind", ["llama", "granite"])
