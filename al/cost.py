@@ -32,8 +32,8 @@ PROCESS_GIB = {"cuda": 0.0, "cpu": 0.9}
 """Resident size of the libraries themselves; on a GPU only what torch allocates there is counted."""
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
 """Optimizer state of one trained weight."""
-NF4_BYTES = 0.5 + (1 / 64) * (1 + 4 / 256)
-"""Bytes of a weight: 4 bits, an 8-bit scale for 64, a 32-bit scale for 256 of those."""
+NF4_BYTES = {True: 0.5 + (1 / 64) * (1 + 4 / 256), False: 0.5 + 4 / 64}
+"""Bytes of a weight with double quantization (4 bits, an 8-bit scale for 64, a 32-bit scale for 256 of those) and without."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict
     """Peak bytes while training, by item."""
     size, nf4 = machine.bytes_per_value, config.model.quantization == "nf4"
     tokens = config.train.pack_length * config.train.packs_per_batch
+    held = NF4_BYTES[config.model.double_quantization] if nf4 else size
     items = {
         "libraries": PROCESS_GIB[machine.kind] * GIB,
-        "base weights": shape.linear * (NF4_BYTES if nf4 else size) + shape.other * size,
+        "base weights": shape.linear * held + shape.other * size,
         "LoRA weights, optimizer": shape.lora * (4.0 + STATE_BYTES[config.train.optimizer]),
     }
     if shape.widths is None:
@@ -79,7 +80,8 @@ def divided(config: Config, shape: ModelShape, machine: Machine) -> Memory:
     if config.train.activation_memory != "auto":
         budget = config.train.activation_memory * GIB
     elif machine.kind == "cuda":
-        held = shape.linear * (NF4_BYTES if nf4 else machine.bytes_per_value) + shape.other * machine.bytes_per_value
+        weight = NF4_BYTES[config.model.double_quantization] if nf4 else machine.bytes_per_value
+        held = shape.linear * weight + shape.other * machine.bytes_per_value
         lora = shape.lora * (4.0 + 8.0) + _earlier(config, shape)
         budget = machine.memory_gib * GIB * (1 - RESERVE) - held - lora - _largest_matrix(shape, machine)
     else:
@@ -121,7 +123,7 @@ def _seconds(
 ) -> float:
     """Time of a batch: its products, and reading 4 bits and writing a value of each weight per pass that dequantizes; or what
     the processor takes to launch it all, if that is longer."""
-    moved = dequantizing * shape.linear * (NF4_BYTES + machine.bytes_per_value)
+    moved = dequantizing * shape.linear * (NF4_BYTES[True] + machine.bytes_per_value)
     computing = tokens * flops / (SHARE[machine.kind] * machine.flops) + moved / machine.bandwidth
     return max(computing, passes * shape.layers * LAUNCH_SECONDS[machine.kind])
 

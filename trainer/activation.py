@@ -36,13 +36,13 @@ def training_mode(
     """
     decoder = bound_decoder(model)
     layers = [] if decoder else _decoder_layers(model)
-    memory = decoder and _divide(decoder, model, activation_memory, tokens, accumulating)
-    model.train()
-    for layer in layers:
-        # Non-reentrant: the reentrant kind gives no gradients when the embeddings are frozen.
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-        layer.gradient_checkpointing = True
     try:
+        memory = decoder and _divide(decoder, model, activation_memory, tokens, accumulating)
+        model.train()
+        for layer in layers:
+            # Non-reentrant: the reentrant kind gives no gradients when the embeddings are frozen.
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.gradient_checkpointing = True
         yield memory
     finally:
         for layer in layers:

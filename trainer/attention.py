@@ -65,7 +65,7 @@ def packed_attention(
     (a ready-made mask, soft-capped scores, attention sinks), so that no model is computed wrongly in silence.
     """
     _refuse(attention_mask, pack, query, kwargs)
-    if query.is_cuda and query.dtype in VARLEN_DTYPES and query.shape[-1] <= VARLEN_HEAD_WIDTH:
+    if _has_flash(query):
         if dropout:
             raise TrainerError(
                 "packs on a GPU have no attention dropout: set attention_dropout to 0 in the model's config.json"
@@ -115,8 +115,10 @@ def attend_backward(
         return torch.autograd.grad(out, leaves, gradient_THD)
 
 
-def _has_flash(q_THD: torch.Tensor) -> bool:
-    return q_THD.is_cuda and q_THD.dtype in VARLEN_DTYPES and q_THD.shape[-1] <= VARLEN_HEAD_WIDTH
+def _has_flash(query: torch.Tensor) -> bool:
+    """Whether the flash kernels take heads like these (…, D)."""
+    width = query.shape[-1]
+    return query.is_cuda and query.dtype in VARLEN_DTYPES and width <= VARLEN_HEAD_WIDTH and width % 8 == 0
 
 
 def _refuse(mask: torch.Tensor | None, pack: PackLayout | None, query: torch.Tensor, kwargs: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ class ModelConfig(BaseModel, extra="forbid", frozen=True):
     )
     quantization: Literal["nf4", "none"] = Field(
         "nf4",
-        description="nf4 holds the linear layers in 4 bits (about 0.56 bytes a weight); none keeps compute_dtype.",
+        description="nf4 holds the linear layers in 4 bits (about 0.52 bytes a weight); none keeps compute_dtype.",
     )
     double_quantization: bool = Field(
         True, description="Quantize the NF4 scales too: saves 0.4 bits a weight, costs no accuracy."

@@ -142,6 +142,7 @@ def bind_decoder(causal: torch.nn.Module) -> Decoder | None:
     Returns None, and says so, when the model has something that only transformers' forward computes.
     """
     signature = layers_signature(causal)
+    causal.winnow_decoder = (None, None)  # the old one's matrices must not lie beside the new ones
     try:
         decoder = Decoder.bind(causal, compute_dtype(causal))
     except Unsupported as reason:
@@ -155,10 +156,13 @@ def bind_decoder(causal: torch.nn.Module) -> Decoder | None:
 def bound_decoder(model: torch.nn.Module) -> Decoder | None:
     """The decoder that `bind_decoder` gave the model, if any; bound anew when an adapter was put on or taken off."""
     causal = causal_lm(model)
-    signature, decoder = getattr(causal, "winnow_decoder", (None, None))
-    if signature is not None and signature != layers_signature(causal):
-        decoder = bind_decoder(causal)
-    return decoder
+    bound = getattr(causal, "winnow_decoder", None)
+    if bound is None:
+        return None
+    if bound[0] != layers_signature(causal):
+        del bound
+        return bind_decoder(causal)
+    return bound[1]
 
 
 def output_head(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -47,16 +47,21 @@ class Decoder:
         Raises Unsupported with the reason when it would not compute the same.
         """
         config, base = causal.config, causal.base_model
-        if config.model_type not in FAMILY:
-            raise Unsupported(f"the architecture {config.model_type}")
+        if not is_family(causal):
+            raise Unsupported(f"the architecture {config.model_type} ({type(causal).__module__})")
         if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
             raise Unsupported(f"the activation {config.hidden_act}")
+        if getattr(config, "attention_dropout", 0.0):
+            raise Unsupported("dropout of attention")
         if 2 * len(base.rotary_emb.inv_freq) != base.layers[0].self_attn.head_dim:
             raise Unsupported("a rotary embedding of part of each head")
         scratch = Scratch(base.embed_tokens.weight.device, dtype)
         layers = [_layer(index, module, config, scratch) for index, module in enumerate(base.layers)]
         decoder = cls(layers, _norm(base.norm), base.rotary_emb, scratch)
         decoder.retention = [Retention.KEEP] * len(layers)
+        lora = {id(parameter) for parameter in decoder.parameters()}
+        if lora and any(p.requires_grad and id(p) not in lora for p in causal.parameters()):
+            raise Unsupported("trainable weights besides LoRA's A and B")
         for layer in layers:
             for joined in layer.joined:
                 if not any(isinstance(linear.weight, Nf4Weight) for linear in joined.linears):
@@ -97,10 +102,13 @@ class Decoder:
         """Use memory in training as `memory` says; None after training, when nothing is kept."""
         self.retention = [Retention.KEEP] * len(self.layers) if memory is None else memory.retentions
         wanted = memory is not None and memory.resident
-        if wanted != self.resident:
+        if not wanted:
             for joined in self.nf4:
-                joined.make_resident() if wanted else joined.release()
-            self.resident = wanted
+                joined.release()
+        elif not self.resident:
+            for joined in self.nf4:
+                joined.make_resident()
+        self.resident = wanted
         self.store = None
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -116,11 +124,11 @@ class Decoder:
         """
         self.scratch.generation += 1
         cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
-        dropout = training and any(joined.dropout for joined in self.layers[0].joined)
+        dropout = training and any(joined.dropout for layer in self.layers for joined in layer.joined)
         seed = int(torch.randint(2**62, ()).item()) if dropout else None
         run = Pass(pack, cos[0].contiguous(), sin[0].contiguous(), seed)
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if torch.is_grad_enabled() and parameters:
+        parameters = self.parameters()
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
             return _Stack.apply(self, run, embeddings_Td, *parameters)
         return self._forward(embeddings_Td, run, None)
 
@@ -180,9 +188,21 @@ class _Stack(torch.autograd.Function):
         return None, None, None, *gradients
 
 
+def is_family(causal: torch.nn.Module) -> bool:
+    """Whether transformers' own class of one of these architectures computes the model: code that comes with a checkpoint may call
+    itself llama and compute something else."""
+    kind = causal.config.model_type
+    parts = (
+        (causal, *(part for layer in causal.base_model.layers[:1] for part in (layer.self_attn, layer.mlp)))
+        if (kind in FAMILY and hasattr(causal.base_model, "layers"))
+        else ()
+    )
+    return bool(parts) and all(type(part).__module__ == f"transformers.models.{kind}.modeling_{kind}" for part in parts)
+
+
 def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
     """Changes when a linear layer is exchanged (an adapter put on or off) or its adapter is switched."""
-    if causal.config.model_type not in FAMILY:
+    if not is_family(causal):
         return (causal.config.model_type,)
     modules = [
         child
@@ -191,7 +211,13 @@ def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
         for child in part.children()
     ]
     return tuple(
-        (id(module), getattr(module, "disable_adapters", None), tuple(getattr(module, "active_adapters", ())))
+        (
+            id(module),
+            getattr(module, "disable_adapters", None),
+            getattr(module, "merged", None),
+            tuple(getattr(module, "active_adapters", ())),
+            tuple(getattr(module, "scaling", {}).items()),
+        )
         for module in modules
     )
 

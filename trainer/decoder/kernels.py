@@ -160,6 +160,7 @@ def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, 
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
     label = tl.load(labels + row)
+    chosen = tl.load(start + label).to(tl.float32)  # before another warp may put its gradient there
     columns = tl.arange(0, BLOCK)
     largest = tl.full([BLOCK], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -172,7 +173,7 @@ def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, 
         largest = higher
     top = tl.max(largest, axis=0)
     log_sum = top + tl.log(tl.sum(total * tl.exp(largest - top), axis=0))
-    tl.store(nll + row, log_sum - tl.load(start + label).to(tl.float32))
+    tl.store(nll + row, log_sum - chosen)
     if GRADIENT:
         for first in range(0, vocabulary, BLOCK):
             inside = first + columns < vocabulary

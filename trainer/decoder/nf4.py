@@ -47,4 +47,5 @@ class Nf4Weight:
     def _has_kernel(self, target: torch.Tensor) -> bool:
         """The kernel rounds once, from float32 to the target: where bitsandbytes has another dtype in between, it does
         not serve."""
-        return target.is_cuda and self.packed.dtype == torch.uint8 and self.state.dtype == target.dtype
+        whole = self.shape.numel() % self.state.blocksize == 0
+        return whole and target.is_cuda and self.packed.dtype == torch.uint8 and self.state.dtype == target.dtype

@@ -17,6 +17,7 @@ class HostStore:
 
     def put(self, layer: int, x: torch.Tensor) -> None:
         """Start to copy x (T, d) out; its memory is free for others once that is done."""
+        self.coming.pop(layer, None)  # left by a backward pass that was cut off
         slot = self.slots.get(layer)
         if slot is None or slot.numel() < x.numel():
             slot = torch.empty(x.numel(), dtype=x.dtype, pin_memory=self.stream is not None)
@@ -40,6 +41,7 @@ class HostStore:
         with torch.cuda.stream(self.stream):
             target.copy_(slot[: target.numel()].view(shape), non_blocking=True)
             self.coming[layer] = (target, self.stream.record_event())
+        target.record_stream(self.stream)
 
     def take(self, layer: int, shape: torch.Size) -> torch.Tensor:
         """The input of `layer`, on the device."""

@@ -265,4 +265,4 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left @ right in float32, whatever the inputs: gradients are added up over batches."""
     if left.is_cuda and left.dtype == torch.bfloat16:
         return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).float()
+    return left.float() @ right.float()

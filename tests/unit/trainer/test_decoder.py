@@ -219,6 +219,14 @@ def test_an_adapter_put_on_or_switched_off_outside_is_noticed(tmp_path):
     assert torch.equal(bare, off) and torch.equal(worn, again) and not torch.equal(bare, worn)
 
 
+def test_weights_trained_besides_lora_are_refused():
+    model = peft.get_peft_model(
+        build("llama"), peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["norm"])
+    )
+    with pytest.raises(Unsupported, match="besides LoRA"):
+        Decoder.bind(model.get_base_model(), torch.float32)
+
+
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_bias": True}])
 def test_variants_of_lora_run_through_transformers(tmp_path, caplog, settings):
     base = Base.load(saved(tmp_path, "llama", attention_bias=True))
@@ -234,6 +242,14 @@ def test_variants_of_lora_run_through_transformers(tmp_path, caplog, settings):
 def test_other_architectures_are_refused_by_name():
     with pytest.raises(Unsupported, match="granite"):
         Decoder.bind(build("granite"), torch.float32)
+    with pytest.raises(Unsupported, match="dropout of attention"):
+        Decoder.bind(build("llama", attention_dropout=0.1), torch.float32)
+    foreign = build("llama")
+    foreign.base_model.layers[0].mlp.__class__ = type(
+        "LlamaMLP", (type(foreign.base_model.layers[0].mlp),), {"__module__": "elsewhere"}
+    )
+    with pytest.raises(Unsupported, match="llama"):
+        Decoder.bind(foreign, torch.float32)
     with pytest.raises(Unsupported, match="gelu"):
         Decoder.bind(build("llama", hidden_act="gelu"), torch.float32)
 
