@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,7 +171,6 @@ class Bench:
                 scratch=Path(scratch),
                 on_step=on_step,
             )
-            decoder = None
         tail = moments[4:]
         speeds = [m["tokens"] / (t - s) for (s, _), (t, m) in zip(tail, tail[1:], strict=False)]
         speed, peak = float(np.median(speeds)), moments[-1][1]["peak_gib"]
@@ -239,6 +237,7 @@ def _config(model: Path) -> Any:
 def run_peer(name: str, model: Path, rank: int, work: Path, path: str | None, seconds: int) -> dict[str, Any]:
     """One peer in a process of its own; {"name", "error"} when it fails."""
     out = work / f"{name}-{rank}.json"
+    out.unlink(missing_ok=True)  # of an earlier run in the same directory
     command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), name, "--model", str(model)]
     command += ["--rank", str(rank), "--out", str(out)]
     environment = {**os.environ, **({"PYTHONPATH": path} if path else {})}
@@ -336,7 +335,6 @@ def main() -> None:
         if useful and "tokens_per_s" in row:
             row["mfu"] = round(row["tokens_per_s"] * useful(row["rank"]) / record["matmul_tflops"] / 1e12, 3)
         add(row)
-    shutil.rmtree(arguments.work / "scratch", ignore_errors=True)
 
 
 if __name__ == "__main__":

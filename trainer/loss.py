@@ -93,8 +93,9 @@ def plain_nll_(logits_CV: torch.Tensor, labels_C: torch.Tensor, gradient: bool) 
     float_CV = logits_CV.float()
     nll = _nll(float_CV, labels_C)
     if gradient:
-        logits_CV.copy_(float_CV.softmax(-1))
-        logits_CV.scatter_add_(1, labels_C[:, None], logits_CV.new_full((len(labels_C), 1), -1.0))
+        slope_CV = float_CV.softmax(-1)
+        slope_CV.scatter_add_(1, labels_C[:, None], slope_CV.new_full((len(labels_C), 1), -1.0))
+        logits_CV.copy_(slope_CV)
     return nll
 
 

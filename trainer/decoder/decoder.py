@@ -7,7 +7,7 @@ and save in PEFT's format, and the model can be used as any other in between. Wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Decoder:
     norm: Norm
     rotary: torch.nn.Module
     scratch: Scratch
-    retention: list[Retention] = field(default_factory=list)
+    retention: list[Retention]
     store: HostStore | None = None
     resident: bool = False
 
@@ -57,8 +57,7 @@ class Decoder:
             raise Unsupported("a rotary embedding of part of each head")
         scratch = Scratch(base.embed_tokens.weight.device, dtype)
         layers = [_layer(index, module, config, scratch) for index, module in enumerate(base.layers)]
-        decoder = cls(layers, _norm(base.norm), base.rotary_emb, scratch)
-        decoder.retention = [Retention.KEEP] * len(layers)
+        decoder = cls(layers, _norm(base.norm), base.rotary_emb, scratch, [Retention.KEEP] * len(layers))
         lora = {id(parameter) for parameter in decoder.parameters()}
         if lora and any(p.requires_grad and id(p) not in lora for p in causal.parameters()):
             raise Unsupported("trainable weights besides LoRA's A and B")
@@ -126,7 +125,7 @@ class Decoder:
         cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
         dropout = training and any(joined.dropout for layer in self.layers for joined in layer.joined)
         seed = int(torch.randint(2**62, ()).item()) if dropout else None
-        run = Pass(pack, cos[0].contiguous(), sin[0].contiguous(), seed)
+        run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), seed)
         parameters = self.parameters()
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
             return _Stack.apply(self, run, embeddings_Td, *parameters)
@@ -139,7 +138,7 @@ class Decoder:
             x, delta, kept = layer.forward(x, delta, run, None if tape is None else retention)
             if tape is not None:
                 if retention is Retention.OFFLOAD:
-                    self._host().put(layer.index, kept.x)
+                    self._host().put(layer.index, kept.x, run.number)
                     kept.x = None
                 tape.append(kept)
         hidden = torch.empty_like(x)
@@ -159,9 +158,9 @@ class Decoder:
             kept = tape.pop()
             below = self.layers[layer.index - 1] if layer.index else None
             if self.retention[layer.index] is Retention.OFFLOAD:
-                kept.x = self._host().take(layer.index, shape)
+                kept.x = self._host().take(layer.index, shape, run.number)
             if below is not None and self.retention[below.index] is Retention.OFFLOAD:
-                self._host().fetch(below.index, shape)
+                self._host().fetch(below.index, shape, run.number)
             G, found = layer.backward(G, kept, run, below.down if below else None, input_gradient=below is not None)
             gradients.append(found)
         return [gradient for found in reversed(gradients) for gradient in found]
@@ -176,12 +175,14 @@ class _Stack(torch.autograd.Function):
     """All layers as one function of the LoRA parameters. The embeddings are frozen and get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, decoder: Decoder, run: Pass, embeddings_Td: torch.Tensor, *parameters: torch.Tensor):
+    def forward(
+        ctx: Any, decoder: Decoder, run: Pass, embeddings_Td: torch.Tensor, *parameters: torch.Tensor
+    ) -> torch.Tensor:
         ctx.decoder, ctx.run, ctx.tape = decoder, run, []
         return decoder._forward(embeddings_Td, run, ctx.tape)
 
     @staticmethod
-    def backward(ctx: Any, gradient_Td: torch.Tensor):
+    def backward(ctx: Any, gradient_Td: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if not ctx.tape:
             raise RuntimeError("the decoder's backward pass runs once for each forward pass")
         gradients = ctx.decoder._backward(gradient_Td.contiguous(), ctx.run, ctx.tape)
@@ -192,12 +193,11 @@ def is_family(causal: torch.nn.Module) -> bool:
     """Whether transformers' own class of one of these architectures computes the model: code that comes with a checkpoint may call
     itself llama and compute something else."""
     kind = causal.config.model_type
-    parts = (
-        (causal, *(part for layer in causal.base_model.layers[:1] for part in (layer.self_attn, layer.mlp)))
-        if (kind in FAMILY and hasattr(causal.base_model, "layers"))
-        else ()
-    )
-    return bool(parts) and all(type(part).__module__ == f"transformers.models.{kind}.modeling_{kind}" for part in parts)
+    if kind not in FAMILY or not hasattr(causal.base_model, "layers"):
+        return False
+    first = causal.base_model.layers[0]
+    parts = (causal, first.self_attn, first.mlp)
+    return all(type(part).__module__ == f"transformers.models.{kind}.modeling_{kind}" for part in parts)
 
 
 def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:

@@ -29,8 +29,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Pass:
-    """What all layers share in one pass over a pack: borders, rotary angles (T, D), and the seed of LoRA's dropout."""
+    """What all layers share in one pass over a pack: its number, borders, rotary angles (T, D), and the seed of LoRA's
+    dropout."""
 
+    number: int
     pack: PackLayout
     cos_TD: torch.Tensor
     sin_TD: torch.Tensor

@@ -7,17 +7,21 @@ import torch
 
 class HostStore:
     """One slot per layer. `put` after a layer's forward pass, `fetch` one layer ahead in the backward pass, `take` when
-    it is needed. Copies run on a stream of their own, so at 8,192 tokens of Mistral-7B 64 MiB hide behind a layer."""
+    it is needed. Copies run on a stream of their own, so at 8,192 tokens of Mistral-7B 64 MiB hide behind a layer.
+
+    A slot holds the input of one pass, by its number: a forward pass before the last one's backward pass loses it."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.slots: dict[int, torch.Tensor] = {}
+        self.passes: dict[int, int] = {}
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.coming: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
 
-    def put(self, layer: int, x: torch.Tensor) -> None:
+    def put(self, layer: int, x: torch.Tensor, number: int) -> None:
         """Start to copy x (T, d) out; its memory is free for others once that is done."""
         self.coming.pop(layer, None)  # left by a backward pass that was cut off
+        self.passes[layer] = number
         slot = self.slots.get(layer)
         if slot is None or slot.numel() < x.numel():
             slot = torch.empty(x.numel(), dtype=x.dtype, pin_memory=self.stream is not None)
@@ -31,8 +35,12 @@ class HostStore:
             target.copy_(x, non_blocking=True)
         x.record_stream(self.stream)
 
-    def fetch(self, layer: int, shape: torch.Size) -> None:
-        """Start to copy the input of `layer` back."""
+    def fetch(self, layer: int, shape: torch.Size, number: int) -> None:
+        """Start to copy the input of `layer` in pass `number` back. Raises RuntimeError when another pass took its slot."""
+        if self.passes[layer] != number:
+            raise RuntimeError(
+                "the inputs of this pass were overwritten: its backward pass must come before another forward"
+            )
         if self.stream is None or layer in self.coming:
             return
         slot = self.slots[layer]
@@ -43,11 +51,11 @@ class HostStore:
             self.coming[layer] = (target, self.stream.record_event())
         target.record_stream(self.stream)
 
-    def take(self, layer: int, shape: torch.Size) -> torch.Tensor:
+    def take(self, layer: int, shape: torch.Size, number: int) -> torch.Tensor:
         """The input of `layer`, on the device."""
+        self.fetch(layer, shape, number)
         if self.stream is None:
             return self.slots[layer][: shape.numel()].view(shape).clone()
-        self.fetch(layer, shape)
         target, arrived = self.coming.pop(layer)
         torch.cuda.current_stream(self.device).wait_event(arrived)
         target.record_stream(torch.cuda.current_stream(self.device))

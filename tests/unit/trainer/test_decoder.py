@@ -182,11 +182,29 @@ def test_dropout_is_off_outside_training_and_its_mask_keeps_the_mean():
     from trainer.decoder.layer import Pass
 
     wide = torch.empty(2000, 8)
-    mask = decoder.layers[0]._mask(decoder.layers[0].mlp, 2, Pass(batch.layout, wide, wide, 7))
+    mask = decoder.layers[0]._mask(decoder.layers[0].mlp, 2, Pass(1, batch.layout, wide, wide, 7))
     assert mask.shape == (2000, 32) and set(mask.unique().tolist()) == {0.0, float(np.float32(1) / np.float32(0.7))}
     assert mask.mean().item() == pytest.approx(1.0, abs=0.02)
-    other = decoder.layers[1]._mask(decoder.layers[1].mlp, 2, Pass(batch.layout, wide, wide, 7))
+    other = decoder.layers[1]._mask(decoder.layers[1].mlp, 2, Pass(1, batch.layout, wide, wide, 7))
     assert not torch.equal(mask, other)
+
+
+def test_a_pass_whose_offloaded_inputs_were_overwritten_says_so():
+    model = with_adapter("llama")
+    decoder = Decoder.bind(model.get_base_model(), torch.float32)
+    decoder.settle(Memory([Retention.OFFLOAD] * 2, False))
+    first, second = (
+        decoder.hidden_states(
+            model.get_base_model().get_input_embeddings()(batch.input_ids).detach(),
+            batch.position_ids,
+            batch.layout,
+            False,
+        )
+        for batch in (collate(TOKENS, [0]), collate(TOKENS, [1]))
+    )
+    with pytest.raises(RuntimeError, match="overwritten"):
+        first.sum().backward()
+    second.sum().backward()
 
 
 def test_parameters_changed_by_a_fused_optimizer_are_seen(tmp_path):
