@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from al.config import Config
-from al.cost import GIB, Machine, divided, forward_tokens_per_s, training_memory, training_tokens_per_s
+from al.cost import GIB, LAUNCH_SECONDS, Machine, divided, forward_tokens_per_s, training_memory, training_tokens_per_s
 from al.model_shape import ModelShape
 from trainer.decoder.retention import Retention, Widths
 
@@ -81,6 +81,11 @@ def test_eight_bit_optimizer_saves_six_bytes_a_weight():
     key, full, small = "LoRA weights, optimizer", config(), config(optimizer="adamw_8bit")
     saved = training_memory(full, mistral(256), H100)[key] - training_memory(small, mistral(256), H100)[key]
     assert saved == 6.0 * mistral(256).lora
+
+
+def test_launching_bounds_the_speed_of_tiny_batches():
+    speed = training_tokens_per_s(config(pack_length=16, packs_per_batch=1), mistral(), H100)
+    assert speed == pytest.approx(16 / (2 * 32 * LAUNCH_SECONDS["cuda"]))
 
 
 def test_trap_12_small_batches_pay_the_dequantization_many_times():

@@ -293,6 +293,16 @@ def test_a_budget_is_kept_and_used(gib):
     assert (set(retentions) == {Retention.KEEP}) is (gib == 60)
 
 
+def test_the_peak_is_where_what_was_freed_and_what_gradients_take_balance():
+    """Two layers that keep inputs: with small gradients the first backward pass is the peak, with large ones the last."""
+    freed = kept_bytes(MISTRAL, Retention.INPUT, 8192)
+    none, small, large = (
+        peak_bytes(MISTRAL, [Retention.INPUT] * 2, 8192, gradients=g) for g in (0, freed / 2, freed * 2)
+    )
+    assert small == none + freed / 2
+    assert large == none + 2 * (freed * 2) - freed
+
+
 def test_without_host_memory_the_least_is_inputs():
     assert choose(MISTRAL, 32, 8192, 0.0, can_offload=False) == [Retention.INPUT] * 32
 

@@ -9,7 +9,14 @@ import torch
 
 from trainer.checkpoint import load_newest, save_checkpoint
 from trainer.config import TrainConfig
-from trainer.optim import build_optimizer, learning_rate, restore_tensors, set_learning_rate, training_tensors
+from trainer.optim import (
+    build_optimizer,
+    learning_rate,
+    restore_tensors,
+    set_learning_rate,
+    step_unless,
+    training_tensors,
+)
 
 SHAPES = {"layer.lora_A.default.weight": (128, 40), "layer.lora_B.default.weight": (64, 128), "small": (5,)}
 
@@ -106,3 +113,17 @@ def test_warm_up_and_decay_must_fit_together():
     with pytest.raises(ValueError, match="warmup_ratio . decay_ratio: expected at most 1, found 0.5 . 0.6"):
         TrainConfig(schedule="wsd", warmup_ratio=0.5, decay_ratio=0.6)
     TrainConfig(schedule="cosine", warmup_ratio=0.5, decay_ratio=0.6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_a_bad_step_leaves_parameters_and_state_as_they_were(optimizer, device):
+    parameters, chosen = made(device, optimizer=optimizer)
+    step(parameters, chosen, 0)
+    before = {name: tensor.clone() for name, tensor in training_tensors(chosen, parameters).items()}
+    for bad in (True, False):
+        for parameter in parameters.values():
+            parameter.grad = torch.full_like(parameter, float("nan") if bad else 1.0)
+        step_unless(chosen, torch.tensor(bad, device=device))
+        after = training_tensors(chosen, parameters)
+        assert all(torch.equal(after[name], before[name]) for name in before) is bad

@@ -30,7 +30,9 @@ def linear(outputs, inputs, r, nf4, bias, seed):
 @pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("inputs", [64, 1024])
-@pytest.mark.parametrize("ranks", [(4,), (0,), (4, 4), (0, 0), (3, 8), (4, 4, 4), (4, 0, 4), (0, 5, 0)])
+@pytest.mark.parametrize(
+    "ranks", [(4,), (0,), (4, 4), (0, 0), (3, 8), (4, 4, 4), (4, 0, 4), (0, 5, 0), (8, 8), (16, 16, 16)]
+)
 def test_outputs_and_gradients_are_those_of_separate_layers(ranks, inputs, nf4, resident):
     made = [linear(64 + 32 * i, inputs, r, nf4, bias=i == 1, seed=i) for i, r in enumerate(ranks)]
     linears, dense = [m[0] for m in made], [m[1] for m in made]

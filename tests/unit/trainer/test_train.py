@@ -314,6 +314,20 @@ def test_a_micro_batch_without_targets_only_adds_nothing(base, tmp_path):
     assert math.isfinite(report.last_loss)
 
 
+def test_dropout_of_every_batch_of_every_step_has_a_seed_of_its_own(base, tmp_path, monkeypatch):
+    from trainer import step as steps
+
+    seen, fork = [], steps.forked_rng
+
+    def record(seed, device):
+        seen.append(seed)
+        return fork(seed, device)
+
+    monkeypatch.setattr(steps, "forked_rng", record)
+    run(base, tmp_path, PLAIN.model_copy(update={"packs_per_batch": 1}), steps=3)
+    assert len(seen) == len(set(seen)) == 3 * PLAIN.packs_per_step
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 @pytest.mark.parametrize("memory", ["auto", 0.0])
 def test_training_follows_on_measuring_the_same_adapter(tmp_path, quantization, memory):
