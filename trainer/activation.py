@@ -1,4 +1,4 @@
-"""How a model is put into training and taken out again: mode, dropout, and what is kept for the backward pass."""
+"""How a model is put into training or measuring and taken out again: mode, dropout, and what is held in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.adapters import trainable_parameters
 from trainer.decoder.decoder import Decoder
-from trainer.decoder.retention import HOST_SHARE, RESERVE, Memory, Retention, divide
+from trainer.decoder.retention import HOST_SHARE, RESERVE, Memory, Retention, divide, measuring_bytes
+from trainer.errors import MachineError
 from trainer.forward import bound_decoder
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,54 @@ def training_mode(
             decoder.settle(None)
         model.zero_grad(set_to_none=True)
         model.eval()
+
+
+@contextmanager
+def measuring(
+    model: torch.nn.Module, weights: Literal["auto", "nf4", "dequantized", "fp8"], batch_tokens: int
+) -> Iterator[str]:
+    """Inside the block NF4 weights are held as `weights` says for passes without gradients; the value says how they are.
+
+    nf4: dequantized layer by layer in each pass. dequantized: all of them once, the same values. fp8: as 8-bit floats, which
+    changes results. auto: dequantized if a pass over `batch_tokens` tokens then still fits the free memory, else nf4. Models that
+    run through transformers' forward, and weights that are no NF4, stay as they are (value "own").
+
+    Raises MachineError for fp8 where the GPU has no such products or the model runs through transformers' forward.
+    """
+    decoder = bound_decoder(model)
+    if weights == "fp8":
+        _check_fp8(decoder)
+    if decoder is None or (not decoder.nf4 and weights != "fp8"):
+        yield "own"
+        return
+    matrices = decoder.matrix_bytes
+    held = weights
+    if weights == "auto":
+        fits = matrices + measuring_bytes(decoder.widths, batch_tokens) <= _free_bytes(decoder, 0, False)
+        held = "dequantized" if fits else "nf4"
+    try:
+        decoder.hold(held == "dequantized")
+        decoder.measure_in_fp8(held == "fp8")
+        yield held
+    finally:
+        decoder.measure_in_fp8(False)
+        decoder.hold(False)
+
+
+def _check_fp8(decoder: Decoder | None) -> None:
+    if decoder is None:
+        raise MachineError(
+            "measure.weights: fp8 needs Winnow's own decoder, and this model runs through transformers' forward; "
+            "set measure.weights to auto"
+        )
+    device = decoder.scratch.device
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    if capability is None or capability < (8, 9):
+        found = "no GPU" if capability is None else f"{torch.cuda.get_device_name(device)}"
+        raise MachineError(
+            f"measure.weights: fp8 needs a GPU with 8-bit products (RTX 40, H100 or newer), found {found}; "
+            "set measure.weights to auto"
+        )
 
 
 def _divide(

@@ -191,7 +191,51 @@ class MeasureConfig(BaseModel, extra="forbid", frozen=True):
     """Forward passes that score examples and evaluate adapters."""
 
     batch_tokens: int = Field(
-        8192,
+        16384,
         ge=8,
-        description="Tokens that go through the model together; a longer example goes alone. Changes speed only.",
+        description="Tokens that go through the model together; a longer example goes alone. Changes speed and memory only.",
+    )
+    weights: Literal["auto", "nf4", "dequantized", "fp8"] = Field(
+        "auto",
+        description="How NF4 weights are held while examples are scored: nf4 dequantizes layer by layer; dequantized holds "
+        "them in compute_dtype (the same values, up to 2% faster, 2 bytes a weight); auto takes that if it fits. fp8 is half as "
+        "fast again and rounds weights and activations to 8 bits: scores change, and how little their ranks do is "
+        "measured and printed. Evaluation never uses it.",
+    )
+
+
+class GenerateConfig(BaseModel, extra="forbid", frozen=True):
+    """Answers that the model writes itself, to find the unlabelled prompts that it is unsure of."""
+
+    max_new_tokens: int = Field(
+        128,
+        ge=1,
+        description="Longest answer in tokens. Time and memory grow with it; a prompt that leaves less room than this "
+        "in tokens.max_length is not offered for labelling.",
+    )
+    samples: int = Field(
+        4,
+        ge=0,
+        description="Answers drawn by chance besides the greedy one; their disagreement is measured. 0 or 1: only the "
+        "entropy of the greedy answer counts. Time grows in proportion to 1 + samples.",
+    )
+    temperature: float = Field(
+        0.7,
+        gt=0,
+        description="Logits are divided by it before an answer is drawn. At 1 long answers differ for every prompt; "
+        "below, what still differs is what the model is unsure of.",
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Answers are drawn from the most probable tokens that hold this share of the probability (nucleus, "
+        "arXiv 1904.09751). 1: from all.",
+    )
+    batch_tokens: int = Field(
+        16384,
+        ge=1,
+        description="Tokens of all answers that are written together, their prompts and padding included; the answers "
+        "to one prompt are never parted. More is faster and holds a longer cache (128 KiB a token for Mistral-7B in "
+        "bfloat16). Changes speed only.",
     )

@@ -38,8 +38,9 @@ class Batch:
 
     input_ids (T,) int64, position_ids (T,) int64 restarting at 0 in each document, cu_seqlens (D+1,) int32, targets
     (T,) uint8 as in Tokens.targets, rows (D,) int64 rows of the token table. predictors (P,) int64: positions whose
-    next token is a target; labels (P,) int64: those tokens; label_kinds (P,) uint8: 1 or 2; label_documents (P,)
-    int64: index into rows. borders are cu_seqlens as Python numbers.
+    next token is a label; labels (P,) int64: those tokens, the targets (or all tokens); label_kinds (P,) uint8: 1 or 2
+    (or 0, no target); label_documents (P,) int64: index into rows; label_positions (P,) int64: predictors + 1 on the
+    host. borders are cu_seqlens as Python numbers.
     """
 
     input_ids: torch.Tensor
@@ -50,6 +51,7 @@ class Batch:
     labels: torch.Tensor
     label_kinds: np.ndarray
     label_documents: np.ndarray
+    label_positions: np.ndarray
     rows: np.ndarray
     borders: tuple[int, ...]
 
@@ -72,8 +74,13 @@ class Batch:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in here.items()})
 
 
-def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Batch:
-    """Lay documents `rows` of `tokens` end to end, in that order.
+def collate(
+    tokens: Tokens,
+    rows: Sequence[int] | np.ndarray,
+    device: torch.device | str = "cpu",
+    every_token: bool = False,
+) -> Batch:
+    """Lay documents `rows` of `tokens` end to end, in that order; with `every_token` all are labels, not targets alone.
 
     The first token of a document is never a label, whatever its target says: nothing inside the document predicts it.
     Raises DataError when there is no document or an empty one.
@@ -85,7 +92,7 @@ def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, device: torch.devi
         raise DataError(f"expected documents of at least one token, found {found}")
     borders = np.concatenate([[0], np.cumsum(lengths)])
     targets = np.concatenate([np.asarray(tokens.targets(int(row))) for row in rows]).astype(np.uint8)
-    is_label = targets > 0
+    is_label = np.ones(len(targets), dtype=bool) if every_token else targets > 0
     is_label[borders[:-1]] = False
     labels = np.flatnonzero(is_label)
     flat = np.concatenate(ids).astype(np.int64)
@@ -98,6 +105,7 @@ def collate(tokens: Tokens, rows: Sequence[int] | np.ndarray, device: torch.devi
         labels=torch.from_numpy(flat[labels]),
         label_kinds=targets[labels],
         label_documents=np.searchsorted(borders, labels, side="right") - 1,
+        label_positions=labels,
         rows=np.asarray(rows, dtype=np.int64),
         borders=tuple(borders.tolist()),
     )

@@ -26,10 +26,16 @@ Head = tuple[torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Per target: nll (P,) float32 nats, entropy (P,) float32 nats of the predicted distribution, correct (P,) bool."""
+    """Of the distributions predicted at P positions, (P,) float32 each; `correct` bool.
+
+    nll: of the label, nats. entropy: nats. top: the highest probability. margin: by how much it exceeds the second.
+    correct: the label is the most probable token (the first of several).
+    """
 
     nll: torch.Tensor
     entropy: torch.Tensor
+    top: torch.Tensor
+    margin: torch.Tensor
     correct: torch.Tensor
 
 
@@ -41,17 +47,47 @@ def target_nll(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor) -> t
 @torch.no_grad()
 def target_statistics(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor) -> TokenStatistics:
     """What the distributions predicted at P positions say of the labels that came."""
-    parts = []
-    for rows in _chunks(len(labels_P), head[0]):
-        logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(head[0].dtype), *head).float()
-        nll = _nll(logits_CV, labels_P[rows])
-        correct = logits_CV.argmax(-1) == labels_P[rows]
-        log_p = logits_CV.log_softmax(-1)
-        parts.append((nll, -(log_p.exp() * log_p).sum(-1), correct))
-    if not parts:
-        empty = torch.zeros(0, device=hidden_Pd.device)
-        return TokenStatistics(empty, empty, empty.bool())
-    return TokenStatistics(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    count = len(labels_P)
+    found = torch.empty(4, count, dtype=torch.float32, device=hidden_Pd.device)
+    best = torch.empty(count, dtype=torch.int64, device=hidden_Pd.device)
+    for rows in _chunks(count, head[0]):
+        logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(head[0].dtype), *head)
+        statistics = fused_statistics if logits_CV.is_cuda else plain_statistics
+        statistics(logits_CV, labels_P[rows], found[:, rows], best[rows])
+    nll, entropy, top, second = found
+    return TokenStatistics(nll, entropy, top, top - second, best == labels_P)
+
+
+def fused_statistics(
+    logits_CV: torch.Tensor, labels_C: torch.Tensor, found_4C: torch.Tensor, best_C: torch.Tensor
+) -> None:
+    """Write nll, entropy and the two highest probabilities, and the most probable token. A Triton kernel, one reading."""
+    from trainer.decoder.kernels import statistics_kernel
+
+    count, vocabulary = logits_CV.shape
+    statistics_kernel[(count,)](
+        logits_CV, labels_C, found_4C, best_C, logits_CV.stride(0), vocabulary, found_4C.stride(0),
+        BLOCK=2048, num_warps=8,
+    )  # fmt: skip
+
+
+def plain_statistics(
+    logits_CV: torch.Tensor, labels_C: torch.Tensor, found_4C: torch.Tensor, best_C: torch.Tensor
+) -> None:
+    """The same in plain torch."""
+    logits_CV = logits_CV.float()
+    largest, best = logits_CV.max(-1, keepdim=True)
+    best_C.copy_(best[:, 0])
+    below_CV = logits_CV.sub_(largest)
+    weight_CV = below_CV.exp()
+    total = weight_CV.sum(-1)
+    log_total = total.log()
+    found_4C[0] = log_total - below_CV.gather(1, labels_C[:, None])[:, 0]
+    # -inf logits (masked tokens of a vocabulary) have weight 0 and must not make 0 · inf.
+    found_4C[1] = log_total - weight_CV.mul_(below_CV.clamp(min=-1e30)).sum(-1) / total
+    below_CV.scatter_(1, best, -torch.inf)
+    found_4C[2] = 1 / total
+    found_4C[3] = below_CV.amax(-1).exp() / total
 
 
 class _TargetNll(torch.autograd.Function):

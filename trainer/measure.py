@@ -3,34 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from trainer.errors import MachineError
-from trainer.forward import Tokens, collate, hidden_states, output_head
+from trainer.forward import Batch, Tokens, collate, hidden_states, output_head
 from trainer.loss import target_statistics
-from trainer.rendering import END_OF_TURN
+from trainer.rendering import END_OF_TURN, NO_TARGET
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `measure` finds out besides the statistics of responses.
+
+    conversation: the NLL of every token, prompts too; they go through the output head then, which costs up to 3% on a 7B model.
+    turns: the NLL of each response of a conversation. pooled: a vector of each conversation (RDS+).
+    """
+
+    conversation: bool = False
+    turns: bool = False
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Each response of each example, in order: `counts` (n,) int64 responses of an example; nll_total float64 nats and
+    targets int64 of all of them, (sum of counts,)."""
+
+    counts: np.ndarray
+    nll_total: np.ndarray
+    targets: np.ndarray
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per example, aligned to the rows that were measured. Only target tokens count; NLL and entropy are in nats.
+    """Per example, aligned to the rows that were measured. NLL and entropy are in nats; means are over target tokens.
 
-    nll_total, nll_mean, entropy_mean (n,) float64; targets (n,) int64; correct (n,) bool: every target is the model's
-    most probable token, given the ones before it. nll_total_no_end, targets_no_end and correct_no_end are the same
-    without the end-of-turn tokens. An example without targets has zeros, NaN means and False.
+    nll_total, nll_mean, entropy_mean (n,) float64; top_mean, margin_mean: highest probability, and by how much it exceeds
+    the second; accuracy: share of targets that are the model's most probable token; targets (n,) int64; correct (n,)
+    bool: all of them are. nll_total_no_end, targets_no_end and correct_no_end are the same without the end-of-turn
+    tokens. An example without targets has zeros, NaN means and False.
+
+    As wanted, else None: conversation_nll (n,) float64 in nats and conversation_tokens (n,) int64, of every token but
+    the first; turns; pooled (n, d) float16, unit vectors: the mean of the final hidden states, the i-th token weighing
+    i (position-weighted pooling, RDS+ of arXiv 2503.01807).
     """
 
     nll_total: np.ndarray
     nll_mean: np.ndarray
     entropy_mean: np.ndarray
+    top_mean: np.ndarray
+    margin_mean: np.ndarray
+    accuracy: np.ndarray
     targets: np.ndarray
     nll_total_no_end: np.ndarray
     targets_no_end: np.ndarray
     correct: np.ndarray
     correct_no_end: np.ndarray
+    conversation_nll: np.ndarray | None = None
+    conversation_tokens: np.ndarray | None = None
+    turns: Turns | None = None
+    pooled: np.ndarray | None = None
 
 
 @torch.inference_mode()
@@ -40,6 +75,7 @@ def measure(
     rows: np.ndarray,
     *,
     batch_tokens: int,
+    wanted: Wanted = Wanted(),  # noqa: B008 - frozen
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Statistics:
     """Statistics of documents `rows` (n,) of `tokens` under `model`, wearing whatever adapter it wears.
@@ -50,78 +86,28 @@ def measure(
     """
     rows = np.asarray(rows, dtype=np.int64)
     lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
-    sums = _Sums.zeros(len(rows))
+    sums = _Sums(len(rows), wanted)
     model.eval()
     device = next(model.parameters()).device
     progress(int((lengths == 0).sum()))
-    for members in _length_batches(lengths, batch_tokens):
+    under_way: _UnderWay | None = None
+    for members in length_batches(lengths, batch_tokens):
         try:
-            _measure_batch(model, tokens, rows, members, device, sums)
+            following = _launch(model, tokens, rows, members, device, wanted)
         except torch.OutOfMemoryError as error:
             raise MachineError(
                 f"out of GPU memory while measuring {lengths[members].sum()} tokens at once: "
                 f"lower measure.batch_tokens (now {batch_tokens})"
             ) from error
-        progress(len(members))
+        if under_way is not None:  # read what the GPU has finished while it works on the next batch
+            progress(sums.add(under_way))
+        under_way = following
+    if under_way is not None:
+        progress(sums.add(under_way))
     return sums.finish()
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums per example, in float64; the no_end ones leave end tokens out."""
-
-    nll: np.ndarray
-    nll_no_end: np.ndarray
-    entropy: np.ndarray
-    targets: np.ndarray
-    wrong: np.ndarray
-    wrong_no_end: np.ndarray
-    targets_no_end: np.ndarray
-
-    @classmethod
-    def zeros(cls, n: int) -> _Sums:
-        """Nothing measured yet of n examples."""
-        return cls(*(np.zeros(n) for _ in range(7)))
-
-    def finish(self) -> Statistics:
-        """Statistics of the sums."""
-        with np.errstate(invalid="ignore"):
-            nll_mean, entropy_mean = self.nll / self.targets, self.entropy / self.targets
-        return Statistics(
-            nll_total=self.nll,
-            nll_mean=nll_mean,
-            entropy_mean=entropy_mean,
-            targets=self.targets.astype(np.int64),
-            nll_total_no_end=self.nll_no_end,
-            targets_no_end=self.targets_no_end.astype(np.int64),
-            correct=(self.wrong == 0) & (self.targets > 0),
-            correct_no_end=(self.wrong_no_end == 0) & (self.targets_no_end > 0),
-        )
-
-
-def _measure_batch(
-    model: torch.nn.Module, tokens: Tokens, rows: np.ndarray, members: np.ndarray, device: torch.device, sums: _Sums
-) -> None:
-    batch = collate(tokens, rows[members], device)
-    hidden_Pd = hidden_states(model, batch)[batch.predictors]
-    found = target_statistics(hidden_Pd, output_head(model), batch.labels)
-    # One transfer for the three.
-    nll, entropy, correct = torch.stack([found.nll, found.entropy, found.correct.float()]).cpu().double().numpy()
-    body = batch.label_kinds != END_OF_TURN
-
-    def per_document(values: np.ndarray) -> np.ndarray:
-        return np.bincount(batch.label_documents, weights=values, minlength=len(members))
-
-    sums.nll[members] = per_document(nll)
-    sums.nll_no_end[members] = per_document(nll * body)
-    sums.entropy[members] = per_document(entropy)
-    sums.targets[members] = per_document(np.ones_like(nll))
-    sums.targets_no_end[members] = per_document(body.astype(np.float64))
-    sums.wrong[members] = per_document(1 - correct)
-    sums.wrong_no_end[members] = per_document((1 - correct) * body)
-
-
-def _length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+def length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
     """Indices of non-empty documents, longest first, in runs of at most batch_tokens tokens (or one document)."""
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
@@ -131,3 +117,132 @@ def _length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarr
         count = max(1, int(np.searchsorted(totals, batch_tokens, side="right")))
         yield order[start : start + count]
         start += count
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A batch that the device may still be working on: what comes back of it, and when it is there."""
+
+    members: np.ndarray
+    batch: Batch
+    found: torch.Tensor
+    pooled: torch.Tensor | None
+    ready: torch.cuda.Event | None
+
+
+def _launch(
+    model: torch.nn.Module,
+    tokens: Tokens,
+    rows: np.ndarray,
+    members: np.ndarray,
+    device: torch.device,
+    wanted: Wanted,
+) -> _UnderWay:
+    batch = collate(tokens, rows[members], device, every_token=wanted.conversation)
+    hidden_Td = hidden_states(model, batch)
+    pooled = _pool(hidden_Td, batch) if wanted.pooled else None
+    hidden_Pd = hidden_Td[batch.predictors]
+    del hidden_Td
+    found = target_statistics(hidden_Pd, output_head(model), batch.labels)
+    columns = torch.stack([found.nll, found.entropy, found.top, found.margin, found.correct.float()])
+    if device.type != "cuda":
+        return _UnderWay(members, batch, columns, pooled, None)
+    columns, pooled = _to_host(columns), None if pooled is None else _to_host(pooled)
+    ready = torch.cuda.Event()
+    ready.record()
+    return _UnderWay(members, batch, columns, pooled, ready)
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _pool(hidden_Td: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(D, d) float16 unit vectors: the mean of each document's hidden states, the i-th token weighing i."""
+    lengths = torch.from_numpy(batch.lengths).to(hidden_Td.device)
+    weighted = hidden_Td.float() * (batch.position_ids + 1)[:, None]
+    sums = torch.segment_reduce(weighted, "sum", lengths=lengths, axis=0, unsafe=True)
+    return torch.nn.functional.normalize(sums, dim=-1).half()
+
+
+@dataclass
+class _Sums:
+    """Sums per example in float64, by name; those that end in no_end leave end-of-turn tokens out."""
+
+    n: int
+    wanted: Wanted
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    turns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    pooled: np.ndarray | None = None
+
+    def add(self, done: _UnderWay) -> int:
+        """Take a batch in, waiting for it if need be; returns its number of examples."""
+        if done.ready is not None:
+            done.ready.synchronize()
+        nll, entropy, top, margin, correct = done.found.double().numpy()
+        batch, members = done.batch, done.members
+        response = (batch.label_kinds != NO_TARGET).astype(np.float64)
+        body = response * (batch.label_kinds != END_OF_TURN)
+        columns = {
+            "nll": nll * response,
+            "entropy": entropy * response,
+            "top": top * response,
+            "margin": margin * response,
+            "right": correct * response,
+            "targets": response,
+            "nll_no_end": nll * body,
+            "wrong_no_end": (1 - correct) * body,
+            "targets_no_end": body,
+        }
+        if self.wanted.conversation:
+            columns |= {"conversation_nll": nll, "conversation_tokens": np.ones_like(nll)}
+        for name, values in columns.items():
+            per_document = np.bincount(batch.label_documents, weights=values, minlength=len(members))
+            self.sums.setdefault(name, np.zeros(self.n))[members] = per_document
+        if self.wanted.turns:
+            self._add_turns(batch, members, nll)
+        if done.pooled is not None:
+            if self.pooled is None:
+                self.pooled = np.zeros((self.n, done.pooled.shape[1]), dtype=np.float16)
+            self.pooled[members] = done.pooled.numpy()
+        return len(members)
+
+    def _add_turns(self, batch: Batch, members: np.ndarray, nll: np.ndarray) -> None:
+        at = np.flatnonzero(batch.label_kinds != NO_TARGET)
+        place, document, kind = batch.label_positions[at], batch.label_documents[at], batch.label_kinds[at]
+        begins = np.ones(len(at), dtype=bool)
+        begins[1:] = (np.diff(place) != 1) | (np.diff(document) != 0) | (kind[:-1] == END_OF_TURN)
+        turn = np.cumsum(begins) - 1
+        self.turns.append((members[document[begins]], np.bincount(turn, weights=nll[at]), np.bincount(turn)))
+
+    def finish(self) -> Statistics:
+        """Statistics of the sums."""
+        zero = np.zeros(self.n)
+        s = {name: self.sums.get(name, zero) for name in (*_MEANS, "nll_no_end", "wrong_no_end", "targets_no_end")}
+        targets = self.sums.get("targets", zero)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {field: s[name] / targets for name, field in _MEANS.items()}
+        turns = None
+        if self.wanted.turns:
+            nothing = (np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+            owner, nll, count = (np.concatenate(parts) for parts in zip(nothing, *self.turns, strict=True))
+            order = np.argsort(owner, kind="stable")
+            turns = Turns(np.bincount(owner, minlength=self.n), nll[order], count[order])
+        whole = self.wanted.conversation
+        return Statistics(
+            nll_total=s["nll"],
+            **means,
+            targets=targets.astype(np.int64),
+            nll_total_no_end=s["nll_no_end"],
+            targets_no_end=s["targets_no_end"].astype(np.int64),
+            correct=(s["right"] == targets) & (targets > 0),
+            correct_no_end=(s["wrong_no_end"] == 0) & (s["targets_no_end"] > 0),
+            conversation_nll=self.sums.get("conversation_nll", zero) if whole else None,
+            conversation_tokens=self.sums.get("conversation_tokens", zero).astype(np.int64) if whole else None,
+            turns=turns,
+            pooled=self.pooled if self.n or not self.wanted.pooled else np.zeros((0, 0), np.float16),
+        )
+
+
+_MEANS = {"nll": "nll_mean", "entropy": "entropy_mean", "top": "top_mean", "margin": "margin_mean", "right": "accuracy"}
+"""Sums, and the field of Statistics that takes their mean over targets."""

@@ -14,6 +14,7 @@ import torch
 
 from trainer.attention import PackLayout
 from trainer.decoder import elementwise
+from trainer.decoder.inference import Fp8, Plain
 from trainer.decoder.layer import Kept, Layer, Norm, Pass
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.offload import HostStore
@@ -100,15 +101,32 @@ class Decoder:
     def settle(self, memory: Memory | None) -> None:
         """Use memory in training as `memory` says; None after training, when nothing is kept."""
         self.retention = [Retention.KEEP] * len(self.layers) if memory is None else memory.retentions
-        wanted = memory is not None and memory.resident
-        if not wanted:
+        self.hold(memory is not None and memory.resident)
+        self.store = None
+
+    def hold(self, resident: bool) -> None:
+        """Hold NF4 weights dequantized, or no longer."""
+        if not resident:
             for joined in self.nf4:
                 joined.release()
         elif not self.resident:
             for joined in self.nf4:
                 joined.make_resident()
-        self.resident = wanted
-        self.store = None
+        self.resident = resident
+
+    def measure_in_fp8(self, wanted: bool) -> None:
+        """Let passes without gradients use 8-bit copies of the weights, or no longer; see `trainer.decoder.inference`."""
+        for layer in self.layers:
+            layer.measuring = [Plain(joined) for joined in layer.joined]  # the old copies go before the new ones come
+        for layer in self.layers if wanted else ():
+            layer.measuring = [Fp8(joined) for joined in layer.joined]
+
+    @property
+    def fp8_bytes(self) -> int:
+        """Size of the 8-bit copies."""
+        return (
+            sum(joined.matrix_bytes for layer in self.layers for joined in layer.joined) // self.scratch.dtype.itemsize
+        )
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Every A and B."""
@@ -129,22 +147,34 @@ class Decoder:
         parameters = self.parameters()
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
             return _Stack.apply(self, run, embeddings_Td, *parameters)
-        return self._forward(embeddings_Td, run, None)
+        if dropout:  # in training mode without gradients: the training forward, its tape thrown away
+            return self._forward(embeddings_Td, run, [])
+        return self._measure(embeddings_Td, position_ids_T, run)
 
-    def _forward(self, x: torch.Tensor, run: Pass, tape: list[Kept] | None) -> torch.Tensor:
+    def _measure(self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, run: Pass) -> torch.Tensor:
+        """Hidden states of a pass that nothing follows: one residual stream, changed in place."""
+        x = embeddings_Td.clone()
+        places = torch.arange(run.tokens, device=x.device)
+        starts = places - position_ids_T
+        for layer in self.layers:
+            first = starts if layer.window is None else torch.maximum(starts, places - (layer.window - 1))
+            layer.measure(x, run, first.int())
+        hidden = torch.empty_like(x)
+        elementwise.add_rms_norm(x, None, self.norm.weight, self.norm.eps, hidden)
+        return hidden
+
+    def _forward(self, x: torch.Tensor, run: Pass, tape: list[Kept]) -> torch.Tensor:
         """Hidden states; what layers keep is appended to `tape`, and at its end the input of the last norm."""
         delta = None
         for layer, retention in zip(self.layers, self.retention, strict=True):
-            x, delta, kept = layer.forward(x, delta, run, None if tape is None else retention)
-            if tape is not None:
-                if retention is Retention.OFFLOAD:
-                    self._host().put(layer.index, kept.x, run.number)
-                    kept.x = None
-                tape.append(kept)
+            x, delta, kept = layer.forward(x, delta, run, retention)
+            if retention is Retention.OFFLOAD:
+                self._host().put(layer.index, kept.x, run.number)
+                kept.x = None
+            tape.append(kept)
         hidden = torch.empty_like(x)
         x = elementwise.add_rms_norm(x, delta, self.norm.weight, self.norm.eps, hidden)
-        if tape is not None:
-            tape.append(Kept(x=x))
+        tape.append(Kept(x=x))
         return hidden
 
     def _backward(self, gradient_Td: torch.Tensor, run: Pass, tape: list[Kept]) -> list[torch.Tensor]:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 WARPS = 8
 COLUMNS = 1024
+FP8_MAX = 448.0
+"""Largest number of torch.float8_e4m3fn."""
 
 
 def _kernels(tensor: torch.Tensor) -> ModuleType | None:
@@ -140,6 +142,56 @@ def silu_mul_backward_(gate_up: torch.Tensor, product: torch.Tensor, recompute: 
     kernels.silu_mul_backward_kernel[(rows, _parts(width))](
         gate_up, product, gate_up.stride(0), product.stride(0), width, PRODUCT=recompute, BLOCK=COLUMNS, num_warps=4
     )
+
+
+def fp8_rows(
+    source: torch.Tensor,
+    out: torch.Tensor,
+    norm: tuple[torch.Tensor, float] | None = None,
+    gate: bool = False,
+) -> torch.Tensor:
+    """Write rows of `source` into `out` (T, width) of 8-bit floats and return their scales (T, 1) float32.
+
+    out · scale is the row itself, rms_norm(row) · weight with `norm` (weight, eps), or with `gate` silu(gate) · up of a
+    source (T, 2 · width).
+    """
+    rows, width = out.shape
+    kernels = _kernels(source)
+    if kernels is None:
+        value = source.float()
+        if norm is not None:
+            value = value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + norm[1])
+            value = (value.to(source.dtype) * norm[0]).float()
+        if gate:
+            value = F.silu(value[:, :width]) * value[:, width:]
+        unit = value.abs().amax(-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
+        out.copy_((value / unit).to(out.dtype))
+        return unit
+    unit = torch.empty(rows, 1, dtype=torch.float32, device=source.device)
+    weight, eps = (source, 0.0) if norm is None else norm
+    block = _power_of_2(width)
+    kernels.fp8_rows_kernel[(rows,)](
+        source, weight, out, unit, source.stride(0), out.stride(0), width, eps,
+        NORM=norm is not None, GATE=gate, BLOCK=block, num_warps=16 if block > 8192 else WARPS,
+    )  # fmt: skip
+    return unit
+
+
+def fp8_border(source: torch.Tensor, unit: torch.Tensor, out: torch.Tensor, share: float) -> None:
+    """Write `source` (T, w) · share / unit, cut to the range of 8-bit floats, into the first w columns of `out`, and zeros
+    into the others."""
+    rows, width = source.shape
+    kernels = _kernels(source)
+    if kernels is None:
+        out.zero_()
+        out[:, :width] = (source.float() * share / unit).clamp(-FP8_MAX, FP8_MAX).to(out.dtype)
+        return
+    block = _power_of_2(out.shape[1])
+    tile = max(1, 4096 // block)
+    kernels.fp8_border_kernel[(-(-rows // tile),)](
+        source, unit, out, source.stride(0), out.stride(0), width, out.shape[1], share, rows,
+        ROWS=tile, BLOCK=block, num_warps=4,
+    )  # fmt: skip
 
 
 def _power_of_2(number: int) -> int:

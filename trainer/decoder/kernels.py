@@ -180,3 +180,133 @@ def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, 
             value = tl.load(start + first + columns, mask=inside, other=-float("inf")).to(tl.float32)
             slope = tl.exp(value - log_sum) - tl.where(first + columns == label, 1.0, 0.0)
             tl.store(start + first + columns, slope.to(logits.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def statistics_kernel(logits, labels, out, best, stride, vocabulary, rows, BLOCK: tl.constexpr):
+    """A row of logits, read once: `out` (4, rows) takes the nll of its label, the entropy and the two highest
+    probabilities, `best` (rows) the first of the highest logits.
+
+    Each lane goes through the row online: its two highest logits, the sum of exponentials and their sum weighted by
+    the distance from the highest (the entropy without the cancellation of logsumexp - E[logit]).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    start = logits + row * stride
+    columns = tl.arange(0, BLOCK)
+    first = tl.full([BLOCK], -float("inf"), tl.float32)
+    second = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    weighted = tl.zeros([BLOCK], tl.float32)
+    place = tl.zeros([BLOCK], tl.int32)
+    for begin in range(0, vocabulary, BLOCK):
+        value = tl.load(start + begin + columns, mask=begin + columns < vocabulary, other=-float("inf")).to(tl.float32)
+        higher = value > first
+        second = tl.maximum(second, tl.minimum(value, first))
+        top = tl.maximum(first, value)
+        place = tl.where(higher, begin + columns, place)
+        # Where nothing has been seen both are -inf, and their difference would not be a number.
+        fallen = tl.where(first == -float("inf"), 0.0, first - top)
+        risen = tl.where(value == -float("inf"), 0.0, value - top)
+        shrink, grown = tl.exp(fallen), tl.where(value == -float("inf"), 0.0, tl.exp(risen))
+        weighted = (weighted + total * fallen) * shrink + risen * grown
+        total = total * shrink + grown
+        first = top
+    highest = tl.max(first, axis=0)
+    at = tl.min(tl.where(first == highest, place, vocabulary), axis=0)
+    winner = place == at
+    runner = tl.maximum(tl.max(tl.where(winner & (first == highest), second, first), axis=0), -3.0e38)
+    fallen = tl.where(first == -float("inf"), 0.0, first - highest)
+    shrink = tl.where(first == -float("inf"), 0.0, tl.exp(fallen))
+    sums = tl.sum(total * shrink, axis=0)
+    mean = tl.sum((weighted + total * fallen) * shrink, axis=0) / sums
+    log_sum = tl.log(sums)
+    chosen = tl.load(start + tl.load(labels + row)).to(tl.float32)
+    tl.store(out + row, log_sum - (chosen - highest))
+    tl.store(out + rows + row, log_sum - mean)
+    tl.store(out + 2 * rows + row, 1.0 / sums)
+    tl.store(out + 3 * rows + row, tl.exp(runner - highest) / sums)
+    tl.store(best + row, at)
+
+
+@triton.jit
+def attention_kernel(
+    qkv, first, out, qkv_stride, out_stride, tokens, key_at, value_at, scale, groups,
+    GROUPS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """QUERIES tokens × all query heads of one key head: token t sees the keys first[t] … t.
+
+    Documents lie end to end and first never falls, so a tile that spans several of them goes through the keys from the
+    first of its first token to its own last, and the comparison with `first` keeps them apart.
+    """
+    block, head = tl.program_id(0), tl.program_id(1)
+    inner = tl.arange(0, QUERIES * GROUPS)
+    token, group = block * QUERIES + inner // GROUPS, inner % GROUPS
+    inside = (token < tokens) & (group < groups)
+    wide = tl.arange(0, WIDTH)
+    heads = head * groups + group
+    row = token.to(tl.int64)[:, None]
+    query = tl.load(qkv + row * qkv_stride + heads[:, None] * WIDTH + wide[None, :], mask=inside[:, None], other=0.0)
+    begin = tl.load(first + token, mask=token < tokens, other=0)
+    largest = tl.full([QUERIES * GROUPS], -1.0e20, tl.float32)
+    total = tl.zeros([QUERIES * GROUPS], tl.float32)
+    result = tl.zeros([QUERIES * GROUPS, WIDTH], tl.float32)
+    keys = qkv + key_at + head * WIDTH
+    values = qkv + value_at + head * WIDTH
+    for start in range(tl.load(first + block * QUERIES), min((block + 1) * QUERIES, tokens), KEYS):
+        column = start + tl.arange(0, KEYS)
+        there = column < tokens
+        place = column.to(tl.int64) * qkv_stride
+        key = tl.load(keys + place[None, :] + wide[:, None], mask=there[None, :], other=0.0)
+        score = tl.dot(query, key) * scale
+        seen = (column[None, :] >= begin[:, None]) & (column[None, :] <= token[:, None])
+        score = tl.where(seen, score, -1.0e30)
+        higher = tl.maximum(largest, tl.max(score, axis=1))
+        shrink = tl.exp2(largest - higher)
+        weight = tl.exp2(score - higher[:, None])
+        total = total * shrink + tl.sum(weight, axis=1)
+        value = tl.load(values + place[:, None] + wide[None, :], mask=there[:, None], other=0.0)
+        result = tl.dot(weight.to(value.dtype), value, result * shrink[:, None])
+        largest = higher
+    result = result / total[:, None]
+    target = out + row * out_stride + heads[:, None] * WIDTH + wide[None, :]
+    tl.store(target, result.to(out.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def fp8_rows_kernel(
+    source, weight, out, scale, source_stride, out_stride, width, eps,
+    NORM: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A row in 8-bit floats and its scale: out · scale = the row, its rms norm (NORM), or silu(gate) · up (GATE)."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    value = tl.load(source + row * source_stride + columns, mask=inside, other=0.0)
+    dtype = value.dtype
+    value = value.to(tl.float32)
+    if NORM:
+        factor = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+        normal = value * tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+        value = (normal.to(dtype).to(tl.float32) * factor).to(dtype).to(tl.float32)
+    if GATE:
+        up = tl.load(source + row * source_stride + width + columns, mask=inside, other=0.0).to(tl.float32)
+        value = value * tl.sigmoid(value) * up
+    unit = tl.maximum(tl.max(tl.abs(value), axis=0), 1.0e-12) / 448.0
+    tl.store(scale + row, unit)
+    tl.store(out + row * out_stride + columns, (value / unit).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def fp8_border_kernel(
+    source, scale, out, source_stride, out_stride, width, filled, share, rows,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Columns beside a row that has its scale already: source · share / scale, what exceeds the range at its edge, and
+    zeros from `width` to `filled`."""
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    value = tl.load(source + row * source_stride + column, mask=(row < rows) & (column < width), other=0.0)
+    value = value.to(tl.float32) * share / tl.load(scale + row, mask=row < rows, other=1.0)
+    value = tl.minimum(tl.maximum(value, -448.0), 448.0)
+    inside = (row < rows) & (column < filled)
+    tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=inside)

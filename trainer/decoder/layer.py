@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from trainer.attention import PackLayout, attend, attend_backward
+from trainer.attention import PackLayout, attend, attend_backward, attend_into
 from trainer.decoder import elementwise
+from trainer.decoder.inference import Plain, Projection
 from trainer.decoder.projections import Joined
 from trainer.decoder.retention import Retention
 
@@ -105,25 +106,49 @@ class Layer:
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
         self.scale, self.window = scale, window
         self.q_width, self.kv_width = heads * head_width, kv_heads * head_width
+        self.measuring: list[Projection] = [Plain(joined) for joined in self.joined]
 
     @property
     def joined(self) -> tuple[Joined, Joined, Joined, Joined]:
         """The four matrices."""
         return self.qkv, self.o, self.mlp, self.down
 
-    # Forward
+    # Forward, for measuring
+
+    def measure(self, x: torch.Tensor, run: Pass, first_T: torch.Tensor) -> None:
+        """Take the residual stream `x` (T, d) through the layer, in place. `first_T` (T,) int32: the first token that each
+        one sees."""
+        qkv, o, mlp, down = self.measuring
+        inputs = qkv.normed(x, self.norms[0].weight, self.norms[0].eps)
+        kept = Kept(qkv=x.new_empty(run.tokens, self.qkv.out))
+        qkv.product(inputs, kept.qkv)
+        del inputs
+        self._position(run, kept)
+        held, attended = o.blank(run.tokens)
+        heads = (self.heads, self.kv_heads, self.head_width)
+        attend_into(attended, kept.qkv, heads, run.pack, first_T, self.scale, self.window)
+        del kept
+        o.add_to(o.filled(held), x)
+        del held, attended
+        gate_up = x.new_empty(run.tokens, self.mlp.out)
+        mlp.product(mlp.normed(x, self.norms[1].weight, self.norms[1].eps), gate_up)
+        inputs = down.gated(gate_up)
+        del gate_up
+        down.add_to(inputs, x)
+
+    # Forward, for training
 
     def forward(
-        self, x: torch.Tensor, delta: torch.Tensor | None, run: Pass, retention: Retention | None
-    ) -> tuple[torch.Tensor, torch.Tensor, Kept | None]:
-        """(x2, delta of the MLP, what was kept); `retention` None keeps nothing (scoring)."""
+        self, x: torch.Tensor, delta: torch.Tensor | None, run: Pass, retention: Retention
+    ) -> tuple[torch.Tensor, torch.Tensor, Kept]:
+        """(x2, delta of the MLP, what was kept)."""
         kept = Kept()
         self._attention_half(x, delta, run, kept)
         self._mlp_half(run, kept)
         self._gate(run, kept)
         delta = torch.empty_like(kept.x2)
         self.down.forward(kept.X_down, delta)
-        return kept.x2, delta, None if retention is None else kept.reduced(retention)
+        return kept.x2, delta, kept.reduced(retention)
 
     def _attention_half(self, x: torch.Tensor, delta: torch.Tensor | None, run: Pass, kept: Kept) -> None:
         kept.X_qkv = self.qkv.new_input(run.tokens)

@@ -104,6 +104,13 @@ def loss_bytes(widths: Widths, tokens: int) -> int:
     return tokens * widths.hidden * widths.itemsize * 3 + LOGITS_CHUNK * widths.itemsize
 
 
+def measuring_bytes(widths: Widths, tokens: int) -> int:
+    """Most bytes alive in a forward pass that keeps nothing: the residual stream, the gate and up outputs and their
+    product with its border, then the hidden states; and a chunk of logits."""
+    values = 2 * widths.hidden + 3 * widths.intermediate + widths.rank
+    return tokens * values * widths.itemsize + 2 * LOGITS_CHUNK * widths.itemsize
+
+
 def choose(
     widths: Widths, layers: int, tokens: int, budget: float, can_offload: bool, gradients: float = 0.0
 ) -> list[Retention]:

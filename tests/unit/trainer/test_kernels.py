@@ -164,3 +164,100 @@ def test_cross_entropy_and_its_gradient_in_place(dtype, vocabulary):
     nll = loss.fused_nll_(logits, labels, gradient=True)
     torch.testing.assert_close(nll, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.float(), slope.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocabulary", [1, 7, 2048, 5003])
+def test_statistics_of_logits(dtype, vocabulary):
+    torch.manual_seed(vocabulary)
+    logits = (4 * torch.randn(6, vocabulary)).to(DEVICE, dtype)
+    if vocabulary > 7:
+        logits[1, vocabulary // 2] = logits[1].max() + 30  # certain
+        logits[2] = -torch.inf
+        logits[2, 3:5] = 1.5  # two alike, all others impossible: the first counts
+        logits[3, 4000 % vocabulary] = logits[3, 5] = 25.0  # two alike, in different lanes
+    labels = torch.tensor([0, vocabulary // 2, min(3, vocabulary - 1), min(5, vocabulary - 1), 0, 0], device=DEVICE)
+    results = []
+    for statistics in (loss.plain_statistics, loss.fused_statistics):
+        found = torch.zeros(4, 6, device=DEVICE)
+        best = torch.zeros(6, dtype=torch.int64, device=DEVICE)
+        statistics(logits.clone(), labels, found, best)
+        results.append((found, best))
+    (plain, plain_best), (fused, fused_best) = results
+    torch.testing.assert_close(fused, plain, rtol=2e-5, atol=2e-6)
+    assert fused_best.tolist() == plain_best.tolist()
+
+
+# The interpreter multiplies bfloat16 matrices as if they were integers.
+@pytest.mark.parametrize("dtype", [torch.float32 if DEVICE == "cpu" else torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 1, 32), (3, 3, 16), (6, 2, 64)])
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, window):
+    from trainer import attention
+
+    borders = (0, 3, 4, 45, 130, 131, 160)
+    pack = attention.PackLayout(borders, torch.tensor(borders, dtype=torch.int32, device=DEVICE), 85)
+    starts = torch.cat([torch.full((b - a,), a) for a, b in zip(borders, borders[1:], strict=False)])
+    places = torch.arange(borders[-1])
+    first = starts if window is None else torch.maximum(starts, places - window + 1)
+    qkv = torch.randn(borders[-1], (heads + 2 * kv_heads) * width + 8, generator=torch.Generator().manual_seed(1))
+    qkv = qkv.to(DEVICE, dtype)[:, :-8]
+    expected = torch.zeros(borders[-1], heads * width + 5, device=DEVICE, dtype=dtype)
+    found = expected.clone()
+    shape = (heads, kv_heads, width)
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "KERNEL_WIDTHS", ())
+        attention.attend_into(expected[:, :-5], qkv, shape, pack, first.int().to(DEVICE), width**-0.5, window)
+    monkeypatch.setattr(attention, "VARLEN_DTYPES", DTYPES)
+    tensor = qkv if DEVICE == "cuda" else _claims_to_be_on_a_gpu(qkv)
+    attention.attend_into(found[:, :-5], tensor, shape, pack, first.int().to(DEVICE), width**-0.5, window)
+    torch.testing.assert_close(found, expected, rtol=3 * TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
+    assert not found[:, -5:].any()
+
+
+class _claims_to_be_on_a_gpu:
+    """A CPU tensor whose `is_cuda` is true, for functions that choose their kernel by it."""
+
+    def __init__(self, tensor):
+        self.tensor, self.is_cuda = tensor, True
+
+    def __getattr__(self, name):
+        return getattr(self.tensor, name)
+
+    def __len__(self):
+        return len(self.tensor)
+
+
+@pytest.mark.parametrize("how", ["given", "norm", "gate"])
+def test_rows_in_eight_bit_floats(both, how):
+    weight = torch.linspace(0.5, 2, 72, device=DEVICE, dtype=torch.bfloat16)
+    (source, _) = wide(5, 144 if how == "gate" else 72, torch.bfloat16)
+    source[1] = 0
+
+    def function():
+        out = torch.zeros(5, 80, device=DEVICE, dtype=torch.float8_e4m3fn)
+        options = {"norm": {"norm": (weight, 1e-5)}, "gate": {"gate": True}, "given": {}}[how]
+        unit = elementwise.fp8_rows(source, out[:, :72], **options)
+        return out.float() * unit, unit
+
+    (plain, plain_unit), (fused, fused_unit) = both(function)
+    assert not fused[:, 72:].any() and not fused[1].any()
+    torch.testing.assert_close(fused_unit, plain_unit, rtol=2e-2, atol=1e-12)
+    # The interpreter loses the carry when a mantissa rounds up to the next power of two.
+    rtol = 0.13 if DEVICE == "cuda" else 0.51
+    torch.testing.assert_close(fused, plain, rtol=rtol, atol=float(plain.abs().max()) / 200)
+
+
+def test_border_of_eight_bit_rows(both):
+    (source, _) = wide(6, 20, torch.bfloat16)
+    unit = torch.full((6, 1), 1e-3, device=DEVICE)
+
+    def function():
+        out = torch.full((6, 40), 5.0, device=DEVICE).to(torch.float8_e4m3fn)
+        elementwise.fp8_border(source, unit, out[:, 4:36], 0.25)
+        return out.float()
+
+    plain, fused = both(function)
+    torch.testing.assert_close(fused, plain, rtol=0.13 if DEVICE == "cuda" else 0.51, atol=1e-6)
+    assert fused[:, 4:24].abs().max() <= 448 and not fused[:, 24:36].any() and (fused[:, :4] == 5).all()
+    assert (fused[:, 4:24].abs() == 448).any()  # cut, not lost
