@@ -38,7 +38,8 @@ def training_mode(
     decoder = bound_decoder(model)
     layers = [] if decoder else _decoder_layers(model)
     try:
-        memory = decoder and _divide(decoder, model, activation_memory, tokens, accumulating)
+        lora = sum(parameter.numel() for parameter in trainable_parameters(model).values())
+        memory = decoder and _divide(decoder, lora, activation_memory, tokens, accumulating)
         model.train()
         for layer in layers:
             # Non-reentrant: the reentrant kind gives no gradients when the embeddings are frozen.
@@ -52,6 +53,19 @@ def training_mode(
             decoder.settle(None)
         model.zero_grad(set_to_none=True)
         model.eval()
+
+
+@contextmanager
+def backward_memory(model: torch.nn.Module, tokens: int) -> Iterator[None]:
+    """Inside the block backward passes over `tokens` tokens, whose gradients nobody keeps, use the memory that is free."""
+    decoder = bound_decoder(model)
+    try:
+        if decoder:
+            _divide(decoder, 0, "auto", tokens, False)
+        yield
+    finally:
+        if decoder:
+            decoder.settle(None)
 
 
 @contextmanager
@@ -102,11 +116,9 @@ def _check_fp8(decoder: Decoder | None) -> None:
         )
 
 
-def _divide(
-    decoder: Decoder, model: torch.nn.Module, wanted: Literal["auto"] | float, tokens: int, accumulating: bool
-) -> Memory:
+def _divide(decoder: Decoder, lora: int, wanted: Literal["auto"] | float, tokens: int, accumulating: bool) -> Memory:
+    """Let the decoder use its memory for a training of `lora` parameters; 0: gradients are not kept."""
     on_gpu = decoder.scratch.device.type == "cuda"
-    lora = sum(parameter.numel() for parameter in trainable_parameters(model).values())
     budget = _free_bytes(decoder, lora, accumulating) if wanted == "auto" else float(wanted) * GIB
     layers = len(decoder.layers)
     memory = divide(decoder.widths, layers, tokens, budget, decoder.matrix_bytes, on_gpu, gradients=4.0 * lora / layers)

@@ -90,19 +90,28 @@ def plain_statistics(
     found_4C[3] = below_CV.amax(-1).exp() / total
 
 
+def nll_and_slope(
+    hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor, slope: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """nll (P,) float32 of each label, and (with `slope`) its gradient (P, d) with respect to its hidden state."""
+    weight, bias = head
+    nll = torch.empty(len(labels_P), dtype=torch.float32, device=hidden_Pd.device)
+    gradient = torch.empty_like(hidden_Pd) if slope else None
+    for rows in _chunks(len(labels_P), weight):
+        logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(weight.dtype), weight, bias)
+        nll_ = fused_nll_ if logits_CV.is_cuda else plain_nll_
+        nll[rows] = nll_(logits_CV, labels_P[rows], gradient is not None)
+        if gradient is not None:
+            gradient[rows] = (logits_CV @ weight).to(gradient.dtype)
+    return nll, gradient
+
+
 class _TargetNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_Pd, weight, bias, labels_P):
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             raise RuntimeError("the output head must be frozen")
-        nll = torch.empty(len(labels_P), dtype=torch.float32, device=hidden_Pd.device)
-        gradient = torch.empty_like(hidden_Pd) if ctx.needs_input_grad[0] else None
-        for rows in _chunks(len(labels_P), weight):
-            logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(weight.dtype), weight, bias)
-            nll_ = fused_nll_ if logits_CV.is_cuda else plain_nll_
-            nll[rows] = nll_(logits_CV, labels_P[rows], gradient is not None)
-            if gradient is not None:
-                gradient[rows] = (logits_CV @ weight).to(gradient.dtype)
+        nll, gradient = nll_and_slope(hidden_Pd, (weight, bias), labels_P, ctx.needs_input_grad[0])
         ctx.save_for_backward(gradient)
         return nll
 

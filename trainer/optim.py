@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from trainer.config import TrainConfig
 
@@ -105,3 +108,29 @@ def _own_tensor(value: torch.Tensor | int) -> torch.Tensor:
 
 def _own_value(tensor: torch.Tensor, device: torch.device) -> torch.Tensor | int:
     return int(tensor) if tensor.dtype == torch.int64 else tensor.to(device, copy=True)
+
+
+def save_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], path: Path) -> None:
+    """Write Adam's averages of each gradient and of its square as float32, mean.NAME and square.NAME, to one safetensors
+    file; `trainer.gradients.Moments` reads it. Parameters that no step has moved have zeros."""
+    tensors = {}
+    for name, parameter in parameters.items():
+        state = optimizer.state.get(parameter, {})
+        for kind, entries in (("mean", ("exp_avg", "state1")), ("square", ("exp_avg_sq", "state2"))):
+            tensors[f"{kind}.{name}"] = _moment(state, *entries, parameter).cpu().contiguous()
+    save_file(tensors, path)
+
+
+def _moment(state: dict[str, Any], entry: str, entry_8bit: str, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """One average in float32, whichever optimizer holds it."""
+    if entry in state:
+        return state[entry].float()
+    if entry_8bit not in state:
+        return torch.zeros_like(parameter, dtype=torch.float32)
+    value, number = state[entry_8bit], entry_8bit[-1]
+    if value.dtype != torch.uint8:
+        return value.float()
+    from bitsandbytes.functional import dequantize_blockwise
+
+    scales, code = state[f"absmax{number}"], state[f"qmap{number}"]
+    return dequantize_blockwise(value, absmax=scales, code=code, blocksize=256).view_as(parameter)

@@ -71,6 +71,7 @@ def train(
     evaluate: Callable[[], float] | None = None,
     flops_per_token: float | None = None,
     peak_flops: float | None = None,
+    moments: Path | None = None,
     on_step: Callable[[dict[str, float]], None] = lambda metrics: None,
     stop: Callable[[], bool] = lambda: False,
     failpoint: Callable[[str], None] = lambda name: None,
@@ -83,6 +84,8 @@ def train(
 
     `evaluate` gives the dev loss (nats per target) of the model as it is, in evaluation mode, every config.eval_every
     steps and after the last one; the model ends with the adapter of the lowest.
+
+    `moments`: where to write the optimizer's moments of the adapter that the model ends with; None: nowhere.
 
     `on_step` gets step (from 1), steps, loss (nats per target), learning_rate, grad_norm (before clipping), tokens and
     target_tokens (of the step), tokens_per_s, seconds (of steps so far), seconds_left (for the steps planned, at the
@@ -112,10 +115,12 @@ def train(
             last, stopping = _is_over(training, counters), stop()
             due = counters.step % config.checkpoint_every == 0 or counters.best_step == counters.step
             if last or stopping or due:
-                _save(training, counters, identity, failpoint, last)
+                _save(training, counters, identity, failpoint, parameters_only=last and moments is None)
             if stopping and not last:
                 raise Interrupted(f"stopped after step {counters.step} of {training.steps}; run again to continue")
     _wear_the_best(training, counters)
+    if moments is not None:
+        optim.save_moments(training.optimizer, training.parameters, moments)
     return _report(training, counters, resumed_from)
 
 
@@ -196,14 +201,18 @@ def _wear_the_best(training: Training, counters: Counters) -> None:
 
 
 def _save(
-    training: Training, counters: Counters, identity: dict[str, Any], failpoint: Callable[[str], None], last: bool
+    training: Training,
+    counters: Counters,
+    identity: dict[str, Any],
+    failpoint: Callable[[str], None],
+    parameters_only: bool,
 ) -> None:
-    """Write a checkpoint; that of the last step does without the optimizer's state, two thirds of it, which no step needs."""
+    """Write a checkpoint; that of the last step can do without the optimizer's state, two thirds of it, which no step needs."""
     tensors = optim.training_tensors(training.optimizer, training.parameters)
     save_checkpoint(
         training.directory,
         counters.step,
-        {name: tensor for name, tensor in tensors.items() if not last or name.startswith("parameter.")},
+        {name: tensor for name, tensor in tensors.items() if not parameters_only or name.startswith("parameter.")},
         {"identity": identity, "counters": asdict(counters)},
         keep=training.config.keep_checkpoints,
         spare=counters.best_step,

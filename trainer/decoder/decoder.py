@@ -7,6 +7,7 @@ and save in PEFT's format, and the model can be used as any other in between. Wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from trainer.attention import PackLayout
 from trainer.decoder import elementwise
 from trainer.decoder.inference import Fp8, Plain
-from trainer.decoder.layer import Kept, Layer, Norm, Pass
+from trainer.decoder.layer import Kept, Layer, Norm, Pass, Sink
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.offload import HostStore
 from trainer.decoder.projections import Joined, Linear, Lora, Scratch
@@ -150,6 +151,25 @@ class Decoder:
         if dropout:  # in training mode without gradients: the training forward, its tape thrown away
             return self._forward(embeddings_Td, run, [])
         return self._measure(embeddings_Td, position_ids_T, run)
+
+    @torch.no_grad()
+    def backward_into(
+        self,
+        sink: Sink,
+        embeddings_Td: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        pack: PackLayout,
+        slope: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        """A forward and a backward pass in which `sink` takes what LoRA's gradients are made of, layer by layer from the last.
+
+        `slope` gives the gradient (T, d) of the loss with respect to the final hidden states (T, d). No dropout acts.
+        """
+        self.scratch.generation += 1
+        cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
+        run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), None, sink)
+        tape: list[Kept] = []
+        self._backward(slope(self._forward(embeddings_Td, run, tape)), run, tape)
 
     def _measure(self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, run: Pass) -> torch.Tensor:
         """Hidden states of a pass that nothing follows: one residual stream, changed in place."""

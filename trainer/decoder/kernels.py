@@ -310,3 +310,39 @@ def fp8_border_kernel(
     value = tl.minimum(tl.maximum(value, -448.0), 448.0)
     inside = (row < rows) & (column < filled)
     tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gradient_sketch_kernel(
+    left, right, borders, mean, square, start, row_sign, column_sign, out,
+    left_stride, right_stride, mean_row, mean_column, rank, width, dimension, scale, beta_1, beta_2, eps,
+    MOMENTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    """A tile of one document's gradient scale · leftᵀ · right, through Adam (with MOMENTS), and its entry (i, j) added with
+    its sign to place (start[i] + j) mod dimension of the document's row of `out`."""
+    document = tl.program_id(1)
+    row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    real, there = row < rank, column < width
+    begin, end = tl.load(borders + document), tl.load(borders + document + 1)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for first in range(begin, end, TOKENS):
+        token = first + tl.arange(0, TOKENS)
+        inside = token < end
+        at = token.to(tl.int64)
+        one = tl.load(left + at[None, :] * left_stride + row[:, None], mask=inside[None, :] & real[:, None], other=0.0)
+        other = tl.load(
+            right + at[:, None] * right_stride + column[None, :], mask=inside[:, None] & there[None, :], other=0.0
+        )
+        total = tl.dot(one, other, total, input_precision="ieee")
+    total = total * scale
+    both = real[:, None] & there[None, :]
+    if MOMENTS:
+        place = row[:, None] * mean_row + column[None, :] * mean_column
+        upper = beta_1 * tl.load(mean + place, mask=both, other=0.0) + (1.0 - beta_1) * total
+        lower = beta_2 * tl.load(square + place, mask=both, other=1.0) + (1.0 - beta_2) * total * total
+        total = upper / tl.sqrt(lower + eps)
+    signs = tl.load(row_sign + row, mask=real, other=0.0)[:, None]
+    signs = signs * tl.load(column_sign + column, mask=there, other=0.0)[None, :]
+    target = (tl.load(start + row, mask=real, other=0)[:, None] + column[None, :]) % dimension
+    tl.atomic_add(out + document.to(tl.int64) * dimension + target, total * signs, mask=both)

@@ -9,6 +9,7 @@ The last addition is left to the next layer's norm, which reads the sum anyway: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -28,16 +29,21 @@ class Norm:
     eps: float
 
 
+Sink = Callable[[Joined, torch.Tensor, torch.Tensor], None]
+"""Takes a joined projection, its complete gradient buffer (T, rows) and its complete input (T, width); see projections.py."""
+
+
 @dataclass(frozen=True)
 class Pass:
-    """What all layers share in one pass over a pack: its number, borders, rotary angles (T, D), and the seed of LoRA's
-    dropout."""
+    """What all layers share in one pass over a pack: its number, borders, rotary angles (T, D), the seed of LoRA's
+    dropout, and who takes what LoRA's gradients are made of instead of having them summed over the pack."""
 
     number: int
     pack: PackLayout
     cos_TD: torch.Tensor
     sin_TD: torch.Tensor
     dropout_seed: int | None
+    sink: Sink | None = None
 
     @property
     def tokens(self) -> int:
@@ -268,14 +274,23 @@ class Layer:
         if made:
             self.down.project_down(X_down, mask)
         del product
-        down = self.down.backward_lora(G, X_down, mask)
+        down = self._lora_gradients(self.down, G, X_down, mask, run)
         kept.X_down = None
         del X_down, mask
         mask, G_mlp = self._mask(self.mlp, 2, run), kept.gate_up
         g = self.mlp.backward_input(G_mlp, mask)
-        gate_up = self.mlp.backward_lora(G_mlp, kept.X_mlp, mask)
+        gate_up = self._lora_gradients(self.mlp, G_mlp, kept.X_mlp, mask, run)
         kept.gate_up = kept.X_mlp = None
         return gate_up + down, g
+
+    def _lora_gradients(
+        self, joined: Joined, G: torch.Tensor, X: torch.Tensor, mask: torch.Tensor | None, run: Pass
+    ) -> list[torch.Tensor]:
+        if run.sink is None:
+            return joined.backward_lora(G, X, mask)
+        if joined.rank:
+            run.sink(joined, G, X)
+        return []
 
     def _attention_backward(
         self, G_o: torch.Tensor, kept: Kept, run: Pass, input_gradient: bool
@@ -283,7 +298,7 @@ class Layer:
         """Gradients of attention's LoRA, and that of its normed input (T, d)."""
         mask = self._mask(self.o, 1, run)
         upstream = self.o.backward_input(G_o, mask).unflatten(1, (-1, self.head_width))
-        o = self.o.backward_lora(G_o, kept.X_o, mask)
+        o = self._lora_gradients(self.o, G_o, kept.X_o, mask, run)
         out = kept.X_o[:, self.o.x].unflatten(1, (-1, self.head_width))
         dq, dk, dv = attend_backward(
             upstream, *self._split(kept.qkv), out, kept.log_sums, run.pack, self.scale, self.window
@@ -306,4 +321,4 @@ class Layer:
         else:
             g = None
             self.qkv.complete(G)
-        return self.qkv.backward_lora(G, kept.X_qkv, mask) + o, g
+        return self._lora_gradients(self.qkv, G, kept.X_qkv, mask, run) + o, g

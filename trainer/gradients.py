@@ -1,0 +1,255 @@
+"""Projected gradients of LoRA, one vector per example (LESS, arXiv 2402.04333).
+
+A packed backward pass sums the gradients of its documents; before it does, the gradient of a LoRA matrix is a sum over
+tokens of outer products, and the tokens of one document make that document's:
+
+    gradient of A = Σ_t (s·g_t·B) ⊗ x_t,    gradient of B = Σ_t g_t ⊗ (x_t·Aᵀ)
+
+LoRA's matrices are small, so these are formed layer by layer for all documents of a batch (a few hundred MB), put
+through Adam as LESS puts them, exactly, and projected at once. What is kept of an example is one vector.
+
+The projection is a count sketch (Charikar et al. 2002): entry (i, j) of a matrix is added, with a random sign, to place
+(h_i + j) mod k, where h_i is drawn for each row i of each matrix. As good as dense random projection of the whole gradient
+(docs/selection.md has the measurement), at the cost of reading the gradient once, and neighbours stay neighbours, so that a
+GPU adds whole lines at once.
+
+Shapes: T tokens of the pack, D documents, r rank, w width of the other side, k dimension of the projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.activation import backward_memory
+from trainer.adapters import trainable_parameters
+from trainer.attention import PackLayout
+from trainer.decoder.projections import Joined
+from trainer.errors import CheckpointError, MachineError
+from trainer.forward import Tokens, bound_decoder, causal_lm, collate, hidden_states, output_head
+from trainer.loss import nll_and_slope, target_nll
+from trainer.measure import length_batches
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+"""Adam's, as trained with and as in LESS."""
+GRADIENT_ELEMENTS = 2**24
+"""Elements of the gradients of one matrix that are held at once on a CPU."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Adam's moving averages of each parameter's gradient and of its square, by the parameter's name, in its shape."""
+
+    mean: dict[str, torch.Tensor]
+    square: dict[str, torch.Tensor]
+
+    @classmethod
+    def open(cls, path: Path, device: torch.device | str) -> Moments:
+        """Read what `trainer.optim.save_moments` wrote. Raises CheckpointError for a file that is absent or damaged."""
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(path, device=str(device))
+        except Exception as error:
+            raise CheckpointError(f"{path}: expected the moments of an optimizer: {error}") from error
+        parts: dict[str, dict[str, torch.Tensor]] = {"mean": {}, "square": {}}
+        for key, tensor in tensors.items():
+            kind, name = key.split(".", 1)
+            parts[kind][name] = tensor
+        return cls(**parts)
+
+
+def project_gradients(
+    model: torch.nn.Module,
+    tokens: Tokens,
+    rows: np.ndarray,
+    *,
+    dimension: int,
+    batch_tokens: int,
+    seed: int,
+    moments: Moments | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> np.ndarray:
+    """(n, dimension) float16 unit vectors: the gradient of each document's mean NLL per target with respect to the LoRA that
+    `model` wears (trainable), projected at random by `seed`. Documents without targets get zeros.
+
+    With `moments` the gradient goes through Adam first, as LESS does with candidates (not with targets):
+    (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). Cosines of the vectors are those of the gradients, give or take
+    1/√dimension. Order and batching change results by rounding only. Costs about what training costs; what the forward pass
+    keeps takes the memory that is free.
+
+    Raises MachineError when a batch does not fit the GPU, CheckpointError when `moments` are of another adapter,
+    TrainerError when the adapter is not trainable.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    projector = Projector(trainable_parameters(model), dimension, seed, moments)
+    result = np.zeros((len(rows), dimension), dtype=np.float16)
+    lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
+    model.eval()
+    progress(int((lengths == 0).sum()))
+    with backward_memory(model, batch_tokens):
+        for members in length_batches(lengths, batch_tokens):
+            project = _one_by_one if bound_decoder(model) is None else _packed
+            try:
+                vectors = project(model, tokens, rows[members], projector)
+            except torch.OutOfMemoryError as error:
+                raise MachineError(
+                    f"out of GPU memory for the gradients of {lengths[members].sum()} tokens at once: lower "
+                    f"measure.gradient_tokens (now {batch_tokens})"
+                ) from error
+            result[members] = torch.nn.functional.normalize(vectors, dim=-1).half().cpu().numpy()
+            progress(len(members))
+    return result
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """How one LoRA matrix, oriented (r, w), is projected: `start` (r,) int32 where row i begins, `row_sign` (r,) and
+    `column_sign` (w,) float32 of ±1; `moments` of Adam in the same orientation, or None."""
+
+    start: torch.Tensor
+    row_sign: torch.Tensor
+    column_sign: torch.Tensor
+    moments: tuple[torch.Tensor, torch.Tensor] | None
+
+
+class Projector:
+    """Puts gradients through Adam and projects them. `parameters`, by PEFT's names, are LoRA's A (r, in) and B (out, r)."""
+
+    def __init__(
+        self, parameters: dict[str, torch.nn.Parameter], dimension: int, seed: int, moments: Moments | None = None
+    ) -> None:
+        self.dimension, self.parameters = dimension, parameters
+        self.device = next(iter(parameters.values())).device
+        if moments is not None:
+            shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+            if shapes != {name: tuple(tensor.shape) for name, tensor in moments.mean.items()}:
+                raise CheckpointError("the moments of the optimizer belong to another adapter than the model wears")
+        self._sketches = {
+            id(parameter): self._sketch(place, name, parameter, seed, moments)
+            for place, (name, parameter) in enumerate(parameters.items())
+        }
+
+    def _sketch(
+        self, place: int, name: str, parameter: torch.nn.Parameter, seed: int, moments: Moments | None
+    ) -> _Sketch:
+        rank, width = parameter.shape if ".lora_A." in name else parameter.shape[::-1]
+        rng = np.random.default_rng([seed, place])
+        start = rng.integers(self.dimension, size=rank, dtype=np.int32)
+        signs = rng.integers(0, 2, size=rank + width).astype(np.float32) * 2 - 1
+        parts = (torch.from_numpy(values).to(self.device) for values in (start, signs[:rank], signs[rank:]))
+        found = None
+        if moments is not None:
+            both = (moments.mean[name], moments.square[name])
+            found = both if ".lora_A." in name else tuple(tensor.t() for tensor in both)
+        return _Sketch(*parts, found)
+
+    def add_products(
+        self,
+        into_Dk: torch.Tensor,
+        left_Tr: torch.Tensor,
+        right_Tw: torch.Tensor,
+        scale: float,
+        parameter: torch.nn.Parameter,
+        pack: PackLayout,
+    ) -> None:
+        """Add to `into_Dk` (float32) the projected gradients of `parameter`: of each document Σ_t scale · left_t ⊗ right_t."""
+        sketch = self._sketches[id(parameter)]
+        if into_Dk.is_cuda:
+            _fused_products(into_Dk, left_Tr, right_Tw, scale, sketch, pack)
+            return
+        size = max(1, GRADIENT_ELEMENTS // (left_Tr.shape[1] * right_Tw.shape[1]))
+        for first in range(0, len(into_Dk), size):
+            spans = [slice(a, b) for a, b in zip(pack.borders[first:], pack.borders[first + 1 :], strict=False)][:size]
+            products = [left_Tr[span].float().t() @ right_Tw[span].float() for span in spans]
+            _add_gradients(into_Dk[first : first + size], torch.stack(products) * scale, sketch)
+
+    def add_gradient(self, into_k: torch.Tensor, gradient: torch.Tensor, name: str) -> None:
+        """Add to `into_k` the projected gradient of one document, in the shape of parameter `name`."""
+        oriented = gradient if ".lora_A." in name else gradient.t()
+        _add_gradients(into_k[None], oriented[None].float(), self._sketches[id(self.parameters[name])])
+
+
+def _packed(model: torch.nn.Module, tokens: Tokens, rows: np.ndarray, projector: Projector) -> torch.Tensor:
+    """(D, k) of documents `rows`, by one pass of our own decoder."""
+    batch = collate(tokens, rows, projector.device)
+    into_Dk = torch.zeros(len(rows), projector.dimension, device=projector.device)
+    counts = np.bincount(batch.label_documents, minlength=len(rows))
+    share_P = torch.from_numpy(1.0 / counts[batch.label_documents]).to(projector.device)
+
+    def slope(hidden_Td: torch.Tensor) -> torch.Tensor:
+        _, slope_Pd = nll_and_slope(hidden_Td[batch.predictors], output_head(model), batch.labels)
+        slope_Td = torch.zeros_like(hidden_Td)
+        slope_Td[batch.predictors] = slope_Pd * share_P[:, None].to(slope_Pd.dtype)
+        return slope_Td
+
+    def sink(joined: Joined, G: torch.Tensor, X: torch.Tensor) -> None:
+        for i, linear in enumerate(joined.linears):
+            if linear.lora is None:
+                continue
+            a, b, r = linear.lora.a, linear.lora.b, linear.lora.a.shape[0]
+            projector.add_products(into_Dk, G[:, joined.down(i)][:, :r], X[:, joined.x], 1.0, a, batch.layout)
+            up, out = X[:, joined.up(i)][:, :r], G[:, joined.output(i)]
+            projector.add_products(into_Dk, up, out, linear.lora.scale, b, batch.layout)
+
+    embeddings_Td = causal_lm(model).get_input_embeddings()(batch.input_ids)
+    bound_decoder(model).backward_into(sink, embeddings_Td, batch.position_ids, batch.layout, slope)
+    return into_Dk
+
+
+def _one_by_one(model: torch.nn.Module, tokens: Tokens, rows: np.ndarray, projector: Projector) -> torch.Tensor:
+    """The same through autograd, for models that run through transformers' forward."""
+    into_Dk = torch.zeros(len(rows), projector.dimension, device=projector.device)
+    for into_k, row in zip(into_Dk, rows, strict=True):
+        batch = collate(tokens, [int(row)], projector.device)
+        if len(batch.labels):
+            hidden_Td = hidden_states(model, batch)
+            loss = target_nll(hidden_Td[batch.predictors], output_head(model), batch.labels).mean()
+            gradients = torch.autograd.grad(loss, list(projector.parameters.values()), allow_unused=True)
+            for name, gradient in zip(projector.parameters, gradients, strict=True):
+                if gradient is not None:
+                    projector.add_gradient(into_k, gradient, name)
+    return into_Dk
+
+
+def _add_gradients(into_Dk: torch.Tensor, gradient_Drw: torch.Tensor, sketch: _Sketch) -> None:
+    if sketch.moments is not None:
+        mean, square = sketch.moments
+        upper = BETA_1 * mean + (1 - BETA_1) * gradient_Drw
+        gradient_Drw = upper / (BETA_2 * square + (1 - BETA_2) * gradient_Drw.square() + EPSILON).sqrt()
+    dimension = into_Dk.shape[1]
+    signed_Drw = gradient_Drw * sketch.row_sign[:, None] * sketch.column_sign
+    wrapped = signed_Drw.split(dimension, dim=2)
+    for i, start in enumerate(sketch.start.tolist()):
+        for part in wrapped:
+            row = part[:, i]
+            before = min(row.shape[1], dimension - start)
+            into_Dk[:, start : start + before] += row[:, :before]
+            into_Dk[:, : row.shape[1] - before] += row[:, before:]
+
+
+def _fused_products(
+    into_Dk: torch.Tensor,
+    left_Tr: torch.Tensor,
+    right_Tw: torch.Tensor,
+    scale: float,
+    sketch: _Sketch,
+    pack: PackLayout,
+) -> None:
+    """The same in one Triton kernel: a gradient is formed, put through Adam and added to its places without leaving the chip."""
+    from trainer.decoder.kernels import gradient_sketch_kernel
+
+    rank, width, documents = left_Tr.shape[1], right_Tw.shape[1], len(into_Dk)
+    rows = min(64, max(16, 1 << (rank - 1).bit_length()))
+    columns = 128
+    mean, square = sketch.moments or (right_Tw, right_Tw)
+    gradient_sketch_kernel[(-(-width // columns), documents, -(-rank // rows))](
+        left_Tr, right_Tw, pack.cu_seqlens, mean, square, sketch.start, sketch.row_sign, sketch.column_sign, into_Dk,
+        left_Tr.stride(0), right_Tw.stride(0), mean.stride(0), mean.stride(1), rank, width, into_Dk.shape[1], scale,
+        BETA_1, BETA_2, EPSILON,
+        MOMENTS=sketch.moments is not None, ROWS=rows, COLUMNS=columns, TOKENS=64, num_warps=4,
+    )  # fmt: skip
