@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,37 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+pool_option = click.option(
+    "--pool",
+    multiple=True,
+    metavar="SOURCE",
+    help="File, folder, glob or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+)
+
+
 def round_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of commands that run rounds; they arrive inside `Options`."""
 
+    @pool_option
     @click.option(
-        "--pool",
+        "--target",
         multiple=True,
-        metavar="SOURCE",
-        help="File, folder, glob or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+        metavar="FILE",
+        help="Examples of what the model is to be good at, for the scores rds and less; never trained on. Repeatable.",
     )
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
     @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
     @common
     @functools.wraps(command)
-    def wrapped(options: Any, pool: tuple[str, ...], strategy: str | None, no_control: bool, **rest: Any) -> None:
-        command(options.for_round(strategy, no_control, pool), **rest)
+    def wrapped(
+        options: Any,
+        pool: tuple[str, ...],
+        target: tuple[str, ...],
+        strategy: str | None,
+        no_control: bool,
+        **rest: Any,
+    ) -> None:
+        command(options.for_round(strategy, no_control, pool, target), **rest)
 
     return wrapped
 
@@ -169,6 +186,17 @@ def _print_plan(options: Any, budget: str) -> None:
     from al import plan
 
     _emit(options, plan.plan_round(options, budget), plan.describe_plan)
+
+
+@cli.command("label")
+@click.option("--budget", type=click.IntRange(min=1), required=True, help="How many unlabelled prompts to hand out.")
+@pool_option
+@common
+def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
+    """Write the unlabelled prompts that the model is most unsure of to a file, to be answered and imported again."""
+    from al import labelling
+
+    _emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)
 
 
 @cli.group("pool")

@@ -21,12 +21,14 @@ OUTCOMES = (
     "quota_full",
     "no_quota",
     "tail_cut",
+    "answered",
     "unlabelled",
     "over_length",
     "no_target",
     "held_out_dev",
     "held_out_test",
     "near_duplicate_of_holdout",
+    "near_duplicate_of_target",
     "near_duplicate",
     "trained",
 )
@@ -68,12 +70,14 @@ def candidates(session: Session, prepared: Prepared, number: int, lineage: Linea
     status = np.asarray(table.status)
     trained = trained_rounds(session, pool.keys, number, lineage)
     checks = (
+        ("answered", pool.answered),
         ("unlabelled", ~pool.labelled),
         ("over_length", status == SKIPPED),
         ("no_target", status == NO_TARGET_LEFT),
         ("held_out_dev", split == DEV),
         ("held_out_test", split == TEST),
         ("near_duplicate_of_holdout", split == SHADOW),
+        ("near_duplicate_of_target", _near_target(prepared, len(pool))),
         ("near_duplicate", representative != np.arange(len(pool))),
         ("trained", trained > 0),
     )
@@ -90,6 +94,13 @@ def candidates(session: Session, prepared: Prepared, number: int, lineage: Linea
         )
     cluster = pq.read_table(prepared.clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
     return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
+
+
+def _near_target(prepared: Prepared, n: int) -> np.ndarray:
+    near = np.zeros(n, dtype=bool)
+    if prepared.target is not None:
+        near[prepared.target.excluded] = True
+    return near
 
 
 def picked_keys(session: Session, number: int, lineage: Lineage) -> np.ndarray:

@@ -17,9 +17,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from al.cache import cache_dir
 from al.errors import ConfigError
-from al.pool.config import PoolConfig
+from al.pool.config import FormatName, PoolConfig
 from selection.config import ClusterConfig, DedupConfig, EmbedConfig, HoldoutConfig, ScoreConfig, SelectConfig
-from trainer.config import LoraConfig, MeasureConfig, ModelConfig, TrainConfig
+from trainer.config import GenerateConfig, LoraConfig, MeasureConfig, ModelConfig, TrainConfig
 from trainer.tokens_config import TokensConfig
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
@@ -40,6 +40,27 @@ class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
     )
 
 
+class TargetConfig(BaseModel, extra="forbid", frozen=True):
+    """Examples of what the model is to be good at: they aim the selection (scores rds and less) and are never trained on."""
+
+    files: list[str] = Field(
+        default=[],
+        description="Files, folders or glob patterns, read as pool.files are. --target FILE is short for it.",
+    )
+    format: FormatName = Field(default="auto", description="Row format of these files, as pool.format.")
+
+
+class LabelConfig(BaseModel, extra="forbid", frozen=True):
+    """Which unlabelled prompts the `label` command looks at."""
+
+    candidates: float = Field(
+        4.0,
+        ge=1,
+        description="Prompts that are answered by the model and measured for each one asked for, spread evenly over clusters. "
+        "More finds more uncertain ones, and time grows in proportion.",
+    )
+
+
 class Config(BaseModel, extra="forbid", frozen=True):
     """Everything a round depends on besides the pool's content and the budget."""
 
@@ -52,6 +73,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
         "It doubles the training time and is the proof that selection pays.",
     )
     pool: PoolConfig = PoolConfig()
+    target: TargetConfig = TargetConfig()
     tokens: TokensConfig = TokensConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -64,6 +86,8 @@ class Config(BaseModel, extra="forbid", frozen=True):
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    generate: GenerateConfig = GenerateConfig()
+    label: LabelConfig = LabelConfig()
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from al import rounds, selecting, stages
+from al import rounds, scoring, selecting, stages
 from al.artifacts import Artifact
 from al.budget import BudgetRequest
 from al.candidates import candidates
@@ -43,6 +43,7 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     """Run round `number`, or what is left of it, and return its summary."""
     run, config = session.run, session.config
     session.check_machine()
+    scoring.measurements(session)
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     done = RoundArtifacts(session, number)
 
@@ -54,10 +55,15 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     amount = resolve_budget(session, prepared, budget, done)
     state = candidates(session, prepared, number)
     sample = done.keep("score", selecting.score_sample(session, prepared, previous, state, number))
+    aims = selecting.score_target(session, prepared, previous, number)
+    if aims is not None:
+        done.keep("score.target", aims)
     shortlist = done.keep(
-        "shortlist", selecting.score_shortlist(session, prepared, previous, state, sample, amount, number)
+        "shortlist", selecting.score_shortlist(session, prepared, previous, state, sample, aims, amount, number)
     )
-    selection = done.keep("selection", selecting.select(session, prepared, state, sample, shortlist, amount, number))
+    selection = done.keep(
+        "selection", selecting.select(session, prepared, state, sample, shortlist, aims, amount, number)
+    )
 
     adapter = _train_lineage(session, prepared, selection, SELECTED, done, steps=None)
     if config.control:

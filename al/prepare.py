@@ -21,6 +21,7 @@ from al.pool.identity import check_same_pool, describe_sources
 from al.pool.sources import Source, find_sources
 from al.pool.store import Pool, locate
 from al.session import Session, local_identity
+from al.target import Target, import_target, keep_apart
 from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
 
 SIDES = {"pool": POOL, "dev": DEV, "test": TEST, "shadow": SHADOW}
@@ -47,6 +48,7 @@ class Prepared(Tokenized):
     embeddings: Artifact
     groups: Artifact
     clusters: Artifact
+    target: Target | None
 
 
 def prepare(session: Session, number: int) -> Prepared:
@@ -58,7 +60,15 @@ def prepare(session: Session, number: int) -> Prepared:
     groups = group(session, pool, tokens, embeddings)
     split = hold_out(session, pool, tokens, embeddings, groups, number)
     clusters = cluster(session, pool, embeddings)
-    return Prepared(version, pool, tokens, split, embeddings, groups, clusters)
+    target = aim(session, pool, embeddings, split) if session.config.target.files else None
+    return Prepared(version, pool, tokens, split, embeddings, groups, clusters, target)
+
+
+def aim(session: Session, pool: Artifact, embeddings: Artifact, split: Artifact) -> Target:
+    """The target of the config, brought through the same stages as the pool and kept apart from it and from the holdout."""
+    examples = import_target(session)
+    tokens, vectors = tokenize(session, examples), embed(session, examples)
+    return Target(examples, tokens, keep_apart(session, pool, embeddings, split, examples, tokens, vectors))
 
 
 def pool_version(session: Session) -> tuple[int, Artifact]:
@@ -95,7 +105,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
 
     return session.run.stage(
         "pool",
-        version=1,
+        version=2,
         inputs={"previous": previous},
         params={"sources": describe_sources(sources), "strict": strict},
         build=build,
@@ -365,4 +375,5 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
 
 def as_dict(prepared: Prepared) -> dict[str, Artifact]:
     """Role → artifact, for recording in the run."""
-    return {key: value for key, value in vars(prepared).items() if isinstance(value, Artifact)}
+    found = {key: value for key, value in vars(prepared).items() if isinstance(value, Artifact)}
+    return found if prepared.target is None else found | {"target": prepared.target.artifact}

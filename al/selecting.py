@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al import rounds, stages
+from al import rounds, scoring, stages
 from al.artifacts import Artifact, write_json
 from al.candidates import CODE, OUTCOMES, PoolState, candidates, find_rows, picked_keys
-from al.pool.store import Pool
+from al.errors import ConfigError
+from al.pool.store import Pool, locate
 from al.prepare import Prepared
 from al.session import Session
 from al.stages import CONTROL, SELECTED, Lineage
+from selection.scores import COLUMNS, TARGETED, computable
 
 
 def score_sample(
@@ -31,7 +34,15 @@ def score_sample(
     rows = stratified_sample(
         state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number)
     )
-    return stages.score(session, prepared, previous, np.sort(rows), number, "score sample")
+    return scoring.score(session, prepared.tokens, previous, np.sort(rows), number, "score sample")
+
+
+def score_target(session: Session, prepared: Prepared, previous: Artifact | None, number: int) -> Artifact | None:
+    """Measure the target where a score looks at it; None otherwise."""
+    if prepared.target is None or not scoring.measurements(session) & TARGETED:
+        return None
+    target = prepared.target
+    return scoring.score_target(session, target.artifact, target.tokens, previous, target.rows, number)
 
 
 def score_shortlist(
@@ -40,42 +51,129 @@ def score_shortlist(
     previous: Artifact | None,
     state: PoolState,
     sample: Artifact,
+    aims: Artifact | None,
     amount: Any,
     number: int,
 ) -> Artifact:
     """Measure what the picker must know inside its quotas and the sample did not cover."""
     from selection.strategy import allocate, shortlist
 
-    chooser = _candidates_for(session, state, [sample])
+    chooser = _candidates_for(session, state, measured_columns(session, prepared, state, [sample], aims, number))
     seed = (session.config.seed, number)
     quotas = allocate(chooser, amount, session.config.select, seed)
     wanted = state.rows[shortlist(chooser, quotas, session.config.select, seed)]
-    measured = _statistics([sample])["row"]
-    rows = np.setdiff1d(wanted, measured)
-    return stages.score(session, prepared, previous, rows, number, "score shortlist")
+    rows = np.setdiff1d(wanted, _statistics(sample)["row"])
+    return scoring.score(session, prepared.tokens, previous, rows, number, "score shortlist")
 
 
-def _statistics(artifacts: list[Artifact]) -> dict[str, np.ndarray]:
-    table = pa.concat_tables([pq.read_table(a.path / "statistics.parquet") for a in artifacts])
+def _statistics(artifact: Artifact) -> dict[str, np.ndarray]:
+    table = pq.read_table(artifact.path / "statistics.parquet")
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _candidates_for(session: Session, state: PoolState, scored: list[Artifact]) -> Any:
-    """The selectable rows as `selection` takes them, with what was measured of them (NaN elsewhere)."""
-    from selection.scores import SCORES
+def measured_columns(
+    session: Session,
+    prepared: Prepared,
+    state: PoolState,
+    scored: list[Artifact],
+    aims: Artifact | None,
+    number: int,
+) -> dict[str, np.ndarray]:
+    """Columns (n,) over the pool as scores take them, NaN where nothing was measured; see selection.scores."""
+    n = len(state.keys)
+    columns: dict[str, np.ndarray] = {"tokens": state.tokens}
+    for artifact in scored:
+        statistics = _statistics(artifact)
+        rows = statistics.pop("row")
+        for name, values in (statistics | _similarities(prepared, artifact, aims)).items():
+            columns.setdefault(name, np.full(n, np.nan))[rows] = values
+    wanted = scoring.measurements(session)
+    if "history" in wanted:
+        columns["nll_before"] = _lowest_before(session, state, number)
+    if "quality" in wanted:
+        columns["quality"] = _quality(session, prepared, state)
+    return columns
+
+
+def _similarities(prepared: Prepared, artifact: Artifact, aims: Artifact | None) -> dict[str, np.ndarray]:
+    """Nearness of measured examples to the target, by the vectors that were measured of both."""
+    from selection.scores import similarity
+
+    found = {}
+    if aims is not None:
+        target = prepared.target
+        tasks = Pool.open(target.pool.path).sources[target.rows]
+        for file, name, groups in (("pooled", "rds_similarity", None), ("gradients", "less_similarity", tasks)):
+            if (artifact.path / f"{file}.npy").exists() and (aims.path / f"{file}.npy").exists():
+                mine = np.load(artifact.path / f"{file}.npy", mmap_mode="r")
+                found[name] = similarity(mine, np.load(aims.path / f"{file}.npy"), groups)
+    return found
+
+
+def _scored_before(session: Session, number: int) -> list[tuple[Artifact, Artifact]]:
+    """What earlier rounds measured, each with the pool version whose rows it counts."""
+    found = []
+    for earlier in range(1, number):
+        pool = rounds.recorded(session.run, earlier, "pool")
+        for role in ("score", "shortlist"):
+            artifact = rounds.recorded(session.run, earlier, role)
+            if artifact is not None and pool is not None:
+                found.append((artifact, pool))
+    return found
+
+
+def _lowest_before(session: Session, state: PoolState, number: int) -> np.ndarray:
+    """(n,) the lowest mean NLL that an earlier round measured of each example, NaN for none."""
+    lowest = np.full(len(state.keys), np.nan)
+    for artifact, pool in _scored_before(session, number):
+        statistics = _statistics(artifact)
+        at, found = locate(state.keys, Pool.open(pool.path).keys[statistics["row"]])
+        lowest[at[found]] = np.fmin(lowest[at[found]], statistics["nll_mean"][found])
+    return lowest
+
+
+def _quality(session: Session, prepared: Prepared, state: PoolState) -> np.ndarray:
+    """(n,) the user's own column, NaN where an example has none.
+
+    Raises:
+        ConfigError: no example that may be picked has it, or one has something else than a number there.
+    """
+    name, pool = session.config.score.quality, prepared.open_pool()
+    result = np.full(len(state.keys), np.nan)
+    for row, metadata in zip(state.rows.tolist(), pool.metadata(state.rows), strict=True):
+        value = metadata.get(name)
+        if value is None:
+            continue
+        try:
+            result[row] = float(value)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"score.quality: expected numbers in column `{name}`, found {value!r} in example {pool.ids[row]} "
+                f"({pool.origin([row])[0]}); name a numeric column, or mend the file."
+            ) from None
+    if not np.isfinite(result).any():
+        raise ConfigError(
+            f"score.quality: no example that may be picked has a number in column `{name}`; set score.quality to a column of "
+            "your files."
+        )
+    result[~np.isfinite(result)] = np.nan
+    return result
+
+
+def _candidates_for(session: Session, state: PoolState, columns: Mapping[str, np.ndarray]) -> Any:
+    """The selectable rows as `selection` takes them."""
+    from selection.scores import compute
     from selection.strategy import Candidates
 
-    statistics = _statistics(scored)
-    loss, score = np.full((2, len(state.keys)), np.nan)
-    loss[statistics["row"]] = statistics["nll_mean"]
-    score[statistics["row"]] = SCORES[session.config.score.by](statistics)
     rows = state.rows
+    nothing = np.full(len(state.keys), np.nan)
+    wanted = {name: columns.get(name, nothing) for name in COLUMNS} | columns
     return Candidates(
         keys=state.keys[rows],
         cluster=state.cluster[rows],
         tokens=state.tokens[rows].astype(np.int32),
-        score=score[rows],
-        loss=loss[rows],
+        score=compute(session.config.score.by, wanted)[rows],
+        loss=wanted["nll_mean"][rows],
     )
 
 
@@ -85,6 +183,7 @@ def select(
     state: PoolState,
     sample: Artifact,
     shortlist: Artifact,
+    aims: Artifact | None,
     amount: Any,
     number: int,
 ) -> Artifact:
@@ -96,7 +195,10 @@ def select(
     config = session.config
     params = {
         "select": config.select.model_dump(mode="json"),
-        "score": config.score.by,
+        "score": {"by": config.score.by, "also": config.score.also, "quality": config.score.quality},
+        "before": [artifact.fingerprint for artifact, _ in _scored_before(session, number)]
+        if "history" in scoring.measurements(session)
+        else [],
         "seed": config.seed,
         "round": number,
         "budget": {"unit": amount.unit, "amount": amount.amount},
@@ -107,15 +209,18 @@ def select(
         from selection.strategy import allocate
         from selection.strategy import select as pick
 
-        chooser = _candidates_for(session, state, [sample, shortlist])
-        quotas = allocate(_candidates_for(session, state, [sample]), amount, config.select, (config.seed, number))
-        picks = pick(chooser, quotas, amount, config.select, (config.seed, number))
-        _write_selection(out, prepared, state, _statistics([sample, shortlist]), picks)
+        seed = (config.seed, number)
+        first = measured_columns(session, prepared, state, [sample], aims, number)
+        columns = measured_columns(session, prepared, state, [sample, shortlist], aims, number)
+        quotas = allocate(_candidates_for(session, state, first), amount, config.select, seed)
+        picks = pick(_candidates_for(session, state, columns), quotas, amount, config.select, seed)
+        scores = computable(columns, scoring.measurements(session) | {"tokens"})
+        _write_selection(out, prepared, state, columns, scores, picks)
         _write_quotas(out, prepared, state, quotas, picks)
 
     return session.run.stage(
         "selection",
-        version=1,
+        version=2,
         params=params,
         build=build,
         label="select",
@@ -126,12 +231,19 @@ def select(
             "split": prepared.split,
             "groups": prepared.groups,
             "tokens": prepared.tokens,
+            "aims": aims,
+            "target": prepared.target.artifact if prepared.target else None,
         },
     )
 
 
 def _write_selection(
-    out: Path, prepared: Prepared, state: PoolState, statistics: dict[str, np.ndarray], picks: Any
+    out: Path,
+    prepared: Prepared,
+    state: PoolState,
+    columns: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    picks: Any,
 ) -> None:
     n, rows = len(state.keys), state.rows
     pool = prepared.open_pool()
@@ -140,9 +252,6 @@ def _write_selection(
     outcome = state.outcome.copy()
     outcome[rows] = [CODE[name] for name in picks.outcome]
     picked = rows[picks.picked]
-    columns = {name: np.full(n, np.nan) for name in ("nll_mean", "nll_total", "entropy_mean")}
-    for name, column in columns.items():
-        column[statistics["row"]] = statistics[name]
     order = np.full(n, -1, dtype=np.int64)
     order[picked] = np.arange(len(picked))
     why = np.full(n, None, dtype=object)
@@ -159,9 +268,8 @@ def _write_selection(
             "outcome": pa.DictionaryArray.from_arrays(pa.array(outcome.astype(np.int8)), pa.array(OUTCOMES)),
             "pick": order,
             "why": why,
-            "nll": columns["nll_mean"],
             "nll_total": columns["nll_total"],
-            "entropy": columns["entropy_mean"],
+            **{name: values for name, values in scores.items() if name != "length"},
             "representative": ids[representative],
             "representative_cosine": cosine,
             "stands_for": np.maximum(stands_for, 0),
@@ -170,12 +278,12 @@ def _write_selection(
     )
     pq.write_table(table, out / "selection.parquet")
     np.save(out / "picked.npy", state.keys[picked])
-    _write_jsonl(out / "selection.jsonl", pool, picked, table)
+    _write_jsonl(out / "selection.jsonl", pool, picked, table, [name for name in scores if name != "length"])
 
 
-def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table) -> None:
+def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table, scores: list[str]) -> None:
     fields = (
-        table.select(["id", "source", "cluster", "tokens", "nll", "entropy", "stands_for", "why"])
+        table.select(["id", "source", "cluster", "tokens", *scores, "stands_for", "why"])
         .take(pa.array(picked))
         .to_pylist()
     )

@@ -1,4 +1,4 @@
-"""The arrows of one round: score → select → pack → train. Each function is one stage; `al.loop` puts them in order."""
+"""The arrows of one round: pack → train. Each function is one stage; `al.loop` puts them in order."""
 
 from __future__ import annotations
 
@@ -10,77 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
 from al.errors import ConfigError
 from al.failpoints import failpoint
 from al.prepare import Tokenized
 from al.progress import stop_requested
+from al.scoring import MOMENTS
 from al.session import Session
 from selection.holdout import DEV
+from selection.scores import needs
 from trainer.config import NO_PART_OF_THE_RESULT
-
-SHARD_TOKENS = 65_536
-"""Tokens per score shard: what a kill during scoring can cost at most."""
-
-
-def score(
-    session: Session, prepared: Tokenized, adapter: Artifact | None, rows: np.ndarray, number: int, label: str
-) -> Artifact:
-    """Measure `rows` of the pool with the adapter of the round before (None: the base model).
-
-    Publishes `statistics.parquet`: row, nll_total, nll_mean, entropy_mean, targets. Shards of finished rows stay in scratch, so
-    a kill costs one shard.
-    """
-    params = {"model": session.model_params(), "round": number, "rows": rows_digest(rows)}
-
-    def build(out: Path, scratch: Path) -> None:
-        from trainer.tokens import TokenTable
-
-        tokens = TokenTable.open(prepared.tokens.path)
-        total = int(np.asarray(tokens.lengths)[rows].sum())
-        shards = split_by_tokens(rows, np.asarray(tokens.lengths), SHARD_TOKENS)
-        paths = [scratch / f"shard-{index:05d}.parquet" for index in range(len(shards))]
-        with session.progress(label, len(rows), "examples") as progress:
-            missing = [i for i, path in enumerate(paths) if not path.exists()]
-            progress(len(rows) - sum(len(shards[i]) for i in missing))
-            if missing:
-                with session.base.adapter(adapter.path / "adapter" if adapter else None) as model:
-                    for index in missing:
-                        _score_shard(session, model, tokens, shards[index], paths[index], progress)
-        tables = [pq.read_table(path) for path in paths]
-        table = pa.concat_tables(tables) if tables else _statistics_table(np.empty(0, np.int64), None)
-        pq.write_table(table, out / "statistics.parquet")
-        write_json(out / "score.json", {"examples": len(rows), "tokens": total})
-
-    return session.run.stage(
-        "score",
-        version=1,
-        params=params,
-        build=build,
-        label=label,
-        inputs={"tokens": prepared.tokens, "adapter": adapter},
-    )
-
-
-def _score_shard(session: Session, model: Any, tokens: Any, rows: np.ndarray, path: Path, progress: Any) -> None:
-    from trainer.measure import measure
-
-    statistics = measure(model, tokens, rows, batch_tokens=session.config.measure.batch_tokens, progress=progress)
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(_statistics_table(rows, statistics), temporary)
-    temporary.rename(path)
-    failpoint("score.shard")
-
-
-def _statistics_table(rows: np.ndarray, statistics: Any) -> pa.Table:
-    def column(name: str) -> np.ndarray:
-        return np.empty(0) if statistics is None else np.asarray(getattr(statistics, name), dtype=np.float64)
-
-    names = ("nll_total", "nll_mean", "entropy_mean", "targets")
-    return pa.table({"row": rows.astype(np.int64), **{name: column(name) for name in names}})
 
 
 def rows_digest(rows: np.ndarray) -> str:
@@ -152,7 +92,8 @@ def train(
     lineage: Lineage,
     steps: int | None = None,
 ) -> Artifact:
-    """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`.
+    """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`,
+    and the optimizer's moments where the config's scores look at gradients.
 
     Args:
         steps: exactly so many optimizer steps; None: `train.epochs` over the packs, or fewer by `train.patience`.
@@ -161,6 +102,7 @@ def train(
         ConfigError: `train.eval_every` is set and there is no dev example.
     """
     config = session.config
+    moments = lineage is SELECTED and "gradient" in needs(config.score.by, *config.score.also)
     params = {
         "model": session.model_params(),
         "lora": config.lora.model_dump(mode="json"),
@@ -168,13 +110,15 @@ def train(
         "round": number,
         "train": config.train.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT),
         "steps": steps,
+        **({"moments": True} if moments else {}),
     }
 
     def build(out: Path, scratch: Path) -> None:
         from trainer.model import save_adapter
 
         with _adapter_to_train(session, previous, number) as model:
-            report = _run_training(session, model, prepared, packs, scratch, number, lineage, steps)
+            kept = out / MOMENTS if moments else None
+            report = _run_training(session, model, prepared, packs, scratch, number, lineage, steps, kept)
             save_adapter(model, out / "adapter")
         (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
         write_json(out / "train.json", asdict(report))
@@ -209,6 +153,7 @@ def _run_training(
     number: int,
     lineage: Lineage,
     steps: int | None,
+    moments: Path | None,
 ) -> Any:
     from trainer.packing import PackPlan
     from trainer.schedule import planned_steps
@@ -238,6 +183,7 @@ def _run_training(
             scratch=scratch,
             evaluate=_evaluation_on_dev(session, prepared, model, tokens),
             **_flops(session),
+            moments=moments,
             on_step=on_step,
             stop=stop_requested,
             failpoint=failpoint,

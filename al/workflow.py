@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,12 @@ class Options:
     trust_remote_code: bool = False
     pool: tuple[str, ...] = ()
 
-    def for_round(self, strategy: str | None, no_control: bool, pool: tuple[str, ...]) -> Options:
-        """The same with `--strategy`, `--no-control` and `--pool`."""
+    def for_round(
+        self, strategy: str | None, no_control: bool, pool: tuple[str, ...], target: tuple[str, ...]
+    ) -> Options:
+        """The same with `--strategy`, `--no-control`, `--pool` and `--target`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
+        extra += [f"target.files={json.dumps(target)}"] if target else []
         return replace(self, overrides=(*self.overrides, *extra), pool=pool)
 
     def load_config(self) -> Config:
@@ -209,10 +213,11 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
 
 def describe_pool(document: dict[str, Any]) -> str:
     """Counts of a pool version for the terminal."""
-    bad = document["quarantined"]
+    bad, answered = document["quarantined"], document.get("answered", 0)
     lines = [
         f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
-        f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled)",
+        f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled"
+        + (f", {answered:,} without a response that another example answers)" if answered else ")"),
         f"  exact duplicates merged: {document['duplicates']:,}",
         f"  quarantined rows: {sum(bad.values()):,}"
         + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else ""),

@@ -107,11 +107,46 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
         description="Random examples of each cluster that are measured, or all. The error of a cluster's mean falls as "
         "1/sqrt(sample), the cost of scoring grows in proportion.",
     )
-    by: Literal["nll", "entropy"] = Field(
+    by: str | dict[str, float] = Field(
         "nll",
-        description="What pickers top and mid rank by: nll, what the model gets wrong (noise included), or entropy, what it is "
-        "unsure of whatever the answer. Quotas and the tail cut always go by NLL.",
+        description="What pickers top and mid rank by: a score (nll, entropy, margin, least_confidence, ifd, learnability, "
+        "forgetting, rds, less, length, quality; docs/selection.md), or several with weights, {nll: 1, quality: 2}, whose "
+        "ranks are averaged. Quotas and the tail cut always go by NLL.",
     )
+    also: list[str] = Field(
+        default=[],
+        description="Scores that are measured and reported besides, without ranking by them. ifd costs another forward pass, "
+        "less about as much as training on what is scored.",
+    )
+    reference: str | None = Field(
+        None, description="Directory of the adapter that the score learnability compares with."
+    )
+    quality: str | None = Field(
+        None, description="Name of a numeric column of your files, higher = better, for the score quality."
+    )
+    gradient_dimension: int = Field(
+        16384,
+        ge=16,
+        description="Numbers kept of an example's gradient (score less), 2 bytes each. The error of a cosine is "
+        "1/sqrt of it.",
+    )
+
+    @field_validator("by")
+    @classmethod
+    def _known_scores(cls, by: str | dict[str, float]) -> str | dict[str, float]:
+        from selection.scores import check
+
+        check(by)
+        return by
+
+    @field_validator("also")
+    @classmethod
+    def _known_also(cls, also: list[str]) -> list[str]:
+        from selection.scores import check
+
+        for name in also:
+            check(name)
+        return also
 
 
 class SelectConfig(BaseModel, extra="forbid", frozen=True):

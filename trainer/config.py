@@ -195,6 +195,11 @@ class MeasureConfig(BaseModel, extra="forbid", frozen=True):
         ge=8,
         description="Tokens that go through the model together; a longer example goes alone. Changes speed and memory only.",
     )
+    gradient_tokens: int = Field(
+        8192,
+        ge=8,
+        description="The same for gradients of examples (score less), which hold as much memory as training does.",
+    )
     weights: Literal["auto", "nf4", "dequantized", "fp8"] = Field(
         "auto",
         description="How NF4 weights are held while examples are scored: nf4 dequantizes layer by layer; dequantized holds "

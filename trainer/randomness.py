@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-ORDER, DROPOUT, NOISE, ADAPTER = 101, 102, 103, 104
+ORDER, DROPOUT, NOISE, ADAPTER, SAMPLING = 101, 102, 103, 104, 105
 
 
 def derive_seed(*parts: int) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from trainer.errors import DataError, TrainerError
@@ -118,6 +119,39 @@ class ChatTemplate:
                 results.append(error)
         return results
 
+    def prompt_ids(self, messages: Conversation) -> list[int]:
+        """Tokens of a conversation that waits for a response, up to where the model begins to write it.
+
+        They are the tokens that stand in front of a response which begins with a word: where a tokenizer joins the end of
+        the prompt with such a word in one token, that token is the model's to write, in training as here.
+
+        Raises DataError as `tokenize` does, and for a conversation that is empty or ends with a response.
+        """
+        (result,) = self.prompt_ids_batch([messages])
+        if isinstance(result, DataError):
+            raise result
+        return result
+
+    def prompt_ids_batch(self, conversations: Sequence[Conversation]) -> list[list[int] | DataError]:
+        """Like `prompt_ids` for many at once; a conversation that is refused gives its error."""
+        results: list[list[int] | DataError] = []
+        answered = [[*messages, PROBE[1]] for messages in conversations]
+        for messages, tokenized in zip(conversations, self.tokenize_batch(answered), strict=True):
+            if not messages or messages[-1].get("role") == "assistant":
+                results.append(DataError("expected a conversation that ends with a message to respond to"))
+            elif isinstance(tokenized, DataError):
+                results.append(tokenized)
+            else:
+                results.append(tokenized.ids[: _last_response(tokenized.targets)])
+        return results
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a response: the one that the template trains on, and the tokenizer's own end token."""
+        probe = self.tokenize(PROBE)
+        ends = {token for token, target in zip(probe.ids, probe.targets, strict=True) if target == END_OF_TURN}
+        return frozenset(ends if self._special.eos is None else ends | {self._special.eos.id})
+
     def render(self, messages: Conversation) -> str:
         """The conversation as text, for people to read. Raises DataError as `tokenize` does."""
         (pieces,) = self._pieces([messages])
@@ -197,6 +231,14 @@ class ChatTemplate:
                 f"chat template '{self.name}': expected targets that decode to {PROBE[1]['content']!r}, "
                 f"found {found!r}. Set model.chat_template to another one: mistral, chatml or plain"
             )
+
+
+def _last_response(targets: Sequence[int]) -> int:
+    """Where the last response begins."""
+    start = len(targets) - 1 - targets[::-1].index(END_OF_TURN)
+    while targets[start - 1] == RESPONSE:
+        start -= 1
+    return start
 
 
 def _token_at(encoding: Any, start: int, stop: int, default: int) -> int:

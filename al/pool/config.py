@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 FormatName = Literal[
     "auto",
+    "labelling",
     "messages",
     "sharegpt",
     "self_instruct",

@@ -123,6 +123,16 @@ def read_turns(value: Any, name: str, role_key: str = "role", content_key: str =
     return turns
 
 
+def _unanswered(value: Any, name: str, answer: str) -> list[Turn]:
+    """Turns of a conversation whose last message the field `answer` responds to."""
+    turns = read_turns(value, name)
+    if turns and turns[-1][0] == "assistant":
+        raise RowError(
+            "no_prompt", f"{name}: ends with an assistant message; expected the turn that `{answer}` answers"
+        )
+    return turns
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "null or nothing"
@@ -139,6 +149,22 @@ def _ask(question: str, responses: list[str], used: tuple[str, ...], system: str
 
 def _with_input(instruction: str, context: str) -> str:
     return f"{instruction}\n\n{context}" if context.strip() else instruction
+
+
+@row_format(
+    "labelling",
+    "messages: [{role, content}, …], response, suggestion: what `label` wrote, its responses filled in",
+    {"messages", "response", "suggestion"}.issubset,
+)
+def _labelling(row: Row) -> list[Example]:
+    turns = _unanswered(row.get("messages"), "messages", "response")
+    response = text(row, "response", "")
+    if not response.strip():
+        raise RowError(
+            "not_filled_in", "response: empty; write the answer to the conversation and import the file again"
+        )
+    used = ("id", "messages", "response", "suggestion", "entropy", "disagreement", "cluster", "reason")
+    return [Example([*turns, ("assistant", response)], used)]
 
 
 @row_format("messages", "messages: [{role, content}, …]", lambda names: "messages" in names)
@@ -201,9 +227,7 @@ def _evals(row: Row) -> list[Example]:
     value, responses = row.get("input"), answers(row, "ideal")
     if not isinstance(value, list):
         return _ask(text(row, "input"), responses, ("input", "ideal"))
-    turns = read_turns(value, "input")
-    if turns and turns[-1][0] == "assistant":
-        raise RowError("no_prompt", "input: ends with an assistant message; expected the turn that `ideal` answers")
+    turns = _unanswered(value, "input", "ideal")
     turns += [("assistant", response) for response in responses[:1]]
     return [Example(turns, ("input", "ideal"), responses[1:])]
 

@@ -3,6 +3,7 @@
     examples.parquet     the examples, sorted by id, exact duplicates merged; the same bytes whatever order the files come in
     quarantine.parquet   the rows that cannot be used: file, line, reason, message, snippet
     duplicates.parquet   the rows that equal an example: id, origin, kept_origin
+    answered.npy         for each example, whether it has no response and another example answers it
     pool.json            PoolStats
 
 Rows are read one at a time and sorted externally (`al.pool.spill`), so memory does not grow with the pool, except for the
@@ -20,18 +21,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from al.artifacts import sha256_file
 from al.errors import DataError
+from al.pool.answers import find_answered
 from al.pool.convert import Converter
 from al.pool.formats import FORMATS, RowError
 from al.pool.reader import RawRow, read_rows
 from al.pool.sources import Source
 from al.pool.spill import DUPLICATES, Spill, write_examples
 from al.pool.stats import PoolStats
+from al.pool.store import Pool
 
 QUARANTINE = pa.schema(
     [
@@ -48,12 +52,13 @@ PROGRESS_EVERY = 1000
 
 @dataclass
 class _Tally:
-    """What the import has counted so far."""
+    """What the import has counted so far. `files` are those of all versions, `read` the labels of those read now."""
 
     quarantine: list[tuple[str, int, str, str, str]] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     adjusted: Counter[str] = field(default_factory=Counter)
     files: list[dict[str, Any]] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
 
 
 def import_pool(
@@ -66,7 +71,8 @@ def import_pool(
 ) -> PoolStats:
     """Read `sources` into the existing directory `out`; with `previous`, a pool directory, all its examples are kept.
 
-    A file that `previous` already holds (same label, bytes and format) is not read again. `progress` gets numbers of rows.
+    A file that `previous` already holds (same label, bytes and format) is not read again. One that changed is, and what was
+    quarantined of it before is forgotten: its rows may have been corrected. `progress` gets numbers of rows.
 
     Raises:
         DataError: a file that is missing or in which nothing is recognised, a pool without examples, or with `strict`
@@ -131,6 +137,7 @@ def _import_source(
     progress(rows % PROGRESS_EVERY)
     refused = len(tally.quarantine) - refused
     _check_recognised(source, rows, refused, tally)
+    tally.read.add(source.label)
     tally.formats += converter.formats
     tally.adjusted += converter.adjusted
     tally.files.append(
@@ -209,9 +216,13 @@ def _write_tables(spill: Spill, tally: _Tally, previous: Path | None, out: Path)
         [pa.array(values, type=column.type) for values, column in zip(columns, QUARANTINE, strict=True)],
         schema=QUARANTINE,
     )
-    earlier = [pq.read_table(previous / "quarantine.parquet")] if previous else []
+    earlier = [_not_read_again(pq.read_table(previous / "quarantine.parquet"), tally.read)] if previous else []
     pq.write_table(_distinct(pa.concat_tables([*earlier, fresh])), out / "quarantine.parquet", compression="zstd")
     return len(merged)
+
+
+def _not_read_again(quarantine: pa.Table, read: set[str]) -> pa.Table:
+    return quarantine.filter(pc.invert(pc.is_in(quarantine["file"], value_set=pa.array(sorted(read), pa.string()))))
 
 
 def _distinct(table: pa.Table) -> pa.Table:
@@ -223,11 +234,14 @@ def _distinct(table: pa.Table) -> pa.Table:
 def _count(out: Path, tally: _Tally, duplicates: int) -> PoolStats:
     table = pq.read_table(out / "examples.parquet", columns=["source", "labelled"])
     labelled = int(pc.sum(table["labelled"]).as_py() or 0)
+    answered = find_answered(Pool.open(out))
+    np.save(out / "answered.npy", answered)
     reasons = Counter(pq.read_table(out / "quarantine.parquet", columns=["reason"])["reason"].to_pylist())
     return PoolStats(
         examples=len(table),
         labelled=labelled,
-        unlabelled=len(table) - labelled,
+        unlabelled=len(table) - labelled - int(answered.sum()),
+        answered=int(answered.sum()),
         duplicates=duplicates,
         quarantined=dict(sorted(reasons.items())),
         sources=dict(sorted(Counter(table["source"].to_pylist()).items())),

@@ -14,9 +14,11 @@ from al.artifacts import write_json
 class PoolStats:
     """What an import found; for a grown pool the counts cover all its versions.
 
-    `duplicates` are rows merged into an equal example, `quarantined` counts rows by reason, `sources` and `formats`
-    examples by source and rows by format, `adjusted` the changes to conversations (see `al.pool.convert`), and `files`
-    one entry per file: label, sha256 of its bytes, format asked for, rows, and how many of them are in quarantine.
+    `labelled` examples have a response; `answered` ones have none, but another example is the same conversation with one;
+    `unlabelled` are the others without a response. `duplicates` are rows merged into an equal example, `quarantined` counts
+    rows by reason, `sources` and `formats` examples by source and rows by format, `adjusted` the changes to conversations
+    (see `al.pool.convert`), and `files` one entry per file: label, sha256 of its bytes, format asked for, rows, and how many
+    of them are in quarantine.
     """
 
     examples: int
@@ -28,6 +30,7 @@ class PoolStats:
     formats: dict[str, int]
     adjusted: dict[str, int]
     files: list[dict[str, Any]]
+    answered: int = 0
 
     @property
     def rows(self) -> int:

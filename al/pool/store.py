@@ -81,6 +81,13 @@ class Pool:
         """(n,) bool: whether the example ends in a response that can be trained on."""
         return self._file.read(columns=["labelled"])["labelled"].to_numpy()
 
+    @cached_property
+    def answered(self) -> np.ndarray:
+        """(n,) bool: has no response, but another example is the same conversation with one. Found on import; a pool that was
+        imported before Winnow looked for them knows of none."""
+        path = self.path / "answered.npy"
+        return np.load(path) if path.exists() else np.zeros(len(self), dtype=bool)
+
     def messages(self, rows: Sequence[int] | np.ndarray) -> list[list[Message]]:
         """The conversations of `rows`, in that order. IndexError for a row outside the pool."""
         return self._take("messages", rows).to_pylist()

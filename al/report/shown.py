@@ -71,11 +71,13 @@ def explain_outcome(record: dict[str, Any]) -> str:
         "no_quota": f"cluster {record['cluster']} got no quota",
         "tail_cut": f"its NLL is in the top tail of cluster {record['cluster']}: suspected noise",
         "unlabelled": "it has no response to train on",
+        "answered": "it has no response; another example answers it",
         "over_length": "it is longer than tokens.max_length",
         "no_target": "its template leaves no token to train on",
         "held_out_dev": "held out for dev",
         "held_out_test": "held out for test",
         "near_duplicate_of_holdout": "it is a near-duplicate of a held-out example",
+        "near_duplicate_of_target": "it is a near-duplicate of a target example",
         "near_duplicate": f"near-duplicate of {record['representative']} (cosine {record['representative_cosine']:.3f})",
         "trained": f"already trained on in round {record['trained_round']}",
     }

@@ -176,22 +176,28 @@ def _outcomes(table: pa.Table) -> dict[str, int]:
 
 
 def _scoring(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dict[str, Any]:
-    from selection.scores import length_correlation
+    from selection.scores import SCORES, length_correlation
 
     parts = [roles["score"], roles["shortlist"]]
-    nll, entropy, tokens = (table[name].to_numpy() for name in ("nll", "entropy", "tokens"))
+    facts = [a.json("score.json") for a in parts]
+    nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
     known = np.isfinite(nll)
+    scores = [name for name in SCORES if name in table.column_names]
+    fp8 = [f["fp8_rank_correlation"] for f in facts if f.get("fp8_rank_correlation") is not None]
     return {
         "measured": int(known.sum()),
-        "tokens": sum(a.json("score.json")["tokens"] for a in parts),
+        "tokens": sum(f["tokens"] for f in facts),
         "seconds": sum(a.manifest["seconds"] for a in parts),
         "adapter": f"round {number - 1}" if number > 1 else "base",
         "nll_mean": float(nll[known].mean()) if known.any() else None,
-        "length_correlation": {"nll": length_correlation(nll, tokens), "entropy": length_correlation(entropy, tokens)},
+        "length_correlation": {name: length_correlation(table[name].to_numpy(), tokens) for name in scores},
+        "fp8_rank_correlation": min(fp8, default=None),
+        "target": roles["target"].json("target.json") if "target" in roles else None,
     }
 
 
 def _selection(session: Session, table: pa.Table) -> dict[str, Any]:
+    from selection.scores import describe
     from selection.strategy import resolve
 
     strategy = resolve(session.config.select)
@@ -199,7 +205,7 @@ def _selection(session: Session, table: pa.Table) -> dict[str, Any]:
         "strategy": session.config.select.strategy,
         "allocation": strategy.allocation,
         "picker": strategy.picker,
-        "score": session.config.score.by,
+        "score": describe(session.config.score.by),
         "outcomes": _outcomes(table),
     }
 

@@ -24,13 +24,20 @@ class Case:
 
     row: dict[str, Any]
     turns: list[tuple[str, str]]
-    unlabelled: dict[str, Any]
+    unlabelled: dict[str, Any] | None  # None where such a row is refused
     missing: dict[str, Any]
     reason: str = "missing_field"
     several: dict[str, Any] = field(default_factory=dict)  # with answers A and B, where the format knows alternatives
 
 
 CASES = {
+    "labelling": Case(
+        {"messages": said(("user", "Say A.")), "response": "A", "suggestion": "B"},
+        ASKED,
+        None,
+        {"messages": None, "response": "A", "suggestion": "B"},
+        "wrong_type",
+    ),
     "messages": Case(
         {"messages": said(("system", "Be brief."), *ASKED)},
         [("system", "Be brief."), *ASKED],
@@ -111,7 +118,7 @@ def test_a_row_becomes_canonical_messages(importing, name, asked):
     assert imported.pool.labelled.tolist() == [True]
 
 
-@every_format
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.unlabelled])
 def test_a_row_without_a_response_is_unlabelled(importing, name):
     imported = importing({"a.jsonl": [CASES[name].unlabelled]})
     assert imported.only == [turn for turn in CASES[name].turns if turn[0] == "user"]
@@ -130,6 +137,24 @@ def test_the_first_answer_is_the_response_and_the_others_are_kept(importing, nam
     imported = importing({"a.jsonl": [CASES[name].several]})
     assert imported.only[-1] == ("assistant", "A")
     assert imported.pool.alternatives([0]) == [["B"]]
+
+
+@pytest.mark.parametrize("response", ["", " \n", None])
+def test_a_prompt_that_was_handed_out_and_not_answered_is_quarantined(importing, good, response):
+    asked = {"messages": said(("user", "Say A.")), "response": response, "suggestion": "B"}
+    imported = importing({"a.jsonl": [good, asked]})
+    assert imported.refused == [("in/a.jsonl:2", "not_filled_in")] and imported.stats.examples == 1
+
+
+def test_a_prompt_that_was_handed_out_ends_with_what_is_to_be_answered(importing, good):
+    imported = importing({"a.jsonl": [good, {"messages": said(*ASKED), "response": "A", "suggestion": "B"}]})
+    assert imported.refused == [("in/a.jsonl:2", "no_prompt")]
+
+
+def test_why_a_prompt_was_handed_out_is_no_metadata_of_its_example(importing):
+    why = {"id": "0" * 16, "entropy": 1.5, "disagreement": None, "cluster": 3, "reason": "number 1", "source": "tasks"}
+    imported = importing({"a.jsonl": [{**CASES["labelling"].row, **why}]})
+    assert imported.pool.metadata([0]) == [{"source": "tasks"}] and imported.pool.sources.tolist() == ["tasks"]
 
 
 @every_format

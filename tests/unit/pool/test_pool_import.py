@@ -173,9 +173,10 @@ class TestReading:
             Pool.open(tmp_path)
 
 
-def test_nothing_but_the_four_files_stays(importing):
+def test_nothing_but_the_files_of_a_pool_stays(importing):
     imported = importing({"a.jsonl": ROWS})
     assert {path.name for path in imported.path.iterdir()} == {
+        "answered.npy",
         "examples.parquet",
         "quarantine.parquet",
         "duplicates.parquet",

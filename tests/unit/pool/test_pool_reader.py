@@ -203,6 +203,7 @@ def test_an_empty_file_is_an_error_that_names_it(importing, name):
 
 def test_a_file_without_one_usable_row_is_an_error_that_shows_the_first(importing):
     with pytest.raises(
-        DataError, match=r"in/b\.jsonl: none of its 2 rows can be used\. The first is line 1: .*Known formats: messages"
+        DataError,
+        match=r"in/b\.jsonl: none of its 2 rows can be used\. The first is line 1: .*Known formats: .*; messages",
     ):
         importing({"a.jsonl": JSONL, "b.jsonl": [{"ask": "q"}, {"ask": "r"}]})

@@ -253,3 +253,75 @@ def test_smollm2_own_template(smollm2_tokenizer: Any) -> None:
     assert tokenized.ids == smollm2_tokenizer.apply_chat_template(messages, tokenize=True)["input_ids"]
     assert turns(smollm2_tokenizer, tokenized) == [("I am fine.", "<|im_end|>"), ("日本 🙂", "<|im_end|>")]
     assert smollm2_tokenizer.decode(tokenized.ids[-1:]) == "\n" and tokenized.targets[-1] == 0
+
+
+TRIMMING = CHATML.replace("m.content", "(m.content | trim)") + PROMPT
+THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + ('[think]\n' if loop.last and m.role == 'assistant' else '')"
+    " + m.content + '<|im_end|>\n' }}{% endfor %}" + PROMPT
+)
+CONVERSATIONS = [
+    chat("Hello"),
+    chat("Hello", "I am fine.", "Where is it?\n", system="Be brief."),
+    chat("It is blue.", "It is blue.", "Is it blue? It is blue."),
+]
+
+
+def before_last_response(tokenized: Tokenized) -> list[int]:
+    """The ids in front of the last run of response tokens, found by the marks alone."""
+    marks = "".join(map(str, tokenized.targets))
+    return tokenized.ids[: len(marks.rstrip("0")[:-1].rstrip("1"))]
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS, ids=("one", "several", "the probe's own words"))
+@pytest.mark.parametrize("response", ("Paris.", "a", "Answer the question", "2 2", "日本"))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_is_what_stands_before_the_response_in_training(
+    byte_tokenizer: Any, name: str, response: str, messages: list[dict[str, str]]
+) -> None:
+    template = resolve(byte_tokenizer, name)
+    answered = template.tokenize([*messages, {"role": "assistant", "content": response}])
+    prompt = template.prompt_ids(messages)
+    assert prompt == before_last_response(answered) and len(prompt) > 3
+
+
+@pytest.mark.parametrize("jinja", (CHATML + PROMPT, TRIMMING, THINKING), ids=("plain", "trims", "opens the response"))
+def test_a_prompt_of_the_tokenizers_own_template_ends_with_its_generation_prompt(
+    byte_tokenizer: Any, jinja: str
+) -> None:
+    tokenizer = with_template(byte_tokenizer, jinja)
+    messages = chat(" Hello\n", "Fine.", "So? ", system="s")
+    expected = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)["input_ids"]
+    assert ChatTemplate.resolve(tokenizer).prompt_ids(messages) == expected
+
+
+def test_a_token_across_the_border_is_left_for_the_model_to_write(mistral_tokenizer: Any) -> None:
+    jinja = "{% for m in messages %}{{ ' [INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}"
+    template = ChatTemplate.resolve(with_template(mistral_tokenizer, jinja))
+    prompt = template.prompt_ids(chat("Hi"))
+    answered = template.tokenize(chat("Hi", "Paris."))
+    assert prompt == before_last_response(answered)
+    assert mistral_tokenizer.convert_ids_to_tokens(prompt)[-1] == "]"
+    assert mistral_tokenizer.convert_ids_to_tokens(answered.ids)[len(prompt)] == "▁Paris"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_end_at_the_trained_end_token_or_the_end_of_the_text(byte_tokenizer: Any, name: str) -> None:
+    ends = resolve(byte_tokenizer, name).end_ids
+    assert ends == set(byte_tokenizer.convert_tokens_to_ids([ENDS[name], "<|end|>"]))
+
+
+def test_only_a_conversation_that_waits_for_a_response_is_a_prompt(byte_tokenizer: Any) -> None:
+    template = ChatTemplate.resolve(byte_tokenizer)
+    for messages in ([], chat("Hello", "Fine.")):
+        with pytest.raises(DataError, match="ends with a message to respond to"):
+            template.prompt_ids(messages)
+    good, bad = template.prompt_ids_batch([chat("Hello"), [{"role": "tool", "content": "x"}]])
+    assert good == template.prompt_ids(chat("Hello")) and isinstance(bad, DataError) and "'tool'" in str(bad)
+
+
+@pytest.mark.assets
+def test_smollm2_prompt_ends_with_its_generation_prompt(smollm2_tokenizer: Any) -> None:
+    messages = chat("Hello", "I am fine.", "Where?", system="Be brief.")
+    expected = smollm2_tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)["input_ids"]
+    assert ChatTemplate.resolve(smollm2_tokenizer).prompt_ids(messages) == expected

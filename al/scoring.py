@@ -1,0 +1,342 @@
+"""Measuring examples: one stage for everything that scores need, in shards that survive a kill.
+
+    rows ──response──▶ ──unprompted──▶ ──gradient──▶ ──reference──▶ statistics
+
+Each arrow is a pass over the rows, of which only those run that somebody asked for. A pass goes in shards; a finished shard
+stays in scratch, so that a kill costs one.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.artifacts import Artifact, write_json
+from al.errors import ConfigError
+from al.failpoints import failpoint
+from al.session import Session, local_identity
+from selection.scores import TARGETED, needs
+
+SHARD_TOKENS = {"cpu": 65_536, "cuda": 2**20}
+"""Tokens of a shard: a minute or two on a CPU, half a minute on a GPU (three minutes for gradients)."""
+MOMENTS = "moments.safetensors"
+"""Beside an adapter: the state of the optimizer that gradients are preconditioned with."""
+FP8_SAMPLE = 256
+"""Examples on which 8-bit scores are compared with exact ones."""
+
+RESPONSE = ("nll_total", "nll_mean", "entropy_mean", "top_mean", "margin_mean", "accuracy", "targets")
+"""Statistics of a response that are kept of every measured example; see trainer.measure.Statistics."""
+
+Arrays = dict[str, np.ndarray]
+Measure = Callable[[np.ndarray, Callable[[int], None]], Arrays]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over rows: `open` wears the adapter it needs and gives a function from rows (m,) to arrays (m, …) by name."""
+
+    name: str
+    open: Callable[[Path], AbstractContextManager[Measure]]
+
+
+def measurements(session: Session) -> frozenset[str]:
+    """What the config's scores need measured.
+
+    Raises:
+        ConfigError: a score that needs a target or a reference adapter where there is none.
+    """
+    config = session.config
+    wanted = needs(config.score.by, *config.score.also)
+    if wanted & TARGETED and not config.target.files:
+        raise ConfigError(
+            "score.by: `rds` and `less` measure nearness to a target, and there is none; name a file of examples of what the "
+            "model is to be good at: --target FILE, or target.files in the config."
+        )
+    if "reference" in wanted and config.score.reference is None:
+        raise ConfigError(
+            "score.by: `learnability` compares with a reference adapter; set score.reference to its directory."
+        )
+    if "quality" in wanted and config.score.quality is None:
+        raise ConfigError("score.by: `quality` reads a column of yours; set score.quality to its name.")
+    return wanted | {"response"}
+
+
+def score(
+    session: Session, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int, label: str
+) -> Artifact:
+    """Measure `rows` (n,) of a token table with the adapter of the round before (None: the base model).
+
+    Publishes `statistics.parquet` (row, nll_total, nll_mean, entropy_mean, top_mean, margin_mean, accuracy, targets, and as
+    the config's scores need nll_unprompted_mean, nll_reference_mean), `pooled.npy` and `gradients.npy` (n, d) float16 unit
+    vectors in the order of its rows, and `score.json`.
+    """
+    return _stage(session, "score", tokens, adapter, rows, measurements(session), number, label, {}, adam=True)
+
+
+def score_target(
+    session: Session, target: Artifact, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int
+) -> Artifact:
+    """Measure what nearness to the target is told by: as `score`, but gradients are plain ones, as LESS has it."""
+    wanted = (measurements(session) & TARGETED) | {"response"}
+    inputs = {"target": target}
+    return _stage(session, "score_target", tokens, adapter, rows, wanted, number, "score target", inputs, adam=False)
+
+
+def _stage(
+    session: Session,
+    name: str,
+    tokens: Artifact,
+    adapter: Artifact | None,
+    rows: np.ndarray,
+    wanted: frozenset[str],
+    number: int,
+    label: str,
+    inputs: Mapping[str, Artifact],
+    adam: bool,
+) -> Artifact:
+    from al.stages import rows_digest
+
+    params = {
+        "model": session.model_params(),
+        "round": number,
+        "rows": rows_digest(rows),
+        "measured": _identity(session, wanted, adapter),
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.tokens import TokenTable
+
+        table = TokenTable.open(tokens.path)
+        passes = _passes(session, table, adapter, wanted, adam)
+        lengths = np.asarray(table.lengths)
+        arrays: Arrays = {}
+        with session.progress(label, len(rows) * len(passes), "examples") as progress:
+            if not len(rows):
+                arrays = {name: np.empty(0) for name in RESPONSE}
+            for step in passes if len(rows) else []:
+                arrays |= _run_pass(session, step, rows, lengths, scratch, progress)
+            facts = {} if not (scratch / "fp8.json").exists() else _read_fp8(scratch)
+            if facts.get("fp8_rank_correlation") is not None:
+                progress.note = f", fp8 ranks them like {facts['exact_dtype']}: {facts['fp8_rank_correlation']:.4f}"
+        _publish(out, rows, arrays)
+        moments = adam and adapter is not None and (adapter.path / MOMENTS).exists() and "gradient" in wanted
+        document = {"examples": len(rows), "tokens": int(lengths[rows].sum()), "measured": sorted(wanted)}
+        write_json(out / "score.json", document | facts | ({"adam_moments": moments} if "gradient" in wanted else {}))
+
+    return session.run.stage(
+        name,
+        version=2,
+        params=params,
+        build=build,
+        label=label,
+        inputs={"tokens": tokens, "adapter": adapter, **inputs},
+    )
+
+
+def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None) -> dict[str, Any]:
+    """What measurements depend on besides model, adapter and rows."""
+    config = session.config
+    found: dict[str, Any] = {"what": sorted(wanted - {"tokens", "history", "quality"})}
+    if config.measure.weights == "fp8":
+        found["weights"] = "fp8"
+    if "unprompted" in wanted:
+        found["template"] = session.template.hash
+    if "gradient" in wanted:
+        found |= {"dimension": config.score.gradient_dimension, "seed": config.seed}
+        if adapter is None:
+            found["lora"] = config.lora.model_dump(mode="json")
+    if "reference" in wanted:
+        found["reference"] = local_identity(str(config.score.reference))
+    return found
+
+
+def _passes(session: Session, table: Any, adapter: Artifact | None, wanted: frozenset[str], adam: bool) -> list[Pass]:
+    path = adapter.path / "adapter" if adapter else None
+    found = [Pass("response", partial(_response, session, table, path, "pooled" in wanted))]
+    if "unprompted" in wanted:
+        found.append(Pass("unprompted", partial(_unprompted, session, table, path)))
+    if "gradient" in wanted:
+        moments = adapter.path / MOMENTS if adam and adapter else None
+        found.append(Pass("gradient", partial(_gradient, session, table, path, moments)))
+    if "reference" in wanted:
+        found.append(Pass("reference", partial(_reference, session, table, Path(str(session.config.score.reference)))))
+    return found
+
+
+def _run_pass(
+    session: Session, step: Pass, rows: np.ndarray, lengths: np.ndarray, scratch: Path, progress: Callable[[int], None]
+) -> Arrays:
+    """Arrays of a pass over `rows`, of which finished shards are read back."""
+    from al.stages import rows_digest, split_by_tokens
+    from trainer.model import resolve_device
+
+    shards = split_by_tokens(rows, lengths, SHARD_TOKENS[resolve_device(session.config.model).type])
+    # By the rows in them: a run that goes on with other shards, on another device, finds none of these.
+    paths = [scratch / f"{step.name}-{rows_digest(shard)}.npz" for shard in shards]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    progress(len(rows) - sum(len(shards[i]) for i in missing))
+    if missing:
+        with step.open(scratch) as measure:
+            for i in missing:
+                _write_shard(paths[i], measure(shards[i], progress))
+    parts = [_read_shard(path) for path in paths]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _write_shard(path: Path, arrays: Arrays) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as handle:
+        np.savez(handle, **arrays)
+    temporary.rename(path)
+    failpoint("score.shard")
+
+
+def _read_shard(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        path.unlink()  # measured again next time
+        raise
+
+
+def _publish(out: Path, rows: np.ndarray, arrays: Arrays) -> None:
+    columns = {name: values for name, values in arrays.items() if values.ndim == 1}
+    pq.write_table(pa.table({"row": rows.astype(np.int64), **columns}), out / "statistics.parquet")
+    for name, values in arrays.items():
+        if values.ndim > 1:
+            np.save(out / f"{name}.npy", values)
+
+
+@contextmanager
+def _response(session: Session, table: Any, path: Path | None, pooled: bool, scratch: Path) -> Iterator[Measure]:
+    from trainer.activation import measuring
+    from trainer.measure import Wanted, measure
+
+    config = session.config.measure
+    with session.base.adapter(path) as model:
+
+        def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            wanted = Wanted(pooled=pooled)
+            found = measure(model, table, rows, batch_tokens=config.batch_tokens, wanted=wanted, progress=progress)
+            arrays = {name: np.asarray(getattr(found, name), dtype=np.float64) for name in RESPONSE}
+            return arrays | ({"pooled": found.pooled} if pooled else {})
+
+        exact = _Exact(table, model, config.batch_tokens) if config.weights == "fp8" else None
+        with measuring(model, config.weights, config.batch_tokens):
+            if exact is not None:
+                exact.compare(scratch)
+            yield run
+
+
+class _Exact:
+    """Scores of a few examples before weights become 8-bit, to tell how little their ranks change."""
+
+    def __init__(self, table: Any, model: Any, batch_tokens: int):
+        targets = np.asarray(table.target_counts)
+        rows = np.flatnonzero(targets)
+        self.rows = np.random.default_rng(0).choice(rows, min(FP8_SAMPLE, len(rows)), replace=False)
+        self.arguments = (model, table, self.rows)
+        self.batch_tokens = batch_tokens
+        self.nll = self._measure()
+
+    def _measure(self) -> np.ndarray:
+        from trainer.measure import measure
+
+        return measure(*self.arguments, batch_tokens=self.batch_tokens).nll_mean
+
+    def compare(self, scratch: Path) -> None:
+        """Measure them again and write down the rank correlation, for `score.json`."""
+        from scipy.stats import spearmanr
+
+        from trainer.forward import compute_dtype
+
+        found = float(spearmanr(self.nll, self._measure()).statistic) if len(self.rows) > 2 else None
+        known = None if found is None or found != found else found
+        dtype = str(compute_dtype(self.arguments[0])).removeprefix("torch.")
+        write_json(scratch / "fp8.json", {"fp8_rank_correlation": known, "exact_dtype": dtype})
+
+
+def _read_fp8(scratch: Path) -> dict[str, Any]:
+    import json
+
+    return json.loads((scratch / "fp8.json").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _unprompted(session: Session, table: Any, path: Path | None, scratch: Path) -> Iterator[Measure]:
+    from trainer.activation import measuring
+    from trainer.measure import measure
+    from trainer.unprompted import Unprompted, response_header
+
+    config, header = session.config.measure, response_header(session.template)
+
+    def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+        alone = Unprompted(table, rows, header)
+        found = measure(model, alone, np.arange(len(alone)), batch_tokens=config.batch_tokens)
+        progress(len(rows))
+        sums = (
+            np.bincount(alone.owner, weights=values, minlength=len(rows)) for values in (found.nll_total, found.targets)
+        )
+        nll, count = sums
+        with np.errstate(invalid="ignore"):
+            return {"nll_unprompted_mean": nll / count}
+
+    with session.base.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
+        yield run
+
+
+@contextmanager
+def _gradient(
+    session: Session, table: Any, path: Path | None, moments_path: Path | None, scratch: Path
+) -> Iterator[Measure]:
+    from trainer.gradients import Moments, project_gradients
+
+    config = session.config
+    worn = (
+        session.base.new_adapter(config.lora, config.seed)
+        if path is None
+        else session.base.adapter(path, trainable=True)
+    )
+    with worn as model:
+        there = moments_path is not None and moments_path.exists()
+        moments = Moments.open(moments_path, session.base.device) if there else None
+
+        def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            vectors = project_gradients(
+                model,
+                table,
+                rows,
+                dimension=config.score.gradient_dimension,
+                batch_tokens=config.measure.gradient_tokens,
+                seed=config.seed,
+                moments=moments,
+                progress=progress,
+            )
+            return {"gradients": vectors}
+
+        yield run
+
+
+@contextmanager
+def _reference(session: Session, table: Any, path: Path, scratch: Path) -> Iterator[Measure]:
+    from trainer.activation import measuring
+    from trainer.measure import measure
+
+    config = session.config.measure
+    with session.base.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
+
+        def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            found = measure(model, table, rows, batch_tokens=config.batch_tokens, progress=progress)
+            return {"nll_reference_mean": found.nll_mean}
+
+        yield run

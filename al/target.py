@@ -1,0 +1,160 @@
+"""The target: examples of what the model is to be good at. They aim the selection and are never trained on.
+
+A target example that is (nearly) in dev or test would leak it into the selection, so it is left out; a pool example that is
+(nearly) a target example would be training on the target, so it cannot be picked. Both are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from al.artifacts import Artifact, write_json
+from al.errors import DataError
+from al.pool.config import PoolConfig
+from al.pool.identity import describe_sources
+from al.pool.importer import import_pool
+from al.pool.sources import find_sources
+from al.pool.store import Pool
+from al.session import Session
+
+
+@dataclass(frozen=True)
+class Target:
+    """`pool` holds the target's examples, `tokens` their tokens; `artifact` what of both is used: `rows.npy`, and
+    `excluded.npy`, rows of the run's pool that are too near to it."""
+
+    pool: Artifact
+    tokens: Artifact
+    artifact: Artifact
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(t,) int64 rows that are used."""
+        return np.load(self.artifact.path / "rows.npy")
+
+    @property
+    def excluded(self) -> np.ndarray:
+        """(m,) int64 rows of the run's pool that cannot be picked."""
+        return np.load(self.artifact.path / "excluded.npy")
+
+
+def import_target(session: Session) -> Artifact:
+    """The files of `target.files` as a pool of their own."""
+    config = session.config
+    named = PoolConfig(files=config.target.files, format=config.target.format, strict=config.pool.strict)
+    sources = find_sources(named)
+
+    def build(out: Path, scratch: Path) -> None:
+        with session.progress("import target", None, "rows") as progress:
+            import_pool(sources, out, previous=None, strict=named.strict, progress=progress)
+
+    return session.run.stage(
+        "target_pool",
+        version=1,
+        inputs={},
+        params={"sources": describe_sources(sources), "strict": named.strict},
+        build=build,
+        label="import target",
+    )
+
+
+def keep_apart(
+    session: Session,
+    pool: Artifact,
+    embeddings: Artifact,
+    split: Artifact,
+    target: Artifact,
+    target_tokens: Artifact,
+    target_embeddings: Artifact,
+) -> Artifact:
+    """Take target and holdout apart, then pool and target: within `dedup.threshold`, or sharing passages (`holdout.overlap`).
+
+    Raises:
+        DataError: no example of the target can be used, with the counts that say why.
+    """
+    config = session.config
+    params = {"threshold": config.dedup.threshold, "overlap": config.holdout.overlap}
+
+    def build(out: Path, scratch: Path) -> None:
+        from al.prepare import held_out, load_embeddings, trainable
+        from selection.dedup import near
+        from selection.holdout import POOL
+
+        theirs, ours = load_embeddings(target_embeddings), load_embeddings(embeddings)
+        sides, reader, aims = np.load(split.path / "split.npy"), Pool.open(pool.path), Pool.open(target.path)
+        usable = trainable(target, target_tokens)
+        held = held_out(sides)
+        leaks = np.zeros(len(theirs), dtype=bool)
+        if len(held):
+            leaks = near(theirs, ours[held])[1] >= config.dedup.threshold
+            leaks |= np.isin(aims.keys, reader.keys[held])
+            leaks |= _shares_passages(aims, np.arange(len(aims)), reader, held, config.holdout.overlap)
+        rows = np.flatnonzero(usable & ~leaks)
+        if not len(rows):
+            raise DataError(
+                f"none of the {len(usable):,} target examples can be used: {int((~usable).sum()):,} have no response or do not "
+                f"fit, {int((usable & leaks).sum()):,} are in dev or test (nearly). Name other files under target.files."
+            )
+        candidates = np.flatnonzero(sides == POOL)
+        cosine = near(ours[candidates], theirs[rows])[1]
+        close = cosine >= config.dedup.threshold
+        close |= np.isin(reader.keys[candidates], aims.keys[rows])
+        close |= _shares_passages(reader, candidates, aims, rows, config.holdout.overlap)
+        np.save(out / "rows.npy", rows)
+        np.save(out / "excluded.npy", candidates[close])
+        left = candidates[~close]
+        nearest = near(theirs[rows], ours[left])[1] if len(left) else np.zeros(len(rows))
+        write_json(
+            out / "target.json",
+            {
+                "examples": len(usable),
+                "used": len(rows),
+                "without_response": int((~usable).sum()),
+                "near_holdout": int((usable & leaks).sum()),
+                "pool_excluded": int(close.sum()),
+                "cosine_to_pool": [round(float(np.quantile(nearest, q)), 4) for q in (0.1, 0.5, 0.9)],
+            },
+        )
+
+    return session.run.stage(
+        "target",
+        version=1,
+        params=params,
+        build=build,
+        label="target",
+        inputs={
+            "pool": pool,
+            "embeddings": embeddings,
+            "split": split,
+            "target": target,
+            "target_tokens": target_tokens,
+            "target_embeddings": target_embeddings,
+        },
+    )
+
+
+def _shares_passages(texts: Pool, rows: np.ndarray, of: Pool, others: np.ndarray, overlap: float) -> np.ndarray:
+    """(len(rows),) bool: which `rows` of `texts` share more than `overlap` of their passages with one of `others` of `of`."""
+    from selection.overlap import shares_passages
+
+    joined = _Joined(of.texts(others), texts.texts(rows))
+    sources = np.concatenate([of.sources[others], texts.sources[rows]])
+    return shares_passages(joined, sources, np.arange(len(others)), overlap)[len(others) :]
+
+
+class _Joined(Sequence[str]):
+    """Two sequences as one, without a copy."""
+
+    def __init__(self, first: Sequence[str], second: Sequence[str]):
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        before = len(self.first)
+        return self.first[index] if index < before else self.second[index - before]

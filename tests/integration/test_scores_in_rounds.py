@@ -1,0 +1,182 @@
+"""Every score in real rounds: measured once, kept with its example, and the target never trained on."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from command_line import winnow, winnow_child
+from tiny_world import WORDS
+
+from al.pool.store import Pool
+
+NAMED = ("nll", "entropy", "margin", "least_confidence", "ifd", "learnability", "forgetting", "rds", "less", "quality")
+PICKS = 24
+
+
+def write_messages(path, rows):
+    """Conversations of (question, answer, rating); a question may be followed by further turns."""
+    lines = []
+    for question, answer, rating in rows:
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        if len(lines) % 3 == 0:
+            messages += [{"role": "user", "content": "and then"}, {"role": "assistant", "content": answer[::-1]}]
+        lines.append(json.dumps({"messages": messages, "source": path.stem, "rating": rating}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(world, tmp_path_factory):
+    """Config of a world with ratings, a target, and every score asked for; and its files."""
+    root = tmp_path_factory.mktemp("scored")
+    rng = random.Random(3)
+
+    def rows(count, kind):
+        picked = (rng.sample(WORDS, rng.randint(4, 9)) for _ in range(count))
+        return [(f"{kind} {' '.join(words)}", " ".join(words[:2]), round(rng.random(), 3)) for words in picked]
+
+    pool, target = rows(140, "repeat the start of"), rows(12, "say the start of")
+    overlap = pool[:2]  # in the pool as well: must not be trained on
+    config = yaml.safe_load(world.read_text())
+    config["pool"]["files"] = [str(write_messages(root / "rated.jsonl", pool))]
+    config["target"] = {"files": [str(write_messages(root / "target.jsonl", target + overlap))]}
+    config["score"] |= {"also": list(NAMED[1:]), "quality": "rating", "gradient_dimension": 64, "by": "nll"}
+    config["select"] = {"strategy": "top"}
+    config["holdout"] = {"dev": 8, "test": 12}
+    path = root / "scored.yaml"
+    reference = root / "reference"
+    first = winnow("round", "--config", world, "--run", reference, "--budget", 10, "--no-control")
+    assert first.code == 0, first.err
+    config["score"]["reference"] = str(reference / "rounds/001/train/adapter")
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(scored, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "scored"
+    for _ in range(2):
+        result = winnow("round", "--config", scored, "--run", path, "--budget", PICKS)
+        assert result.code == 0, result.err
+    return path
+
+
+def table(run, number):
+    return pq.read_table(run / f"rounds/{number:03d}/selection/selection.parquet").to_pandas()
+
+
+def test_every_score_is_kept_with_its_example(run):
+    first, second = table(run, 1), table(run, 2)
+    assert set(NAMED) <= set(first.columns)
+    for name in NAMED:
+        measured = first[np.isfinite(first["nll"])][name]
+        assert np.isfinite(measured).all() == (name != "forgetting"), name
+    assert first["forgetting"].isna().all()  # nothing came before
+    assert second["forgetting"].notna().any()
+    picked = [json.loads(line) for line in (run / "rounds/002/selection/selection.jsonl").read_text().splitlines()]
+    assert all(record["ifd"] is not None and record["less"] is not None for record in picked)
+
+
+def test_trap_18_ifd_compares_the_same_frame(run):
+    """Random weights learn nothing of prompts, so that both losses are nearly alike; a response behind a bare first token, which
+    another template would give, is not what they are compared with."""
+    first = table(run, 1)
+    assert first["ifd"].dropna().between(0.8, 1.2).all() and first["ifd"].std() > 0
+
+
+def test_forgetting_is_the_loss_now_less_the_lowest_before(run):
+    first, second = table(run, 1).set_index("id"), table(run, 2).set_index("id")
+    both = second.index[second["forgetting"].notna()]
+    expected = second.loc[both, "nll"] - first.loc[both, "nll"]
+    np.testing.assert_allclose(second.loc[both, "forgetting"], expected)
+
+
+def test_learnability_and_quality_come_from_elsewhere(run):
+    first = table(run, 1)
+    measured = first[np.isfinite(first["nll"])]
+    assert np.abs(measured["learnability"]).max() > 1e-3  # the reference is another adapter
+    pool = Pool.open(next((run / "artifacts/pool").iterdir()))
+    ratings = [entry["rating"] for entry in pool.metadata(first["row"].to_numpy())]
+    known = first["quality"].notna()
+    np.testing.assert_allclose(first["quality"][known], np.array(ratings)[known])
+
+
+def test_the_target_is_never_trained_on(run):
+    document = json.loads((run / "rounds/001/target/target.json").read_text())
+    assert document["examples"] == 14 and document["used"] + document["near_holdout"] == 14
+    first = table(run, 1)
+    near = first[first["outcome"] == "near_duplicate_of_target"]
+    held = first[first["outcome"].isin(["held_out_dev", "held_out_test"])]
+    assert len(near) == document["pool_excluded"]
+    target = Pool.open(next((run / "artifacts/target_pool").iterdir()))
+    assert set(first["id"]) & set(target.ids) <= set(near["id"]) | set(held["id"])
+    assert len(set(first["id"]) & set(target.ids)) == 2
+
+
+def test_gradients_are_preconditioned_once_there_is_an_adapter(run):
+    measured = [json.loads((run / f"rounds/00{n}/score/score.json").read_text()) for n in (1, 2)]
+    assert [document["adam_moments"] for document in measured] == [False, True]
+    vectors = np.load(run / "rounds/002/score/gradients.npy")
+    assert vectors.dtype == np.float16 and vectors.shape[1] == 64
+    np.testing.assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), 1, atol=1e-2)
+
+
+def test_the_report_tells_the_correlation_of_each_score_with_length(run):
+    summary = json.loads((run / "rounds/002/summary.json").read_text())
+    assert set(NAMED) <= set(summary["scoring"]["length_correlation"])
+    page = (run / "rounds/002/report.html").read_text()
+    assert "Target:" in page and "learnability" in page
+
+
+def test_ranking_by_a_combination_and_by_nearness(scored, run, tmp_path):
+    wish = "score.by={less: 1, quality: 1}"
+    result = winnow(
+        "round", "--config", scored, "--run", tmp_path / "a", "--budget", PICKS, "--set", wish, "--no-control"
+    )
+    assert result.code == 0, result.err
+    found = table(tmp_path / "a", 1)
+    measured = found[np.isfinite(found["nll"])]
+    chosen = measured["outcome"] == "selected"
+    assert measured["quality"][chosen].mean() > measured["quality"][~chosen].mean()
+    assert measured["less"][chosen].mean() > measured["less"][~chosen].mean()
+
+
+def test_a_kill_in_any_pass_costs_one_shard(scored, run, tmp_path):
+    path = tmp_path / "killed"
+    arguments = ("round", "--config", scored, "--run", path, "--budget", PICKS)
+    for hit in (1, 2, 3, 4):
+        assert winnow_child(*arguments, WINNOW_FAILPOINT=f"score.shard:{hit}" if hit == 1 else "score.shard").code == -9
+    assert winnow_child(*arguments).code == 0
+    for name in NAMED:
+        np.testing.assert_allclose(table(path, 1)[name], table(run, 1)[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--set", "score.by=rds", "--set", "target.files=[]"), "--target FILE"),
+        (("--set", "score.reference=null"), "score.reference"),
+        (("--set", "score.quality=null"), "score.quality to its name"),
+        (("--set", "score.quality=nonsense"), "no example that may be picked has a number in column `nonsense`"),
+        (("--set", "score.quality=words"), "score.quality"),
+        (("--set", "score.by=lss"), "Did you mean 'less'"),
+    ],
+)
+def test_what_a_score_lacks_is_said(scored, tmp_path, options, message):
+    result = winnow("round", "--config", scored, "--run", tmp_path / "x", "--budget", 5, *options)
+    assert result.code in (2, 3, 4) and message in result.err
+
+
+def test_a_target_that_is_all_in_the_holdout_is_refused(scored, run, tmp_path):
+    first = table(run, 1)
+    held = first[first["outcome"].isin(["held_out_test", "held_out_dev"])]["row"].to_numpy()
+    pool = Pool.open(next((run / "artifacts/pool").iterdir()))
+    leak = tmp_path / "leak.jsonl"
+    leak.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in pool.messages(held)))
+    result = winnow("round", "--config", scored, "--run", tmp_path / "x", "--budget", 5, "--target", leak)
+    assert result.code != 0 and f"{len(held)} are in dev or test (nearly)" in result.err

@@ -1,0 +1,241 @@
+"""Continuations are those of transformers' own greedy search, and what is drawn belongs to prompt and seed alone."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import VOCABULARY, build, saved, table
+
+from trainer import generate as generation
+from trainer.architecture import prepare_attention
+from trainer.attention import PACKED_ATTENTION
+from trainer.config import GenerateConfig, LoraConfig, ModelConfig
+from trainer.errors import DataError, MachineError
+from trainer.forward import bind_decoder, bound_decoder, collate, hidden_states
+from trainer.generate import generate
+from trainer.loss import target_nll
+from trainer.measure import measure
+from trainer.model import Base, plain_attention
+
+LENGTHS = [5, 30, 1, 17, 24, 9]
+ENDS = (2, 40, 41)
+KINDS = [
+    ("llama", {}),
+    ("mistral", {"sliding_window": 7}),
+    ("qwen2", {}),
+    ("qwen3", {}),
+    ("gpt_neox", {}),
+    ("gpt2", {}),
+    ("gemma2", {"final_logit_softcapping": None}),
+]
+
+
+def prompts(lengths=LENGTHS, seed=0):
+    return table(list(lengths), seed).documents
+
+
+def config(**changes):
+    return GenerateConfig(**{"max_new_tokens": 12, "samples": 0, "temperature": 1.0, "batch_tokens": 100, **changes})
+
+
+def ready(kind="llama", **changes):
+    model = build(kind, **changes)
+    prepare_attention(model)
+    bind_decoder(model)
+    return model
+
+
+def lists(written):
+    return [[answer.tolist() for answer in of_prompt] for of_prompt in written]
+
+
+def alone(model, prompt, size, ends=ENDS):
+    """What transformers' own generate writes after one prompt."""
+    ids = torch.tensor(prompt)[None].long()
+    with torch.no_grad(), plain_attention(model):
+        found = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=size, do_sample=False, eos_token_id=list(ends), pad_token_id=0
+        )  # fmt: skip
+    return found[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize(("kind", "changes"), KINDS, ids=[kind for kind, _ in KINDS])
+def test_greedy_answers_in_batches_are_those_of_transformers_one_at_a_time(kind, changes):
+    model = ready(kind, **changes)
+    expected = [[alone(model, prompt, 12)] for prompt in prompts()]
+    assert lists(generate(model, prompts(), config(), end_ids=ENDS, seed=0)) == expected
+    assert len({str(answer) for answer in expected}) > 3
+
+
+def test_padding_and_company_do_not_change_the_logits(monkeypatch):
+    seen = {}
+
+    def record(logits, uniform, config):
+        seen.setdefault(len(logits), []).append(logits.clone())
+        return logits.argmax(-1)
+
+    monkeypatch.setattr(generation, "_choose", record)
+    model = ready()
+    for given in (prompts()[:2], prompts()[:1]):
+        generate(model, given, config(max_new_tokens=6, batch_tokens=10**6), end_ids=(), seed=0)
+    for together, single in zip(seen[2], seen[1], strict=True):
+        assert (together[1] - single[0]).abs().max() < 1e-4 < (together[0] - single[0]).abs().max()
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.5, "top_p": 0.9}])
+def test_drawn_answers_depend_on_seed_and_prompt_and_not_on_the_batch(changes):
+    model, settings = ready(), {"samples": 3, **changes}
+    whole = lists(generate(model, prompts(), config(**settings, batch_tokens=10**6), end_ids=ENDS, seed=0))
+    single = lists(generate(model, prompts(), config(**settings, batch_tokens=1), end_ids=ENDS, seed=0))
+    backward = lists(generate(model, prompts()[::-1], config(**settings, batch_tokens=500), end_ids=ENDS, seed=0))
+    assert whole == single == backward[::-1]
+    assert all(len({str(answer) for answer in of_prompt}) > 2 for of_prompt in whole)
+    other = lists(generate(model, prompts(), config(**settings), end_ids=ENDS, seed=1))
+    assert [answers[0] for answers in other] == [answers[0] for answers in whole]
+    assert all(one[1:] != two[1:] for one, two in zip(whole, other, strict=True))
+
+
+def test_every_answer_has_random_numbers_of_its_own():
+    settings = config(samples=2)
+    drawn = [generation._uniform(prompt, settings, seed)[1:] for prompt in prompts() for seed in (0, 1)]
+    assert len(np.unique(np.concatenate(drawn))) == len(LENGTHS) * 2 * 2 * 12
+
+
+def test_more_samples_and_more_tokens_leave_the_first_ones_as_they_were():
+    model = ready()
+    few = lists(generate(model, prompts(), config(samples=2), end_ids=(), seed=0))
+    more = lists(generate(model, prompts(), config(samples=4, max_new_tokens=20), end_ids=(), seed=0))
+    assert [[answer[:12] for answer in answers[:3]] for answers in more] == few
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable():
+    logits = torch.tensor([0.5, 0.0, 2.0, -1.0, 1.5])
+    uniform = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    for settings, kept in (
+        ({}, range(5)),
+        ({"temperature": 0.5}, range(5)),
+        ({"top_p": 0.7}, (2, 4)),
+        ({"top_p": 0.85}, (0, 2, 4)),
+    ):
+        chosen = generation._choose(logits.expand(20_000, 5), uniform, config(samples=1, **settings))
+        expected = torch.zeros(5)
+        expected[list(kept)] = (logits[list(kept)] / settings.get("temperature", 1.0)).softmax(0)
+        assert (torch.bincount(chosen, minlength=5) / 20_000 - expected).abs().max() < 0.015
+
+
+def test_a_draw_at_either_end_of_the_unit_interval_is_a_probable_token():
+    logits = torch.full((2, 5), -torch.inf)
+    logits[:, 1:3] = 0.0
+    ends = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
+    assert generation._choose(logits, ends, config(samples=1)).tolist() == [1, 2]
+
+
+def test_an_end_token_stops_an_answer_and_stays_in_it():
+    model = ready()
+    free = lists(generate(model, prompts(), config(samples=2), end_ids=(), seed=0))
+    end = free[0][0][3]
+    stopped = lists(generate(model, prompts(), config(samples=2), end_ids=(end,), seed=0))
+    for before, after in zip(sum(free, []), sum(stopped, []), strict=True):
+        assert after == (before[: before.index(end) + 1] if end in before else before)
+    assert len(stopped[0][0]) <= 4 and any(len(answer) == 12 for answer in sum(stopped, []))
+
+
+def test_a_batch_ends_with_its_last_answer_and_ended_answers_are_not_computed(monkeypatch):
+    model, sizes = ready(), []
+    step = generation._step
+    monkeypatch.setattr(generation, "_step", lambda m, ids, *rest: sizes.append(len(ids)) or step(m, ids, *rest))
+    answers = generate(model, prompts(), config(batch_tokens=10**6), end_ids=range(40, VOCABULARY), seed=0)
+    lengths = [len(of_prompt[0]) for of_prompt in answers]
+    assert max(lengths) < 12
+    assert sizes == [len(LENGTHS)] + [sum(length > n for length in lengths) for n in range(1, max(lengths))]
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_the_budget_of_tokens_is_kept_and_used(monkeypatch, samples):
+    model, batches = ready(), []
+    answer = generation._answer
+    monkeypatch.setattr(generation, "_answer", lambda m, batch, *rest: batches.append(batch) or answer(m, batch, *rest))
+    done = []
+    budget = 150 * (1 + samples)
+    generate(model, prompts(), config(samples=samples, batch_tokens=budget), end_ids=(), seed=0, progress=done.append)
+    taken = [(max(map(len, batch)) + 12) * len(batch) * (1 + samples) for batch in batches]
+    assert max(taken) <= budget and len(batches) == 2
+    assert done == [len(batch) for batch in batches]
+
+
+def test_a_prompt_that_is_over_the_budget_goes_alone_with_all_its_answers():
+    done = []
+    answers = generate(ready(), prompts(), config(samples=2, batch_tokens=1), end_ids=(), seed=0, progress=done.append)
+    assert done == [1] * 6 and [len(of_prompt) for of_prompt in answers] == [3] * 6
+
+
+def test_what_cannot_be_continued_is_refused_before_anything_runs():
+    model = ready()
+    assert generate(model, [], config(), end_ids=(), seed=0) == []
+    with pytest.raises(DataError, match="empty one at 1"):
+        generate(model, [[3], [], [4]], config(), end_ids=(), seed=0)
+    with pytest.raises(DataError, match="250 tokens and 12 new ones.*context of 256"):
+        generate(model, prompts([250]), config(), end_ids=(), seed=0)
+
+
+def test_running_out_of_memory_names_the_key_to_lower(monkeypatch):
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(generation, "_step", fail)
+    with pytest.raises(MachineError, match=r"generating 18 answers.*generate.batch_tokens \(now 5000\)"):
+        generate(ready(), prompts(), config(samples=2, batch_tokens=5000), end_ids=(), seed=0)
+
+
+def wide(path, quantization: str) -> ModelConfig:
+    """A model whose layers are wide enough for NF4."""
+    made = saved(path, "llama", hidden_size=64, intermediate_size=128)
+    return made.model_copy(update={"quantization": quantization})
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_generating_leaves_scoring_and_gradients_as_they_were_and_the_other_way_round(tmp_path, quantization, dora):
+    base = Base.load(wide(tmp_path / "model", quantization))
+    tokens, settings = table(LENGTHS), config(samples=1)
+    with base.new_adapter(LoraConfig(r=2, dora=dora), seed=0) as model:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+        assert (bound_decoder(model) is None) == dora
+        first = lists(generate(model, prompts(), settings, end_ids=ENDS, seed=0))
+        before = measure(model, tokens, np.arange(len(LENGTHS)), batch_tokens=64)
+        gradient = _gradient(model, tokens)
+        again = lists(generate(model, prompts(), settings, end_ids=ENDS, seed=0))
+        after = measure(model, tokens, np.arange(len(LENGTHS)), batch_tokens=64)
+        assert first == again
+        for one, other in zip(astuple(before), astuple(after), strict=True):
+            np.testing.assert_array_equal(one, other)
+        torch.testing.assert_close(_gradient(model, tokens), gradient, rtol=0, atol=0)
+        assert gradient.abs().max() > 0
+        assert base.model.config._attn_implementation == PACKED_ATTENTION
+    bare = lists(generate(base.model, prompts(), settings, end_ids=ENDS, seed=0))
+    assert bare != first
+
+
+def _gradient(model, tokens):
+    batch = collate(tokens, range(len(LENGTHS)))
+    parameter = next(p for name, p in model.named_parameters() if "lora_B" in name and p.requires_grad)
+    weight = model.get_base_model().get_output_embeddings().weight
+    target_nll(hidden_states(model, batch)[batch.predictors], (weight, None), batch.labels).sum().backward()
+    gradient = parameter.grad.clone()
+    model.zero_grad(set_to_none=True)
+    return gradient
+
+
+def test_greedy_answers_are_what_scoring_calls_the_most_probable(tmp_path):
+    """Two forwards, one model: the decoder that scores agrees with the transformers forward that generates."""
+    from trainer.uncertainty import continuation_documents
+
+    with Base.load(wide(tmp_path / "model", "nf4")).new_adapter(LoraConfig(r=2), seed=0) as model:
+        written = [answers[0] for answers in generate(model, prompts(), config(), end_ids=ENDS, seed=0)]
+        documents = continuation_documents(prompts(), written, ENDS)
+        assert measure(model, documents, np.arange(len(LENGTHS)), batch_tokens=64).correct.all()

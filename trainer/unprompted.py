@@ -1,0 +1,80 @@
+"""Responses in the frame of their template but without the prompt, for instruction-following difficulty (IFD).
+
+IFD divides the NLL of a response given its prompt by its NLL without (arXiv 2308.12032). Both must stand in the same frame,
+or the ratio measures the frame: a response that follows a bare beginning-of-text token is improbable as such, and with
+another template IFD may lie above 1 for everything. So a response stands here behind the first token of its conversation
+and what the template writes between any prompt and the response:
+
+    with prompt       <|im_start|> user \\n Name a colour. <|im_end|> \\n <|im_start|> assistant \\n Red. <|im_end|>
+    without           <|im_start|>                         <|im_end|> \\n <|im_start|> assistant \\n Red. <|im_end|>
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainer.forward import Tokens
+from trainer.rendering import END_OF_TURN
+from trainer.template import ChatTemplate
+
+PROBES = ("a", "Name two things that are red.", "1 + 1 =\n")
+
+
+class Unprompted:
+    """Each response of documents `rows` (n,) of `tokens` as a document of its own; `owner` (m,) int64 is the index into
+    `rows` that each belongs to. A `trainer.forward.Tokens`."""
+
+    def __init__(self, tokens: Tokens, rows: np.ndarray, header: np.ndarray):
+        self._documents: list[tuple[np.ndarray, np.ndarray]] = []
+        owners = []
+        for index, row in enumerate(rows):
+            ids, targets = np.asarray(tokens.ids(int(row))), np.asarray(tokens.targets(int(row)))
+            for start, stop in response_spans(targets):
+                frame = np.concatenate([ids[:1], header])
+                self._documents.append(
+                    (np.concatenate([frame, ids[start:stop]]), np.concatenate([0 * frame, targets[start:stop]]))
+                )
+                owners.append(index)
+        self.owner = np.array(owners, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def ids(self, row: int) -> np.ndarray:
+        """(length,) token ids of one response in its frame."""
+        return self._documents[row][0]
+
+    def targets(self, row: int) -> np.ndarray:
+        """(length,) targets of one response in its frame."""
+        return self._documents[row][1]
+
+
+def response_spans(targets: np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) of each response in a document's targets; an end token ends one even where the next follows at once.
+
+    A target at place 0 is none: nothing predicts it.
+    """
+    spans: list[tuple[int, int]] = []
+    open_ = False
+    for place in np.flatnonzero(np.asarray(targets) > 0).tolist():
+        if place == 0:
+            continue
+        if open_ and spans[-1][1] == place:
+            spans[-1] = (spans[-1][0], place + 1)
+        else:
+            spans.append((place, place + 1))
+        open_ = targets[place] != END_OF_TURN
+    return spans
+
+
+def response_header(template: ChatTemplate) -> np.ndarray:
+    """(h,) int64 ids of what the template writes between any prompt and the response: the longest common end of the prompts
+    of a few conversations."""
+    ends = []
+    for prompt in PROBES:
+        tokenized = template.tokenize([{"role": "user", "content": prompt}, {"role": "assistant", "content": "It is."}])
+        ends.append(tokenized.ids[: next(i for i, target in enumerate(tokenized.targets) if target)])
+    length = 0
+    while length < min(map(len, ends)) - 1 and len({tuple(end[len(end) - length - 1 :]) for end in ends}) == 1:
+        length += 1
+    return np.array(ends[0][len(ends[0]) - length :], dtype=np.int64)
