@@ -1,7 +1,6 @@
 """Scoring a pool on the Mistral-7B shape on one GPU: Winnow's packed passes, and one example a call.
 
-    python benchmarks/score_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/score_h100.json \\
-        --quality SMOLLM2_DIR --pool POOL.jsonl
+    python benchmarks/score_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/score_h100.json
 
 Random weights are as fast and as large as trained ones, so speed and memory are those of the real model. LoRA r=16 is attached and not
 zero. 4,096 documents of log-normal length (median 200, clipped at 2,048), every token a target; NLL, entropy and margin of each document
@@ -9,8 +8,10 @@ together. Winnow's rows run `trainer.measure.measure` as a round does, over the 
 what most published selection code does: transformers, PEFT and bitsandbytes, one example a call, on the first documents of the pool.
 `max_rel_err` is the largest relative difference of a document's NLL from `naive-nf4`'s, over those documents.
 
-What 8-bit floats change is measured where numbers mean something: SmolLM2-135M with an adapter trained for a few steps, on real
-conversations.
+`winnow-less` are projected gradients with Adam's moments (8,192 numbers an example), `naive-less` the same one example a call: a backward
+pass through transformers and PEFT, the gradient put through Adam and through a count sketch whole.
+
+What 8-bit floats and projections do to ranks is measured where ranks mean something: benchmarks/score_quality.py.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from peers import document_lengths  # noqa: E402
 from train_throughput import SHAPES, _clear, build_model, measure_matmul  # noqa: E402
 
 ROWS: dict[str, dict[str, Any]] = {
-    "winnow-bf16": {"weights": "dequantized", "batch_tokens": 8192},
+    "winnow-bf16": {"weights": "dequantized", "batch_tokens": 16384},
     "winnow-nf4": {"weights": "nf4", "batch_tokens": 32768},
     "winnow-fp8": {"weights": "fp8", "batch_tokens": 16384},
 }
-RANK = 16
+RANK, DIMENSION = 16, 8192
 
 
 def documents(count: int, vocabulary: int) -> Any:
@@ -106,16 +107,7 @@ def winnow(base: Any, table: Any, name: str, rows: np.ndarray) -> tuple[dict[str
         synchronize()
         seconds = time.perf_counter() - started
         peak = peak_gib()
-    tokens = int(np.asarray(table.lengths)[rows].sum())
-    row = {
-        "name": name,
-        "tokens_per_s": round(tokens / seconds, 1),
-        "examples_per_s": round(len(rows) / seconds, 1),
-        "peak_gib": round(peak, 2),
-        "examples": len(rows),
-        "seconds": round(seconds, 2),
-        "settings": {**settings, "held": held},
-    }
+    row = _row(name, table, rows, seconds, peak) | {"settings": {**settings, "held": held}}
     return row, found.nll_mean
 
 
@@ -145,17 +137,91 @@ def naive(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.n
         found = np.array([one(int(row)) for row in rows])
         seconds = time.perf_counter() - started
         peak = peak_gib()
+    row = _row("naive-nf4", table, rows, seconds, peak) | {"max_rel_err": 0.0}
+    return row, found[:, 0]
+
+
+def some_moments(model: Any) -> Any:
+    """Moments of Adam as after some training: any numbers cost the same."""
+    import torch
+
+    from trainer.adapters import trainable_parameters
+    from trainer.gradients import Moments
+
+    torch.manual_seed(1)
+    parameters = trainable_parameters(model)
+    mean = {name: 1e-6 * torch.randn_like(parameter.detach()) for name, parameter in parameters.items()}
+    return Moments(mean, {name: 1e-10 * torch.rand_like(tensor) for name, tensor in mean.items()})
+
+
+def winnow_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Projected gradients of `rows`; the row of the record and the vectors."""
+    from trainer.gradients import project_gradients
+
+    reset_peak()
+    settings = {"dimension": DIMENSION, "batch_tokens": 8192}
+    with adapted(base) as model:
+        moments = some_moments(model)
+        project_gradients(model, table, rows[: max(1, len(rows) // 16)], seed=0, moments=moments, **settings)
+        synchronize()
+        started = time.perf_counter()
+        found = project_gradients(model, table, rows, seed=0, moments=moments, **settings)
+        synchronize()
+        seconds = time.perf_counter() - started
+        peak = peak_gib()
+    return _row("winnow-less", table, rows, seconds, peak) | {"settings": settings}, found
+
+
+def naive_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """The same, one example a call."""
+    import torch
+
+    from trainer.adapters import trainable_parameters
+    from trainer.model import plain_attention
+
+    reset_peak()
+    with adapted(base) as model, plain_attention(model):
+        parameters, moments = trainable_parameters(model), some_moments(model)
+        device = next(iter(parameters.values())).device
+        mean, square = (torch.cat([t.flatten() for t in part.values()]) for part in (moments.mean, moments.square))
+        bucket = torch.randint(DIMENSION, mean.shape, device=device)
+        sign = torch.randint(2, mean.shape, device=device) * 2.0 - 1
+
+        def one(row: int) -> np.ndarray:
+            ids = torch.from_numpy(np.asarray(table.ids(row))).long().to(device)
+            model(input_ids=ids[None], labels=ids[None], use_cache=False).loss.backward()
+            flat = torch.cat([parameter.grad.flatten() for parameter in parameters.values()])
+            flat = (0.9 * mean + 0.1 * flat) / (0.999 * square + 0.001 * flat**2 + 1e-8).sqrt()
+            model.zero_grad(set_to_none=True)
+            vector = torch.zeros(DIMENSION, device=device).index_add_(0, bucket, flat * sign)
+            return (vector / vector.norm()).half().cpu().numpy()
+
+        for row in rows[:4]:
+            one(int(row))
+        synchronize()
+        started = time.perf_counter()
+        found = np.stack([one(int(row)) for row in rows])
+        seconds = time.perf_counter() - started
+        peak = peak_gib()
+    return _row("naive-less", table, rows, seconds, peak), found
+
+
+def _row(name: str, table: Any, rows: np.ndarray, seconds: float, peak: float) -> dict[str, Any]:
     tokens = int(np.asarray(table.lengths)[rows].sum())
-    row = {
-        "name": "naive-nf4",
+    return {
+        "name": name,
         "tokens_per_s": round(tokens / seconds, 1),
-        "examples_per_s": round(len(rows) / seconds, 1),
+        "examples_per_s": round(len(rows) / seconds, 2),
         "peak_gib": round(peak, 2),
         "examples": len(rows),
         "seconds": round(seconds, 2),
-        "max_rel_err": 0.0,
     }
-    return row, found[:, 0]
+
+
+def _cosine_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Root mean square difference of the cosines among the same examples, the projections of both included."""
+    one, other = (vectors.astype(np.float64) @ vectors.astype(np.float64).T for vectors in (ours, theirs))
+    return float(np.sqrt(((one - other)[~np.eye(len(one), dtype=bool)] ** 2).mean()))
 
 
 def main() -> None:
@@ -172,6 +238,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--documents", type=int, default=4096)
     parser.add_argument("--naive", type=int, default=128, help="documents that are scored one a call")
+    parser.add_argument("--less", type=int, default=1024, help="documents whose gradients are projected; 0: none")
+    parser.add_argument("--naive-less", type=int, default=48)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     directory = arguments.work / "model"
@@ -182,7 +250,8 @@ def main() -> None:
         "device": device_name(),
         "versions": versions(),
         "date": now(),
-        "command": f"python benchmarks/score_throughput.py --shape {arguments.shape} --documents {arguments.documents}",
+        "command": f"python benchmarks/score_throughput.py --shape {arguments.shape} --documents {arguments.documents} "
+        f"--naive {arguments.naive} --less {arguments.less} --naive-less {arguments.naive_less}",
         "matmul_tflops": round(measure_matmul(), 1),
         "rows": [],
     }
@@ -216,6 +285,13 @@ def main() -> None:
         except Exception as error:  # one row must not cost the others
             add({"name": name, "error": f"{type(error).__name__}: {error}"[:500]})
             _clear()
+    if arguments.less:
+        slow, theirs = naive_less(base, table, everything[: arguments.naive_less])
+        add(slow)
+        row, ours = winnow_less(base, table, everything[: arguments.less])
+        error = _cosine_error(ours[: len(theirs)], theirs)
+        times = round(row["tokens_per_s"] / slow["tokens_per_s"], 2)
+        add(row | {"cosine_rms_err": round(error, 4), "times_naive": times})
 
 
 if __name__ == "__main__":
