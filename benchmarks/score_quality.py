@@ -1,11 +1,13 @@
 """What packing, 8-bit floats and projection do to scores, on SmolLM2-135M, an adapter trained for a few steps, and real conversations.
 
-    python benchmarks/score_quality.py --model DIR --pool FILE... --out benchmarks/results/score_quality_cpu.json
+    python benchmarks/score_quality.py --model DIR --pool FILE... --long FILE... --out benchmarks/results/score_quality_cpu.json
 
-On a CPU everything is float32 beside transformers + PEFT, one example a call: the largest relative difference of every statistic, and
-how much faster packs are, on conversations of median 60 tokens. On a GPU weights are NF4 and computing is bfloat16: the rank correlation
-of scores with those of 8-bit floats. On both: the rank correlation of nearness to a target by projected gradients with that by exact
-ones (one backward pass an example), for several seeds of the projection.
+On a CPU everything is float32 beside transformers + PEFT, one example a call: the largest difference of every statistic from
+the reference in float64 (absolute for values under 1, else relative) beside that of the reference in float32, and how much
+faster packs are, on conversations of median 60 tokens. On a GPU weights are NF4 and computing is bfloat16: the rank
+correlation of scores with those of 8-bit floats, on the pool's short answers and on the long ones of the files after --long.
+On both: the rank correlation of nearness to a target by projected gradients with that by exact ones (one backward pass an
+example), for several seeds of the projection.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import torch  # noqa: E402
 from common import device_name, now, versions  # noqa: E402
 
 TRAIN, SCORED, CANDIDATES, TARGETS, STEPS, LONGEST = 160, 240, 96, 24, 30, 160
-SEEDS = range(5)
-DIMENSIONS = (4096, 8192)
+SEEDS = range(3)
+DIMENSIONS = (4096, 8192, 16384)
 
 
-def read_pool(files: list[Path], template: Any, count: int) -> tuple[Any, np.ndarray]:
-    """A token table of `count` conversations of at most LONGEST tokens, drawn evenly over sources, and their sources."""
+def read_pool(files: list[Path], template: Any, count: int, longest: int = LONGEST) -> tuple[Any, np.ndarray]:
+    """A token table of `count` conversations of at most `longest` tokens, drawn evenly over sources, and their sources."""
     from al.pool.config import PoolConfig
     from al.pool.importer import import_pool
     from al.pool.sources import find_sources
@@ -54,7 +56,7 @@ def read_pool(files: list[Path], template: Any, count: int) -> tuple[Any, np.nda
         made, sources = [], []
         for row in rows[np.argsort(place)]:
             tokenized = template.tokenize(pool.messages([row])[0])
-            if len(tokenized.ids) <= LONGEST:
+            if len(tokenized.ids) <= longest:
                 made.append(tokenized)
                 sources.append(str(pool.sources[row]))
             if len(made) == count:
@@ -88,27 +90,26 @@ def trained(base: Any, lora: Any, table: Any, out: Path) -> None:
 
 
 def reference_statistics(model: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-    """Every statistic through transformers and PEFT, one example a call, and the seconds of it."""
+    """Every statistic through transformers and PEFT in the model's dtype, one example a call, and the seconds of it."""
     from trainer.model import plain_attention
 
     found: dict[str, list[float]] = {}
     with plain_attention(model), torch.inference_mode():
-        device = next(model.parameters()).device
         started = time.perf_counter()
         for row in rows:
-            ids = torch.from_numpy(np.asarray(table.ids(int(row)))).long().to(device)
-            log_p = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)
+            ids = torch.from_numpy(np.asarray(table.ids(int(row)))).long()
+            log_p = model(input_ids=ids[None], use_cache=False).logits[0, :-1].log_softmax(-1)
             nll = -log_p.gather(1, ids[1:, None])[:, 0]
             p = log_p.exp()
             top = p.topk(2).values
-            target = torch.from_numpy(np.asarray(table.targets(int(row)))[1:] > 0).to(device)
+            target = torch.from_numpy(np.asarray(table.targets(int(row)))[1:] > 0)
             values = {
                 "nll_mean": nll[target].mean(),
                 "nll_total": nll[target].sum(),
                 "entropy_mean": -(p * log_p).sum(-1)[target].mean(),
                 "top_mean": top[target, 0].mean(),
                 "margin_mean": (top[:, 0] - top[:, 1])[target].mean(),
-                "accuracy": (p.argmax(-1) == ids[1:])[target].float().mean(),
+                "accuracy": (p.argmax(-1) == ids[1:])[target].double().mean(),
                 "conversation_nll": nll.sum(),
             }
             for name, value in values.items():
@@ -123,6 +124,7 @@ def statistics_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[
     from trainer.measure import Wanted, measure
 
     with base.adapter(path) as model:
+        reference_statistics(model, table, rows[:8])
         slow, slow_seconds = reference_statistics(model, table, rows)
         with measuring(model, "auto", 4096):
             measure(model, table, rows[:8], batch_tokens=4096)
@@ -130,23 +132,26 @@ def statistics_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[
             measure(model, table, rows, batch_tokens=4096)
             seconds = time.perf_counter() - started
             found = measure(model, table, rows, batch_tokens=4096, wanted=Wanted(conversation=True))
-    errors = {
-        name: float(f"{np.max(np.abs(getattr(found, name) - values) / np.maximum(np.abs(values), 1e-3)):.3g}")
-        for name, values in slow.items()
-    }
+    with base.adapter(path) as model:
+        exact, _ = reference_statistics(model.double(), table, rows)
+
+    def errors(values: Any) -> dict[str, float]:
+        return {n: float(f"{np.max(np.abs(values(n) - v) / np.maximum(np.abs(v), 1)):.3g}") for n, v in exact.items()}
+
     lengths = np.asarray(table.lengths)[rows]
     return {
         "name": "packed against one example a call",
         "examples": len(rows),
         "median_tokens": float(np.median(lengths)),
-        "max_rel_err": errors,
+        "max_err": errors(lambda name: getattr(found, name)),
+        "max_err_of_float32_reference": errors(lambda name: slow[name]),
         "tokens_per_s": round(float(lengths.sum() / seconds), 1),
         "one_a_call_tokens_per_s": round(float(lengths.sum() / slow_seconds), 1),
         "times": round(slow_seconds / seconds, 2),
     }
 
 
-def fp8_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[str, Any]:
+def fp8_row(name: str, base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[str, Any]:
     """Rank correlation of scores by 8-bit floats with exact ones."""
     from scipy.stats import spearmanr
 
@@ -161,8 +166,9 @@ def fp8_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[str, An
     names = ("nll_mean", "entropy_mean", "margin_mean", "top_mean")
     exact, rough = found["nf4"], found["fp8"]
     return {
-        "name": "fp8 against exact weights",
+        "name": f"fp8 against exact weights, {name}",
         "examples": len(rows),
+        "median_targets": float(np.median(exact.targets)),
         "spearman": {n: round(float(spearmanr(getattr(exact, n), getattr(rough, n)).statistic), 5) for n in names},
         "nll_rel_err_median": float(f"{np.median(np.abs(rough.nll_mean / exact.nll_mean - 1)):.3g}"),
     }
@@ -226,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--pool", required=True, type=Path, nargs="+")
+    parser.add_argument("--long", default=[], type=Path, nargs="*", help="files with answers of a hundred tokens or so")
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available()
@@ -242,7 +249,7 @@ def main() -> None:
         "device": device_name(),
         "versions": versions(),
         "date": now(),
-        "command": "python benchmarks/score_quality.py --model SMOLLM2 --pool POOL",
+        "command": "python benchmarks/score_quality.py --model SMOLLM2 --pool POOL --long LONG",
         "rows": [],
     }
 
@@ -259,15 +266,18 @@ def main() -> None:
         rest = np.arange(TRAIN, len(table))
         scored = rest[np.argsort(np.abs(lengths[rest] - 60), kind="stable")][:SCORED] if not on_gpu else rest[:1000]
         if on_gpu:
-            add(fp8_row(base, out / "adapter", table, scored))
-        else:
-            add(statistics_row(base, out / "adapter", table, scored))
+            add(fp8_row("short answers", base, out / "adapter", table, scored))
+            if arguments.long:
+                long, _ = read_pool(arguments.long, template, 1000, longest=512)
+                add(fp8_row("long answers", base, out / "adapter", long, np.arange(len(long))))
         # Targets of two sources; candidates of all.
         names, counts = np.unique(sources[rest], return_counts=True)
         aimed = names[np.argsort(-counts)][:2]
         targets = np.concatenate([rest[sources[rest] == name][: TARGETS // 2] for name in aimed])
         candidates = np.setdiff1d(rest, targets)[:CANDIDATES]
         add(gradient_row(base, out, table, candidates, targets))
+        if not on_gpu:  # last: the reference in float64 changes the model
+            add(statistics_row(base, out / "adapter", table, scored))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from trainer.decoder import elementwise
 from trainer.errors import TrainerError
 
 PACKED_ATTENTION = "winnow_packed"
 VARLEN_DTYPES = (torch.bfloat16, torch.float16)
 VARLEN_HEAD_WIDTH = 256  # widest head of the flash kernels behind varlen_attn
-KERNEL_WIDTHS = (16, 32, 64, 128)  # of heads that our own kernel takes
+KERNEL_WIDTHS = (32, 64, 128)  # of heads that our own kernel takes
 KERNEL_ROWS, KERNEL_KEYS, KERNEL_WARPS, KERNEL_STAGES = 64, 32, 4, 3  # of one tile: fastest of those tried on an H100
 LOG2_E = 1.4426950408889634
 
@@ -98,14 +99,16 @@ def attend_into(
     heads: tuple[int, int, int],
     pack: PackLayout,
     first_T: torch.Tensor,
+    cos_TD: torch.Tensor,
+    sin_TD: torch.Tensor,
     scale: float,
     window: int | None,
 ) -> None:
     """As `attend`, for measuring: nothing is kept, and the result goes into `out` (T, H · D), rows of a wider buffer.
 
-    `qkv` (T, H · D + 2 · K · D) holds q, k and v side by side, `heads` is (H, K, D), `first_T` (T,) int32 the first key that
-    each token sees. On a GPU one kernel for all documents: flash kernels give each document tiles of 128 tokens, of which
-    short ones leave most empty.
+    `qkv` (T, H · D + 2 · K · D) holds q, k and v side by side, k with its rotary embedding and q without, which may be given
+    its own in place. `heads` is (H, K, D), `first_T` (T,) int32 the first key that each token sees. On a GPU one kernel for
+    all documents: flash kernels give each document tiles of 128 tokens, of which short ones leave most empty.
     """
     count, kv_count, width = heads
     groups = count // kv_count
@@ -115,11 +118,13 @@ def attend_into(
         padded = 1 << (groups - 1).bit_length()
         queries = KERNEL_ROWS // padded
         attention_kernel[(-(-len(qkv) // queries), kv_count)](
-            qkv, first_T, out, qkv.stride(0), out.stride(0), len(qkv), count * width, (count + kv_count) * width,
-            scale * LOG2_E, groups, GROUPS=padded, QUERIES=queries, KEYS=KERNEL_KEYS, WIDTH=width,
+            qkv, first_T, cos_TD, sin_TD, out, qkv.stride(0), out.stride(0), len(qkv), count * width,
+            (count + kv_count) * width, scale * LOG2_E, groups,
+            GROUPS=padded, QUERIES=queries, KEYS=KERNEL_KEYS, HALF=width // 2,
             num_warps=KERNEL_WARPS, num_stages=KERNEL_STAGES,
         )  # fmt: skip
         return
+    elementwise.rotate(qkv[:, : count * width], qkv[:, : count * width], cos_TD, sin_TD)
     parts = qkv.split([count * width, kv_count * width, kv_count * width], dim=1)
     attended, _ = attend(*(part.unflatten(1, (-1, width)) for part in parts), pack, scale, window)
     out.copy_(attended.flatten(1))

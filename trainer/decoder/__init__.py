@@ -3,6 +3,7 @@
     decoder.py      the stack: one autograd function over all layers
     layer.py        one layer, forward and backward, and what it keeps in between
     projections.py  linear layers that share an input, joined, with NF4 weights and LoRA
+    inference.py    the projections in passes without gradients: in the model's dtype, or in 8-bit floats
     retention.py    how much each layer keeps for its backward pass, under a memory budget
     offload.py      layer inputs that wait for the backward pass in host memory
     elementwise.py  norms, rotary embeddings, gates: fused kernels on a GPU (kernels.py), plain torch elsewhere

@@ -126,14 +126,18 @@ class Layer:
         one sees."""
         qkv, o, mlp, down = self.measuring
         inputs = qkv.normed(x, self.norms[0].weight, self.norms[0].eps)
-        kept = Kept(qkv=x.new_empty(run.tokens, self.qkv.out))
-        qkv.product(inputs, kept.qkv)
+        made = x.new_empty(run.tokens, self.qkv.out)
+        qkv.product(inputs, made)
         del inputs
-        self._position(run, kept)
+        if self.qk_norms is not None:
+            for norm, columns in self._heads_of():
+                self._norm_heads(made[:, columns], made[:, columns], norm)
+        keys = made[:, self.q_width : self.q_width + self.kv_width]
+        elementwise.rotate(keys, keys, run.cos_TD, run.sin_TD)
         held, attended = o.blank(run.tokens)
         heads = (self.heads, self.kv_heads, self.head_width)
-        attend_into(attended, kept.qkv, heads, run.pack, first_T, self.scale, self.window)
-        del kept
+        attend_into(attended, made, heads, run.pack, first_T, run.cos_TD, run.sin_TD, self.scale, self.window)
+        del made
         o.add_to(o.filled(held), x)
         del held, attended
         gate_up = x.new_empty(run.tokens, self.mlp.out)
@@ -190,11 +194,14 @@ class Layer:
         if self.qk_norms is not None:
             kept.raw = rotated.clone()
             for norm, columns in self._heads_of():
-                heads = kept.raw[:, columns].reshape(-1, self.head_width)
-                normed = torch.empty_like(heads)
-                elementwise.add_rms_norm(heads, None, norm.weight, norm.eps, normed)
-                rotated[:, columns] = normed.view(run.tokens, -1)
+                self._norm_heads(kept.raw[:, columns], rotated[:, columns], norm)
         elementwise.rotate(rotated, rotated, run.cos_TD, run.sin_TD)
+
+    def _norm_heads(self, source: torch.Tensor, target: torch.Tensor, norm: Norm) -> None:
+        heads = source.reshape(-1, self.head_width)
+        normed = torch.empty_like(heads)
+        elementwise.add_rms_norm(heads, None, norm.weight, norm.eps, normed)
+        target.copy_(normed.view(target.shape))
 
     def _heads_of(self) -> list[tuple[Norm, slice]]:
         both = self.q_width + self.kv_width

@@ -190,7 +190,7 @@ def test_statistics_of_logits(dtype, vocabulary):
 
 # The interpreter multiplies bfloat16 matrices as if they were integers.
 @pytest.mark.parametrize("dtype", [torch.float32 if DEVICE == "cpu" else torch.bfloat16])
-@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 1, 32), (3, 3, 16), (6, 2, 64)])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 1, 32), (3, 3, 32), (6, 2, 64)])
 @pytest.mark.parametrize("window", [None, 5])
 def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, window):
     from trainer import attention
@@ -205,12 +205,15 @@ def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, windo
     expected = torch.zeros(borders[-1], heads * width + 5, device=DEVICE, dtype=dtype)
     found = expected.clone()
     shape = (heads, kv_heads, width)
+    angle = torch.randn(borders[-1], width, generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    turn = (angle.cos().to(dtype), angle.sin().to(dtype))
+    first = first.int().to(DEVICE)
     with monkeypatch.context() as patch:
         patch.setattr(attention, "KERNEL_WIDTHS", ())
-        attention.attend_into(expected[:, :-5], qkv, shape, pack, first.int().to(DEVICE), width**-0.5, window)
+        attention.attend_into(expected[:, :-5], qkv.clone(), shape, pack, first, *turn, width**-0.5, window)
     monkeypatch.setattr(attention, "VARLEN_DTYPES", DTYPES)
     tensor = qkv if DEVICE == "cuda" else _claims_to_be_on_a_gpu(qkv)
-    attention.attend_into(found[:, :-5], tensor, shape, pack, first.int().to(DEVICE), width**-0.5, window)
+    attention.attend_into(found[:, :-5], tensor, shape, pack, first, *turn, width**-0.5, window)
     torch.testing.assert_close(found, expected, rtol=3 * TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
     assert not found[:, -5:].any()
 
