@@ -275,10 +275,11 @@ def _records(prompts: Prompts, measured: pa.Table, order: Order, chosen: np.ndar
     """Rows of the file that is handed out; `al.pool.formats` reads them back."""
     names = prompts.clusters.json("clusters.json")["names"]
     found = measured.take(pa.array(chosen))
-    messages = prompts.pool.messages(found["row"].to_numpy())
-    for i, conversation, record in zip(chosen.tolist(), messages, found.to_pylist(), strict=True):
+    rows = found["row"].to_numpy()
+    messages, metadata = prompts.pool.messages(rows), prompts.pool.metadata(rows)
+    for i, conversation, known, record in zip(chosen.tolist(), messages, metadata, found.to_pylist(), strict=True):
         c, disagreement = int(order.cluster[i]), record["disagreement"]
-        yield {
+        ours = {
             "id": str(prompts.pool.ids[record["row"]]),
             "source": str(prompts.pool.sources[record["row"]]),
             "messages": conversation,
@@ -289,6 +290,7 @@ def _records(prompts: Prompts, measured: pa.Table, order: Order, chosen: np.ndar
             "cluster": c,
             "reason": order.reason(i, names[c]),
         }
+        yield ours | {name: value for name, value in known.items() if name not in ours}
 
 
 @dataclass(frozen=True)

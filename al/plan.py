@@ -98,11 +98,19 @@ def _seconds(
     return {
         "tokenize": pool.examples / 5_000,
         "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
-        "score": scored * pool.mean_tokens / forward,
+        "score": scored * pool.mean_tokens * _cost_of_measuring(config, forward, speed),
         "train": train,
         "train control": train if config.control else 0.0,
         "evaluate": models * held * pool.mean_tokens / forward,
     }
+
+
+def _cost_of_measuring(config: Config, forward: float, speed: float) -> float:
+    """Seconds per token of all passes that the config's scores need; gradients take what training takes."""
+    from selection.scores import needs
+
+    wanted = needs(config.score.by, *config.score.also)
+    return (1 + len(wanted & {"unprompted", "reference"})) / forward + ("gradient" in wanted) / speed
 
 
 def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float:

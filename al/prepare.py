@@ -165,7 +165,8 @@ def embed(session: Session, pool: Artifact) -> Artifact:
 
 def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
     for artifact in session.run.published("embeddings"):
-        if artifact.manifest["params"] == json.loads(json.dumps(params)):
+        of_the_pool = session.run.find("pool", artifact.manifest["inputs"]["pool"]) is not None  # and not of a target
+        if of_the_pool and artifact.manifest["params"] == json.loads(json.dumps(params)):
             return np.load(artifact.path / "keys.npy"), np.load(artifact.path / "embeddings.npy", mmap_mode="r")
     return None
 

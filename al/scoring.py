@@ -8,6 +8,7 @@ stays in scratch, so that a kill costs one.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -20,11 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.artifacts import Artifact, write_json
+from al.artifacts import Artifact, sha256_file, write_json
+from al.config import Config
 from al.errors import ConfigError
 from al.failpoints import failpoint
-from al.session import Session, local_identity
-from selection.scores import TARGETED, needs
+from al.session import Session
+from selection.scores import TARGETED, describe, needs
 
 SHARD_TOKENS = {"cpu": 65_536, "cuda": 2**20}
 """Tokens of a shard: a minute or two on a CPU, half a minute on a GPU (three minutes for gradients)."""
@@ -65,9 +67,32 @@ def measurements(session: Session) -> frozenset[str]:
         raise ConfigError(
             "score.by: `learnability` compares with a reference adapter; set score.reference to its directory."
         )
+    reference = config.score.reference
+    if "reference" in wanted and not (Path(str(reference)) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"score.reference: expected the directory of an adapter (with adapter_config.json), found none at {reference}."
+        )
     if "quality" in wanted and config.score.quality is None:
         raise ConfigError("score.by: `quality` reads a column of yours; set score.quality to its name.")
     return wanted | {"response"}
+
+
+def notices(config: Config) -> list[str]:
+    """What of the config's scoring comes to nothing, for people to read."""
+    from selection.pick import PICKERS
+    from selection.strategy import resolve
+
+    by, picker = describe(config.score.by), resolve(config.select).picker
+    found = []
+    if config.target.files and not needs(config.score.by) & TARGETED:
+        found.append(
+            f"the target is kept out of training but aims at nothing: score.by is {by}; rds and less aim at it"
+        )
+    if config.score.by != "nll" and not PICKERS[picker].uses_score:
+        found.append(
+            f"score.by={by} is measured but ranks nothing: picker {picker} looks at no score; --strategy top does"
+        )
+    return found
 
 
 def score(
@@ -119,18 +144,22 @@ def _stage(
         passes = _passes(session, table, adapter, wanted, adam)
         lengths = np.asarray(table.lengths)
         arrays: Arrays = {}
+        moments = "gradient" in wanted and adapter is not None and (adapter.path / MOMENTS).exists()
         with session.progress(label, len(rows) * len(passes), "examples") as progress:
             if not len(rows):
                 arrays = {name: np.empty(0) for name in RESPONSE}
             for step in passes if len(rows) else []:
-                arrays |= _run_pass(session, step, rows, lengths, scratch, progress)
+                arrays |= _run_pass(session, step, rows, lengths, scratch, out, progress)
             facts = {} if not (scratch / "fp8.json").exists() else _read_fp8(scratch)
             if facts.get("fp8_rank_correlation") is not None:
                 progress.note = f", fp8 ranks them like {facts['exact_dtype']}: {facts['fp8_rank_correlation']:.4f}"
-        _publish(out, rows, arrays)
-        moments = adam and adapter is not None and (adapter.path / MOMENTS).exists() and "gradient" in wanted
+            if "gradient" in wanted and adam and adapter is not None and not moments:
+                progress.note += ", gradients without Adam: the round before was trained without score less"
+        pq.write_table(pa.table({"row": rows.astype(np.int64), **arrays}), out / "statistics.parquet")
         document = {"examples": len(rows), "tokens": int(lengths[rows].sum()), "measured": sorted(wanted)}
-        write_json(out / "score.json", document | facts | ({"adam_moments": moments} if "gradient" in wanted else {}))
+        if "gradient" in wanted and adam:
+            document["adam_moments"] = moments
+        write_json(out / "score.json", document | facts)
 
     return session.run.stage(
         name,
@@ -155,7 +184,7 @@ def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None
         if adapter is None:
             found["lora"] = config.lora.model_dump(mode="json")
     if "reference" in wanted:
-        found["reference"] = local_identity(str(config.score.reference))
+        found["reference"] = {p.name: sha256_file(p) for p in sorted(Path(str(config.score.reference)).iterdir())}
     return found
 
 
@@ -173,48 +202,69 @@ def _passes(session: Session, table: Any, adapter: Artifact | None, wanted: froz
 
 
 def _run_pass(
-    session: Session, step: Pass, rows: np.ndarray, lengths: np.ndarray, scratch: Path, progress: Callable[[int], None]
+    session: Session,
+    step: Pass,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    scratch: Path,
+    out: Path,
+    progress: Callable[[int], None],
 ) -> Arrays:
-    """Arrays of a pass over `rows`, of which finished shards are read back."""
+    """Columns (n,) of a pass over `rows`, of which finished shards are read back; vectors go to `out` shard by shard."""
     from al.stages import rows_digest, split_by_tokens
     from trainer.model import resolve_device
 
     shards = split_by_tokens(rows, lengths, SHARD_TOKENS[resolve_device(session.config.model).type])
     # By the rows in them: a run that goes on with other shards, on another device, finds none of these.
     paths = [scratch / f"{step.name}-{rows_digest(shard)}.npz" for shard in shards]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    missing = [i for i, path in enumerate(paths) if not _is_sound(path)]
     progress(len(rows) - sum(len(shards[i]) for i in missing))
     if missing:
         with step.open(scratch) as measure:
             for i in missing:
                 _write_shard(paths[i], measure(shards[i], progress))
-    parts = [_read_shard(path) for path in paths]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _gather(paths, len(rows), out)
+
+
+def _gather(paths: list[Path], n: int, out: Path) -> Arrays:
+    """Columns (n,) of all shards in memory; vectors into `out`/NAME.npy, one shard in memory at a time."""
+    columns: dict[str, list[np.ndarray]] = {}
+    files: dict[str, np.ndarray] = {}
+    start = 0
+    for path in paths:
+        with np.load(path, allow_pickle=False) as shard:
+            for name in shard.files:
+                values = shard[name]
+                if values.ndim == 1:
+                    columns.setdefault(name, []).append(values)
+                    continue
+                if name not in files:
+                    shape = (n, *values.shape[1:])
+                    files[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", values.dtype, shape)
+                files[name][start : start + len(values)] = values
+            start += len(values)
+    for file in files.values():
+        file.flush()
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
 def _write_shard(path: Path, arrays: Arrays) -> None:
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as handle:
         np.savez(handle, **arrays)
+        handle.flush()
+        os.fsync(handle.fileno())
     temporary.rename(path)
     failpoint("score.shard")
 
 
-def _read_shard(path: Path) -> Arrays:
+def _is_sound(path: Path) -> bool:
+    """Whether a shard is there and whole; one that is not is measured again."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return dict(found)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        path.unlink()  # measured again next time
-        raise
-
-
-def _publish(out: Path, rows: np.ndarray, arrays: Arrays) -> None:
-    columns = {name: values for name, values in arrays.items() if values.ndim == 1}
-    pq.write_table(pa.table({"row": rows.astype(np.int64), **columns}), out / "statistics.parquet")
-    for name, values in arrays.items():
-        if values.ndim > 1:
-            np.save(out / f"{name}.npy", values)
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 @contextmanager
@@ -276,12 +326,12 @@ def _read_fp8(scratch: Path) -> dict[str, Any]:
 def _unprompted(session: Session, table: Any, path: Path | None, scratch: Path) -> Iterator[Measure]:
     from trainer.activation import measuring
     from trainer.measure import measure
-    from trainer.unprompted import Unprompted, response_header
+    from trainer.unprompted import Unprompted, response_frame
 
-    config, header = session.config.measure, response_header(session.template)
+    config, frame = session.config.measure, response_frame(session.template)
 
     def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
-        alone = Unprompted(table, rows, header)
+        alone = Unprompted(table, rows, frame)
         found = measure(model, alone, np.arange(len(alone)), batch_tokens=config.batch_tokens)
         progress(len(rows))
         sums = (

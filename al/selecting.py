@@ -31,6 +31,8 @@ def score_sample(
 
     config = session.config
     eligible = (state.outcome == CODE["selectable"]) & needs_losses(config.select)
+    if "quality" in scoring.measurements(session):
+        _quality(session, prepared, state)  # a column that is not there is told before anything is measured
     rows = stratified_sample(
         state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number)
     )
@@ -39,8 +41,12 @@ def score_sample(
 
 def score_target(session: Session, prepared: Prepared, previous: Artifact | None, number: int) -> Artifact | None:
     """Measure the target where a score looks at it; None otherwise."""
+    from selection.strategy import needs_losses
+
     if prepared.target is None or not scoring.measurements(session) & TARGETED:
         return None
+    if not needs_losses(session.config.select):
+        return None  # nothing of the pool is measured that could be compared
     target = prepared.target
     return scoring.score_target(session, target.artifact, target.tokens, previous, target.rows, number)
 
@@ -71,6 +77,13 @@ def _statistics(artifact: Artifact) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
+def _nll_of(sample: Artifact, state: PoolState) -> np.ndarray:
+    """(n,) mean NLL of the sample alone: what quotas are made from, so that they are those the shortlist was made for."""
+    statistics, nll = _statistics(sample), np.full(len(state.keys), np.nan)
+    nll[statistics["row"]] = statistics["nll_mean"]
+    return nll
+
+
 def measured_columns(
     session: Session,
     prepared: Prepared,
@@ -81,7 +94,7 @@ def measured_columns(
 ) -> dict[str, np.ndarray]:
     """Columns (n,) over the pool as scores take them, NaN where nothing was measured; see selection.scores."""
     n = len(state.keys)
-    columns: dict[str, np.ndarray] = {"tokens": state.tokens}
+    columns = {name: np.full(n, np.nan) for name in COLUMNS} | {"tokens": state.tokens}
     for artifact in scored:
         statistics = _statistics(artifact)
         rows = statistics.pop("row")
@@ -140,17 +153,16 @@ def _quality(session: Session, prepared: Prepared, state: PoolState) -> np.ndarr
     """
     name, pool = session.config.score.quality, prepared.open_pool()
     result = np.full(len(state.keys), np.nan)
-    for row, metadata in zip(state.rows.tolist(), pool.metadata(state.rows), strict=True):
-        value = metadata.get(name)
-        if value is None:
-            continue
-        try:
-            result[row] = float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(
-                f"score.quality: expected numbers in column `{name}`, found {value!r} in example {pool.ids[row]} "
-                f"({pool.origin([row])[0]}); name a numeric column, or mend the file."
-            ) from None
+    for rows in np.split(state.rows, range(10_000, len(state.rows), 10_000)):
+        for row, metadata in zip(rows.tolist(), pool.metadata(rows), strict=True):
+            value = metadata.get(name)
+            try:
+                result[row] = np.nan if value is None else float(value)
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"score.quality: expected numbers in column `{name}`, found {value!r} in example {pool.ids[row]} "
+                    f"({pool.origin([row])[0]}); name a numeric column, or mend the file."
+                ) from None
     if not np.isfinite(result).any():
         raise ConfigError(
             f"score.quality: no example that may be picked has a number in column `{name}`; set score.quality to a column of "
@@ -166,14 +178,12 @@ def _candidates_for(session: Session, state: PoolState, columns: Mapping[str, np
     from selection.strategy import Candidates
 
     rows = state.rows
-    nothing = np.full(len(state.keys), np.nan)
-    wanted = {name: columns.get(name, nothing) for name in COLUMNS} | columns
     return Candidates(
         keys=state.keys[rows],
         cluster=state.cluster[rows],
         tokens=state.tokens[rows].astype(np.int32),
-        score=compute(session.config.score.by, wanted)[rows],
-        loss=wanted["nll_mean"][rows],
+        score=compute(session.config.score.by, columns)[rows],
+        loss=columns["nll_mean"][rows],
     )
 
 
@@ -210,9 +220,10 @@ def select(
         from selection.strategy import select as pick
 
         seed = (config.seed, number)
-        first = measured_columns(session, prepared, state, [sample], aims, number)
         columns = measured_columns(session, prepared, state, [sample, shortlist], aims, number)
-        quotas = allocate(_candidates_for(session, state, first), amount, config.select, seed)
+        quotas = allocate(
+            _candidates_for(session, state, columns | {"nll_mean": _nll_of(sample, state)}), amount, config.select, seed
+        )
         picks = pick(_candidates_for(session, state, columns), quotas, amount, config.select, seed)
         scores = computable(columns, scoring.measurements(session) | {"tokens"})
         _write_selection(out, prepared, state, columns, scores, picks)
@@ -350,7 +361,12 @@ def random_picks(session: Session, prepared: Prepared, roles: dict[str, Artifact
         params=params,
         build=build,
         label="pick at random",
-        inputs={"split": prepared.split, "groups": prepared.groups, "tokens": prepared.tokens},
+        inputs={
+            "split": prepared.split,
+            "groups": prepared.groups,
+            "tokens": prepared.tokens,
+            "target": prepared.target.artifact if prepared.target else None,
+        },
     )
 
 
@@ -403,6 +419,8 @@ def training_rows(
     earlier = np.concatenate(
         [picked_keys(session, n, lineage) for n in range(1, number)] or [np.empty(0, dtype=np.uint64)]
     )
+    if prepared.target is not None:  # a target that came later: what it holds is not trained on again
+        earlier = np.setdiff1d(earlier, keys[prepared.target.excluded], assume_unique=True)
     if session.config.train.mode == "continue":
         count = min(len(earlier), round(session.config.train.replay * len(picked)))
         rng = np.random.default_rng([session.config.seed, number, 0x2E91A7])

@@ -34,7 +34,11 @@ class Session:
         """Fail now, before any stage runs, if the config's device is not there. Raises trainer.errors.MachineError."""
         from trainer.model import resolve_device
 
-        resolve_device(self.config.model)
+        device = resolve_device(self.config.model)
+        if self.config.measure.weights == "fp8":
+            from trainer.activation import check_fp8
+
+            check_fp8(device)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

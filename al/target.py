@@ -142,8 +142,8 @@ def _shares_passages(texts: Pool, rows: np.ndarray, of: Pool, others: np.ndarray
     from selection.overlap import shares_passages
 
     joined = _Joined(of.texts(others), texts.texts(rows))
-    sources = np.concatenate([of.sources[others], texts.sources[rows]])
-    return shares_passages(joined, sources, np.arange(len(others)), overlap)[len(others) :]
+    sources = np.concatenate([np.char.add("of ", of.sources[others].astype(str)), texts.sources[rows].astype(str)])
+    return shares_passages(joined, sources, np.arange(len(others)), overlap, apart=True)[len(others) :]
 
 
 class _Joined(Sequence[str]):

@@ -104,9 +104,13 @@ def run_next_round(options: Options, budget: str) -> dict[str, Any]:
 
 def _announce(session: Any, number: int, budget: str) -> None:
     """Say which round runs, and what of its config changed since it was started."""
+    from al.scoring import notices
+
     last = rounds.unfinished_round(session.run)
     if session.quiet:
         return
+    for line in notices(session.config):
+        print(f"note: {line}", flush=True)
     if last is None:
         print(f"round {number} in {session.run.path}, budget {budget}", flush=True)
         return

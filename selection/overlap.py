@@ -17,6 +17,8 @@ from selection.randomness import splitmix64
 RUN = 13
 COMMON_SHARE = 0.25
 """A run in more than this share of a source's examples (and in more than 2) is one of its instructions."""
+COMMON_ANYWHERE = 50
+"""With `apart`: a run in more texts than this is an instruction, too."""
 _WORD = re.compile(r"\w+")
 
 
@@ -26,6 +28,7 @@ def shares_passages(
     held: np.ndarray,
     threshold: float,
     progress: Callable[[int], None] = lambda n: None,
+    apart: bool = False,
 ) -> np.ndarray:
     """Which examples share a passage with a held-out one.
 
@@ -33,6 +36,8 @@ def shares_passages(
         texts: n texts. sources: (n,) str. held: (m,) rows of the held-out ones.
         threshold: share of the held-out example's telling runs, or of the other example's runs, above which they overlap.
         progress: called with numbers of texts, 2n in all.
+        apart: the held-out ones are all of their sources that there is (a target beside a pool), so that what is common in a
+            source is judged among them; a passage that several pool examples ask about is none of a small target's instructions.
 
     Returns:
         (n,) bool, False for the held-out rows themselves. Time O(words), memory O(words of the held-out texts).
@@ -47,7 +52,7 @@ def shares_passages(
     for row in range(n):
         seen[_found(texts[row], known)] += 1
         progress(1)
-    telling = seen[slot] <= np.maximum(2, COMMON_SHARE * size[code[held[owner]]])
+    telling = _telling(seen, slot, code[held], owner, None if apart else size)
     slot, owner = slot[telling], owner[telling]
     order = np.argsort(slot, kind="stable")
     slot, owner, total = slot[order], owner[order], np.bincount(owner, minlength=len(held))
@@ -58,6 +63,19 @@ def shares_passages(
         if not is_held[row]:
             result[row] = _overlaps(texts[row], known, slot, owner, total, threshold)
     return result
+
+
+def _telling(
+    seen: np.ndarray, slot: np.ndarray, source: np.ndarray, owner: np.ndarray, size: np.ndarray | None
+) -> np.ndarray:
+    """Which of the held-out examples' runs say something of their texts. `source` (m,) of each held-out example; `size` of each
+    source, None: held-out examples alone make it up."""
+    of = source[owner]
+    if size is not None:
+        return seen[slot] <= np.maximum(2, COMMON_SHARE * size[of])
+    _, pair, count = np.unique(slot * (source.max() + 1) + of, return_inverse=True, return_counts=True)
+    common = count[pair] > np.maximum(2, COMMON_SHARE * np.bincount(source)[of])
+    return ~common & (seen[slot] <= COMMON_ANYWHERE)
 
 
 def _overlaps(

@@ -84,7 +84,7 @@ def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
 
     def explain(i: int) -> str:
         if i >= len(order):
-            return "random, all measured ones are taken"
+            return "random, none with a score is left"
         b = place_bin[i]
         return f"rank {place_rank[i] + 1} of {size[b]} measured ones of {spans[b]}"
 
@@ -105,7 +105,7 @@ def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
 
     def explain(i: int) -> str:
         if i >= len(order):
-            return "random, all measured ones are taken"
+            return "random, none with a score is left"
         where = "in" if distance[outward[i]] == 0 else "nearest outside"
         return f"quantile {quantile[outward[i]]:.2f} of {len(measured)} measured, {where} the middle {strategy.mid_band:.0%}"
 

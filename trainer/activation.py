@@ -82,7 +82,8 @@ def measuring(
     """
     decoder = bound_decoder(model)
     if weights == "fp8":
-        _check_fp8(decoder)
+        check_fp8(next(model.parameters()).device)
+        _check_own_decoder(decoder)
     if decoder is None or (not decoder.nf4 and weights != "fp8"):
         yield "own"
         return
@@ -92,21 +93,29 @@ def measuring(
         fits = matrices + measuring_bytes(decoder.widths, batch_tokens) <= _free_bytes(decoder, 0, False)
         held = "dequantized" if fits else "nf4"
     try:
-        decoder.hold(held == "dequantized")
-        decoder.measure_in_fp8(held == "fp8")
+        try:
+            decoder.hold(held == "dequantized")
+            decoder.measure_in_fp8(held == "fp8")
+        except torch.OutOfMemoryError as error:
+            raise MachineError(
+                f"measure.weights: {held} does not fit the GPU beside the NF4 weights; set measure.weights to auto"
+            ) from error
         yield held
     finally:
         decoder.measure_in_fp8(False)
         decoder.hold(False)
 
 
-def _check_fp8(decoder: Decoder | None) -> None:
+def _check_own_decoder(decoder: Decoder | None) -> None:
     if decoder is None:
         raise MachineError(
             "measure.weights: fp8 needs Winnow's own decoder, and this model runs through transformers' forward; "
             "set measure.weights to auto"
         )
-    device = decoder.scratch.device
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raises MachineError where a device has no products of 8-bit floats."""
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     if capability is None or capability < (8, 9):
         found = "no GPU" if capability is None else f"{torch.cuda.get_device_name(device)}"

@@ -10,7 +10,7 @@ through Adam as LESS puts them, exactly, and projected at once. What is kept of 
 
 The projection is a count sketch (Charikar et al. 2002): entry (i, j) of a matrix is added, with a random sign, to place
 (h_i + j) mod k, where h_i is drawn for each row i of each matrix. As good as dense random projection of the whole gradient
-(docs/selection.md has the measurement), at the cost of reading the gradient once, and neighbours stay neighbours, so that a
+(docs/performance.md has the measurement), at the cost of reading the gradient once, and neighbours stay neighbours, so that a
 GPU adds whole lines at once.
 
 Shapes: T tokens of the pack, D documents, r rank, w width of the other side, k dimension of the projection.
@@ -78,15 +78,18 @@ def project_gradients(
     `model` wears (trainable), projected at random by `seed`. Documents without targets get zeros.
 
     With `moments` the gradient goes through Adam first, as LESS does with candidates (not with targets):
-    (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). Cosines of the vectors are those of the gradients, give or take
-    1/√dimension. Order and batching change results by rounding only. Costs about what training costs; what the forward pass
-    keeps takes the memory that is free.
+    (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). DoRA's magnitudes are left out. Cosines of the vectors are those of the
+    gradients, give or take 1/√dimension. Order and batching change results by rounding only. Costs about what training
+    costs; what the forward pass keeps takes the memory that is free.
 
     Raises MachineError when a batch does not fit the GPU, CheckpointError when `moments` are of another adapter,
     TrainerError when the adapter is not trainable.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    projector = Projector(trainable_parameters(model), dimension, seed, moments)
+    parameters = {
+        name: p for name, p in trainable_parameters(model).items() if ".lora_A." in name or ".lora_B." in name
+    }
+    projector = Projector(parameters, dimension, seed, moments)
     result = np.zeros((len(rows), dimension), dtype=np.float16)
     lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
     model.eval()
@@ -127,7 +130,7 @@ class Projector:
         self.device = next(iter(parameters.values())).device
         if moments is not None:
             shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-            if shapes != {name: tuple(tensor.shape) for name, tensor in moments.mean.items()}:
+            if shapes != {name: tuple(moments.mean[name].shape) for name in shapes if name in moments.mean}:
                 raise CheckpointError("the moments of the optimizer belong to another adapter than the model wears")
         self._sketches = {
             id(parameter): self._sketch(place, name, parameter, seed, moments)

@@ -2,8 +2,8 @@
 
 IFD divides the NLL of a response given its prompt by its NLL without (arXiv 2308.12032). Both must stand in the same frame,
 or the ratio measures the frame: a response that follows a bare beginning-of-text token is improbable as such, and with
-another template IFD may lie above 1 for everything. So a response stands here behind the first token of its conversation
-and what the template writes between any prompt and the response:
+another template IFD may lie above 1 for everything. So a response stands here behind what the template writes around
+any prompt:
 
     with prompt       <|im_start|> user \\n Name a colour. <|im_end|> \\n <|im_start|> assistant \\n Red. <|im_end|>
     without           <|im_start|>                         <|im_end|> \\n <|im_start|> assistant \\n Red. <|im_end|>
@@ -21,16 +21,15 @@ PROBES = ("a", "Name two things that are red.", "1 + 1 =\n")
 
 
 class Unprompted:
-    """Each response of documents `rows` (n,) of `tokens` as a document of its own; `owner` (m,) int64 is the index into
-    `rows` that each belongs to. A `trainer.forward.Tokens`."""
+    """Each response of documents `rows` (n,) of `tokens` behind `frame`, as a document of its own; `owner` (m,) int64 is the
+    index into `rows` that each belongs to. A `trainer.forward.Tokens`."""
 
-    def __init__(self, tokens: Tokens, rows: np.ndarray, header: np.ndarray):
+    def __init__(self, tokens: Tokens, rows: np.ndarray, frame: np.ndarray):
         self._documents: list[tuple[np.ndarray, np.ndarray]] = []
         owners = []
         for index, row in enumerate(rows):
             ids, targets = np.asarray(tokens.ids(int(row))), np.asarray(tokens.targets(int(row)))
             for start, stop in response_spans(targets):
-                frame = np.concatenate([ids[:1], header])
                 self._documents.append(
                     (np.concatenate([frame, ids[start:stop]]), np.concatenate([0 * frame, targets[start:stop]]))
                 )
@@ -67,14 +66,15 @@ def response_spans(targets: np.ndarray) -> list[tuple[int, int]]:
     return spans
 
 
-def response_header(template: ChatTemplate) -> np.ndarray:
-    """(h,) int64 ids of what the template writes between any prompt and the response: the longest common end of the prompts
-    of a few conversations."""
-    ends = []
+def response_frame(template: ChatTemplate) -> np.ndarray:
+    """(h,) int64 ids of what the template writes around any prompt: the first token, where it is always the same, and the
+    longest common end of the prompts of a few conversations."""
+    prompts = []
     for prompt in PROBES:
         tokenized = template.tokenize([{"role": "user", "content": prompt}, {"role": "assistant", "content": "It is."}])
-        ends.append(tokenized.ids[: next(i for i, target in enumerate(tokenized.targets) if target)])
-    length = 0
-    while length < min(map(len, ends)) - 1 and len({tuple(end[len(end) - length - 1 :]) for end in ends}) == 1:
+        prompts.append(tokenized.ids[: next(i for i, target in enumerate(tokenized.targets) if target)])
+    first = prompts[0][:1] if len({tuple(ids[:1]) for ids in prompts}) == 1 else []
+    length, longest = 0, min(map(len, prompts)) - len(first)
+    while length < longest and len({tuple(ids[len(ids) - length - 1 :]) for ids in prompts}) == 1:
         length += 1
-    return np.array(ends[0][len(ends[0]) - length :], dtype=np.int64)
+    return np.array(first + prompts[0][len(prompts[0]) - length :], dtype=np.int64)

@@ -192,6 +192,7 @@ def _scoring(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dic
         "nll_mean": float(nll[known].mean()) if known.any() else None,
         "length_correlation": {name: length_correlation(table[name].to_numpy(), tokens) for name in scores},
         "fp8_rank_correlation": min(fp8, default=None),
+        "gradients_through_adam": next((f["adam_moments"] for f in facts if "adam_moments" in f), None),
         "target": roles["target"].json("target.json") if "target" in roles else None,
     }
 

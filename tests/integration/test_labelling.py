@@ -22,6 +22,7 @@ from al.store import Run
 
 SETTINGS = ("--set", "generate.max_new_tokens=8", "--set", "generate.samples=3", "--set", "label.candidates=2")
 FIELDS = ["id", "source", "messages", "response", "suggestion", "entropy", "disagreement", "cluster", "reason"]
+MORE = ["rating"]
 
 
 def write_prompts(path, count=40):
@@ -29,7 +30,10 @@ def write_prompts(path, count=40):
     rng = random.Random(3)
     words = [rng.sample(WORDS, rng.randint(3, 9)) for _ in range(count)] + [rng.choices(WORDS, k=60)]
     asked = [f"{rng.choice(('name', 'say', 'sort'))} these: {' '.join(w)}" for w in words]
-    rows = [{"messages": [{"role": "user", "content": text}], "source": f"asked-{len(text) % 3}"} for text in asked]
+    rows = [
+        {"messages": [{"role": "user", "content": text}], "source": f"asked-{len(text) % 3}", "rating": len(text)}
+        for text in asked
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -79,7 +83,7 @@ def test_prompts_are_handed_out_with_what_the_model_would_say_and_why(run):
     pool = newest_pool(run)
     of_id = dict(zip(pool.ids.tolist(), range(len(pool)), strict=True))
     for row in rows:
-        assert list(row) == FIELDS
+        assert list(row) in (FIELDS, FIELDS + MORE)  # the world's own prompt has no rating
         assert row["response"] == "" and isinstance(row["suggestion"], str) and "<|im_end|>" not in row["suggestion"]
         at = of_id[row["id"]]
         assert row["messages"] == pool.messages([at])[0] and row["source"] == pool.sources[at] and not pool.labelled[at]
@@ -127,6 +131,14 @@ def test_filled_in_answers_come_back_and_their_prompts_are_no_longer_asked(run):
     assert set(pool.ids[pool.answered]) == {row["id"] for row in rows[:5]}
     new = [m[-1]["content"] for m, labelled in zip(pool.iter_messages(), pool.labelled, strict=True) if labelled]
     assert {row["response"] for row in rows[:5]} <= set(new)
+    at = [
+        i
+        for i, messages in enumerate(pool.iter_messages())
+        if messages[-1]["content"] in {r["response"] for r in rows[:5]}
+    ]
+    assert all(
+        "rating" in metadata for metadata in pool.metadata(at)
+    )  # what the prompt's row said stays with its answer
     next_document, next_rows = label(run, budget=50)
     assert next_document["left_out"]["answered"] == 5
     assert not {row["id"] for row in next_rows} & {row["id"] for row in rows[:5]}

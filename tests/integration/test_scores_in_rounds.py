@@ -156,6 +156,86 @@ def test_a_kill_in_any_pass_costs_one_shard(scored, run, tmp_path):
         np.testing.assert_allclose(table(path, 1)[name], table(run, 1)[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("strategy", ["random", "uniform", "size"])
+def test_strategies_that_measure_nothing_take_any_score(scored, tmp_path, strategy):
+    options = ("--strategy", strategy, "--no-control")
+    result = winnow("round", "--config", scored, "--run", tmp_path / "x", "--budget", 5, *options)
+    assert result.code == 0, result.err
+    found = table(tmp_path / "x", 1)
+    assert found["ifd"].isna().all() and (found["outcome"] == "selected").sum() == 5
+
+
+def test_a_target_that_comes_later_is_kept_out_of_both_lineages_from_then_on(scored, tmp_path):
+    run = tmp_path / "later"
+    base = ("round", "--config", scored, "--run", run, "--budget", PICKS, "--set", "score.also=[]")
+    assert winnow(*base, "--set", "target.files=[]").code == 0
+    assert winnow_child(*base, "--set", "target.files=[]", WINNOW_FAILPOINT="random.committed").code == -9
+    pool = Pool.open(next((run / "artifacts/pool").iterdir()))
+    first = run / "rounds/001"
+    ours = [int(np.searchsorted(pool.keys, key)) for key in np.load(first / "selection/picked.npy")[:3]]
+    drawn = next((run / "artifacts/random").glob("*/picked.npy"), None)
+    theirs = [
+        int(np.searchsorted(pool.keys, key))
+        for path in (run / "artifacts/random").glob("*/picked.npy")
+        for key in np.load(path)[:3]
+    ]
+    assert drawn is not None
+    aim = tmp_path / "aim.jsonl"
+    aim.write_text("".join(json.dumps({"messages": m}) + "\n" for m in pool.messages(sorted({*ours, *theirs}))))
+    result = winnow(*base, "--target", aim, "--set", "train.mode=retrain", "--set", "score.by=less")
+    assert result.code == 0, result.err
+    excluded = set(np.load(run / "rounds/002/target/excluded.npy").tolist())
+    assert set(ours) | set(theirs) <= excluded
+    assert not excluded & set(np.load(run / "rounds/002/packs/rows.npy").tolist())
+    assert not excluded & set(np.load(run / "rounds/002/control.packs/rows.npy").tolist())
+    assert "gradients without Adam" in result.err
+
+
+def test_a_damaged_shard_is_measured_again(scored, run, tmp_path):
+    path = tmp_path / "damaged"
+    arguments = ("round", "--config", scored, "--run", path, "--budget", PICKS)
+    assert winnow_child(*arguments, WINNOW_FAILPOINT="score.shard:2").code == -9
+    shards = sorted((path / "scratch").glob("score-*/*.npz"))
+    shards[0].write_bytes(b"")
+    shards[1].write_bytes(shards[1].read_bytes()[:-40])
+    assert winnow_child(*arguments).code == 0
+    for name in NAMED:
+        np.testing.assert_allclose(table(path, 1)[name], table(run, 1)[name], rtol=1e-6, atol=1e-6)
+
+
+def test_another_reference_of_the_same_size_is_another_reference(scored, tmp_path):
+    from al.config import load
+    from al.scoring import _identity
+    from al.session import Session
+
+    found = []
+    for content in (b"a" * 9 * 2**20, b"b" * 9 * 2**20):
+        folder = tmp_path / "reference"
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_model.safetensors").write_bytes(content)
+        config = load(scored, [f"score.reference={folder}"])
+        found.append(_identity(Session(None, config), frozenset({"response", "reference"}), None))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (("--set", "score.by=nll"), "the target is kept out of training but aims at nothing"),
+        (("--set", "score.by=rds", "--strategy", "default"), "picker random looks at no score"),
+        (("--set", "score.by=rds", "--strategy", "top"), None),
+    ],
+)
+def test_settings_that_come_to_nothing_are_told(scored, options, note):
+    from al.config import load
+    from al.scoring import notices
+
+    overrides = [part for part in options if "=" in part]
+    overrides += [f"select.strategy={options[-1]}"] if "--strategy" in options else []
+    found = notices(load(scored, overrides))
+    assert (found == []) if note is None else any(note in line for line in found)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -165,11 +245,14 @@ def test_a_kill_in_any_pass_costs_one_shard(scored, run, tmp_path):
         (("--set", "score.quality=nonsense"), "no example that may be picked has a number in column `nonsense`"),
         (("--set", "score.quality=words"), "score.quality"),
         (("--set", "score.by=lss"), "Did you mean 'less'"),
+        (("--set", "score.reference=/nowhere"), "expected the directory of an adapter"),
+        (("--set", "measure.weights=fp8"), "fp8 needs a GPU"),
     ],
 )
 def test_what_a_score_lacks_is_said(scored, tmp_path, options, message):
     result = winnow("round", "--config", scored, "--run", tmp_path / "x", "--budget", 5, *options)
-    assert result.code in (2, 3, 4) and message in result.err
+    assert result.code in (2, 3, 4, 5) and message in result.err
+    assert not list((tmp_path / "x").glob("artifacts/score/*"))  # told before anything was measured
 
 
 def test_a_target_that_is_all_in_the_holdout_is_refused(scored, run, tmp_path):

@@ -122,13 +122,6 @@ class Decoder:
         for layer in self.layers if wanted else ():
             layer.measuring = [Fp8(joined) for joined in layer.joined]
 
-    @property
-    def fp8_bytes(self) -> int:
-        """Size of the 8-bit copies."""
-        return (
-            sum(joined.matrix_bytes for layer in self.layers for joined in layer.joined) // self.scratch.dtype.itemsize
-        )
-
     def parameters(self) -> list[torch.nn.Parameter]:
         """Every A and B."""
         return [parameter for layer in self.layers for parameter in layer.parameters()]

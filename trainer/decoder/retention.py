@@ -106,8 +106,8 @@ def loss_bytes(widths: Widths, tokens: int) -> int:
 
 def measuring_bytes(widths: Widths, tokens: int) -> int:
     """Most bytes alive in a forward pass that keeps nothing: the residual stream, the gate and up outputs and their
-    product with its border, then the hidden states; and a chunk of logits."""
-    values = 2 * widths.hidden + 3 * widths.intermediate + widths.rank
+    product with its border, then the hidden states (twice in float32 when they are pooled); and a chunk of logits."""
+    values = 2 * widths.hidden + max(3 * widths.intermediate + widths.rank, 8 * widths.hidden // widths.itemsize)
     return tokens * values * widths.itemsize + 2 * LOGITS_CHUNK * widths.itemsize
 
 

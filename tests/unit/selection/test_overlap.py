@@ -77,3 +77,19 @@ def test_case_and_punctuation_do_not_matter():
 
 def test_a_threshold_of_one_looks_for_nothing():
     assert shared([passage(0), passage(0)], [0], threshold=1.0) == []
+
+
+@pytest.mark.parametrize("copies", [1, 3, 6])
+def test_a_small_targets_passage_is_found_however_many_pool_examples_ask_about_it(copies):
+    target = [f"question {i} about: {passage(i, 60)}" for i in range(4)]
+    asked = [f"{i} say what this is, {passage(0, 60)}" for i in range(copies)]
+    texts = [*target, *asked, *(f"other {passage(i, 60)}" for i in range(4, 9))]
+    sources = np.array(["target"] * 4 + ["pool"] * (len(texts) - 4))
+    found = shares_passages(texts, sources, np.arange(4), 0.5, apart=True)
+    assert np.flatnonzero(found).tolist() == list(range(4, 4 + copies))
+
+
+def test_what_all_of_a_target_begin_with_is_no_passage():
+    texts = [f"{2 * INSTRUCTION} {passage(i, 16)}" for i in range(40)]
+    sources = np.array(["target"] * 8 + ["pool"] * 32)
+    assert not shares_passages(texts, sources, np.arange(8), 0.5, apart=True).any()

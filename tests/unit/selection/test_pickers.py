@@ -157,7 +157,7 @@ def test_unmeasured_examples_come_last_and_say_so(picker):
     pool = candidates(np.zeros(10, int), loss=1.0, score=[np.nan, 1, np.nan, 2, np.nan, 3, 4, 5, np.nan, 6])
     chosen = pick_from(pool, Budget("examples", 8), SelectConfig(picker=picker))
     assert set(chosen.picked[:6]) == {1, 3, 5, 6, 7, 9}
-    assert all(step.startswith("random, all measured ones are taken") for step in chosen.step[6:])
+    assert all(step.startswith("random, none with a score is left") for step in chosen.step[6:])
 
 
 def test_steps_say_the_place_and_the_rank_of_the_loss():

@@ -144,6 +144,13 @@ def test_documents_without_targets_have_no_gradient(model):
     assert not found[1].any() and found[0].any()
 
 
+def test_of_dora_its_matrices_count(tmp_path):
+    with base(tmp_path, "llama").new_adapter(LoraConfig(r=4, dora=True), seed=0) as worn:
+        shake(worn)
+        found = project_gradients(worn, tokens(), ROWS, dimension=64, batch_tokens=64, seed=0)
+        np.testing.assert_allclose(np.linalg.norm(found.astype(float), axis=1), 1, atol=1e-2)
+
+
 def test_nothing_is_left_behind(tmp_path):
     from trainer.measure import measure
 
