@@ -8,7 +8,7 @@ together. Winnow's rows run `trainer.measure.measure` as a round does, over the 
 what most published selection code does: transformers, PEFT and bitsandbytes, one example a call, on the first documents of the pool.
 `max_rel_err` is the largest relative difference of a document's NLL from `naive-nf4`'s, over those documents.
 
-`winnow-less` are projected gradients with Adam's moments (8,192 numbers an example), `naive-less` the same one example a call: a backward
+`winnow-less` are projected gradients with Adam's moments (16,384 numbers an example), `naive-less` the same one example a call: a backward
 pass through transformers and PEFT, the gradient put through Adam and through a count sketch whole.
 
 What 8-bit floats and projections do to ranks is measured where ranks mean something: benchmarks/score_quality.py.
@@ -36,11 +36,11 @@ from peers import document_lengths  # noqa: E402
 from train_throughput import SHAPES, _clear, build_model, measure_matmul  # noqa: E402
 
 ROWS: dict[str, dict[str, Any]] = {
-    "winnow-bf16": {"weights": "dequantized", "batch_tokens": 16384},
+    "winnow-bf16": {"weights": "dequantized", "batch_tokens": 24576},
     "winnow-nf4": {"weights": "nf4", "batch_tokens": 32768},
     "winnow-fp8": {"weights": "fp8", "batch_tokens": 16384},
 }
-RANK, DIMENSION = 16, 8192
+RANK, DIMENSION = 16, 16384
 
 
 def documents(count: int, vocabulary: int) -> Any:

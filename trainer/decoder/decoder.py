@@ -32,6 +32,7 @@ class Decoder:
     """Layers and what they share. `retention` says what each layer keeps in training; see `trainer.decoder.retention`.
 
     `resident` tells whether NF4 weights are held dequantized as well (same values, no dequantization in each pass).
+    `measured`: versions of the parameters in the last pass, if nothing followed it.
     """
 
     layers: list[Layer]
@@ -41,6 +42,7 @@ class Decoder:
     retention: list[Retention]
     store: HostStore | None = None
     resident: bool = False
+    measured: int | None = None
 
     @classmethod
     def bind(cls, causal: torch.nn.Module, dtype: torch.dtype) -> Decoder:
@@ -133,17 +135,25 @@ class Decoder:
 
         With `training`, LoRA's dropout acts, drawn from torch's global generator.
         """
-        self.scratch.generation += 1
+        parameters = self.parameters()
+        differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        self._count_pass(None if differentiable else sum(parameter._version for parameter in parameters))
         cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
         dropout = training and any(joined.dropout for layer in self.layers for joined in layer.joined)
         seed = int(torch.randint(2**62, ()).item()) if dropout else None
         run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), seed)
-        parameters = self.parameters()
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+        if differentiable:
             return _Stack.apply(self, run, embeddings_Td, *parameters)
         if dropout:  # in training mode without gradients: the training forward, its tape thrown away
             return self._forward(embeddings_Td, run, [])
         return self._measure(embeddings_Td, position_ids_T, run)
+
+    def _count_pass(self, versions: int | None) -> None:
+        """Let LoRA be copied anew, unless this pass and the one before are without gradients and nothing changed in between
+        (an optimizer does not tell, but it only steps after a pass with gradients)."""
+        if versions is None or versions != self.measured:
+            self.scratch.generation += 1
+        self.measured = versions
 
     @torch.no_grad()
     def backward_into(
@@ -158,7 +168,7 @@ class Decoder:
 
         `slope` gives the gradient (T, d) of the loss with respect to the final hidden states (T, d). No dropout acts.
         """
-        self.scratch.generation += 1
+        self._count_pass(None)
         cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
         run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), None, sink)
         tape: list[Kept] = []

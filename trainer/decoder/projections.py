@@ -59,7 +59,7 @@ class Linear:
 class Scratch:
     """Memory for one bordered matrix at a time, shared by all layers; `owner` is the one whose matrix it holds.
 
-    `generation` counts passes: parameters may change from one to the next, so LoRA is copied anew in each. (Versions of
+    `generation` counts passes between which parameters may have changed, so that LoRA is copied anew. (Versions of
     tensors do not tell: the fused optimizers change parameters without counting.)
     """
 

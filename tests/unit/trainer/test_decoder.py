@@ -221,6 +221,27 @@ def test_parameters_changed_by_a_fused_optimizer_are_seen(tmp_path):
         torch.testing.assert_close(after, ours(model, batch), rtol=1e-6, atol=1e-6)
 
 
+def test_lora_is_copied_once_for_passes_in_which_nothing_can_change_it(tmp_path, monkeypatch):
+    from trainer.decoder.projections import Joined
+
+    base = Base.load(saved(tmp_path))
+    fill, filled = Joined._fill_lora, []
+    monkeypatch.setattr(Joined, "_fill_lora", lambda joined, matrix: (filled.append(joined), fill(joined, matrix)))
+    with base.new_adapter(LoraConfig(r=4, dropout=0.0), seed=0) as model:
+        batch = collate(TOKENS, [0, 1])
+        with torch.no_grad():
+            once = hidden_states(model, batch)
+            first = len(filled)
+            assert first > 0 and torch.equal(hidden_states(model, batch), once) and len(filled) == first
+            next(iter(trainable_parameters(model).values())).mul_(1.5)
+            hidden_states(model, batch)
+            assert len(filled) == 2 * first
+        gradients(model, hidden_states(model, batch))
+        with torch.no_grad():
+            hidden_states(model, batch)
+        assert len(filled) == 4 * first
+
+
 def test_an_adapter_put_on_or_switched_off_outside_is_noticed(tmp_path):
     base = Base.load(saved(tmp_path))
     batch = collate(TOKENS, [0, 1])
