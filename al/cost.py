@@ -24,6 +24,8 @@ SHARE = {"cuda": 0.71, "cpu": 0.55}
 """Share of the measured matrix-product speed that whole layers reach."""
 TRANSFORMERS_SHARE = {"cuda": 0.67, "cpu": 0.55}
 """The same for models that run through transformers' own forward, once their kernels are launched."""
+FORWARD_SHARE = {"cuda": 0.78, "cpu": 0.55}
+"""The same in passes that nothing follows."""
 LAUNCH_SECONDS = {"cuda": 0.5e-3, "cpu": 0.0}
 """Time that the processor takes to launch one decoder layer for one pass: the least that a layer takes, however small the batch."""
 TRANSFORMERS_LAUNCH_SECONDS = {"cuda": 4.1e-3, "cpu": 0.0}
@@ -105,7 +107,7 @@ def training_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -
     repeated = again * (1 - shape.intermediate * shape.hidden * shape.layers / shape.linear)
     flops = shape.training_flops_per_token + head + 2.0 * repeated * (shape.linear + shape.lora)
     dequantizing = 0.0 if memory.resident or config.model.quantization != "nf4" else 2 + again
-    return tokens / _seconds(shape, machine, tokens, flops, 2 + again, dequantizing)
+    return tokens / _seconds(shape, machine, tokens, flops, 2 + again, dequantizing, SHARE[machine.kind])
 
 
 def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
@@ -115,16 +117,17 @@ def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) ->
     if shape.widths is None:
         launch = shape.layers * TRANSFORMERS_LAUNCH_SECONDS[machine.kind]
         return tokens / (launch + tokens * flops / (TRANSFORMERS_SHARE[machine.kind] * machine.flops))
-    return tokens / _seconds(shape, machine, tokens, flops, 1, float(config.model.quantization == "nf4"))
+    dequantizing = float(config.model.quantization == "nf4")
+    return tokens / _seconds(shape, machine, tokens, flops, 1, dequantizing, FORWARD_SHARE[machine.kind])
 
 
 def _seconds(
-    shape: ModelShape, machine: Machine, tokens: int, flops: float, passes: float, dequantizing: float
+    shape: ModelShape, machine: Machine, tokens: int, flops: float, passes: float, dequantizing: float, share: float
 ) -> float:
     """Time of a batch: its products, and reading 4 bits and writing a value of each weight per pass that dequantizes; or what
     the processor takes to launch it all, if that is longer."""
     moved = dequantizing * shape.linear * (NF4_BYTES[True] + machine.bytes_per_value)
-    computing = tokens * flops / (SHARE[machine.kind] * machine.flops) + moved / machine.bandwidth
+    computing = tokens * flops / (share * machine.flops) + moved / machine.bandwidth
     return max(computing, passes * shape.layers * LAUNCH_SECONDS[machine.kind])
 
 

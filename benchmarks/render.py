@@ -133,6 +133,95 @@ def reference_loss(record: dict[str, Any]) -> str:
     )
 
 
+def score_throughput(record: dict[str, Any]) -> str:
+    """Scoring speed beside one example a call."""
+    rows = [
+        [
+            row["name"],
+            f"{row['tokens_per_s']:,.0f}",
+            f"{row['examples_per_s']:,.1f}",
+            f"{row['peak_gib']:.1f}",
+            f"{row['times_naive']:.1f}" if "times_naive" in row else "",
+            "" if "times_naive" not in row else _error_of(row),
+        ]
+        for row in record["rows"]
+    ]
+    header = ["", "tokens/s", "examples/s", "peak GiB", "times one a call", "largest relative difference"]
+    return "\n".join(
+        [
+            "## Scoring on the Mistral-7B shape",
+            provenance(record, record["device"], record["versions"]),
+            "",
+            "Random weights, LoRA r=16; documents of log-normal lengths (median 200, clipped at 2,048), every token a target; NLL, "
+            "entropy and margin of each. `naive-nf4` and `naive-less` are transformers, PEFT and bitsandbytes, one example a call; "
+            "differences are those of a document's NLL from `naive-nf4` (of cosines from `naive-less`, both projected: root mean "
+            "square). `less`: projected gradients with Adam's moments, 16,384 numbers an example. A bf16 product of 8192 × 8192 "
+            f"reached {record['matmul_tflops']:.0f} TFLOP/s in the same run.",
+            "",
+            table(header, rows),
+        ]
+    )
+
+
+def _error_of(row: dict[str, Any]) -> str:
+    return f"{row['max_rel_err']:.1e}" if "max_rel_err" in row else f"{row['cosine_rms_err']:.1e} (cosine)"
+
+
+def score_quality(record: dict[str, Any]) -> str:
+    """What packing, 8-bit floats and projection do to scores."""
+    parts = [
+        f"## Scores of SmolLM2-135M ({'GPU' if any('fp8' in row['name'] for row in record['rows']) else 'CPU'})",
+        provenance(record, record["device"], record["versions"]),
+    ]
+    fp8 = [row for row in record["rows"] if row["name"].startswith("fp8")]
+    if fp8:
+        names = ("nll_mean", "entropy_mean", "margin_mean", "top_mean")
+        rows = [
+            [row["name"].split(", ")[1], f"{row['median_targets']:.0f}", str(row["examples"])]
+            + [f"{row['spearman'][name]:.4f}" for name in names]
+            for row in fp8
+        ]
+        header = [
+            "fp8 against exact weights",
+            "median response tokens",
+            "examples",
+            "NLL",
+            "entropy",
+            "margin",
+            "top probability",
+        ]
+        parts += ["", "Spearman correlation of scores with 8-bit weights and with exact ones:", "", table(header, rows)]
+    for row in record["rows"]:
+        if row["name"].startswith("packed"):
+            kinds = ("max_err", "max_err_of_float32_reference")
+            rows = [[name, *(f"{row[kind][name]:.1e}" for kind in kinds)] for name in row["max_err"]]
+            parts += [
+                "",
+                f"{row['examples']} conversations of median {row['median_tokens']:.0f} tokens, float32, packed: {row['tokens_per_s']:,.0f} "
+                f"tokens/s, {row['times']:.1f} times one example a call ({row['one_a_call_tokens_per_s']:,.0f}). Largest difference from "
+                "transformers + PEFT in float64 (absolute under 1, else relative):",
+                "",
+                table(["", "Winnow, packed", "transformers in float32"], rows),
+            ]
+        if row["name"].startswith("projected"):
+            rows = [
+                [
+                    f"{int(k):,}",
+                    ", ".join(f"{v:.3f}" for v in found["score"]),
+                    ", ".join(f"{v:.3f}" for v in found["pairs"]),
+                ]
+                for k, found in row["spearman"].items()
+            ]
+            parts += [
+                "",
+                f"Projected gradients of {row['candidates']} candidates and {row['targets']} targets against exact ones of all "
+                f"{row['parameters']:,} parameters, Spearman per seed (exact gradients without Adam: {row['without_adam']:.3f}):",
+                "",
+                table(["numbers an example", "mean cosine with the targets", "single cosines"], rows),
+            ]
+    return "\n".join(parts)
+
+
 def _differences(found: dict[str, float]) -> list[str]:
     return [f"{found['max_relative']:.1e}", f"{found['mean_relative']:.1e}"]
 
@@ -196,6 +285,9 @@ def cpu_speed(record: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_h100": train_throughput,
     "train_h100_without_xformers": train_throughput,
+    "score_h100": score_throughput,
+    "score_quality_h100": score_quality,
+    "score_quality_cpu": score_quality,
     "reference_loss_cpu": reference_loss,
     "reference_loss_h100": reference_loss,
     "demo_round": demo_round,
