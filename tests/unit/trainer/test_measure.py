@@ -162,6 +162,15 @@ def by_row(statistics):
     return columns | {"turn_nll": np.split(turns.nll_total, ends), "turn_targets": np.split(turns.targets, ends)}
 
 
+def test_trap_17_what_lies_beside_a_document_has_no_weight_in_its_pooled_vector(model):
+    """In a padded batch the pads would come last and weigh most."""
+    tokens, wanted = table([3, 60, 2]), Wanted(pooled=True)
+    together = measure(model, tokens, np.arange(3), batch_tokens=100, wanted=wanted).pooled
+    alone = [measure(model, tokens, np.array([row]), batch_tokens=100, wanted=wanted).pooled[0] for row in range(3)]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(together.astype(float), axis=1), 1, atol=1e-2)
+
+
 def test_documents_without_tokens_or_targets_are_reported_empty(model):
     tokens = table([5, 4])
     tokens.documents[0] = tokens.documents[0][:0]
