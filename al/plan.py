@@ -69,7 +69,7 @@ def estimate(
         "tokens_per_s": round(speed, 1),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 1),
-        "disk_gib": round(_disk(config, pool, shape) / GIB, 6),
+        "disk_gib": round(_disk(config, pool, shape, tokens) / GIB, 6),
     }
     return {**document, "warnings": _warnings(document, request, pool)}
 
@@ -131,7 +131,12 @@ def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float
     return min(float(pool.examples), choose_k(config.cluster.k, pool.examples) * per_cluster + looked_at)
 
 
-def _disk(config: Config, pool: PoolEstimate, shape: ModelShape) -> float:
+def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, tokens: float) -> float:
+    from selection.scores import needs
+
+    wanted = needs(config.score.by, *config.score.also)
+    numbers = config.score.gradient_dimension * ("gradient" in wanted) + shape.hidden * ("pooled" in wanted)
+    moments = 8.0 * shape.lora * ("gradient" in wanted)
     adapters = 1 + int(config.control)
     kept = config.train.keep_checkpoints + 1 + (config.train.eval_every is not None)
     checkpoint = (4.0 + STATE_BYTES[config.train.optimizer]) * shape.lora * kept
@@ -140,6 +145,8 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape) -> float:
         + pool.examples * (pool.mean_tokens * 5 + 384 * 2 + 200)
         + adapters * 4.0 * shape.lora
         + checkpoint
+        + moments
+        + 2 * 2.0 * numbers * _examples_scored(config, pool, tokens)  # vectors in scratch, then published
     )
 
 

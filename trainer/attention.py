@@ -18,8 +18,10 @@ Shapes: B batch (always 1), T tokens of the pack, H query heads, K key/value hea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -126,8 +128,14 @@ def attend_into(
         return
     elementwise.rotate(qkv[:, : count * width], qkv[:, : count * width], cos_TD, sin_TD)
     parts = qkv.split([count * width, kv_count * width, kv_count * width], dim=1)
-    attended, _ = attend(*(part.unflatten(1, (-1, width)) for part in parts), pack, scale, window)
-    out.copy_(attended.flatten(1))
+    q, k, v = (part.unflatten(1, (-1, width)) for part in parts)
+    if _has_flash(q):
+        out.copy_(attend(q, k, v, pack, scale, window)[0].flatten(1))
+        return
+    places = out.unflatten(1, (count, width)).split([b - a for a, b in pairwise(pack.borders)])
+    heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
+    for place, attended in zip(places, _documents(*heads_first, pack, scale, window, 0.0), strict=True):
+        place.copy_(attended[0].transpose(0, 1))
 
 
 def attend_backward(
@@ -214,26 +222,35 @@ def _document_loop(
     window: int | None,
     dropout: float,
 ) -> torch.Tensor:
+    return torch.cat(list(_documents(query, key, value, pack, scaling, window, dropout)), dim=2).transpose(1, 2)
+
+
+def _documents(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pack: PackLayout,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> Iterator[torch.Tensor]:
+    """Attention of each document for itself, (1, H, length, D)."""
     grouped = query.shape[1] != key.shape[1]
-    lengths = [end - start for start, end in zip(pack.borders, pack.borders[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(pack.borders)]
     # split, not slices: the backward pass of a slice fills a tensor of the whole pack for each document.
     documents = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    outputs = []
     for length, (q, k, v) in zip(lengths, documents, strict=True):
         windowed = window is not None and length > window
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=_window_mask(length, window, query.device) if windowed else None,
-                dropout_p=dropout,
-                is_causal=not windowed,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
+        yield F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_window_mask(length, window, query.device) if windowed else None,
+            dropout_p=dropout,
+            is_causal=not windowed,
+            scale=scaling,
+            enable_gqa=grouped,
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 @lru_cache(maxsize=16)

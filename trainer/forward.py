@@ -122,8 +122,14 @@ def compute_dtype(model: torch.nn.Module) -> torch.dtype:
     return causal_lm(model).get_input_embeddings().weight.dtype
 
 
-def hidden_states(model: torch.nn.Module, batch: Batch, inputs_embeds: torch.Tensor | None = None) -> torch.Tensor:
-    """Final hidden states (T, d), after the last norm, of every token of the batch, each document for itself.
+def hidden_states(
+    model: torch.nn.Module,
+    batch: Batch,
+    inputs_embeds: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Final hidden states (T, d), after the last norm, of every token of the batch, each document for itself; with `rows`
+    (P,) int64 those of these tokens alone, (P, d), which is a little faster without gradients.
 
     `model` comes from trainer.model, which binds our own decoder where it can and sets up transformers' attention for
     the rest; LoRA's float32 weights are used in the model's compute dtype. `inputs_embeds` (T, d) stand in for the
@@ -133,7 +139,7 @@ def hidden_states(model: torch.nn.Module, batch: Batch, inputs_embeds: torch.Ten
     decoder = bound_decoder(causal)
     if decoder is not None:
         embeddings_Td = causal.get_input_embeddings()(batch.input_ids) if inputs_embeds is None else inputs_embeds
-        return decoder.hidden_states(embeddings_Td, batch.position_ids, batch.layout, model.training)
+        return decoder.hidden_states(embeddings_Td, batch.position_ids, batch.layout, model.training, rows)
     packed = causal.config._attn_implementation == PACKED_ATTENTION
     given = {"input_ids": batch.input_ids[None]} if inputs_embeds is None else {"inputs_embeds": inputs_embeds[None]}
     if packed:
@@ -141,7 +147,8 @@ def hidden_states(model: torch.nn.Module, batch: Batch, inputs_embeds: torch.Ten
     dtype = compute_dtype(model)
     with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         output = causal.base_model(**given, position_ids=batch.position_ids[None], use_cache=False)
-    return output.last_hidden_state[0]
+    hidden_Td = output.last_hidden_state[0]
+    return hidden_Td if rows is None else hidden_Td[rows]
 
 
 def bind_decoder(causal: torch.nn.Module) -> Decoder | None:

@@ -139,10 +139,12 @@ def _launch(
     wanted: Wanted,
 ) -> _UnderWay:
     batch = collate(tokens, rows[members], device, every_token=wanted.conversation)
-    hidden_Td = hidden_states(model, batch)
-    pooled = _pool(hidden_Td, batch) if wanted.pooled else None
-    hidden_Pd = hidden_Td[batch.predictors]
-    del hidden_Td
+    if wanted.pooled:
+        hidden_Td = hidden_states(model, batch)
+        pooled, hidden_Pd = _pool(hidden_Td, batch), hidden_Td[batch.predictors]
+        del hidden_Td
+    else:
+        pooled, hidden_Pd = None, hidden_states(model, batch, rows=batch.predictors)
     found = target_statistics(hidden_Pd, output_head(model), batch.labels)
     columns = torch.stack([found.nll, found.entropy, found.top, found.margin, found.correct.float()])
     if device.type != "cuda":

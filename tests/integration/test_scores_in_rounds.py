@@ -156,6 +156,19 @@ def test_a_kill_in_any_pass_costs_one_shard(scored, run, tmp_path):
         np.testing.assert_allclose(table(path, 1)[name], table(run, 1)[name], rtol=1e-6, atol=1e-6)
 
 
+def test_the_plan_knows_what_scores_cost(scored, tmp_path):
+    def plan(*options):
+        result = winnow("plan", "--config", scored, "--run", tmp_path / "x", "--budget", 50, "--json", *options)
+        assert result.code == 0, result.err
+        return result.document
+
+    cheap = plan("--set", "score.also=[]")
+    ifd, less = (plan("--set", f"score.also=[{name}]") for name in ("ifd", "less"))
+    assert less["disk_gib"] > cheap["disk_gib"] == ifd["disk_gib"]
+    large = plan("--set", "score.also=[]", "--set", "score.gradient_dimension=32768", "--set", "score.by=less")
+    assert large["disk_gib"] > less["disk_gib"]
+
+
 @pytest.mark.parametrize("strategy", ["random", "uniform", "size"])
 def test_strategies_that_measure_nothing_take_any_score(scored, tmp_path, strategy):
     options = ("--strategy", strategy, "--no-control")

@@ -129,9 +129,15 @@ class Decoder:
         return [parameter for layer in self.layers for parameter in layer.parameters()]
 
     def hidden_states(
-        self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, pack: PackLayout, training: bool
+        self,
+        embeddings_Td: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        pack: PackLayout,
+        training: bool,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Final hidden states (T, d) after the last norm; differentiable in A and B when gradients are on.
+        """Final hidden states (T, d) after the last norm, or (P, d) of `rows` (P,); differentiable in A and B when gradients
+        are on.
 
         With `training`, LoRA's dropout acts, drawn from torch's global generator.
         """
@@ -143,10 +149,12 @@ class Decoder:
         seed = int(torch.randint(2**62, ()).item()) if dropout else None
         run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), seed)
         if differentiable:
-            return _Stack.apply(self, run, embeddings_Td, *parameters)
-        if dropout:  # in training mode without gradients: the training forward, its tape thrown away
-            return self._forward(embeddings_Td, run, [])
-        return self._measure(embeddings_Td, position_ids_T, run)
+            hidden_Td = _Stack.apply(self, run, embeddings_Td, *parameters)
+        elif dropout:  # in training mode without gradients: the training forward, its tape thrown away
+            hidden_Td = self._forward(embeddings_Td, run, [])
+        else:
+            return self._measure(embeddings_Td, position_ids_T, run, rows)
+        return hidden_Td if rows is None else hidden_Td[rows]
 
     def _count_pass(self, versions: int | None) -> None:
         """Let LoRA be copied anew, unless this pass and the one before are without gradients and nothing changed in between
@@ -174,14 +182,17 @@ class Decoder:
         tape: list[Kept] = []
         self._backward(slope(self._forward(embeddings_Td, run, tape)), run, tape)
 
-    def _measure(self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, run: Pass) -> torch.Tensor:
-        """Hidden states of a pass that nothing follows: one residual stream, changed in place."""
+    def _measure(
+        self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, run: Pass, rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Hidden states of a pass that nothing follows: one residual stream, changed in place. Of the last layer only `rows`
+        are needed behind attention."""
         x = embeddings_Td.clone()
         places = torch.arange(run.tokens, device=x.device)
         starts = places - position_ids_T
         for layer in self.layers:
             first = starts if layer.window is None else torch.maximum(starts, places - (layer.window - 1))
-            layer.measure(x, run, first.int())
+            x = layer.measure(x, run, first.int(), rows if layer is self.layers[-1] else None)
         hidden = torch.empty_like(x)
         elementwise.add_rms_norm(x, None, self.norm.weight, self.norm.eps, hidden)
         return hidden

@@ -34,7 +34,7 @@ def add_rms_norm(
         total = x if y is None else x + y
         value = total.float()
         value = value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + eps)
-        normed.copy_(value.to(x.dtype) * weight)
+        torch.mul(value.to(x.dtype), weight, out=normed)
         return total
     rows, width = x.shape
     total = x if y is None else torch.empty(rows, width, dtype=x.dtype, device=x.device)
@@ -116,7 +116,7 @@ def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
     rows, width = out.shape
     kernels = _kernels(gate_up)
     if kernels is None:
-        out.copy_(F.silu(gate_up[:, :width]) * gate_up[:, width:])
+        torch.mul(F.silu(gate_up[:, :width]), gate_up[:, width:], out=out)
         return
     kernels.silu_mul_kernel[(rows, _parts(width))](
         gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=COLUMNS, num_warps=4

@@ -121,8 +121,11 @@ class Layer:
 
     # Forward, for measuring
 
-    def measure(self, x: torch.Tensor, run: Pass, first_T: torch.Tensor) -> None:
-        """Take the residual stream `x` (T, d) through the layer, in place. `first_T` (T,) int32: the first token that each
+    def measure(
+        self, x: torch.Tensor, run: Pass, first_T: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The residual stream `x` (T, d) behind the layer, changed in place; with `rows` (P,) a new one (P, d) of these
+        tokens alone, which are not computed further than attention needs. `first_T` (T,) int32: the first token that each
         one sees."""
         qkv, o, mlp, down = self.measuring
         inputs = qkv.normed(x, self.norms[0].weight, self.norms[0].eps)
@@ -137,14 +140,17 @@ class Layer:
         held, attended = o.blank(run.tokens)
         heads = (self.heads, self.kv_heads, self.head_width)
         attend_into(attended, made, heads, run.pack, first_T, run.cos_TD, run.sin_TD, self.scale, self.window)
-        del made
+        del made, attended
+        if rows is not None:
+            held, x = held[rows], x[rows]
         o.add_to(o.filled(held), x)
-        del held, attended
-        gate_up = x.new_empty(run.tokens, self.mlp.out)
+        del held
+        gate_up = x.new_empty(len(x), self.mlp.out)
         mlp.product(mlp.normed(x, self.norms[1].weight, self.norms[1].eps), gate_up)
         inputs = down.gated(gate_up)
         del gate_up
         down.add_to(inputs, x)
+        return x
 
     # Forward, for training
 

@@ -221,6 +221,18 @@ def test_parameters_changed_by_a_fused_optimizer_are_seen(tmp_path):
         torch.testing.assert_close(after, ours(model, batch), rtol=1e-6, atol=1e-6)
 
 
+def test_some_rows_are_those_of_all(tmp_path):
+    base = Base.load(saved(tmp_path))
+    with base.new_adapter(LoraConfig(r=4, dropout=0.0), seed=0) as model:
+        batch = collate(TOKENS, [0, 1])
+        rows = torch.tensor([7, 0, 3])
+        everything = hidden_states(model, batch)
+        torch.testing.assert_close(hidden_states(model, batch, rows=rows), everything[rows])
+        with torch.no_grad():
+            torch.testing.assert_close(hidden_states(model, batch, rows=rows), everything[rows])
+            assert hidden_states(model, batch, rows=rows[:0]).shape == (0, everything.shape[1])
+
+
 def test_lora_is_copied_once_for_passes_in_which_nothing_can_change_it(tmp_path, monkeypatch):
     from trainer.decoder.projections import Joined
 
