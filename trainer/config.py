@@ -203,8 +203,8 @@ class MeasureConfig(BaseModel, extra="forbid", frozen=True):
     weights: Literal["auto", "nf4", "dequantized", "fp8"] = Field(
         "auto",
         description="How NF4 weights are held while examples are scored: nf4 dequantizes layer by layer; dequantized holds "
-        "them in compute_dtype (the same values, up to 2% faster, 2 bytes a weight); auto takes that if it fits. fp8 is half as "
-        "fast again and rounds weights and activations to 8 bits: scores change, and how little their ranks do is "
+        "them in compute_dtype (the same values, up to 2% faster, 2 bytes a weight); auto takes that if it fits. fp8 is 1.6 "
+        "times as fast and rounds weights and activations to 8 bits: scores change, and how little their ranks do is "
         "measured and printed. Evaluation never uses it.",
     )
 
