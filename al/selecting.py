@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from al import rounds, scoring, stages
 from al.artifacts import Artifact, write_json
 from al.candidates import CODE, OUTCOMES, PoolState, candidates, find_rows, picked_keys
-from al.errors import ConfigError
-from al.pool.store import Pool, locate
+from al.columns import measured_columns, nll_of, quality_column, scored_before, statistics_of
+from al.pool.store import Pool
 from al.prepare import Prepared
 from al.session import Session
 from al.stages import CONTROL, SELECTED, Lineage
-from selection.scores import COLUMNS, TARGETED, computable
+from selection.scores import TARGETED, computable
 
 
 def score_sample(
@@ -32,7 +32,7 @@ def score_sample(
     config = session.config
     eligible = (state.outcome == CODE["selectable"]) & needs_losses(config.select)
     if "quality" in scoring.measurements(session):
-        _quality(session, prepared, state)  # a column that is not there is told before anything is measured
+        quality_column(session, prepared, state)  # a column that is not there is told before anything is measured
     rows = stratified_sample(
         state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number)
     )
@@ -68,108 +68,8 @@ def score_shortlist(
     seed = (session.config.seed, number)
     quotas = allocate(chooser, amount, session.config.select, seed)
     wanted = state.rows[shortlist(chooser, quotas, session.config.select, seed)]
-    rows = np.setdiff1d(wanted, _statistics(sample)["row"])
+    rows = np.setdiff1d(wanted, statistics_of(sample)["row"])
     return scoring.score(session, prepared.tokens, previous, rows, number, "score shortlist")
-
-
-def _statistics(artifact: Artifact) -> dict[str, np.ndarray]:
-    table = pq.read_table(artifact.path / "statistics.parquet")
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def _nll_of(sample: Artifact, state: PoolState) -> np.ndarray:
-    """(n,) mean NLL of the sample alone: what quotas are made from, so that they are those the shortlist was made for."""
-    statistics, nll = _statistics(sample), np.full(len(state.keys), np.nan)
-    nll[statistics["row"]] = statistics["nll_mean"]
-    return nll
-
-
-def measured_columns(
-    session: Session,
-    prepared: Prepared,
-    state: PoolState,
-    scored: list[Artifact],
-    aims: Artifact | None,
-    number: int,
-) -> dict[str, np.ndarray]:
-    """Columns (n,) over the pool as scores take them, NaN where nothing was measured; see selection.scores."""
-    n = len(state.keys)
-    columns = {name: np.full(n, np.nan) for name in COLUMNS} | {"tokens": state.tokens}
-    for artifact in scored:
-        statistics = _statistics(artifact)
-        rows = statistics.pop("row")
-        for name, values in (statistics | _similarities(prepared, artifact, aims)).items():
-            columns.setdefault(name, np.full(n, np.nan))[rows] = values
-    wanted = scoring.measurements(session)
-    if "history" in wanted:
-        columns["nll_before"] = _lowest_before(session, state, number)
-    if "quality" in wanted:
-        columns["quality"] = _quality(session, prepared, state)
-    return columns
-
-
-def _similarities(prepared: Prepared, artifact: Artifact, aims: Artifact | None) -> dict[str, np.ndarray]:
-    """Nearness of measured examples to the target, by the vectors that were measured of both."""
-    from selection.scores import similarity
-
-    found = {}
-    if aims is not None:
-        target = prepared.target
-        tasks = Pool.open(target.pool.path).sources[target.rows]
-        for file, name, groups in (("pooled", "rds_similarity", None), ("gradients", "less_similarity", tasks)):
-            if (artifact.path / f"{file}.npy").exists() and (aims.path / f"{file}.npy").exists():
-                mine = np.load(artifact.path / f"{file}.npy", mmap_mode="r")
-                found[name] = similarity(mine, np.load(aims.path / f"{file}.npy"), groups)
-    return found
-
-
-def _scored_before(session: Session, number: int) -> list[tuple[Artifact, Artifact]]:
-    """What earlier rounds measured, each with the pool version whose rows it counts."""
-    found = []
-    for earlier in range(1, number):
-        pool = rounds.recorded(session.run, earlier, "pool")
-        for role in ("score", "shortlist"):
-            artifact = rounds.recorded(session.run, earlier, role)
-            if artifact is not None and pool is not None:
-                found.append((artifact, pool))
-    return found
-
-
-def _lowest_before(session: Session, state: PoolState, number: int) -> np.ndarray:
-    """(n,) the lowest mean NLL that an earlier round measured of each example, NaN for none."""
-    lowest = np.full(len(state.keys), np.nan)
-    for artifact, pool in _scored_before(session, number):
-        statistics = _statistics(artifact)
-        at, found = locate(state.keys, Pool.open(pool.path).keys[statistics["row"]])
-        lowest[at[found]] = np.fmin(lowest[at[found]], statistics["nll_mean"][found])
-    return lowest
-
-
-def _quality(session: Session, prepared: Prepared, state: PoolState) -> np.ndarray:
-    """(n,) the user's own column, NaN where an example has none.
-
-    Raises:
-        ConfigError: no example that may be picked has it, or one has something else than a number there.
-    """
-    name, pool = session.config.score.quality, prepared.open_pool()
-    result = np.full(len(state.keys), np.nan)
-    for rows in np.split(state.rows, range(10_000, len(state.rows), 10_000)):
-        for row, metadata in zip(rows.tolist(), pool.metadata(rows), strict=True):
-            value = metadata.get(name)
-            try:
-                result[row] = np.nan if value is None else float(value)
-            except (TypeError, ValueError):
-                raise ConfigError(
-                    f"score.quality: expected numbers in column `{name}`, found {value!r} in example {pool.ids[row]} "
-                    f"({pool.origin([row])[0]}); name a numeric column, or mend the file."
-                ) from None
-    if not np.isfinite(result).any():
-        raise ConfigError(
-            f"score.quality: no example that may be picked has a number in column `{name}`; set score.quality to a column of "
-            "your files."
-        )
-    result[~np.isfinite(result)] = np.nan
-    return result
 
 
 def _candidates_for(session: Session, state: PoolState, columns: Mapping[str, np.ndarray]) -> Any:
@@ -206,7 +106,7 @@ def select(
     params = {
         "select": config.select.model_dump(mode="json"),
         "score": {"by": config.score.by, "also": config.score.also, "quality": config.score.quality},
-        "before": [artifact.fingerprint for artifact, _ in _scored_before(session, number)]
+        "before": [artifact.fingerprint for artifact, _ in scored_before(session, number)]
         if "history" in scoring.measurements(session)
         else [],
         "seed": config.seed,
@@ -222,7 +122,7 @@ def select(
         seed = (config.seed, number)
         columns = measured_columns(session, prepared, state, [sample, shortlist], aims, number)
         quotas = allocate(
-            _candidates_for(session, state, columns | {"nll_mean": _nll_of(sample, state)}), amount, config.select, seed
+            _candidates_for(session, state, columns | {"nll_mean": nll_of(sample, state)}), amount, config.select, seed
         )
         picks = pick(_candidates_for(session, state, columns), quotas, amount, config.select, seed)
         scores = computable(columns, scoring.measurements(session) | {"tokens"})
