@@ -51,7 +51,13 @@ def test_trap_18_with_and_without_prompt_the_same_tokens_are_predicted_behind_th
 
 def test_the_frame_holds_nothing_of_a_prompt(template):
     template, tokenizer = template
-    text = tokenizer.decode(response_frame(template))
+    frame = response_frame(template).tolist()
+    new = list(template.prompt_ids([{"role": "user", "content": "zebras kick"}]))
+    # Its end is that of any prompt; before it at most the token that any prompt begins with.
+    assert new[len(new) - len(frame) :] == frame or (
+        new[:1] == frame[:1] and new[len(new) - len(frame) + 1 :] == frame[1:]
+    )
+    text = tokenizer.decode(frame)
     assert not any(word in text for word in ("Name", "things", "red", "1 + 1"))
 
 
