@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.parquet as pq
 
-from al import rounds
+from al.artifacts import Artifact
 from al.errors import DataError
+from al.lineage import History
 from al.pool.store import locate
 from al.prepare import Prepared
-from al.session import Session
-from al.stages import SELECTED, Lineage
 from selection.holdout import DEV, SHADOW, TEST
 
 OUTCOMES = (
@@ -21,6 +20,7 @@ OUTCOMES = (
     "quota_full",
     "no_quota",
     "tail_cut",
+    "suspected_noise",
     "answered",
     "unlabelled",
     "over_length",
@@ -55,8 +55,8 @@ class PoolState:
         return np.flatnonzero(self.outcome == CODE["selectable"])
 
 
-def candidates(session: Session, prepared: Prepared, number: int, lineage: Lineage = SELECTED) -> PoolState:
-    """Who may be picked in round `number` by `lineage`, and what stands against the others.
+def candidates(prepared: Prepared, clusters: Artifact, history: History) -> PoolState:
+    """Who may be picked in the round that follows `history`, and what stands against the others.
 
     Raises:
         DataError: nothing can be picked, with the counts that say why.
@@ -68,7 +68,7 @@ def candidates(session: Session, prepared: Prepared, number: int, lineage: Linea
     split = np.load(prepared.split.path / "split.npy")
     representative = pq.read_table(prepared.groups.path / "groups.parquet")["representative"].to_numpy()
     status = np.asarray(table.status)
-    trained = trained_rounds(session, pool.keys, number, lineage)
+    trained = trained_rounds(pool.keys, history)
     checks = (
         ("answered", pool.answered),
         ("unlabelled", ~pool.labelled),
@@ -89,10 +89,10 @@ def candidates(session: Session, prepared: Prepared, number: int, lineage: Linea
             f"{name} {int((outcome == CODE[name]).sum())}" for name, _ in checks if (outcome == CODE[name]).any()
         )
         raise DataError(
-            f"no example of the pool can be picked in round {number} ({counts} of {len(pool)} examples). "
+            f"no example of the pool can be picked in round {history.number} ({counts} of {len(pool)} examples). "
             "Add data with `python cli.py pool import FILE… --run DIR`."
         )
-    cluster = pq.read_table(prepared.clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
+    cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
     return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
 
 
@@ -103,18 +103,11 @@ def _near_target(prepared: Prepared, n: int) -> np.ndarray:
     return near
 
 
-def picked_keys(session: Session, number: int, lineage: Lineage) -> np.ndarray:
-    """Keys that `lineage` picked in round `number`, in pick order; empty if there was none."""
-    role = "selection" if lineage is SELECTED else "control.selection"
-    artifact = rounds.recorded(session.run, number, role)
-    return np.load(artifact.path / "picked.npy") if artifact else np.empty(0, dtype=np.uint64)
-
-
-def trained_rounds(session: Session, keys: np.ndarray, number: int, lineage: Lineage) -> np.ndarray:
-    """(n,) the round before `number` in which `lineage` picked each example; 0 for never."""
+def trained_rounds(keys: np.ndarray, history: History) -> np.ndarray:
+    """(n,) the earlier round in which each example was picked; 0 for never."""
     result = np.zeros(len(keys), dtype=np.int16)
-    for earlier in range(1, number):
-        result[find_rows(keys, picked_keys(session, earlier, lineage))] = earlier
+    for earlier in range(1, history.number):
+        result[find_rows(keys, history.picked(earlier))] = earlier
     return result
 
 

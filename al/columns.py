@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 
-from al import rounds, scoring
+from al import scoring
 from al.artifacts import Artifact
 from al.candidates import PoolState
 from al.errors import ConfigError
+from al.lineage import History
 from al.pool.store import Pool, locate
 from al.prepare import Prepared
 from al.session import Session
@@ -21,20 +22,13 @@ def statistics_of(artifact: Artifact) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def nll_of(sample: Artifact, state: PoolState) -> np.ndarray:
-    """(n,) mean NLL of the sample alone: what quotas are made from, so that they are those the shortlist was made for."""
-    statistics, nll = statistics_of(sample), np.full(len(state.keys), np.nan)
-    nll[statistics["row"]] = statistics["nll_mean"]
-    return nll
-
-
 def measured_columns(
     session: Session,
     prepared: Prepared,
     state: PoolState,
     scored: list[Artifact],
     aims: Artifact | None,
-    number: int,
+    history: History,
 ) -> dict[str, np.ndarray]:
     """Columns (n,) over the pool as scores take them, NaN where nothing was measured; see selection.scores."""
     n = len(state.keys)
@@ -46,7 +40,7 @@ def measured_columns(
             columns.setdefault(name, np.full(n, np.nan))[rows] = values
     wanted = scoring.measurements(session)
     if "history" in wanted:
-        columns["nll_before"] = _lowest_before(session, state, number)
+        columns["nll_before"] = _lowest_before(state, history)
     if "quality" in wanted:
         columns["quality"] = quality_column(session, prepared, state)
     return columns
@@ -67,22 +61,20 @@ def _similarities(prepared: Prepared, artifact: Artifact, aims: Artifact | None)
     return found
 
 
-def scored_before(session: Session, number: int) -> list[tuple[Artifact, Artifact]]:
-    """What earlier rounds measured, each with the pool version whose rows it counts."""
-    found = []
-    for earlier in range(1, number):
-        pool = rounds.recorded(session.run, earlier, "pool")
-        for role in ("score", "shortlist"):
-            artifact = rounds.recorded(session.run, earlier, role)
-            if artifact is not None and pool is not None:
-                found.append((artifact, pool))
-    return found
+def scored_before(history: History) -> list[tuple[int, Artifact, Artifact]]:
+    """What earlier rounds measured: the round, the measurements, and the pool version whose rows they count."""
+    return [
+        (number, done[role], done["pool"])
+        for number, done in enumerate(history.rounds, start=1)
+        for role in ("score", "shortlist")
+        if role in done and "pool" in done
+    ]
 
 
-def _lowest_before(session: Session, state: PoolState, number: int) -> np.ndarray:
+def _lowest_before(state: PoolState, history: History) -> np.ndarray:
     """(n,) the lowest mean NLL that an earlier round measured of each example, NaN for none."""
     lowest = np.full(len(state.keys), np.nan)
-    for artifact, pool in scored_before(session, number):
+    for _, artifact, pool in scored_before(history):
         statistics = statistics_of(artifact)
         at, found = locate(state.keys, Pool.open(pool.path).keys[statistics["row"]])
         lowest[at[found]] = np.fmin(lowest[at[found]], statistics["nll_mean"][found])

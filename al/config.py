@@ -18,7 +18,15 @@ from pydantic import BaseModel, Field, ValidationError
 from al.cache import cache_dir
 from al.errors import ConfigError
 from al.pool.config import FormatName, PoolConfig
-from selection.config import ClusterConfig, DedupConfig, EmbedConfig, HoldoutConfig, ScoreConfig, SelectConfig
+from selection.config import (
+    ClusterConfig,
+    DedupConfig,
+    EmbedConfig,
+    HoldoutConfig,
+    NoiseConfig,
+    ScoreConfig,
+    SelectConfig,
+)
 from trainer.config import GenerateConfig, LoraConfig, MeasureConfig, ModelConfig, TrainConfig
 from trainer.tokens_config import TokensConfig
 
@@ -82,6 +90,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     holdout: HoldoutConfig = HoldoutConfig()
     cluster: ClusterConfig = ClusterConfig()
     score: ScoreConfig = ScoreConfig()
+    noise: NoiseConfig = NoiseConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()

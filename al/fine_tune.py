@@ -10,6 +10,7 @@ import numpy as np
 from al import stages
 from al.artifacts import Artifact, write_json
 from al.evaluate import compare, evaluate
+from al.lineage import SELECTED
 from al.pool.store import Pool
 from al.prepare import SIDES, Tokenized, check_trainable, pool_version, tokenize, trainable
 from al.session import Session
@@ -28,8 +29,8 @@ def fine_tune(session: Session) -> dict[str, Any]:
     check_trainable(session, pool, tokens)
     data = Tokenized(version, pool, tokens, split_plainly(session, pool, tokens))
     usable = trainable(pool, tokens) & (np.load(data.split.path / "split.npy") == POOL)
-    packs = stages.pack(session, data, np.flatnonzero(usable), stages.SELECTED)
-    adapter = stages.train(session, data, packs, None, 1, stages.SELECTED)
+    packs = stages.pack(session, data, np.flatnonzero(usable), SELECTED)
+    adapter = stages.train(session, data, packs, None, 1, SELECTED)
     evaluations = {
         "base": evaluate(session, data, None, "evaluate base"),
         "selected": evaluate(session, data, adapter, "evaluate adapter"),

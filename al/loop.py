@@ -9,19 +9,22 @@ where it stopped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from al import rounds, scoring, selecting, stages
+from al.adapting import adapt_clusters
 from al.artifacts import Artifact
 from al.budget import BudgetRequest
-from al.candidates import candidates
 from al.evaluate import evaluate
+from al.lineage import CONTROL, SELECTED, History
 from al.prepare import Prepared, as_dict, prepare
 from al.report.publish import publish_report
+from al.selecting import Scored, Standing
 from al.session import Session
 from al.speed import resolve_budget
-from al.stages import CONTROL, SELECTED, Lineage
+from al.suspects import find_suspects
 
 
 @dataclass
@@ -39,6 +42,9 @@ class RoundArtifacts:
         return artifact
 
 
+Keep = Callable[[str, Artifact], Artifact]
+
+
 def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str, Any]:
     """Run round `number`, or what is left of it, and return its summary."""
     run, config = session.run, session.config
@@ -50,26 +56,16 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
-    previous = rounds.required(run, number - 1, "train") if number > 1 else None
+    ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
+    previous = ours.adapter()
 
     amount = resolve_budget(session, prepared, budget, done)
-    state = candidates(session, prepared, number)
-    sample = done.keep("score", selecting.score_sample(session, prepared, previous, state, number))
-    aims = selecting.score_target(session, prepared, previous, number)
-    if aims is not None:
-        done.keep("score.target", aims)
-    shortlist = done.keep(
-        "shortlist", selecting.score_shortlist(session, prepared, previous, state, sample, aims, amount, number)
-    )
-    selection = done.keep(
-        "selection", selecting.select(session, prepared, state, sample, shortlist, aims, amount, number)
-    )
-
-    adapter = _train_lineage(session, prepared, selection, SELECTED, done, steps=None)
+    selection = choose(session, prepared, ours, amount, done.keep)
+    adapter = train_lineage(session, prepared, ours, selection, None, done.keep)
     if config.control:
-        picks = done.keep("control.selection", selecting.random_picks(session, prepared, done.roles, number))
-        steps = selecting.control_steps(session, number)
-        _train_lineage(session, prepared, picks, CONTROL, done, steps=steps)
+        picks = done.keep("control.selection", selecting.random_picks(session, prepared, ours, selection, theirs))
+        steps = selecting.control_steps(config.train.mode, ours, adapter, theirs)
+        train_lineage(session, prepared, theirs, picks, steps, done.keep)
 
     done.keep("evaluate.base", evaluate(session, prepared, None, "evaluate base"))
     if previous is not None:
@@ -83,16 +79,29 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     return summary
 
 
-def _train_lineage(
-    session: Session, prepared: Prepared, selection: Artifact, lineage: Lineage, done: RoundArtifacts, steps: int | None
+def choose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Artifact:
+    """Score and select for the round that follows `history`; every artifact goes through `keep` by role."""
+    standing = Standing(session, prepared, history, keep("clusters", adapt_clusters(session, prepared, history)))
+    sample = keep("score", selecting.score_sample(standing, amount))
+    suspects = keep("suspects", find_suspects(session, prepared, history, sample))
+    aims = selecting.score_target(standing)
+    if aims is not None:
+        keep("score.target", aims)
+    scored = Scored(sample, suspects, aims)
+    shortlist = keep("shortlist", selecting.score_shortlist(standing, scored, amount))
+    return keep("selection", selecting.select(standing, replace(scored, shortlist=shortlist), amount))
+
+
+def train_lineage(
+    session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
 ) -> Artifact:
-    """Pack and train one lineage's picks of this round: on the adapter before, with replay, or anew on all picks so far."""
-    prefix = "" if lineage is SELECTED else "control."
-    continued = session.config.train.mode == "continue"
-    before = rounds.recorded(session.run, done.number - 1, f"{prefix}train") if continued and done.number > 1 else None
-    rows = selecting.training_rows(session, prepared, selection, lineage, done.number)
-    packs = done.keep(f"{prefix}packs", stages.pack(session, prepared, rows, lineage))
-    return done.keep(f"{prefix}train", stages.train(session, prepared, packs, before, done.number, lineage, steps))
+    """Pack and train a lineage's picks of this round: on the adapter before, with replay, or anew on all picks so far."""
+    before = history.last("train") if session.config.train.mode == "continue" else None
+    rows = selecting.training_rows(session, prepared, selection, history)
+    lineage = history.lineage
+    packs = keep(f"{lineage.prefix}packs", stages.pack(session, prepared, rows, lineage))
+    trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
+    return keep(f"{lineage.prefix}train", trained)
 
 
 def next_round_number(session: Session) -> int:

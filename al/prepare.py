@@ -6,6 +6,7 @@ Every function is one stage: it names what its result depends on, and builds it 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from al import rounds
 from al.artifacts import Artifact, write_json
 from al.errors import DataError
+from al.pool.config import PoolConfig
 from al.pool.identity import check_same_pool, describe_sources
 from al.pool.sources import Source, find_sources
 from al.pool.store import Pool, locate
@@ -68,7 +70,7 @@ def aim(session: Session, pool: Artifact, embeddings: Artifact, split: Artifact)
     """The target of the config, brought through the same stages as the pool and kept apart from it and from the holdout."""
     examples = import_target(session)
     tokens, vectors = tokenize(session, examples), embed(session, examples)
-    return Target(examples, tokens, keep_apart(session, pool, embeddings, split, examples, tokens, vectors))
+    return Target(examples, tokens, keep_apart(session, pool, embeddings, split, examples, tokens, vectors), vectors)
 
 
 def pool_version(session: Session) -> tuple[int, Artifact]:
@@ -79,7 +81,7 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
         RunStateError: the config names other files than the run was made with, or a file changed since.
     """
     present = rounds.current_pool(session.run)
-    sources = find_sources(session.config.pool)
+    sources = [*find_sources(session.config.pool), *_sources_of(session, [*named_files(session)])]
     if present is not None:
         recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
         check_same_pool(recorded, sources, str(session.run.path))
@@ -91,6 +93,17 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
         )
     artifact = import_sources(session, sources, previous=None)
     return rounds.add_pool(session.run, artifact), artifact
+
+
+def named_files(session: Session) -> dict[str, int]:
+    """Files of the config that are held out whole, and the side that each is for."""
+    config = session.config.holdout
+    return dict.fromkeys(config.dev_files, DEV) | dict.fromkeys(config.test_files, TEST)
+
+
+def _sources_of(session: Session, files: list[str]) -> list[Source]:
+    config = session.config.pool
+    return find_sources(PoolConfig(files=files, format=config.format, strict=config.strict)) if files else []
 
 
 def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
@@ -260,7 +273,10 @@ def hold_out(
     """
     config = session.config.holdout
     previous = rounds.recorded(session.run, number - 1, "split")
+    named = name_sides(session) if named_files(session) else None
     inputs = {"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups}
+    if named is not None:
+        inputs["named"] = named
     params = {"holdout": config.model_dump(mode="json"), "seed": session.config.seed}
     if previous is not None and _made_from(previous, inputs, params):
         return previous
@@ -269,15 +285,19 @@ def hold_out(
         from selection.holdout import hold_out as split_rows
 
         reader = Pool.open(pool.path)
+        usable = trainable(pool, tokens)
         kept = _carry_split(reader.keys, previous)
+        if named is not None:
+            sides = np.where(usable | (named_sides(named, reader.keys) == NEW), named_sides(named, reader.keys), SHADOW)
+            kept = sides if kept is None else np.where(kept == NEW, sides, kept)
         table = pq.read_table(groups.path / "groups.parquet")
         split = split_rows(
             reader.keys,
             reader.sources,
             table["representative"].to_numpy(),
-            trainable(pool, tokens),
-            config.dev,
-            config.test,
+            usable,
+            0 if config.dev_files else config.dev,
+            0 if config.test_files else config.test,
             session.config.seed,
             kept,
         )
@@ -290,6 +310,42 @@ def hold_out(
     return session.run.stage(
         "split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
     )
+
+
+def name_sides(session: Session) -> Artifact:
+    """The keys of the examples in files that are held out whole. Publishes `keys.npy` (sorted) and `sides.npy`."""
+    from al.pool.importer import import_pool
+
+    sides = {side: [f for f, s in named_files(session).items() if s == side] for side in (DEV, TEST)}
+    sources = {side: _sources_of(session, files) for side, files in sides.items()}
+
+    def build(out: Path, scratch: Path) -> None:
+        found: dict[int, int] = {}
+        for side, entries in sources.items():
+            if entries:
+                shutil.rmtree(scratch / str(side), ignore_errors=True)
+                (scratch / str(side)).mkdir()
+                with session.progress("import held out", None, "rows") as progress:
+                    import_pool(entries, scratch / str(side), strict=session.config.pool.strict, progress=progress)
+                found |= dict.fromkeys(Pool.open(scratch / str(side)).keys.tolist(), side)
+        keys = np.array(sorted(found), dtype=np.uint64)
+        np.save(out / "keys.npy", keys)
+        np.save(out / "sides.npy", np.array([found[int(key)] for key in keys], dtype=np.int8))
+
+    return session.run.stage(
+        "named_holdout",
+        version=1,
+        inputs={},
+        params={str(side): describe_sources(entries) for side, entries in sources.items()},
+        build=build,
+        label="import held out",
+    )
+
+
+def named_sides(named: Artifact, keys: np.ndarray) -> np.ndarray:
+    """(n,) the side that a file names for each key, NEW for none."""
+    at, found = locate(np.load(named.path / "keys.npy"), keys)
+    return np.where(found, np.load(named.path / "sides.npy")[at], NEW).astype(np.int8)
 
 
 def _made_from(artifact: Artifact, inputs: dict[str, Artifact], params: dict[str, Any]) -> bool:
@@ -339,7 +395,7 @@ def held_out(split: np.ndarray) -> np.ndarray:
 
 
 def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
-    """k-means clusters with names, quality measures and 2-D coordinates for the report."""
+    """Clusters with names, quality measures and 2-D coordinates for the report."""
     config = session.config.cluster
 
     def build(out: Path, scratch: Path) -> None:
@@ -366,9 +422,9 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
 
     return session.run.stage(
         "clusters",
-        version=1,
+        version=2,
         inputs={"pool": pool, "embeddings": embeddings},
-        params={"cluster": config.model_dump(mode="json"), "seed": session.config.seed},
+        params={"cluster": config.model_dump(mode="json", exclude={"adapt"}), "seed": session.config.seed},
         build=build,
         label="cluster",
     )

@@ -57,8 +57,11 @@ def measurements(session: Session) -> frozenset[str]:
         ConfigError: a score that needs a target or a reference adapter where there is none.
     """
     config = session.config
-    wanted = needs(config.score.by, *config.score.also)
-    if wanted & TARGETED and not config.target.files:
+    from selection.strategy import aims, measures
+
+    by_score = needs(config.score.by, *config.score.also)
+    wanted = by_score | measures(config.select)
+    if ((by_score & TARGETED) or aims(config.select)) and not config.target.files:
         raise ConfigError(
             "score.by: `rds` and `less` measure nearness to a target, and there is none; name a file of examples of what the "
             "model is to be good at: --target FILE, or target.files in the config."

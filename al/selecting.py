@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,138 +13,213 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al import rounds, scoring, stages
+from al import scoring, stages
 from al.artifacts import Artifact, write_json
-from al.candidates import CODE, OUTCOMES, PoolState, candidates, find_rows, picked_keys
-from al.columns import measured_columns, nll_of, quality_column, scored_before, statistics_of
+from al.candidates import CODE, OUTCOMES, PoolState, candidates, find_rows
+from al.columns import measured_columns, quality_column, scored_before, statistics_of
+from al.lineage import History
+from al.past import past_rounds
 from al.pool.store import Pool
 from al.prepare import Prepared
 from al.session import Session
-from al.stages import CONTROL, SELECTED, Lineage
+from al.suspects import held_back, reasons
+from al.vectors import vectors_of
 from selection.scores import TARGETED, computable
 
 
-def score_sample(
-    session: Session, prepared: Prepared, previous: Artifact | None, state: PoolState, number: int
-) -> Artifact:
+@dataclass(frozen=True)
+class Standing:
+    """Where a lineage stands at the start of a round. `clusters`: the clustering that this round uses."""
+
+    session: Session
+    prepared: Prepared
+    history: History
+    clusters: Artifact
+
+    @property
+    def number(self) -> int:
+        """The round."""
+        return self.history.number
+
+    @property
+    def seed(self) -> tuple[int, int]:
+        """What random draws of this round belong to."""
+        return self.session.config.seed, self.number
+
+    @cached_property
+    def state(self) -> PoolState:
+        """Who may be picked."""
+        return candidates(self.prepared, self.clusters, self.history)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was measured for a round: the sample, what in it is suspected noise, the target (None: nothing looks at one), and the
+    shortlist."""
+
+    sample: Artifact
+    suspects: Artifact
+    aims: Artifact | None
+    shortlist: Artifact | None = None
+
+    @property
+    def of_the_pool(self) -> list[Artifact]:
+        """The measurements of pool examples."""
+        return [self.sample] if self.shortlist is None else [self.sample, self.shortlist]
+
+
+SCORING_SHARE = 1 / 9
+"""sample_per_cluster auto: what scoring may take of the time of training."""
+FORWARD_COST = 1 / 3
+"""Of a forward pass, in passes of training."""
+
+
+def score_sample(standing: Standing, amount: Any) -> Artifact:
     """Measure the stratified sample per cluster that sets the quotas; nothing, if the strategy looks at no loss."""
     from selection.sample import stratified_sample
     from selection.strategy import needs_losses
 
-    config = session.config
-    eligible = (state.outcome == CODE["selectable"]) & needs_losses(config.select)
+    session, prepared, state = standing.session, standing.prepared, standing.state
+    eligible = (state.outcome == CODE["selectable"]) & needs_losses(session.config.select, standing.number)
     if "quality" in scoring.measurements(session):
         quality_column(session, prepared, state)  # a column that is not there is told before anything is measured
-    rows = stratified_sample(
-        state.cluster, state.keys, eligible, config.score.sample_per_cluster, (config.seed, number)
-    )
-    return scoring.score(session, prepared.tokens, previous, np.sort(rows), number, "score sample")
+    rows = stratified_sample(state.cluster, state.keys, eligible, _sample_size(standing, amount), standing.seed)
+    adapter = standing.history.adapter()
+    return scoring.score(session, prepared.tokens, adapter, np.sort(rows), standing.number, "score sample")
 
 
-def score_target(session: Session, prepared: Prepared, previous: Artifact | None, number: int) -> Artifact | None:
-    """Measure the target where a score looks at it; None otherwise."""
+def _sample_size(standing: Standing, amount: Any) -> Any:
+    """`score.sample_per_cluster`, or what auto comes to for this budget."""
+    config, state = standing.session.config, standing.state
+    if config.score.sample_per_cluster != "auto":
+        return config.score.sample_per_cluster
+    examples = amount.amount if amount.unit == "examples" else amount.amount / state.tokens[state.rows].mean()
+    clusters = len(np.unique(state.cluster[state.rows]))
+    return sample_per_cluster(examples, config.train.epochs, clusters)
+
+
+def sample_per_cluster(examples: float, epochs: float, clusters: int) -> int:
+    """How many of each cluster are measured so that it takes SCORING_SHARE of the time of training; 1 to 8."""
+    return int(np.clip(SCORING_SHARE * epochs * examples / FORWARD_COST / max(clusters, 1), 1, 8))
+
+
+def score_target(standing: Standing) -> Artifact | None:
+    """Measure the target where a score or a picker looks at it; None otherwise."""
     from selection.strategy import needs_losses
 
-    if prepared.target is None or not scoring.measurements(session) & TARGETED:
+    session, target = standing.session, standing.prepared.target
+    if target is None or not scoring.measurements(session) & TARGETED:
         return None
-    if not needs_losses(session.config.select):
+    if not needs_losses(session.config.select, standing.number):
         return None  # nothing of the pool is measured that could be compared
-    target = prepared.target
-    return scoring.score_target(session, target.artifact, target.tokens, previous, target.rows, number)
+    adapter = standing.history.adapter()
+    return scoring.score_target(session, target.artifact, target.tokens, adapter, target.rows, standing.number)
 
 
-def score_shortlist(
-    session: Session,
-    prepared: Prepared,
-    previous: Artifact | None,
-    state: PoolState,
-    sample: Artifact,
-    aims: Artifact | None,
-    amount: Any,
-    number: int,
-) -> Artifact:
+def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact:
     """Measure what the picker must know inside its quotas and the sample did not cover."""
-    from selection.strategy import allocate, shortlist
+    from selection.strategy import shortlist
 
-    chooser = _candidates_for(session, state, measured_columns(session, prepared, state, [sample], aims, number))
-    seed = (session.config.seed, number)
-    quotas = allocate(chooser, amount, session.config.select, seed)
-    wanted = state.rows[shortlist(chooser, quotas, session.config.select, seed)]
-    rows = np.setdiff1d(wanted, statistics_of(sample)["row"])
-    return scoring.score(session, prepared.tokens, previous, rows, number, "score shortlist")
+    session, state = standing.session, standing.state
+    chooser = _candidates_for(standing, scored)
+    quotas = _quotas(standing, scored, amount)
+    wanted = state.rows[shortlist(chooser, quotas, session.config.select, standing.seed)]
+    rows = np.setdiff1d(wanted, statistics_of(scored.sample)["row"])
+    adapter = standing.history.adapter()
+    return scoring.score(session, standing.prepared.tokens, adapter, rows, standing.number, "score shortlist")
 
 
-def _candidates_for(session: Session, state: PoolState, columns: Mapping[str, np.ndarray]) -> Any:
+def _quotas(standing: Standing, scored: Scored, amount: Any) -> Any:
+    """Quotas from the sample alone, so that they are the same before and after the shortlist is measured."""
+    from selection.strategy import allocate
+
+    before = replace(scored, shortlist=None)
+    chooser = _candidates_for(standing, before)
+    past = past_rounds(standing.history, standing.state, standing.prepared.open_pool(), amount.unit)
+    return allocate(chooser, amount, standing.session.config.select, standing.seed, past)
+
+
+def _columns(standing: Standing, scored: Scored) -> dict[str, np.ndarray]:
+    return measured_columns(
+        standing.session, standing.prepared, standing.state, scored.of_the_pool, scored.aims, standing.history
+    )
+
+
+def _candidates_for(standing: Standing, scored: Scored) -> Any:
     """The selectable rows as `selection` takes them."""
     from selection.scores import compute
     from selection.strategy import Candidates
 
+    state, columns = standing.state, _columns(standing, scored)
     rows = state.rows
     return Candidates(
         keys=state.keys[rows],
         cluster=state.cluster[rows],
         tokens=state.tokens[rows].astype(np.int32),
-        score=compute(session.config.score.by, columns)[rows],
+        score=compute(standing.session.config.score.by, columns)[rows],
         loss=columns["nll_mean"][rows],
+        confidence=columns["top_mean"][rows],
+        suspect=_suspect(standing, scored)[rows],
+        vectors=vectors_of(standing.session, standing.prepared, rows, scored.of_the_pool, scored.aims),
     )
 
 
-def select(
-    session: Session,
-    prepared: Prepared,
-    state: PoolState,
-    sample: Artifact,
-    shortlist: Artifact,
-    aims: Artifact | None,
-    amount: Any,
-    number: int,
-) -> Artifact:
+def _suspect(standing: Standing, scored: Scored) -> np.ndarray:
+    """(n,) bool over the pool: held back as suspected noise."""
+    noise = standing.session.config.noise
+    ids = (
+        np.asarray(standing.prepared.open_pool().ids)
+        if noise.release
+        else np.empty(len(standing.state.keys), dtype="U1")
+    )
+    return held_back(scored.suspects, standing.state.keys, ids, noise.hold, noise.release)
+
+
+def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
     """Allocate quotas over clusters and pick inside them.
 
     Publishes `selection.parquet` (every example of the pool with its outcome), `selection.jsonl` (the picked conversations with
     reasons), `picked.npy` (keys, in pick order) and `quotas.json`.
     """
+    session, prepared, history = standing.session, standing.prepared, standing.history
     config = session.config
     params = {
         "select": config.select.model_dump(mode="json"),
         "score": {"by": config.score.by, "also": config.score.also, "quality": config.score.quality},
-        "before": [artifact.fingerprint for artifact, _ in scored_before(session, number)]
-        if "history" in scoring.measurements(session)
-        else [],
+        "before": [artifact.fingerprint for _, artifact, _ in scored_before(history)],
         "seed": config.seed,
-        "round": number,
+        "round": standing.number,
+        "noise": config.noise.model_dump(mode="json"),
         "budget": {"unit": amount.unit, "amount": amount.amount},
-        "trained": stages.rows_digest(np.flatnonzero(state.trained_round)),
+        "trained": stages.rows_digest(find_rows(standing.state.keys, history.all_picked())),
     }
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.strategy import allocate
         from selection.strategy import select as pick
 
-        seed = (config.seed, number)
-        columns = measured_columns(session, prepared, state, [sample, shortlist], aims, number)
-        quotas = allocate(
-            _candidates_for(session, state, columns | {"nll_mean": nll_of(sample, state)}), amount, config.select, seed
-        )
-        picks = pick(_candidates_for(session, state, columns), quotas, amount, config.select, seed)
+        quotas = _quotas(standing, scored, amount)
+        picks = pick(_candidates_for(standing, scored), quotas, amount, config.select, standing.seed)
+        columns = _columns(standing, scored)
         scores = computable(columns, scoring.measurements(session) | {"tokens"})
-        _write_selection(out, prepared, state, columns, scores, picks)
-        _write_quotas(out, prepared, state, quotas, picks)
+        _write_selection(out, standing, columns, scores, picks, reasons(scored.suspects, standing.state.keys))
+        _write_quotas(out, standing, quotas, picks)
 
     return session.run.stage(
         "selection",
-        version=2,
+        version=3,
         params=params,
         build=build,
         label="select",
         inputs={
-            "sample": sample,
-            "shortlist": shortlist,
-            "clusters": prepared.clusters,
+            "sample": scored.sample,
+            "suspects": scored.suspects,
+            "shortlist": scored.shortlist,
+            "clusters": standing.clusters,
             "split": prepared.split,
             "groups": prepared.groups,
             "tokens": prepared.tokens,
-            "aims": aims,
+            "embeddings": prepared.embeddings,
+            "aims": scored.aims,
             "target": prepared.target.artifact if prepared.target else None,
         },
     )
@@ -150,15 +227,15 @@ def select(
 
 def _write_selection(
     out: Path,
-    prepared: Prepared,
-    state: PoolState,
+    standing: Standing,
     columns: Mapping[str, np.ndarray],
     scores: Mapping[str, np.ndarray],
     picks: Any,
+    suspicion: np.ndarray,
 ) -> None:
-    n, rows = len(state.keys), state.rows
-    pool = prepared.open_pool()
-    groups = pq.read_table(prepared.groups.path / "groups.parquet")
+    state, rows = standing.state, standing.state.rows
+    n, pool = len(state.keys), standing.prepared.open_pool()
+    groups = pq.read_table(standing.prepared.groups.path / "groups.parquet")
     representative, cosine = groups["representative"].to_numpy(), groups["cosine"].to_numpy()
     outcome = state.outcome.copy()
     outcome[rows] = [CODE[name] for name in picks.outcome]
@@ -179,6 +256,7 @@ def _write_selection(
             "outcome": pa.DictionaryArray.from_arrays(pa.array(outcome.astype(np.int8)), pa.array(OUTCOMES)),
             "pick": order,
             "why": why,
+            "suspicion": pa.array(suspicion, type=pa.string()),
             "nll_total": columns["nll_total"],
             **{name: values for name, values in scores.items() if name != "length"},
             "representative": ids[representative],
@@ -204,17 +282,18 @@ def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table, sc
             handle.write(json.dumps({**clean, "messages": messages}, ensure_ascii=False) + "\n")
 
 
-def _write_quotas(out: Path, prepared: Prepared, state: PoolState, quotas: Any, picks: Any) -> None:
-    names = prepared.clusters.json("clusters.json")["names"]
+def _write_quotas(out: Path, standing: Standing, quotas: Any, picks: Any) -> None:
+    state, names = standing.state, standing.clusters.json("clusters.json")["names"]
     rows = state.rows
     k = len(names)
     picked = rows[picks.picked]
     size, free = np.bincount(state.cluster, minlength=k), np.bincount(state.cluster[rows], minlength=k)
     count = np.bincount(state.cluster[picked], minlength=k)
     tokens = np.bincount(state.cluster[picked], weights=state.tokens[picked], minlength=k)
+    whole = len(quotas.quota) != len(quotas.loss_mean)  # a picker of the whole pool: no quotas by cluster
     entries = []
     for c in range(k):
-        known = c < len(quotas.quota)
+        known = c < len(quotas.loss_mean)
         loss, error = (float(quotas.loss_mean[c]), float(quotas.loss_stderr[c])) if known else (np.nan, np.nan)
         entries.append(
             {
@@ -225,33 +304,32 @@ def _write_quotas(out: Path, prepared: Prepared, state: PoolState, quotas: Any, 
                 "measured": int(quotas.measured[c]) if known else 0,
                 "loss": loss if np.isfinite(loss) else None,
                 "loss_stderr": error if np.isfinite(error) else None,
-                "quota": int(quotas.quota[c]) if known else 0,
+                "quota": int(count[c] if whole else quotas.quota[c]) if known else 0,
                 "picked": int(count[c]),
                 "tokens": int(tokens[c]),
-                "reason": quotas.reason[c] if known else "no selectable example",
+                "reason": quotas.reason[0 if whole else c] if known else "no selectable example",
             }
         )
     write_json(out / "quotas.json", entries)
 
 
-def random_picks(session: Session, prepared: Prepared, roles: dict[str, Artifact], number: int) -> Artifact:
+def random_picks(session: Session, prepared: Prepared, ours: History, selection: Artifact, theirs: History) -> Artifact:
     """The control's picks: as many as the selected lineage has so far, less the control's own earlier ones, at random."""
     from selection.strategy import Budget
 
-    state = candidates(session, prepared, number, CONTROL)
-    unit = roles["selection"].manifest["params"]["budget"]["unit"]
-    ours = sum(_spent(session, prepared, state, SELECTED, unit, n) for n in range(1, number + 1))
-    theirs = sum(_spent(session, prepared, state, CONTROL, unit, n) for n in range(1, number))
-    amount = Budget(unit=unit, amount=max(1, ours - theirs))
+    state = candidates(prepared, prepared.clusters, theirs)
+    unit = selection.manifest["params"]["budget"]["unit"]
+    wanted = np.concatenate([ours.all_picked(), np.load(selection.path / "picked.npy")])
+    amount = Budget(unit=unit, amount=max(1, _spent(state, wanted, unit) - _spent(state, theirs.all_picked(), unit)))
     params = {
         "seed": session.config.seed,
-        "round": number,
+        "round": theirs.number,
         "budget": {"unit": unit, "amount": amount.amount},
         "trained": stages.rows_digest(np.flatnonzero(state.trained_round)),
     }
 
     def build(out: Path, scratch: Path) -> None:
-        rows = draw_random(session, state, amount, number)
+        rows = draw_random(session, state, amount, theirs.number)
         np.save(out / "picked.npy", state.keys[rows])
         write_json(out / "picked.json", {"examples": len(rows), "tokens": int(state.tokens[rows].sum())})
 
@@ -290,39 +368,33 @@ def draw_random(session: Session, state: PoolState, amount: Any, number: int) ->
     return rows[select(chooser, allocate(chooser, amount, config, seed), amount, config, seed).picked]
 
 
-def _spent(session: Session, prepared: Prepared, state: PoolState, lineage: Lineage, unit: str, number: int) -> int:
-    keys = picked_keys(session, number, lineage)
+def _spent(state: PoolState, keys: np.ndarray, unit: str) -> int:
     return len(keys) if unit == "examples" else int(state.tokens[find_rows(state.keys, keys)].sum())
 
 
-def control_steps(session: Session, number: int) -> int:
-    """Optimizer steps the control trains in round `number`, so that both lineages have taken the same number in all."""
+def control_steps(mode: str, ours: History, trained: Artifact, theirs: History) -> int:
+    """Optimizer steps the control trains in this round, so that both lineages have taken the same number in all.
 
-    def steps(n: int, role: str) -> int:
-        artifact = rounds.recorded(session.run, n, role)
-        return int(artifact.json("train.json")["steps"]) if artifact else 0
+    `trained`: the selected lineage's adapter of this round.
+    """
 
-    if session.config.train.mode == "retrain":
-        return steps(number, "train")
-    return max(
-        1,
-        sum(steps(n, "train") for n in range(1, number + 1)) - sum(steps(n, "control.train") for n in range(1, number)),
-    )
+    def steps(*adapters: Artifact | None) -> int:
+        return sum(int(artifact.json("train.json")["steps"]) for artifact in adapters if artifact)
+
+    if mode == "retrain":
+        return steps(trained)
+    before = [entry.get("train") for entry in theirs.rounds]
+    return max(1, steps(*(entry.get("train") for entry in ours.rounds), trained) - steps(*before))
 
 
-def training_rows(
-    session: Session, prepared: Prepared, selection: Artifact, lineage: Lineage, number: int
-) -> np.ndarray:
+def training_rows(session: Session, prepared: Prepared, selection: Artifact, history: History) -> np.ndarray:
     """Pool rows that this round trains on: its picks, plus replayed or all earlier ones as `train.mode` says."""
     keys = prepared.open_pool().keys
-    picked = np.load(selection.path / "picked.npy")
-    earlier = np.concatenate(
-        [picked_keys(session, n, lineage) for n in range(1, number)] or [np.empty(0, dtype=np.uint64)]
-    )
+    picked, earlier = np.load(selection.path / "picked.npy"), history.all_picked()
     if prepared.target is not None:  # a target that came later: what it holds is not trained on again
         earlier = np.setdiff1d(earlier, keys[prepared.target.excluded], assume_unique=True)
     if session.config.train.mode == "continue":
         count = min(len(earlier), round(session.config.train.replay * len(picked)))
-        rng = np.random.default_rng([session.config.seed, number, 0x2E91A7])
+        rng = np.random.default_rng([session.config.seed, history.number, 0x2E91A7])
         earlier = rng.choice(earlier, size=count, replace=False) if count else earlier[:0]
     return find_rows(keys, np.concatenate([picked, earlier]))

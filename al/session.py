@@ -18,6 +18,37 @@ if TYPE_CHECKING:
     from trainer.template import ChatTemplate
 
 
+class Models:
+    """The tokenizer, template and base model that a config names, each loaded on first use."""
+
+    def __init__(self, session: Session):
+        self._session = session
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        from trainer.model import load_tokenizer
+
+        return load_tokenizer(self._session.config.model)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template that turns conversations into tokens."""
+        from trainer.template import ChatTemplate
+
+        return ChatTemplate.resolve(self.tokenizer, self._session.config.model.chat_template)
+
+    @cached_property
+    def base(self) -> Base:
+        """The quantised base model, loaded once per process."""
+        from trainer.model import Base
+
+        with self._session.progress("load model", 1, "model") as progress:
+            base = Base.load(self._session.config.model)
+            progress(1)
+        return base
+
+
 class Session:
     """A run opened for work. Models load on first use and stay, so a fully resumed round loads none."""
 
@@ -25,6 +56,14 @@ class Session:
         self.run = run
         self.config = config
         self.quiet = quiet
+        self._models = Models(self)
+
+    def with_config(self, config: Config) -> Session:
+        """The same run with another config; models are shared where both name the same."""
+        other = Session(self.run, config, self.quiet)
+        if config.model == self.config.model:
+            other._models = self._models
+        return other
 
     def progress(self, title: str, total: int | None, unit: str) -> Progress:
         """A progress bar in this session's manner (silent when `quiet`)."""
@@ -40,29 +79,20 @@ class Session:
 
             check_fp8(device)
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        from trainer.model import load_tokenizer
+        return self._models.tokenizer
 
-        return load_tokenizer(self.config.model)
-
-    @cached_property
+    @property
     def template(self) -> ChatTemplate:
         """The chat template that turns conversations into tokens."""
-        from trainer.template import ChatTemplate
+        return self._models.template
 
-        return ChatTemplate.resolve(self.tokenizer, self.config.model.chat_template)
-
-    @cached_property
+    @property
     def base(self) -> Base:
         """The quantised base model, loaded once per process."""
-        from trainer.model import Base
-
-        with self.progress("load model", 1, "model") as progress:
-            base = Base.load(self.config.model)
-            progress(1)
-        return base
+        return self._models.base
 
     def model_params(self) -> dict[str, Any]:
         """What of the model section a result depends on, with the identity of local files."""

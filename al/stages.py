@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 from al.artifacts import Artifact, write_json
 from al.errors import ConfigError
 from al.failpoints import failpoint
+from al.lineage import CONTROL, Lineage
 from al.prepare import Tokenized
 from al.progress import stop_requested
-from al.scoring import MOMENTS
+from al.scoring import MOMENTS, measurements
 from al.session import Session
 from selection.holdout import DEV
-from selection.scores import needs
 from trainer.config import NO_PART_OF_THE_RESULT
 
 
@@ -36,18 +36,6 @@ def split_by_tokens(rows: np.ndarray, lengths: np.ndarray, tokens: int) -> list[
         return []
     part = (np.cumsum(lengths[rows]) - 1) // tokens
     return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """One line of adapters: the selected one, or the control. `rows_role` names its picks in the run's records."""
-
-    name: str
-    title: str
-
-
-SELECTED = Lineage("selected", "train")
-CONTROL = Lineage("control", "train control")
 
 
 def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
@@ -102,7 +90,7 @@ def train(
         ConfigError: `train.eval_every` is set and there is no dev example.
     """
     config = session.config
-    moments = lineage is SELECTED and "gradient" in needs(config.score.by, *config.score.also)
+    moments = lineage is not CONTROL and "gradient" in measurements(session)
     params = {
         "model": session.model_params(),
         "lora": config.lora.model_dump(mode="json"),

@@ -24,12 +24,13 @@ from al.session import Session
 
 @dataclass(frozen=True)
 class Target:
-    """`pool` holds the target's examples, `tokens` their tokens; `artifact` what of both is used: `rows.npy`, and
-    `excluded.npy`, rows of the run's pool that are too near to it."""
+    """`pool` holds the target's examples, `tokens` their tokens, `embeddings` their vectors; `artifact` what of them is used:
+    `rows.npy`, and `excluded.npy`, rows of the run's pool that are too near to it."""
 
     pool: Artifact
     tokens: Artifact
     artifact: Artifact
+    embeddings: Artifact
 
     @property
     def rows(self) -> np.ndarray:

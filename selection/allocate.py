@@ -11,26 +11,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selection.candidates import Budget, Candidates, Strategy
+from selection.candidates import Candidates, PastRound, Strategy
 from selection.errors import SelectionError
+from selection.evidence import Evidence, gather
 from selection.losses import ClusterLosses
 from selection.randomness import DRAW, keyed_draw
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What an allocation may look at. `capacity` (k,): what each cluster can surely give, in the budget's unit.
+    """What an allocation may look at.
 
-    `total`: the budget, or all there is if that is less. The candidates are sorted by key.
+    `open_` (n,) bool: candidates that quotas are for (not explored, not held back). `size` (k,): how many of them. `capacity`
+    (k,): what each cluster can surely give, in the budget's unit. `total`: the budget that is left, or all there is if that is
+    less. `past`: earlier rounds. The candidates are sorted by key.
     """
 
     candidates: Candidates
+    open_: np.ndarray
+    size: np.ndarray
     losses: ClusterLosses
-    budget: Budget
+    unit: str
     capacity: np.ndarray
     total: int
     strategy: Strategy
     seed_parts: tuple[int, ...]
+    past: tuple[PastRound, ...]
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,29 @@ class Weights:
     reason: list[str]
 
 
-Allocation = Callable[[Situation], Weights]
+Weigh = Callable[[Situation], Weights]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """`weigh` gives the clusters' weights. `first_measured`: the first round in which it looks at losses; None: never."""
+
+    weigh: Weigh
+    first_measured: int | None
+
+    def looks_at_losses(self, number: int) -> bool:
+        """Whether round `number` needs measured losses for it."""
+        return self.first_measured is not None and number >= self.first_measured
+
+
 ALLOCATIONS: dict[str, Allocation] = {}
 
 
-def allocation(name: str) -> Callable[[Allocation], Allocation]:
+def allocation(name: str, first_measured: int | None = None) -> Callable[[Weigh], Weigh]:
     """Register an allocation under `name`."""
 
-    def register(function: Allocation) -> Allocation:
-        ALLOCATIONS[name] = function
+    def register(function: Weigh) -> Weigh:
+        ALLOCATIONS[name] = Allocation(function, first_measured)
         return function
 
     return register
@@ -62,17 +82,18 @@ def random_allocation(situation: Situation) -> Weights:
     The draw is the one the random picker makes, so the two together pick exactly its first examples. O(n log n).
     """
     candidates = situation.candidates
-    draw = keyed_draw(candidates.keys, *situation.seed_parts, DRAW)
-    order = np.argsort(draw, kind="stable")
-    unit = candidates.tokens[order] if situation.budget.unit == "tokens" else np.ones(len(order), dtype=np.int64)
+    rows = np.flatnonzero(situation.open_)
+    draw = keyed_draw(candidates.keys[rows], *situation.seed_parts, DRAW)
+    order = rows[np.argsort(draw, kind="stable")]
+    unit = candidates.tokens[order] if situation.unit == "tokens" else np.ones(len(order), dtype=np.int64)
     within = _running_total(candidates.cluster[order], unit)
     order, unit = (values[within <= situation.capacity[candidates.cluster[order]]] for values in (order, unit))
     drawn = np.cumsum(unit) <= situation.total
     count = np.bincount(candidates.cluster[order[drawn]], minlength=candidates.clusters)
     weight = np.bincount(candidates.cluster[order[drawn]], weights=unit[drawn], minlength=candidates.clusters)
-    size = situation.losses.size
     reason = [
-        f"{c} of {drawn.sum()} drawn from the whole pool, {n} selectable" for c, n in zip(count, size, strict=True)
+        f"{c} of {drawn.sum()} drawn from the whole pool, {n} selectable"
+        for c, n in zip(count, situation.size, strict=True)
     ]
     return Weights(weight, reason)
 
@@ -80,7 +101,7 @@ def random_allocation(situation: Situation) -> Weights:
 @allocation("uniform")
 def uniform_allocation(situation: Situation) -> Weights:
     """Every cluster alike, whatever its size. O(k)."""
-    size = situation.losses.size
+    size = situation.size
     return Weights((size > 0).astype(np.float64), [f"as every cluster, {n} selectable" for n in size])
 
 
@@ -88,21 +109,108 @@ def uniform_allocation(situation: Situation) -> Weights:
 def size_allocation(situation: Situation) -> Weights:
     """Number of candidates ^ temperature: 1 keeps the pool's proportions, 0 is uniform (temperature sampling of multilingual
     pretraining, arXiv 1911.02116, section 3.1). O(k)."""
-    size, temperature = situation.losses.size, situation.strategy.temperature
+    size, temperature = situation.size, situation.strategy.temperature
     weight = np.where(size > 0, np.maximum(size, 1.0) ** temperature, 0.0)
     return Weights(weight, [f"{n} selectable ^ {temperature:g}" for n in size])
 
 
-@allocation("loss")
+@allocation("loss", first_measured=1)
 def loss_allocation(situation: Situation) -> Weights:
     """Expected mean NLL of the cluster under the current adapter ^ temperature; the estimate is shrunk as
     `selection.losses.cluster_losses` says. In the manner of the 2023 efficiency challenge's winner on one 4090, who sampled
     the tasks more where the model scored low. Equal weights if nothing is measured. O(n)."""
     losses, temperature = situation.losses, situation.strategy.temperature
-    level = np.where(losses.size > 0, np.nan_to_num(losses.expected, nan=1.0), 0.0)
-    weight = np.where(losses.size > 0, np.maximum(level, 1e-9) ** temperature, 0.0)
-    power = "" if temperature == 1 else f" ^ {temperature:g}"
-    return Weights(weight, [_loss_reason(losses, c) + power for c in range(len(level))])
+    level = np.where(situation.size > 0, np.nan_to_num(losses.expected, nan=1.0), 0.0)
+    weight = np.where(situation.size > 0, np.maximum(level, 1e-9) ** temperature, 0.0)
+    return Weights(weight, [_loss_reason(losses, c) + _power(temperature) for c in range(len(level))])
+
+
+@allocation("confidence", first_measured=1)
+def confidence_allocation(situation: Situation) -> Weights:
+    """How unsure the model is of its first choices in a cluster (one minus their mean probability, shrunk as losses are)
+    ^ temperature: by what it does not know, whatever the answers say, so that wrong answers do not attract. O(n)."""
+    from selection.losses import cluster_means
+
+    candidates, temperature = situation.candidates, situation.strategy.temperature
+    unsure = np.full(len(candidates), np.nan) if candidates.confidence is None else 1 - candidates.confidence
+    found = cluster_means(candidates, unsure)
+    level = np.where(situation.size > 0, np.nan_to_num(found.expected, nan=1.0), 0.0)
+    weight = np.where(situation.size > 0, np.maximum(level, 1e-9) ** temperature, 0.0)
+    reason = [
+        f"unsure of {value:.0%} of its tokens ({m} measured)" if m else "nothing measured here; as the average cluster"
+        for value, m in zip(level, found.measured, strict=True)
+    ]
+    return Weights(weight, [text + _power(temperature) for text in reason])
+
+
+@allocation("adaptive", first_measured=2)
+def adaptive_allocation(situation: Situation) -> Weights:
+    """What each cluster should have had by the end of this round, less what it has had.
+
+    With a power law L(n) = L(1) n^-α for a cluster's loss after n examples, an example more is worth about α L(n) / n, and that is the
+    same everywhere when n is in proportion to α L. So the shares of all that is picked in the end are
+
+        loss ^ temperature · fall / mean fall,      loss: the cluster's now, shrunk; fall: α, how fast it fell, shrunk
+
+    `selection.evidence` estimates α from earlier rounds; where they say little it is the mean, and the shares go by loss alone. In the
+    first round nothing is known of what training changes, and every cluster gets alike: losses of a model that
+    does not know the tasks' form yet say little. O(n).
+    """
+    size, past = situation.size, situation.past
+    if not past or np.isnan(situation.losses.pool_mean):
+        return Weights(
+            (size > 0).astype(np.float64), [f"nothing learned yet, as every cluster, {n} selectable" for n in size]
+        )
+    evidence = gather(past, situation.losses)
+    level = np.maximum(situation.losses.expected, 1e-9) ** situation.strategy.temperature
+    worth = np.where(size > 0, level * evidence.relative_fall, 0.0)
+    spent = evidence.spent
+    weight = _fill_up(worth, spent, situation.total)
+    reason = [
+        _loss_reason(situation.losses, c)
+        + _power(situation.strategy.temperature)
+        + _fall_reason(evidence, c)
+        + f"; had {spent[c]:g} so far"
+        for c in range(len(size))
+    ]
+    return Weights(weight, reason)
+
+
+@allocation("learnability", first_measured=1)
+def learnability_allocation(situation: Situation) -> Weights:
+    """By how much a cluster's loss falls for what is spent on it: Thompson sampling (1933) over clusters, whose arms are the
+    clusters and whose reward is the fall of loss per unit, known with the error that `selection.evidence` gives. Before two
+    rounds are measured: as `loss`. O(n)."""
+    if len(situation.past) == 0:
+        return loss_allocation(situation)
+    evidence = gather(situation.past, situation.losses)
+    rng = np.random.default_rng([*situation.seed_parts, DRAW])
+    drawn = evidence.gain + evidence.gain_error * rng.standard_normal(len(situation.size))
+    least = 0.05 * max(float(np.nanmean(np.maximum(evidence.gain, 0))), 1e-12)
+    weight = np.where(situation.size > 0, np.maximum(drawn, least), 0.0)
+    reason = [
+        f"loss fell by {gain:.2g} ± {error:.1g} for each doubling of what it had, drawn {draw:.2g}"
+        for gain, error, draw in zip(evidence.gain, evidence.gain_error, drawn, strict=True)
+    ]
+    return Weights(weight, reason)
+
+
+def _fill_up(worth: np.ndarray, spent: np.ndarray, total: int) -> np.ndarray:
+    """(k,) what to add to `spent` so that all together is in proportion to `worth`, as far as `total` goes and nothing is taken
+    back: max(0, s · worth - spent) with the s at which it sums to `total`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.where(worth > 0, spent / worth, np.inf)
+    order = np.argsort(level, kind="stable")
+    heads, floor = np.cumsum(worth[order]), np.cumsum(spent[order])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s = (total + floor) / heads
+    reaches = np.append(level[order][1:], np.inf)
+    first = int(np.argmax(s <= reaches))
+    return np.maximum(0.0, s[first] * worth - spent)
+
+
+def _power(temperature: float) -> str:
+    return "" if temperature == 1 else f" ^ {temperature:g}"
 
 
 def _loss_reason(losses: ClusterLosses, c: int) -> str:
@@ -115,6 +223,15 @@ def _loss_reason(losses: ClusterLosses, c: int) -> str:
     return (
         f"mean NLL {losses.mean[c]:.2f}{error} over {losses.measured[c]} measured, "
         f"shrunk to {losses.expected[c]:.2f}, {ratio}"
+    )
+
+
+def _fall_reason(evidence: Evidence, c: int) -> str:
+    if np.isnan(evidence.fall[c]):
+        return ""
+    return (
+        f", fell by {evidence.fall[c]:.0%} ± {evidence.fall_error[c]:.0%} at each doubling, "
+        f"counted as {evidence.relative_fall[c]:.2f} × the mean"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,11 +13,34 @@ UNITS = ("examples", "tokens")
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """Rows of a matrix that belong to candidates. `matrix` (N, d), may be memory-mapped; `row` (n,) the row of each candidate,
+    -1 for one that has none. `targets` (t, d): the same of the target's examples, where there is a target."""
+
+    matrix: np.ndarray
+    row: np.ndarray
+    targets: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Vectors:
+        """Those of the candidates at `rows`."""
+        return Vectors(self.matrix, self.row[rows], self.targets)
+
+    def values(self) -> np.ndarray:
+        """(n, d) float32, NaN where a candidate has none."""
+        result = np.full((len(self.row), self.matrix.shape[1]), np.nan, dtype=np.float32)
+        there = self.row >= 0
+        result[there] = self.matrix[self.row[there]]
+        return result
+
+
+@dataclass(frozen=True)
 class Candidates:
     """The selectable examples, and only those; all arrays (n,).
 
     `keys`: uint64, distinct. `cluster`: int, 0 or more. `tokens`: int, length in tokens, 1 or more. `score`: float, higher is
-    more worth training on. `loss`: float, mean NLL in nats per response token. NaN where not measured.
+    more worth training on. `loss`: float, mean NLL in nats per response token. `confidence`: mean probability of the model's
+    first choice. NaN where not measured. `suspect`: held back as noise. `vectors`: by name, "embedding", "pooled", "gradient",
+    "trajectory" (losses of earlier rounds), as far as the strategy's picker asks for them.
 
     Raises:
         SelectionError: arrays of different lengths, values out of range, repeated keys, or no example at all.
@@ -27,6 +51,9 @@ class Candidates:
     tokens: np.ndarray
     score: np.ndarray
     loss: np.ndarray
+    confidence: np.ndarray | None = None
+    suspect: np.ndarray | None = None
+    vectors: Mapping[str, Vectors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.keys)
@@ -34,7 +61,7 @@ class Candidates:
             raise SelectionError(
                 "there is no selectable example: all are held out, duplicates, unlabelled, over length or trained."
             )
-        for name in ("cluster", "tokens", "score", "loss"):
+        for name in self._arrays():
             if getattr(self, name).shape != (n,):
                 raise SelectionError(
                     f"candidates: expected {name} of shape ({n},) like keys, found {getattr(self, name).shape}."
@@ -52,6 +79,10 @@ class Candidates:
         if (ordered[1:] == ordered[:-1]).any():
             raise SelectionError("candidates: an example occurs twice (repeated key).")
 
+    def _arrays(self) -> list[str]:
+        optional = [name for name in ("confidence", "suspect") if getattr(self, name) is not None]
+        return ["keys", "cluster", "tokens", "score", "loss", *optional]
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -65,11 +96,28 @@ class Candidates:
         """Number of clusters: the highest one's index plus one."""
         return int(self.cluster.max()) + 1
 
+    @property
+    def trusted(self) -> np.ndarray:
+        """(n,) bool: not held back as noise."""
+        return np.ones(len(self), dtype=bool) if self.suspect is None else ~self.suspect
+
     def take(self, rows: np.ndarray) -> Candidates:
         """The candidates at `rows`, in that order."""
-        return Candidates(
-            **{name: getattr(self, name)[rows] for name in ("keys", "cluster", "tokens", "score", "loss")}
-        )
+        arrays = {name: getattr(self, name)[rows] for name in self._arrays()}
+        return Candidates(**arrays, vectors={name: vectors.take(rows) for name, vectors in self.vectors.items()})
+
+
+@dataclass(frozen=True)
+class PastRound:
+    """What an earlier round measured and spent, by the present clusters; all (k,).
+
+    `loss`, `stderr`: mean NLL before its training, and the standard error of it; NaN where unknown. `spent`: what was picked, in
+    the budget's unit.
+    """
+
+    loss: np.ndarray
+    stderr: np.ndarray
+    spent: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -100,10 +148,12 @@ class Strategy:
     picker: str
     about: str = ""
     temperature: float = 1.0
-    tail_cut: float = 0.05
+    explore: float = 0.0
+    tail_cut: float = 0.0
     length_bins: int = 4
     mid_band: float = 0.5
     shortlist_factor: float = 4.0
+    rising: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +163,7 @@ class Quotas:
     `quota`: int64, in `unit`, the budget's. `reason`: one line each. `loss_mean`: measured mean NLL, NaN where nothing is
     measured. `loss_stderr`: its standard error, NaN where unknown. `loss_expected`: the mean after shrinkage, what weights
     are made of. `measured`: number of measured examples. `weight`: share of the budget before rounding and capacities.
+    `explored`: keys picked at random from the whole pool before anything else, part of the budget but of no quota.
     """
 
     quota: np.ndarray
@@ -123,6 +174,7 @@ class Quotas:
     measured: np.ndarray
     weight: np.ndarray
     unit: str
+    explored: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -140,5 +192,6 @@ class Selection:
     short_by: int
 
 
-OUTCOMES = ("selected", "tail_cut", "quota_full", "no_quota")
-"""What became of a candidate: picked; left out as suspected noise; its cluster's quota was full; its cluster had no quota."""
+OUTCOMES = ("selected", "suspected_noise", "tail_cut", "quota_full", "no_quota")
+"""What became of a candidate: picked; held back because its neighbours' losses contradict its own; left out among its cluster's
+highest losses; its cluster's quota was full; its cluster had no quota."""

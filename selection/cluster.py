@@ -1,4 +1,10 @@
-"""k-means clusters, what they are called, how good they are, and where they lie in two dimensions."""
+"""Clusters, what they are called, how good they are, and where they lie in two dimensions.
+
+k-means spends its centroids where the examples are: of a pool that is half one task it makes half of all clusters out of that
+task, and hundreds of small ones share the rest. So k-means only makes cells, many small ones; the cells, each counting once
+whatever it holds, are then joined by Ward's method. A task of 20,000 examples lies in cells that are near each other and
+becomes a few clusters, a task of 12 becomes one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,9 @@ from selection.vectors import blocks, unit
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-MAX_CLUSTERS = 4096
+MAX_CLUSTERS, MAX_CELLS = 4096, 8192
+CELLS_PER_CLUSTER, EXAMPLES_PER_CELL = 12, 4
+"""auto: so many cells for each cluster, as far as every cell has so many examples on average."""
 QUALITY_SAMPLE = 2000
 PROJECTION_SAMPLE = 20_000
 NAME_TEXTS, NAME_CHARACTERS, NAME_TERMS = 200, 2000, 3
@@ -27,7 +35,7 @@ NAME_TEXTS, NAME_CHARACTERS, NAME_TERMS = 200, 2000, 3
 class Clusters:
     """`assignment`: (n,) int32. `distance`: (n,) float32, one minus the cosine to the centroid. `centroids`: (k, d) float32.
 
-    `quality`: k, sizes, the k-means objective on the sample, and scikit-learn's measures on a random part (None for one cluster).
+    `quality`: k, cells, sizes, the k-means objective on the sample, and scikit-learn's measures on a random part (None for one cluster).
     """
 
     assignment: np.ndarray
@@ -37,12 +45,18 @@ class Clusters:
 
 
 def choose_k(k: int | Literal["auto"], n: int) -> int:
-    """`k`, or for auto a number of clusters that suits n examples: n^0.6 / 2, between 1 and 4,096."""
-    return k if k != "auto" else int(min(max(1, n**0.6 / 2), MAX_CLUSTERS))
+    """`k`, or for auto a number of clusters that suits n examples: √n, at most 4,096."""
+    return k if k != "auto" else int(min(max(1, n**0.5), MAX_CLUSTERS))
+
+
+def choose_cells(cells: int | Literal["auto"], k: int, n: int) -> int:
+    """`cells`, or for auto 12 a cluster, no more than a quarter of n, nor than 8,192; never fewer than k."""
+    return max(k, cells if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
-    """k-means with faiss: centroids from a random sample, then every example to the centroid of highest cosine.
+    """Cells by k-means (faiss) from a random sample, joined to clusters by Ward's method (1963, doi 10.2307/2282967); every
+    example belongs to the cell of highest cosine.
 
     Args:
         embeddings: (n, d) float, may be memory-mapped; float32 copies are made of the sample and of one block at a time.
@@ -50,19 +64,41 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
     Raises:
         SelectionError: fewer examples than clusters.
     """
-    import faiss
-
-    n, d = embeddings.shape
+    n = len(embeddings)
     k = choose_k(config.k, n)
     if k > n:
         raise SelectionError(
             f"cluster.k: {k} clusters asked for, but the pool has {n} examples. Lower it, or set it to auto."
         )
     rng = np.random.default_rng([seed, CLUSTER])
-    sample = np.sort(rng.choice(n, size=min(n, k * config.sample_per_centroid), replace=False))
+    cells = choose_cells(config.cells, k, n)
+    sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
+    centres, objective = _k_means(unit(embeddings[sample]), cells, config, seed)
+    cell, cosine = _assign(embeddings, centres)
+    cluster_of, centroids = _join(centres, np.bincount(cell, minlength=cells), k, config.spherical)
+    assignment = cluster_of[cell]
+    distance = 1.0 - cosine if cells == k else _distances(embeddings, assignment, centroids)
+    quality = _quality(embeddings, assignment, rng)
+    size = np.bincount(assignment, minlength=k)
+    quality |= {
+        "k": k,
+        "cells": cells,
+        "iterations": config.iterations,
+        "sample": len(sample),
+        "objective": objective,
+        "mean_distance": float(distance.mean()),
+        "smallest": int(size.min()),
+        "largest": int(size.max()),
+    }
+    return Clusters(assignment.astype(np.int32), distance.astype(np.float32), centroids, quality)
+
+
+def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) -> tuple[np.ndarray, float]:
+    import faiss
+
     kmeans = faiss.Kmeans(
-        d,
-        k,
+        vectors.shape[1],
+        cells,
         niter=config.iterations,
         nredo=config.restarts,
         spherical=config.spherical,
@@ -70,27 +106,49 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
         min_points_per_centroid=1,
         max_points_per_centroid=config.sample_per_centroid,
     )
-    kmeans.train(unit(embeddings[sample]))
-    assignment, distance = _assign(embeddings, kmeans.centroids)
-    quality = _quality(embeddings, assignment, rng)
-    size = np.bincount(assignment, minlength=k)
-    quality |= {
-        "k": k,
-        "iterations": config.iterations,
-        "sample": len(sample),
-        "objective": float(kmeans.obj[-1]),
-        "mean_distance": float(distance.mean()),
-        "smallest": int(size.min()),
-        "largest": int(size.max()),
-    }
-    return Clusters(assignment, distance, kmeans.centroids, quality)
+    kmeans.train(vectors)
+    return kmeans.centroids, float(kmeans.obj[-1])
+
+
+def _join(centres: np.ndarray, size: np.ndarray, k: int, spherical: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The cluster of each cell (cells,), numbered by first cell, and each cluster's centroid (k, d): the mean of its cells.
+
+    Cells without examples, which duplicates leave behind, join the nearest that has some, unless they are needed to make k.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    cells = len(centres)
+    if cells == k:
+        return np.arange(k), centres
+    used = np.flatnonzero(size)
+    if len(used) < k:
+        used = np.arange(cells)
+    label = fcluster(linkage(unit(centres[used]), "ward"), k, "maxclust") if len(used) > 1 else np.ones(1, int)
+    _, first, label = np.unique(label, return_index=True, return_inverse=True)
+    label = np.argsort(np.argsort(first))[label]
+    cluster_of = np.zeros(cells, dtype=np.int64)
+    cluster_of[used] = label
+    rest = np.setdiff1d(np.arange(cells), used)
+    if len(rest):
+        cluster_of[rest] = label[np.argmax(unit(centres[rest]) @ unit(centres[used]).T, axis=1)]
+    centroids = np.zeros((k, centres.shape[1]), dtype=np.float32)
+    np.add.at(centroids, label, centres[used])
+    centroids /= np.maximum(np.bincount(label, minlength=k), 1)[:, None]
+    return cluster_of, unit(centroids) if spherical else centroids
 
 
 def _assign(embeddings: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from selection.dedup import near
 
-    assignment, cosine = near(embeddings, centroids)
-    return assignment.astype(np.int32), (1.0 - cosine).astype(np.float32)
+    return near(embeddings, centroids)
+
+
+def _distances(embeddings: np.ndarray, assignment: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """(n,) one minus the cosine of each example to its own centroid."""
+    centroids, result = unit(centroids), np.empty(len(embeddings))
+    for rows in blocks(np.arange(len(embeddings))):
+        result[rows] = 1.0 - np.einsum("nd,nd->n", unit(embeddings[rows]), centroids[assignment[rows]])
+    return result
 
 
 def _quality(embeddings: np.ndarray, assignment: np.ndarray, rng: np.random.Generator) -> dict[str, float | int | None]:

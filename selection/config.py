@@ -66,6 +66,14 @@ class HoldoutConfig(BaseModel, extra="forbid", frozen=True):
         1000,
         description="Examples only read to report: a count or a share. More narrows every interval, by 1/sqrt(count).",
     )
+    dev_files: list[str] = Field(
+        default=[],
+        description="Files whose examples are dev, instead of drawing it; read as pool.files are, and never picked from.",
+    )
+    test_files: list[str] = Field(
+        default=[],
+        description="Files whose examples are test, instead of drawing it; read as pool.files are, never picked.",
+    )
     overlap: float = Field(
         0.5,
         gt=0,
@@ -76,21 +84,30 @@ class HoldoutConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class ClusterConfig(BaseModel, extra="forbid", frozen=True):
-    """k-means over the embeddings (faiss); the clusters are what quotas are given to."""
+    """Cells by k-means over the embeddings (faiss), joined to clusters, which are what quotas are given to."""
 
     k: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="Clusters. auto: n^0.6 / 2, at most 4,096: 32 for 1,000 examples, 364 for 59,000, 1,991 for 1,000,000. "
+        description="Clusters. auto: the square root of the number of examples, at most 4,096: 31 for 1,000, 245 for 60,000. "
         "More separate tasks better and leave fewer measured examples to each.",
+    )
+    cells: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="k-means cells that are joined to k clusters, each counting once, so that a huge task does not take most of "
+        "the clusters. auto: 12 for each cluster, at least 4 examples each on average, at most 8,192. Equal to k: plain k-means.",
     )
     iterations: int = Field(
         20, ge=1, description="Lloyd iterations; time grows in proportion, 20 come within 1% of convergence."
     )
     sample_per_centroid: int = Field(
-        256,
+        64,
         ge=1,
-        description="Examples per cluster that the centroids are trained on, drawn at random; all are assigned. "
+        description="Examples per cell that the centroids are trained on, drawn at random; all are assigned. "
         "faiss takes 256 silently; here it is stated.",
+    )
+    adapt: bool = Field(
+        True,
+        description="Whether later rounds split clusters whose measured losses are uneven and join like ones (docs/selection.md).",
     )
     restarts: int = Field(1, ge=1, description="Independent starts, of which the one with the least inertia is kept.")
     spherical: bool = Field(
@@ -102,10 +119,11 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
 class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     """What is measured with the current adapter, and which number of it an example is ranked by."""
 
-    sample_per_cluster: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        8,
+    sample_per_cluster: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = Field(
+        "auto",
         description="Random examples of each cluster that are measured, or all. The error of a cluster's mean falls as "
-        "1/sqrt(sample), the cost of scoring grows in proportion.",
+        "1/sqrt(sample), the cost of scoring grows in proportion. auto: so many that it takes about a ninth of the time of training "
+        "on the budget, between 1 and 8.",
     )
     by: str | dict[str, float] = Field(
         "nll",
@@ -149,6 +167,15 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
         return also
 
 
+class NoiseConfig(BaseModel, extra="forbid", frozen=True):
+    """Examples that are held back because their loss contradicts that of their neighbours: wrong labels, garbled text."""
+
+    hold: bool = Field(True, description="Whether suspects are held back. The report lists them either way.")
+    release: list[str] = Field(
+        default=[], description="Ids of examples that are no suspects, whatever is measured; the report names ids."
+    )
+
+
 class SelectConfig(BaseModel, extra="forbid", frozen=True):
     """Which strategy picks, and changes to it. Fields that are null take the strategy's own value."""
 
@@ -156,14 +183,22 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
         "default", description="Named pair of allocation and picker; docs/selection.md says which when."
     )
     allocation: str | None = Field(
-        None, description="How the budget is divided over clusters: random, uniform, size, loss."
+        None,
+        description="How the budget is divided over clusters: random, uniform, size, loss, confidence, learnability, adaptive.",
     )
-    picker: str | None = Field(None, description="Which examples inside a quota: random, top, mid.")
+    picker: str | None = Field(None, description="Which examples inside a quota; docs/selection.md lists them.")
     temperature: float | None = Field(
         None,
         ge=0,
         le=10,
         description="Exponent on a cluster's loss or size. 0 treats clusters alike, 1 is proportional, above 1 sharpens.",
+    )
+    explore: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the budget that goes to random examples of the whole pool. More keeps in view what the strategy "
+        "overlooks, and brings the selection nearer to random.",
     )
     tail_cut: float | None = Field(
         None,
@@ -180,10 +215,14 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
     mid_band: float = Field(
         0.5, gt=0, le=1, description="Picker mid draws from this share of a cluster's scores, centred on the median."
     )
+    rising: bool = Field(
+        False,
+        description="Picker mid draws from higher scores in each round: centred on 1 - 1 / (round + 1) of a cluster's scores.",
+    )
     shortlist_factor: float = Field(
         4.0,
         ge=1,
-        description="Pickers top and mid choose among this many times the quota, measured for that purpose. "
+        description="Pickers that rank by what is measured choose among this many times the quota, measured for that purpose. "
         "More follows the score more closely and costs scoring in proportion.",
     )
 

@@ -50,7 +50,7 @@ def near_duplicate_groups(
     n = len(embeddings)
     order = np.argsort(preference, kind="stable")
     representative, cosine = np.arange(n), np.ones(n, dtype=np.float32)
-    index, leaders = _index(embeddings, neighbours), np.empty(0, dtype=np.int64)
+    index, leaders = vector_index(embeddings, np.arange(n), neighbours), np.empty(0, dtype=np.int64)
     for rows in blocks(order):
         vectors = unit(embeddings[rows])
         best, leader = _nearest(index, vectors, leaders)
@@ -79,19 +79,21 @@ def _lead_within(
     return np.array(new, dtype=np.int64)
 
 
-def _index(embeddings: np.ndarray, neighbours: int) -> faiss.Index:
+def vector_index(embeddings: np.ndarray, rows: np.ndarray, cells_searched: int) -> faiss.Index:
+    """An empty index by inner product, for unit vectors of `rows` of `embeddings` (n, d): exact up to `EXACT_UP_TO` rows, above it an
+    inverted one in float16, trained on a random part of them, that searches the nearest `cells_searched` cells."""
     import faiss
 
-    n, d = embeddings.shape
+    n, d = len(rows), embeddings.shape[1]
     if n <= EXACT_UP_TO:
         return faiss.IndexFlatIP(d)
     cells = int(4 * np.sqrt(n))
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(d), d, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
-    index.nprobe, index.cp.seed = min(neighbours, cells), derive_seed(n, cells)
+    index.nprobe, index.cp.seed = min(cells_searched, cells), derive_seed(n, cells)
     draw = np.random.default_rng(derive_seed(n, cells)).choice(n, size=min(n, 64 * cells), replace=False)
-    index.train(unit(embeddings[np.sort(draw)]))
+    index.train(unit(embeddings[rows[np.sort(draw)]]))
     return index
 
 

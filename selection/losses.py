@@ -16,7 +16,8 @@ PRIOR_DEGREES = 4.0
 class ClusterLosses:
     """What the measured losses say of each cluster; arrays (k,), losses in nats per response token.
 
-    `size`: candidates. `measured`: how many of them have a loss. `mean`, `stderr`: of the measured, NaN where unknown.
+    `size`: candidates that are not held back. `measured`: how many of them have a loss. `mean`, `stderr`: of the measured, NaN
+    where unknown.
     `expected`: the mean after shrinkage, NaN only if nothing at all is measured. `pool_mean`: `expected` weighted by `size`.
     """
 
@@ -29,7 +30,12 @@ class ClusterLosses:
 
 
 def cluster_losses(candidates: Candidates) -> ClusterLosses:
-    """Empirical Bayes estimate of each cluster's mean loss.
+    """Empirical Bayes estimate of each cluster's mean loss; see `cluster_means`."""
+    return cluster_means(candidates, candidates.loss)
+
+
+def cluster_means(candidates: Candidates, values: np.ndarray) -> ClusterLosses:
+    """Empirical Bayes estimate of each cluster's mean of `values` (n,), NaN where not measured.
 
     With y the mean of m measured out of N candidates of a cluster:
 
@@ -42,15 +48,22 @@ def cluster_losses(candidates: Candidates) -> ClusterLosses:
     A cluster without measurements gets μ. If no cluster has two measurements there is no telling noise from difference,
     and all get μ.
     """
-    k, known = candidates.clusters, ~np.isnan(candidates.loss)
-    size = np.bincount(candidates.cluster, minlength=k)
-    cluster, loss = candidates.cluster[known], candidates.loss[known]
+    trusted = candidates.trusted
+    size = np.bincount(candidates.cluster[trusted], minlength=candidates.clusters)
+    return grouped_means(candidates.cluster, np.where(trusted, values, np.nan), size)
+
+
+def grouped_means(cluster: np.ndarray, values: np.ndarray, size: np.ndarray) -> ClusterLosses:
+    """As `cluster_means`, for `values` (m,) of examples in `cluster` (m,), where clusters hold `size` (k,) examples in all."""
+    k, known = len(size), ~np.isnan(values)
+    cluster, values = cluster[known], values[known]
     measured = np.bincount(cluster, minlength=k)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(cluster, weights=loss, minlength=k) / measured
-    variance = _sampling_variance(cluster, loss, mean, measured, size)
+        mean = np.bincount(cluster, weights=values, minlength=k) / measured
+    variance = _sampling_variance(cluster, values, mean, measured, np.maximum(size, measured))
     expected = _shrink(mean, variance, measured)
-    return ClusterLosses(size, measured, mean, np.sqrt(variance), expected, float(np.average(expected, weights=size)))
+    pool_mean = float(np.average(expected, weights=np.maximum(size, 1e-9)))
+    return ClusterLosses(size, measured, mean, np.sqrt(variance), expected, pool_mean)
 
 
 def _sampling_variance(

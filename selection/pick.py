@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,21 @@ MIN_MEASURED_FOR_CUT = 5
 
 @dataclass(frozen=True)
 class ClusterView:
-    """One cluster as a picker sees it. `rows` (m,): its candidates, without suspects, in random order by key."""
+    """One cluster, or the whole pool, as a picker sees it.
+
+    `rows` (m,): its candidates, without those held back, in random order by key. `count`: how many of them the quota can take at
+    most, so that a picker need not rank more; the rest follows in any order. `seed_parts`: of this selection.
+    """
 
     cluster: int
     candidates: Candidates
     rows: np.ndarray
+    count: int
+    seed_parts: tuple[int, ...]
+
+    def vectors(self, name: str) -> np.ndarray:
+        """(m, d) float32, NaN where an example has none."""
+        return self.candidates.vectors[name].take(self.rows).values()
 
 
 @dataclass(frozen=True)
@@ -35,30 +46,41 @@ class Ranking:
     explain: Callable[[int], str]
 
 
+Rank = Callable[[ClusterView, Strategy], Ranking]
+
+
 @dataclass(frozen=True)
 class Picker:
-    """`rank` orders a cluster. `uses_score`: whether by the score, so that more than it takes must be measured for it."""
+    """`rank` orders a group.
 
-    rank: Callable[[ClusterView, Strategy], Ranking]
-    uses_score: bool
+    `uses_score`: whether by the score, so that more than it takes must be measured for it. `vectors`: those of the
+    candidates' that it looks at. `whole_pool`: whether it ranks all candidates at once, with no quotas. `prefilter`: for such a
+    one that ranks by what is measured, rows (in order) of the candidates worth measuring, from what is known without. `aims`:
+    whether it needs a target.
+    """
+
+    rank: Rank
+    uses_score: bool = False
+    vectors: frozenset[str] = frozenset()
+    whole_pool: bool = False
+    prefilter: Callable[[Candidates, int], np.ndarray] | None = None
+    aims: bool = False
 
 
 PICKERS: dict[str, Picker] = {}
 
-Rank = Callable[[ClusterView, Strategy], Ranking]
 
-
-def picker(name: str, *, uses_score: bool) -> Callable[[Rank], Rank]:
-    """Register a picker under `name`."""
+def picker(name: str, **traits: Any) -> Callable[[Rank], Rank]:
+    """Register a picker under `name`; `traits` are Picker's."""
 
     def register(function: Rank) -> Rank:
-        PICKERS[name] = Picker(function, uses_score)
+        PICKERS[name] = Picker(function, **traits)
         return function
 
     return register
 
 
-@picker("random", uses_score=False)
+@picker("random")
 def random_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     """Uniformly at random. O(m)."""
     return Ranking(np.arange(len(view.rows)), lambda i: f"random {i + 1} of {len(view.rows)}")
@@ -88,18 +110,20 @@ def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
         b = place_bin[i]
         return f"rank {place_rank[i] + 1} of {size[b]} measured ones of {spans[b]}"
 
-    return Ranking(_then_the_rest(order, len(view.rows)), explain)
+    return Ranking(then_the_rest(order, len(view.rows)), explain)
 
 
 @picker("mid", uses_score=True)
 def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """At random from the quantile band of `mid_band` around the cluster's median score, then outwards from it. Unmeasured ones
-    come last. O(m log m)."""
+    """At random from the quantile band of `mid_band` around the cluster's median score, then outwards from it. With `rising` the
+    band lies higher in every round (a curriculum: Bengio et al. 2009). Unmeasured ones come last. O(m log m)."""
     score = view.candidates.score[view.rows]
     measured = np.flatnonzero(~np.isnan(score))
     quantile = np.empty(len(measured))
     quantile[np.argsort(score[measured], kind="stable")] = (np.arange(len(measured)) + 0.5) / max(len(measured), 1)
-    distance = np.maximum(np.abs(quantile - 0.5) - strategy.mid_band / 2, 0.0)
+    half = strategy.mid_band / 2
+    centre = min(1 - 1 / (view.seed_parts[-1] + 1), 1 - half) if strategy.rising else 0.5
+    distance = np.maximum(np.abs(quantile - centre) - half, 0.0)
     outward = np.argsort(distance, kind="stable")
     order = measured[outward]
 
@@ -107,9 +131,10 @@ def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
         if i >= len(order):
             return "random, none with a score is left"
         where = "in" if distance[outward[i]] == 0 else "nearest outside"
-        return f"quantile {quantile[outward[i]]:.2f} of {len(measured)} measured, {where} the middle {strategy.mid_band:.0%}"
+        low, high = max(centre - half, 0.0), min(centre + half, 1.0)
+        return f"quantile {quantile[outward[i]]:.2f} of {len(measured)} measured, {where} {low:.0%} to {high:.0%}"
 
-    return Ranking(_then_the_rest(order, len(view.rows)), explain)
+    return Ranking(then_the_rest(order, len(view.rows)), explain)
 
 
 def _quantile_bins(values: np.ndarray, count: int) -> np.ndarray:
@@ -118,7 +143,8 @@ def _quantile_bins(values: np.ndarray, count: int) -> np.ndarray:
     return np.searchsorted(edges, values, side="left")
 
 
-def _then_the_rest(order: np.ndarray, count: int) -> np.ndarray:
+def then_the_rest(order: np.ndarray, count: int) -> np.ndarray:
+    """`order`, and behind it those of `count` indices that it lacks, ascending."""
     rest = np.ones(count, dtype=bool)
     rest[order] = False
     return np.concatenate([order, np.flatnonzero(rest)])

@@ -1,4 +1,7 @@
-"""Ranked clusters, what is taken from them, and the words that say why."""
+"""Ranked groups of candidates, what is taken from them, and the words that say why.
+
+A group is a cluster, or all candidates for a picker that looks at the whole pool; what was explored is a group of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,56 +10,86 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selection.candidates import Candidates, Strategy
+from selection.candidates import Candidates, Quotas, Strategy
 from selection.errors import SelectionError
 from selection.fill import fill_tokens
 from selection.pick import PICKERS, ClusterView, suspects
-from selection.randomness import DRAW, keyed_draw
+from selection.randomness import DRAW, EXPLORE, keyed_draw
+
+EXPLORED = -1
 
 
 @dataclass(frozen=True)
-class RankedCluster:
-    """One cluster's candidates. `rows`: those that may be picked, best first. `suspects`: those that the tail cut holds back.
-    `explain(i)`: why place i of `rows` is where it is."""
+class RankedGroup:
+    """`rows`: candidates that may be picked, best first. `explain(i)`: why place i of `rows` is where it is."""
 
     rows: np.ndarray
-    suspects: np.ndarray
     explain: Callable[[int], str]
 
 
 Pick = tuple[int, int]
-"""Cluster, and place in its ranking."""
+"""Group, and place in its ranking."""
 
 
-def clusters_in_random_order(candidates: Candidates, seed_parts: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Each cluster that has candidates, with their rows in the order of a draw keyed by their keys."""
+def groups_in_random_order(
+    candidates: Candidates, group: np.ndarray, seed_parts: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each group (n,) that has candidates, with their rows in the order of a draw keyed by their keys."""
     draw = keyed_draw(candidates.keys, *seed_parts, DRAW)
-    order = np.lexsort((candidates.keys, draw, candidates.cluster))
-    cluster = candidates.cluster[order]
-    bounds = np.r_[0, np.flatnonzero(np.diff(cluster)) + 1, len(order)]
+    order = np.lexsort((candidates.keys, draw, group))
+    ordered = group[order]
+    bounds = np.r_[0, np.flatnonzero(np.diff(ordered)) + 1, len(order)]
     for start, end in zip(bounds[:-1], bounds[1:], strict=True):
-        yield int(cluster[start]), order[start:end]
+        yield int(ordered[start]), order[start:end]
 
 
-def rank_clusters(candidates: Candidates, strategy: Strategy, seed_parts: Sequence[int]) -> dict[int, RankedCluster]:
-    """Cut each cluster's tail and let the strategy's picker rank the rest. O(n log n) time, O(n) memory."""
-    rank = PICKERS[strategy.picker].rank
+def tail_cut(candidates: Candidates, strategy: Strategy) -> np.ndarray:
+    """(n,) bool: the highest measured losses of each cluster, as `selection.pick.suspects` says; those held back aside."""
+    cut = np.zeros(len(candidates), dtype=bool)
+    if strategy.tail_cut > 0:
+        loss = np.where(candidates.trusted, candidates.loss, np.nan)
+        order = np.argsort(candidates.cluster, kind="stable")
+        bounds = np.flatnonzero(np.diff(candidates.cluster[order])) + 1
+        for rows in np.split(order, bounds):
+            cut[rows] = suspects(loss[rows], strategy.tail_cut)
+    return cut
+
+
+def rank_groups(
+    candidates: Candidates, explored: np.ndarray, quotas: Quotas, strategy: Strategy, seed_parts: Sequence[int]
+) -> dict[int, RankedGroup]:
+    """Let the strategy's picker rank every group. `explored` (n,) bool. Memory O(n); time is the picker's."""
+    picker = PICKERS[strategy.picker]
+    open_ = candidates.trusted & ~explored & ~tail_cut(candidates, strategy)
+    group = np.zeros(len(candidates), dtype=np.int64) if picker.whole_pool else candidates.cluster
     result = {}
-    for c, rows in clusters_in_random_order(candidates, seed_parts):
-        cut = suspects(candidates.loss[rows], strategy.tail_cut)
-        view = ClusterView(c, candidates, rows[~cut])
-        ranking = rank(view, strategy)
-        result[c] = RankedCluster(view.rows[ranking.order], rows[cut], ranking.explain)
+    for c, rows in groups_in_random_order(candidates, group, seed_parts):
+        rows = rows[open_[rows]]
+        quota = int(quotas.quota[c])
+        if len(rows):
+            count = _at_most(candidates.tokens[rows], quota, quotas.unit)
+            view = ClusterView(c, candidates, rows, count, tuple(seed_parts))
+            ranking = picker.rank(view, strategy) if count else PICKERS["random"].rank(view, strategy)
+            result[c] = RankedGroup(rows[ranking.order], ranking.explain)
+    if explored.any():
+        rows = np.flatnonzero(explored)
+        rows = rows[np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE)))]
+        result[EXPLORED] = RankedGroup(rows, lambda i: f"exploration: random {i + 1} of {len(rows)} of the whole pool")
     return result
 
 
-def take_examples(
-    ranked: Mapping[int, RankedCluster], tokens: np.ndarray, quota: np.ndarray, budget: int
-) -> list[Pick]:
-    """The first `quota` of each cluster.
+def _at_most(tokens: np.ndarray, quota: int, unit: str) -> int:
+    """How many examples of a group a quota can take at most."""
+    if unit == "examples":
+        return min(quota, len(tokens))
+    return int(np.searchsorted(np.cumsum(np.sort(tokens)), quota, side="right"))
+
+
+def pick_examples(ranked: Mapping[int, RankedGroup], tokens: np.ndarray, quota: np.ndarray, budget: int) -> list[Pick]:
+    """The first `quota` of each group, and all that is explored.
 
     Raises:
-        SelectionError: a cluster has fewer than its quota, which quotas made for the same candidates rule out.
+        SelectionError: a group has fewer than its quota, which quotas made for the same candidates rule out.
     """
     with_quota = np.flatnonzero(quota).tolist()
     for c in with_quota:
@@ -66,38 +99,52 @@ def take_examples(
                 f"quotas: cluster {c} has {found} selectable examples for a quota of {quota[c]}; "
                 "the quotas were made for other candidates."
             )
-    return _interleaved([(c, i) for c in with_quota for i in range(int(quota[c]))])
+    return _interleaved(_explored(ranked) + [(c, i) for c in with_quota for i in range(int(quota[c]))])
 
 
-def take_tokens(ranked: Mapping[int, RankedCluster], tokens: np.ndarray, quota: np.ndarray, budget: int) -> list[Pick]:
-    """As `selection.fill.fill_tokens` says: prefixes within each quota, then whatever still fits."""
-    names = list(ranked)
+def pick_tokens(ranked: Mapping[int, RankedGroup], tokens: np.ndarray, quota: np.ndarray, budget: int) -> list[Pick]:
+    """As `selection.fill.fill_tokens` says: prefixes within each quota, then whatever still fits; and all that is explored."""
+    names = [c for c in ranked if c != EXPLORED]
     taken, prefixes = fill_tokens([tokens[ranked[c].rows] for c in names], quota[names], budget)
     picks = [(names[c], i) for c, i in taken]
-    return _interleaved(picks[:prefixes]) + picks[prefixes:]
+    return _interleaved(_explored(ranked) + picks[:prefixes]) + picks[prefixes:]
+
+
+def _explored(ranked: Mapping[int, RankedGroup]) -> list[Pick]:
+    return [(EXPLORED, i) for i in range(len(ranked[EXPLORED].rows))] if EXPLORED in ranked else []
 
 
 def _interleaved(picks: list[Pick]) -> list[Pick]:
-    """By how far down its cluster's picks each one is, so that any first part is spread over the clusters like the whole."""
+    """By how far down its group's picks each one is, so that any first part is spread over the groups like the whole."""
     count: dict[int, int] = {}
     for c, _ in picks:
         count[c] = count.get(c, 0) + 1
     return sorted(picks, key=lambda pick: ((pick[1] + 0.5) / count[pick[0]], pick[0]))
 
 
-def explain(ranked: Mapping[int, RankedCluster], picks: Sequence[Pick], loss: np.ndarray) -> list[str]:
+def explain(candidates: Candidates, ranked: Mapping[int, RankedGroup], picks: Sequence[Pick]) -> list[str]:
     """Why each pick was taken: its place in the picker's order, and the rank of its loss in its cluster (1 = highest)."""
-    ascending = {}
-    for c in {c for c, _ in picks}:
-        values = loss[np.concatenate([ranked[c].rows, ranked[c].suspects])]
-        ascending[c] = np.sort(values[~np.isnan(values)])
+    rows = np.array([ranked[c].rows[i] for c, i in picks], dtype=np.int64)
+    cluster, rank, measured = candidates.cluster[rows], *_loss_ranks(candidates, rows)
     return [
-        f"{ranked[c].explain(i)} in cluster {c}; {_loss_rank(loss[ranked[c].rows[i]], ascending[c])}" for c, i in picks
+        f"{ranked[c].explain(i)} in cluster {at}; {_loss_rank(candidates.loss[row], r, m)}"
+        for (c, i), row, at, r, m in zip(picks, rows, cluster, rank, measured, strict=True)
     ]
 
 
-def _loss_rank(value: float, ascending: np.ndarray) -> str:
-    if np.isnan(value):
-        return "NLL not measured"
-    rank = len(ascending) - int(np.searchsorted(ascending, value, side="right")) + 1
-    return f"NLL {value:.2f} is rank {rank} of {len(ascending)} measured"
+def _loss_ranks(candidates: Candidates, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row: how many measured losses of its cluster are higher, plus one; and how many are measured."""
+    known = np.flatnonzero(~np.isnan(candidates.loss))
+    order = known[np.lexsort((-candidates.loss[known], candidates.cluster[known]))]
+    counts = np.bincount(candidates.cluster[known], minlength=candidates.clusters)
+    starts = np.cumsum(counts) - counts
+    rank = np.zeros(len(candidates), dtype=np.int64)
+    falling = -candidates.loss[order]
+    for c in np.unique(candidates.cluster[rows]):
+        part = slice(starts[c], starts[c] + counts[c])
+        rank[order[part]] = np.searchsorted(falling[part], falling[part], side="left") + 1
+    return rank[rows], counts[candidates.cluster[rows]]
+
+
+def _loss_rank(value: float, rank: int, measured: int) -> str:
+    return "NLL not measured" if np.isnan(value) else f"NLL {value:.2f} is rank {rank} of {measured} measured"

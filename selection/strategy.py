@@ -15,44 +15,37 @@ from typing import Any
 import numpy as np
 
 from selection.allocate import ALLOCATIONS, Situation, largest_remainder
-from selection.candidates import OUTCOMES, Budget, Candidates, Quotas, Selection, Strategy
+from selection.candidates import OUTCOMES, Budget, Candidates, PastRound, Quotas, Selection, Strategy, Vectors
 from selection.config import SelectConfig
 from selection.errors import SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
-from selection.pick import PICKERS, most_suspects, suspects
-from selection.ranked import clusters_in_random_order, explain, rank_clusters, take_examples, take_tokens
+from selection.pick import PICKERS, most_suspects
+from selection.randomness import EXPLORE, keyed_draw
+from selection.ranked import explain, groups_in_random_order, pick_examples, pick_tokens, rank_groups, tail_cut
+from selection.registry import STRATEGIES
+from selection.vector_pickers import longest_picker as _registers_the_rest  # noqa: F401
 
 __all__ = [
     "OUTCOMES",
     "STRATEGIES",
     "Budget",
     "Candidates",
+    "PastRound",
     "Quotas",
     "Selection",
     "Strategy",
+    "Vectors",
+    "aims",
     "allocate",
+    "measures",
     "needs_losses",
     "registry",
     "resolve",
     "select",
     "shortlist",
+    "vectors_needed",
 ]
-
-STRATEGIES: dict[str, Strategy] = {
-    "default": Strategy(
-        "loss", "random", "clusters by what the current adapter gets wrong, random inside, likely noise cut"
-    ),
-    "random": Strategy("random", "random", "uniform over the whole pool, no clusters: the control", tail_cut=0.0),
-    "uniform": Strategy(
-        "uniform", "random", "every cluster alike, random inside: strong on uneven pools", tail_cut=0.0
-    ),
-    "size": Strategy(
-        "size", "random", "clusters by the square root of their size, random inside", temperature=0.5, tail_cut=0.0
-    ),
-    "top": Strategy("loss", "top", "clusters by loss, inside the highest scores of each length, likely noise cut"),
-    "mid": Strategy("loss", "mid", "clusters by loss, inside the middle of the scores, likely noise cut"),
-}
 
 
 def registry(kind: str) -> Mapping[str, Any]:
@@ -74,18 +67,42 @@ def resolve(config: SelectConfig) -> Strategy:
     return replace(STRATEGIES[config.strategy], **overrides)
 
 
-def needs_losses(config: SelectConfig) -> bool:
-    """Whether anything this strategy does depends on measured losses; if not, nothing need be measured."""
+def needs_losses(config: SelectConfig, number: int) -> bool:
+    """Whether anything this strategy does in round `number` depends on measurements; if not, nothing need be measured."""
     strategy = resolve(config)
-    return strategy.allocation == "loss" or strategy.tail_cut > 0 or PICKERS[strategy.picker].uses_score
+    picker, allocation = PICKERS[strategy.picker], ALLOCATIONS[strategy.allocation]
+    by_allocation = allocation.looks_at_losses(number) and not picker.whole_pool
+    return by_allocation or strategy.tail_cut > 0 or picker.uses_score or bool(measures(config))
 
 
-def allocate(candidates: Candidates, budget: Budget, config: SelectConfig, seed_parts: Sequence[int]) -> Quotas:
-    """Divide the budget over the clusters, from the losses measured so far.
+def measures(config: SelectConfig) -> frozenset[str]:
+    """Measurements (as selection.scores names them) that the picker's vectors come from: "pooled", "gradient"."""
+    return PICKERS[resolve(config).picker].vectors & {"pooled", "gradient"}
+
+
+def aims(config: SelectConfig) -> bool:
+    """Whether the picker needs a target."""
+    return PICKERS[resolve(config).picker].aims
+
+
+def vectors_needed(config: SelectConfig) -> frozenset[str]:
+    """Names of `Candidates.vectors` that the picker looks at."""
+    return PICKERS[resolve(config).picker].vectors
+
+
+def allocate(
+    candidates: Candidates,
+    budget: Budget,
+    config: SelectConfig,
+    seed_parts: Sequence[int],
+    past: Sequence[PastRound] = (),
+) -> Quotas:
+    """Divide the budget over the clusters, from the losses measured so far; a picker of the whole pool gets it undivided.
 
     Args:
         candidates: n selectable examples; a random sample of them has a loss.
         seed_parts: non-negative integers, for example (seed, round).
+        past: what earlier rounds measured and spent, oldest first.
 
     Raises:
         SelectionError: more examples asked for than can be selected once the tail cut has had its share, or fewer tokens than
@@ -93,77 +110,134 @@ def allocate(candidates: Candidates, budget: Budget, config: SelectConfig, seed_
     """
     strategy = resolve(config)
     candidates = candidates.take(np.argsort(candidates.keys, kind="stable"))
+    explored = _explore(candidates, budget, strategy, seed_parts)
+    open_ = candidates.trusted & ~explored
+    left = _left(budget, candidates, explored)
     losses = cluster_losses(candidates)
-    capacity = _capacity(candidates, losses.size, budget, strategy)
-    total = min(budget.amount, int(capacity.sum()))
-    situation = Situation(candidates, losses, budget, capacity, total, strategy, tuple(seed_parts))
-    weights = ALLOCATIONS[strategy.allocation](situation)
-    quota = largest_remainder(weights.weight, total, capacity)
-    share = weights.weight / max(float(weights.weight.sum()), np.finfo(float).tiny)
-    reason = [
-        _quota_reason(weights.reason[c], share[c], budget, int(quota[c]), int(capacity[c]), int(losses.size[c]))
-        for c in range(len(quota))
-    ]
-    return Quotas(quota, reason, losses.mean, losses.stderr, losses.expected, losses.measured, share, budget.unit)
+    size = np.bincount(candidates.cluster[open_], minlength=candidates.clusters)
+    capacity = _capacity(candidates, open_, size, budget, left, strategy)
+    if PICKERS[strategy.picker].whole_pool:
+        capacity, share = capacity.sum(keepdims=True), np.ones(1)
+        reason = ["the picker looks at the whole pool at once"]
+    else:
+        total = min(left, int(capacity.sum()))
+        situation = Situation(
+            candidates, open_, size, losses, budget.unit, capacity, total, strategy, tuple(seed_parts), tuple(past)
+        )
+        weights = ALLOCATIONS[strategy.allocation].weigh(situation)
+        share = weights.weight / max(float(weights.weight.sum()), np.finfo(float).tiny)
+        reason = weights.reason
+    quota = largest_remainder(share, min(left, int(capacity.sum())), capacity)
+    if not PICKERS[strategy.picker].whole_pool:
+        reason = [
+            _quota_reason(reason[c], share[c], left, budget.unit, int(quota[c]), int(capacity[c]), int(size[c]))
+            for c in range(len(quota))
+        ]
+    return Quotas(
+        quota,
+        reason,
+        losses.mean,
+        losses.stderr,
+        losses.expected,
+        losses.measured,
+        share,
+        budget.unit,
+        candidates.keys[explored],
+    )
 
 
-def _capacity(candidates: Candidates, size: np.ndarray, budget: Budget, strategy: Strategy) -> np.ndarray:
+def _explore(candidates: Candidates, budget: Budget, strategy: Strategy, seed_parts: Sequence[int]) -> np.ndarray:
+    """(n,) bool: the share of the budget that goes to random examples of the whole pool, whatever the strategy thinks of them."""
+    explored = np.zeros(len(candidates), dtype=bool)
+    amount = math.floor(strategy.explore * min(budget.amount, 2**53))
+    if amount > 0:
+        rows = np.flatnonzero(candidates.trusted)
+        rows = rows[np.argsort(keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE), kind="stable")]
+        count = amount if budget.unit == "examples" else prefix_within(candidates.tokens[rows], amount)
+        explored[rows[:count]] = True
+    return explored
+
+
+def _left(budget: Budget, candidates: Candidates, explored: np.ndarray) -> int:
+    return budget.amount - int(explored.sum() if budget.unit == "examples" else candidates.tokens[explored].sum())
+
+
+def _capacity(
+    candidates: Candidates, open_: np.ndarray, size: np.ndarray, budget: Budget, left: int, strategy: Strategy
+) -> np.ndarray:
     """What each cluster can surely give (k,). The tail cut only shrinks it by what it can take once all is measured, so that
     quotas made from a sample can be met after more has been measured."""
+    if not candidates.trusted.any():
+        raise SelectionError("every selectable example is held back as suspected noise; set noise.hold=false.")
     if budget.unit == "tokens":
-        if budget.amount < candidates.tokens.min():
+        if budget.amount < candidates.tokens[candidates.trusted].min():
             raise SelectionError(
                 f"budget: {budget.amount} tokens are fewer than the shortest selectable example has "
-                f"({candidates.tokens.min()}); raise the budget."
+                f"({candidates.tokens[candidates.trusted].min()}); raise the budget."
             )
-        return np.bincount(candidates.cluster, weights=candidates.tokens, minlength=len(size)).astype(np.int64)
-    capacity = size - most_suspects(size, strategy.tail_cut)
-    if budget.amount > capacity.sum():
-        cut = int(size.sum() - capacity.sum())
-        held_back = f", {cut} of which the tail cut may hold back as suspected noise" if cut else ""
-        remedy = ", set select.tail_cut=0" if cut else ""
+        return np.bincount(candidates.cluster[open_], weights=candidates.tokens[open_], minlength=len(size)).astype(
+            np.int64
+        )
+    trusted = np.bincount(candidates.cluster[candidates.trusted], minlength=len(size))
+    capacity = np.maximum(size - most_suspects(trusted, strategy.tail_cut), 0)
+    if left > capacity.sum():
+        at_most = int(capacity.sum()) + budget.amount - left
+        held = len(candidates) - int(candidates.trusted.sum())
+        cut = len(candidates) - held - at_most
+        why = [f"{held} of which are held back as suspected noise"] * (held > 0)
+        why += [f"{cut} of which the tail cut may hold back"] * (cut > 0)
+        remedy = ", set select.tail_cut=0" * (cut > 0) + ", set noise.hold=false" * (held > 0)
         raise SelectionError(
-            f"budget: {budget.amount} examples asked for, but only {len(candidates)} can be selected{held_back}. "
-            f"Ask for at most {capacity.sum()}{remedy} or add data to the pool."
+            f"budget: {budget.amount} examples asked for, but only {len(candidates)} can be selected"
+            f"{''.join(', ' + reason for reason in why)}. Ask for at most {at_most}{remedy} or add data to the pool."
         )
     return capacity
 
 
-def _quota_reason(reason: str, share: float, budget: Budget, quota: int, capacity: int, size: int) -> str:
+def _quota_reason(reason: str, share: float, total: int, unit: str, quota: int, capacity: int, size: int) -> str:
     if size == 0:
         return "no selectable example"
     full = "; all it can give" if quota == capacity else ""
-    return f"{reason}; weight {share:.1%} of {budget.amount} {budget.unit}{full}"
+    return f"{reason}; weight {share:.1%} of {total} {unit}{full}"
 
 
 def shortlist(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int]) -> np.ndarray:
     """Candidates that must be measured before `select`, and are not yet.
 
-    A picker that ranks by score chooses among `shortlist_factor` times its quota, drawn at random. The random picker needs
-    what it will draw; without a tail cut it needs nothing measured. Both get spares for what the tail cut may take of it.
+    A picker that ranks by what is measured chooses among `shortlist_factor` times its quota (with spares for what the tail cut
+    may take): drawn at random in a cluster; of the whole pool, those whose embeddings are nearest to the target. The
+    other pickers need nothing measured.
 
     Returns:
         (m,) int64 rows of the candidates, ascending.
     """
     strategy = resolve(config)
-    measured_by = (candidates.loss, candidates.score) if PICKERS[strategy.picker].uses_score else (candidates.loss,)
-    known = ~np.any([np.isnan(values) for values in measured_by], axis=0)
+    picker = PICKERS[strategy.picker]
+    if not picker.uses_score and not measures(config):
+        return np.empty(0, dtype=np.int64)
+    known = ~np.isnan(candidates.loss) & ~(np.isnan(candidates.score) & picker.uses_score)
+    for name in measures(config):
+        known &= candidates.vectors[name].row >= 0 if name in candidates.vectors else False
+    open_ = candidates.trusted & ~np.isin(candidates.keys, quotas.explored)
+    cut = tail_cut(candidates, strategy)
     wanted = [np.empty(0, dtype=np.int64)]
-    for c, rows in clusters_in_random_order(candidates, seed_parts):
+    group = np.zeros(len(candidates), dtype=np.int64) if picker.whole_pool else candidates.cluster
+    for c, rows in groups_in_random_order(candidates, group, seed_parts):
         if quotas.quota[c] > 0:
-            rows = rows[~suspects(candidates.loss[rows], strategy.tail_cut)]
-            wanted.append(rows[: _depth(candidates.tokens[rows], int(quotas.quota[c]), quotas.unit, strategy)])
+            rows = rows[open_[rows] & ~cut[rows]]
+            if picker.prefilter is not None:
+                rows = rows[
+                    picker.prefilter(candidates.take(rows), _depth(candidates.tokens[rows], quotas, c, strategy))
+                ]
+            wanted.append(rows[: _depth(candidates.tokens[rows], quotas, c, strategy)])
     rows = np.sort(np.concatenate(wanted))
     return rows[~known[rows]]
 
 
-def _depth(tokens: np.ndarray, quota: int, unit: str, strategy: Strategy) -> int:
-    """How many of a cluster's examples, in random order, must be measured."""
-    by_score = PICKERS[strategy.picker].uses_score
-    if not by_score and strategy.tail_cut == 0:
-        return 0
-    amount = math.ceil((strategy.shortlist_factor if by_score else 1.0) * quota)
-    count = amount if unit == "examples" else prefix_within(tokens, amount) + 1
+def _depth(tokens: np.ndarray, quotas: Quotas, c: int, strategy: Strategy) -> int:
+    """How many of a group's examples, in random order, must be measured."""
+    amount = math.ceil(strategy.shortlist_factor * int(quotas.quota[c]))
+    count = amount if quotas.unit == "examples" else prefix_within(tokens, amount) + 1
     return math.ceil((count - 1) / (1 - strategy.tail_cut)) + 1  # so many that `count` are left after the cut
 
 
@@ -177,34 +251,40 @@ def select(
 
     Returns:
         For a budget of examples exactly as many; for tokens never more, and so that no candidate left would still fit
-        (unless it is held back by the tail cut).
+        (unless it is held back).
 
     Raises:
         SelectionError: the quotas were made for other candidates or another budget, or nothing fits a token budget.
     """
     strategy = resolve(config)
-    _check_quotas(candidates, quotas, budget)
-    ranked = rank_clusters(candidates, strategy, seed_parts)
-    take = take_examples if budget.unit == "examples" else take_tokens
-    picks = take(ranked, candidates.tokens, quotas.quota, budget.amount)
+    explored = np.isin(candidates.keys, quotas.explored)
+    left = _left(budget, candidates, explored)
+    _check_quotas(candidates, quotas, budget, explored, left)
+    ranked = rank_groups(candidates, explored, quotas, strategy, seed_parts)
+    pick = pick_examples if budget.unit == "examples" else pick_tokens
+    picks = pick(ranked, candidates.tokens, quotas.quota, left)
     picked = np.array([ranked[c].rows[i] for c, i in picks], dtype=np.int64)
     if not len(picked):
         raise SelectionError(f"budget: no selectable example fits into {budget.amount} tokens; raise the budget.")
     outcome = np.full(len(candidates), "quota_full", dtype=object)
-    for c, cluster in ranked.items():
-        if quotas.quota[c] == 0:
-            outcome[cluster.rows] = "no_quota"
-        outcome[cluster.suspects] = "tail_cut"
+    if not PICKERS[strategy.picker].whole_pool:
+        outcome[np.append(quotas.quota, 0)[candidates.cluster] == 0] = "no_quota"
+    outcome[tail_cut(candidates, strategy)] = "tail_cut"
+    outcome[~candidates.trusted] = "suspected_noise"
     outcome[picked] = "selected"
     spent = len(picked) if budget.unit == "examples" else int(candidates.tokens[picked].sum())
-    return Selection(picked, explain(ranked, picks, candidates.loss), outcome, budget.amount - spent)
+    return Selection(picked, explain(candidates, ranked, picks), outcome, budget.amount - spent)
 
 
-def _check_quotas(candidates: Candidates, quotas: Quotas, budget: Budget) -> None:
+def _check_quotas(candidates: Candidates, quotas: Quotas, budget: Budget, explored: np.ndarray, left: int) -> None:
     total = int(quotas.quota.sum())
-    expected = budget.amount if budget.unit == "examples" else min(budget.amount, int(candidates.tokens.sum()))
-    if total != expected or quotas.unit != budget.unit or len(quotas.quota) != candidates.clusters:
+    if budget.unit == "examples":
+        expected = left
+    else:
+        expected = min(left, int(candidates.tokens[candidates.trusted & ~explored].sum()))
+    clusters = len(quotas.loss_mean)
+    if total != expected or quotas.unit != budget.unit or clusters != candidates.clusters:
         raise SelectionError(
-            f"quotas: expected those of {candidates.clusters} clusters for {budget.amount} {budget.unit}, "
-            f"found {len(quotas.quota)} for {total} {quotas.unit}."
+            f"quotas: expected those of {candidates.clusters} clusters for {left} {budget.unit}, "
+            f"found {clusters} for {total} {quotas.unit}."
         )

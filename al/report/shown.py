@@ -69,7 +69,8 @@ def explain_outcome(record: dict[str, Any]) -> str:
     sentences = {
         "quota_full": f"the quota of cluster {record['cluster']} was full",
         "no_quota": f"cluster {record['cluster']} got no quota",
-        "tail_cut": f"its NLL is in the top tail of cluster {record['cluster']}: suspected noise",
+        "tail_cut": f"its NLL is in the top tail of cluster {record['cluster']}",
+        "suspected_noise": f"suspected noise: {record.get('suspicion')}; noise.release=[{record['id']}] lets it be picked",
         "unlabelled": "it has no response to train on",
         "answered": "it has no response; another example answers it",
         "over_length": "it is longer than tokens.max_length",

@@ -149,7 +149,7 @@ def _pool(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
     token_table = TokenTable.open(prepared.tokens.path)
     outcomes = _outcomes(table)
-    selectable = sum(outcomes[name] for name in ("selected", "quota_full", "no_quota", "tail_cut"))
+    selectable = sum(outcomes[name] for name in ("selected", "quota_full", "no_quota", "tail_cut", "suspected_noise"))
     return {
         "version": prepared.version,
         "examples": pool["examples"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selection.cluster import choose_k, cluster, describe, project
+from selection.cluster import choose_cells, choose_k, cluster, describe, project
 from selection.config import ClusterConfig
 from selection.errors import SelectionError
 from selection.vectors import unit
@@ -36,7 +36,7 @@ def test_clouds_are_found_whatever_their_size(blobs):
 
 def test_every_example_is_with_its_nearest_centroid(blobs):
     vectors, _ = blobs
-    found = cluster(vectors, ClusterConfig(k=12), seed=0)
+    found = cluster(vectors, ClusterConfig(k=12, cells=12), seed=0)
     cosine = unit(vectors) @ unit(found.centroids).T
     assert (cosine[np.arange(500), found.assignment] >= cosine.max(1) - 1e-5).all()
     assert np.allclose(found.distance, 1 - cosine.max(1), atol=1e-4)
@@ -48,8 +48,8 @@ def test_the_same_seed_gives_the_same_clusters_and_another_one_others(blobs):
 
 
 def test_trap_23_the_sample_that_centroids_are_trained_on_is_stated_and_obeyed(blobs):
-    small = cluster(blobs[0], ClusterConfig(k=4, sample_per_centroid=10), seed=0)
-    whole = cluster(blobs[0], ClusterConfig(k=4, sample_per_centroid=1000), seed=0)
+    small = cluster(blobs[0], ClusterConfig(k=4, cells=8, sample_per_centroid=5), seed=0)
+    whole = cluster(blobs[0], ClusterConfig(k=4, cells=8, sample_per_centroid=1000), seed=0)
     assert small.quality["sample"] == 40 and whole.quality["sample"] == 500
     assert not np.allclose(small.centroids, whole.centroids)
 
@@ -61,9 +61,50 @@ def test_centroids_are_of_unit_length_when_spherical(blobs):
     ).any()
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (1000, 31), (59_000, 364), (10**9, 4096)])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (1000, 31), (59_000, 242), (10**9, 4096)])
 def test_auto_grows_with_the_pool_as_documented(n, k):
     assert abs(choose_k("auto", n) - k) <= 1 and choose_k(7, n) == 7
+
+
+@pytest.mark.parametrize(("k", "n", "cells"), [(245, 60_000, 2940), (31, 1000, 250), (1000, 10**6, 8192), (5, 8, 5)])
+def test_cells_grow_with_the_clusters_as_documented(k, n, cells):
+    assert choose_cells("auto", k, n) == cells and choose_cells(9, 5, n) == 9 and choose_cells(3, 5, n) == 5
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    """30 tasks of 12 examples beside one of 3,000; which task each example is."""
+    rng = np.random.default_rng(4)
+    task = np.repeat(np.arange(31), [3000] + [12] * 30)
+    centres = rng.normal(size=(31, 32))
+    return unit(4 * unit(centres)[task] + 0.5 * rng.normal(size=(3360, 32))).astype(np.float16), task
+
+
+def test_a_huge_task_does_not_take_most_of_the_clusters(uneven):
+    vectors, task = uneven
+
+    def tasks_told_apart(config):
+        found = cluster(vectors, config, seed=0).assignment
+        main = [np.bincount(found[task == t]).argmax() for t in range(31)]
+        return len(set(main))
+
+    assert tasks_told_apart(ClusterConfig(k=40, cells=400)) == 31
+    assert tasks_told_apart(ClusterConfig(k=40, cells=40)) < 25
+
+
+def test_joined_clusters_are_a_partition_with_their_own_centroids(uneven):
+    vectors, _ = uneven
+    found = cluster(vectors, ClusterConfig(k=40, cells=400), seed=0)
+    assert set(found.assignment) == set(range(40)) and found.centroids.shape == (40, 32)
+    own = np.einsum("nd,nd->n", unit(vectors), unit(found.centroids)[found.assignment])
+    assert np.allclose(found.distance, 1 - own, atol=1e-3)
+    assert found.quality["cells"] == 400
+
+
+def test_duplicates_leave_empty_cells_and_every_cluster_is_filled_all_the_same():
+    vectors = np.repeat(np.eye(5, 8), 40, axis=0).astype(np.float16)
+    found = cluster(vectors, ClusterConfig(k=5, cells=50), seed=0)
+    assert np.bincount(found.assignment).tolist() == [40] * 5
 
 
 def test_more_clusters_than_examples_are_refused(blobs):

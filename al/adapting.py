@@ -1,0 +1,94 @@
+"""Clusterings that follow what was measured: each round may split and join clusters of the round before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.artifacts import Artifact, write_json
+from al.lineage import History
+from al.pool.store import Pool, locate
+from al.prepare import Prepared, load_embeddings
+from al.session import Session
+
+
+def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Artifact:
+    """The clustering of the round that follows `history`: that of the round before, with uneven clusters split and like ones joined.
+
+    The pool's own clustering in the first round, without `cluster.adapt`, when the pool has grown, and when nothing was measured since.
+    """
+    before = history.last("clusters") or prepared.clusters
+    pool = history.last("pool")
+    if not session.config.cluster.adapt or pool is None or pool.fingerprint != prepared.pool.fingerprint:
+        return prepared.clusters
+    measured = [done["score"] for done in history.rounds if "score" in done]
+    if not any(artifact.json("score.json")["examples"] for artifact in measured):
+        return before
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.adapt import adapt
+
+        table = pq.read_table(before.path / "clusters.parquet")
+        assignment = table["cluster"].to_numpy()
+        rows, losses, epochs = _measurements(history, prepared.open_pool())
+        vectors = load_embeddings(prepared.embeddings)
+        found = adapt(vectors, assignment, rows, losses, epochs)
+        column = pa.array(found.assignment, type=pa.int32())
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("cluster"), "cluster", column), out / "clusters.parquet"
+        )
+        document = before.json("clusters.json")
+        changes = [*found.splits, *found.merges]
+        document |= {
+            "k": len(found.parent),
+            "names": _names(found.parent, document["names"]),
+            "changes": [{"old": list(c.old), "new": list(c.new), "reason": c.reason} for c in changes],
+        }
+        write_json(out / "clusters.json", document)
+
+    return session.run.stage(
+        "adapted_clusters",
+        version=1,
+        inputs={
+            "clusters": before,
+            "embeddings": prepared.embeddings,
+            "pool": prepared.pool,
+            **{f"score {i}": artifact for i, artifact in enumerate(measured)},
+        },
+        params={"round": history.number},
+        build=build,
+        label="adapt clusters",
+    )
+
+
+def _measurements(history: History, pool: Pool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, losses and rounds of all samples; what pickers wanted measured is no random part of a cluster."""
+    parts: list[tuple[Any, Any, Any]] = []
+    for number, done in enumerate(history.rounds, start=1):
+        if "score" not in done or "pool" not in done:
+            continue
+        table = pq.read_table(done["score"].path / "statistics.parquet", columns=["row", "nll_mean"])
+        rows, losses = table["row"].to_numpy(), table["nll_mean"].to_numpy()
+        at, there = locate(pool.keys, Pool.open(done["pool"].path).keys[rows])
+        parts.append((at[there], losses[there], np.full(int(there.sum()), number)))
+    rows, losses, epochs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return rows, losses, epochs
+
+
+def _names(parents: list[tuple[int, ...]], names: list[str]) -> list[str]:
+    """Names of adapted clusters: both names of a joined pair, and the halves of a split one numbered."""
+    seen: dict[tuple[int, ...], int] = {}
+    repeated = {parent for parent, count in Counter(parents).items() if count > 1}
+    result = []
+    for parent in parents:
+        name = " + ".join(names[c] for c in parent)
+        if parent in repeated:
+            seen[parent] = seen.get(parent, 0) + 1
+            name = f"{name} · {seen[parent]}"
+        result.append(name)
+    return result

@@ -1,0 +1,45 @@
+"""The vectors that pickers look at, of the examples that may be picked and of the target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from al.artifacts import Artifact
+from al.columns import statistics_of
+from al.prepare import Prepared, load_embeddings
+from al.session import Session
+
+FILES = {"pooled": "pooled.npy", "gradient": "gradients.npy"}
+
+
+def vectors_of(
+    session: Session, prepared: Prepared, rows: np.ndarray, scored: list[Artifact], aims: Artifact | None
+) -> dict[str, Any]:
+    """`selection.strategy.Vectors` by name for the pool's `rows` (n,): those that the config's picker asks for."""
+    from selection.strategy import Vectors, vectors_needed
+
+    wanted, found = vectors_needed(session.config.select), {}
+    target = prepared.target
+    if "embedding" in wanted:
+        targets = load_embeddings(target.embeddings)[target.rows] if target else None
+        found["embedding"] = Vectors(load_embeddings(prepared.embeddings), rows, targets)
+    for name in wanted & set(FILES):
+        found[name] = _measured(FILES[name], len(prepared.open_pool()), rows, scored, aims)
+    return found
+
+
+def _measured(file: str, n: int, rows: np.ndarray, scored: list[Artifact], aims: Artifact | None) -> Any:
+    """Vectors that were measured for this round."""
+    from selection.strategy import Vectors
+
+    parts, place, start = [], np.full(n, -1, dtype=np.int64), 0
+    for artifact in scored:
+        if (artifact.path / file).exists():
+            parts.append(np.load(artifact.path / file, mmap_mode="r"))
+            place[statistics_of(artifact)["row"]] = start + np.arange(len(parts[-1]))
+            start += len(parts[-1])
+    matrix = np.concatenate(parts) if len(parts) > 1 else (parts[0] if parts else np.empty((0, 1), np.float16))
+    targets = np.load(aims.path / file) if aims is not None and (aims.path / file).exists() else None
+    return Vectors(matrix, place[rows], targets)

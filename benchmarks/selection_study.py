@@ -1,0 +1,245 @@
+"""The selection study: strategies on several pools through Winnow's own rounds, many runs on one card at once.
+
+    python benchmarks/study_pools.py --data DIR --evals WHEEL --out POOLS
+    python benchmarks/selection_study.py --pools POOLS --model DIR --embedder DIR --work DIR --matrix FILE --out FILE
+
+A matrix is a JSON list of {"pool", "budget", "strategy", "seeds"} with, where wanted, "rounds", "label", "split" ("test"
+unless said) and "set" (config keys). Rows that `--out` already has are not run again. `--matrix` may name one of those below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+Task = dict[str, Any]
+POOLS = ("evals", "p3", "target", "missing", "chat", "evals-noisy", "p3-noisy", "target-noisy")
+AIMED = ("target", "missing", "target-noisy")
+LEARNING_RATE = {"evals": 1e-3, "p3": 2e-3, "target": 2e-3, "missing": 2e-3, "chat": 1e-3}
+"""Tuned on random, on dev."""
+
+
+def config_values(arguments: argparse.Namespace, pool: str) -> dict[str, Any]:
+    """The config that every run of a pool has in common."""
+    files = arguments.pools / pool
+    return {
+        "pool": {"files": [str(files / "pool.jsonl")]},
+        "target": {"files": [str(files / "target.jsonl")] if pool in AIMED else []},
+        "tokens": {"max_length": 768},
+        "model": {"name": str(arguments.model), "device": arguments.device},
+        "lora": {"r": 32, "alpha": 64},
+        "embed": {"model": str(arguments.embedder), "device": arguments.device, "batch_tokens": 65536},
+        # Templates of one task embed near each other: only p3 is held out by text, evals and the others are split by row.
+        "dedup": {"threshold": 0.99},
+        "holdout": {
+            "overlap": 0.5 if pool.startswith("p3") else 1.0,
+            "dev_files": [str(files / "dev.jsonl")],
+            "test_files": [str(files / "test.jsonl")],
+        },
+        "train": {
+            "learning_rate": LEARNING_RATE[pool.removesuffix("-noisy")],
+            "epochs": 1,
+            "mode": "retrain",
+            "pack_length": 768,
+            "packs_per_step": 5,
+            "packs_per_batch": 5,
+            "neftune_alpha": 5,
+            "checkpoint_every": 10_000,
+        },
+        "measure": {"batch_tokens": 32768},
+    }
+
+
+def open_pool(arguments: argparse.Namespace, pool: str, directory: Path, models: Any = None) -> Any:
+    """A session on a run of this pool; `models` of another session are used again."""
+    from al.config import parse
+    from al.session import Session
+    from al.store import Run
+
+    session = Session(Run.create_or_open(directory), parse(config_values(arguments, pool), pool), quiet=True)
+    if models is not None:
+        session._models = models
+    return session
+
+
+def prepare_pool(arguments: argparse.Namespace, pool: str, seeds: list[int]) -> None:
+    """Everything that the runs of a pool share: the pool's stages, a clustering for each seed, what the base model makes of it."""
+    from al.comparison import Member
+    from al.evaluate import evaluate
+    from al.prepare import cluster, prepare
+
+    started = time.time()
+    session = open_pool(arguments, pool, arguments.work / pool)
+    prepared = prepare(session, 1)
+    for seed in seeds:
+        member = session.with_config(Member("random", seed).config(session.config))
+        cluster(member, prepared.pool, prepared.embeddings)
+    evaluate(session, prepared, None, "evaluate base")
+    sides = prepared.split.json("split.json")
+    aim = prepared.target.artifact.json("target.json") if prepared.target else None
+    print(f"prepared {pool} in {time.time() - started:.0f} s: {sides}, target {aim}", flush=True)
+    session.run.close()
+
+
+def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -> None:
+    """A worker: plays tasks on a copy of each pool's run of its own."""
+    import torch
+
+    from al.comparison import Member, play
+    from al.prepare import prepare
+    from selection.holdout import DEV, TEST
+    from selection.strategy import Budget
+
+    torch.set_num_threads(1)
+    opened: dict[str, Any] = {}
+    models = None
+    while (task := tasks.get()) is not None:
+        try:
+            pool = task["pool"]
+            if pool not in opened:
+                directory = arguments.work / f"{pool}-{number}"
+                if not directory.exists():
+                    shutil.copytree(arguments.work / pool, directory, symlinks=True)
+                session = open_pool(arguments, pool, directory, models)
+                models = session._models
+                opened[pool] = session, prepare(session, 1)
+            session, prepared = opened[pool]
+            member = Member(task["strategy"], task["seed"], tuple(sorted(task.get("set", {}).items())))
+            split = {"dev": DEV, "test": TEST}[task.get("split", "test")]
+            budget = Budget("examples", task["budget"])
+            started = time.time()
+            found = play(session, prepared, member, budget, task.get("rounds", 4), split)
+            results.put(task | {"seconds": round(time.time() - started, 1), "rounds_done": found["rounds"]})
+        except Exception:
+            results.put(task | {"error": traceback.format_exc()})
+
+
+def rows_of(done: Task) -> Task:
+    """A finished task as a row of the study."""
+    last = done["rounds_done"][-1]
+    keys = (
+        "macro_nll",
+        "micro_nll",
+        "macro_em",
+        "micro_em",
+        "macro_nll_no_end",
+        "macro_em_no_end",
+        "tokens",
+        "examples",
+    )
+    row = {key: done[key] for key in ("pool", "budget", "seed")} | {"strategy": done.get("label", done["strategy"])}
+    row |= {key: round(last[key], 5) for key in keys} | {"em": round(last["macro_em"], 5)}
+    row["seconds"] = {
+        name: round(sum(entry["seconds"][name] for entry in done["rounds_done"]), 2) for name in last["seconds"]
+    }
+    row["curve"] = [[entry["examples"], entry["tokens"], round(entry["macro_nll"], 5)] for entry in done["rounds_done"]]
+    return row | {"split": done.get("split", "test"), "set": done.get("set", {}), "wall": done["seconds"]}
+
+
+def identity(task: Task) -> tuple:
+    """What makes two tasks the same."""
+    settings = json.dumps(task.get("set", {}), sort_keys=True)
+    label = task.get("label", task["strategy"])
+    return task["pool"], task["budget"], label, task["seed"], task.get("split", "test"), settings
+
+
+def expand(matrix: list[Task]) -> list[Task]:
+    """One task for each seed; the seeds' first ones first."""
+    tasks = [
+        {**{k: v for k, v in entry.items() if k != "seeds"}, "seed": s} for entry in matrix for s in entry["seeds"]
+    ]
+    return sorted(tasks, key=lambda task: (task.get("order", 0), task["seed"]))
+
+
+def main() -> None:
+    """Prepare the pools, play what is missing, write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pools", "model", "embedder", "work", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--matrix", required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=9.0, help="start nothing new after so many minutes")
+    arguments = parser.parse_args()
+    started = time.time()
+    document = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
+    have = {identity(row) for row in document["rows"]}
+    tasks = [task for task in expand(json.loads(Path(arguments.matrix).read_text())) if identity(task) not in have]
+    pools = list(dict.fromkeys(task["pool"] for task in tasks))
+    seeds = {pool: sorted({task["seed"] for task in tasks if task["pool"] == pool}) for pool in pools}
+    context = multiprocessing.get_context("spawn")
+    preparing = {pool: context.Process(target=prepare_pool, args=(arguments, pool, seeds[pool])) for pool in pools}
+    for process in preparing.values():
+        process.start()
+    queue, results = context.Queue(), context.Queue()
+    workers = [context.Process(target=work, args=(arguments, n, queue, results)) for n in range(arguments.workers)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for process in workers:
+        process.start()
+    waiting, running, failed = list(tasks), 0, 0
+    while waiting or running:
+        late = time.time() - started > 60 * arguments.minutes
+        ready = [] if late else [task for task in waiting if not preparing[task["pool"]].is_alive()]
+        for task in ready[: max(0, arguments.workers + 2 - running)]:
+            waiting.remove(task)
+            queue.put(task)
+            running += 1
+        if late and not running:
+            break
+        try:
+            done = results.get(timeout=0.5)
+        except Exception:  # queue.Empty
+            continue
+        running -= 1
+        if "error" in done:
+            failed += 1
+            print(f"FAILED {identity(done)}\n{done['error'] if failed == 1 else done['error'][-300:]}", flush=True)
+            continue
+        row = rows_of(done)
+        document["rows"].append(row)
+        write(arguments, document)
+        print(
+            f"[{time.time() - started:.0f} s] {row['pool']} {row['budget']} {row['strategy']} {row['seed']} {row['set'] or ''} "
+            f"macro {row['macro_nll']:.4f} micro {row['micro_nll']:.4f} em {row['em']:.3f} tokens {row['tokens']} {row['seconds']}",
+            flush=True,
+        )
+    for _ in workers:
+        queue.put(None)
+    print(f"{len(document['rows'])} rows, {failed} failed, {len(waiting)} not run", flush=True)
+    for process in workers:
+        process.join(10)
+        process.kill()
+
+
+def write(arguments: argparse.Namespace, document: dict[str, Any]) -> None:
+    """The rows with how they came about; replaced as a whole."""
+    import torch
+    import transformers
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    document |= {
+        "command": "python benchmarks/selection_study.py",
+        "date": datetime.date.today().isoformat(),
+        "device": device,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "model": "SmolLM2-135M-Instruct in NF4, LoRA r=32 alpha=64",
+    }
+    temporary = arguments.out.with_suffix(".part")
+    temporary.write_text(json.dumps(document, indent=1))
+    temporary.replace(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Orders of one group's examples in which clusters of loss trajectories, or target examples, take turns; selection/greedy.py's
+contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from selection.greedy import BLOCK_VALUES, Order, completed, cosine_steps, measured, scaled
+from selection.vectors import blocks, unit
+
+
+def trajectory_balanced(trajectories: np.ndarray, count: int, groups: int, uniform: np.random.Generator) -> Order:
+    """Equally many of every kind of loss trajectory, so that rare kinds come early (S2L, Yang et al. 2024, arXiv 2403.07384):
+    k-means on the trajectories, whose clusters then take turns, the smallest first, until they run out. Inside a cluster the
+    given order holds, which is random. S2L gives what does not divide to the largest clusters, the turns give it to the smallest:
+    one example a cluster at most. O(m · groups · r) time per k-means step.
+
+    A missing loss is filled in with the mean of its round; an example without any is not measured. Without rounds (r = 0) the
+    order is the given one.
+
+    Args:
+        trajectories: (m, r) float, an example's loss in each of r rounds, NaN where it was not measured.
+        groups: clusters, fewer where there are fewer distinct trajectories.
+        uniform: one number is drawn from it, the seed of k-means.
+
+    Returns:
+        Values are sizes of the examples' clusters.
+    """
+    from sklearn.cluster import KMeans
+
+    seed = int(uniform.integers(2**31))
+    missing = np.isnan(trajectories)
+    known, rounds = np.flatnonzero(~missing.all(axis=1)), np.flatnonzero(~missing.all(axis=0))
+    if not len(known):
+        return completed(len(trajectories), count, known, np.empty(0))
+    losses = np.asarray(trajectories, dtype=np.float64)[np.ix_(known, rounds)]
+    losses = np.where(np.isnan(losses), np.nanmean(losses, axis=0), losses)
+    kinds = min(groups, len(np.unique(losses, axis=0)))
+    cluster = KMeans(kinds, n_init=1, random_state=seed).fit_predict(losses)
+    size = np.bincount(cluster)
+    by_cluster = np.argsort(cluster, kind="stable")
+    turn = np.empty(len(known), dtype=np.int64)
+    turn[by_cluster] = np.arange(len(known)) - (np.cumsum(size) - size)[cluster[by_cluster]]
+    order = np.lexsort((size[cluster], turn))
+    return completed(len(trajectories), count, known[order], size[cluster[order]])
+
+
+def round_robin(vectors: np.ndarray, targets: np.ndarray, count: int) -> Order:
+    """Each target in turn takes the most similar example not taken yet, so that no target is left out (Ivison et al. 2025,
+    arXiv 2503.01807). If there are more targets than `count`, only the first `count` get a turn.
+
+    Of every target only a list of its most similar examples is kept, made anew when it runs dry: O(m · t · d) time, and
+    O(m · d) more for each time, which is often only if many targets want the same examples. O(count + t) memory for the lists.
+
+    Args:
+        vectors: (m, d) float; targets: (t, d) float, finite, t ≥ 1. Scaled to unit length here.
+
+    Returns:
+        Values are cosines to the target in `target`.
+    """
+    known = measured(vectors)
+    points, wanted = scaled(vectors, known), min(count, len(known))
+    # float64: lists of other lengths, made at other times, must agree on every cosine.
+    aims = unit(targets[:wanted]).astype(np.float64)
+    size = 4 * -(-wanted // max(len(aims), 1)) + 32
+    waiting = np.ones(len(known), dtype=bool)
+    lists: list[Iterator[np.int64]] = []
+    for some in blocks(np.arange(len(aims)), max(1, BLOCK_VALUES // max(len(known), 1))):
+        lists += map(iter, _most_similar(points, aims[some], np.arange(len(known)), size))
+    order, target = np.empty(wanted, dtype=np.int64), np.arange(wanted) % max(len(aims), 1)
+    for step, j in enumerate(target):
+        found = next((i for i in lists[j] if waiting[i]), None)
+        if found is None:
+            lists[j] = iter(_most_similar(points, aims[[j]], np.flatnonzero(waiting), size)[0])
+            found = next(lists[j])
+        order[step], waiting[found] = found, False
+    value = np.empty(wanted)
+    for steps in blocks(np.arange(wanted)):
+        value[steps] = np.einsum("id,id->i", points[order[steps]], aims[target[steps]]).clip(-1, 1)
+    return completed(len(vectors), count, known[order], value, target)
+
+
+def _most_similar(points: np.ndarray, aims: np.ndarray, among: np.ndarray, size: int) -> np.ndarray:
+    """(t, up to `size`) int64: those rows of `points`, out of `among`, that are most similar to each of `aims` (t, d), best first,
+    ties by row. A cosine and a place share one integer, so that the cut through a tie is exact as well."""
+    n = len(among)
+    keys = np.empty((len(aims), n), dtype=np.int64)
+    for places in blocks(np.arange(n)):
+        steps = cosine_steps(aims, points[among[places]].astype(np.float64))
+        keys[:, places] = steps.astype(np.int64) * n + (n - 1 - places)
+    if size < n:
+        keys = np.partition(keys, n - size, axis=1)[:, n - size :]
+    return among[n - 1 - np.sort(keys, axis=1)[:, ::-1] % n]

@@ -1,0 +1,379 @@
+"""A comparison's page and terminal text show the document's numbers, claim no more than they hold, and run no text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from comparison_documents import (
+    bare,
+    comparison,
+    eight,
+    hostile_comparison,
+    nothing_pays,
+    one_round,
+    one_seed,
+    paying,
+    unfinished,
+)
+from report_attacks import HOSTILE
+from report_page import Page, read_page, resolve, shown
+
+from al.report.compare_html import COLORS, METRICS, SECTIONS, comparison_charts, final_seeds, render_comparison
+from al.report.compare_text import (
+    comparison_headline,
+    comparison_verdict,
+    describe_comparison,
+    differences,
+    holm,
+    ranked,
+)
+from al.report.html import TEMPLATES
+from al.report.values import clean, pointer, write
+
+Make = Callable[[], dict[str, Any]]
+TAME = [paying, nothing_pays, one_seed, one_round, unfinished, eight, bare]
+ALL = [*TAME, hostile_comparison]
+
+
+@cache
+def page_of(make: Make) -> Page:
+    return read_page(render_comparison(make()))
+
+
+def leaves(node: Any, *path: str | int) -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if items is not None:
+        for key, value in items:
+            yield from leaves(value, *path, key)
+    elif isinstance(node, (int, float)) and not isinstance(node, bool):
+        yield pointer(*path), node
+
+
+def test_the_headline_says_who_beat_random_and_for_how_many_examples():
+    assert comparison_headline(paying()) == (
+        "default and rds beat random beyond chance; default has the lowest NLL and needs 21.0% of random's examples "
+        "for the same NLL"
+    )
+    assert comparison_headline(one_round()).startswith("default beat random beyond chance and needs at most 21.0%")
+
+
+def test_the_headline_is_plain_when_nothing_beats_random():
+    assert comparison_headline(nothing_pays()) == "None of them beat random here; rds is worse than random"
+    unclear = comparison({"default": 0.0005, "random": 0.0}, noise=0.03)
+    assert comparison_headline(unclear) == "default did not beat random here"
+
+
+def test_one_seed_shows_nothing_beyond_chance():
+    document = one_seed()
+    assert comparison_headline(document) == "default has the lowest NLL, but without an interval that may be chance"
+    assert {found.outcome for found in differences(document, "macro_nll").values()} == {"unmeasured"}
+    page = page_of(one_seed)
+    assert "no interval" in page.text and "better" not in re.sub(
+        "(left|right|lower) is better", "", page.text, flags=re.I
+    )
+    worse = comparison({"default": -0.2, "random": 0.0}, seeds=1)
+    expected = "default did not beat random here, and without an interval chance is not ruled out"
+    assert comparison_headline(worse) == expected
+
+
+def test_an_unfinished_comparison_says_so_first():
+    document, page = unfinished(), page_of(unfinished)
+    assert comparison_headline(document).startswith("Unfinished, 7 of 15 runs: ")
+    assert page.text.count("This comparison is unfinished: 7 of 15 runs are done") == 1
+    assert "rds: not yet compared with random." in comparison_verdict(document)
+    assert "Seeds done: default 5, random 2, rds 0." in " ".join(describe_comparison(document).split())
+    assert "unfinished" not in page_of(paying).text.lower()
+
+
+def test_without_the_baseline_no_gain_is_claimed():
+    document = comparison({"default": 0.2, "rds": 0.1})
+    text = comparison_headline(document)
+    assert text.startswith("No strategy was compared with random, so nothing shows that choosing pays")
+    assert "was not among the strategies" in read_page(render_comparison(document)).text
+    only = comparison({"random": 0.0})
+    assert comparison_headline(only) == "Nothing was compared with random"
+    assert render_comparison(only) and describe_comparison(only)
+
+
+def test_the_lowest_nll_is_not_praised_when_it_may_be_chance():
+    document = paying()
+    document["strategies"][0]["difference"]["macro_nll"].update(low=-0.5, high=0.1, p=0.2)
+    text = "rds beat random beyond chance; default has the lowest NLL, but that may be chance"
+    assert comparison_headline(document) == text
+
+
+def test_a_fall_of_exact_match_is_in_the_headline():
+    document = comparison({"default": 0.2, "random": 0.0}, gain_em=-0.2)
+    assert comparison_headline(document).endswith("; but the exact match of default fell below random's")
+
+
+def test_a_gain_that_turns_at_equal_tokens_is_exposed():
+    document = paying()
+    document["strategies"][0]["equal_tokens"]["difference"] = 0.03
+    assert "At equal training tokens the difference is +0.030: the other way round." in comparison_verdict(document)[0]
+
+
+def test_holm_steps_down_never_falls_and_stops_at_one():
+    assert holm({0: 0.01, 1: 0.04, 2: 0.03, 3: 0.005}) == pytest.approx({3: 0.02, 0: 0.03, 2: 0.06, 1: 0.06})
+    assert holm({0: 0.9, 1: 0.8}) == {1: 1.0, 0: 1.0}
+    assert holm({5: 0.03}) == {5: 0.03}
+
+
+def test_what_does_not_survive_the_correction_is_not_claimed():
+    document = paying()
+    for i in (0, 2):
+        document["strategies"][i]["difference"]["macro_nll"].update(value=-0.02, low=-0.039, high=-0.001, p=0.04)
+    assert {found.outcome for found in differences(document, "macro_nll").values()} == {"unclear"}
+    assert comparison_headline(document) == "None of them beat random here"
+    document["strategies"].pop()
+    assert comparison_headline(document).startswith("default beat random beyond chance")
+
+
+@pytest.mark.parametrize("make", TAME)
+def test_the_sentences_hold_the_documents_numbers(make: Make):
+    document = make()
+    sentences = {text.split(":")[0]: text for text in comparison_verdict(document)}
+    for i, found in differences(document, "macro_nll").items():
+        text = sentences[found.against]
+        assert write(document["strategies"][i]["final"]["macro_nll"]["mean"], "nll") in text
+        assert write(abs(found.value), "nll") in text
+        for bound in () if found.low is None else (found.low, found.high):
+            assert write(abs(bound), "nll") in text
+        equal = document["strategies"][i]["equal_tokens"]["difference"]
+        assert f"At equal training tokens the difference is {write(equal, 'nll', signed=True)}" in text
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_every_shown_number_is_the_documents(make: Make):
+    document = clean(make())
+    for number in page_of(make).numbers:
+        if number.path is not None:
+            assert number.value == resolve(document, number.path), number
+        if number.value is None:
+            assert number.text == "–"
+        elif number.text == "< 0.001":
+            assert number.value < 0.001
+        else:
+            value, tolerance = shown(number.text)
+            assert any(abs(value - number.value * scale) <= tolerance * 1.001 for scale in (1, 100)), number
+
+
+@pytest.mark.parametrize("make", TAME)
+def test_every_number_of_the_document_is_on_the_page(make: Make):
+    paths = {number.path for number in page_of(make).numbers}
+    left_out = re.compile(r"/schema|/strategies/\d+/changes/")
+    assert [path for path, _ in leaves(make()) if path not in paths and not left_out.match(path)] == []
+
+
+@pytest.mark.parametrize("make", TAME)
+def test_corrected_p_values_are_holms(make: Make):
+    document = make()
+    expected = [d.holm for metric in METRICS for d in differences(document, metric).values()]
+    shown_values = {n.value for n in page_of(make).numbers if n.derived}
+    assert shown_values == {p for p in expected if p is not None}
+
+
+@pytest.mark.parametrize("make", TAME)
+def test_missing_values_are_said_never_blank_or_nan(make: Make):
+    page = page_of(make)
+    for text in (page.text, describe_comparison(make())):
+        assert not re.search(r"\b(nan|NaN|None(?! of)|null|undefined|inf|Infinity)\b", text)
+    assert not re.search(r"<td[^>]*>\s*</td>", render_comparison(make()))
+
+
+def test_unknown_numbers_have_words():
+    text = page_of(bare).text
+    for words in (
+        "No NLL was measured.",
+        "No run is finished.",
+        "no round is finished",
+        "not compared",
+        "Not recorded.",
+    ):
+        assert words in text
+    assert "Nothing was measured" in comparison_headline(bare())
+    assert "not reached" in page_of(nothing_pays).text and "never" in describe_comparison(nothing_pays())
+    document = paying()
+    document["strategies"][0]["equal_tokens"].update(macro_nll=None, difference=None)
+    document["strategies"][0]["final"]["macro_nll"]["sd"] = math.nan
+    page = read_page(render_comparison(document))
+    assert "out of range" in page.text and "nan" not in page.text
+    assert "At equal training tokens" not in comparison_verdict(document)[0]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_only_our_scripts_run_and_nothing_is_fetched(make: Make):
+    page = page_of(make)
+    scripts = [s.text for s in page.all("script") if s.attributes.get("type") != "application/json"]
+    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts}
+    (meta,) = [m for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy"]
+    policy = {d.split()[0]: d.split()[1:] for d in meta.attributes["content"].split(";") if d.strip()}
+    assert set(policy["script-src"]) == hashes and policy["default-src"] == policy["connect-src"] == ["'none'"]
+    assert len(scripts) == 2 and scripts[1] == (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    for element in page.elements:
+        assert not [name for name in element.attributes if name.startswith("on")], element
+        for name in ("href", "src", "action", "style", "srcdoc"):
+            value = element.attributes.get(name)
+            assert value is None or (name == "href" and re.fullmatch(r"#[a-z]+", value)), element
+    styles = "".join(e.text for e in page.all("style"))
+    assert "url(" not in styles and "@import" not in styles and "//" not in styles
+
+
+def test_hostile_texts_make_no_element_and_are_shown_as_written():
+    page = page_of(hostile_comparison)
+    assert {e.tag for e in page.elements} <= {e.tag for e in page_of(paying).elements} and not page.comments
+    for text in clean(HOSTILE):
+        assert text in page.text, text
+    html = render_comparison(hostile_comparison())
+    (data,) = re.findall(r'<script type="application/json" id="chart-data">(.*?)</script>', html, re.S)
+    assert not set(data) & set("<>&\u2028\u2029\n")
+    for chart in json.loads(data).values():
+        names = [trace.get("name", "") for trace in chart["data"]] + chart["layout"]["yaxis"].get("ticktext", [])
+        assert not [name for name in names if "<" in name]
+
+
+def test_a_hostile_baseline_is_text_too():
+    document = paying()
+    document["baseline"] = document["strategies"][1]["name"] = HOSTILE[1]
+    for run in document["runs"]:
+        run["strategy"] = HOSTILE[1] if run["strategy"] == "random" else run["strategy"]
+    page = read_page(render_comparison(document))
+    assert {e.tag for e in page.elements} <= {e.tag for e in page_of(paying).elements}
+    assert len(page.all("script")) == 3
+
+
+@pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize("color", [False, True])
+def test_the_terminal_text_is_narrow_and_cannot_be_driven(make: Make, color: bool):
+    text = describe_comparison(make(), color=color)
+    text = re.sub("\x1b\\[[0-9;]*m", "", text) if color else text
+    assert not [c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    wide = {c: 2 for c in text if unicodedata.east_asian_width(c) in "WF"}
+    assert max(sum(wide.get(c, 1) for c in line) for line in text.split("\n")) <= 100
+
+
+def test_the_terminal_table_holds_the_documents_numbers():
+    document = eight()
+    lines = describe_comparison(document).partition("───\n")[2].split("\n")
+    for i, strategy in enumerate(document["strategies"]):
+        row = next(line for line in lines if line.startswith(strategy["name"][:12]))
+        cells = re.split(r"  +", row)
+        assert cells[1] == write(strategy["final"]["macro_nll"]["mean"], "nll")
+        assert write(strategy["final"]["macro_em"]["mean"], "percent") in cells
+        assert cells[-1] == write(strategy["scoring_share"], "percent")
+        if strategy["name"] != "random":
+            found = differences(document, "macro_nll")[i]
+            assert cells[2].split()[0] == write(found.value, "nll", signed=True) and cells[3] == write(found.holm, "p")
+
+
+def test_strategies_stand_best_first_and_unmeasured_last():
+    assert [unfinished()["strategies"][i]["name"] for i in ranked(unfinished())] == ["default", "random", "rds"]
+    document = eight()
+    finals = [document["strategies"][i]["final"]["macro_nll"]["mean"] for i in ranked(document)]
+    assert finals == sorted(finals)
+
+
+def test_the_final_chart_draws_means_intervals_and_each_seed():
+    document = paying()
+    chart = comparison_charts(document)["final-nll"]
+    for row, i in enumerate(ranked(document)):
+        seeds, mean = chart["data"][2 * row : 2 * row + 2]
+        entry = document["strategies"][i]["final"]["macro_nll"]
+        assert seeds["x"] == [value for _, value in final_seeds(document, i, "macro_nll")] and len(seeds["x"]) == 5
+        assert np.mean(seeds["x"]) == pytest.approx(entry["mean"]) and mean["x"] == [entry["mean"]]
+        assert mean["x"][0] + mean["error_x"]["array"][0] == pytest.approx(entry["high"])
+        assert mean["x"][0] - mean["error_x"]["arrayminus"][0] == pytest.approx(entry["low"])
+    assert chart["layout"]["shapes"][0]["x0"] == document["strategies"][1]["final"]["macro_nll"]["mean"]
+    assert not [trace for trace in comparison_charts(one_seed())["final-nll"]["data"] if "error_x" in trace]
+
+
+def test_the_curves_are_the_documents_with_bands_where_there_are_intervals():
+    document = paying()
+    for key in ("examples", "tokens"):
+        lines = [t for t in comparison_charts(document)[f"curve-{key}"]["data"] if t["mode"] == "lines+markers"]
+        bands = [t for t in comparison_charts(document)[f"curve-{key}"]["data"] if t["mode"] == "lines"]
+        for strategy, line, band in zip(document["strategies"], lines, bands, strict=True):
+            curve = strategy["curve"]
+            assert line["x"] == [point[key] for point in curve]
+            assert line["y"] == [point["macro_nll"]["mean"] for point in curve]
+            assert band["y"][: len(curve)] == [point["macro_nll"]["low"] for point in curve]
+            assert band["y"][len(curve) :] == [point["macro_nll"]["high"] for point in reversed(curve)]
+    for make in (one_seed, one_round):
+        assert not [t for t in comparison_charts(make())["curve-tokens"]["data"] if t["mode"] == "lines"]
+
+
+@pytest.mark.parametrize("make", TAME)
+def test_every_section_is_linked_and_every_drawn_chart_has_a_place(make: Make):
+    page = page_of(make)
+    ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
+    assert len(ids) == len(set(ids)) and set(SECTIONS) <= set(ids)
+    assert {a.attributes["href"] for a in page.all("a")} >= {f"#{section}" for section in SECTIONS}
+    places = {e.attributes["data-chart"] for e in page.elements if "data-chart" in e.attributes}
+    assert places == set(page.charts()) == set(comparison_charts(make()))
+
+
+def test_the_command_is_safe_to_paste():
+    document = paying()
+    document["budget"] = "1000; rm -rf /"
+    page = read_page(render_comparison(document))
+    assert "python cli.py compare --strategies default,random,rds --budget '1000; rm -rf /' --rounds 4" in page.text
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_the_document_is_left_alone(make: Make):
+    document, fresh = make(), make()
+    render_comparison(document)
+    describe_comparison(document)
+    assert document == fresh
+
+
+def palettes() -> dict[str, tuple[str, list[str]]]:
+    """Background and colours of the strategies by theme, as the stylesheets say."""
+    report = re.findall(r"--page: (#[0-9a-f]{6})", (TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    compare = (TEMPLATES / "compare.html.j2").read_text(encoding="utf-8")
+    colors = re.findall(r"--strategy-\d: (#[0-9a-f]{6});", compare)
+    assert re.findall(r"--strategy-\d-fill: (#[0-9a-f]{6})22;", compare) == colors and len(colors) == 2 * COLORS
+    return {"light": (report[0], colors[:COLORS]), "dark": (report[1], colors[COLORS:])}
+
+
+def linear(color: str) -> np.ndarray:
+    c = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.clip(matrix @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089], 0.009, 1))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Machado, Oliveira, Fernandes 2009, severity 1.
+COLOR_BLINDNESS = {
+    "none": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("kind", COLOR_BLINDNESS)
+def test_colours_stand_out_and_are_told_apart_by_the_colour_blind(theme: str, kind: str):
+    page, colors = palettes()[theme]
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    for color in colors:
+        low, high = sorted((weights @ linear(color), weights @ linear(page)))
+        assert (high + 0.05) / (low + 0.05) >= 3, color
+    seen = [lab(np.array(COLOR_BLINDNESS[kind]) @ linear(color)) for color in colors]
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
+    assert min(distances) > 12
