@@ -144,6 +144,40 @@ def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> 
     _emit(options, workflow.run_rounds(options, budget, rounds, until_no_gain), workflow.describe_summary)
 
 
+@cli.command("compare")
+@click.option(
+    "--strategies",
+    default="default,random",
+    show_default=True,
+    help="Names, separated by spaces or commas; NAME:key=value changes a config key for one of them, e.g. top:score.by=ifd.",
+)
+@click.option("--budget", required=True, help="Of all rounds together: 1000 (examples) or 200ktok (tokens).")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds that share the budget."
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each strategy.")
+@click.option("--proxy", default=None, metavar="MODEL", help="A small model to ask first, instead of the config's.")
+@pool_option
+@click.option("--target", multiple=True, metavar="FILE", help="As for `round`. Repeatable.")
+@common
+def compare_command(
+    options: Any,
+    strategies: str,
+    budget: str,
+    rounds: int,
+    seeds: int,
+    proxy: str | None,
+    pool: tuple[str, ...],
+    target: tuple[str, ...],
+) -> None:
+    """Train and evaluate several strategies on your pool, with random beside them: does selection pay here?"""
+    from al import workflow
+
+    options = options.for_round(None, False, pool, target)
+    document = workflow.run_comparison(options, strategies, budget, rounds, seeds, proxy)
+    _emit(options, document, workflow.describe_comparison)
+
+
 @cli.command("resume")
 @common
 def resume_command(options: Any) -> None:

@@ -10,21 +10,32 @@ longer examples do not get more steps for it.
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
+from al import scoring
 from al.artifacts import Artifact
-from al.config import Config, parse
+from al.compared import summarize
+from al.config import Config, change, parse
+from al.errors import ConfigError
 from al.evaluate import evaluate, load_measured
 from al.lineage import History, Lineage
 from al.loop import choose, train_lineage
 from al.metrics import metrics
-from al.prepare import Prepared, cluster
+from al.prepare import Prepared, cluster, prepare
 from al.session import Session
+from al.store import now, versions
+from selection.errors import nearest_name
 from selection.holdout import TEST
+from selection.strategy import registry
 
 BASELINE = "random"
 
@@ -42,13 +53,8 @@ class Member:
         values = config.model_dump(mode="json")
         values["seed"] = self.seed
         values["select"]["strategy"] = self.strategy
-        for key, value in self.changes:
-            *sections, leaf = key.split(".")
-            node = values
-            for section in sections:
-                node = node[section]
-            node[leaf] = value
-        return parse(values, f"--strategies {self.strategy}")
+        overrides = [f"{key}={json.dumps(value)}" for key, value in self.changes]
+        return change(values, overrides, f"--strategies {self.strategy}")
 
 
 def play(
@@ -114,19 +120,18 @@ def _with_examples_a_step(session: Session, prepared: Prepared, history: History
     config = session.config
     lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
     rows = training_rows(session, prepared, selection, history)
-    pool = pool_lengths(prepared, lengths)
-    ratio = float(lengths[rows].mean() / pool.mean())
+    ratio = float(lengths[rows].mean() / lengths[_selectable(prepared)].mean())
     packs = max(1, round(config.train.packs_per_step * ratio))
     values = config.model_dump(mode="json")
     values["train"] |= {"packs_per_step": packs, "packs_per_batch": min(packs, config.train.packs_per_batch)}
     return parse(values, "compare")
 
 
-def pool_lengths(prepared: Prepared, lengths: np.ndarray) -> np.ndarray:
-    """Lengths of the examples that a first round may pick, in tokens."""
+def _selectable(prepared: Prepared) -> np.ndarray:
+    """Rows that a first round may pick."""
     from al.candidates import candidates
 
-    return lengths[candidates(prepared, prepared.clusters, History(Lineage("pool", ""))).rows]
+    return candidates(prepared, prepared.clusters, History(Lineage("pool", ""))).rows
 
 
 def _picked(prepared: Prepared, selection: Artifact) -> dict[str, int]:
@@ -148,6 +153,123 @@ def _seconds(roles: dict[str, Artifact], measured: Artifact, selection: Artifact
     return {name: round(sum(float(a.manifest["seconds"]) for a in artifacts), 3) for name, artifacts in groups.items()}
 
 
-def members(strategies: Sequence[str], seeds: Sequence[int]) -> list[Member]:
-    """Every strategy with every seed, all strategies of a seed before the next seed: a comparison cut short is still fair."""
-    return [Member(strategy, seed) for seed in seeds for strategy in strategies]
+def parse_strategy(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """`NAME` or `NAME:key=value,key=value` as (name, changes). Raises ConfigError."""
+    name, _, rest = text.partition(":")
+    changes = []
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"--strategies {text}: expected NAME or NAME:key=value, for example top:score.by=ifd.")
+        changes.append((key.strip(), yaml.safe_load(value)))
+    if name not in registry("strategy"):
+        raise ConfigError(f"--strategies: {nearest_name('strategy', name, registry('strategy'))}")
+    return name, tuple(changes)
+
+
+def split_names(text: str) -> list[str]:
+    """Names of strategies out of `a,b c:key=1,key=2`: a comma ends a name, unless what follows is another change."""
+    names: list[str] = []
+    for part in filter(None, text.replace(" ", ",").split(",")):
+        if "=" in part and ":" not in part and names:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return names
+
+
+def compare(
+    session: Session,
+    strategies: Sequence[str],
+    budget: Any,
+    rounds: int,
+    seeds: Sequence[int],
+    text: str,
+    proxy: bool = False,
+) -> dict[str, Any]:
+    """Play every strategy with every seed and put them side by side; the document that pages and terminal show.
+
+    The baseline is played whether it is named or not. Results are written to `comparison.json` of the run after each member, so
+    that a comparison that is cut short can be looked at.
+    """
+    parsed = {label: parse_strategy(label) for label in dict.fromkeys([*strategies, BASELINE])}
+    session.check_machine()
+    for name, changes in parsed.values():
+        member = session.with_config(Member(name, seeds[0], changes).config(session.config))
+        scoring.measurements(member)  # what is missing for a strategy is told before anything runs
+    prepared = prepare(session, 1)
+    found: dict[str, list[dict[str, Any]]] = {label: [] for label in parsed}
+    document: dict[str, Any] = {}
+    for seed in seeds:
+        for label, (name, changes) in parsed.items():
+            member = Member(name, session.config.seed + seed, changes)
+            played = play(session, prepared, member, budget, rounds, told=lambda line: _tell(session, line))
+            found[label].append({**played, "strategy": label})
+            document = _document(session, prepared, found, parsed, text, rounds, seeds) | {"proxy": proxy}
+            publish(session.run.path, document)
+    return document
+
+
+def _tell(session: Session, line: str) -> None:
+    if not session.quiet:
+        print(line, flush=True)
+
+
+def _document(
+    session: Session,
+    prepared: Prepared,
+    found: dict[str, list[dict[str, Any]]],
+    parsed: dict[str, tuple[str, Any]],
+    budget: str,
+    rounds: int,
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    pool = prepared.pool.json("pool.json")
+    tests = load_measured(evaluate(session, prepared, None, "evaluate base"), TEST)[0]
+    done = {label: runs for label, runs in found.items() if runs}
+    return {
+        "schema": 1,
+        "created": now(),
+        "versions": versions(),
+        "pool": {
+            "examples": pool["examples"],
+            "selectable": len(_selectable(prepared)),
+            "sources": len(pool["sources"]),
+            "files": sorted(pool["sources"])[:8],
+        },
+        "model": session.config.model.name,
+        "proxy": False,
+        "budget": budget,
+        "rounds": rounds,
+        "seeds": list(seeds),
+        "baseline": BASELINE,
+        "runs_done": sum(map(len, done.values())),
+        "runs_asked": len(parsed) * len(seeds),
+        "groups": int(tests.source.max()) + 1,
+        "groups_name": "source",
+        "test_examples": len(tests.nll),
+        "strategies": [
+            {
+                **summarize(label, runs, done.get(BASELINE, [])),
+                "about": registry("strategy")[parsed[label][0]].about,
+                "changes": dict(parsed[label][1]),
+            }
+            for label, runs in done.items()
+        ],
+        "runs": [run for runs in done.values() for run in runs],
+        "notes": scoring.notices(session.config),
+        "command": "python cli.py " + shlex.join(sys.argv[1:]),
+    }
+
+
+def publish(run: Path, document: dict[str, Any]) -> None:
+    """`comparison.json` and `comparison.html` in the run's directory, each replaced as a whole."""
+    from al.report.compare_html import render_comparison
+
+    for name, text in (
+        ("comparison.json", json.dumps(document, indent=1)),
+        ("comparison.html", render_comparison(document)),
+    ):
+        temporary = run / f".{name}.part"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(run / name)

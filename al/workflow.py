@@ -146,6 +146,38 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
         return with_paths(run.path, read_summary(run.path, number if number <= count else count))
 
 
+def run_comparison(
+    options: Options, strategies: str, budget: str, rounds: int, seeds: int, proxy: str | None
+) -> dict[str, Any]:
+    """Play a comparison, or what is left of it, in a run directory of its own; returns its document."""
+    from al.comparison import compare, split_names
+    from al.session import Session
+    from selection.strategy import Budget
+
+    request = parse_budget(budget)
+    if request.unit == "seconds":
+        raise ConfigError("compare: a budget of training time is not the same for every seed; give examples or tokens.")
+    if proxy is not None:
+        options = replace(options, overrides=(*options.overrides, f"model.name={proxy}", "model.revision=null"))
+    config = options.load_config()
+    stop_on_signals()
+    directory = options.run_path or Path("runs") / f"compare-{options.run_directory().name}"
+    with Run.create_or_open(directory) as run:
+        session = Session(run, config, quiet=options.as_json)
+        amount = Budget(request.unit, int(request.amount))
+        document = compare(
+            session, split_names(strategies), amount, rounds, range(seeds), request.text, proxy is not None
+        )
+    return {**document, "page": str(directory / "comparison.html")}
+
+
+def describe_comparison(document: dict[str, Any]) -> str:
+    """A comparison for the terminal."""
+    from al.report.compare_text import describe_comparison as describe
+
+    return f"{describe(document)}\npage: {document['page']}"
+
+
 def resume(options: Options) -> dict[str, Any]:
     """Finish the unfinished round with its own recorded config and budget; returns its summary."""
     from al.loop import run_round
