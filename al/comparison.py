@@ -31,8 +31,10 @@ from al.lineage import History, Lineage
 from al.loop import choose, train_lineage
 from al.metrics import metrics
 from al.prepare import Prepared, cluster, prepare
+from al.selecting import aimed
 from al.session import Session
 from al.store import now, versions
+from selection.config import SelectConfig
 from selection.errors import nearest_name
 from selection.holdout import TEST
 from selection.strategy import registry
@@ -80,7 +82,7 @@ def play(
 
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
-    if not learns(session.config, rounds):
+    if not learns(aimed(session.config.select, prepared.target), rounds):
         rounds = 1
     history, found = History(Lineage(member.strategy, "train")), []
     totals = {"examples": 0, "tokens": 0, "response_tokens": 0}
@@ -105,11 +107,11 @@ def play(
     return {"strategy": member.strategy, "seed": member.seed, "rounds": found}
 
 
-def learns(config: Config, rounds: int) -> bool:
+def learns(config: SelectConfig, rounds: int) -> bool:
     """Whether anything the strategy does in any round depends on what was trained before."""
     from selection.strategy import needs_losses
 
-    return any(needs_losses(config.select, number) for number in range(1, rounds + 1))
+    return any(needs_losses(config, number) for number in range(1, rounds + 1))
 
 
 def _with_examples_a_step(session: Session, prepared: Prepared, history: History, selection: Artifact) -> Config:

@@ -83,13 +83,15 @@ def measurements(session: Session) -> frozenset[str]:
 def notices(config: Config) -> list[str]:
     """What of the config's scoring comes to nothing, for people to read."""
     from selection.pick import PICKERS
-    from selection.strategy import resolve
+    from selection.strategy import aims, resolve
 
     by, picker = describe(config.score.by), resolve(config.select).picker
     found = []
-    if config.target.files and not needs(config.score.by) & TARGETED:
+    by_default = config.select.strategy == "default" and not (config.select.allocation or config.select.picker)
+    if config.target.files and not (needs(config.score.by) & TARGETED or aims(config.select) or by_default):
         found.append(
-            f"the target is kept out of training but aims at nothing: score.by is {by}; rds and less aim at it"
+            f"the target is kept out of training but aims at nothing: strategy {config.select.strategy} does not look at it and "
+            f"score.by is {by}; strategies default, nearest, rds and less aim at it"
         )
     if config.score.by != "nll" and not PICKERS[picker].uses_score:
         found.append(

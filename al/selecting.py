@@ -23,7 +23,9 @@ from al.pool.store import Pool
 from al.prepare import Prepared
 from al.session import Session
 from al.suspects import held_back, reasons
+from al.target import Target
 from al.vectors import vectors_of
+from selection.config import SelectConfig
 from selection.scores import TARGETED, computable
 
 
@@ -47,9 +49,23 @@ class Standing:
         return self.session.config.seed, self.number
 
     @cached_property
+    def select(self) -> SelectConfig:
+        """The config's strategy; with a target the default one aims at it, if the pool holds its kind."""
+        return aimed(self.session.config.select, self.prepared.target)
+
+    @cached_property
     def state(self) -> PoolState:
         """Who may be picked."""
         return candidates(self.prepared, self.clusters, self.history)
+
+
+def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:
+    """What the default strategy comes to with a target: nearest to it, or random if the pool does not hold its kind."""
+    if target is None or config.strategy != "default" or config.allocation or config.picker:
+        return config
+    return config.model_copy(
+        update={"strategy": "nearest" if target.artifact.json("target.json")["held"] else "random"}
+    )
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ def score_sample(standing: Standing, amount: Any) -> Artifact:
     from selection.strategy import needs_losses
 
     session, prepared, state = standing.session, standing.prepared, standing.state
-    eligible = (state.outcome == CODE["selectable"]) & needs_losses(session.config.select, standing.number)
+    eligible = (state.outcome == CODE["selectable"]) & needs_losses(standing.select, standing.number)
     if "quality" in scoring.measurements(session):
         quality_column(session, prepared, state)  # a column that is not there is told before anything is measured
     rows = stratified_sample(state.cluster, state.keys, eligible, _sample_size(standing, amount), standing.seed)
@@ -110,7 +126,7 @@ def score_target(standing: Standing) -> Artifact | None:
     session, target = standing.session, standing.prepared.target
     if target is None or not scoring.measurements(session) & TARGETED:
         return None
-    if not needs_losses(session.config.select, standing.number):
+    if not needs_losses(standing.select, standing.number):
         return None  # nothing of the pool is measured that could be compared
     adapter = standing.history.adapter()
     return scoring.score_target(session, target.artifact, target.tokens, adapter, target.rows, standing.number)
@@ -123,7 +139,7 @@ def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact
     session, state = standing.session, standing.state
     chooser = _candidates_for(standing, scored)
     quotas = _quotas(standing, scored, amount)
-    wanted = state.rows[shortlist(chooser, quotas, session.config.select, standing.seed)]
+    wanted = state.rows[shortlist(chooser, quotas, standing.select, standing.seed)]
     rows = np.setdiff1d(wanted, statistics_of(scored.sample)["row"])
     adapter = standing.history.adapter()
     return scoring.score(session, standing.prepared.tokens, adapter, rows, standing.number, "score shortlist")
@@ -136,7 +152,7 @@ def _quotas(standing: Standing, scored: Scored, amount: Any) -> Any:
     before = replace(scored, shortlist=None)
     chooser = _candidates_for(standing, before)
     past = past_rounds(standing.history, standing.state, standing.prepared.open_pool(), amount.unit)
-    return allocate(chooser, amount, standing.session.config.select, standing.seed, past)
+    return allocate(chooser, amount, standing.select, standing.seed, past)
 
 
 def _columns(standing: Standing, scored: Scored) -> dict[str, np.ndarray]:
@@ -160,7 +176,9 @@ def _candidates_for(standing: Standing, scored: Scored) -> Any:
         loss=columns["nll_mean"][rows],
         confidence=columns["top_mean"][rows],
         suspect=_suspect(standing, scored)[rows],
-        vectors=vectors_of(standing.session, standing.prepared, rows, scored.of_the_pool, scored.aims),
+        vectors=vectors_of(
+            standing.select, standing.prepared, rows, scored.of_the_pool, scored.aims, standing.history
+        ),
     )
 
 
@@ -184,7 +202,7 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
     session, prepared, history = standing.session, standing.prepared, standing.history
     config = session.config
     params = {
-        "select": config.select.model_dump(mode="json"),
+        "select": standing.select.model_dump(mode="json"),
         "score": {"by": config.score.by, "also": config.score.also, "quality": config.score.quality},
         "before": [artifact.fingerprint for _, artifact, _ in scored_before(history)],
         "seed": config.seed,
@@ -198,7 +216,7 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
         from selection.strategy import select as pick
 
         quotas = _quotas(standing, scored, amount)
-        picks = pick(_candidates_for(standing, scored), quotas, amount, config.select, standing.seed)
+        picks = pick(_candidates_for(standing, scored), quotas, amount, standing.select, standing.seed)
         columns = _columns(standing, scored)
         scores = computable(columns, scoring.measurements(session) | {"tokens"})
         _write_selection(out, standing, columns, scores, picks, reasons(scored.suspects, standing.state.keys))

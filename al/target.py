@@ -20,6 +20,10 @@ from al.pool.importer import import_pool
 from al.pool.sources import find_sources
 from al.pool.store import Pool
 from al.session import Session
+from selection.vectors import blocks, unit
+
+NEARLY = 0.05
+"""How much farther, by cosine, the pool may be from a target example than the target itself."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def keep_apart(
         np.save(out / "excluded.npy", candidates[close])
         left = candidates[~close]
         nearest = near(theirs[rows], ours[left])[1] if len(left) else np.zeros(len(rows))
+        among = nearest_other(theirs[rows])
         write_json(
             out / "target.json",
             {
@@ -118,12 +123,14 @@ def keep_apart(
                 "near_holdout": int((usable & leaks).sum()),
                 "pool_excluded": int(close.sum()),
                 "cosine_to_pool": [round(float(np.quantile(nearest, q)), 4) for q in (0.1, 0.5, 0.9)],
+                "cosine_to_itself": [round(float(np.quantile(among, q)), 4) for q in (0.1, 0.5, 0.9)],
+                "held": holds_kind(nearest, among),
             },
         )
 
     return session.run.stage(
         "target",
-        version=1,
+        version=2,
         params=params,
         build=build,
         label="target",
@@ -136,6 +143,23 @@ def keep_apart(
             "target_embeddings": target_embeddings,
         },
     )
+
+
+def nearest_other(vectors: np.ndarray) -> np.ndarray:
+    """(t,) cosine of each target example to the nearest other one; 1 for a single example."""
+    vectors = unit(vectors)
+    cosine = np.ones(len(vectors), dtype=np.float32)
+    for block in blocks(np.arange(len(vectors))):
+        product = vectors[block] @ vectors.T
+        product[np.arange(len(block)), block] = -1.0
+        cosine[block] = product.max(axis=1) if len(vectors) > 1 else 1.0
+    return cosine
+
+
+def holds_kind(to_pool: np.ndarray, to_itself: np.ndarray) -> bool:
+    """Whether the pool holds the target's kind: most target examples have one in the pool about as near as the nearest other
+    target example. Aiming at what a pool does not hold is worse than picking at random, by every method that was measured."""
+    return bool(np.mean(to_pool >= to_itself - NEARLY) >= 0.5)
 
 
 def _shares_passages(texts: Pool, rows: np.ndarray, of: Pool, others: np.ndarray, overlap: float) -> np.ndarray:

@@ -7,27 +7,48 @@ from typing import Any
 import numpy as np
 
 from al.artifacts import Artifact
-from al.columns import statistics_of
+from al.columns import scored_before, statistics_of
+from al.lineage import History
+from al.pool.store import Pool, locate
 from al.prepare import Prepared, load_embeddings
-from al.session import Session
+from selection.config import SelectConfig
 
 FILES = {"pooled": "pooled.npy", "gradient": "gradients.npy"}
 
 
 def vectors_of(
-    session: Session, prepared: Prepared, rows: np.ndarray, scored: list[Artifact], aims: Artifact | None
+    select: SelectConfig,
+    prepared: Prepared,
+    rows: np.ndarray,
+    scored: list[Artifact],
+    aims: Artifact | None,
+    history: History,
 ) -> dict[str, Any]:
-    """`selection.strategy.Vectors` by name for the pool's `rows` (n,): those that the config's picker asks for."""
+    """`selection.strategy.Vectors` by name for the pool's `rows` (n,): those that the picker asks for."""
     from selection.strategy import Vectors, vectors_needed
 
-    wanted, found = vectors_needed(session.config.select), {}
+    wanted, found = vectors_needed(select), {}
     target = prepared.target
     if "embedding" in wanted:
         targets = load_embeddings(target.embeddings)[target.rows] if target else None
         found["embedding"] = Vectors(load_embeddings(prepared.embeddings), rows, targets)
     for name in wanted & set(FILES):
         found[name] = _measured(FILES[name], len(prepared.open_pool()), rows, scored, aims)
+    if "trajectory" in wanted:
+        found["trajectory"] = Vectors(_trajectories(prepared, rows, scored, history), np.arange(len(rows)))
     return found
+
+
+def _trajectories(prepared: Prepared, rows: np.ndarray, scored: list[Artifact], history: History) -> np.ndarray:
+    """(n, r) loss of each of `rows` before each round's training, this one's last; NaN where it was not measured."""
+    keys = prepared.open_pool().keys
+    found = np.full((len(keys), history.number), np.nan, dtype=np.float32)
+    past = [(n - 1, artifact, Pool.open(pool.path).keys) for n, artifact, pool in scored_before(history)]
+    for column, artifact, of in [*past, *((history.number - 1, artifact, keys) for artifact in scored)]:
+        statistics = statistics_of(artifact)
+        at, there = locate(keys, of[statistics["row"]])
+        found[at[there], column] = statistics["nll_mean"][there]
+    return found[rows]
 
 
 def _measured(file: str, n: int, rows: np.ndarray, scored: list[Artifact], aims: Artifact | None) -> Any:

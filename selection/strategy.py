@@ -72,7 +72,7 @@ def needs_losses(config: SelectConfig, number: int) -> bool:
     strategy = resolve(config)
     picker, allocation = PICKERS[strategy.picker], ALLOCATIONS[strategy.allocation]
     by_allocation = allocation.looks_at_losses(number) and not picker.whole_pool
-    return by_allocation or strategy.tail_cut > 0 or picker.uses_score or bool(measures(config))
+    return by_allocation or strategy.tail_cut > 0 or picker.uses_score or bool(picker.vectors - {"embedding"})
 
 
 def measures(config: SelectConfig) -> frozenset[str]:
