@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 SHOWN_METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no_end", "macro_em_no_end")
+NEAR = 0.02
+"""How far outside a learning curve its end still stands for it: runs of the same budget end within an example of each other."""
 
 Run = Mapping[str, Any]
 """One member's result, as `al.comparison.play` gives it."""
@@ -64,11 +67,10 @@ def _difference(pairs: Sequence[tuple[Run, Run]], metric: str) -> dict[str, floa
     found = spread(np.subtract(ours, theirs).tolist())
     p = None
     if len(pairs) > 1:
-        p = (
-            1.0
-            if np.ptp(np.subtract(ours, theirs)) == 0 and found["mean"] == 0
-            else float(ttest_rel(ours, theirs).pvalue)
-        )
+        alike = np.ptp(np.subtract(ours, theirs)) == 0 and found["mean"] == 0
+        with warnings.catch_warnings():  # of differences that are all the same
+            warnings.simplefilter("ignore", RuntimeWarning)
+            p = 1.0 if alike else float(ttest_rel(ours, theirs).pvalue)
     return {"value": found["mean"], "low": found["low"], "high": found["high"], "p": p}
 
 
@@ -105,9 +107,9 @@ def _share(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
 
 
 def _interpolated(run: Run, axis: str, at: float) -> float | None:
-    """Macro NLL where `axis` is `at`, linear in its logarithm between rounds; None outside them."""
+    """Macro NLL where `axis` is `at`, linear in its logarithm between rounds; None more than NEAR outside them."""
     x = np.log([entry[axis] for entry in run["rounds"]])
-    if not x[0] - 1e-9 <= np.log(at) <= x[-1] + 1e-9:
+    if not x[0] - NEAR <= np.log(at) <= x[-1] + NEAR:
         return None
     return float(np.interp(np.log(at), x, [entry["macro_nll"] for entry in run["rounds"]]))
 

@@ -34,12 +34,15 @@ from al.prepare import Prepared, cluster, prepare
 from al.selecting import aimed
 from al.session import Session
 from al.store import now, versions
+from al.target import notices as target_notices
 from selection.config import SelectConfig
 from selection.errors import nearest_name
 from selection.holdout import TEST
 from selection.strategy import registry
 
 BASELINE = "random"
+OWN = ("cluster", "lora", "measure", "noise", "score", "select", "train")
+"""Sections that a strategy may change for itself; the others make the pool and the holdout, which all share."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,14 @@ def _picked(prepared: Prepared, selection: Artifact) -> dict[str, int]:
 
 
 def _seconds(roles: dict[str, Artifact], measured: Artifact, selection: Artifact) -> dict[str, float]:
-    scored = [roles[role] for role in ("score", "score.target", "shortlist") if role in roles]
-    groups = {"score": scored, "select": [selection], "train": [roles["packs"], roles["train"]], "evaluate": [measured]}
+    scored = [roles[role] for role in ("score", "suspects", "score.target", "shortlist") if role in roles]
+    adapted = [roles["clusters"]] if roles["clusters"].stage == "adapted_clusters" else []
+    groups = {
+        "score": scored,
+        "select": [*adapted, selection],
+        "train": [roles["packs"], roles["train"]],
+        "evaluate": [measured],
+    }
     return {name: round(sum(float(a.manifest["seconds"]) for a in artifacts), 3) for name, artifacts in groups.items()}
 
 
@@ -163,7 +172,15 @@ def parse_strategy(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"--strategies {text}: expected NAME or NAME:key=value, for example top:score.by=ifd.")
-        changes.append((key.strip(), yaml.safe_load(value)))
+        if key.strip().partition(".")[0] not in OWN or key.strip() == "select.strategy":
+            raise ConfigError(
+                f"--strategies {text}: {key.strip()} is the same for all strategies; a strategy's own can be keys of "
+                f"{', '.join(OWN)}. --set changes it for all."
+            )
+        try:
+            changes.append((key.strip(), yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--strategies {text}: the value is not valid YAML: {error}") from None
     if name not in registry("strategy"):
         raise ConfigError(f"--strategies: {nearest_name('strategy', name, registry('strategy'))}")
     return name, tuple(changes)
@@ -195,26 +212,27 @@ def compare(
     that a comparison that is cut short can be looked at.
     """
     parsed = {label: parse_strategy(label) for label in dict.fromkeys([*strategies, BASELINE])}
+    if budget.amount < rounds:
+        raise ConfigError(
+            f"compare: a budget of {text} cannot be shared by {rounds} rounds; raise --budget or lower --rounds."
+        )
     session.check_machine()
     for name, changes in parsed.values():
         member = session.with_config(Member(name, seeds[0], changes).config(session.config))
         scoring.measurements(member)  # what is missing for a strategy is told before anything runs
     prepared = prepare(session, 1)
+    for line in target_notices(prepared.target):
+        session.tell(f"note: {line}")
     found: dict[str, list[dict[str, Any]]] = {label: [] for label in parsed}
     document: dict[str, Any] = {}
     for seed in seeds:
         for label, (name, changes) in parsed.items():
             member = Member(name, session.config.seed + seed, changes)
-            played = play(session, prepared, member, budget, rounds, told=lambda line: _tell(session, line))
+            played = play(session, prepared, member, budget, rounds, told=session.tell)
             found[label].append({**played, "strategy": label})
             document = _document(session, prepared, found, parsed, text, rounds, seeds) | {"proxy": proxy}
             publish(session.run.path, document)
     return document
-
-
-def _tell(session: Session, line: str) -> None:
-    if not session.quiet:
-        print(line, flush=True)
 
 
 def _document(
@@ -243,7 +261,7 @@ def _document(
         "proxy": False,
         "budget": budget,
         "rounds": rounds,
-        "seeds": list(seeds),
+        "seeds": [session.config.seed + seed for seed in seeds],
         "baseline": BASELINE,
         "runs_done": sum(map(len, done.values())),
         "runs_asked": len(parsed) * len(seeds),
@@ -259,7 +277,7 @@ def _document(
             for label, runs in done.items()
         ],
         "runs": [run for runs in done.values() for run in runs],
-        "notes": scoring.notices(session.config),
+        "notes": scoring.notices(session.config) + target_notices(prepared.target),
         "command": "python cli.py " + shlex.join(sys.argv[1:]),
     }
 

@@ -12,7 +12,18 @@ from al.artifacts import Artifact, write_json
 from al.evaluate import compare, evaluate
 from al.lineage import SELECTED
 from al.pool.store import Pool
-from al.prepare import SIDES, Tokenized, check_trainable, pool_version, tokenize, trainable
+from al.prepare import (
+    SIDES,
+    Tokenized,
+    check_trainable,
+    drawn_sizes,
+    name_sides,
+    named_files,
+    named_sides,
+    pool_version,
+    tokenize,
+    trainable,
+)
 from al.session import Session
 from selection.holdout import POOL, TEST
 
@@ -48,28 +59,22 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifac
     """Dev and test stratified by source. Near-duplicates are not looked for here: `round` does that."""
     from selection.holdout import hold_out
 
-    config = session.config.holdout
+    named = name_sides(session) if named_files(session) else None
 
     def build(out: Path, scratch: Path) -> None:
-        reader = Pool.open(pool.path)
-        split = hold_out(
-            reader.keys,
-            reader.sources,
-            np.arange(len(reader)),
-            trainable(pool, tokens),
-            config.dev,
-            config.test,
-            session.config.seed,
-            None,
-        )
+        reader, usable = Pool.open(pool.path), trainable(pool, tokens)
+        kept = named_sides(named, reader.keys, usable) if named is not None else None
+        dev, test = drawn_sizes(session)
+        alone = np.arange(len(reader))
+        split = hold_out(reader.keys, reader.sources, alone, usable, dev, test, session.config.seed, kept)
         np.save(out / "split.npy", split)
         write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
     return session.run.stage(
         "plain_split",
         version=1,
-        inputs={"pool": pool, "tokens": tokens},
+        inputs={"pool": pool, "tokens": tokens, **({"named": named} if named is not None else {})},
         build=build,
         label="hold out",
-        params={"holdout": config.model_dump(mode="json"), "seed": session.config.seed},
+        params={"holdout": session.config.holdout.model_dump(mode="json"), "seed": session.config.seed},
     )

@@ -25,6 +25,7 @@ from al.selecting import Scored, Standing
 from al.session import Session
 from al.speed import resolve_budget
 from al.suspects import find_suspects
+from al.target import notices as target_notices
 
 
 @dataclass
@@ -56,6 +57,8 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
+    for line in target_notices(prepared.target):
+        session.tell(f"note: {line}")
     ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
     previous = ours.adapter()
 

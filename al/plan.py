@@ -6,10 +6,12 @@ Memory and speed are arithmetic (`al.cost`) over the model's shape and the speed
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from al import rounds
 from al.budget import BudgetRequest, parse_budget
 from al.config import Config
 from al.cost import (
@@ -24,6 +26,7 @@ from al.cost import (
 from al.model_shape import ModelShape, model_shape
 from al.pool_estimate import PoolEstimate, estimate_pool
 from al.progress import duration
+from al.store import Run
 from al.workflow import Options
 
 KEPT = {
@@ -42,11 +45,19 @@ def plan_round(options: Options, budget: str) -> dict[str, Any]:
     pool = estimate_pool(config, options.run_directory())
     machine = probe_machine(config)
     shape = model_shape(config.model, config.lora, machine.bytes_per_value)
-    return estimate(config, request, pool, shape, machine)
+    return estimate(config, request, pool, shape, machine, _next_round(options.run_directory()))
+
+
+def _next_round(path: Path) -> int:
+    if not (path / "run.db").is_file():
+        return 1
+    with Run.read(path) as run:
+        unfinished, last = rounds.unfinished_round(run), rounds.last_round(run)
+    return unfinished.number if unfinished else (last.number if last else 0) + 1
 
 
 def estimate(
-    config: Config, request: BudgetRequest, pool: PoolEstimate, shape: ModelShape, machine: Machine
+    config: Config, request: BudgetRequest, pool: PoolEstimate, shape: ModelShape, machine: Machine, number: int = 1
 ) -> dict[str, Any]:
     """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB."""
     speed = training_tokens_per_s(config, shape, machine)
@@ -54,7 +65,8 @@ def estimate(
     examples = int(request.amount) if request.unit == "examples" else int(tokens / max(pool.mean_tokens, 1))
     steps = max(1, -(-int(tokens * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
     memory = training_memory(config, shape, machine)
-    seconds = _seconds(config, pool, shape, machine, tokens, speed)
+    scored = _examples_scored(config, pool, tokens, number)
+    seconds = _seconds(config, pool, shape, machine, tokens, speed, scored)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
@@ -69,7 +81,7 @@ def estimate(
         "tokens_per_s": round(speed, 1),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 1),
-        "disk_gib": round(_disk(config, pool, shape, tokens) / GIB, 6),
+        "disk_gib": round(_disk(config, pool, shape, scored) / GIB, 6),
     }
     return {**document, "warnings": _warnings(document, request, pool)}
 
@@ -88,10 +100,15 @@ def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, s
 
 
 def _seconds(
-    config: Config, pool: PoolEstimate, shape: ModelShape, machine: Machine, tokens: float, speed: float
+    config: Config,
+    pool: PoolEstimate,
+    shape: ModelShape,
+    machine: Machine,
+    tokens: float,
+    speed: float,
+    scored: float,
 ) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
-    scored = _examples_scored(config, pool, tokens)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     models = 2 + int(config.control)
     train = tokens * config.train.epochs / speed
@@ -106,35 +123,42 @@ def _seconds(
 
 
 def _cost_of_measuring(config: Config, forward: float, speed: float) -> float:
-    """Seconds per token of all passes that the config's scores need; gradients take what training takes."""
-    from selection.scores import needs
-
-    wanted = needs(config.score.by, *config.score.also)
+    """Seconds per token of all passes that scores and picker need; gradients take what training takes."""
+    wanted = _measured(config)
     return (1 + len(wanted & {"unprompted", "reference"})) / forward + ("gradient" in wanted) / speed
 
 
-def _examples_scored(config: Config, pool: PoolEstimate, tokens: float) -> float:
-    """The sample of every cluster, and what the picker looks at inside the quotas; at most the pool."""
+def _measured(config: Config) -> frozenset[str]:
+    """Measurements that scores and picker need besides the response's loss."""
+    from selection.scores import needs
+    from selection.strategy import measures
+
+    return needs(config.score.by, *config.score.also) | measures(config.select)
+
+
+def _examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: int) -> float:
+    """The sample of every cluster, and what the picker ranks inside the quotas; at most the pool."""
+    from al.selecting import sample_per_cluster
     from selection.cluster import choose_k
     from selection.pick import PICKERS
     from selection.strategy import needs_losses, resolve
 
-    if not needs_losses(config.select):
+    if not needs_losses(config.select, number):
         return 0.0
     per_cluster, strategy = config.score.sample_per_cluster, resolve(config.select)
     if per_cluster == "all":
         return float(pool.examples)
-    picked = tokens / max(pool.mean_tokens, 1)
-    looked_at = (
-        picked * (strategy.shortlist_factor if PICKERS[strategy.picker].uses_score else 1.0) / (1 - strategy.tail_cut)
-    )
-    return min(float(pool.examples), choose_k(config.cluster.k, pool.examples) * per_cluster + looked_at)
+    picked, picker = tokens / max(pool.mean_tokens, 1), PICKERS[strategy.picker]
+    clusters = choose_k(config.cluster.k, pool.examples)
+    if per_cluster == "auto":
+        per_cluster = sample_per_cluster(picked, config.train.epochs, clusters)
+    ranks = picker.uses_score or bool(picker.vectors & {"pooled", "gradient"})
+    looked_at = picked * strategy.shortlist_factor / (1 - strategy.tail_cut) if ranks else 0.0
+    return min(float(pool.examples), clusters * per_cluster + looked_at)
 
 
-def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, tokens: float) -> float:
-    from selection.scores import needs
-
-    wanted = needs(config.score.by, *config.score.also)
+def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float) -> float:
+    wanted = _measured(config)
     numbers = config.score.gradient_dimension * ("gradient" in wanted) + shape.hidden * ("pooled" in wanted)
     moments = 8.0 * shape.lora * ("gradient" in wanted)
     adapters = 1 + int(config.control)
@@ -146,7 +170,7 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, tokens: float) 
         + adapters * 4.0 * shape.lora
         + checkpoint
         + moments
-        + 2 * 2.0 * numbers * _examples_scored(config, pool, tokens)  # vectors in scratch, then published
+        + 2 * 2.0 * numbers * scored  # vectors in scratch, then published
     )
 
 

@@ -288,19 +288,12 @@ def hold_out(
         usable = trainable(pool, tokens)
         kept = _carry_split(reader.keys, previous)
         if named is not None:
-            sides = np.where(usable | (named_sides(named, reader.keys) == NEW), named_sides(named, reader.keys), SHADOW)
+            sides = named_sides(named, reader.keys, usable)
             kept = sides if kept is None else np.where(kept == NEW, sides, kept)
         table = pq.read_table(groups.path / "groups.parquet")
-        split = split_rows(
-            reader.keys,
-            reader.sources,
-            table["representative"].to_numpy(),
-            usable,
-            0 if config.dev_files else config.dev,
-            0 if config.test_files else config.test,
-            session.config.seed,
-            kept,
-        )
+        representative = table["representative"].to_numpy()
+        dev, test = drawn_sizes(session)
+        split = split_rows(reader.keys, reader.sources, representative, usable, dev, test, session.config.seed, kept)
         _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold)
         _shadow_shared(session, split, reader)
         np.save(out / "split.npy", split)
@@ -342,10 +335,17 @@ def name_sides(session: Session) -> Artifact:
     )
 
 
-def named_sides(named: Artifact, keys: np.ndarray) -> np.ndarray:
-    """(n,) the side that a file names for each key, NEW for none."""
+def named_sides(named: Artifact, keys: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """(n,) the side that a file names for each key, SHADOW where it cannot be measured, NEW where no file names it."""
     at, found = locate(np.load(named.path / "keys.npy"), keys)
-    return np.where(found, np.load(named.path / "sides.npy")[at], NEW).astype(np.int8)
+    sides = np.where(usable, np.load(named.path / "sides.npy")[at], SHADOW)
+    return np.where(found, sides, NEW).astype(np.int8)
+
+
+def drawn_sizes(session: Session) -> tuple[int | float, int | float]:
+    """How many examples are drawn for dev and test; none where files name them."""
+    config = session.config.holdout
+    return 0 if config.dev_files else config.dev, 0 if config.test_files else config.test
 
 
 def _made_from(artifact: Artifact, inputs: dict[str, Artifact], params: dict[str, Any]) -> bool:

@@ -176,9 +176,7 @@ def _candidates_for(standing: Standing, scored: Scored) -> Any:
         loss=columns["nll_mean"][rows],
         confidence=columns["top_mean"][rows],
         suspect=_suspect(standing, scored)[rows],
-        vectors=vectors_of(
-            standing.select, standing.prepared, rows, scored.of_the_pool, scored.aims, standing.history
-        ),
+        vectors=vectors_of(standing.select, standing.prepared, rows, scored.of_the_pool, scored.aims, standing.history),
     )
 
 

@@ -69,6 +69,11 @@ class Session:
         """A progress bar in this session's manner (silent when `quiet`)."""
         return Progress(title, total, unit, quiet=self.quiet)
 
+    def tell(self, line: str) -> None:
+        """Print a line, unless `quiet`."""
+        if not self.quiet:
+            print(line, flush=True)
+
     def check_machine(self) -> None:
         """Fail now, before any stage runs, if the config's device is not there. Raises trainer.errors.MachineError."""
         from trainer.model import resolve_device

@@ -19,6 +19,7 @@ from al.pool.identity import describe_sources
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
 from al.pool.store import Pool
+from al.report.labels import TARGET_NOT_HELD
 from al.session import Session
 from selection.vectors import blocks, unit
 
@@ -143,6 +144,13 @@ def keep_apart(
             "target_embeddings": target_embeddings,
         },
     )
+
+
+def notices(target: Target | None) -> list[str]:
+    """What is to be told of a target that the pool does not hold the kind of; [] where all is well."""
+    if target is None or target.artifact.json("target.json")["held"]:
+        return []
+    return [TARGET_NOT_HELD]
 
 
 def nearest_other(vectors: np.ndarray) -> np.ndarray:

@@ -41,8 +41,8 @@ def config_values(arguments: argparse.Namespace, pool: str) -> dict[str, Any]:
         "model": {"name": str(arguments.model), "device": arguments.device},
         "lora": {"r": 32, "alpha": 64},
         "embed": {"model": str(arguments.embedder), "device": arguments.device, "batch_tokens": 65536},
-        # Templates of one task embed near each other: only p3 is held out by text, evals and the others are split by row.
-        "dedup": {"threshold": 0.99},
+        # Rows of one task embed near each other: only p3 is held out by text, the others are split by row, repetitions and all.
+        "dedup": {"threshold": 1.0},
         "holdout": {
             "overlap": 0.5 if pool.startswith("p3") else 1.0,
             "dev_files": [str(files / "dev.jsonl")],

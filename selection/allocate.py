@@ -163,7 +163,7 @@ def adaptive_allocation(situation: Situation) -> Weights:
         )
     evidence = gather(past, situation.losses)
     level = np.maximum(situation.losses.expected, 1e-9) ** situation.strategy.temperature
-    worth = np.where(size > 0, level * evidence.relative_fall, 0.0)
+    worth = np.where(size > 0, level * evidence.relative_fall**situation.strategy.learn, 0.0)
     spent = evidence.spent
     weight = _fill_up(worth, spent, situation.total)
     reason = [

@@ -149,6 +149,7 @@ class Strategy:
     about: str = ""
     temperature: float = 1.0
     explore: float = 0.0
+    learn: float = 1.0
     tail_cut: float = 0.0
     length_bins: int = 4
     mid_band: float = 0.5

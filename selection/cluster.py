@@ -75,7 +75,7 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
     sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
     centres, objective = _k_means(unit(embeddings[sample]), cells, config, seed)
     cell, cosine = _assign(embeddings, centres)
-    cluster_of, centroids = _join(centres, np.bincount(cell, minlength=cells), k, config.spherical)
+    cluster_of, centroids = _join(centres, np.bincount(cell, minlength=cells), k, config)
     assignment = cluster_of[cell]
     distance = 1.0 - cosine if cells == k else _distances(embeddings, assignment, centroids)
     quality = _quality(embeddings, assignment, rng)
@@ -110,7 +110,7 @@ def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) 
     return kmeans.centroids, float(kmeans.obj[-1])
 
 
-def _join(centres: np.ndarray, size: np.ndarray, k: int, spherical: bool) -> tuple[np.ndarray, np.ndarray]:
+def _join(centres: np.ndarray, size: np.ndarray, k: int, config: ClusterConfig) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of each cell (cells,), numbered by first cell, and each cluster's centroid (k, d): the mean of its cells.
 
     Cells without examples, which duplicates leave behind, join the nearest that has some, unless they are needed to make k.
@@ -123,7 +123,7 @@ def _join(centres: np.ndarray, size: np.ndarray, k: int, spherical: bool) -> tup
     used = np.flatnonzero(size)
     if len(used) < k:
         used = np.arange(cells)
-    label = fcluster(linkage(unit(centres[used]), "ward"), k, "maxclust") if len(used) > 1 else np.ones(1, int)
+    label = fcluster(linkage(unit(centres[used]), config.linkage), k, "maxclust") if len(used) > 1 else np.ones(1, int)
     _, first, label = np.unique(label, return_index=True, return_inverse=True)
     label = np.argsort(np.argsort(first))[label]
     cluster_of = np.zeros(cells, dtype=np.int64)
@@ -134,7 +134,7 @@ def _join(centres: np.ndarray, size: np.ndarray, k: int, spherical: bool) -> tup
     centroids = np.zeros((k, centres.shape[1]), dtype=np.float32)
     np.add.at(centroids, label, centres[used])
     centroids /= np.maximum(np.bincount(label, minlength=k), 1)[:, None]
-    return cluster_of, unit(centroids) if spherical else centroids
+    return cluster_of, unit(centroids) if config.spherical else centroids
 
 
 def _assign(embeddings: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -105,6 +105,11 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
         description="Examples per cell that the centroids are trained on, drawn at random; all are assigned. "
         "faiss takes 256 silently; here it is stated.",
     )
+    linkage: Literal["ward", "average"] = Field(
+        "average",
+        description="How cells are joined. average follows the tasks of a pool of templates more closely, ward makes clusters of more "
+        "even spread.",
+    )
     adapt: bool = Field(
         True,
         description="Whether later rounds split clusters whose measured losses are uneven and join like ones (docs/selection.md).",
@@ -199,6 +204,12 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
         le=1,
         description="Share of the budget that goes to random examples of the whole pool. More keeps in view what the strategy "
         "overlooks, and brings the selection nearer to random.",
+    )
+    learn: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Allocation adaptive: exponent on how fast a cluster's loss was seen to fall, over the mean. 0 takes no notice.",
     )
     tail_cut: float | None = Field(
         None,

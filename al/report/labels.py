@@ -24,6 +24,11 @@ OUTCOMES = {
     "trained": "trained on in an earlier round",
 }
 
+TARGET_NOT_HELD = (
+    "the pool does not hold the target's kind: most target examples are farther from the nearest pool example than from another "
+    "target example. Aiming there is no better than random, so strategy default picks at random; add examples that are like it"
+)
+
 
 class Metric(NamedTuple):
     """A metric of the evaluation: its key in the summary, name, style of `values.STYLES`, and which way is better."""

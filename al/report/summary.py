@@ -57,10 +57,10 @@ def build_summary(
         "pool": _pool(prepared, table),
         "holdout": prepared.split.json("split.json"),
         "scoring": _scoring(roles, table, number),
-        "selection": _selection(session, table),
+        "selection": _selection(session, roles, table),
         "clusters": roles["selection"].json("quotas.json"),
         "histograms": _histograms(table),
-        "map": _map(prepared, table),
+        "map": _map(roles, table),
         "training": {
             "selected": _training(roles, "", prepared),
             "control": _training(roles, "control.", prepared) if "control.train" in roles else None,
@@ -197,13 +197,15 @@ def _scoring(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dic
     }
 
 
-def _selection(session: Session, table: pa.Table) -> dict[str, Any]:
+def _selection(session: Session, roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
+    from selection.config import SelectConfig
     from selection.scores import describe
     from selection.strategy import resolve
 
-    strategy = resolve(session.config.select)
+    used = SelectConfig.model_validate(roles["selection"].manifest["params"]["select"])
+    strategy = resolve(used)
     return {
-        "strategy": session.config.select.strategy,
+        "strategy": used.strategy,
         "allocation": strategy.allocation,
         "picker": strategy.picker,
         "score": describe(session.config.score.by),
@@ -231,8 +233,8 @@ def _histograms(table: pa.Table) -> dict[str, Any]:
     return result
 
 
-def _map(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
-    points = pq.read_table(prepared.clusters.path / "clusters.parquet", columns=["x", "y", "cluster"])
+def _map(roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
+    points = pq.read_table(roles["clusters"].path / "clusters.parquet", columns=["x", "y", "cluster"])
     picked = _picked(table)
     rows = np.arange(len(picked))
     if len(rows) > MAP_POINTS:

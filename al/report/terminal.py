@@ -51,6 +51,8 @@ def render_terminal(summary: Mapping[str, Any], width: int = 100, color: bool = 
     )
     console.print(Text(f"{summary.get('run')}, round {summary.get('round')}: {headline(summary)}", style="bold"))
     console.print(Text(verdict(summary)))
+    if lookup(summary, "scoring", "target", "held") is False:
+        console.print(Text(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow"))
     parts = [_budget(summary), _evaluation(summary, "evaluation", "Test"), _evaluation(summary, "dev", "Dev")]
     parts += [Text(_KEY, style="dim"), _funnel(summary), _clusters(summary), _outcomes(summary), _timings(summary)]
     for part in parts:

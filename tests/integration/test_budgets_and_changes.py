@@ -102,16 +102,13 @@ def test_a_changed_config_is_shown_and_runs_again_only_what_depends_on_it(world,
         "round", "--config", world, "--run", run, "--budget", "20", "--no-control", WINNOW_FAILPOINT="evaluate.start"
     )
     assert killed.code == -9
+    before = len((run / "events.jsonl").read_text().splitlines())
     result = winnow(
         "round", "--config", world, "--run", run, "--budget", 20, "--no-control", "--set", "train.learning_rate=0.02"
     )
     assert result.code == 0 and "train.learning_rate: 0.01 → 0.02" in result.out
-    stages = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    again = {
-        e["stage"]
-        for e in stages[[e["event"] for e in stages].index("stage.reused") :]
-        if e["event"] == "stage.started"
-    }
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()[before:]]
+    again = {event["stage"] for event in events if event["event"] == "stage.started"}
     assert "train" in again and not again & {"import", "tokenize", "embed", "select", "score sample"}
 
 

@@ -1,0 +1,300 @@
+"""Strategies side by side on the small world: what the document says, what runs share, and what a kill costs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from command_line import Result, winnow, winnow_child
+from scipy import stats
+
+OTHER = "top:score.by=entropy,train.epochs=2"
+SEED = 3
+ROUNDS = 2
+BUDGET = 24
+METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no_end", "macro_em_no_end")
+
+
+def arguments(world, run, strategies, seeds, *more):
+    shown = ("--config", world, "--run", run, "--set", f"seed={SEED}", "--budget", BUDGET, "--rounds", ROUNDS)
+    return ("compare", *shown, "--strategies", strategies, "--seeds", seeds, *more)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison of three strategies with two seeds, killed in the fourth training and run again to its end."""
+
+    run: Any
+    between: dict
+    result: Result
+
+    @property
+    def document(self) -> dict:
+        return self.result.document
+
+    def runs(self, name) -> list[dict]:
+        return [run for run in self.document["runs"] if run["strategy"] == name]
+
+    def strategy(self, name) -> dict:
+        return next(entry for entry in self.document["strategies"] if entry["name"] == name)
+
+    def events(self, kind, stage) -> list[dict]:
+        lines = map(json.loads, (self.run / "events.jsonl").read_text().splitlines())
+        return [event for event in lines if event["event"] == kind and event.get("stage", "") == stage]
+
+    def manifests(self, stage) -> list[dict]:
+        return [json.loads(path.read_text()) for path in (self.run / "artifacts" / stage).glob("*/manifest.json")]
+
+
+@pytest.fixture(scope="module")
+def compared(world, tmp_path_factory) -> Compared:
+    run = tmp_path_factory.mktemp("compared") / "run"
+    asked = arguments(world, run, f"default {OTHER}", 2, "--json")
+    killed = winnow_child(*asked, WINNOW_FAILPOINT="train.files:4")  # in the second round of the second strategy
+    assert killed.code == -signal.SIGKILL, killed.err
+    between = json.loads((run / "comparison.json").read_text())
+    result = winnow(*asked)
+    assert result.code == 0, result.err
+    return Compared(run, between, result)
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory) -> dict:
+    """One strategy, one seed, in one go."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    result = winnow(*arguments(world, run, "default", 1))
+    assert result.code == 0, result.err
+    assert "page: " in result.out and "seed 3, round 2 of 2" in result.out
+    return json.loads((run / "comparison.json").read_text())
+
+
+def test_every_strategy_runs_with_every_seed_and_random_beside_them(compared):
+    document = compared.document
+    assert [entry["name"] for entry in document["strategies"]] == ["default", OTHER, "random"]
+    assert document["seeds"] == [SEED, SEED + 1] and document["baseline"] == "random"
+    assert document["runs_done"] == document["runs_asked"] == len(document["runs"]) == 6
+    for entry in document["strategies"]:
+        runs = compared.runs(entry["name"])
+        assert [run["seed"] for run in runs] == entry["seeds_done"] == document["seeds"]
+        assert all(run["rounds"][-1]["examples"] == BUDGET for run in runs)
+    assert [len(run["rounds"]) for run in compared.runs("random")] == [1, 1]  # nothing it could learn between rounds
+    assert [r["examples"] for r in compared.runs("default")[0]["rounds"]] == [12, 24]
+
+
+def test_a_killed_comparison_can_be_looked_at_and_goes_on_without_training_twice(compared):
+    assert compared.between["runs_done"] == 1 and compared.between["runs_asked"] == 6
+    trainings = 2 * (2 + 2 + 1)
+    assert len(compared.manifests("train")) == trainings
+    assert len(compared.events("stage.published", "train")) == trainings
+    assert len(compared.events("stage.started", "train")) == trainings + 1  # the one that was killed
+    assert compared.document["runs"][0] == compared.between["runs"][0]
+
+
+def test_it_gives_the_numbers_of_a_comparison_in_one_go_whatever_else_is_compared(compared, alone):
+    for run in alone["runs"]:
+        (same,) = [other for other in compared.runs(run["strategy"]) if other["seed"] == run["seed"]]
+        for one, other in zip(run["rounds"], same["rounds"], strict=True):
+            assert {**one, "seconds": None} == {**other, "seconds": None}
+    assert [run["strategy"] for run in alone["runs"]] == ["default", "random"]
+
+
+def test_asked_again_it_only_shows_what_is_there(compared, world):
+    before = (compared.run / "events.jsonl").read_text().count("\n")
+    again = winnow(*arguments(world, compared.run, f"default {OTHER}", 2, "--json"))
+    assert again.document["strategies"] == compared.document["strategies"]
+    events = [json.loads(line) for line in (compared.run / "events.jsonl").read_text().splitlines()[before:]]
+    assert {event["event"] for event in events} == {"stage.reused"}
+
+
+def test_the_pool_and_the_base_are_prepared_and_measured_once(compared):
+    for stage in ("pool", "tokens", "embeddings", "groups", "split"):
+        assert len(compared.manifests(stage)) == 1, stage
+    assert len(compared.manifests("clusters")) == 2
+    assert len(compared.events("stage.published", "evaluate base")) == 1
+    assert len(compared.manifests("evaluate")) == 1 + 2 * (2 + 2 + 1)
+
+
+def test_seeds_change_clusters_and_picks_and_never_the_holdout(compared):
+    assert len({manifest["inputs"]["split"] for manifest in compared.manifests("evaluate")}) == 1
+    assignments = [
+        pq.read_table(path)["cluster"].to_numpy()
+        for path in (compared.run / "artifacts/clusters").glob("*/clusters.parquet")
+    ]
+    assert (assignments[0] != assignments[1]).any()
+    first, second = (run["rounds"][0]["tokens"] for run in compared.runs("random"))
+    assert first != second
+
+
+def test_nothing_held_out_is_trained_on_and_no_example_is_picked_twice(compared):
+    split = np.load(next((compared.run / "artifacts/split").glob("*/split.npy")))
+    for path in (compared.run / "artifacts/packs").glob("*/rows.npy"):
+        rows = np.load(path)
+        assert (split[rows] == 0).all() and len(np.unique(rows)) == len(rows)
+
+
+def test_statistics_follow_from_the_runs(compared):
+    def finals(name, metric):
+        return np.array([run["rounds"][-1][metric] for run in compared.runs(name)])
+
+    for name in ("default", OTHER, "random"):
+        entry = compared.strategy(name)
+        for metric in METRICS:
+            values, found = finals(name, metric), entry["final"][metric]
+            assert found["mean"] == pytest.approx(values.mean())
+            low, high = stats.t.interval(0.95, 1, values.mean(), stats.sem(values)) if np.ptp(values) else values
+            assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+        for key in ("examples", "tokens", "response_tokens"):
+            assert entry[key] == round(finals(name, key).mean())
+        for r, point in enumerate(entry["curve"]):
+            losses = [run["rounds"][r]["macro_nll"] for run in compared.runs(name)]
+            assert point["macro_nll"]["mean"] == pytest.approx(np.mean(losses))
+        if name == "random":
+            assert entry["difference"] is None
+            continue
+        pairs = finals(name, "macro_nll"), finals("random", "macro_nll")
+        found, test = entry["difference"]["macro_nll"], stats.ttest_rel(*pairs)
+        assert found["value"] == pytest.approx(np.subtract(*pairs).mean()) and found["p"] == pytest.approx(test.pvalue)
+        interval = test.confidence_interval(0.95)
+        assert (found["low"], found["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_changes_of_a_strategy_are_its_own(compared):
+    assert compared.strategy(OTHER)["changes"] == {"score.by": "entropy", "train.epochs": 2}
+    assert compared.strategy("default")["changes"] == {}
+    epochs = [manifest["params"]["train"]["epochs"] for manifest in compared.manifests("train")]
+    assert sorted(epochs)[-4:] == [2, 2, 2, 2] and 2 not in sorted(epochs)[:-4]
+    by = {
+        strategy: {m["params"]["score"]["by"] for m in compared.manifests("selection") if named(m) == strategy}
+        for strategy in ("default", "top", "random")
+    }
+    assert by == {"default": {"nll"}, "top": {"entropy"}, "random": {"nll"}}
+
+
+def named(manifest):
+    return manifest["params"]["select"]["strategy"]
+
+
+def test_the_page_shows_the_documents_numbers(compared):
+    page = (compared.run / "comparison.html").read_text()
+    for name in ("default", OTHER, "random"):
+        assert name in page and f"{compared.strategy(name)['final']['macro_nll']['mean']:.3f}" in page
+    assert compared.document["page"] == str(compared.run / "comparison.html")
+
+
+def test_times_tell_what_choosing_cost(compared):
+    for run in compared.document["runs"]:
+        assert all(set(r["seconds"]) == {"score", "select", "train", "evaluate"} for r in run["rounds"])
+    assert 0 < compared.strategy(OTHER)["scoring_share"] < 1
+    assert compared.strategy(OTHER)["seconds"]["score"] > compared.strategy("random")["seconds"]["score"]
+
+
+def test_a_proxy_stands_in_for_the_model(world, tmp_path):
+    config = yaml.safe_load(world.read_text())
+    proxy = tmp_path / "proxy"
+    shutil.copytree(config["model"]["name"], proxy)
+    run = tmp_path / "run"
+    options = ("--config", world, "--run", run, "--budget", "600tok", "--rounds", 3, "--seeds", 1, "--proxy", proxy)
+    result = winnow("compare", *options, "--strategies", "random")
+    assert result.code == 0, result.err
+    document = json.loads((run / "comparison.json").read_text())
+    assert document["proxy"] is True and document["model"] == str(proxy)
+    assert [entry["name"] for entry in document["strategies"]] == ["random"]
+    (trained,) = (run / "artifacts/train").glob("*/manifest.json")
+    assert json.loads(trained.read_text())["params"]["model"]["name"] == str(proxy)
+    (only,) = document["runs"]
+    assert 500 < only["rounds"][-1]["tokens"] <= 600
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--strategies", "defualt"), "Did you mean 'default'"),
+        (("--strategies", "top:score.by"), "expected NAME or NAME:key=value"),
+        (("--strategies", "top:score.bi=ifd"), "did you mean `score.by`"),
+        (("--strategies", "top:score.by=lss"), "Did you mean 'less'"),
+        (("--strategies", "top:score.by={"), "not valid YAML"),
+        (("--strategies", "top:holdout.test=5"), "the same for all strategies"),
+        (("--strategies", "random:seed=9"), "the same for all strategies"),
+        (("--strategies", "default nearest"), "--target FILE"),
+        (("--strategies", "top:score.by=rds"), "--target FILE"),
+        (("--strategies", "top:score.by=learnability"), "score.reference"),
+        (("--budget", "30min"), "give examples or tokens"),
+        (("--budget", "3"), "raise --budget or lower --rounds"),
+        (("--seeds", "0"), "--seeds"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_runs(world, tmp_path, options, message):
+    given = () if "--budget" in options else ("--budget", BUDGET)
+    result = winnow("compare", "--config", world, "--run", tmp_path / "run", *given, *options)
+    assert result.code == 2 and message in result.err, result.err
+    assert not (tmp_path / "run/artifacts").exists()
+
+
+def test_an_error_is_one_json_document_too(world, tmp_path):
+    options = ("--config", world, "--run", tmp_path / "run", "--budget", BUDGET, "--json")
+    result = winnow("compare", *options, "--strategies", "defualt")
+    assert result.document["exit_code"] == 2 and "defualt" in result.document["error"]
+
+
+def test_names_are_told_apart_by_spaces_and_commas():
+    from al.comparison import parse_strategy, split_names
+
+    assert split_names("default,random top:score.by=ifd,select.tail_cut=0.1,loss") == [
+        "default",
+        "random",
+        "top:score.by=ifd,select.tail_cut=0.1",
+        "loss",
+    ]
+    assert parse_strategy("top:score.by=ifd,select.tail_cut=0.1") == (
+        "top",
+        (("score.by", "ifd"), ("select.tail_cut", 0.1)),
+    )
+
+
+def test_steps_hold_as_many_examples_whatever_their_length(compared, world, tmp_path, monkeypatch):
+    """A step holds so many packs; those who pick short examples would take fewer steps on as many."""
+    from al import comparison
+    from al.candidates import candidates
+    from al.config import load
+    from al.lineage import History, Lineage
+    from al.prepare import prepare
+    from al.session import Session
+    from al.store import Run
+    from trainer.packing import PLANNERS
+    from trainer.schedule import planned_steps
+    from trainer.tokens import TokenTable
+
+    settings = (f"seed={SEED}", "train.pack_length=192", "train.packs_per_step=6", "train.packs_per_batch=4")
+    config = load(world, settings)
+    with Run.create_or_open(compared.run) as run:
+        session = Session(run, config, quiet=True)
+        prepared = prepare(session, 1)
+        history = History(Lineage("any", "train"))
+        table = TokenTable.open(prepared.tokens.path)
+        lengths = np.random.default_rng(0).integers(8, 90, len(table.status))
+        fake = SimpleNamespace(lengths=lengths, status=np.asarray(table.status))
+        monkeypatch.setattr(TokenTable, "open", lambda path: fake)
+        rows = candidates(prepared, prepared.clusters, history).rows
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        steps, unpaced, packs = {}, {}, {}
+        for name, chosen in (("short", rows[:60]), ("any", rows), ("long", rows[-60:])):
+            (tmp_path / name).mkdir()
+            np.save(tmp_path / name / "picked.npy", prepared.open_pool().keys[chosen])
+            picked = SimpleNamespace(path=tmp_path / name)
+            paced = comparison._with_examples_a_step(session, prepared, history, picked)
+            count = len(PLANNERS["packed"](lengths[chosen], config.train.pack_length).offsets) - 1
+            steps[name] = planned_steps(count, paced.train, None)
+            unpaced[name] = planned_steps(count, config.train, None)
+            packs[name] = paced.train.packs_per_step
+            assert paced.train.packs_per_batch <= packs[name]
+            assert paced.model_dump(exclude={"train"}) == config.model_dump(exclude={"train"})
+    assert packs["any"] == 6 and packs["short"] < 6 < packs["long"]
+    assert abs(steps["short"] - steps["long"]) <= 1 and unpaced["short"] * 2 < unpaced["long"]
