@@ -338,7 +338,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = getattr(error, "exit_code", None) or _exit_code_of_foreign(error)
         if code is None or "--debug" in arguments:
             raise
-        hint = " Run the same command again, or `resume`, to continue." if code == 130 else ""
+        way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
+        hint = f" Run the same command again{way} to continue." if code == 130 else ""
         _fail(arguments, f"{_message(error)}{hint}", code)
 
 

@@ -20,11 +20,11 @@ from al.session import Session
 def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Artifact:
     """The clustering of the round that follows `history`: that of the round before, with uneven clusters split and like ones joined.
 
-    The pool's own clustering in the first round, without `cluster.adapt`, when the pool has grown, and when nothing was measured since.
+    The pool's own clustering in the first round, without `cluster.adapt`, when that clustering is another one (the pool has grown, or the
+    config changed), and when nothing was measured since.
     """
     before = history.last("clusters") or prepared.clusters
-    pool = history.last("pool")
-    if not session.config.cluster.adapt or pool is None or pool.fingerprint != prepared.pool.fingerprint:
+    if not session.config.cluster.adapt or _origin(history) != prepared.clusters.fingerprint:
         return prepared.clusters
     measured = [done["score"] for done in history.rounds if "score" in done]
     if not any(artifact.json("score.json")["examples"] for artifact in measured):
@@ -64,6 +64,12 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         build=build,
         label="adapt clusters",
     )
+
+
+def _origin(history: History) -> str | None:
+    """Fingerprint of the pool's own clustering that the latest one comes from."""
+    used = (done["clusters"] for done in reversed(history.rounds) if "clusters" in done)
+    return next((artifact.fingerprint for artifact in used if artifact.stage == "clusters"), None)
 
 
 def _measurements(history: History, pool: Pool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -422,7 +422,7 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
 
     return session.run.stage(
         "clusters",
-        version=2,
+        version=3,
         inputs={"pool": pool, "embeddings": embeddings},
         params={"cluster": config.model_dump(mode="json", exclude={"adapt"}), "seed": session.config.seed},
         build=build,

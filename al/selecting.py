@@ -26,7 +26,7 @@ from al.suspects import held_back, reasons
 from al.target import Target
 from al.vectors import vectors_of
 from selection.config import SelectConfig
-from selection.scores import TARGETED, computable
+from selection.scores import TARGETED, computable, needs
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,12 @@ def sample_per_cluster(examples: float, epochs: float, clusters: int) -> int:
 
 def score_target(standing: Standing) -> Artifact | None:
     """Measure the target where a score or a picker looks at it; None otherwise."""
-    from selection.strategy import needs_losses
+    from selection.strategy import aims, measures, needs_losses
 
     session, target = standing.session, standing.prepared.target
-    if target is None or not scoring.measurements(session) & TARGETED:
+    by_score = needs(session.config.score.by, *session.config.score.also) & TARGETED
+    by_picker = aims(standing.select) and measures(standing.select)
+    if target is None or not (by_score or by_picker):
         return None
     if not needs_losses(standing.select, standing.number):
         return None  # nothing of the pool is measured that could be compared
@@ -147,12 +149,14 @@ def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact
 
 def _quotas(standing: Standing, scored: Scored, amount: Any) -> Any:
     """Quotas from the sample alone, so that they are the same before and after the shortlist is measured."""
+    from selection.cluster import distinctness
     from selection.strategy import allocate
 
     before = replace(scored, shortlist=None)
     chooser = _candidates_for(standing, before)
     past = past_rounds(standing.history, standing.state, standing.prepared.open_pool(), amount.unit)
-    return allocate(chooser, amount, standing.select, standing.seed, past)
+    distinct = distinctness(standing.clusters.json("clusters.json")["quality"]["silhouette"])
+    return allocate(chooser, amount, standing.select, standing.seed, past, distinct)
 
 
 def _columns(standing: Standing, scored: Scored) -> dict[str, np.ndarray]:

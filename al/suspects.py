@@ -32,7 +32,7 @@ def find_suspects(session: Session, prepared: Prepared, history: History, sample
 
     def build(out: Path, scratch: Path) -> None:
         statistics, pool = statistics_of(sample), prepared.open_pool()
-        before = _lowest_loss_before(history, pool, statistics["row"])
+        before = _loss_before(history, pool, statistics["row"])
         found = _suspicions(session, pool, statistics, before, history.number)
         if previous is not None:
             found = _with_earlier(
@@ -98,7 +98,7 @@ def _with_earlier(found: pa.Table, earlier: pa.Table, measured: np.ndarray) -> p
     return pa.concat_tables([found, earlier.filter(pa.array(kept))])
 
 
-def _lowest_loss_before(history: History, pool: Pool, rows: np.ndarray) -> np.ndarray:
+def _loss_before(history: History, pool: Pool, rows: np.ndarray) -> np.ndarray:
     """(m,) the loss of each row in the latest earlier round that measured it, NaN for none."""
     result = np.full(len(rows), np.nan)
     for done in history.rounds:

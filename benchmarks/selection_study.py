@@ -48,6 +48,7 @@ def config_values(arguments: argparse.Namespace, pool: str) -> dict[str, Any]:
             "dev_files": [str(files / "dev.jsonl")],
             "test_files": [str(files / "test.jsonl")],
         },
+        "cluster": {"iterations": 10},
         "train": {
             "learning_rate": LEARNING_RATE[pool.removesuffix("-noisy")],
             "epochs": 1,
@@ -74,22 +75,19 @@ def open_pool(arguments: argparse.Namespace, pool: str, directory: Path, models:
     return session
 
 
-def prepare_pool(arguments: argparse.Namespace, pool: str, seeds: list[int]) -> None:
-    """Everything that the runs of a pool share: the pool's stages, a clustering for each seed, what the base model makes of it."""
-    from al.comparison import Member
+def prepare_pool(arguments: argparse.Namespace, pool: str) -> None:
+    """Everything that the runs of a pool share: the pool's stages, and what the base model makes of the holdout."""
     from al.evaluate import evaluate
-    from al.prepare import cluster, prepare
+    from al.prepare import prepare
 
     started = time.time()
     session = open_pool(arguments, pool, arguments.work / pool)
     prepared = prepare(session, 1)
-    for seed in seeds:
-        member = session.with_config(Member("random", seed).config(session.config))
-        cluster(member, prepared.pool, prepared.embeddings)
     evaluate(session, prepared, None, "evaluate base")
     sides = prepared.split.json("split.json")
     aim = prepared.target.artifact.json("target.json") if prepared.target else None
-    print(f"prepared {pool} in {time.time() - started:.0f} s: {sides}, target {aim}", flush=True)
+    quality = prepared.clusters.json("clusters.json")["quality"]
+    print(f"prepared {pool} in {time.time() - started:.0f} s: {sides}, {quality}, target {aim}", flush=True)
     session.run.close()
 
 
@@ -121,9 +119,9 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
             budget = Budget("examples", task["budget"])
             started = time.time()
             found = play(session, prepared, member, budget, task.get("rounds", 4), split)
-            results.put(task | {"seconds": round(time.time() - started, 1), "rounds_done": found["rounds"]})
+            results.put((number, task | {"seconds": round(time.time() - started, 1), "rounds_done": found["rounds"]}))
         except Exception:
-            results.put(task | {"error": traceback.format_exc()})
+            results.put((number, task | {"error": traceback.format_exc()}))
 
 
 def rows_of(done: Task) -> Task:
@@ -163,6 +161,15 @@ def expand(matrix: list[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: (task.get("order", 0), task["seed"]))
 
 
+def next_task(ready: list[Task], known: list[set[tuple[str, int]]], worker: int) -> Task:
+    """The next task for a worker: of the earliest order, one whose clustering it has, or else one that the fewest have."""
+    first = [task for task in ready if task.get("order", 0) == ready[0].get("order", 0)]
+    place = {
+        (task["pool"], task["seed"]): sum((task["pool"], task["seed"]) in seen for seen in known) for task in first
+    }
+    return min(first, key=lambda t: ((t["pool"], t["seed"]) not in known[worker], place[t["pool"], t["seed"]]))
+
+
 def main() -> None:
     """Prepare the pools, play what is missing, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,31 +185,36 @@ def main() -> None:
     have = {identity(row) for row in document["rows"]}
     tasks = [task for task in expand(json.loads(Path(arguments.matrix).read_text())) if identity(task) not in have]
     pools = list(dict.fromkeys(task["pool"] for task in tasks))
-    seeds = {pool: sorted({task["seed"] for task in tasks if task["pool"] == pool}) for pool in pools}
     context = multiprocessing.get_context("spawn")
-    preparing = {pool: context.Process(target=prepare_pool, args=(arguments, pool, seeds[pool])) for pool in pools}
+    preparing = {pool: context.Process(target=prepare_pool, args=(arguments, pool)) for pool in pools}
     for process in preparing.values():
         process.start()
-    queue, results = context.Queue(), context.Queue()
-    workers = [context.Process(target=work, args=(arguments, n, queue, results)) for n in range(arguments.workers)]
+    results = context.Queue()
+    queues = [context.Queue() for _ in range(arguments.workers)]
+    workers = [context.Process(target=work, args=(arguments, n, queues[n], results)) for n in range(arguments.workers)]
     os.environ["OMP_NUM_THREADS"] = "1"
     for process in workers:
         process.start()
-    waiting, running, failed = list(tasks), 0, 0
-    while waiting or running:
+    waiting, failed = list(tasks), 0
+    busy: set[int] = set()
+    known: list[set[tuple[str, int]]] = [set() for _ in workers]  # clusterings that a worker has made
+    while waiting or busy:
         late = time.time() - started > 60 * arguments.minutes
-        ready = [] if late else [task for task in waiting if not preparing[task["pool"]].is_alive()]
-        for task in ready[: max(0, arguments.workers + 2 - running)]:
-            waiting.remove(task)
-            queue.put(task)
-            running += 1
-        if late and not running:
+        for n in [] if late else sorted(set(range(arguments.workers)) - busy):
+            ready = [task for task in waiting if not preparing[task["pool"]].is_alive()]
+            if ready:
+                task = next_task(ready, known, n)
+                waiting.remove(task)
+                queues[n].put(task)
+                busy.add(n)
+                known[n].add((task["pool"], task["seed"]))
+        if late and not busy:
             break
         try:
-            done = results.get(timeout=0.5)
+            number, done = results.get(timeout=0.5)
         except Exception:  # queue.Empty
             continue
-        running -= 1
+        busy.discard(number)
         if "error" in done:
             failed += 1
             print(f"FAILED {identity(done)}\n{done['error'] if failed == 1 else done['error'][-300:]}", flush=True)
@@ -215,7 +227,7 @@ def main() -> None:
             f"macro {row['macro_nll']:.4f} micro {row['micro_nll']:.4f} em {row['em']:.3f} tokens {row['tokens']} {row['seconds']}",
             flush=True,
         )
-    for _ in workers:
+    for queue in queues:
         queue.put(None)
     print(f"{len(document['rows'])} rows, {failed} failed, {len(waiting)} not run", flush=True)
     for process in workers:

@@ -24,7 +24,7 @@ class Situation:
 
     `open_` (n,) bool: candidates that quotas are for (not explored, not held back). `size` (k,): how many of them. `capacity`
     (k,): what each cluster can surely give, in the budget's unit. `total`: the budget that is left, or all there is if that is
-    less. `past`: earlier rounds. The candidates are sorted by key.
+    less. `past`: earlier rounds. `distinct`: how far clusters are kinds of example, 0 to 1. The candidates are sorted by key.
     """
 
     candidates: Candidates
@@ -37,6 +37,7 @@ class Situation:
     strategy: Strategy
     seed_parts: tuple[int, ...]
     past: tuple[PastRound, ...]
+    distinct: float
 
 
 @dataclass(frozen=True)
@@ -150,30 +151,36 @@ def adaptive_allocation(situation: Situation) -> Weights:
     With a power law L(n) = L(1) n^-α for a cluster's loss after n examples, an example more is worth about α L(n) / n, and that is the
     same everywhere when n is in proportion to α L. So the shares of all that is picked in the end are
 
-        loss ^ temperature · fall / mean fall,      loss: the cluster's now, shrunk; fall: α, how fast it fell, shrunk
+        size ^ (1 - d) · (loss ^ temperature · (fall / mean fall) ^ learn) ^ d
 
-    `selection.evidence` estimates α from earlier rounds; where they say little it is the mean, and the shares go by loss alone. In the
-    first round nothing is known of what training changes, and every cluster gets alike: losses of a model that
-    does not know the tasks' form yet say little. O(n).
+    loss: the cluster's now, shrunk (`selection.losses`); fall: α, how fast it fell so far, shrunk (`selection.evidence`), 1 of the mean
+    where nothing is known; d: how distinct the clusters are (`selection.cluster.distinctness`). Where they are kinds of task every one
+    counts alike whatever its size; where they are cuts through a continuum, which over-sampling would only distort, the shares are
+    those of the pool, as at random. In the first round nothing is known of what training changes, and losses of a model
+    that does not know the tasks' form yet say little: the shares go by d alone. O(n).
     """
-    size, past = situation.size, situation.past
+    size, past, d = situation.size, situation.past, situation.distinct
+    even = np.where(size > 0, np.maximum(size, 1.0) ** (1 - d), 0.0)
+    kind = f"clusters {d:.0%} distinct: {_size_counts(1 - d)}"
     if not past or np.isnan(situation.losses.pool_mean):
-        return Weights(
-            (size > 0).astype(np.float64), [f"nothing learned yet, as every cluster, {n} selectable" for n in size]
-        )
-    evidence = gather(past, situation.losses)
-    level = np.maximum(situation.losses.expected, 1e-9) ** situation.strategy.temperature
-    worth = np.where(size > 0, level * evidence.relative_fall**situation.strategy.learn, 0.0)
-    spent = evidence.spent
-    weight = _fill_up(worth, spent, situation.total)
+        return Weights(even, [f"nothing learned yet; {kind}, {n} selectable" for n in size])
+    evidence, strategy = gather(past, situation.losses), situation.strategy
+    level = np.maximum(situation.losses.expected, 1e-9) ** strategy.temperature
+    worth = even * (level * evidence.relative_fall**strategy.learn) ** d
+    weight = _fill_up(worth, evidence.spent, situation.total)
     reason = [
         _loss_reason(situation.losses, c)
-        + _power(situation.strategy.temperature)
+        + _power(strategy.temperature)
         + _fall_reason(evidence, c)
-        + f"; had {spent[c]:g} so far"
+        + f"; {kind}; had {evidence.spent[c]:g} so far"
         for c in range(len(size))
     ]
     return Weights(weight, reason)
+
+
+def _size_counts(exponent: float) -> str:
+    """How the size of a cluster counts, in words."""
+    return "size does not count" if exponent == 0 else f"size ^ {exponent:.2g} counts"
 
 
 @allocation("learnability", first_measured=1)
@@ -197,7 +204,9 @@ def learnability_allocation(situation: Situation) -> Weights:
 
 def _fill_up(worth: np.ndarray, spent: np.ndarray, total: int) -> np.ndarray:
     """(k,) what to add to `spent` so that all together is in proportion to `worth`, as far as `total` goes and nothing is taken
-    back: max(0, s · worth - spent) with the s at which it sums to `total`."""
+    back: max(0, s · worth - spent) with the s at which it sums to `total`; nothing where nothing has worth."""
+    if not (worth > 0).any():
+        return np.zeros(len(worth))
     with np.errstate(divide="ignore", invalid="ignore"):
         level = np.where(worth > 0, spent / worth, np.inf)
     order = np.argsort(level, kind="stable")
@@ -237,6 +246,8 @@ def _fall_reason(evidence: Evidence, c: int) -> str:
 
 def _running_total(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
     """(n,) sum of `amount` up to and with each row over the rows of the same group."""
+    if not len(group):
+        return np.empty(0, dtype=np.int64)
     order = np.argsort(group, kind="stable")
     total = np.cumsum(amount[order])
     starts = np.flatnonzero(np.r_[True, np.diff(group[order]) != 0])

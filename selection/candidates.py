@@ -70,10 +70,16 @@ class Candidates:
             raise SelectionError(f"candidates: expected clusters from 0 on, found {self.cluster.min()}.")
         if self.tokens.min() < 1:
             raise SelectionError(f"candidates: expected lengths of at least 1 token, found {self.tokens.min()}.")
-        for name in ("score", "loss"):
+        for name in ("score", "loss", *(["confidence"] if self.confidence is not None else [])):
             if np.isinf(getattr(self, name)).any():
                 raise SelectionError(
                     f"candidates: expected finite {name} or NaN (not measured), found an infinite one."
+                )
+        for name, vectors in self.vectors.items():
+            if vectors.row.shape != (n,) or vectors.row.min() < -1 or vectors.row.max() >= len(vectors.matrix):
+                raise SelectionError(
+                    f"candidates: expected {name} vectors with a row below {len(vectors.matrix)} (-1: none) for each of {n} "
+                    f"candidates, found {len(vectors.row)} from {vectors.row.min(initial=0)} to {vectors.row.max(initial=0)}."
                 )
         ordered = self.keys if self.is_sorted else np.sort(self.keys)
         if (ordered[1:] == ordered[:-1]).any():

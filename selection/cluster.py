@@ -2,7 +2,7 @@
 
 k-means spends its centroids where the examples are: of a pool that is half one task it makes half of all clusters out of that
 task, and hundreds of small ones share the rest. So k-means only makes cells, many small ones; the cells, each counting once
-whatever it holds, are then joined by Ward's method. A task of 20,000 examples lies in cells that are near each other and
+whatever it holds, are then joined from the bottom up. A task of 20,000 examples lies in cells that are near each other and
 becomes a few clusters, a task of 12 becomes one.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Clusters:
     assignment: np.ndarray
     distance: np.ndarray
     centroids: np.ndarray
-    quality: dict[str, float | int | None]
+    quality: dict[str, Any]
 
 
 def choose_k(k: int | Literal["auto"], n: int) -> int:
@@ -55,8 +55,8 @@ def choose_cells(cells: int | Literal["auto"], k: int, n: int) -> int:
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
-    """Cells by k-means (faiss) from a random sample, joined to clusters by Ward's method (1963, doi 10.2307/2282967); every
-    example belongs to the cell of highest cosine.
+    """Cells by k-means (faiss) from a random sample, joined to clusters by average linkage (Sokal & Michener 1958) or Ward's
+    method (1963, doi 10.2307/2282967); every example belongs to the cell of highest cosine.
 
     Args:
         embeddings: (n, d) float, may be memory-mapped; float32 copies are made of the sample and of one block at a time.
@@ -73,16 +73,24 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
     rng = np.random.default_rng([seed, CLUSTER])
     cells = choose_cells(config.cells, k, n)
     sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
+    looked_at = np.sort(rng.choice(n, size=min(n, QUALITY_SAMPLE), replace=False))
     centres, objective = _k_means(unit(embeddings[sample]), cells, config, seed)
     cell, cosine = _assign(embeddings, centres)
-    cluster_of, centroids = _join(centres, np.bincount(cell, minlength=cells), k, config)
+    held = np.bincount(cell, minlength=cells)
+    ways = ("average", "ward") if config.linkage == "auto" and cells > k else (config.linkage,)
+    found = []
+    for way in ways:
+        cluster_of, centroids = _join(centres, held, k, way, config.spherical)
+        measures = _quality(unit(embeddings[looked_at]), cluster_of[cell[looked_at]])
+        found.append((measures, way, cluster_of, centroids))
+    quality, way, cluster_of, centroids = max(found, key=lambda entry: entry[0]["silhouette"] or -1.0)
     assignment = cluster_of[cell]
     distance = 1.0 - cosine if cells == k else _distances(embeddings, assignment, centroids)
-    quality = _quality(embeddings, assignment, rng)
     size = np.bincount(assignment, minlength=k)
     quality |= {
         "k": k,
         "cells": cells,
+        "linkage": way if cells > k else None,
         "iterations": config.iterations,
         "sample": len(sample),
         "objective": objective,
@@ -91,6 +99,12 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
         "largest": int(size.max()),
     }
     return Clusters(assignment.astype(np.int32), distance.astype(np.float32), centroids, quality)
+
+
+def distinctness(silhouette: float | None) -> float:
+    """How far clusters are kinds of example and not cuts through a continuum, 0 to 1: their silhouette on the scale of Kaufman &
+    Rousseeuw (1990, table 4), where up to 0.25 says that there is no structure and above 0.5 that there is a reasonable one."""
+    return float(np.clip(((silhouette or 0.0) - 0.25) / 0.25, 0.0, 1.0))
 
 
 def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) -> tuple[np.ndarray, float]:
@@ -110,7 +124,7 @@ def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) 
     return kmeans.centroids, float(kmeans.obj[-1])
 
 
-def _join(centres: np.ndarray, size: np.ndarray, k: int, config: ClusterConfig) -> tuple[np.ndarray, np.ndarray]:
+def _join(centres: np.ndarray, size: np.ndarray, k: int, way: str, spherical: bool) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of each cell (cells,), numbered by first cell, and each cluster's centroid (k, d): the mean of its cells.
 
     Cells without examples, which duplicates leave behind, join the nearest that has some, unless they are needed to make k.
@@ -123,7 +137,7 @@ def _join(centres: np.ndarray, size: np.ndarray, k: int, config: ClusterConfig) 
     used = np.flatnonzero(size)
     if len(used) < k:
         used = np.arange(cells)
-    label = fcluster(linkage(unit(centres[used]), config.linkage), k, "maxclust") if len(used) > 1 else np.ones(1, int)
+    label = fcluster(linkage(unit(centres[used]), way), k, "maxclust") if len(used) > 1 else np.ones(1, int)
     _, first, label = np.unique(label, return_index=True, return_inverse=True)
     label = np.argsort(np.argsort(first))[label]
     cluster_of = np.zeros(cells, dtype=np.int64)
@@ -134,7 +148,7 @@ def _join(centres: np.ndarray, size: np.ndarray, k: int, config: ClusterConfig) 
     centroids = np.zeros((k, centres.shape[1]), dtype=np.float32)
     np.add.at(centroids, label, centres[used])
     centroids /= np.maximum(np.bincount(label, minlength=k), 1)[:, None]
-    return cluster_of, unit(centroids) if config.spherical else centroids
+    return cluster_of, unit(centroids) if spherical else centroids
 
 
 def _assign(embeddings: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,15 +165,12 @@ def _distances(embeddings: np.ndarray, assignment: np.ndarray, centroids: np.nda
     return result
 
 
-def _quality(embeddings: np.ndarray, assignment: np.ndarray, rng: np.random.Generator) -> dict[str, float | int | None]:
+def _quality(vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Silhouette (cosine), Davies–Bouldin and Calinski–Harabasz of a random part of the pool."""
     from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
-    rows = np.sort(rng.choice(len(assignment), size=min(len(assignment), QUALITY_SAMPLE), replace=False))
-    labels = assignment[rows]
-    if not 1 < len(np.unique(labels)) < len(rows):
+    if not 1 < len(np.unique(labels)) < len(vectors):
         return {"silhouette": None, "davies_bouldin": None, "calinski_harabasz": None}
-    vectors = unit(embeddings[rows])
     return {
         "silhouette": float(silhouette_score(vectors, labels, metric="cosine")),
         "davies_bouldin": float(davies_bouldin_score(vectors, labels)),

@@ -105,10 +105,10 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
         description="Examples per cell that the centroids are trained on, drawn at random; all are assigned. "
         "faiss takes 256 silently; here it is stated.",
     )
-    linkage: Literal["ward", "average"] = Field(
-        "average",
-        description="How cells are joined. average follows the tasks of a pool of templates more closely, ward makes clusters of more "
-        "even spread.",
+    linkage: Literal["auto", "average", "ward"] = Field(
+        "auto",
+        description="How cells are joined: average follows the tasks of a pool of templates more closely, ward makes clusters of more "
+        "even spread where there are none. auto tries both and keeps the clusters of the higher silhouette.",
     )
     adapt: bool = Field(
         True,
@@ -226,8 +226,8 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
     mid_band: float = Field(
         0.5, gt=0, le=1, description="Picker mid draws from this share of a cluster's scores, centred on the median."
     )
-    rising: bool = Field(
-        False,
+    rising: bool | None = Field(
+        None,
         description="Picker mid draws from higher scores in each round: centred on 1 - 1 / (round + 1) of a cluster's scores.",
     )
     shortlist_factor: float = Field(

@@ -53,7 +53,7 @@ def gather(past: Sequence[PastRound], now: ClusterLosses) -> Evidence:
         v.append((errors[r] / a) ** 2 + (errors[r + 1] / b) ** 2 + 1e-4)
     fall, error, mean = _slopes(np.array(x), np.array(y), np.array(v))
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(np.isnan(fall) | ~(mean > 0), 1.0, np.clip(fall / mean, LEAST, MOST))
+        relative = np.where(np.isnan(fall) | (not mean > 0), 1.0, np.clip(fall / mean, LEAST, MOST))
     level = np.nan_to_num(now.expected, nan=1.0)
     rate, unsure = np.where(np.isnan(fall), max(mean, 0.0), fall), np.where(np.isnan(error), abs(mean), error)
     return Evidence(spent[-1], fall, error, relative, level * rate, level * unsure)

@@ -1,8 +1,8 @@
 """Which examples of one cluster fill its quota.
 
 A picker ranks the candidates of one cluster, best first, and can say of each place why it is there. It sees them in random
-order, without those that the tail cut holds back. Global top-loss is worse than random (arXiv 2503.01807), which is why there
-is no picker over the whole pool.
+order, without those that the tail cut holds back. Global top-loss is worse than random (arXiv 2503.01807), which is why no
+picker ranks the whole pool by loss; those that rank it aim at a target.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Ranking:
 
 
 Rank = Callable[[ClusterView, Strategy], Ranking]
+Prefilter = Callable[[Candidates, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Picker:
     uses_score: bool = False
     vectors: frozenset[str] = frozenset()
     whole_pool: bool = False
-    prefilter: Callable[[Candidates, int], np.ndarray] | None = None
+    prefilter: Prefilter | None = None
     aims: bool = False
 
 

@@ -6,7 +6,12 @@ from selection.candidates import Strategy
 
 STRATEGIES: dict[str, Strategy] = {
     "default": Strategy(
-        "adaptive", "random", "first every cluster alike, then where loss remains and falls", explore=0.05
+        "adaptive",
+        "random",
+        "kinds of example alike, then more where loss remains and falls; as the pool where there are no kinds",
+        temperature=0.5,
+        learn=0.5,
+        explore=0.02,
     ),
     "random": Strategy("random", "random", "uniform over the whole pool, no clusters: the control"),
     "uniform": Strategy("uniform", "random", "every cluster alike, random inside"),

@@ -8,7 +8,7 @@ All three are deterministic, depend on the examples' keys and not on the order o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from selection.config import SelectConfig
 from selection.errors import SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
-from selection.pick import PICKERS, most_suspects
+from selection.pick import PICKERS, Prefilter, most_suspects
 from selection.randomness import EXPLORE, keyed_draw
 from selection.ranked import explain, groups_in_random_order, pick_examples, pick_tokens, rank_groups, tail_cut
 from selection.registry import STRATEGIES
@@ -96,6 +96,7 @@ def allocate(
     config: SelectConfig,
     seed_parts: Sequence[int],
     past: Sequence[PastRound] = (),
+    distinct: float = 1.0,
 ) -> Quotas:
     """Divide the budget over the clusters, from the losses measured so far; a picker of the whole pool gets it undivided.
 
@@ -103,12 +104,14 @@ def allocate(
         candidates: n selectable examples; a random sample of them has a loss.
         seed_parts: non-negative integers, for example (seed, round).
         past: what earlier rounds measured and spent, oldest first.
+        distinct: how far the clusters are kinds of example, 0 to 1 (`selection.cluster.distinctness`).
 
     Raises:
         SelectionError: more examples asked for than can be selected once the tail cut has had its share, or fewer tokens than
             the shortest example has.
     """
     strategy = resolve(config)
+    _check_vectors(candidates, strategy, vectors_needed(config) & {"embedding"})
     candidates = candidates.take(np.argsort(candidates.keys, kind="stable"))
     explored = _explore(candidates, budget, strategy, seed_parts)
     open_ = candidates.trusted & ~explored
@@ -122,7 +125,17 @@ def allocate(
     else:
         total = min(left, int(capacity.sum()))
         situation = Situation(
-            candidates, open_, size, losses, budget.unit, capacity, total, strategy, tuple(seed_parts), tuple(past)
+            candidates,
+            open_,
+            size,
+            losses,
+            budget.unit,
+            capacity,
+            total,
+            strategy,
+            tuple(seed_parts),
+            tuple(past),
+            distinct,
         )
         weights = ALLOCATIONS[strategy.allocation].weigh(situation)
         share = weights.weight / max(float(weights.weight.sum()), np.finfo(float).tiny)
@@ -226,12 +239,23 @@ def shortlist(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed
         if quotas.quota[c] > 0:
             rows = rows[open_[rows] & ~cut[rows]]
             if picker.prefilter is not None:
-                rows = rows[
-                    picker.prefilter(candidates.take(rows), _depth(candidates.tokens[rows], quotas, c, strategy))
-                ]
+                rows = _prefiltered(picker.prefilter, candidates, rows, quotas, strategy)
             wanted.append(rows[: _depth(candidates.tokens[rows], quotas, c, strategy)])
     rows = np.sort(np.concatenate(wanted))
     return rows[~known[rows]]
+
+
+def _prefiltered(
+    prefilter: Prefilter, candidates: Candidates, rows: np.ndarray, quotas: Quotas, strategy: Strategy
+) -> np.ndarray:
+    """The first of `rows` by a picker's prefilter, as many as must be measured: of tokens, what comes first may be shorter than
+    what a random order began with."""
+    group, count = candidates.take(rows), _depth(candidates.tokens[rows], quotas, 0, strategy)
+    while True:
+        order = prefilter(group, count)
+        if len(order) == len(rows) or _depth(group.tokens[order], quotas, 0, strategy) <= len(order):
+            return rows[order]
+        count *= 2
 
 
 def _depth(tokens: np.ndarray, quotas: Quotas, c: int, strategy: Strategy) -> int:
@@ -257,6 +281,7 @@ def select(
         SelectionError: the quotas were made for other candidates or another budget, or nothing fits a token budget.
     """
     strategy = resolve(config)
+    _check_vectors(candidates, strategy, vectors_needed(config))
     explored = np.isin(candidates.keys, quotas.explored)
     left = _left(budget, candidates, explored)
     _check_quotas(candidates, quotas, budget, explored, left)
@@ -274,6 +299,16 @@ def select(
     outcome[picked] = "selected"
     spent = len(picked) if budget.unit == "examples" else int(candidates.tokens[picked].sum())
     return Selection(picked, explain(candidates, ranked, picks), outcome, budget.amount - spent)
+
+
+def _check_vectors(candidates: Candidates, strategy: Strategy, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if name not in candidates.vectors:
+            raise SelectionError(f"picker {strategy.picker}: expected {name} vectors of the candidates, found none.")
+        if PICKERS[strategy.picker].aims and candidates.vectors[name].targets is None:
+            raise SelectionError(
+                f"picker {strategy.picker}: expected {name} vectors of a target, found none; name a target."
+            )
 
 
 def _check_quotas(candidates: Candidates, quotas: Quotas, budget: Budget, explored: np.ndarray, left: int) -> None:

@@ -19,7 +19,8 @@ def shown_examples(prepared: Prepared, table: pa.Table) -> dict[str, list[dict[s
     outcome = np.asarray(table["outcome"].cast(pa.string()).to_pylist(), dtype=object)
     picked = np.flatnonzero(outcome == "selected")
     picked = picked[np.argsort(table["pick"].to_numpy()[picked])][:SHOWN]
-    left = _spread(outcome)
+    suspects = np.array([why is not None for why in table["suspicion"].to_pylist()], dtype=bool)
+    left = _spread(np.where(suspects & (outcome != "selected"), "suspected_noise", outcome))
     quarantine = pq.read_table(prepared.pool.path / "quarantine.parquet").slice(0, SHOWN).to_pylist()
     return {
         "picked": _describe(prepared, table, picked),
@@ -55,12 +56,18 @@ def _describe(prepared: Prepared, table: pa.Table, rows: np.ndarray) -> list[dic
                 "entropy": record["entropy"],
                 "stands_for": record["stands_for"],
                 "outcome": record["outcome"],
-                "why": record["why"] or explain_outcome(record),
+                "why": (record["why"] or explain_outcome(record)) + _also_suspect(record),
                 "prompt": prompt[:TEXT_LIMIT],
                 "response": answer[:TEXT_LIMIT],
             }
         )
     return result
+
+
+def _also_suspect(record: dict[str, Any]) -> str:
+    """What is told of a suspect that was not held back."""
+    suspicion = record.get("suspicion")
+    return "" if suspicion is None or record["outcome"] == "suspected_noise" else f"; suspected noise: {suspicion}"
 
 
 def explain_outcome(record: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from command_line import winnow, winnow_child
 from tiny_world import WORDS
 
 from al.pool.store import Pool
+from selection.registry import STRATEGIES
 
 NAMED = ("nll", "entropy", "margin", "least_confidence", "ifd", "learnability", "forgetting", "rds", "less", "quality")
 PICKS = 24
@@ -276,3 +277,39 @@ def test_a_target_that_is_all_in_the_holdout_is_refused(scored, run, tmp_path):
     leak.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in pool.messages(held)))
     result = winnow("round", "--config", scored, "--run", tmp_path / "x", "--budget", 5, "--target", leak)
     assert result.code != 0 and f"{len(held)} are in dev or test (nearly)" in result.err
+
+
+@pytest.fixture(scope="module")
+def third_round(scored, run):
+    """What picks for the third round of the run need: its session, prepared pool and history."""
+    from al.config import load
+    from al.lineage import SELECTED, History
+    from al.prepare import prepare
+    from al.session import Session
+    from al.store import Run
+
+    with Run.create_or_open(run) as opened:
+        session = Session(opened, load(scored, ["score.also=[]", "score.sample_per_cluster=3"]), quiet=True)
+        yield session, prepare(session, 3), History.recorded(opened, SELECTED, 3)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_picks_with_what_two_rounds_have_measured(third_round, name):
+    from al.config import change
+    from al.loop import choose
+    from selection.strategy import Budget
+
+    session, prepared, history = third_round
+    values = session.config.model_dump(mode="json")
+    aimed = session.with_config(change(values, [f"select.strategy={name}"], "test"))
+    roles = {}
+    amount = Budget("tokens", 300) if name in ("default", "less", "k_center") else Budget("examples", 8)
+    selection = choose(aimed, prepared, history, amount, lambda role, artifact: roles.setdefault(role, artifact))
+    found = pq.read_table(selection.path / "selection.parquet").to_pandas()
+    chosen = found[found.outcome == "selected"]
+    assert (len(chosen) == 8) if amount.unit == "examples" else (200 < chosen.tokens.sum() <= 300)
+    assert chosen.why.notna().all() and (chosen.trained_round == 0).all()
+    assert (found.outcome == "trained").sum() == 2 * PICKS
+    assert not np.isin(chosen.row, prepared.target.excluded).any()
+    assert ("score.target" in roles) == (name in ("rds", "less"))
+    assert selection.manifest["params"]["select"]["strategy"] == ("nearest" if name == "default" else name)

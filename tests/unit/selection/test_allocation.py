@@ -146,7 +146,7 @@ def test_one_measurement_a_cluster_tells_no_noise_from_difference():
 def test_with_nothing_measured_nothing_is_claimed():
     losses = cluster_losses(candidates([0, 1, 1]))
     assert np.isnan(losses.expected).all() and losses.measured.tolist() == [0, 0]
-    quotas = allocate(candidates([0] * 9 + [1] * 5), Budget("examples", 4), SelectConfig(), SEED)
+    quotas = allocate(candidates([0] * 9 + [1] * 5), Budget("examples", 4), SelectConfig(strategy="loss"), SEED)
     assert quotas.quota.tolist() == [2, 2] and "no example of the pool is measured" in quotas.reason[0]
 
 
@@ -154,7 +154,7 @@ def test_with_nothing_measured_nothing_is_claimed():
 
 
 def quotas_of(pool, amount, **config):
-    return allocate(pool, Budget("examples", amount), SelectConfig(tail_cut=0, **config), SEED)
+    return allocate(pool, Budget("examples", amount), SelectConfig(tail_cut=0, **{"strategy": "loss", **config}), SEED)
 
 
 @quick
@@ -197,7 +197,7 @@ def test_random_picks_the_first_of_one_draw_from_the_whole_pool(amount):
 
 def test_the_tail_cut_is_provided_for_before_anything_is_measured():
     pool = candidates([0] * 20 + [1] * 4)
-    quotas = allocate(pool, Budget("examples", 23), SelectConfig(tail_cut=0.05), SEED)
+    quotas = allocate(pool, Budget("examples", 23), SelectConfig(strategy="loss", tail_cut=0.05), SEED)
     assert quotas.quota.tolist() == [19, 4]
     assert all("all it can give" in reason for reason in quotas.reason)
 

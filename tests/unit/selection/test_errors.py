@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from selection.config import SelectConfig
 from selection.errors import SelectionError, SelectionUsageError
-from selection.strategy import Budget, Candidates, allocate, select
+from selection.strategy import Budget, Candidates, Vectors, allocate, select
 
 
 def quotas_for(pool, budget, **config):
@@ -40,9 +40,22 @@ def test_more_examples_than_the_pool_has_are_refused_with_what_it_has():
 def test_more_than_the_tail_cut_leaves_are_refused_with_the_way_out():
     pool = candidates([0] * 10)
     with pytest.raises(SelectionError, match=r"1 of which the tail cut may hold.*at most 9, set select\.tail_cut=0"):
-        quotas_for(pool, Budget("examples", 10))
-    quotas_for(pool, Budget("examples", 9))
-    quotas_for(pool, Budget("examples", 10), tail_cut=0)
+        quotas_for(pool, Budget("examples", 10), strategy="loss")
+    quotas_for(pool, Budget("examples", 9), strategy="loss")
+    quotas_for(pool, Budget("examples", 10), strategy="loss", tail_cut=0)
+
+
+def test_more_than_suspects_leave_are_refused_with_the_way_out():
+    pool = candidates([0] * 10, suspect=np.arange(10) < 3)
+    expected = r"3 of which are held back as suspected noise\. Ask for at most 7, set noise\.hold=false or"
+    with pytest.raises(SelectionError, match=expected):
+        quotas_for(pool, Budget("examples", 8))
+    assert quotas_for(pool, Budget("examples", 7)).quota.sum() == 7
+
+
+def test_a_pool_of_suspects_only_is_refused_with_the_way_out():
+    with pytest.raises(SelectionError, match=r"held back as suspected noise; set noise\.hold=false"):
+        quotas_for(candidates([0] * 3, suspect=np.ones(3, bool)), Budget("examples", 1))
 
 
 def test_fewer_tokens_than_the_shortest_example_are_refused():
@@ -51,11 +64,11 @@ def test_fewer_tokens_than_the_shortest_example_are_refused():
         quotas_for(pool, Budget("tokens", 19))
 
 
-def test_tokens_that_hold_only_suspects_are_refused():
+def test_tokens_that_hold_only_what_is_cut_are_refused():
     pool = candidates([0] * 6, tokens=[10, 50, 50, 50, 50, 50], loss=[9, 1, 1, 1, 1, 1])
-    budget = Budget("tokens", 20)
+    budget, config = Budget("tokens", 20), SelectConfig(strategy="loss")
     with pytest.raises(SelectionError, match="no selectable example fits into 20 tokens"):
-        select(pool, quotas_for(pool, budget), budget, SelectConfig(), SEED)
+        select(pool, allocate(pool, budget, config, SEED), budget, config, SEED)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +95,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(field, name, nearest):
         ("mid_band", 0),
         ("mid_band", 1.1),
         ("shortlist_factor", 0.5),
+        ("explore", -0.1),
+        ("explore", 1.1),
+        ("learn", -1),
+        ("learn", 2.1),
         ("strategy", None),
     ],
 )
@@ -121,6 +138,7 @@ GOOD = {
     "score": np.zeros(3),
     "loss": np.zeros(3),
 }
+MATRIX = np.zeros((2, 4))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +151,9 @@ GOOD = {
         ("loss", [0.0, np.inf, 0.0], "finite loss or NaN"),
         ("score", [0.0, -np.inf, 0.0], "finite score or NaN"),
         ("keys", [4, 9, 4], "occurs twice"),
+        ("confidence", [0.5], r"confidence of shape \(3,\) like keys, found \(1,\)"),
+        ("confidence", [0.5, np.inf, np.nan], "finite confidence or NaN"),
+        ("suspect", [True], r"suspect of shape \(3,\)"),
         ("keys", [], "no selectable example"),
     ],
 )
@@ -141,3 +162,10 @@ def test_malformed_candidates_are_refused_by_field(field, value, message):
     with pytest.raises(SelectionError, match=message) as caught:
         Candidates(**{**GOOD, field: np.array(value)})
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("row", [[0, 1], [0, 1, 2], [0, -2, 1]], ids=["too few", "beyond the matrix", "below none"])
+def test_vectors_of_other_candidates_are_refused_by_name(row):
+    Candidates(**GOOD, vectors={"pooled": Vectors(MATRIX, np.array([1, -1, 0]))})
+    with pytest.raises(SelectionError, match="expected pooled vectors with a row below 2"):
+        Candidates(**GOOD, vectors={"pooled": Vectors(MATRIX, np.array(row))})

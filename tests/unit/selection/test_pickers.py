@@ -13,11 +13,12 @@ from selection.config import SelectConfig
 from selection.fill import fill_tokens
 from selection.pick import MIN_MEASURED_FOR_CUT, most_suspects, suspects
 from selection.scores import length_correlation
-from selection.strategy import Budget
+from selection.strategy import Budget, allocate
 
 
 def picked_by(pool, amount, seed=(7, 1), **config):
-    return pick_from(pool, Budget("examples", amount), SelectConfig(allocation="size", **config), seed).picked
+    config = SelectConfig(strategy="loss", allocation="size", **config)
+    return pick_from(pool, Budget("examples", amount), config, seed).picked
 
 
 def draws(pool, amount, config, seeds):
@@ -51,7 +52,7 @@ def test_trap_15_top_takes_none_of_the_mislabelled_once_all_is_measured(mislabel
     assert wrong[picked_by(pool, 400, picker="top", tail_cut=0)].mean() > 0.4, "the trap is open without a cut"
 
 
-@pytest.mark.parametrize("strategy", ["default", "top", "mid"])
+@pytest.mark.parametrize("strategy", ["top", "mid", "rising"])
 def test_trap_15_a_partly_measured_pool_gives_fewer_mislabelled_than_a_random_draw(strategy, mislabelled):
     pool, wrong = mislabelled
     budget, config = Budget("examples", 400), SelectConfig(strategy=strategy)
@@ -164,13 +165,13 @@ def test_steps_say_the_place_and_the_rank_of_the_loss():
     pool = candidates(np.zeros(4, int), tokens=[10, 20, 30, 40], loss=[4, np.nan, 2, 1], score=[1, 2, 3, 4])
 
     def steps(**config):
-        chosen = pick_from(pool, Budget("examples", 4), SelectConfig(**config))
+        chosen = pick_from(pool, Budget("examples", 4), SelectConfig(strategy="uniform", **config))
         return dict(zip(chosen.picked.tolist(), chosen.step, strict=True))
 
     top = steps(picker="top", length_bins=1)
     assert top[3] == "rank 1 of 4 measured ones of 10 to 40 tokens in cluster 0; NLL 1.00 is rank 3 of 3 measured"
     assert top[1].endswith("NLL not measured") and top[0].endswith("NLL 4.00 is rank 1 of 3 measured")
-    assert steps(picker="mid")[0].startswith("quantile 0.12 of 4 measured, nearest outside the middle 50%")
+    assert steps(picker="mid")[0].startswith("quantile 0.12 of 4 measured, nearest outside 25% to 75%")
     places = {step.split(" in ")[0] for step in steps(picker="random").values()}
     assert places == {"random 1 of 4", "random 2 of 4", "random 3 of 4", "random 4 of 4"}
 
@@ -197,9 +198,20 @@ def test_random_picks_everyone_alike_whatever_the_clusters():
     assert p_value(draws(pool, 12, SelectConfig(strategy="random"), 1500), 1500) > 1e-3
 
 
-def test_default_picks_everyone_alike_inside_a_cluster_but_for_the_suspects():
+def test_loss_picks_everyone_alike_inside_a_cluster_but_for_the_tail():
     loss = np.random.default_rng(0).permutation(40) / 10
-    count = draws(candidates([0] * 40, loss=loss), 12, SelectConfig(), 1500)
-    suspected = np.argsort(loss)[-2:]
-    assert (count[suspected] == 0).all()
-    assert p_value(np.delete(count, suspected), 1500) > 1e-3
+    count = draws(candidates([0] * 40, loss=loss), 12, SelectConfig(strategy="loss"), 1500)
+    tail = np.argsort(loss)[-2:]
+    assert (count[tail] == 0).all()
+    assert p_value(np.delete(count, tail), 1500) > 1e-3
+
+
+def test_exploration_picks_everyone_alike_whatever_the_picker_thinks():
+    pool = candidates([0] * 25 + [1] * 15, tokens=np.arange(1, 41))
+    explored = [
+        allocate(pool, Budget("examples", 20), SelectConfig(strategy="longest", explore=0.5), (seed, 1)).explored
+        for seed in range(1500)
+    ]
+    assert {len(keys) for keys in explored} == {10}
+    count = np.bincount(np.searchsorted(pool.keys, np.concatenate(explored)), minlength=40)
+    assert p_value(count, 1500) > 1e-3

@@ -1,0 +1,114 @@
+"""The selection study as tables of docs/selection.md."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+TITLES = {
+    "evals": "evals: 391 tasks in their natural proportions, 60,000 examples",
+    "p3": "p3: 220 templates of about equal size, held out by text",
+    "target": "target: GSM8K among 53,000 others; 300 of its questions to aim at, 500 others to test",
+    "missing": "missing: the same with nothing of GSM8K in the pool",
+    "chat": "chat: code, roleplay, tool use, conversations; nothing was tuned on it",
+}
+
+
+def study(record: dict[str, Any]) -> str:
+    """One table a pool and budget; the share of random's examples is read off random's own learning curve."""
+    rows = [row for row in record["rows"] if row["split"] == "test"]
+    parts = []
+    pools = list(dict.fromkeys(row["pool"] for row in rows))
+    for pool in sorted(pools, key=lambda name: (list(TITLES).index(name.removesuffix("-noisy")), name)):
+        of_pool = [row for row in rows if row["pool"] == pool]
+        curve = random_curve(of_pool)
+        title = TITLES[pool.removesuffix("-noisy")] + (", noisy" if pool.endswith("-noisy") else "")
+        parts.append(f"### {title}")
+        for budget in sorted({row["budget"] for row in of_pool}):
+            names = {row["strategy"] for row in of_pool if row["budget"] == budget}
+            if names == {"random"} and len(names) == 1:
+                continue
+            parts.append(_table([row for row in of_pool if row["budget"] == budget], budget, curve))
+        if len(curve) > 1:
+            listed = ", ".join(f"{budget:,}: {nll:.3f}" for budget, nll in curve)
+            parts.append(f"Random's learning curve, examples: macro NLL: {listed}.")
+    return "\n\n".join(parts)
+
+
+def random_curve(rows: Sequence[Row]) -> list[tuple[int, float]]:
+    """(examples, mean macro NLL) of random at every budget."""
+    found = defaultdict(list)
+    for row in rows:
+        if row["strategy"] == "random":
+            found[row["budget"]].append(row["macro_nll"])
+    return sorted((budget, float(np.mean(values))) for budget, values in found.items())
+
+
+def worth(curve: Sequence[tuple[int, float]], nll: float) -> float | None:
+    """How many examples random needs for `nll`, log-linear between its budgets; None outside them."""
+    for (low, high_nll), (high, low_nll) in zip(curve[:-1], curve[1:], strict=True):
+        if low_nll <= nll <= high_nll:
+            part = (high_nll - nll) / (high_nll - low_nll)
+            return float(np.exp((1 - part) * np.log(low) + part * np.log(high)))
+    return None
+
+
+def _table(rows: Sequence[Row], budget: int, curve: Sequence[tuple[int, float]]) -> str:
+    by_strategy = defaultdict(list)
+    for row in rows:
+        by_strategy[row["strategy"]].append(row)
+    random = {row["seed"]: row for row in by_strategy["random"]}
+    lines = [
+        f"{budget:,} examples | seeds | macro NLL | micro NLL | exact match | without end token: NLL, exact match | tokens | "
+        "minus random, 95% | p | share of random's examples",
+        "|".join(["---"] * 10),
+    ]
+    for name, runs in sorted(by_strategy.items(), key=lambda item: np.mean([r["macro_nll"] for r in item[1]])):
+        lines.append(" | ".join(_cells(name, runs, random, budget, curve)))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _cells(name: str, runs: Sequence[Row], random: dict[int, Row], budget: int, curve: Any) -> list[str]:
+    def mean(key: str) -> float:
+        return float(np.mean([run[key] for run in runs]))
+
+    sd = f" ± {np.std([run['macro_nll'] for run in runs], ddof=1):.3f}" if len(runs) > 1 else ""
+    pairs = [(run["macro_nll"], random[run["seed"]]["macro_nll"]) for run in runs if run["seed"] in random]
+    difference, p = ("–", "–") if name == "random" else paired(pairs)
+    examples = worth(curve, mean("macro_nll"))
+    lowest = min(nll for _, nll in curve)
+    if name == "random":
+        share = "1"
+    elif examples is not None:
+        share = f"{budget / examples:.2f}"
+    else:
+        share = f"< {budget / curve[-1][0]:.2f}" if mean("macro_nll") < lowest else "> 1"
+    return [
+        f"**{name}**" if name == "default" else name,
+        str(len(runs)),
+        f"{mean('macro_nll'):.3f}{sd}",
+        f"{mean('micro_nll'):.3f}",
+        f"{mean('macro_em'):.1%}",
+        f"{mean('macro_nll_no_end'):.3f}, {mean('macro_em_no_end'):.1%}",
+        f"{mean('tokens'):,.0f}",
+        difference,
+        p,
+        share,
+    ]
+
+
+def paired(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    """Mean difference with its 95% t interval, and the p-value of a paired t-test, as text."""
+    from scipy.stats import t, ttest_1samp
+
+    difference = np.array([ours - theirs for ours, theirs in pairs])
+    if not len(difference):
+        return "–", "–"
+    if len(difference) < 2:
+        return f"{difference.mean():+.3f}", "–"
+    half = t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5
+    return f"{difference.mean():+.3f} ± {half:.3f}", f"{ttest_1samp(difference, 0).pvalue:.2g}"

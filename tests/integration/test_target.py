@@ -1,0 +1,121 @@
+"""The default strategy with a target: nearest to one whose kind the pool holds, at random and said so with another."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from command_line import winnow
+from tiny_world import WORDS
+
+from al.report.labels import TARGET_NOT_HELD
+from al.target import holds_kind, nearest_other
+
+BUDGET = 20
+
+
+def write(path: Path, rows: list[tuple[str, str, str]]) -> Path:
+    """Conversations of (system, question, answer)."""
+    roles = ("system", "user", "assistant")
+    lines = ({"messages": [{"role": r, "content": c} for r, c in zip(roles, row, strict=True)]} for row in rows)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory) -> Path:
+    """Examples like those of the pool's second source."""
+    rng = random.Random(5)
+    drawn = [rng.sample(WORDS, rng.randint(3, 9)) for _ in range(10)]
+    rows = [("kind 1", f"task 1 say the last of {' '.join(words)}", words[-1]) for words in drawn]
+    return write(tmp_path_factory.mktemp("target") / "held.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def alien(tmp_path_factory) -> Path:
+    """Examples of a kind that the pool has not."""
+    rows = [("", f"opposite of {word}", f"opposite {word}") for word in random.Random(5).sample(WORDS, 9)]
+    return write(tmp_path_factory.mktemp("target") / "alien.jsonl", rows)
+
+
+def do_round(world, run, *more):
+    result = winnow("round", "--config", world, "--run", run, "--budget", BUDGET, "--no-control", *more)
+    assert result.code == 0, result.err
+    return result, json.loads((run / "rounds/001/summary.json").read_text())
+
+
+def picks(run):
+    table = pq.read_table(run / "rounds/001/selection/selection.parquet").to_pandas()
+    return table[table.outcome == "selected"]
+
+
+def test_the_default_strategy_goes_for_the_nearest_where_the_pool_holds_the_kind(world, held, tmp_path):
+    result, summary = do_round(world, tmp_path / "run", "--target", held)
+    assert summary["scoring"]["target"]["held"] is True and TARGET_NOT_HELD[:40] not in result.out
+    assert (summary["selection"]["strategy"], summary["selection"]["picker"]) == ("nearest", "nearest")
+    found = picks(tmp_path / "run")
+    assert (found.source == "source-1").mean() > 0.7  # 25% of the pool
+    assert found.why.str.contains("to target example").all()
+    assert summary["scoring"]["measured"] == 0  # embeddings are at hand
+    quotas = json.loads((tmp_path / "run/rounds/001/selection/quotas.json").read_text())
+    assert sum(entry["picked"] for entry in quotas) == sum(entry["quota"] for entry in quotas) == BUDGET
+    assert "nearest" in (tmp_path / "run/rounds/001/report.html").read_text()
+
+
+def test_trap_27_aiming_at_what_the_pool_does_not_hold_is_noticed_and_said(world, alien, tmp_path):
+    result, summary = do_round(world, tmp_path / "aimed", "--target", alien)
+    told = " ".join(result.out.split())
+    assert f"note: {TARGET_NOT_HELD}" in told  # before anything is scored
+    assert f"Note: {TARGET_NOT_HELD}." in told  # and with the results
+    assert summary["scoring"]["target"]["held"] is False
+    assert json.loads((tmp_path / "aimed/rounds/001/target/target.json").read_text())["held"] is False
+    page = " ".join((tmp_path / "aimed/rounds/001/report.html").read_text().split())
+    assert TARGET_NOT_HELD.replace("'", "&#39;") in page
+    assert (summary["selection"]["strategy"], summary["selection"]["picker"]) == ("random", "random")
+    do_round(world, tmp_path / "random", "--strategy", "random")
+    assert picks(tmp_path / "aimed").id.tolist() == picks(tmp_path / "random").id.tolist()
+
+
+def test_json_output_stays_one_document(world, alien, tmp_path):
+    result, _ = do_round(world, tmp_path / "run", "--target", alien, "--json")
+    assert result.document["scoring"]["target"]["held"] is False
+
+
+def test_a_comparison_says_it_too_and_trains_what_comes_to_the_same_once(world, alien, tmp_path):
+    options = ("--config", world, "--run", tmp_path / "run", "--budget", BUDGET, "--target", alien)
+    result = winnow("compare", *options, "--seeds", 1, "--strategies", "default", "--json")
+    assert result.code == 0, result.err
+    assert result.document["notes"] == [TARGET_NOT_HELD]
+    default, control = (run["rounds"] for run in result.document["runs"])
+    assert len(default) == 1 and default[0]["macro_nll"] == control[0]["macro_nll"]
+    assert len(list((tmp_path / "run/artifacts/train").iterdir())) == 1
+
+
+def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
+    from types import SimpleNamespace
+
+    from al.selecting import aimed
+    from selection.config import SelectConfig
+
+    target = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: {"held": False}))
+    assert aimed(SelectConfig(), target).strategy == "random"
+    for config in (SelectConfig(strategy="nearest"), SelectConfig(strategy="loss"), SelectConfig(picker="rds")):
+        assert aimed(config, target) == config
+    assert aimed(SelectConfig(), None) == SelectConfig()
+
+
+def test_a_kind_is_held_where_most_examples_have_one_as_near_as_each_other():
+    itself = np.full(10, 0.8)
+    assert holds_kind(np.full(10, 0.76), itself) and not holds_kind(np.full(10, 0.74), itself)
+    assert holds_kind(np.r_[np.full(5, 0.9), np.zeros(5)], itself)
+    assert not holds_kind(np.r_[np.full(4, 0.9), np.zeros(6)], itself)
+
+
+def test_the_nearest_other_is_never_itself():
+    vectors = np.array([[1, 0], [0.6, 0.8], [0, 1]], dtype=np.float32)
+    np.testing.assert_allclose(nearest_other(vectors), [0.6, 0.8, 0.8], atol=1e-6)
+    assert nearest_other(vectors[:1]).tolist() == [1.0]
