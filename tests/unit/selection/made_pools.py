@@ -214,7 +214,7 @@ def cases(draw):
 
 
 def drawn_case(rng) -> Case:
-    """As `cases`, out of a random generator: a hundredth of the time, for what is tried on hundreds of strategies."""
+    """As `cases`, but out of a random generator: without shrinking, for what is tried on hundreds of strategies."""
     sizes = rng.choice([0, 1, int(rng.integers(2, 12)), int(rng.integers(12, 40))], size=rng.integers(1, 7))
     sizes[0] = max(sizes[0], 1)
     shape = {name: values[rng.integers(len(values))] for name, values in SHAPES.items()}
