@@ -86,7 +86,7 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
         "--target",
         multiple=True,
         metavar="FILE",
-        help="Examples of what the model is to be good at, for the scores rds and less; never trained on. Repeatable.",
+        help="Examples of what the model is to be good at, which the selection aims at; never trained on. Repeatable.",
     )
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
     @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")

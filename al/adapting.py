@@ -36,6 +36,10 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         table = pq.read_table(before.path / "clusters.parquet")
         assignment = table["cluster"].to_numpy()
         rows, losses, epochs = _measurements(history, prepared.open_pool())
+        suspects = history.last("suspects")
+        if suspects is not None:  # noise says nothing of its neighbourhood
+            noise = pq.read_table(suspects.path / "suspects.parquet", columns=["key"])["key"].to_numpy()
+            losses = np.where(np.isin(prepared.open_pool().keys[rows], noise), np.nan, losses)
         vectors = load_embeddings(prepared.embeddings)
         found = adapt(vectors, assignment, rows, losses, epochs)
         column = pa.array(found.assignment, type=pa.int32())
@@ -57,6 +61,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         inputs={
             "clusters": before,
             "embeddings": prepared.embeddings,
+            "suspects": history.last("suspects"),
             "pool": prepared.pool,
             **{f"score {i}": artifact for i, artifact in enumerate(measured)},
         },

@@ -79,7 +79,7 @@ def play(
         budget: of all rounds together. split: what is evaluated, TEST or DEV.
 
     Returns:
-        {"strategy", "seed", "rounds": [{"round", "examples", "tokens", "response_tokens", metrics…, "seconds"}]}.
+        {"strategy", "seed", "rounds": [{"round", "examples", "tokens", "response_tokens", metrics…, "seconds", "artifacts"}]}.
     """
     from selection.strategy import Budget
 
@@ -105,7 +105,9 @@ def play(
         for name, value in _picked(prepared, selection).items():
             totals[name] += value
         result = {metric: float(values[0]) for metric, values in metrics(load_measured(measured, split)[0]).items()}
-        found.append({"round": number, **totals, **result, "seconds": _seconds(roles, measured, selection)})
+        made = {role: f"{artifact.stage}/{artifact.fingerprint}" for role, artifact in roles.items()}
+        seconds = _seconds(roles, measured, selection)
+        found.append({"round": number, **totals, **result, "seconds": seconds, "artifacts": made})
         history = history.then(roles)
     return {"strategy": member.strategy, "seed": member.seed, "rounds": found}
 

@@ -49,7 +49,7 @@ class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class TargetConfig(BaseModel, extra="forbid", frozen=True):
-    """Examples of what the model is to be good at: they aim the selection (scores rds and less) and are never trained on."""
+    """Examples of what the model is to be good at: they aim the selection and are never trained on."""
 
     files: list[str] = Field(
         default=[],

@@ -35,6 +35,8 @@ KEPT = {
     "input": "all but the last product twice",
     "offload": "the same, and wait in host memory",
 }
+DEAR_SCORING = 0.25
+"""Share of the time of training from which on measuring is warned of."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
 
@@ -183,6 +185,12 @@ def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstima
         )
     if document["round"]["examples"] > pool.examples:
         warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")
+    scoring, training = document["seconds"]["score"], document["seconds"]["train"]
+    if scoring > DEAR_SCORING * training:
+        warnings.append(
+            f"measuring takes {scoring / max(training, 1e-9):.0%} of the time of training, which seldom comes back: raise the "
+            "budget, lower score.sample_per_cluster or cluster.k, or take --strategy uniform, which measures nothing"
+        )
     if not pool.exact:
         warnings.append("the pool is not imported yet: its size is estimated from a sample of its files")
     return warnings

@@ -119,9 +119,36 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
             budget = Budget("examples", task["budget"])
             started = time.time()
             found = play(session, prepared, member, budget, task.get("rounds", 4), split)
+            noise = found_noise(session, prepared, found["rounds"]) if pool.endswith("-noisy") else None
+            task = task | {"noise": noise}
             results.put((number, task | {"seconds": round(time.time() - started, 1), "rounds_done": found["rounds"]}))
         except Exception:
             results.put((number, task | {"error": traceback.format_exc()}))
+
+
+def found_noise(session: Any, prepared: Any, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of what was measured in any round: how much is planted, how much was suspected in the end, and how much of that rightly."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    pool = prepared.open_pool()
+    measured: list[Any] = []
+    for entry in rounds:
+        score = session.run.find(*entry["artifacts"]["score"].split("/"))
+        measured.append(pq.read_table(score.path / "statistics.parquet", columns=["row"])["row"].to_numpy())
+    rows = np.unique(np.concatenate(measured))
+    planted = np.array([bool(entry.get("planted")) for entry in pool.metadata(rows)], dtype=bool)
+    suspects = session.run.find(*rounds[-1]["artifacts"]["suspects"].split("/"))
+    keys = pq.read_table(suspects.path / "suspects.parquet", columns=["key"])["key"].to_numpy()
+    suspected = np.isin(pool.keys[rows], keys)
+    right = int((planted & suspected).sum())
+    return {
+        "measured": len(rows),
+        "planted": int(planted.sum()),
+        "suspected": int(suspected.sum()),
+        "precision": round(right / max(int(suspected.sum()), 1), 4),
+        "recall": round(right / max(int(planted.sum()), 1), 4),
+    }
 
 
 def rows_of(done: Task) -> Task:
@@ -143,6 +170,8 @@ def rows_of(done: Task) -> Task:
         name: round(sum(entry["seconds"][name] for entry in done["rounds_done"]), 2) for name in last["seconds"]
     }
     row["curve"] = [[entry["examples"], entry["tokens"], round(entry["macro_nll"], 5)] for entry in done["rounds_done"]]
+    if done.get("noise"):
+        row["noise"] = done["noise"]
     return row | {"split": done.get("split", "test"), "set": done.get("set", {}), "wall": done["seconds"]}
 
 
@@ -224,7 +253,8 @@ def main() -> None:
         write(arguments, document)
         print(
             f"[{time.time() - started:.0f} s] {row['pool']} {row['budget']} {row['strategy']} {row['seed']} {row['set'] or ''} "
-            f"macro {row['macro_nll']:.4f} micro {row['micro_nll']:.4f} em {row['em']:.3f} tokens {row['tokens']} {row['seconds']}",
+            f"macro {row['macro_nll']:.4f} micro {row['micro_nll']:.4f} em {row['em']:.3f} tokens {row['tokens']} {row['seconds']} "
+            f"{row.get('noise', '')}",
             flush=True,
         )
     for queue in queues:

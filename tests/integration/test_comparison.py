@@ -122,7 +122,7 @@ def test_the_pool_and_the_base_are_prepared_and_measured_once(compared):
     assert len(compared.manifests("evaluate")) == 1 + 2 * (2 + 2 + 1)
 
 
-def test_seeds_change_clusters_and_picks_and_never_the_holdout(compared):
+def test_trap_26_seeds_change_clusters_and_picks_and_never_the_holdout(compared):
     assert len({manifest["inputs"]["split"] for manifest in compared.manifests("evaluate")}) == 1
     assignments = [
         pq.read_table(path)["cluster"].to_numpy()

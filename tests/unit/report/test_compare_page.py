@@ -73,7 +73,7 @@ def test_the_headline_is_plain_when_nothing_beats_random():
     assert comparison_headline(unclear) == "default did not beat random here"
 
 
-def test_one_seed_shows_nothing_beyond_chance():
+def test_trap_21_one_seed_shows_nothing_beyond_chance():
     document = one_seed()
     assert comparison_headline(document) == "default has the lowest NLL, but without an interval that may be chance"
     assert {found.outcome for found in differences(document, "macro_nll").values()} == {"unmeasured"}

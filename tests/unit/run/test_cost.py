@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from al.budget import parse_budget
 from al.config import Config
 from al.cost import GIB, LAUNCH_SECONDS, Machine, divided, forward_tokens_per_s, training_memory, training_tokens_per_s
 from al.model_shape import ModelShape
+from al.plan import estimate
+from al.pool_estimate import PoolEstimate
 from trainer.decoder.retention import Retention, Widths
 
 RECORD = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "train_h100.json"
@@ -102,3 +105,10 @@ def test_predictions_hold_on_the_machine_that_was_measured():
         assert row["peak_gib"] == pytest.approx(row["planned_gib"], rel=0.10), row["name"]
         if "dropout" not in row["settings"]:
             assert row["tokens_per_s"] == pytest.approx(row["planned_tokens_per_s"], rel=0.20), row["name"]
+
+
+@pytest.mark.parametrize(("budget", "number", "dear"), [("250", 2, True), ("250", 1, False), ("20000", 2, False)])
+def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of(budget, number, dear):
+    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
+    planned = estimate(config(), parse_budget(budget), pool, mistral(), H100, number)
+    assert any("measuring takes" in text for text in planned["warnings"]) == dear
