@@ -31,8 +31,8 @@ from al.lineage import History, Lineage
 from al.loop import choose, train_lineage
 from al.metrics import metrics
 from al.prepare import Prepared, cluster, prepare
-from al.selecting import aimed
 from al.session import Session
+from al.standing import aimed
 from al.store import now, versions
 from al.target import notices as target_notices
 from selection.config import SelectConfig
@@ -73,7 +73,8 @@ def play(
 ) -> dict[str, Any]:
     """Select, train and evaluate one member, whatever of it is not done yet.
 
-    A strategy that looks at nothing the adapter could change has one round.
+    All have as many rounds, so that the learning rate takes the same course for all; but where every round starts anew on all that was
+    picked so far, a strategy that looks at nothing the adapter could change needs only the last.
 
     Args:
         budget: of all rounds together. split: what is evaluated, TEST or DEV.
@@ -85,7 +86,7 @@ def play(
 
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
-    if not learns(aimed(session.config.select, prepared.target), rounds):
+    if session.config.train.mode == "retrain" and not learns(aimed(session.config.select, prepared.target), rounds):
         rounds = 1
     history, found = History(Lineage(member.strategy, "train")), []
     totals = {"examples": 0, "tokens": 0, "response_tokens": 0}

@@ -31,7 +31,7 @@ from al.pool.store import Pool
 from al.prepare import aim, cluster, embed, group, hold_out, pool_version, tokenize
 from al.progress import stop_on_signals
 from al.session import Session
-from al.stages import rows_digest, split_by_tokens
+from al.shards import rows_digest, split_by_tokens
 from al.store import Run
 from al.workflow import Options
 from selection.errors import SelectionError

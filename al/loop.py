@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from al import rounds, scoring, selecting, stages
+from al import control, rounds, scoring, selecting, stages
 from al.adapting import adapt_clusters
 from al.artifacts import Artifact
 from al.budget import BudgetRequest
@@ -21,9 +21,9 @@ from al.evaluate import evaluate
 from al.lineage import CONTROL, SELECTED, History
 from al.prepare import Prepared, as_dict, prepare
 from al.report.publish import publish_report
-from al.selecting import Scored, Standing
 from al.session import Session
 from al.speed import resolve_budget
+from al.standing import Scored, Standing
 from al.suspects import find_suspects
 from al.target import notices as target_notices
 
@@ -66,8 +66,8 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     selection = choose(session, prepared, ours, amount, done.keep)
     adapter = train_lineage(session, prepared, ours, selection, None, done.keep)
     if config.control:
-        picks = done.keep("control.selection", selecting.random_picks(session, prepared, ours, selection, theirs))
-        steps = selecting.control_steps(config.train.mode, ours, adapter, theirs)
+        picks = done.keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
+        steps = control.control_steps(config.train.mode, ours, adapter, theirs)
         train_lineage(session, prepared, theirs, picks, steps, done.keep)
 
     done.keep("evaluate.base", evaluate(session, prepared, None, "evaluate base"))

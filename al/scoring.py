@@ -26,6 +26,7 @@ from al.config import Config
 from al.errors import ConfigError
 from al.failpoints import failpoint
 from al.session import Session
+from al.shards import rows_digest, split_by_tokens
 from selection.scores import TARGETED, describe, needs
 
 SHARD_TOKENS = {"cpu": 65_536, "cuda": 2**20}
@@ -133,8 +134,6 @@ def _stage(
     inputs: Mapping[str, Artifact],
     adam: bool,
 ) -> Artifact:
-    from al.stages import rows_digest
-
     params = {
         "model": session.model_params(),
         "round": number,
@@ -216,7 +215,6 @@ def _run_pass(
     progress: Callable[[int], None],
 ) -> Arrays:
     """Columns (n,) of a pass over `rows`, of which finished shards are read back; vectors go to `out` shard by shard."""
-    from al.stages import rows_digest, split_by_tokens
     from trainer.model import resolve_device
 
     shards = split_by_tokens(rows, lengths, SHARD_TOKENS[resolve_device(session.config.model).type])

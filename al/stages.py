@@ -19,23 +19,9 @@ from al.prepare import Tokenized
 from al.progress import stop_requested
 from al.scoring import MOMENTS, measurements
 from al.session import Session
+from al.shards import rows_digest
 from selection.holdout import DEV
 from trainer.config import NO_PART_OF_THE_RESULT
-
-
-def rows_digest(rows: np.ndarray) -> str:
-    """A short name for a list of rows, for fingerprints."""
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(rows, dtype=np.int64).tobytes()).hexdigest()[:20]
-
-
-def split_by_tokens(rows: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
-    """Cut `rows` into consecutive parts of about `tokens` tokens each; [] for no rows."""
-    if not len(rows):
-        return []
-    part = (np.cumsum(lengths[rows]) - 1) // tokens
-    return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 
 
 def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:

@@ -188,6 +188,8 @@ def resume(options: Options) -> dict[str, Any]:
     stop_on_signals()
     with Run.create_or_open(path) as run:
         last = rounds.unfinished_round(run)
+        if last is None and (path / "comparison.json").exists():
+            raise RunStateError(f"{path}: this is a comparison; the same `compare` command goes on with it.")
         if last is None:
             newest = rounds.last_round(run)
             done = "no round was started" if newest is None else f"round {newest.number} is finished"

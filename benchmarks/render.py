@@ -1,4 +1,5 @@
-"""Draw docs/benchmarks.md from the records under benchmarks/results/. `--check` fails when the page is not what the records say."""
+"""Draw docs/benchmarks.md, and the study in docs/selection.md, from the records under benchmarks/results/. `--check` fails when a page is
+not what the records say."""
 
 from __future__ import annotations
 
@@ -9,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
+STUDY_PAGE, STUDY_MARK = ROOT / "docs" / "selection.md", ("<!-- study -->", "<!-- /study -->")
 HEAD = """# Benchmarks
 Drawn by `python benchmarks/render.py` from the JSON records under `benchmarks/results/`; no figure is typed by hand.
 """
@@ -306,15 +310,28 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def study_page() -> str:
+    """docs/selection.md with the study's tables between their marks."""
+    from study_tables import study
+
+    text = STUDY_PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(STUDY_MARK[0])
+    after = rest.split(STUDY_MARK[1])[1]
+    path = RESULTS / "selection_study.json"
+    drawn = study(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ""
+    return f"{before}{STUDY_MARK[0]}\n{drawn}\n{STUDY_MARK[1]}{after}"
+
+
 def main() -> None:
-    """Write the page, or check it."""
+    """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    text = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != text:
-        sys.exit("docs/benchmarks.md is not what the records say: run python benchmarks/render.py")
+    check = parser.parse_args().check
+    for path, text in ((PAGE, page()), (STUDY_PAGE, study_page())):
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path.relative_to(ROOT)} is not what the records say: run python benchmarks/render.py")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,12 @@ TITLES = {
 def study(record: dict[str, Any]) -> str:
     """One table a pool and budget; the share of random's examples is read off random's own learning curve."""
     rows = [row for row in record["rows"] if row["split"] == "test"]
-    parts = []
+    parts = [
+        f"{record['device']}; "
+        + ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+        + f"; {record['date']}; {record['model']}; `{record['command']}`, pools by `benchmarks/study_pools.py`. "
+        f"{len(record['rows'])} runs. Macro: the mean over tasks of the test NLL per response token, end-of-turn token included."
+    ]
     pools = list(dict.fromkeys(row["pool"] for row in rows))
     for pool in sorted(pools, key=lambda name: (list(TITLES).index(name.removesuffix("-noisy")), name)):
         of_pool = [row for row in rows if row["pool"] == pool]
@@ -33,10 +38,38 @@ def study(record: dict[str, Any]) -> str:
             if names == {"random"} and len(names) == 1:
                 continue
             parts.append(_table([row for row in of_pool if row["budget"] == budget], budget, curve))
-        if len(curve) > 1:
+        parts += [line for line in (_noise(of_pool), _cost(of_pool)) if line]
+        if len(curve) > 2:
             listed = ", ".join(f"{budget:,}: {nll:.3f}" for budget, nll in curve)
             parts.append(f"Random's learning curve, examples: macro NLL: {listed}.")
     return "\n\n".join(parts)
+
+
+def _noise(rows: Sequence[Row]) -> str:
+    """How much of the planted noise was suspected, in words."""
+    lines = []
+    for name in dict.fromkeys(row["strategy"] for row in rows if row.get("noise", {}).get("measured")):
+        found = [row["noise"] for row in rows if row["strategy"] == name and row.get("noise")]
+        precision, recall = (np.mean([entry[key] for entry in found]) for key in ("precision", "recall"))
+        measured, planted = (round(np.mean([entry[key] for entry in found])) for key in ("measured", "planted"))
+        lines.append(
+            f"{name}: of {measured:,} measured examples {planted:,} had exchanged answers; {recall:.0%} of them were suspected, and "
+            f"{precision:.0%} of the suspects were right."
+        )
+    return "Suspected noise. " + " ".join(lines) if lines else ""
+
+
+def _cost(rows: Sequence[Row]) -> str:
+    """What scoring and picking took of the default's rounds."""
+    found = [row for row in rows if row["strategy"] == "default"]
+    if not found or not any(row["seconds"]["score"] > 1 for row in found):
+        return ""
+    parts = []
+    for budget in sorted({row["budget"] for row in found}):
+        of = [row["seconds"] for row in found if row["budget"] == budget]
+        chosen = sum(entry["score"] + entry["select"] for entry in of)
+        parts.append(f"{chosen / (chosen + sum(entry['train'] for entry in of)):.0%} at {budget:,} examples")
+    return "Scoring and picking took, of the default's scoring, picking and training: " + ", ".join(parts) + "."
 
 
 def random_curve(rows: Sequence[Row]) -> list[tuple[int, float]]:

@@ -24,7 +24,8 @@ METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no_end",
 
 
 def arguments(world, run, strategies, seeds, *more):
-    shown = ("--config", world, "--run", run, "--set", f"seed={SEED}", "--budget", BUDGET, "--rounds", ROUNDS)
+    settings = ("--set", f"seed={SEED}", "--set", "train.mode=retrain")
+    shown = ("--config", world, "--run", run, *settings, "--budget", BUDGET, "--rounds", ROUNDS)
     return ("compare", *shown, "--strategies", strategies, "--seeds", seeds, *more)
 
 
@@ -87,6 +88,14 @@ def test_every_strategy_runs_with_every_seed_and_random_beside_them(compared):
         assert all(run["rounds"][-1]["examples"] == BUDGET for run in runs)
     assert [len(run["rounds"]) for run in compared.runs("random")] == [1, 1]  # nothing it could learn between rounds
     assert [r["examples"] for r in compared.runs("default")[0]["rounds"]] == [12, 24]
+
+
+def test_where_adapters_are_continued_all_have_as_many_rounds(world, tmp_path):
+    more = ("--json", "--set", "train.mode=continue")
+    document = winnow(*arguments(world, tmp_path / "run", "random", 1, *more)).document
+    assert [len(run["rounds"]) for run in document["runs"]] == [ROUNDS], (
+        "the learning rate takes the same course for all"
+    )
 
 
 def test_a_killed_comparison_can_be_looked_at_and_goes_on_without_training_twice(compared):
@@ -201,7 +210,7 @@ def test_a_proxy_stands_in_for_the_model(world, tmp_path):
     proxy = tmp_path / "proxy"
     shutil.copytree(config["model"]["name"], proxy)
     run = tmp_path / "run"
-    options = ("--config", world, "--run", run, "--budget", "600tok", "--rounds", 3, "--seeds", 1, "--proxy", proxy)
+    options = ("--config", world, "--run", run, "--budget", "600tok", "--rounds", 1, "--seeds", 1, "--proxy", proxy)
     result = winnow("compare", *options, "--strategies", "random")
     assert result.code == 0, result.err
     document = json.loads((run / "comparison.json").read_text())

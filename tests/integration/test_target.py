@@ -98,7 +98,7 @@ def test_a_comparison_says_it_too_and_trains_what_comes_to_the_same_once(world, 
 def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
     from types import SimpleNamespace
 
-    from al.selecting import aimed
+    from al.standing import aimed
     from selection.config import SelectConfig
 
     target = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: {"held": False}))
