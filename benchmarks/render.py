@@ -286,6 +286,33 @@ def cpu_speed(record: dict[str, Any]) -> str:
     return "\n".join(["## SmolLM2-135M in NF4 on a CPU", where, "", table(header, rows)])
 
 
+def noise_detection(record: dict[str, Any]) -> str:
+    """Suspected noise against planted noise."""
+    names = {"base": "nothing", "a1000": "1,000 random examples", "a4000": "4,000 random examples"}
+    rows = [
+        [
+            names[row["adapter"]],
+            f"{row['measured']:.0%}",
+            f"{row['precision']:.0%}",
+            f"{row['recall']:.0%}",
+            f"{row['suspected_of_clean']:.1%}",
+        ]
+        for row in record["rows"]
+    ]
+    header = ["adapter trained on", "measured", "of the suspects are planted", "of the planted are suspected", "suspected of a clean pool"]
+    text = [
+        "## Suspected noise",
+        f"{record['device']}; {record['date']}; `{record['command']}`",
+        "",
+        f"SmolLM2-135M on {record['examples']:,} examples of 391 tasks, {record['planted']:.1%} of them with exchanged answers and as many as three in "
+        "ten near-duplicates; neighbours by embeddings of prompts; recall of what is measured. Sparse measurement finds less: in the rounds of "
+        "docs/selection.md's study, where one example of each cluster is measured, see there.",
+        "",
+        table(header, rows),
+    ]
+    return "\n".join(text)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_h100": train_throughput,
     "train_h100_without_xformers": train_throughput,
@@ -294,6 +321,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "score_quality_cpu": score_quality,
     "reference_loss_cpu": reference_loss,
     "reference_loss_h100": reference_loss,
+    "noise_detection": noise_detection,
     "demo_round": demo_round,
     "cpu_speed": cpu_speed,
     "gpu_round": gpu_round,

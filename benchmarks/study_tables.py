@@ -21,11 +21,12 @@ TITLES = {
 def study(record: dict[str, Any]) -> str:
     """One table a pool and budget; the share of random's examples is read off random's own learning curve."""
     rows = [row for row in record["rows"] if row["split"] == "test"]
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    command = record["command"].split(" --")[0]
     parts = [
-        f"{record['device']}; "
-        + ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-        + f"; {record['date']}; {record['model']}; `{record['command']}`, pools by `benchmarks/study_pools.py`. "
-        f"{len(record['rows'])} runs. Macro: the mean over tasks of the test NLL per response token, end-of-turn token included."
+        f"{record['device']}; {versions}; {record['date']}; {record['model']}; `{command}`, pools by `benchmarks/study_pools.py`. "
+        f"{len(record['rows'])} runs. Macro: the mean over tasks of the test NLL per response token, end-of-turn token included. ± is the "
+        "standard deviation over seeds, which change clusters, picks and training. Strategies that look at losses have four rounds."
     ]
     pools = list(dict.fromkeys(row["pool"] for row in rows))
     for pool in sorted(pools, key=lambda name: (list(TITLES).index(name.removesuffix("-noisy")), name)):
@@ -42,7 +43,16 @@ def study(record: dict[str, Any]) -> str:
         if len(curve) > 2:
             listed = ", ".join(f"{budget:,}: {nll:.3f}" for budget, nll in curve)
             parts.append(f"Random's learning curve, examples: macro NLL: {listed}.")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_learning_rates(record["rows"])])
+
+
+def _learning_rates(rows: Sequence[Row]) -> list[str]:
+    """The winner and random at other learning rates, on dev."""
+    found = [row for row in rows if row["split"] == "dev" and "learning rate" in row["strategy"]]
+    listed = ", ".join(
+        f"{row['strategy']}: {row['macro_nll']:.3f}" for row in sorted(found, key=lambda r: r["strategy"])
+    )
+    return [f"At other learning rates (evals, 4,000 examples, one seed, macro NLL on dev): {listed}."] if found else []
 
 
 def _noise(rows: Sequence[Row]) -> str:
@@ -114,7 +124,9 @@ def _cells(name: str, runs: Sequence[Row], random: dict[int, Row], budget: int, 
     difference, p = ("–", "–") if name == "random" else paired(pairs)
     examples = worth(curve, mean("macro_nll"))
     lowest = min(nll for _, nll in curve)
-    if name == "random":
+    if len(curve) < 2:
+        share = "–"
+    elif name == "random":
         share = "1"
     elif examples is not None:
         share = f"{budget / examples:.2f}"

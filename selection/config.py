@@ -189,7 +189,7 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
     )
     allocation: str | None = Field(
         None,
-        description="How the budget is divided over clusters: random, uniform, size, loss, confidence, learnability, adaptive.",
+        description="How the budget is divided over clusters: random, uniform, size, loss, confidence, learnability, adaptive, target.",
     )
     picker: str | None = Field(None, description="Which examples inside a quota; docs/selection.md lists them.")
     temperature: float | None = Field(

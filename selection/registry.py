@@ -33,6 +33,7 @@ STRATEGIES: dict[str, Strategy] = {
     "qdit": Strategy("loss", "qdit", "clusters by loss, inside score and coverage, half and half", tail_cut=0.05),
     "s2l": Strategy("uniform", "s2l", "every cluster alike, inside every kind of loss trajectory alike"),
     "longest": Strategy("uniform", "longest", "every cluster alike, inside the longest"),
+    "target": Strategy("target", "random", "clusters by their share of the target's kind, random inside"),
     "nearest": Strategy("uniform", "nearest", "to the target by embedding, target examples taking turns"),
     "rds": Strategy("uniform", "rds", "to the target by hidden states (RDS+), target examples taking turns"),
     "less": Strategy("uniform", "less", "to the target by gradients (LESS), target examples taking turns"),

@@ -81,13 +81,19 @@ def measures(config: SelectConfig) -> frozenset[str]:
 
 
 def aims(config: SelectConfig) -> bool:
-    """Whether the picker needs a target."""
-    return PICKERS[resolve(config).picker].aims
+    """Whether the picker or the allocation needs a target."""
+    strategy = resolve(config)
+    return PICKERS[strategy.picker].aims or _allocation_aims(strategy)
+
+
+def _allocation_aims(strategy: Strategy) -> bool:
+    return ALLOCATIONS[strategy.allocation].aims and not PICKERS[strategy.picker].whole_pool
 
 
 def vectors_needed(config: SelectConfig) -> frozenset[str]:
-    """Names of `Candidates.vectors` that the picker looks at."""
-    return PICKERS[resolve(config).picker].vectors
+    """Names of `Candidates.vectors` that the picker or the allocation looks at."""
+    strategy = resolve(config)
+    return PICKERS[strategy.picker].vectors | ({"embedding"} if _allocation_aims(strategy) else set())
 
 
 def allocate(
@@ -305,10 +311,10 @@ def _check_vectors(candidates: Candidates, strategy: Strategy, names: Iterable[s
     for name in sorted(names):
         if name not in candidates.vectors:
             raise SelectionError(f"picker {strategy.picker}: expected {name} vectors of the candidates, found none.")
-        if PICKERS[strategy.picker].aims and candidates.vectors[name].targets is None:
-            raise SelectionError(
-                f"picker {strategy.picker}: expected {name} vectors of a target, found none; name a target."
-            )
+        aimed = PICKERS[strategy.picker].aims or (name == "embedding" and _allocation_aims(strategy))
+        if aimed and candidates.vectors[name].targets is None:
+            who = f"picker {strategy.picker}" if PICKERS[strategy.picker].aims else f"allocation {strategy.allocation}"
+            raise SelectionError(f"{who}: expected {name} vectors of a target, found none; name a target.")
 
 
 def _check_quotas(candidates: Candidates, quotas: Quotas, budget: Budget, explored: np.ndarray, left: int) -> None:

@@ -86,7 +86,7 @@ def test_json_output_stays_one_document(world, alien, tmp_path):
 
 
 def test_a_comparison_says_it_too_and_trains_what_comes_to_the_same_once(world, alien, tmp_path):
-    options = ("--config", world, "--run", tmp_path / "run", "--budget", BUDGET, "--target", alien)
+    options = ("--config", world, "--run", tmp_path / "run", "--budget", BUDGET, "--rounds", 1, "--target", alien)
     result = winnow("compare", *options, "--seeds", 1, "--strategies", "default", "--json")
     assert result.code == 0, result.err
     assert result.document["notes"] == [TARGET_NOT_HELD]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from selection.config import SelectConfig
 from selection.errors import SelectionError
 from selection.losses import cluster_losses
 from selection.randomness import DRAW, keyed_draw
-from selection.strategy import Budget, allocate
+from selection.strategy import Budget, Vectors, allocate
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 weight = st.one_of(st.sampled_from([0.0, 1.0, 1e-12, 1e9]), st.floats(0, 100))
@@ -208,3 +210,35 @@ def test_reasons_give_the_figures_the_quota_rests_on():
     assert "mean NLL 1.50 ± 0.00 over 8 measured" in reason[0] and "^ 2" in reason[0] and "of 12 examples" in reason[0]
     assert reason[1] == "no selectable example"
     assert "nothing measured here" in reason[3]
+
+
+def test_target_weights_are_the_shares_of_the_targets_nearest_neighbours():
+    rng = np.random.default_rng(5)
+    cluster = np.repeat([0, 1, 2], [600, 300, 100])
+    centres = np.eye(3, 8)
+    matrix = (centres[cluster] + 0.1 * rng.normal(size=(1000, 8))).astype(np.float16)
+    targets = (centres[[2] * 6 + [1] * 2] + 0.1 * rng.normal(size=(8, 8))).astype(np.float32)
+    aimed = replace(
+        candidates(cluster, keys=rng.permutation(1000)),
+        vectors={"embedding": Vectors(matrix, np.arange(1000), targets)},
+    )
+    cosine = (targets / np.linalg.norm(targets, axis=1, keepdims=True)) @ (
+        matrix.astype(np.float32) / np.linalg.norm(matrix.astype(np.float32), axis=1, keepdims=True)
+    ).T
+    near = np.argsort(-cosine, axis=1)[:, :16]
+    share = np.bincount(cluster[near.ravel()], minlength=3) / near.size
+    found = {
+        t: allocate(aimed, Budget("examples", 80), SelectConfig(strategy="target", temperature=t), SEED) for t in (0, 1)
+    }
+    assert np.allclose(found[1].weight, share) and share[2] == 0.75
+    assert np.allclose(found[0].weight, [0.6, 0.3, 0.1]), "temperature 0 takes no notice of the target"
+    assert found[1].quota.tolist() == [0, 20, 60] and found[1].reason[2].startswith(
+        "75.0% of the target, 10.0% of the pool"
+    )
+    with pytest.raises(SelectionError, match="allocation target: expected embedding vectors of a target"):
+        allocate(
+            replace(aimed, vectors={"embedding": Vectors(matrix, np.arange(1000))}),
+            Budget("examples", 80),
+            SelectConfig(strategy="target"),
+            SEED,
+        )

@@ -576,6 +576,7 @@ BEHAVIOURS = [
     Behaviour("adaptive goes where loss fell", "allocation", "loss", "adaptive", fastest_quota, later=True),
     Behaviour("adaptive makes up for what one had", "allocation", "adaptive", "loss", largest_quota, later=True),
     Behaviour("adaptive begins evenly", "allocation", "loss", "adaptive", evenness),
+    Behaviour("target goes where the target lies", "allocation", "uniform", "target", nearness_to_target("embedding")),
     Behaviour("top takes higher scores than random", "picker", "random", "top", typical_score),
     Behaviour("mid takes them closer together", "picker", "random", "mid", closeness_of_scores),
     Behaviour("random measures less than mid", "picker", "random", "mid", measured),
@@ -609,6 +610,9 @@ BEHAVIOURS = [
     Behaviour("qdit covers", "strategy", "top", "qdit", cover, {}),
     Behaviour("s2l takes rare trajectories", "strategy", "uniform", "s2l", rare_trajectories, {}),
     Behaviour("longest takes the longest", "strategy", "uniform", "longest", mean_length, {}),
+    Behaviour(
+        "target goes where the target lies", "strategy", "uniform", "target", nearness_to_target("embedding"), {}
+    ),
     Behaviour("nearest goes to the target", "strategy", "uniform", "nearest", nearness_to_target("embedding"), {}),
     Behaviour("rds goes there by hidden states", "strategy", "nearest", "rds", nearness_to_target("pooled"), {}),
     Behaviour("less goes there by gradients", "strategy", "nearest", "less", nearness_to_target("gradient"), {}),
