@@ -193,7 +193,7 @@ def split_names(text: str) -> list[str]:
     """Names of strategies out of `a,b c:key=1,key=2`: a comma ends a name, unless what follows is another change."""
     names: list[str] = []
     for part in filter(None, text.replace(" ", ",").split(",")):
-        if "=" in part and ":" not in part and names:
+        if "=" in part and ":" not in part.partition("=")[0] and names:
             names[-1] += f",{part}"
         else:
             names.append(part)

@@ -21,6 +21,7 @@ from al.shards import rows_digest
 from al.standing import Scored, Standing
 from al.suspects import held_back, reasons
 from al.vectors import vectors_of
+from selection.holdout import POOL
 from selection.scores import TARGETED, computable, needs
 
 SCORING_SHARE = 1 / 9
@@ -188,6 +189,8 @@ def training_rows(session: Session, prepared: Prepared, selection: Artifact, his
     """Pool rows that this round trains on: its picks, plus replayed or all earlier ones as `train.mode` says."""
     keys = prepared.open_pool().keys
     picked, earlier = np.load(selection.path / "picked.npy"), history.all_picked()
+    split = np.load(prepared.split.path / "split.npy")  # nor is what a holdout that came later holds, or nearly so
+    earlier = np.setdiff1d(earlier, keys[split != POOL], assume_unique=True)
     if prepared.target is not None:  # a target that came later: what it holds is not trained on again
         earlier = np.setdiff1d(earlier, keys[prepared.target.excluded], assume_unique=True)
     if session.config.train.mode == "continue":

@@ -299,13 +299,19 @@ def noise_detection(record: dict[str, Any]) -> str:
         ]
         for row in record["rows"]
     ]
-    header = ["adapter trained on", "measured", "of the suspects are planted", "of the planted are suspected", "suspected of a clean pool"]
+    header = [
+        "adapter trained on",
+        "measured",
+        "of the suspects are planted",
+        "of the planted are suspected",
+        "suspected of a clean pool",
+    ]
     text = [
         "## Suspected noise",
         f"{record['device']}; {record['date']}; `{record['command']}`",
         "",
-        f"SmolLM2-135M on {record['examples']:,} examples of 391 tasks, {record['planted']:.1%} of them with exchanged answers and as many as three in "
-        "ten near-duplicates; neighbours by embeddings of prompts; recall of what is measured. Sparse measurement finds less: in the rounds of "
+        f"SmolLM2-135M on {record['examples']:,} examples of 391 tasks, {record['planted']:.1%} of them with exchanged answers; "
+        f"{record.get('note', 'embeddings of prompts')}; recall among what is measured. Sparse measurement finds less: in the rounds of "
         "docs/selection.md's study, where one example of each cluster is measured, see there.",
         "",
         table(header, rows),

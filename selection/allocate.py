@@ -163,7 +163,8 @@ def adaptive_allocation(situation: Situation) -> Weights:
     that does not know the tasks' form yet say little: the shares go by d alone. O(n).
     """
     size, past, d = situation.size, situation.past, situation.distinct
-    even = np.where(size > 0, np.maximum(size, 1.0) ** (1 - d), 0.0)
+    amount = size if situation.unit == "examples" else situation.capacity  # of tokens, what a cluster holds is tokens as well
+    even = np.where(size > 0, np.maximum(amount, 1.0) ** (1 - d), 0.0)
     kind = f"clusters {d:.0%} distinct: {_size_counts(1 - d)}"
     if not past or np.isnan(situation.losses.pool_mean):
         return Weights(even, [f"nothing learned yet; {kind}, {n} selectable" for n in size])

@@ -50,8 +50,8 @@ def choose_k(k: int | Literal["auto"], n: int) -> int:
 
 
 def choose_cells(cells: int | Literal["auto"], k: int, n: int) -> int:
-    """`cells`, or for auto 12 a cluster, no more than a quarter of n, nor than 8,192; never fewer than k."""
-    return max(k, cells if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
+    """`cells`, or for auto 12 a cluster, no more than a quarter of n, nor than 8,192; never fewer than k, nor more than n."""
+    return max(k, min(cells, n) if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
