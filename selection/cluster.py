@@ -50,8 +50,8 @@ def choose_k(k: int | Literal["auto"], n: int) -> int:
 
 
 def choose_cells(cells: int | Literal["auto"], k: int, n: int) -> int:
-    """`cells`, or for auto 12 a cluster, no more than a quarter of n, nor than 8,192; never fewer than k, nor more than n."""
-    return max(k, min(cells, n) if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
+    """`cells`, or for auto 12 a cluster, no more than a quarter of n, nor than 8,192; never fewer than k."""
+    return max(k, cells if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
@@ -62,7 +62,7 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
         embeddings: (n, d) float, may be memory-mapped; float32 copies are made of the sample and of one block at a time.
 
     Raises:
-        SelectionError: fewer examples than clusters.
+        SelectionError: fewer examples than clusters, or than cells.
     """
     n = len(embeddings)
     k = choose_k(config.k, n)
@@ -72,6 +72,10 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
         )
     rng = np.random.default_rng([seed, CLUSTER])
     cells = choose_cells(config.cells, k, n)
+    if cells > n:
+        raise SelectionError(
+            f"cluster.cells: {cells} cells asked for, but the pool has {n} examples. Lower it, or set it to auto."
+        )
     sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
     looked_at = np.sort(rng.choice(n, size=min(n, QUALITY_SAMPLE), replace=False))
     centres, objective = _k_means(unit(embeddings[sample]), cells, config, seed)
