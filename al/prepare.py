@@ -289,6 +289,7 @@ def hold_out(
         kept = _carry_split(reader.keys, previous)
         if named is not None:
             sides = named_sides(named, reader.keys, usable)
+            _check_not_late(kept, sides)
             kept = sides if kept is None else np.where(kept == NEW, sides, kept)
         table = pq.read_table(groups.path / "groups.parquet")
         representative = table["representative"].to_numpy()
@@ -303,6 +304,16 @@ def hold_out(
     return session.run.stage(
         "split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
     )
+
+
+def _check_not_late(kept: np.ndarray | None, named: np.ndarray) -> None:
+    """Raises DataError if a file names examples that an earlier round could pick."""
+    late = 0 if kept is None else int(((kept == POOL) & np.isin(named, (DEV, TEST))).sum())
+    if late:
+        raise DataError(
+            f"holdout.dev_files, holdout.test_files: {late:,} of the examples they name were in the pool in an earlier round and may have "
+            "been trained on; start another run with these files, or name others."
+        )
 
 
 def name_sides(session: Session) -> Artifact:

@@ -166,7 +166,7 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
 
     return session.run.stage(
         "selection",
-        version=3,
+        version=4,
         params=params,
         build=build,
         label="select",

@@ -163,12 +163,15 @@ def adaptive_allocation(situation: Situation) -> Weights:
     that does not know the tasks' form yet say little: the shares go by d alone. O(n).
     """
     size, past, d = situation.size, situation.past, situation.distinct
-    amount = size if situation.unit == "examples" else situation.capacity  # of tokens, what a cluster holds is tokens as well
-    even = np.where(size > 0, np.maximum(amount, 1.0) ** (1 - d), 0.0)
+    amount = (
+        size if situation.unit == "examples" else situation.capacity
+    )  # of tokens, what a cluster holds is tokens as well
     kind = f"clusters {d:.0%} distinct: {_size_counts(1 - d)}"
     if not past or np.isnan(situation.losses.pool_mean):
+        even = np.where(size > 0, np.maximum(amount, 1.0) ** (1 - d), 0.0)
         return Weights(even, [f"nothing learned yet; {kind}, {n} selectable" for n in size])
     evidence, strategy = gather(past, situation.losses), situation.strategy
+    even = np.where(size > 0, np.maximum(amount + evidence.spent, 1.0) ** (1 - d), 0.0)
     level = np.maximum(situation.losses.expected, 1e-9) ** strategy.temperature
     worth = even * (level * evidence.relative_fall**strategy.learn) ** d
     weight = _fill_up(worth, evidence.spent, situation.total)

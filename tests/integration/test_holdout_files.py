@@ -151,3 +151,15 @@ def test_test_files_named_after_a_round_are_not_held_out_in_silence(world, files
     assert winnow("round", *shared).code == 0
     late = winnow("round", *shared, "--set", f"holdout.test_files=[{files['test']}]")
     assert late.code == 5 and "test.jsonl" in late.err and "start another run" in late.err
+
+
+def test_examples_that_could_be_picked_before_are_not_held_out_afterwards():
+    from al.errors import DataError
+    from al.prepare import _check_not_late
+    from selection.holdout import NEW, POOL
+
+    kept, named = np.array([POOL, DEV, NEW, SHADOW]), np.array([NEW, DEV, TEST, TEST])
+    _check_not_late(kept, named)
+    _check_not_late(None, named)
+    with pytest.raises(DataError, match="1 of the examples they name were in the pool in an earlier round"):
+        _check_not_late(kept, np.array([TEST, DEV, TEST, TEST]))

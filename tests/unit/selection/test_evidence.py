@@ -317,3 +317,16 @@ def test_suspects_say_nothing_about_their_cluster():
     pool = candidates(np.repeat([0, 1], 30), loss=loss, suspect=suspect & (np.arange(60) < 30))
     losses = cluster_losses(pool)
     assert losses.mean[0] == pytest.approx(1.05) and losses.size.tolist() == [20, 30]
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount", "quota"), [("tokens", 105_000, [100_000, 5_000]), ("examples", 200, [100, 100])]
+)
+def test_without_kinds_the_shares_are_the_pools_in_the_budgets_unit(unit, amount, quota):
+    pool = candidates(np.repeat([0, 1], 1000), tokens=np.repeat([1000, 50], 1000), loss=1.0)
+    config = SelectConfig(strategy="default", explore=0)
+    first = allocate(pool, Budget(unit, amount), config, (0, 1), (), 0.0)
+    assert first.quota.tolist() == quota
+    had = PastRound(np.full(2, np.nan), np.full(2, np.nan), np.array([0.0, quota[0] / 10]))
+    later = allocate(pool, Budget(unit, amount), config, (0, 2), [had], 0.0)
+    assert later.quota[0] > quota[0] and later.quota.sum() == sum(quota), "the second had enough before"
