@@ -143,9 +143,9 @@ def _examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: 
     from al.selecting import sample_per_cluster
     from selection.cluster import choose_k
     from selection.pick import PICKERS
-    from selection.strategy import needs_losses, resolve
+    from selection.strategy import by_default, needs_losses, resolve
 
-    if not needs_losses(config.select, number):
+    if not needs_losses(config.select, number) or (config.target.files and by_default(config.select)):
         return 0.0
     per_cluster, strategy = config.score.sample_per_cluster, resolve(config.select)
     if per_cluster == "all":

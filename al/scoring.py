@@ -57,15 +57,20 @@ def measurements(session: Session) -> frozenset[str]:
     Raises:
         ConfigError: a score that needs a target or a reference adapter where there is none.
     """
-    config = session.config
     from selection.strategy import aims, measures
 
+    config = session.config
     by_score = needs(config.score.by, *config.score.also)
     wanted = by_score | measures(config.select)
     if ((by_score & TARGETED) or aims(config.select)) and not config.target.files:
+        who = (
+            f"strategy {config.select.strategy} aims at"
+            if aims(config.select)
+            else "scores rds and less measure nearness to"
+        )
         raise ConfigError(
-            "score.by: `rds` and `less` measure nearness to a target, and there is none; name a file of examples of what the "
-            "model is to be good at: --target FILE, or target.files in the config."
+            f"score.by, select: {who} a target, and there is none; name a file of examples of what the model is to be good at: "
+            "--target FILE, or target.files in the config."
         )
     if "reference" in wanted and config.score.reference is None:
         raise ConfigError(
@@ -84,12 +89,12 @@ def measurements(session: Session) -> frozenset[str]:
 def notices(config: Config) -> list[str]:
     """What of the config's scoring comes to nothing, for people to read."""
     from selection.pick import PICKERS
-    from selection.strategy import aims, resolve
+    from selection.strategy import aims, by_default, resolve
 
     by, picker = describe(config.score.by), resolve(config.select).picker
     found = []
-    by_default = config.select.strategy == "default" and not (config.select.allocation or config.select.picker)
-    if config.target.files and not (needs(config.score.by) & TARGETED or aims(config.select) or by_default):
+    looked_at = needs(config.score.by) & TARGETED or aims(config.select) or by_default(config.select)
+    if config.target.files and not looked_at:
         found.append(
             f"the target is kept out of training but aims at nothing: strategy {config.select.strategy} does not look at it and "
             f"score.by is {by}; strategies default, nearest, rds and less aim at it"

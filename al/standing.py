@@ -46,7 +46,9 @@ class Standing:
 
 def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:
     """What the default strategy comes to with a target: nearest to it, or random if the pool does not hold its kind."""
-    if target is None or config.strategy != "default" or config.allocation or config.picker:
+    from selection.strategy import by_default
+
+    if target is None or not by_default(config):
         return config
     return config.model_copy(
         update={"strategy": "nearest" if target.artifact.json("target.json")["held"] else "random"}

@@ -193,8 +193,8 @@ def _size_counts(exponent: float) -> str:
 @allocation("learnability", first_measured=1)
 def learnability_allocation(situation: Situation) -> Weights:
     """By how much a cluster's loss falls for what is spent on it: Thompson sampling (1933) over clusters, whose arms are the
-    clusters and whose reward is the fall of loss per unit, known with the error that `selection.evidence` gives. Before two
-    rounds are measured: as `loss`. O(n)."""
+    clusters and whose reward is the fall of loss per unit, known with the error that `selection.evidence` gives. In the
+    first round: as `loss`; where earlier rounds tell nothing, every cluster alike. O(n)."""
     if len(situation.past) == 0:
         return loss_allocation(situation)
     evidence = gather(situation.past, situation.losses)

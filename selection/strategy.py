@@ -38,6 +38,7 @@ __all__ = [
     "Vectors",
     "aims",
     "allocate",
+    "by_default",
     "measures",
     "needs_losses",
     "registry",
@@ -78,6 +79,11 @@ def needs_losses(config: SelectConfig, number: int) -> bool:
 def measures(config: SelectConfig) -> frozenset[str]:
     """Measurements (as selection.scores names them) that the picker's vectors come from: "pooled", "gradient"."""
     return PICKERS[resolve(config).picker].vectors & {"pooled", "gradient"}
+
+
+def by_default(config: SelectConfig) -> bool:
+    """Whether nothing but the default strategy is asked for, which with a target aims at it."""
+    return config.strategy == "default" and config.allocation is None and config.picker is None
 
 
 def aims(config: SelectConfig) -> bool:
