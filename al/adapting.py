@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
+from al.columns import losses_before
 from al.lineage import History
-from al.pool.store import Pool, locate
+from al.pool.store import Pool
 from al.prepare import Prepared, load_embeddings
 from al.session import Session
 
@@ -78,17 +78,10 @@ def _origin(history: History) -> str | None:
 
 
 def _measurements(history: History, pool: Pool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, losses and rounds of all samples; what pickers wanted measured is no random part of a cluster."""
-    parts: list[tuple[Any, Any, Any]] = []
-    for number, done in enumerate(history.rounds, start=1):
-        if "score" not in done or "pool" not in done:
-            continue
-        table = pq.read_table(done["score"].path / "statistics.parquet", columns=["row", "nll_mean"])
-        rows, losses = table["row"].to_numpy(), table["nll_mean"].to_numpy()
-        at, there = locate(pool.keys, Pool.open(done["pool"].path).keys[rows])
-        parts.append((at[there], losses[there], np.full(int(there.sum()), number)))
-    rows, losses, epochs = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return rows, losses, epochs
+    """Rows, losses and rounds of all samples."""
+    found = losses_before(history, pool.keys, ("score",))
+    epochs = np.repeat([number for number, _, _ in found], [len(rows) for _, rows, _ in found])
+    return np.concatenate([rows for _, rows, _ in found]), np.concatenate([losses for _, _, losses in found]), epochs
 
 
 def _names(parents: list[tuple[int, ...]], names: list[str]) -> list[str]:

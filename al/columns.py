@@ -71,13 +71,28 @@ def scored_before(history: History) -> list[tuple[int, Artifact, Artifact]]:
     ]
 
 
+def losses_before(
+    history: History, keys: np.ndarray, roles: tuple[str, ...] = ("score", "shortlist")
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """What earlier rounds measured of the examples with these sorted `keys` (n,): the round, rows (m,), mean NLL (m,).
+
+    The samples alone (role "score") are random parts of their clusters; what a picker wanted measured is not.
+    """
+    found = []
+    for number, done in enumerate(history.rounds, start=1):
+        for role in roles:
+            if role in done and "pool" in done:
+                statistics = statistics_of(done[role])
+                at, there = locate(keys, Pool.open(done["pool"].path).keys[statistics["row"]])
+                found.append((number, at[there], statistics["nll_mean"][there]))
+    return found
+
+
 def _lowest_before(state: PoolState, history: History) -> np.ndarray:
     """(n,) the lowest mean NLL that an earlier round measured of each example, NaN for none."""
     lowest = np.full(len(state.keys), np.nan)
-    for _, artifact, pool in scored_before(history):
-        statistics = statistics_of(artifact)
-        at, found = locate(state.keys, Pool.open(pool.path).keys[statistics["row"]])
-        lowest[at[found]] = np.fmin(lowest[at[found]], statistics["nll_mean"][found])
+    for _, rows, losses in losses_before(history, state.keys):
+        lowest[rows] = np.fmin(lowest[rows], losses)
     return lowest
 
 

@@ -94,7 +94,7 @@ def _quotas(standing: Standing, scored: Scored, amount: Any) -> Any:
 
     before = replace(scored, shortlist=None)
     chooser = _candidates_for(standing, before)
-    past = past_rounds(standing.history, standing.state, standing.prepared.open_pool(), amount.unit)
+    past = past_rounds(standing.history, standing.state, amount.unit)
     distinct = distinctness(standing.clusters.json("clusters.json")["quality"]["silhouette"])
     return allocate(chooser, amount, standing.select, standing.seed, past, distinct)
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
-from al.columns import statistics_of
+from al.columns import losses_before, statistics_of
 from al.lineage import History
-from al.pool.store import Pool, locate
+from al.pool.store import Pool
 from al.prepare import Prepared
 from al.session import Session, local_identity
 
@@ -100,17 +100,10 @@ def _with_earlier(found: pa.Table, earlier: pa.Table, measured: np.ndarray) -> p
 
 def _loss_before(history: History, pool: Pool, rows: np.ndarray) -> np.ndarray:
     """(m,) the loss of each row in the latest earlier round that measured it, NaN for none."""
-    result = np.full(len(rows), np.nan)
-    for done in history.rounds:
-        if "score" not in done or "pool" not in done:
-            continue
-        statistics = statistics_of(done["score"])
-        keys = Pool.open(done["pool"].path).keys[statistics["row"]]
-        order = np.argsort(keys)
-        if len(keys):
-            at, there = locate(keys[order], pool.keys[rows])
-            result[there] = statistics["nll_mean"][order[at[there]]]
-    return result
+    latest = np.full(len(pool.keys), np.nan)
+    for _, measured, losses in losses_before(history, pool.keys, ("score",)):
+        latest[measured] = losses
+    return latest[rows]
 
 
 def held_back(

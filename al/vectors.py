@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from al.artifacts import Artifact
-from al.columns import scored_before, statistics_of
+from al.columns import losses_before, statistics_of
 from al.lineage import History
-from al.pool.store import Pool, locate
 from al.prepare import Prepared, load_embeddings
 from selection.config import SelectConfig
 
@@ -43,11 +42,10 @@ def _trajectories(prepared: Prepared, rows: np.ndarray, scored: list[Artifact], 
     """(n, r) loss of each of `rows` before each round's training, this one's last; NaN where it was not measured."""
     keys = prepared.open_pool().keys
     found = np.full((len(keys), history.number), np.nan, dtype=np.float32)
-    past = [(n - 1, artifact, Pool.open(pool.path).keys) for n, artifact, pool in scored_before(history)]
-    for column, artifact, of in [*past, *((history.number - 1, artifact, keys) for artifact in scored)]:
-        statistics = statistics_of(artifact)
-        at, there = locate(keys, of[statistics["row"]])
-        found[at[there], column] = statistics["nll_mean"][there]
+    for number, measured, losses in losses_before(history, keys):
+        found[measured, number - 1] = losses
+    for statistics in map(statistics_of, scored):
+        found[statistics["row"], -1] = statistics["nll_mean"]
     return found[rows]
 
 

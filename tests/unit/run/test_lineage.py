@@ -121,12 +121,11 @@ def test_past_rounds_are_told_by_the_present_clusters(grown):
     state = SimpleNamespace(
         keys=keys(10, 15, 20, 30, 40), cluster=np.array([0, 0, 1, 1, 2]), tokens=np.array([5, 6, 7, 8, 9])
     )
-    pool = SimpleNamespace(keys=state.keys)
-    first, second = past_rounds(grown, state, pool, "examples")
+    first, second = past_rounds(grown, state, "examples")
     np.testing.assert_allclose(first.loss, [3.0, 4.5, np.nan])
     np.testing.assert_allclose(second.loss, [1.5, np.nan, 2.5])  # shortlists are no random part of a cluster
     assert first.spent.tolist() == [0, 1, 0] and second.spent.tolist() == [1, 0, 1]
-    assert [entry.spent.tolist() for entry in past_rounds(grown, state, pool, "tokens")] == [[0, 7, 0], [5, 0, 9]]
+    assert [entry.spent.tolist() for entry in past_rounds(grown, state, "tokens")] == [[0, 7, 0], [5, 0, 9]]
 
 
 def test_the_loss_before_is_that_of_the_latest_round_that_measured_it(grown):
