@@ -15,6 +15,8 @@ from al.lineage import History
 from al.pool.store import Pool
 from al.prepare import Prepared, load_embeddings
 from al.session import Session
+from al.suspects import held_back
+from selection.config import NoiseConfig
 
 
 def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Artifact:
@@ -30,16 +32,18 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     if not any(artifact.json("score.json")["examples"] for artifact in measured):
         return before
 
+    suspects, held = history.last("suspects"), session.config.noise
+
     def build(out: Path, scratch: Path) -> None:
         from selection.adapt import adapt
 
         table = pq.read_table(before.path / "clusters.parquet")
         assignment = table["cluster"].to_numpy()
-        rows, losses, epochs = _measurements(history, prepared.open_pool())
-        suspects = history.last("suspects")
-        if suspects is not None:  # noise says nothing of its neighbourhood
-            noise = pq.read_table(suspects.path / "suspects.parquet", columns=["key"])["key"].to_numpy()
-            losses = np.where(np.isin(prepared.open_pool().keys[rows], noise), np.nan, losses)
+        pool = prepared.open_pool()
+        rows, losses, epochs = _measurements(history, pool)
+        ids = np.asarray(pool.ids)[rows]
+        noise = held_back(suspects, pool.keys[rows], ids, held.hold, held.release)
+        losses = np.where(noise, np.nan, losses)  # noise says nothing of its neighbourhood
         vectors = load_embeddings(prepared.embeddings)
         found = adapt(vectors, assignment, rows, losses, epochs)
         column = pa.array(found.assignment, type=pa.int32())
@@ -61,11 +65,11 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         inputs={
             "clusters": before,
             "embeddings": prepared.embeddings,
-            "suspects": history.last("suspects"),
+            "suspects": suspects,
             "pool": prepared.pool,
             **{f"score {i}": artifact for i, artifact in enumerate(measured)},
         },
-        params={"round": history.number},
+        params={"round": history.number} | ({} if held == NoiseConfig() else {"noise": held.model_dump(mode="json")}),
         build=build,
         label="adapt clusters",
     )

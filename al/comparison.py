@@ -175,7 +175,8 @@ def parse_strategy(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"--strategies {text}: expected NAME or NAME:key=value, for example top:score.by=ifd.")
-        if key.strip().partition(".")[0] not in OWN or key.strip() == "select.strategy":
+        section, dot, _ = key.strip().partition(".")
+        if section not in OWN or not dot or key.strip() == "select.strategy":
             raise ConfigError(
                 f"--strategies {text}: {key.strip()} is the same for all strategies; a strategy's own can be keys of "
                 f"{', '.join(OWN)}. --set changes it for all."

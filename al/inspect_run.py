@@ -37,16 +37,24 @@ def status(path: Path) -> dict[str, Any]:
                     k: v["macro_nll"] for k, v in read_summary(path, entry.number)["evaluation"]["models"].items()
                 }
             listed.append(row)
-        owner = path / "run.lock.owner"
+        owner, comparison = path / "run.lock.owner", path / "comparison.json"
         return {
             "run": str(path),
             "pool_version": pool[0] if pool else None,
             "pool_examples": pool[1].json("pool.json")["examples"] if pool else 0,
             "rounds": listed,
+            "comparison": _comparison(comparison) if comparison.is_file() else None,
             "stage": _last_stage(path),
             "working": _is_locked(path),
             "owner": owner.read_text(encoding="utf-8").strip() if owner.is_file() else None,
         }
+
+
+def _comparison(path: Path) -> dict[str, Any]:
+    """How far a comparison is, and its command."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    strategies = [entry["name"] for entry in document["strategies"]]
+    return {key: document[key] for key in ("runs_done", "runs_asked", "budget", "command")} | {"strategies": strategies}
 
 
 def _is_locked(path: Path) -> bool:
@@ -87,7 +95,12 @@ def describe_status(document: dict[str, Any]) -> str:
         line = f"  round {row['round']}  {row['state']:<5} budget {row['budget']:<8} started {row['started']}"
         scores = row.get("test_macro_nll")
         lines.append(line + ("  test NLL " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()) if scores else ""))
-    stage = document["stage"]
+    comparison, stage = document["comparison"], document["stage"]
+    if comparison:
+        lines.append(
+            f"  comparison of {', '.join(comparison['strategies'])} at {comparison['budget']}: "
+            f"{comparison['runs_done']} of {comparison['runs_asked']} runs done"
+        )
     if document["working"]:
         lines.append(f"  working: {document['owner']}")
     if stage:
@@ -102,6 +115,8 @@ def describe_status(document: dict[str, Any]) -> str:
         )
     if any(row["state"] == "open" for row in document["rounds"]) and not document["working"]:
         lines.append(f"  continue with: python cli.py resume --run {document['run']}")
+    if comparison and comparison["runs_done"] < comparison["runs_asked"] and not document["working"]:
+        lines.append(f"  continue with: {comparison['command']}")
     return "\n".join(lines)
 
 

@@ -65,10 +65,11 @@ def estimate(
     speed = training_tokens_per_s(config, shape, machine)
     tokens = _budget_tokens(config, request, pool, speed)
     examples = int(request.amount) if request.unit == "examples" else int(tokens / max(pool.mean_tokens, 1))
-    steps = max(1, -(-int(tokens * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
+    trained = tokens * _passes(config, number)
+    steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
     memory = training_memory(config, shape, machine)
     scored = _examples_scored(config, pool, tokens, number)
-    seconds = _seconds(config, pool, shape, machine, tokens, speed, scored)
+    seconds = _seconds(config, pool, shape, machine, trained, speed, scored)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
@@ -101,19 +102,26 @@ def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, s
     return request.amount if request.unit == "tokens" else request.amount * speed / config.train.epochs
 
 
+def _passes(config: Config, number: int) -> float:
+    """What round `number` trains on, in budgets: earlier picks too as `train.mode` says, as many a round as in this one."""
+    if config.train.mode == "retrain":
+        return float(number)
+    return 1.0 + config.train.replay * (number > 1)
+
+
 def _seconds(
     config: Config,
     pool: PoolEstimate,
     shape: ModelShape,
     machine: Machine,
-    tokens: float,
+    trained: float,
     speed: float,
     scored: float,
 ) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     models = 2 + int(config.control)
-    train = tokens * config.train.epochs / speed
+    train = trained * config.train.epochs / speed
     return {
         "tokenize": pool.examples / 5_000,
         "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
@@ -153,7 +161,8 @@ def _examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: 
     picked, picker = tokens / max(pool.mean_tokens, 1), PICKERS[strategy.picker]
     clusters = choose_k(config.cluster.k, pool.examples)
     if per_cluster == "auto":
-        per_cluster = sample_per_cluster(picked, config.train.epochs, clusters)
+        training = picked * number if config.train.mode == "retrain" else picked
+        per_cluster = sample_per_cluster(training, config.train.epochs, clusters)
     ranks = picker.uses_score or bool(picker.vectors & {"pooled", "gradient"})
     looked_at = picked * strategy.shortlist_factor / (1 - strategy.tail_cut) if ranks else 0.0
     return min(float(pool.examples), clusters * per_cluster + looked_at)

@@ -155,19 +155,20 @@ def embed(session: Session, pool: Artifact) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.embed import embed_texts, load_embedder
+        from selection.embed import embed_texts
 
         reader = Pool.open(pool.path)
         known = _known_embeddings(session, params)
-        embedder = load_embedder(config)
-        shape = (len(reader), embedder.get_embedding_dimension())
-        vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
-        missing = np.arange(len(reader))
-        if known is not None:
-            missing = _copy_known(reader.keys, vectors, *known)
-        fresh = np.empty((len(missing), shape[1]), dtype=np.float16)
-        with session.progress("embed", len(missing), "examples") as progress:
-            embed_texts(reader.texts(missing, part=config.text), config, fresh, progress=progress, embedder=embedder)
+        with session.embedder.at_work() as embedder:
+            shape = (len(reader), embedder.get_embedding_dimension())
+            vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
+            missing = np.arange(len(reader))
+            if known is not None:
+                missing = _copy_known(reader.keys, vectors, *known)
+            fresh = np.empty((len(missing), shape[1]), dtype=np.float16)
+            with session.progress("embed", len(missing), "examples") as progress:
+                texts = reader.texts(missing, part=config.text)
+                embed_texts(texts, config, fresh, progress=progress, embedder=embedder)
         vectors[missing] = fresh
         vectors.flush()
         np.save(out / "keys.npy", reader.keys)

@@ -45,18 +45,21 @@ def score_sample(standing: Standing, amount: Any) -> Artifact:
 
 
 def _sample_size(standing: Standing, amount: Any) -> Any:
-    """`score.sample_per_cluster`, or what auto comes to for this budget."""
+    """`score.sample_per_cluster`, or what auto comes to for what this round trains on."""
     config, state = standing.session.config, standing.state
     if config.score.sample_per_cluster != "auto":
         return config.score.sample_per_cluster
     examples = amount.amount if amount.unit == "examples" else amount.amount / state.tokens[state.rows].mean()
+    if config.train.mode == "retrain":
+        examples += len(standing.history.all_picked())
     clusters = len(np.unique(state.cluster[state.rows]))
     return sample_per_cluster(examples, config.train.epochs, clusters)
 
 
 def sample_per_cluster(examples: float, epochs: float, clusters: int) -> int:
-    """How many of each cluster are measured so that it takes SCORING_SHARE of the time of training; 1 to 8."""
-    return int(np.clip(SCORING_SHARE * epochs * examples / FORWARD_COST / max(clusters, 1), 1, 8))
+    """How many of each cluster are measured so that it takes SCORING_SHARE of the time of training; 2 to 8, since one example tells
+    nothing of how much of a difference between clusters is chance."""
+    return int(np.clip(SCORING_SHARE * epochs * examples / FORWARD_COST / max(clusters, 1), 2, 8))
 
 
 def score_target(standing: Standing) -> Artifact | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,10 @@ from al.progress import Progress
 from al.store import Run
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
 
+    from selection.config import EmbedConfig
     from trainer.model import Base
     from trainer.template import ChatTemplate
 
@@ -49,6 +53,28 @@ class Models:
         return base
 
 
+class Embedder:
+    """The embedder of a config: loaded on first use, on its device only while it is at work."""
+
+    def __init__(self, config: EmbedConfig):
+        self._config = config
+        self._loaded: tuple[SentenceTransformer, Any] | None = None
+
+    @contextmanager
+    def at_work(self) -> Iterator[SentenceTransformer]:
+        """The model on its device; after the block it waits in main memory, out of the way of training."""
+        from selection.embed import load_embedder
+
+        if self._loaded is None:
+            model = load_embedder(self._config)
+            self._loaded = model, model.device
+        model, device = self._loaded
+        try:
+            yield model.to(device)
+        finally:
+            model.to("cpu")
+
+
 class Session:
     """A run opened for work. Models load on first use and stay, so a fully resumed round loads none."""
 
@@ -57,12 +83,15 @@ class Session:
         self.config = config
         self.quiet = quiet
         self._models = Models(self)
+        self.embedder = Embedder(config.embed)
 
     def with_config(self, config: Config) -> Session:
         """The same run with another config; models are shared where both name the same."""
         other = Session(self.run, config, self.quiet)
         if config.model == self.config.model:
             other._models = self._models
+        if config.embed == self.config.embed:
+            other.embedder = self.embedder
         return other
 
     def progress(self, title: str, total: int | None, unit: str) -> Progress:

@@ -67,17 +67,16 @@ SCHEMA = pa.schema(
 def _suspicions(
     session: Session, pool: Pool, statistics: dict[str, np.ndarray], before: np.ndarray, number: int
 ) -> pa.Table:
-    from selection.embed import embed_texts, load_embedder
+    from selection.embed import embed_texts
     from selection.noise import LEAST_NEIGHBOURS, suspected_noise
 
     rows = statistics["row"]
     if len(rows) <= LEAST_NEIGHBOURS:
         return SCHEMA.empty_table()
-    config = session.config.embed
-    embedder = load_embedder(config)
-    vectors = np.empty((len(rows), embedder.get_embedding_dimension()), dtype=np.float16)
-    with session.progress("embed prompts", len(rows), "examples") as progress:
-        embed_texts(pool.texts(rows, part="prompt"), config, vectors, progress=progress, embedder=embedder)
+    prompts = pool.texts(rows, part="prompt")
+    with session.embedder.at_work() as embedder, session.progress("embed prompts", len(rows), "examples") as progress:
+        vectors = np.empty((len(rows), embedder.get_embedding_dimension()), dtype=np.float16)
+        embed_texts(prompts, session.config.embed, vectors, progress=progress, embedder=embedder)
     found = suspected_noise(vectors, statistics["nll_mean"], before=before)
     at = np.flatnonzero(found.suspect)
     columns = [

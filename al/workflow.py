@@ -147,9 +147,9 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
 
 
 def run_comparison(
-    options: Options, strategies: str, budget: str, rounds: int, seeds: int, proxy: str | None
+    options: Options, strategies: str, budget: str, count: int, seeds: int, proxy: str | None
 ) -> dict[str, Any]:
-    """Play a comparison, or what is left of it, in a run directory of its own; returns its document."""
+    """Play a comparison of `count` rounds, or what is left of it, in a run directory of its own; returns its document."""
     from al.comparison import compare, split_names
     from al.session import Session
     from selection.strategy import Budget
@@ -163,10 +163,14 @@ def run_comparison(
     stop_on_signals()
     directory = options.run_path or Path("runs") / f"compare-{options.run_directory().name}"
     with Run.create_or_open(directory) as run:
+        if rounds.last_round(run) is not None:
+            raise RunStateError(
+                f"{directory}: this is a run of rounds, and a comparison takes a directory of its own; give another --run, or none."
+            )
         session = Session(run, config, quiet=options.as_json)
         amount = Budget(request.unit, int(request.amount))
         document = compare(
-            session, split_names(strategies), amount, rounds, range(seeds), request.text, proxy is not None
+            session, split_names(strategies), amount, count, range(seeds), request.text, proxy is not None
         )
     return {**document, "page": str(directory / "comparison.html")}
 

@@ -14,6 +14,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import time
@@ -27,6 +28,8 @@ sys.path.insert(0, str(ROOT))
 Task = dict[str, Any]
 POOLS = ("evals", "p3", "target", "missing", "chat", "evals-noisy", "p3-noisy", "target-noisy")
 AIMED = ("target", "missing", "target-noisy")
+NUMBERS_OF_SEEDS = 3
+"""Seeds whose adapters write out their answers to gsm8k."""
 LEARNING_RATE = {"evals": 1e-3, "p3": 2e-3, "target": 2e-3, "missing": 2e-3, "chat": 1e-3}
 """Tuned on random, on dev."""
 
@@ -121,6 +124,8 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
             found = play(session, prepared, member, budget, task.get("rounds", 4), split)
             noise = found_noise(session, prepared, found["rounds"]) if pool.endswith("-noisy") else None
             task = task | {"noise": noise}
+            if pool in AIMED and split == TEST and task["seed"] < NUMBERS_OF_SEEDS:
+                task["right_numbers"] = right_numbers(session, prepared, found["rounds"][-1]["artifacts"]["train"])
             results.put((number, task | {"seconds": round(time.time() - started, 1), "rounds_done": found["rounds"]}))
         except Exception:
             results.put((number, task | {"error": traceback.format_exc()}))
@@ -151,6 +156,34 @@ def found_noise(session: Any, prepared: Any, rounds: list[dict[str, Any]]) -> di
     }
 
 
+def right_numbers(session: Any, prepared: Any, adapter: str) -> float:
+    """Share of gsm8k's test questions whose greedily written answer has the right number after `####`."""
+    import numpy as np
+
+    from selection.holdout import TEST
+    from trainer.config import GenerateConfig
+    from trainer.generate import generate
+
+    pool = prepared.open_pool()
+    rows = np.flatnonzero(np.load(prepared.split.path / "split.npy") == TEST)
+    conversations, template = pool.messages(rows), session.template
+    prompts = template.prompt_ids_batch([messages[:-1] for messages in conversations])
+    config = GenerateConfig(max_new_tokens=200, samples=0, batch_tokens=131_072)
+    path = session.run.find(*adapter.split("/")).path / "adapter"
+    with session.base.adapter(path) as model:
+        written = generate(model, prompts, config, end_ids=template.end_ids, seed=0)
+    texts = session.tokenizer.batch_decode([answers[0] for answers in written], skip_special_tokens=True)
+    wanted = [number_after_mark(messages[-1]["content"]) for messages in conversations]
+    right = [w is not None and number_after_mark(text) == w for w, text in zip(wanted, texts, strict=True)]
+    return round(float(np.mean(right)), 4)
+
+
+def number_after_mark(text: str) -> str | None:
+    """The number after the first `####`, without thousands separators, as gsm8k's authors compare it; None without one."""
+    found = re.search(r"#### (\-?[0-9\.\,]+)", text)
+    return found.group(1).strip().replace(",", "") if found else None
+
+
 def rows_of(done: Task) -> Task:
     """A finished task as a row of the study."""
     last = done["rounds_done"][-1]
@@ -172,6 +205,8 @@ def rows_of(done: Task) -> Task:
     row["curve"] = [[entry["examples"], entry["tokens"], round(entry["macro_nll"], 5)] for entry in done["rounds_done"]]
     if done.get("noise"):
         row["noise"] = done["noise"]
+    if "right_numbers" in done:
+        row["right_numbers"] = done["right_numbers"]
     return row | {"split": done.get("split", "test"), "set": done.get("set", {}), "wall": done["seconds"]}
 
 
@@ -254,7 +289,7 @@ def main() -> None:
         print(
             f"[{time.time() - started:.0f} s] {row['pool']} {row['budget']} {row['strategy']} {row['seed']} {row['set'] or ''} "
             f"macro {row['macro_nll']:.4f} micro {row['micro_nll']:.4f} em {row['em']:.3f} tokens {row['tokens']} {row['seconds']} "
-            f"{row.get('noise', '')}",
+            f"{row.get('noise', '')} {row.get('right_numbers', '')}",
             flush=True,
         )
     for queue in queues:

@@ -40,6 +40,11 @@ class Situation:
     past: tuple[PastRound, ...]
     distinct: float
 
+    @property
+    def amount(self) -> np.ndarray:
+        """(k,) what each cluster holds, in the budget's unit."""
+        return self.size if self.unit == "examples" else self.capacity
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -111,11 +116,12 @@ def uniform_allocation(situation: Situation) -> Weights:
 
 @allocation("size")
 def size_allocation(situation: Situation) -> Weights:
-    """Number of candidates ^ temperature: 1 keeps the pool's proportions, 0 is uniform (temperature sampling of multilingual
-    pretraining, arXiv 1911.02116, section 3.1). O(k)."""
-    size, temperature = situation.size, situation.strategy.temperature
-    weight = np.where(size > 0, np.maximum(size, 1.0) ** temperature, 0.0)
-    return Weights(weight, [f"{n} selectable ^ {temperature:g}" for n in size])
+    """What a cluster holds, in the budget's unit, ^ temperature: 1 keeps the pool's proportions, 0 is uniform (temperature sampling
+    of multilingual pretraining, arXiv 1911.02116, section 3.1). O(k)."""
+    amount, temperature = situation.amount, situation.strategy.temperature
+    weight = np.where(situation.size > 0, np.maximum(amount, 1.0) ** temperature, 0.0)
+    unit = " tokens" if situation.unit == "tokens" else ""
+    return Weights(weight, [f"{n}{unit} selectable ^ {temperature:g}" for n in amount])
 
 
 @allocation("loss", first_measured=1)
@@ -162,10 +168,7 @@ def adaptive_allocation(situation: Situation) -> Weights:
     those of the pool, as at random. In the first round nothing is known of what training changes, and losses of a model
     that does not know the tasks' form yet say little: the shares go by d alone. O(n).
     """
-    size, past, d = situation.size, situation.past, situation.distinct
-    amount = (
-        size if situation.unit == "examples" else situation.capacity
-    )  # of tokens, what a cluster holds is tokens as well
+    size, amount, past, d = situation.size, situation.amount, situation.past, situation.distinct
     kind = f"clusters {d:.0%} distinct: {_size_counts(1 - d)}"
     if not past or np.isnan(situation.losses.pool_mean):
         even = np.where(size > 0, np.maximum(amount, 1.0) ** (1 - d), 0.0)

@@ -127,8 +127,8 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     sample_per_cluster: Annotated[int, Field(ge=1)] | Literal["all", "auto"] = Field(
         "auto",
         description="Random examples of each cluster that are measured, or all. The error of a cluster's mean falls as "
-        "1/sqrt(sample), the cost of scoring grows in proportion. auto: so many that it takes about a ninth of the time of training "
-        "on the budget, between 1 and 8.",
+        "1/sqrt(sample), the cost of scoring grows in proportion. auto: so many that it takes about a ninth of the time of "
+        "training in this round, between 2 and 8; of 1, nothing tells difference between clusters from chance.",
     )
     by: str | dict[str, float] = Field(
         "nll",

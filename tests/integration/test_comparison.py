@@ -231,6 +231,7 @@ def test_a_proxy_stands_in_for_the_model(world, tmp_path):
         (("--strategies", "top:score.by=lss"), "Did you mean 'less'"),
         (("--strategies", "top:score.by={"), "not valid YAML"),
         (("--strategies", "top:holdout.test=5"), "the same for all strategies"),
+        (("--strategies", "top:select=loss"), "the same for all strategies"),
         (("--strategies", "random:seed=9"), "the same for all strategies"),
         (("--strategies", "default nearest"), "--target FILE"),
         (("--strategies", "top:score.by=rds"), "--target FILE"),
@@ -245,6 +246,27 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(world, tmp_path, o
     result = winnow("compare", "--config", world, "--run", tmp_path / "run", *given, *options)
     assert result.code == 2 and message in result.err, result.err
     assert not (tmp_path / "run/artifacts").exists()
+
+
+def test_a_run_of_rounds_is_no_place_for_a_comparison(world, tmp_path):
+    from al import rounds
+    from al.store import Run
+
+    with Run.create_or_open(tmp_path / "run") as run:
+        rounds.open_round(run, 1, "9", {})
+    result = winnow("compare", "--config", world, "--run", tmp_path / "run", "--budget", BUDGET)
+    assert result.code == 5 and "a comparison takes a directory of its own" in result.err
+    assert not (tmp_path / "run/comparison.json").exists()
+
+
+def test_status_tells_how_far_it_is(compared, tmp_path):
+    told = winnow("status", "--run", compared.run)
+    assert told.code == 0 and f"comparison of default, {OTHER}, random at {BUDGET}: 6 of 6 runs done" in told.out
+    assert "continue with" not in told.out
+    cut = tmp_path / "run"
+    shutil.copytree(compared.run, cut, symlinks=True)
+    (cut / "comparison.json").write_text(json.dumps(compared.document | {"runs_done": 4}))
+    assert f"continue with: {compared.document['command']}" in winnow("status", "--run", cut).out
 
 
 def test_an_error_is_one_json_document_too(world, tmp_path):

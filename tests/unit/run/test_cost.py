@@ -107,8 +107,27 @@ def test_predictions_hold_on_the_machine_that_was_measured():
             assert row["tokens_per_s"] == pytest.approx(row["planned_tokens_per_s"], rel=0.20), row["name"]
 
 
+def test_a_round_that_trains_on_earlier_picks_too_is_planned_with_them():
+    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
+
+    def seconds(number: int, **train):
+        return estimate(config(**train), parse_budget("1000"), pool, mistral(), H100, number)["seconds"]["train"]
+
+    assert seconds(3, mode="retrain") == pytest.approx(3 * seconds(1, mode="retrain"), rel=0.01)
+    assert seconds(3, mode="continue", replay=0.5) == pytest.approx(1.5 * seconds(1, mode="continue"), rel=0.01)
+
+
 @pytest.mark.parametrize(("budget", "number", "dear"), [("250", 2, True), ("250", 1, False), ("20000", 2, False)])
 def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of(budget, number, dear):
     pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
     planned = estimate(config(), parse_budget(budget), pool, mistral(), H100, number)
     assert any("measuring takes" in text for text in planned["warnings"]) == dear
+
+
+@pytest.mark.parametrize(("examples", "clusters", "measured"), [(1_000, 250, 2), (9_000, 250, 8), (3_000, 250, 4)])
+def test_at_least_two_of_each_cluster_are_measured_and_a_ninth_of_the_time_of_training_is_spent(
+    examples, clusters, measured
+):
+    from al.selecting import sample_per_cluster
+
+    assert sample_per_cluster(examples, 1, clusters) == measured

@@ -180,6 +180,13 @@ def test_size_is_weighed_to_the_power_of_the_temperature():
     assert quotas_of(pool, 42, strategy="size", temperature=1).quota.tolist() == [32, 8, 0, 2]
 
 
+def test_size_is_that_of_the_budgets_unit():
+    pool = candidates([0] * 400 + [1] * 100, tokens=[1] * 400 + [16] * 100)
+    config = SelectConfig(strategy="size", temperature=0.5, tail_cut=0, explore=0)
+    quotas = allocate(pool, Budget("tokens", 300), config, SEED)
+    assert quotas.quota.tolist() == [100, 200] and "1600 tokens selectable" in quotas.reason[1]
+
+
 def test_uniform_gives_every_cluster_alike_and_passes_on_what_small_ones_lack():
     pool = candidates([0] * 100 + [2] * 100 + [3] * 2)
     assert quotas_of(pool, 42, strategy="uniform").quota.tolist() == [20, 0, 20, 2]
