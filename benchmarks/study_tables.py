@@ -26,7 +26,8 @@ def study(record: dict[str, Any]) -> str:
     parts = [
         f"{record['device']}; {versions}; {record['date']}; {record['model']}; `{command}`, pools by `benchmarks/study_pools.py`. "
         f"{len(record['rows'])} runs. Macro: the mean over tasks of the test NLL per response token, end-of-turn token included. ± is the "
-        "standard deviation over seeds, which change clusters, picks and training. Strategies that look at losses have four rounds."
+        "standard deviation over seeds, which change clusters, picks and training. p: paired t-test against random, not corrected for "
+        "the number of strategies. Strategies that look at losses have four rounds."
     ]
     pools = list(dict.fromkeys(row["pool"] for row in rows))
     for pool in sorted(pools, key=lambda name: (list(TITLES).index(name.removesuffix("-noisy")), name)):
@@ -39,20 +40,52 @@ def study(record: dict[str, Any]) -> str:
             if names == {"random"} and len(names) == 1:
                 continue
             parts.append(_table([row for row in of_pool if row["budget"] == budget], budget, curve))
-        parts += [line for line in (_noise(of_pool), _cost(of_pool)) if line]
+        parts += [line for line in (_noise(of_pool), _numbers(of_pool), _cost(of_pool)) if line]
         if len(curve) > 2:
             listed = ", ".join(f"{budget:,}: {nll:.3f}" for budget, nll in curve)
             parts.append(f"Random's learning curve, examples: macro NLL: {listed}.")
-    return "\n\n".join([*parts, *_learning_rates(record["rows"])])
+    return "\n\n".join([*parts, *_learning_rates(record["rows"]), *_trials(record["rows"])])
 
 
 def _learning_rates(rows: Sequence[Row]) -> list[str]:
     """The winner and random at other learning rates, on dev."""
-    found = [row for row in rows if row["split"] == "dev" and "learning rate" in row["strategy"]]
+    found = [row for row in rows if row["split"] == "dev" and _of_learning_rate(row)]
     listed = ", ".join(
         f"{row['strategy']}: {row['macro_nll']:.3f}" for row in sorted(found, key=lambda r: r["strategy"])
     )
     return [f"At other learning rates (evals, 4,000 examples, one seed, macro NLL on dev): {listed}."] if found else []
+
+
+def _of_learning_rate(row: Row) -> bool:
+    return "learning rate" in row["strategy"]
+
+
+def _trials(rows: Sequence[Row]) -> list[str]:
+    """What was tried on dev before the knobs were set, best first by pool."""
+    by_trial = defaultdict(list)
+    for row in rows:
+        if row["split"] == "dev" and not _of_learning_rate(row):
+            by_trial[row["pool"], row["budget"], row["strategy"]].append(row)
+    if not by_trial:
+        return []
+    lines = ["Tried on dev | pool, examples | seeds | macro NLL | micro NLL | exact match", "|".join(["---"] * 6)]
+    for (pool, budget, name), runs in sorted(
+        by_trial.items(), key=lambda item: (item[0][:2], np.mean([row["macro_nll"] for row in item[1]]))
+    ):
+        means = [float(np.mean([row[key] for row in runs])) for key in ("macro_nll", "micro_nll", "macro_em")]
+        cells = [name, f"{pool}, {budget:,}", str(len(runs)), f"{means[0]:.3f}", f"{means[1]:.3f}", f"{means[2]:.1%}"]
+        lines.append(" | ".join(cells))
+    return ["\n".join(f"| {line} |" for line in lines)]
+
+
+def _numbers(rows: Sequence[Row]) -> str:
+    """How often written answers had the right number, by strategy."""
+    by_strategy = defaultdict(list)
+    for row in rows:
+        if "right_numbers" in row:
+            by_strategy[row["strategy"]].append(row["right_numbers"])
+    told = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in sorted(by_strategy.items()))
+    return f"GSM8K answers written greedily with the right number after `####`: {told}." if told else ""
 
 
 def _noise(rows: Sequence[Row]) -> str:
