@@ -57,9 +57,9 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
-    for line in target_notices(prepared.target):
-        session.tell(f"note: {line}")
     ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
+    for line in target_notices(prepared.target) + selecting.late_holdout(session, prepared, ours):
+        session.tell(f"note: {line}")
     previous = ours.adapter()
 
     amount = resolve_budget(session, prepared, budget, done)

@@ -188,6 +188,20 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
     )
 
 
+def late_holdout(session: Session, prepared: Prepared, history: History) -> list[str]:
+    """What to tell of an adapter that goes on although it has learned what was held out, or nearly so, only after."""
+    if session.config.train.mode != "continue":
+        return []
+    rows = find_rows(prepared.open_pool().keys, history.all_picked())
+    late = int((np.load(prepared.split.path / "split.npy")[rows] != POOL).sum())
+    if not late:
+        return []
+    return [
+        f"{late:,} examples that earlier rounds trained on are by now held out, or nearly in what is held out, and the adapter goes "
+        "on from them: its figures flatter it; train.mode=retrain leaves them out"
+    ]
+
+
 def training_rows(session: Session, prepared: Prepared, selection: Artifact, history: History) -> np.ndarray:
     """Pool rows that this round trains on: its picks, plus replayed or all earlier ones as `train.mode` says."""
     keys = prepared.open_pool().keys
