@@ -63,7 +63,7 @@ def estimate(
 ) -> dict[str, Any]:
     """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB."""
     speed = training_tokens_per_s(config, shape, machine)
-    tokens = _budget_tokens(config, request, pool, speed)
+    tokens = _budget_tokens(config, request, pool, speed, number)
     examples = int(request.amount) if request.unit == "examples" else int(tokens / max(pool.mean_tokens, 1))
     trained = tokens * _passes(config, number)
     steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
@@ -96,10 +96,13 @@ def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, in
     return dict(Counter(str(kind) for kind in divided(config, shape, machine).retentions))
 
 
-def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, speed: float) -> float:
+def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, speed: float, number: int) -> float:
     if request.unit == "examples":
         return request.amount * pool.mean_tokens
-    return request.amount if request.unit == "tokens" else request.amount * speed / config.train.epochs
+    if request.unit == "tokens":
+        return request.amount
+    replayed = _passes(config, number) if config.train.mode == "continue" else 1.0
+    return request.amount * speed / (config.train.epochs * replayed)
 
 
 def _passes(config: Config, number: int) -> float:

@@ -23,7 +23,7 @@ PROBE_STEPS = 3
 def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, done: RoundArtifacts) -> Any:
     """The budget as selection takes it (examples or tokens).
 
-    Training time becomes tokens: measured tokens/s × seconds / (epochs × (1 + replay)).
+    Training time becomes tokens: measured tokens/s × seconds / epochs, less what is replayed in rounds after the first.
     """
     from selection.strategy import Budget
 
@@ -31,7 +31,7 @@ def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, 
         return Budget(unit=budget.unit, amount=int(budget.amount))
     speed = done.keep("throughput", throughput(session, prepared, done.number))
     train = session.config.train
-    share = train.epochs * (1 + (train.replay if train.mode == "continue" else 0))
+    share = train.epochs * (1 + (train.replay if train.mode == "continue" and done.number > 1 else 0))
     return Budget(unit="tokens", amount=int(speed.json("throughput.json")["tokens_per_s"] * budget.amount / share))
 
 

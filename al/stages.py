@@ -21,7 +21,7 @@ from al.scoring import MOMENTS, measurements
 from al.session import Session
 from al.shards import rows_digest
 from selection.holdout import DEV
-from trainer.config import NO_PART_OF_THE_RESULT
+from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 
 
 def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
@@ -76,13 +76,14 @@ def train(
         ConfigError: `train.eval_every` is set and there is no dev example.
     """
     config = session.config
+    settings = _pace(config.train, previous)
     moments = lineage is not CONTROL and "gradient" in measurements(session)
     params = {
         "model": session.model_params(),
         "lora": config.lora.model_dump(mode="json"),
         "seed": config.seed,
         "round": number,
-        "train": config.train.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT),
+        "train": settings.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT),
         "steps": steps,
         **({"moments": True} if moments else {}),
     }
@@ -92,7 +93,7 @@ def train(
 
         with _adapter_to_train(session, previous, number) as model:
             kept = out / MOMENTS if moments else None
-            report = _run_training(session, model, prepared, packs, scratch, number, lineage, steps, kept)
+            report = _run_training(session, settings, model, prepared, packs, scratch, number, lineage, steps, kept)
             save_adapter(model, out / "adapter")
         (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
         write_json(out / "train.json", asdict(report))
@@ -112,6 +113,11 @@ def train(
     )
 
 
+def _pace(config: TrainConfig, previous: Artifact | None) -> TrainConfig:
+    """The config with the warm-up that suits a new adapter or one that goes on."""
+    return config if previous is None else config.model_copy(update={"warmup_ratio": config.rewarmup_ratio})
+
+
 def _adapter_to_train(session: Session, previous: Artifact | None, number: int) -> Any:
     if previous is not None:
         return session.base.adapter(previous.path / "adapter", trainable=True)
@@ -120,6 +126,7 @@ def _adapter_to_train(session: Session, previous: Artifact | None, number: int) 
 
 def _run_training(
     session: Session,
+    config: TrainConfig,
     model: Any,
     prepared: Tokenized,
     packs: Artifact,
@@ -135,7 +142,7 @@ def _run_training(
     from trainer.train import train
 
     plan, tokens = PackPlan.open(packs.path / "plan"), TokenTable.open(prepared.tokens.path)
-    total = planned_steps(len(plan.offsets) - 1, session.config.train, steps)
+    total = planned_steps(len(plan.offsets) - 1, config, steps)
     curve = Curve(scratch / "curve.jsonl")
     with session.progress(lineage.title, total, "steps") as progress:
 
@@ -150,7 +157,7 @@ def _run_training(
             tokens,
             plan,
             np.load(packs.path / "rows.npy"),
-            session.config.train,
+            config,
             seed=session.config.seed,
             round=number,
             steps=steps,

@@ -9,7 +9,6 @@ STRATEGIES: dict[str, Strategy] = {
         "adaptive",
         "random",
         "kinds of example alike, then more where loss remains and falls; as the pool where there are no kinds",
-        temperature=0.5,
         learn=0.5,
         explore=0.02,
     ),

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-NO_PART_OF_THE_RESULT = frozenset({"activation_memory", "checkpoint_every", "keep_checkpoints", "max_loss_ratio"})
-"""Keys of TrainConfig on which a finished adapter does not depend: they may change while a training is interrupted."""
+NO_PART_OF_THE_RESULT = frozenset(
+    {"activation_memory", "checkpoint_every", "keep_checkpoints", "max_loss_ratio", "mode", "replay", "rewarmup_ratio"}
+)
+"""Keys of TrainConfig on which a finished adapter does not depend: they may change while a training is interrupted. The last three decide
+what it is trained on, from which adapter, and which warm-up is used."""
 
 
 class ModelConfig(BaseModel, extra="forbid", frozen=True):
@@ -109,6 +112,13 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     warmup_ratio: float = Field(
         0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises linearly."
     )
+    rewarmup_ratio: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="The same where an adapter goes on from the round before: the optimizer's moments start anew there, and large "
+        "first steps undo what was learned (re-warming, arXiv 2403.08763).",
+    )
     epochs: float = Field(1.0, gt=0, description="Passes over the selection; a fraction trains on part of the packs.")
     pack_length: int = Field(
         2048,
@@ -170,19 +180,21 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         "that was picked so far.",
     )
     replay: float = Field(
-        0.0,
+        0.5,
         ge=0,
         le=1,
-        description="With continue: examples of earlier rounds mixed in, as a share of the new ones.",
+        description="With continue: examples of earlier rounds mixed in, as a share of the new ones. Training takes so much longer, "
+        "and much less is forgotten.",
     )
 
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> TrainConfig:
         if self.patience and self.eval_every is None:
             raise ValueError(f"patience: {self.patience} needs evaluations to count; set eval_every too")
-        if self.schedule == "wsd" and self.warmup_ratio + self.decay_ratio > 1:
+        if self.schedule == "wsd" and max(self.warmup_ratio, self.rewarmup_ratio) + self.decay_ratio > 1:
             raise ValueError(
-                f"warmup_ratio + decay_ratio: expected at most 1, found {self.warmup_ratio} + {self.decay_ratio}"
+                f"warmup_ratio + decay_ratio: expected at most 1, found {self.warmup_ratio} + {self.decay_ratio} "
+                f"(and rewarmup_ratio {self.rewarmup_ratio})"
             )
         return self
 
