@@ -151,10 +151,10 @@ def _measured(config: Config) -> frozenset[str]:
 
 def _examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: int) -> float:
     """The sample of every cluster, and what the picker ranks inside the quotas; at most the pool."""
-    from al.selecting import sample_per_cluster
+    from al.selecting import LEAST_SAMPLE, sample_per_cluster
     from selection.cluster import choose_k
     from selection.pick import PICKERS
-    from selection.strategy import by_default, needs_losses, resolve
+    from selection.strategy import by_default, can_do_without_losses, needs_losses, resolve
 
     if not needs_losses(config.select, number) or (config.target.files and by_default(config.select)):
         return 0.0
@@ -166,6 +166,8 @@ def _examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: 
     if per_cluster == "auto":
         training = picked * number if config.train.mode == "retrain" else picked
         per_cluster = sample_per_cluster(training, config.train.epochs, clusters)
+        if per_cluster < LEAST_SAMPLE:
+            per_cluster = 0 if can_do_without_losses(config.select) else LEAST_SAMPLE
     ranks = picker.uses_score or bool(picker.vectors & {"pooled", "gradient"})
     looked_at = picked * strategy.shortlist_factor / (1 - strategy.tail_cut) if ranks else 0.0
     return min(float(pool.examples), clusters * per_cluster + looked_at)

@@ -26,6 +26,8 @@ from selection.scores import TARGETED, computable, needs
 
 SCORING_SHARE = 1 / 9
 """sample_per_cluster auto: what scoring may take of the time of training."""
+LEAST_SAMPLE = 2
+"""Of each cluster; one example tells nothing of how much of a difference between clusters is chance."""
 FORWARD_COST = 1 / 3
 """Of a forward pass, in passes of training."""
 
@@ -36,16 +38,20 @@ def score_sample(standing: Standing, amount: Any) -> Artifact:
     from selection.strategy import needs_losses
 
     session, prepared, state = standing.session, standing.prepared, standing.state
-    eligible = (state.outcome == CODE["selectable"]) & needs_losses(standing.select, standing.number)
+    size = _sample_size(standing, amount) if needs_losses(standing.select, standing.number) else 0
+    eligible = (state.outcome == CODE["selectable"]) & (size != 0)
     if "quality" in scoring.measurements(session):
         quality_column(session, prepared, state)  # a column that is not there is told before anything is measured
-    rows = stratified_sample(state.cluster, state.keys, eligible, _sample_size(standing, amount), standing.seed)
+    rows = stratified_sample(state.cluster, state.keys, eligible, size, standing.seed)
     adapter = standing.history.adapter()
     return scoring.score(session, prepared.tokens, adapter, np.sort(rows), standing.number, "score sample")
 
 
 def _sample_size(standing: Standing, amount: Any) -> Any:
-    """`score.sample_per_cluster`, or what auto comes to for what this round trains on."""
+    """`score.sample_per_cluster`, or what auto comes to for what this round trains on: 0 where the allocation makes do without and
+    losses would not pay, because two a cluster are too dear or because the clusters are no kinds that losses could tell apart."""
+    from selection.strategy import can_do_without_losses
+
     config, state = standing.session.config, standing.state
     if config.score.sample_per_cluster != "auto":
         return config.score.sample_per_cluster
@@ -53,13 +59,14 @@ def _sample_size(standing: Standing, amount: Any) -> Any:
     if config.train.mode == "retrain":
         examples += len(standing.history.all_picked())
     clusters = len(np.unique(state.cluster[state.rows]))
-    return sample_per_cluster(examples, config.train.epochs, clusters)
+    found = sample_per_cluster(examples, config.train.epochs, clusters)
+    pays = found >= LEAST_SAMPLE and _distinctness(standing) > 0
+    return max(found, LEAST_SAMPLE) if pays or not can_do_without_losses(standing.select) else 0
 
 
 def sample_per_cluster(examples: float, epochs: float, clusters: int) -> int:
-    """How many of each cluster are measured so that it takes SCORING_SHARE of the time of training; 2 to 8, since one example tells
-    nothing of how much of a difference between clusters is chance."""
-    return int(np.clip(SCORING_SHARE * epochs * examples / FORWARD_COST / max(clusters, 1), 2, 8))
+    """How many of each cluster can be measured in SCORING_SHARE of the time of training; at most 8."""
+    return int(min(SCORING_SHARE * epochs * examples / FORWARD_COST / max(clusters, 1), 8))
 
 
 def score_target(standing: Standing) -> Artifact | None:
@@ -92,14 +99,19 @@ def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact
 
 def _quotas(standing: Standing, scored: Scored, amount: Any) -> Any:
     """Quotas from the sample alone, so that they are the same before and after the shortlist is measured."""
-    from selection.cluster import distinctness
     from selection.strategy import allocate
 
     before = replace(scored, shortlist=None)
     chooser = _candidates_for(standing, before)
     past = past_rounds(standing.history, standing.state, amount.unit)
-    distinct = distinctness(standing.clusters.json("clusters.json")["quality"]["silhouette"])
-    return allocate(chooser, amount, standing.select, standing.seed, past, distinct)
+    return allocate(chooser, amount, standing.select, standing.seed, past, _distinctness(standing))
+
+
+def _distinctness(standing: Standing) -> float:
+    """How far this round's clusters are kinds of example, 0 to 1."""
+    from selection.cluster import distinctness
+
+    return distinctness(standing.clusters.json("clusters.json")["quality"]["silhouette"])
 
 
 def _columns(standing: Standing, scored: Scored) -> dict[str, np.ndarray]:

@@ -60,11 +60,12 @@ Weigh = Callable[[Situation], Weights]
 @dataclass(frozen=True)
 class Allocation:
     """`weigh` gives the clusters' weights. `first_measured`: the first round in which it looks at losses; None: never. `aims`:
-    whether it needs embeddings of a target."""
+    whether it needs embeddings of a target. `optional`: whether it makes do without losses where measuring would not pay."""
 
     weigh: Weigh
     first_measured: int | None
     aims: bool = False
+    optional: bool = False
 
     def looks_at_losses(self, number: int) -> bool:
         """Whether round `number` needs measured losses for it."""
@@ -74,11 +75,13 @@ class Allocation:
 ALLOCATIONS: dict[str, Allocation] = {}
 
 
-def allocation(name: str, first_measured: int | None = None, aims: bool = False) -> Callable[[Weigh], Weigh]:
+def allocation(
+    name: str, first_measured: int | None = None, aims: bool = False, optional: bool = False
+) -> Callable[[Weigh], Weigh]:
     """Register an allocation under `name`."""
 
     def register(function: Weigh) -> Weigh:
-        ALLOCATIONS[name] = Allocation(function, first_measured, aims)
+        ALLOCATIONS[name] = Allocation(function, first_measured, aims, optional)
         return function
 
     return register
@@ -153,7 +156,7 @@ def confidence_allocation(situation: Situation) -> Weights:
     return Weights(weight, [text + _power(temperature) for text in reason])
 
 
-@allocation("adaptive", first_measured=2)
+@allocation("adaptive", first_measured=2, optional=True)
 def adaptive_allocation(situation: Situation) -> Weights:
     """What each cluster should have had by the end of this round, less what it has had.
 

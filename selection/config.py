@@ -128,7 +128,8 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
         "auto",
         description="Random examples of each cluster that are measured, or all. The error of a cluster's mean falls as "
         "1/sqrt(sample), the cost of scoring grows in proportion. auto: so many that it takes about a ninth of the time of "
-        "training in this round, between 2 and 8; of 1, nothing tells difference between clusters from chance.",
+        "training in this round, between 2 and 8 (of 1, nothing tells difference between clusters from chance). The default strategy "
+        "measures nothing where 2 take longer than that, or where clusters are no kinds of example.",
     )
     by: str | dict[str, float] = Field(
         "nll",

@@ -73,7 +73,18 @@ def needs_losses(config: SelectConfig, number: int) -> bool:
     strategy = resolve(config)
     picker, allocation = PICKERS[strategy.picker], ALLOCATIONS[strategy.allocation]
     by_allocation = allocation.looks_at_losses(number) and not picker.whole_pool
-    return by_allocation or strategy.tail_cut > 0 or picker.uses_score or bool(picker.vectors - {"embedding"})
+    return by_allocation or _ranks_by_measurements(strategy)
+
+
+def can_do_without_losses(config: SelectConfig) -> bool:
+    """Whether all that looks at losses is an allocation that makes do with the clusters where measuring would not pay."""
+    strategy = resolve(config)
+    return ALLOCATIONS[strategy.allocation].optional and not _ranks_by_measurements(strategy)
+
+
+def _ranks_by_measurements(strategy: Strategy) -> bool:
+    picker = PICKERS[strategy.picker]
+    return strategy.tail_cut > 0 or picker.uses_score or bool(picker.vectors - {"embedding"})
 
 
 def measures(config: SelectConfig) -> frozenset[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from al.budget import parse_budget
@@ -13,6 +15,8 @@ from al.cost import GIB, LAUNCH_SECONDS, Machine, divided, forward_tokens_per_s,
 from al.model_shape import ModelShape
 from al.plan import estimate
 from al.pool_estimate import PoolEstimate
+from selection.config import SelectConfig
+from selection.strategy import Budget
 from trainer.decoder.retention import Retention, Widths
 
 RECORD = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "train_h100.json"
@@ -117,17 +121,41 @@ def test_a_round_that_trains_on_earlier_picks_too_is_planned_with_them():
     assert seconds(3, mode="continue", replay=0.5) == pytest.approx(1.5 * seconds(1, mode="continue"), rel=0.01)
 
 
-@pytest.mark.parametrize(("budget", "number", "dear"), [("250", 2, True), ("250", 1, False), ("20000", 2, False)])
-def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of(budget, number, dear):
-    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
-    planned = estimate(config(), parse_budget(budget), pool, mistral(), H100, number)
-    assert any("measuring takes" in text for text in planned["warnings"]) == dear
-
-
-@pytest.mark.parametrize(("examples", "clusters", "measured"), [(1_000, 250, 2), (9_000, 250, 8), (3_000, 250, 4)])
-def test_at_least_two_of_each_cluster_are_measured_and_a_ninth_of_the_time_of_training_is_spent(
-    examples, clusters, measured
+@pytest.mark.parametrize(
+    ("strategy", "budget", "dear"), [("loss", "250", True), ("loss", "20000", False), ("default", "250", False)]
+)
+def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of_and_the_default_does_without(
+    strategy, budget, dear
 ):
+    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
+    chosen = config().model_copy(update={"select": SelectConfig(strategy=strategy)})
+    planned = estimate(chosen, parse_budget(budget), pool, mistral(), H100, 2)
+    assert any("measuring takes" in text for text in planned["warnings"]) == dear
+    assert (planned["seconds"]["score"] > 0) == ((strategy, budget) != ("default", "250"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "examples", "silhouette", "size"),
+    [
+        ("default", 4_000, 0.7, 5),
+        ("default", 1_000, 0.7, 0),  # two of each cluster are too dear
+        ("default", 4_000, 0.2, 0),  # clusters are no kinds
+        ("loss", 1_000, 0.2, 2),
+    ],
+)
+def test_the_default_measures_where_it_pays_and_others_always(strategy, examples, silhouette, size):
+    from al.selecting import _sample_size
+
+    clusters = SimpleNamespace(json=lambda name: {"quality": {"silhouette": silhouette}})
+    state = SimpleNamespace(cluster=np.arange(250), rows=np.arange(250))
+    session = SimpleNamespace(config=Config.model_validate({}))
+    select = SelectConfig(strategy=strategy)
+    standing = SimpleNamespace(session=session, state=state, select=select, clusters=clusters)
+    assert _sample_size(standing, Budget("examples", examples)) == size
+
+
+@pytest.mark.parametrize(("examples", "clusters", "measured"), [(1_000, 250, 1), (9_000, 250, 8), (3_000, 250, 4)])
+def test_measuring_may_take_a_ninth_of_the_time_of_training(examples, clusters, measured):
     from al.selecting import sample_per_cluster
 
     assert sample_per_cluster(examples, 1, clusters) == measured
