@@ -6,8 +6,8 @@
     answered.npy         for each example, whether it has no response and another example answers it
     pool.json            PoolStats
 
-Rows are read one at a time and sorted externally (`al.pool.spill`), so memory does not grow with the pool, except for the
-quarantine (about 500 bytes a row).
+Rows are read one at a time and sorted externally (`al.pool.spill`), and bad ones go to the disk at once, so memory does not grow
+with the files.
 """
 
 from __future__ import annotations
@@ -16,49 +16,51 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from al.artifacts import sha256_file
+from al.cleaning.repair import Repair
 from al.errors import DataError
 from al.pool.answers import find_answered
 from al.pool.convert import Converter
 from al.pool.formats import FORMATS, RowError
-from al.pool.reader import RawRow, read_rows
+from al.pool.quarantine import Quarantine
+from al.pool.reading.rows import RawRow, read_rows
 from al.pool.sources import Source
-from al.pool.spill import DUPLICATES, Spill, write_examples
+from al.pool.spill import Spill
 from al.pool.stats import PoolStats
 from al.pool.store import Pool
+from al.pool.tables import counts, write_tables
 
-QUARANTINE = pa.schema(
-    [
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-        ("snippet", pa.string()),
-    ]
-)
-SNIPPET = 200
 PROGRESS_EVERY = 1000
 
 
 @dataclass
-class _Tally:
-    """What the import has counted so far. `files` are those of all versions, `read` the labels of those read now."""
+class _Import:
+    """What an import collects: records, bad rows, and one entry of `PoolStats.files` per source read now."""
 
-    quarantine: list[tuple[str, int, str, str, str]] = field(default_factory=list)
-    formats: Counter[str] = field(default_factory=Counter)
-    adjusted: Counter[str] = field(default_factory=Counter)
+    spill: Spill
+    quarantine: Quarantine
+    strict: bool
+    repair: Repair | None
+    progress: Callable[[int], None]
     files: list[dict[str, Any]] = field(default_factory=list)
-    read: set[str] = field(default_factory=set)
+
+    def refuse(self, source: Source, line: int, error: RowError, raw: Any) -> None:
+        """Put a row into quarantine. Raises DataError where that is not wanted."""
+        if self.strict:
+            raise DataError(
+                f"{source.label}:{line}: {error} [{error.reason}]. Correct the row, or set `pool.strict: false` "
+                "to put such rows into quarantine."
+            ) from None
+        self.quarantine.add(source.label, line, error, raw)
 
 
 def import_pool(
@@ -68,87 +70,98 @@ def import_pool(
     previous: Path | None = None,
     strict: bool = False,
     progress: Callable[[int], None] = lambda n: None,
+    repair: Repair | None = None,
 ) -> PoolStats:
     """Read `sources` into the existing directory `out`; with `previous`, a pool directory, all its examples are kept.
 
-    A file that `previous` already holds (same label, bytes and format) is not read again. One that changed is, and what was
-    quarantined of it before is forgotten: its rows may have been corrected. `progress` gets numbers of rows.
+    A file that `previous` already holds (same label, bytes and format) is not read again. One that changed is, and what was counted,
+    quarantined and merged of it before is forgotten: its rows may have been corrected. `progress` gets numbers of rows.
+    `repair` changes the text of examples before they are named by it; None changes nothing.
 
     Raises:
         DataError: a file that is missing or in which nothing is recognised, a pool without examples, or with `strict`
             the first unusable row.
     """
-    tally = _Tally()
+    earlier = PoolStats.read(previous) if previous is not None else None
+    present = {(file["file"], file["sha256"], file["format"]) for file in earlier.files} if earlier else set()
     folder = out / ".spill"
     folder.mkdir()
     try:
-        spill = Spill(folder)
+        into = _Import(Spill(folder), Quarantine(folder), strict, repair, progress)
         if previous is not None:
-            _keep(previous, spill, tally)
-        present = {(file["file"], file["sha256"], file["format"]) for file in tally.files}
+            _keep(previous, into.spill)
         for source in sorted(sources, key=lambda source: source.label):
-            _import_source(source, present, spill, tally, strict, progress)
-        duplicates = _write_tables(spill, tally, previous, out)
+            _import_source(source, present, into)
+        into.quarantine.close()
+        read = {file["file"] for file in into.files}
+        duplicates = write_tables(into.spill.tables(), out, previous, read)
+        into.quarantine.write(out, previous, read)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    stats = _count(out, tally, duplicates)
+    stats = _stats(out, into.files, earlier, duplicates)
     if not stats.examples:
-        raise DataError(
-            f"no usable example in {len(tally.files)} file(s): {_reasons(tally)}. See the formats under `pool.format`."
-        )
+        raise DataError(f"no usable example in {len(stats.files)} file(s): {_reasons(stats)}. See `pool.format`.")
     stats.write(out)
     return stats
 
 
-def _import_source(
-    source: Source,
-    present: set[tuple[str, str, str]],
-    spill: Spill,
-    tally: _Tally,
-    strict: bool,
-    progress: Callable[[int], None],
-) -> None:
-    digest = hashlib.sha256()
-    known = None
-    if not source.is_hub:
-        known = _sha256(source)
-        if (source.label, known, source.format) in present:
-            return
-    converter = Converter(source)
-    refused = len(tally.quarantine)
-    rows = 0
-    for rows, (line, row, raw) in enumerate(_open_rows(source), 1):
-        if source.is_hub:
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
-        try:
-            if isinstance(row, RowError):
-                raise row
-            for part, record in enumerate(converter.convert(row)):
-                spill.add(record, source.label, line, part)
-        except RowError as error:
-            if strict:
-                raise DataError(
-                    f"{source.label}:{line}: {error} [{error.reason}]. Correct the row, or set `pool.strict: false` "
-                    "to put such rows into quarantine."
-                ) from None
-            tally.quarantine.append((source.label, line, error.reason, str(error), snippet(raw)))
-        if rows % PROGRESS_EVERY == 0:
-            progress(PROGRESS_EVERY)
-    progress(rows % PROGRESS_EVERY)
-    refused = len(tally.quarantine) - refused
-    _check_recognised(source, rows, refused, tally)
-    tally.read.add(source.label)
-    tally.formats += converter.formats
-    tally.adjusted += converter.adjusted
-    tally.files.append(
+def _import_source(source: Source, present: set[tuple[str, str, str]], into: _Import) -> None:
+    known = None if source.is_hub else _sha256(source)
+    reading = source.reading
+    if into.repair is not None:
+        reading += f" clean={json.dumps(into.repair.identity)}"
+    if (source.label, known, reading) in present:
+        return
+    converter, digest = Converter(source, into.repair), hashlib.sha256()
+    refused = into.quarantine.count
+    rows, used, first = _take_rows(source, converter, into, digest)
+    for line, found, raw in converter.finish():
+        if isinstance(found, RowError):
+            into.refuse(source, line, found, raw)
+            first = first or (line, found)
+        else:
+            into.spill.add(found, source.label, line, 0)
+            used += 1
+    _check_recognised(source, rows, used, first)
+    into.files.append(
         {
             "file": source.label,
             "sha256": known or digest.hexdigest(),
-            "format": source.format,
+            "format": reading,
             "rows": rows,
-            "quarantined": refused,
+            "quarantined": into.quarantine.count - refused,
+            "formats": dict(sorted(converter.formats.items())),
+            "adjusted": dict(sorted(converter.adjusted.items())),
         }
     )
+
+
+def _take_rows(
+    source: Source, converter: Converter, into: _Import, digest: Any
+) -> tuple[int, int, tuple[int, RowError] | None]:
+    """Read all rows: how many there are, how many examples they gave, and the first that cannot be used."""
+    rows = used = part = at = 0
+    first = None
+    convert, add, label, is_hub = converter.convert, into.spill.add, source.label, source.is_hub
+    for rows, (line, row, raw) in enumerate(_open_rows(source), 1):
+        if is_hub:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        if line != at:
+            at, part = line, 0
+        try:
+            if isinstance(row, RowError):
+                raise row
+            for record in convert(row, line):
+                add(record, label, line, part)
+                part += 1
+                used += 1
+        except RowError as error:
+            into.refuse(source, line, error, raw)
+            first = first or (line, error)
+        if rows % PROGRESS_EVERY == 0:
+            into.progress(PROGRESS_EVERY)
+    into.progress(rows % PROGRESS_EVERY)
+    return rows, used, first
 
 
 def _sha256(source: Source) -> str:
@@ -160,97 +173,61 @@ def _sha256(source: Source) -> str:
 
 def _open_rows(source: Source) -> Iterator[RawRow]:
     if source.is_hub:
-        from al.pool.hub import read_hub_rows
+        from al.pool.reading.hub import read_hub_rows
 
         return read_hub_rows(source)
     return read_rows(source)
 
 
-def _check_recognised(source: Source, rows: int, refused: int, tally: _Tally) -> None:
+def _check_recognised(source: Source, rows: int, used: int, first: tuple[int, RowError] | None) -> None:
     if rows == 0:
         raise DataError(
             f"{source.label}: holds no rows. Remove it from `pool.files`, or check that it was written completely."
         )
-    if refused == rows:
-        file, line, reason, message, _ = tally.quarantine[-refused]
-        known = "; ".join(f"{format.name} ({format.fields})" for format in FORMATS.values())
+    if first is not None and not used:
+        line, error = first
         raise DataError(
-            f"{source.label}: none of its {rows:,} rows can be used. The first is line {line}: {message} [{reason}]. "
-            f"Known formats: {known}."
+            f"{source.label}: none of its {rows:,} rows can be used. The first is line {line}: {error} [{error.reason}]. "
+            f"Known formats (docs/pools.md): {', '.join(FORMATS)}."
         )
 
 
-def snippet(raw: Any) -> str:
-    """The start of a raw row on one line, at most 200 characters, with control characters and bad bytes made visible."""
-    if isinstance(raw, bytes):
-        raw = raw[: 4 * SNIPPET].decode("utf-8", errors="backslashreplace")
-    elif not isinstance(raw, str):
-        raw = json.dumps(raw, ensure_ascii=False, default=str)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:SNIPPET])[:SNIPPET]
-
-
-def _keep(previous: Path, spill: Spill, tally: _Tally) -> None:
+def _keep(previous: Path, spill: Spill) -> None:
     with pq.ParquetFile(previous / "examples.parquet") as file:
         for batch in file.iter_batches(batch_size=2048):
             spill.add_kept(pa.Table.from_batches([batch]))
-    stats = PoolStats.read(previous)
-    tally.formats.update(stats.formats)
-    tally.adjusted.update(stats.adjusted)
-    tally.files.extend(stats.files)
 
 
-def _write_tables(spill: Spill, tally: _Tally, previous: Path | None, out: Path) -> int:
-    """Write the three tables; the number of duplicate rows."""
-    duplicates = [pq.read_table(previous / "duplicates.parquet")] if previous else [DUPLICATES.empty_table()]
-
-    def examples() -> Iterable[pa.Table]:
-        for kept, merged in spill.tables():
-            duplicates.append(merged)
-            yield kept
-
-    write_examples(out / "examples.parquet", iter(examples()))
-    merged = _distinct(pa.concat_tables(duplicates))
-    pq.write_table(merged, out / "duplicates.parquet", compression="zstd")
-    columns = zip(*tally.quarantine, strict=True) if tally.quarantine else [[]] * len(QUARANTINE)
-    fresh = pa.table(
-        [pa.array(values, type=column.type) for values, column in zip(columns, QUARANTINE, strict=True)],
-        schema=QUARANTINE,
-    )
-    earlier = [_not_read_again(pq.read_table(previous / "quarantine.parquet"), tally.read)] if previous else []
-    pq.write_table(_distinct(pa.concat_tables([*earlier, fresh])), out / "quarantine.parquet", compression="zstd")
-    return len(merged)
-
-
-def _not_read_again(quarantine: pa.Table, read: set[str]) -> pa.Table:
-    return quarantine.filter(pc.invert(pc.is_in(quarantine["file"], value_set=pa.array(sorted(read), pa.string()))))
-
-
-def _distinct(table: pa.Table) -> pa.Table:
-    """Distinct rows, sorted by all columns."""
-    rows = table.group_by(table.column_names).aggregate([]).select(table.column_names)
-    return rows.sort_by([(name, "ascending") for name in table.column_names]).cast(table.schema)
-
-
-def _count(out: Path, tally: _Tally, duplicates: int) -> PoolStats:
-    table = pq.read_table(out / "examples.parquet", columns=["source", "labelled"])
-    labelled = int(pc.sum(table["labelled"]).as_py() or 0)
-    answered = find_answered(Pool.open(out))
+def _stats(out: Path, fresh: list[dict[str, Any]], earlier: PoolStats | None, duplicates: int) -> PoolStats:
+    examples = out / "examples.parquet"
+    total, answered = pq.read_metadata(examples).num_rows, find_answered(Pool.open(out))
     np.save(out / "answered.npy", answered)
-    reasons = Counter(pq.read_table(out / "quarantine.parquet", columns=["reason"])["reason"].to_pylist())
+    labelled, read = counts(examples, "labelled")[True], {file["file"] for file in fresh}
+    files = [*(file for file in (earlier.files if earlier else ()) if file["file"] not in read), *fresh]
     return PoolStats(
-        examples=len(table),
+        examples=total,
         labelled=labelled,
-        unlabelled=len(table) - labelled - int(answered.sum()),
+        unlabelled=total - labelled - int(answered.sum()),
         answered=int(answered.sum()),
         duplicates=duplicates,
-        quarantined=dict(sorted(reasons.items())),
-        sources=dict(sorted(Counter(table["source"].to_pylist()).items())),
-        formats=dict(sorted(tally.formats.items())),
-        adjusted=dict(sorted(tally.adjusted.items())),
-        files=sorted(tally.files, key=lambda file: (file["file"], file["sha256"])),
+        quarantined=dict(sorted(counts(out / "quarantine.parquet", "reason").items())),
+        sources=dict(sorted(counts(examples, "source").items())),
+        formats=_added("formats", files, earlier),
+        adjusted=_added("adjusted", files, earlier),
+        files=sorted(files, key=lambda file: (file["file"], file["sha256"])),
     )
 
 
-def _reasons(tally: _Tally) -> str:
-    counts = Counter(reason for _, _, reason, _, _ in tally.quarantine)
-    return ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "they hold no rows"
+def _added(name: str, files: list[dict[str, Any]], earlier: PoolStats | None) -> dict[str, int]:
+    """The counts `name` of all files. What a pool of an older Winnow counted for all of its files together is kept."""
+    total: Counter[str] = Counter(getattr(earlier, name) if earlier else {})
+    for file in earlier.files if earlier else ():
+        total.subtract(file.get(name, {}))
+    for file in files:
+        total.update(file.get(name, {}))
+    return {key: count for key, count in sorted(total.items()) if count > 0}
+
+
+def _reasons(stats: PoolStats) -> str:
+    found = Counter(stats.quarantined).most_common()
+    return ", ".join(f"{reason} {count}" for reason, count in found) or "they hold no rows"

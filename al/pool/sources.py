@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from al.errors import ConfigError, DataError
+from al.pool import presets
 from al.pool.config import PoolConfig
+from al.pool.formats.template import TextTemplate
+from al.pool.mapping import check_map
+from al.pool.paths import check_within, each_once, files_below, matching
+from al.pool.reading.kinds import EXPECTED, without_suffix
+from al.pool.reading.stdin import SPOOLED, STDIN
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_COMPRESSED = tuple(suffix + ".gz" for suffix in SUFFIXES if suffix != ".parquet")
 _HUB = re.compile(
     r"(?:hub:)?(?P<name>[^\[\]@:]+)(?:@(?P<revision>[^\[\]:]+))?(?:\[(?P<subset>[^\[\]]+)\])?(?::(?P<split>[\w.\-]+))?"
 )
@@ -24,7 +29,8 @@ class Source:
     """One file or hub dataset to import.
 
     `path` opens it; `label` names it in origins and reports and is never an absolute path; `stem` is the example source
-    of rows that name none themselves. `format` and `source_field` are as in PoolConfig, `max_row_bytes` in bytes.
+    of rows that name none themselves. `format`, `source_field`, `map` and `text_template` are as in PoolConfig, `max_row_bytes` in
+    bytes, `max_unpack_ratio` of unpacked to packed bytes. `group` is the kind of a preset's examples; it becomes metadata of each.
     """
 
     path: str
@@ -33,11 +39,27 @@ class Source:
     format: str = "auto"
     source_field: str = "auto"
     max_row_bytes: int = 8 * 2**20
+    map: tuple[tuple[str, str], ...] = ()
+    text_template: str | None = None
+    group: str | None = None
+    max_unpack_ratio: float = 200.0
 
     @property
     def is_hub(self) -> bool:
-        """Whether `path` is `hub:owner/name…` rather than a file."""
-        return self.path.startswith("hub:")
+        """Whether `path` is `hub:owner/name…`, or a preset, rather than a file."""
+        return self.path.startswith(("hub:", presets.PREFIX))
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether `path` is `preset:NAME:SPLIT`."""
+        return self.path.startswith(presets.PREFIX)
+
+    @property
+    def reading(self) -> str:
+        """How rows are read, in one string: the format, and the mapping and text template where there are any."""
+        asked = [("map", dict(self.map))] if self.map else []
+        asked += [("text_template", self.text_template)] if self.text_template else []
+        return self.format + "".join(f" {key}={json.dumps(value, ensure_ascii=False)}" for key, value in asked)
 
 
 @dataclass(frozen=True)
@@ -50,18 +72,31 @@ class HubName:
     split: str
 
 
-def find_sources(config: PoolConfig) -> list[Source]:
-    """Every file and dataset that `config` names, sorted by label, each once.
+def find_sources(config: PoolConfig, *, held_out: bool = False, trusted: Collection[str] = ()) -> list[Source]:
+    """Every file, dataset and preset that `config` names, sorted by label, each once.
+
+    Args:
+        held_out: the examples are for a target or holdout, so a preset stands for its test split.
+        trusted: files that may lie outside of `pool.root`: what was piped in.
 
     Raises:
         DataError: a path that does not exist, or a folder or pattern without a readable file.
-        ConfigError: a hub name that cannot be parsed.
+        ConfigError: a path outside of `pool.root`, a hub name or preset that is none, a mapping onto fields of no format, a text
+            template without placeholders.
     """
-    paths = sorted({path for entry in config.files for path in _expand(entry)})
+    check_map(config.map, config.format)
+    if config.text_template is not None:
+        TextTemplate(config.text_template)
+    templated = config.text_template is not None
+    paths = sorted({path for entry in config.files for path in _expand(entry, held_out, templated)})
+    named = [path for path in paths if path.startswith(presets.PREFIX)]
+    files = each_once(path for path in paths if not path.startswith(presets.PREFIX))
     hubs = sorted({"hub:" + entry.removeprefix("hub:") for entry in config.hub})
     for entry in hubs:
         parse_hub(entry)
-    return make_sources([*paths, *hubs], config)
+    local = [name for entry in hubs if Path(name := parse_hub(entry).name).exists()]
+    check_within([*(file for file in files if file not in trusted), *local], config.root)
+    return make_sources([*files, *named, *hubs], config)
 
 
 def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list[Source]:
@@ -71,12 +106,19 @@ def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list
     labels = _labels(unique)
     stems = _stems(labels)
     return sorted(
-        (
-            Source(path, labels[path], stems[path], config.format, config.source_field, config.max_row_bytes)
-            for path in unique
-        ),
-        key=lambda source: source.label,
+        (_source(path, labels[path], stems[path], config) for path in unique), key=lambda source: source.label
     )
+
+
+def _source(path: str, label: str, stem: str, config: PoolConfig) -> Source:
+    limits = {"max_row_bytes": config.max_row_bytes, "max_unpack_ratio": config.max_unpack_ratio}
+    if path.startswith(presets.PREFIX):
+        preset, _ = presets.find(path)
+        how = {"map": tuple(preset.map.items()), "text_template": preset.text_template, "group": preset.group}
+        return Source(path, label, preset.name, "auto", config.source_field, **how, **limits)
+    stem = "stdin" if SPOOLED.fullmatch(label) else stem
+    how = {"map": tuple(config.map.items()), "text_template": config.text_template}
+    return Source(path, label, stem, config.format, config.source_field, **how, **limits)
 
 
 def parse_hub(text: str) -> HubName:
@@ -89,40 +131,32 @@ def parse_hub(text: str) -> HubName:
     return HubName(found["name"], found["revision"], found["subset"], found["split"] or "train")
 
 
-def without_suffix(name: str) -> str:
-    """File name without the suffixes of a readable file: `a/b.json.gz` → `a/b`."""
-    for suffix in (*_COMPRESSED, *SUFFIXES):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def _expand(entry: str) -> list[str]:
+def _expand(entry: str, held_out: bool, text_template: bool) -> list[str]:
+    if entry.startswith(presets.PREFIX):
+        return [presets.resolve(entry, held_out)]
+    if entry == STDIN:
+        raise ConfigError(
+            "pool.files: - (standard input) can be read once only, by `… | python cli.py pool import - --run DIR`; "
+            "then go on with `--run DIR`."
+        )
     path = Path(entry).expanduser()
     if path.is_dir():
-        found = [
-            str(file)
-            for file in path.rglob("*")
-            if file.is_file() and _readable(file.name) and not file.name.startswith(".")
-        ]
+        found = files_below(path, plain_text=text_template)
         if not found:
-            raise DataError(
-                f"pool.files: the folder {entry} holds no file that can be imported ({', '.join(SUFFIXES)})."
-            )
+            raise DataError(f"pool.files: the folder {entry} holds no file that can be imported ({EXPECTED}).")
         return found
     if path.is_file():
         return [str(path)]
-    matches = [name for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+    matches = matching(str(path))
+    if not matches and presets.is_preset(entry):
+        return [presets.resolve(entry, held_out)]
     if not matches:
         kind = "no file matches the pattern" if glob.has_magic(entry) else "there is no file or folder"
         raise DataError(
-            f"pool.files: {kind} {entry} (looked in {Path.cwd().name}/). Check the path; it is relative to the folder you run from."
+            f"pool.files: {kind} {entry} (looked in {Path.cwd().name}/)"
+            f"{presets.suggestion(entry)}. Check the path; it is relative to the folder you run from."
         )
     return matches
-
-
-def _readable(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES + _COMPRESSED)
 
 
 def _labels(paths: list[str]) -> dict[str, str]:
@@ -139,6 +173,10 @@ def _labels(paths: list[str]) -> dict[str, str]:
 
 
 def _label(path: str, depth: int) -> str:
+    if path.startswith(presets.PREFIX):
+        return path
+    if SPOOLED.fullmatch(Path(path).name):
+        return Path(path).name
     if path.startswith("hub:"):
         parts = parse_hub(path)
         if not Path(parts.name).is_absolute():

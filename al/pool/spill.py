@@ -1,20 +1,21 @@
 """External sort of records by id: memory stays bounded however large the pool is.
 
-    add(record) … → a buffer of columns ──full──▶ sorted run on disk (Arrow, memory-mapped)
-    tables()      → for each range of ids: the slice of every run, sorted together, exact duplicates merged
+    add(record) … → a buffer of columns ──full──▶ sorted run on disk (Arrow)
+    tables()      → for each range of ids: the part of every run, sorted together, exact duplicates merged
 
-Ids are uniform hashes, so equal ranges of them hold nearly equal numbers of rows. In memory are one buffer (about 64 MiB) and
-one range (about 32,768 rows).
+Ids are uniform hashes, so equal ranges of them hold nearly equal numbers of rows. In memory are one buffer (about 64 MiB), one
+range (about 32,768 rows or 64 MiB), and one batch (about 1 MiB) of every run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from al.pool.convert import Record
 
@@ -40,8 +41,19 @@ _NONE: list[str] = []
 
 BUFFER_BYTES = 64 * 2**20
 ROW_BYTES = 400  # what a buffered row takes besides its text
-RANGE_ROWS = 32_768
-ROW_GROUP = 8_192
+RANGE_ROWS, RANGE_BYTES = 32_768, 64 * 2**20
+BATCH_BYTES = 2**20
+PAST_ALL = "g"
+"""Sorts after every id."""
+
+
+class Range(NamedTuple):
+    """The examples and duplicates whose ids lie from `low` up to, not including, `high`; both sorted by id."""
+
+    low: str
+    high: str
+    examples: pa.Table
+    duplicates: pa.Table
 
 
 class Spill:
@@ -50,34 +62,32 @@ class Spill:
     def __init__(self, folder: Path, buffer_bytes: int = BUFFER_BYTES):
         self._folder = folder
         self._buffer_bytes = buffer_bytes
-        self._runs: list[pa.Table] = []
+        self._paths: list[Path] = []
+        self._count = self._bytes = 0
         self._clear()
 
     def _clear(self) -> None:
-        # Flat columns, not a tuple per row: the garbage collector walks every container again and again.
-        self._rows: list[list] = [[] for _ in range(9)]
+        self._rows: list[tuple] = []
         self._offsets, self._roles, self._contents = [0], [], []
         self._alternatives: dict[int, list[str]] = {}
         self._buffered = 0
 
     def add(self, record: Record, file: str, line: int, part: int) -> None:
         """Add one record, read from `line` of `file`; `part` counts the examples of one row from 0."""
-        origin = f"{file}:{line}" if part == 0 else f"{file}:{line}#{part + 1}"
-        self._put(record, origin, (1, file, line, part))
+        self._put(record, f"{file}:{line}" if part == 0 else f"{file}:{line}#{part + 1}", 1, file, line, part)
 
     def add_kept(self, examples: pa.Table) -> None:
         """Add examples of an earlier pool version: each is kept, and wins over an equal new one."""
         for row in examples.to_pylist():
             turns = [(message["role"], message["content"]) for message in row["messages"]]
             record = Record(row["id"], row["source"], turns, row["alternatives"], row["labelled"], row["metadata"])
-            self._put(record, row["origin"], (0, "", 0, 0))
+            self._put(record, row["origin"], 0, row["origin"].rpartition(":")[0], 0, 0)
 
-    def _put(self, record: Record, origin: str, order: tuple[int, str, int, int]) -> None:
+    def _put(self, record: Record, origin: str, fresh: int, file: str, line: int, part: int) -> None:
         identity, source, turns, alternatives, labelled, metadata = record
         if alternatives:
-            self._alternatives[len(self._offsets) - 1] = alternatives
-        for column, value in zip(self._rows, (identity, source, labelled, origin, metadata, *order), strict=True):
-            column.append(value)
+            self._alternatives[len(self._rows)] = alternatives
+        self._rows.append((identity, source, labelled, origin, metadata, fresh, file, line, part))
         size = ROW_BYTES + len(metadata)
         for role, content in turns:
             self._roles.append(role)
@@ -89,7 +99,9 @@ class Spill:
             self._write_run(self._take_buffer())
 
     def _take_buffer(self) -> pa.Table:
-        identity, source, labelled, origin, metadata, *order = self._rows
+        self._count += len(self._rows)
+        self._bytes += self._buffered
+        identity, source, labelled, origin, metadata, *order = zip(*self._rows, strict=True) if self._rows else [[]] * 9
         flat = [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())]
         messages = pa.ListArray.from_arrays(
             pa.array(self._offsets, pa.int32()), pa.StructArray.from_arrays(flat, fields=list(MESSAGE))
@@ -103,37 +115,47 @@ class Spill:
         return _sorted(table)
 
     def _write_run(self, table: pa.Table) -> None:
-        path = self._folder / f"run-{len(self._runs):05d}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _RUN) as writer:
-            writer.write_table(table)
-        self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        path = self._folder / f"run-{len(self._paths):05d}.arrow"
+        rows = max(1, len(table) * BATCH_BYTES // max(1, table.nbytes))
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _RUN) as writer:
+            writer.write_table(table, max_chunksize=rows)
+        self._paths.append(path)
 
-    def tables(self) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """(examples, duplicates) of one range of ids after the other, ids ascending overall."""
-        runs = [*self._runs, self._take_buffer()]
-        ranges = max(1, sum(map(len, runs)) // RANGE_ROWS)
-        starts = [0] * len(runs)
+    def tables(self) -> Iterator[Range]:
+        """One range of ids after the other, ids ascending overall."""
+        last = self._take_buffer()
+        runs = [_Run(_batches_of(path)) for path in self._paths] + [_Run(iter(last.to_batches()))]
+        ranges = max(1, self._count // RANGE_ROWS, self._bytes // RANGE_BYTES)
+        low = ""
         for end in range(1, ranges + 1):
-            bound = f"{end * 2**64 // ranges:016x}" if end < ranges else "g"  # "g" sorts after every hex digit
-            parts = []
-            for index, run in enumerate(runs):
-                stop = _first_at_least(run["id"], bound, starts[index])
-                parts.append(run.slice(starts[index], stop - starts[index]))
-                starts[index] = stop
-            yield _merge(_sorted(pa.concat_tables(parts)))
+            high = f"{end * 2**64 // ranges:016x}" if end < ranges else PAST_ALL
+            parts = [part for run in runs for part in run.below(high)]
+            yield Range(low, high, *_merge(_sorted(pa.Table.from_batches(parts, schema=_RUN))))
+            low = high
 
 
-def write_examples(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables into one Parquet file whose row groups do not depend on how the rows were cut into tables."""
-    with pq.ParquetWriter(path, EXAMPLES, compression="zstd") as writer:
-        waiting = EXAMPLES.empty_table()
-        for table in tables:
-            waiting = pa.concat_tables([waiting, table])
-            while len(waiting) >= ROW_GROUP:
-                writer.write_table(waiting.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
-                waiting = waiting.slice(ROW_GROUP)
-        if len(waiting):
-            writer.write_table(waiting.combine_chunks(), row_group_size=ROW_GROUP)
+class _Run:
+    """A sorted run, taken from the front."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]):
+        self._batches = batches
+        self._waiting = next(batches, None)
+
+    def below(self, bound: str) -> Iterator[pa.RecordBatch]:
+        """Take the rows whose id is below `bound`."""
+        while self._waiting is not None:
+            stop = _first_at_least(self._waiting.column("id"), bound)
+            yield self._waiting.slice(0, stop)
+            if stop < len(self._waiting):
+                self._waiting = self._waiting.slice(stop)
+                return
+            self._waiting = next(self._batches, None)
+
+
+def _batches_of(path: Path) -> Iterator[pa.RecordBatch]:
+    # Read, not mapped: mapped pages that were used count as this process's memory until something else needs it.
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        yield from reader
 
 
 def _sorted(table: pa.Table) -> pa.Table:
@@ -141,9 +163,9 @@ def _sorted(table: pa.Table) -> pa.Table:
     return table.take(order).combine_chunks()
 
 
-def _first_at_least(ids: pa.ChunkedArray, bound: str, low: int) -> int:
-    """First position from `low` on whose id is not below `bound`, by bisection."""
-    high = len(ids)
+def _first_at_least(ids: pa.Array, bound: str) -> int:
+    """First position whose id is not below `bound`, by bisection."""
+    low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2
         if ids[middle].as_py() < bound:
@@ -154,14 +176,26 @@ def _first_at_least(ids: pa.ChunkedArray, bound: str, low: int) -> int:
 
 
 def _merge(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split a sorted table into the first row of each id, and the others with the origin they were merged into."""
-    ids = table["id"].combine_chunks()
-    first = pa.concat_arrays([pa.array([True] * min(1, len(ids))), pc.not_equal(ids[1:], ids[:-1])])
-    kept = table.filter(first)
-    merged = pc.invert(first)
-    group = pc.subtract(pc.cumulative_sum(first.cast(pa.int64())), 1)
-    origins, kept_origins = table["origin"].filter(merged), kept["origin"].take(group.filter(merged))
-    columns = [table["id"].filter(merged), origins, kept_origins]
-    # A file imported again after it grew repeats rows under their own origin; those are no duplicates.
-    duplicates = pa.table(columns, schema=DUPLICATES).filter(pc.not_equal(origins, kept_origins))
-    return kept.select(EXAMPLES.names), duplicates
+    """Split a sorted table into the first row of each id, and the others with the origin they were merged into.
+
+    A file imported again repeats examples that it gave before. Such a row is the example itself, which stands there now, and no
+    duplicate.
+    """
+    if not len(table):
+        return EXAMPLES.empty_table(), DUPLICATES.empty_table()
+    ids, origins = table["id"].combine_chunks(), table["origin"].combine_chunks()
+    first = np.concatenate([[True], pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)])
+    leader, group = np.flatnonzero(first), np.cumsum(first) - 1
+    fresh = table["fresh"].to_numpy()
+    file = table["file"].combine_chunks().dictionary_encode().indices.to_numpy()
+    of_kept = (fresh[leader][group] == 0) & (file[leader][group] == file)
+    again = ~first & of_kept & ((np.roll(file, 1) != file) | (np.roll(fresh, 1) == 0))
+    stands = leader.copy()
+    stands[group[again]] = np.flatnonzero(again)
+    kept_origins = origins.take(pa.array(stands))
+    kept = table.take(pa.array(leader)).select(EXAMPLES.names)
+    kept = kept.set_column(EXAMPLES.get_field_index("origin"), "origin", kept_origins)
+    merged = np.flatnonzero(~first & ~again)
+    at = pa.array(merged)
+    duplicates = [ids.take(at), origins.take(at), kept_origins.take(pa.array(group[merged]))]
+    return kept, pa.table(duplicates, schema=DUPLICATES)

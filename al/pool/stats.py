@@ -17,8 +17,11 @@ class PoolStats:
     `labelled` examples have a response; `answered` ones have none, but another example is the same conversation with one;
     `unlabelled` are the others without a response. `duplicates` are rows merged into an equal example, `quarantined` counts
     rows by reason, `sources` and `formats` examples by source and rows by format, `adjusted` the changes to conversations
-    (see `al.pool.convert`), and `files` one entry per file: label, sha256 of its bytes, format asked for, rows, and how many
-    of them are in quarantine.
+    (see `al.pool.convert`), and `files` one entry per file, of its newest reading: label, sha256 of its bytes, how it was read, rows,
+    how many of them are in quarantine, and `formats` and `adjusted` of the others.
+
+    A file that is imported again replaces what was counted of it, but the examples it gave before stay: `examples` may then be more
+    than the files hold today.
     """
 
     examples: int
@@ -34,7 +37,7 @@ class PoolStats:
 
     @property
     def rows(self) -> int:
-        """Raw rows read."""
+        """Raw rows of all files, each as it was read last: examples (where no row nests several), duplicates and bad rows."""
         return sum(file["rows"] for file in self.files)
 
     @classmethod

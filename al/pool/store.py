@@ -58,8 +58,11 @@ class Pool:
     @cached_property
     def keys(self) -> np.ndarray:
         """(n,) uint64, ascending: the ids as numbers."""
-        column = self._file.read(columns=["id"])["id"].combine_chunks()
-        digits = np.frombuffer("".join(column.to_pylist()).encode("ascii"), dtype=np.uint8).reshape(-1, 16)
+        column = self._file.read(columns=["id"])["id"].cast(pa.binary(16)).combine_chunks()
+        first = 16 * column.offset  # a buffer of all ids: as Python strings they would take four times as much
+        digits = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)[first : first + 16 * len(column)].reshape(
+            -1, 16
+        )
         nibbles = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0")).astype(np.uint8)
         octets = np.ascontiguousarray((nibbles[:, 0::2] << 4) | nibbles[:, 1::2])
         return octets.view(">u8").ravel().astype(np.uint64)
@@ -87,6 +90,18 @@ class Pool:
         imported before Winnow looked for them knows of none."""
         path = self.path / "answered.npy"
         return np.load(path) if path.exists() else np.zeros(len(self), dtype=bool)
+
+    def count_roles(self) -> dict[str, np.ndarray]:
+        """Messages of each role per example, {role: (n,) int64}: which examples have a system message, how many turns."""
+        counts: dict[str, list[np.ndarray]] = {"system": [], "user": [], "assistant": [], "tool": []}
+        for group in range(self._file.num_row_groups):
+            messages = self._file.read_row_group(group, columns=["messages"])["messages"].combine_chunks()
+            parents = messages.value_parent_indices().to_numpy()
+            roles = pc.struct_field(messages.flatten(), "role")
+            for role, parts in counts.items():
+                of_role = pc.equal(roles, role).to_numpy(zero_copy_only=False)
+                parts.append(np.bincount(parents[of_role], minlength=len(messages)))
+        return {role: np.concatenate([np.zeros(0, np.int64), *parts]) for role, parts in counts.items()}
 
     def messages(self, rows: Sequence[int] | np.ndarray) -> list[list[Message]]:
         """The conversations of `rows`, in that order. IndexError for a row outside the pool."""

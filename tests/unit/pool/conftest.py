@@ -89,6 +89,19 @@ def importing(tmp_path: Path) -> Callable[..., Imported]:
 
 
 @pytest.fixture
+def importing_one(tmp_path: Path) -> Callable[..., Imported]:
+    """importing_one(file name, content, **pool config) → Imported, the file named by itself rather than by its folder."""
+
+    def run(name: str, content: Content, **config: Any) -> Imported:
+        out = tmp_path / "pool"
+        out.mkdir()
+        (tmp_path / name).write_bytes(content_bytes(content))
+        return Imported(out, import_pool(find_sources(PoolConfig(files=[str(tmp_path / name)], **config)), out))
+
+    return run
+
+
+@pytest.fixture
 def good() -> dict[str, str]:
     """A row that can be used."""
     return {"question": "What is two and two?", "answer": "Four."}

@@ -8,10 +8,11 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from al.errors import DataError, RunStateError
-from al.pool import spill
+from al.pool import quarantine, spill, tables
 from al.pool.store import Pool
 
 ROWS = [{"question": f"What is {number}?", "answer": [f"It is {number}.", str(number)]} for number in range(60)]
@@ -116,6 +117,36 @@ class TestGrowth:
         new = importing({"a.jsonl": ROWS[:30]}, previous=importing({"a.jsonl": ROWS[:20]}))
         assert (new.stats.examples, new.duplicates) == (30, [])
 
+    def test_the_counts_of_a_file_are_those_of_its_newest_reading(self, importing):
+        broken = [*ROWS[:10], {"ask": "?"}, ROWS[0], {"messages": []}]
+        old = importing({"a.jsonl": broken, "b.jsonl": ROWS[5:12]})
+        corrected = [*ROWS[:10], ROWS[20], ROWS[0], {"prompt": "p", "completion": "c"}]
+        new = importing({"a.jsonl": corrected, "b.jsonl": ROWS[5:12]}, previous=old)
+        assert [(file["file"], file["rows"], file["quarantined"]) for file in new.stats.files] == [
+            ("in/a.jsonl", 13, 0),
+            ("in/b.jsonl", 7, 0),
+        ]
+        assert new.refused == []
+        assert new.stats.formats == {"prompt_completion": 1, "question_answer": 19}
+        assert new.stats.rows == 20 == new.stats.examples + new.stats.duplicates
+        assert new.duplicates == importing({"a.jsonl": corrected, "b.jsonl": ROWS[5:12]}).duplicates
+
+    def test_duplicates_that_were_taken_out_of_a_file_are_forgotten(self, importing):
+        old = importing({"a.jsonl": [ROWS[0], ROWS[0]], "b.jsonl": [ROWS[1], ROWS[1]]})
+        new = importing({"a.jsonl": ROWS[:1], "b.jsonl": [ROWS[1], ROWS[1]]}, previous=old)
+        assert new.duplicates == [("in/b.jsonl:2", "in/b.jsonl:1")]
+
+    def test_rows_that_moved_in_their_file_are_no_duplicates_and_stand_where_they_are_now(self, importing):
+        old = importing({"a.jsonl": ROWS[:3]})
+        new = importing({"a.jsonl": [ROWS[9], *ROWS[:3], ROWS[1]]}, previous=old)
+        assert new.duplicates == [("in/a.jsonl:5", "in/a.jsonl:3")]
+        assert sorted(new.pool.origin(range(4))) == [f"in/a.jsonl:{line}" for line in (1, 2, 3, 4)]
+
+    def test_a_duplicate_in_another_file_names_where_its_example_stands_now(self, importing):
+        old = importing({"a.jsonl": ROWS[:3], "b.jsonl": [ROWS[1]]})
+        new = importing({"a.jsonl": [ROWS[9], *ROWS[:3]], "b.jsonl": [ROWS[1]]}, previous=old)
+        assert new.duplicates == [("in/b.jsonl:1", "in/a.jsonl:3")]
+
     def test_alternatives_metadata_and_sources_survive(self, importing):
         old = importing({"a.jsonl": [{**ROWS[0], "task": "sums", "level": 3}]})
         pool = importing(
@@ -130,7 +161,7 @@ class TestGrowth:
 class TestReading:
     @pytest.fixture
     def pool(self, importing, monkeypatch) -> Pool:
-        monkeypatch.setattr(spill, "ROW_GROUP", 7)  # many row groups, as a large pool has
+        monkeypatch.setattr(tables, "ROW_GROUP", 7)  # many row groups, as a large pool has
         return importing({"a.jsonl": [*ROWS, {"question": "Who?", "answer": None}]}).pool
 
     def test_rows_come_in_the_order_asked_for_and_may_repeat(self, pool):
@@ -171,6 +202,31 @@ class TestReading:
         (tmp_path / "examples.parquet").write_bytes(b"PAR1 and no more")
         with pytest.raises(RunStateError, match="damaged"):
             Pool.open(tmp_path)
+
+
+class TestMemory:
+    def test_bad_rows_go_to_the_disk_while_they_are_read(self, importing, monkeypatch):
+        monkeypatch.setattr(quarantine, "_BUFFERED", 7)
+        imported = importing({"a.jsonl": [ROWS[0], *[{"ask": number} for number in range(100)]]})
+        assert imported.refused == [(f"in/a.jsonl:{line}", "unknown_format") for line in range(2, 102)]
+
+    def test_row_groups_are_cut_by_size_too_and_do_not_depend_on_how_rows_came(self, importing, monkeypatch):
+        monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 2000)
+        rows = [{"question": f"{number} " + "x" * (number * 37 % 900), "answer": "y"} for number in range(60)]
+        whole = importing({"a.jsonl": rows})
+        monkeypatch.setattr(spill, "RANGE_ROWS", 4)
+        assert (importing({"a.jsonl": rows}).path / "examples.parquet").read_bytes() == (
+            whole.path / "examples.parquet"
+        ).read_bytes()
+        groups = pq.read_metadata(whole.path / "examples.parquet")
+        assert (
+            groups.num_row_groups > 8 and sum(groups.row_group(i).num_rows for i in range(groups.num_row_groups)) == 60
+        )
+
+    def test_rows_on_one_line_of_an_array_have_places_of_their_own(self, importing):
+        imported = importing({"a.json": json.dumps([*ROWS[:2], ROWS[0], ROWS[0]])})
+        assert sorted(imported.pool.origin([0, 1])) == ["in/a.json:1", "in/a.json:1#2"]
+        assert imported.duplicates == [("in/a.json:1#3", "in/a.json:1"), ("in/a.json:1#4", "in/a.json:1")]
 
 
 def test_nothing_but_the_files_of_a_pool_stays(importing):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import sys
 
 import pytest
+from command_line import winnow
 
 from al.errors import ConfigError, DataError, RunStateError
 from al.pool.config import PoolConfig
 from al.pool.identity import check_same_pool, describe_sources, sources_config
 from al.pool.importer import import_pool
-from al.pool.sources import find_sources, make_sources, parse_hub, without_suffix
+from al.pool.reading.kinds import without_suffix
+from al.pool.reading.stdin import spool
+from al.pool.sources import find_sources, make_sources, parse_hub
 
 
 def labels(*entries: object) -> list[str]:
@@ -59,6 +65,92 @@ def test_a_path_that_leads_nowhere_is_an_error(tmp_path, entry, message):
         labels(tmp_path / entry)
 
 
+class TestLinks:
+    def test_a_folder_that_links_to_itself_is_gone_through_once(self, folder):
+        (folder / "loop").symlink_to(folder)
+        (folder / "deep" / "up").symlink_to(folder.parent)
+        assert labels(folder) == ["data/a.csv", "data/b.jsonl", "deep/c.json.gz"]
+
+    @pytest.mark.parametrize("pattern", ["**/*.jsonl", "**/b.*"])
+    def test_a_pattern_across_folders_follows_no_link_for_ever(self, folder, pattern):
+        for name in ("one", "two", "three"):
+            (folder / name).symlink_to(folder)
+        assert labels(folder / pattern) == ["data/b.jsonl"]
+
+    def test_a_link_to_a_folder_elsewhere_is_followed(self, folder, tmp_path):
+        (tmp_path / "else").mkdir()
+        (tmp_path / "else" / "d.jsonl").touch()
+        (folder / "more").symlink_to(tmp_path / "else")
+        assert labels(folder / "**" / "*.jsonl") == ["data/b.jsonl", "more/d.jsonl"]
+        assert "more/d.jsonl" in labels(folder)
+
+    def test_two_names_of_one_file_are_one_source(self, folder):
+        (folder / "z.jsonl").symlink_to(folder / "b.jsonl")
+        assert labels(folder / "b.jsonl", folder / "z.jsonl", f"{folder}/../data/b.jsonl") == ["data/b.jsonl"]
+
+    def test_hidden_folders_are_left_out(self, folder):
+        (folder / ".cache").mkdir()
+        (folder / ".cache" / "x.jsonl").touch()
+        assert labels(folder) == ["data/a.csv", "data/b.jsonl", "deep/c.json.gz"]
+
+
+class TestRoot:
+    """`pool.root`: where every file must lie."""
+
+    def test_files_below_it_pass(self, folder):
+        assert len(find_sources(PoolConfig(files=[str(folder)], root=str(folder)))) == 3
+
+    @pytest.mark.parametrize("entry", ["data/b.jsonl", "data/deep/../b.jsonl", "data/*.jsonl", "data"])
+    def test_a_path_out_of_it_is_an_error_that_names_both(self, folder, entry):
+        root = folder / "deep"
+        with pytest.raises(ConfigError, match=rf"pool\.files: .* leads to {folder}/.*pool\.root \({root}\)"):
+            find_sources(PoolConfig(files=[f"{folder.parent}/{entry}"], root=str(root)))
+
+    def test_a_link_out_of_it_is_an_error(self, folder):
+        (folder / "deep" / "link.jsonl").symlink_to(folder / "b.jsonl")
+        with pytest.raises(ConfigError, match=r"link\.jsonl leads to .*/data/b\.jsonl"):
+            find_sources(PoolConfig(files=[str(folder / "deep")], root=str(folder / "deep")))
+
+    def test_a_folder_beside_it_with_a_longer_name_is_outside(self, tmp_path):
+        for name in ("in", "inner"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.jsonl").touch()
+        with pytest.raises(ConfigError, match="outside"):
+            find_sources(PoolConfig(files=[str(tmp_path / "inner")], root=str(tmp_path / "in")))
+
+    def test_a_local_folder_read_like_a_hub_data_set_must_lie_in_it_too(self, folder):
+        with pytest.raises(ConfigError, match="outside"):
+            find_sources(PoolConfig(hub=[str(folder)], root=str(folder / "deep")))
+
+
+class TestStandardInput:
+    def test_what_was_piped_in_is_a_file_named_by_its_bytes(self, tmp_path, good):
+        content = json.dumps(good).encode()
+        first, again = spool(tmp_path, io.BytesIO(content)), spool(tmp_path, io.BytesIO(content))
+        assert first == again and first.read_bytes() == content
+        assert spool(tmp_path, io.BytesIO(content + b"\n")) != first
+
+    def test_it_is_called_stdin_in_all_that_is_shown(self, tmp_path, good):
+        path = spool(tmp_path, io.BytesIO(json.dumps(good).encode()))
+        (source,) = find_sources(PoolConfig(files=[str(path)]))
+        assert (source.label, source.stem) == (path.name, "stdin")
+        assert path.name.startswith("stdin-")
+
+    def test_it_cannot_be_named_where_it_would_have_to_be_read_again(self):
+        with pytest.raises(ConfigError, match="pool import -"):
+            find_sources(PoolConfig(files=["-"]))
+
+    @pytest.mark.parametrize("pack", [bytes, gzip.compress])
+    def test_the_command_imports_it(self, tmp_path, good, pack, monkeypatch):
+        content = pack(json.dumps(good).encode() + b"\n{oops")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        done = winnow("pool", "import", "-", "--run", tmp_path / "run", "--json")
+        assert done.code == 0, done.err
+        (file,) = json.loads(done.out)["files"]
+        assert (file["rows"], file["quarantined"], file["sha256"][:8]) == (2, 1, file["file"].removeprefix("stdin-"))
+        assert json.loads(done.out)["sources"] == {"stdin": 1}
+
+
 def test_a_file_that_vanished_since_is_an_error(folder, tmp_path):
     sources = find_sources(PoolConfig(files=[str(folder / "b.jsonl")]))
     (folder / "b.jsonl").unlink()
@@ -67,7 +159,9 @@ def test_a_file_that_vanished_since_is_an_error(folder, tmp_path):
         import_pool(sources, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["a/b.jsonl", "a/b.JSON.gz", "a/b.parquet", "a/b.tsv.gz", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["a/b.jsonl", "a/b.JSON.gz", "a/b.parquet", "a/b.tsv.gz", "a/b.txt.zst", "a/b.feather", "a/b"]
+)
 def test_the_stem_is_the_name_without_what_says_how_to_read_it(name):
     assert without_suffix(name) == "a/b"
 

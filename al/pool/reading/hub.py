@@ -1,0 +1,70 @@
+"""Rows of Hugging Face datasets, streamed. `hub:owner/name@revision[config]:split`; the name may be a local folder.
+
+A preset is read the same way: from the user's copy of its repository, if there is one, else from the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from al.errors import DataError, EnvironmentProblem
+from al.pool.presets import find, local_copy
+from al.pool.reading.rows import RawRow
+from al.pool.sources import Source, parse_hub
+
+_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv"}
+
+
+def read_hub_rows(source: Source) -> Iterator[RawRow]:
+    """(row number from 1, row, row) for every row of the dataset.
+
+    Raises:
+        DataError: no such dataset, config or split, a gated one without access, or one that needs code of its own to load.
+        EnvironmentProblem: the hub cannot be reached.
+    """
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    advice = "Check the name: owner/name[config]:split (`pool.hub`), or a preset of `pool presets`."
+    try:
+        for number, row in enumerate(_open(source), 1):
+            yield number, row, row
+    except ConnectionError as error:
+        raise EnvironmentProblem(
+            f"{source.label}: the hub cannot be reached ({error}). Use local files, or for a preset a copy of its repository "
+            "under $WINNOW_PRESETS_DIR/owner/name."
+        ) from None
+    except (DatasetsError, FileNotFoundError, HfHubHTTPError) as error:
+        if "gated" in str(error).lower():
+            advice = "Accept its terms on the hub, then log in with `hf auth login`."
+        raise DataError(f"{source.label}: {_first_line(error)} {advice}") from None
+    except (ValueError, RuntimeError) as error:
+        if type(error).__module__.startswith("al."):
+            raise
+        raise DataError(f"{source.label}: {_first_line(error)} {advice}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _open(source: Source) -> Iterable[dict[str, Any]]:
+    from datasets import load_dataset
+
+    if not source.is_preset:
+        hub = parse_hub(source.path)
+        return load_dataset(hub.name, hub.subset, split=hub.split, revision=hub.revision, streaming=True)
+    preset, split = find(source.path)
+    copy = local_copy(preset)
+    name = str(copy) if copy is not None else preset.path
+    if preset.files is None:
+        revision = preset.revision if copy is None else None
+        return load_dataset(name, preset.config, split=split, revision=revision, streaming=True)
+    # Named files are read without the repository's own loading code, which `datasets` no longer runs.
+    files = preset.files.format(split=split)
+    revision = f"@{preset.revision}" if preset.revision else ""
+    root = name if copy is not None else f"hf://datasets/{name}{revision}"
+    builder = _BUILDERS.get(PurePosixPath(files).suffix, "parquet")
+    return load_dataset(builder, data_files={split: f"{root}/{files}"}, split=split, streaming=True)

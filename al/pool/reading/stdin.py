@@ -1,0 +1,32 @@
+"""Standard input as a file: what was piped in is kept with the run, so that its digest can be taken and it can be read again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+STDIN = "-"
+SPOOLED = re.compile(r"stdin-[0-9a-f]{8}")
+"""Name of a file that holds what was piped in, told apart by the sha256 of its bytes."""
+_CHUNK = 2**20
+
+
+def spool(folder: Path, stream: BinaryIO | None = None) -> Path:
+    """Copy standard input (or `stream`) into `folder`, which is made; the same bytes give the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting, digest = folder / "stdin.part", hashlib.sha256()
+    stream = stream or sys.stdin.buffer
+    with waiting.open("wb") as file:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            file.write(chunk)
+    return waiting.rename(folder / f"stdin-{digest.hexdigest()[:8]}")
+
+
+def with_stdin_spooled(names: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """The names of sources, `-` replaced by a file in `folder` that holds standard input."""
+    return tuple(str(spool(folder)) if name == STDIN else name for name in names)

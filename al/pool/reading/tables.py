@@ -1,0 +1,249 @@
+"""Tables: CSV and TSV, Parquet, Arrow. Columns of one name are kept apart as `name`, `name (2)`."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.pool.formats import RowError
+from al.pool.reading.json_lines import RawRow, bad_utf8, oversize
+from al.pool.reading.kinds import BOM
+from al.pool.reading.unpacking import Damaged, head_of
+
+MOST_COLUMNS = 10_000
+BATCH_ROWS, BATCH_BYTES = 1024, 16 * 2**20
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, with (2), (3), … behind those that an earlier column has."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def read_csv(stream: BufferedReader, delimiter: str, longest: int) -> Iterator[RawRow]:
+    """The rows of a table in text form, its first row the header; `delimiter` is a tab, or a comma (or what takes its place).
+
+    A quote that is never closed, or is followed by text, costs the line it stands on; reading goes on at the next line.
+    """
+    if delimiter == ",":
+        delimiter = _delimiter(head_of(stream))
+    csv.field_size_limit(longest)
+    names: list[str] | None = None
+    for line, fields, raw in _records(_Lines(stream, longest), delimiter):
+        if isinstance(fields, RowError):
+            yield line, fields, raw
+            if names is None:
+                return  # without a header nothing after it has a meaning
+        elif names is None:
+            if len(fields) > MOST_COLUMNS:
+                found = f"the header has {len(fields):,} columns, the most is {MOST_COLUMNS:,}"
+                yield line, RowError("invalid_csv", found), raw
+                return
+            names = distinct_names(fields)
+        elif len(fields) > len(names):
+            found = f"{len(fields):,} columns, the header has {len(names):,}: {', '.join(names)[:80]}"
+            yield line, RowError("invalid_csv", found), raw
+        else:
+            row = dict(zip(names, [*fields, *[None] * (len(names) - len(fields))], strict=True))
+            yield line, _as_text(row), row
+
+
+def _delimiter(head: bytes) -> str:
+    header = head.removeprefix(BOM).split(b"\n", 1)[0]
+    return next((mark for mark in ",;\t" if mark.encode() in header), ",")
+
+
+def _as_text(row: dict[str, str | None]) -> dict[str, str | None] | RowError:
+    for name, value in row.items():
+        if value is not None and not value.isascii():
+            content = value.encode("utf-8", "surrogateescape")
+            try:
+                content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return RowError("bad_utf8", f"column {name}: {bad_utf8(content, error)}")
+    return row
+
+
+class _Lines:
+    """The lines of a stream as text, those of the record that is being read kept, so that they can be read again.
+
+    A line above `longest` bytes ends the iteration with its RowError in `refused`, as damage does (`damaged`).
+    """
+
+    def __init__(self, stream: BufferedReader, longest: int):
+        self._stream, self._longest = stream, longest
+        self.number = 0
+        self.record: list[str] = []
+        self._again: list[str] = []
+        self.refused: tuple[RowError, str] | None = None
+        self.damaged: RowError | None = None
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.pop() if self._again else self._read()
+        self.number += 1
+        self.record.append(line)
+        return line
+
+    def _read(self) -> str:
+        try:
+            line = self._stream.readline(self._longest + 1)
+            if len(line) > self._longest:
+                size = len(line)
+                while not line.endswith(b"\n") and (line := self._stream.readline(self._longest)):
+                    size += len(line)
+                self.refused = (oversize(size, self._longest), "")
+                raise StopIteration
+        except Damaged as error:
+            self.damaged, line = error.row, b""
+        if not line:
+            self.ended = True
+            raise StopIteration
+        if self.number == 0:
+            line = line.removeprefix(BOM)
+        return line.decode("utf-8", "surrogateescape")
+
+    def pass_over_blank(self) -> None:
+        """Go to the next line that holds something, at once: a bomb may hold millions that do not."""
+        while not self._again and (waiting := head_of(self._stream))[:1] in (b"\n", b"\r"):
+            blank = waiting[: len(waiting) - len(waiting.lstrip(b"\r\n"))]
+            self._stream.read(len(blank))
+            self.number += blank.count(b"\n")
+
+    def read_again(self) -> None:
+        """Give out all lines of the record but its first once more."""
+        self._again += self.record[:0:-1]
+        self.number -= len(self.record) - 1
+        self.record = self.record[:1]
+        self.ended = False
+
+
+def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | RowError, str]]:
+    """(first line, fields or error, raw text) of every record that is not blank."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        lines.record = []
+        try:
+            fields = next(reader, None)
+            error = None
+        except csv.Error as failure:
+            fields, error = None, RowError("invalid_csv", str(failure))
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        start = lines.number - len(lines.record) + 1
+        if error is not None and lines.record:
+            if "unexpected end" in str(error) or len(lines.record) > 1:
+                error = RowError("invalid_csv", f"a quote is not closed, or text follows it ({error})")
+            lines.read_again()
+            yield start, error, lines.record[0][:400]
+        elif fields:
+            yield start, fields, lines.record[0][:400]
+        elif lines.record:
+            lines.pass_over_blank()
+        if lines.refused is not None and not lines._again:
+            refused, raw = lines.refused
+            lines.refused = None
+            lines.number += 1
+            yield lines.number, refused, raw
+        elif fields is None and error is None:
+            break
+    if lines.damaged is not None:
+        yield lines.number + 1, lines.damaged, ""
+
+
+def read_parquet(path: Path) -> Iterator[RawRow]:
+    """The rows of a Parquet file, numbered from 1."""
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = distinct_names(file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
+                for row in python_rows(batch.rename_columns(names)):
+                    number += 1
+                    yield number, row, row if isinstance(row, dict) else ""
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            raise
+        yield number + 1, RowError("damaged_parquet", str(error).splitlines()[0]), ""
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * max(1, metadata.num_rows) // max(1, size)))
+
+
+def read_arrow(path: Path) -> Iterator[RawRow]:
+    """The rows of an Arrow IPC file or stream (Feather 2, and what `datasets` keeps on disk), numbered from 1."""
+    number = 0
+    try:
+        with pa.memory_map(str(path)) as file:
+            for batch in _arrow_batches(file):
+                for start in range(0, batch.num_rows, BATCH_ROWS):
+                    for row in python_rows(batch.slice(start, BATCH_ROWS), check=True):
+                        number += 1
+                        yield number, row, row if isinstance(row, dict) else ""
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            raise
+        yield number + 1, RowError("damaged_arrow", str(error).splitlines()[0]), ""
+
+
+def _arrow_batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    if not is_file:
+        with pa.ipc.open_stream(file) as reader:
+            names = distinct_names(reader.schema.names)
+            for batch in reader:
+                yield batch.rename_columns(names)
+        return
+    with pa.ipc.open_file(file) as reader:
+        names = distinct_names(reader.schema.names)
+        for index in range(reader.num_record_batches):
+            yield reader.get_batch(index).rename_columns(names)
+
+
+def python_rows(batch: pa.RecordBatch, check: bool = False) -> Iterator[Any]:
+    """The rows of a batch as dicts; a RowError for one that Python cannot hold. `check` looks for offsets that lie."""
+    try:
+        if check:
+            batch.validate(full=True)
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        if batch.num_rows == 1:
+            yield _unfit(batch, error)
+            return
+        for index in range(batch.num_rows):
+            yield from python_rows(batch.slice(index, 1), check)
+        return
+    for row in rows:  # pandas writes NaN where a value is missing
+        yield {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+
+
+def _unfit(batch: pa.RecordBatch, error: Exception) -> RowError:
+    field = next((f"{name}: " for name in batch.schema.names if _fails(batch.column(name))), "")
+    if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
+        return RowError("bad_utf8", f"{field}a string is not UTF-8")
+    return RowError("bad_value", f"{field}{error}")  # a date or time outside Python's range
+
+
+def _fails(column: pa.Array) -> bool:
+    try:
+        column.validate(full=True)
+        column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return True
+    return False
