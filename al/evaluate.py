@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
 from al.metrics import METRICS, Measured, metrics, paired_bootstrap
+from al.pool.store import Pool
 from al.prepare import Tokenized, held_out
 from al.session import Session
 
+LONGEST_GROUP_NAME = 80
 COLUMNS = ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end")
 
 
@@ -93,11 +95,17 @@ def load_measured(artifact: Artifact, split: int) -> tuple[Measured, pa.Table]:
     return Measured(**arrays, source=codes), table
 
 
-def compare(evaluations: dict[str, Artifact], split: int, resamples: int, seed: int) -> dict[str, Any]:
+def compare(
+    evaluations: dict[str, Artifact], split: int, resamples: int, seed: int, pool: Pool | None = None
+) -> dict[str, Any]:
     """Metrics of every model on a split, and the differences of "selected" to each other one with intervals.
 
+    Args:
+        pool: the pool that was evaluated; with it, results are told by group as well where examples have one.
+
     Returns:
-        {"examples", "sources", "models": {name: {metric: value}}, "differences": {"selected - base": {metric: {...}}}, "by_source": [...]}.
+        {"examples", "sources", "models": {name: {metric: value}}, "differences": {"selected - base": {metric: {...}}},
+        "by_source": [...], "by_group": [...] where there are any}.
     """
     loaded = {name: load_measured(artifact, split) for name, artifact in evaluations.items()}
     any_measured = next(iter(loaded.values()))[0]
@@ -112,17 +120,29 @@ def compare(evaluations: dict[str, Artifact], split: int, resamples: int, seed: 
         "sources": int(any_measured.source.max()) + 1,
         "models": models,
         "differences": differences,
-        "by_source": _by_source(loaded),
+        "by_source": _by(loaded, "source", next(iter(loaded.values()))[1]["source"].to_pylist()),
+        **_by_group(loaded, pool),
     }
 
 
-def _by_source(loaded: dict[str, tuple[Measured, pa.Table]]) -> list[dict[str, Any]]:
-    names = np.unique(next(iter(loaded.values()))[1]["source"].to_numpy(zero_copy_only=False).astype(str))
+def _by_group(loaded: dict[str, tuple[Measured, pa.Table]], pool: Pool | None) -> dict[str, Any]:
+    """{"by_group": [...]} over the examples whose metadata name a `group` (presets do); {} where none does."""
+    if pool is None:
+        return {}
+    rows = next(iter(loaded.values()))[1]["row"].to_numpy()
+    groups = [str(metadata.get("group") or "")[:LONGEST_GROUP_NAME] for metadata in pool.metadata(rows)]
+    found = [row for row in _by(loaded, "group", groups) if row["group"]]
+    return {"by_group": found} if found else {}
+
+
+def _by(loaded: dict[str, tuple[Measured, pa.Table]], key: str, labels: list[str]) -> list[dict[str, Any]]:
+    """One row per distinct label; `labels` has one per measured example, in the order of the tables."""
+    names, codes = np.unique(np.array(labels, dtype=str), return_inverse=True)
     rows = []
-    for code, source in enumerate(names):
-        row: dict[str, Any] = {"source": str(source)}
+    for code, label in enumerate(names):
+        row: dict[str, Any] = {key: str(label)}
         for name, (measured, _) in loaded.items():
-            mine = measured.source == code
+            mine = codes == code
             row["examples"] = int(mine.sum())
             row[f"{name}_nll"] = float(measured.nll[mine].sum() / max(measured.targets[mine].sum(), 1))
             row[f"{name}_em"] = float(measured.correct[mine].mean())

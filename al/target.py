@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from al.artifacts import Artifact, write_json
+from al.cleaning.repair import make_repair
 from al.errors import DataError
 from al.pool.config import PoolConfig
 from al.pool.identity import describe_sources
@@ -51,18 +52,20 @@ class Target:
 def import_target(session: Session) -> Artifact:
     """The files of `target.files` as a pool of their own."""
     config = session.config
-    named = PoolConfig(files=config.target.files, format=config.target.format, strict=config.pool.strict)
-    sources = find_sources(named)
+    asked = config.target.model_dump(include={"files", "format", "map", "text_template"})
+    limits = config.pool.model_dump(include={"strict", "root", "max_row_bytes", "max_unpack_ratio"})
+    named = PoolConfig(**asked, **limits)
+    sources = find_sources(named, held_out=True)
 
     def build(out: Path, scratch: Path) -> None:
         with session.progress("import target", None, "rows") as progress:
-            import_pool(sources, out, previous=None, strict=named.strict, progress=progress)
+            import_pool(sources, out, strict=named.strict, progress=progress, repair=make_repair(config.clean))
 
     return session.run.stage(
         "target_pool",
         version=1,
         inputs={},
-        params={"sources": describe_sources(sources), "strict": named.strict},
+        params={"sources": describe_sources(sources, config.clean.repairs()), "strict": named.strict},
         build=build,
         label="import target",
     )

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from json.encoder import encode_basestring
+from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any, NamedTuple
 
-from al.pool.formats import FORMATS, Row, RowError, Turn, detect
+from al.cleaning.repair import Repair
+from al.pool.formats import FORMATS, Example, Gathering, Row, RowError, Turn, recognise, unknown_row
+from al.pool.formats.base import text as read_text
+from al.pool.formats.template import TextTemplate
+from al.pool.mapping import FieldMap
 from al.pool.sources import Source
 
-SOURCE_FIELDS = ("source", "dataset", "task", "category")
+SOURCE_FIELDS = ("source", "dataset", "task", "category", "data_source", "task_name", "_task_name")
 LONGEST_SOURCE_NAME = 80
+LAYOUTS_KEPT = 4096  # a file whose rows all have other fields must not fill the memory
 
 _metadata_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str, allow_nan=False).encode
 
@@ -37,44 +43,94 @@ class Record(NamedTuple):
 class Converter:
     """Turns the rows of one source into records, counting formats and adjustments on the way."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, repair: Repair | None = None):
         self.source = source
+        self.repair = repair
         self.formats: Counter[str] = Counter()
         self.adjusted: Counter[str] = Counter()
-        self._known: dict[tuple[str, ...], str | None] = {}
+        self._known: dict[tuple[str, ...], tuple[str, Mapping[str, str]] | RowError] = {}
+        self._map = FieldMap(source.map) if source.map else None
+        self._template = TextTemplate(source.text_template) if source.text_template else None
+        self._gathered: dict[str, Gathering] = {}
+        self._rows = 0
 
-    def convert(self, row: Any) -> list[Record]:
-        """The records of one raw row (one, except where a format nests several).
+    def convert(self, row: Any, line: int | None = None) -> list[Record]:
+        """The records of one raw row (one, except where a format nests several, or tells only in `finish`).
+
+        `line` is where the row stands; without it rows are numbered from 1.
 
         Raises:
             RowError: the row cannot be used.
         """
+        self._rows += 1
         if not isinstance(row, dict):
             raise RowError("not_an_object", f"expected a JSON object, found {type(row).__name__}")
-        name = self._format_of(row)
-        records = [self._record(row, *example) for example in FORMATS[name].convert(row)]
+        rest: Row | None = None
+        if self._map is not None:
+            row, rest = self._map.apply(row)
+        name, renamed = self._format_of(row)
+        if renamed:
+            row = {renamed.get(key, key): value for key, value in row.items()}
+        found = FORMATS[name]
+        if found.gathers is not None:
+            if name not in self._gathered:
+                self._gathered[name] = found.gathers()
+            self._gathered[name].add(row, self._rows if line is None else line)
+            records = []
+        elif name == "text" and self._template is not None:
+            records = [self._record(row, Example(self._template.split(read_text(row, "text")), ("text",)), rest)]
+        else:
+            try:
+                records = [self._record(row, example, rest) for example in found.convert(row)]
+            except RecursionError:  # what reading could still hold, writing cannot
+                raise RowError("invalid_json", "nested too deeply") from None
+        if renamed:
+            self.adjusted["renamed_fields"] += 1
         self.formats[name] += 1
         return records
 
-    def _record(self, row: Row, found: list[Turn], used: tuple[str, ...], alternatives: list[str]) -> Record:
+    def finish(self) -> Iterator[tuple[int, Record | RowError, Any]]:
+        """(line, record or error, raw row) of what could only be told at the end of a file: its message trees."""
+        for gathering in self._gathered.values():
+            for line, found, row in gathering.finish():
+                try:
+                    yield line, found if isinstance(found, RowError) else self._record(row, found, None), row
+                except RowError as error:
+                    yield line, error, row
+        self._gathered.clear()
+
+    def _record(self, row: Row, example: Example, rest: Row | None) -> Record:
+        found, used, alternatives, adjusted, given, named = example
+        if self.repair is not None:
+            found = self.repair.apply(found, self.adjusted)
+            alternatives = self.repair.texts(alternatives)
         turns = canonical(found, self.adjusted)
         if alternatives:
             _check_text(alternatives)
-        metadata = {key: value for key, value in row.items() if key not in used}
-        source = source_name(metadata, self.source)
+        metadata = {key: value for key, value in row.items() if key not in used} if given is None else dict(given)
+        if rest:
+            metadata = {**rest, **metadata}
+        if self.repair is not None:
+            metadata = self.repair.fields(metadata)
+        if self.source.group is not None:
+            metadata.setdefault("group", self.source.group)
+        source = source_name(metadata, self.source) if named is None else named
+        if adjusted:
+            self.adjusted.update(adjusted)
         return Record(content_id(turns), source, turns, alternatives, turns[-1][0] == "assistant", _dump(metadata))
 
-    def _format_of(self, row: Row) -> str:
+    def _format_of(self, row: Row) -> tuple[str, Mapping[str, str]]:
         if self.source.format != "auto":
-            return self.source.format
+            return self.source.format, {}
         names = tuple(row)
         found = self._known.get(names)
         if found is None:
-            found = detect(names)
-            if found is None:
-                shown = ", ".join(sorted(map(str, names)))[:120] or "none"
-                raise RowError("unknown_format", f"fields {shown}: no known format has these (see `pool.format`)")
+            found = recognise(names) or RowError("unknown_format", unknown_row(names))
+            if len(self._known) >= LAYOUTS_KEPT:
+                self._known.clear()
             self._known[names] = found
+        if isinstance(found, RowError):
+            raise RowError(found.reason, str(found))
         return found
 
 
@@ -125,7 +181,25 @@ def content_id(turns: list[Turn]) -> str:
     try:
         return blake2b(f"[{document}]".encode(), digest_size=8).hexdigest()
     except UnicodeEncodeError as error:
-        raise RowError("bad_unicode", f"messages: not valid Unicode text ({error.reason})") from None
+        raise RowError("bad_unicode", f"{_not_text(turns)}: not valid Unicode text ({error.reason})") from None
+
+
+def _not_text(turns: list[Turn]) -> str:
+    """The message that has no UTF-8 form."""
+    bad = (
+        f"message {index} ({role})"
+        for index, (role, text) in enumerate(turns)
+        if text.encode("utf-8", "replace") != text.encode("utf-8", "surrogatepass")
+    )
+    return next(bad, "messages")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        _metadata_json(value)
+    except ValueError:
+        return False
+    return True
 
 
 def source_name(metadata: Row, source: Source) -> str:
@@ -153,9 +227,15 @@ def _dump(metadata: Row) -> str:
     if not metadata:
         return "{}"
     try:
+        if all(type(value) is str for value in metadata.values()):  # most rows; the encoder takes three times as long
+            written = [
+                f"{encode_basestring_ascii(k)}:{encode_basestring_ascii(v)}" for k, v in sorted(metadata.items())
+            ]
+            return "{" + ",".join(written) + "}"
         return _metadata_json(metadata)
     except ValueError:
-        raise RowError("not_finite", "a field holds a number that is not finite (NaN or Infinity)") from None
+        field = next((f"{key}: " for key, value in metadata.items() if not _is_finite(value)), "")
+        raise RowError("not_finite", f"{field}holds a number that is not finite (NaN or Infinity)") from None
     except TypeError:
         raise RowError("wrong_type", "field names: expected strings") from None
     except RecursionError:  # writing takes more of the stack than reading did

@@ -9,37 +9,56 @@ from typing import Any
 from al.artifacts import sha256_file
 from al.errors import RunStateError
 from al.pool.config import PoolConfig
+from al.pool.presets import find
 from al.pool.sources import Source, parse_hub
 
 
-def describe_sources(sources: Iterable[Source]) -> list[dict[str, Any]]:
-    """One entry per source: its label, how rows are read, and the sha256 of the file (of a hub data set: its revision)."""
+def describe_sources(sources: Iterable[Source], repairs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One entry per source: its label, how rows are read and repaired (`CleanConfig.repairs`), and the sha256 of the file (of a hub
+    data set: its revision)."""
     described = []
     for source in sources:
-        content = (
-            {"revision": parse_hub(source.path).revision}
-            if source.is_hub
-            else {"sha256": sha256_file(Path(source.path))}
-        )
         described.append(
-            {"label": source.label, "format": source.format, "source_field": source.source_field, **content}
+            {
+                "label": source.label,
+                "format": source.format,
+                "source_field": source.source_field,
+                # Only where they are set, so that pools made before they could be keep their fingerprint.
+                **({"map": dict(source.map)} if source.map else {}),
+                **({"text_template": source.text_template} if source.text_template else {}),
+                **({"clean": dict(repairs)} if repairs else {}),
+                **_content(source),
+            }
         )
     return described
 
 
-def check_same_pool(recorded: Iterable[Mapping[str, Any]], sources: Iterable[Source], run: str) -> None:
+def _content(source: Source) -> dict[str, Any]:
+    if source.is_preset:
+        return {"preset": find(source.path)[0].path, "revision": find(source.path)[0].revision}
+    if source.is_hub:
+        return {"revision": parse_hub(source.path).revision}
+    return {"sha256": sha256_file(Path(source.path))}
+
+
+def check_same_pool(
+    recorded: Iterable[Mapping[str, Any]],
+    sources: Iterable[Source],
+    run: str,
+    repairs: Mapping[str, Any] | None = None,
+) -> None:
     """Compare the config's sources with those the run's pool was made from.
 
     Args:
         recorded: `describe_sources` entries of every version of the run's pool.
 
     Raises:
-        RunStateError: a source was changed since, or is not in the pool.
+        RunStateError: a source was changed since, is repaired in another way (`repairs`), or is not in the pool.
     """
     known: dict[str, list[Mapping[str, Any]]] = {}
     for entry in recorded:
         known.setdefault(entry["label"], []).append(entry)
-    for entry in describe_sources(sources):
+    for entry in describe_sources(sources, repairs):
         versions = known.get(entry["label"])
         advice = (
             f"Rounds already run rest on the old pool: start another run (--run DIR), or add to this one with "
@@ -50,11 +69,20 @@ def check_same_pool(recorded: Iterable[Mapping[str, Any]], sources: Iterable[Sou
                 f"pool.files: {entry['label']} is not part of the pool that {run} was made with ({len(known)} sources). {advice}"
             )
         if entry not in versions:
+            if any(_less(entry, "clean") == _less(version, "clean") for version in versions):
+                raise RunStateError(
+                    f"clean.repair_encoding, clean.mask_pii: {entry['label']} was imported into {run} with other settings, and "
+                    f"examples are named by their text. Set them back, or start another run (--run DIR)."
+                )
             raise RunStateError(f"pool.files: {entry['label']} changed since {run} imported it. {advice}")
 
 
+def _less(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != key}
+
+
 def sources_config(config: PoolConfig, names: Iterable[str], format_name: str | None, strict: bool) -> PoolConfig:
-    """The pool section with its sources replaced by `names` (paths, globs, `hub:` names) given on the command line."""
+    """The pool section with its sources replaced by `names` (paths, globs, presets, `hub:` names) given on the command line."""
     names = list(names)
     values = {
         "files": [n for n in names if not n.startswith("hub:")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -12,6 +13,10 @@ from al.pool.formats import FORMATS, detect
 
 ASKED = [("user", "Say A."), ("assistant", "A")]
 IN_CONTEXT = [("user", "Say it.\n\nA"), ("assistant", "A")]
+DEFINED = [
+    ("user", "Definition: Say it.\n\nNow complete the following example -\nInput: A\nOutput:"),
+    ("assistant", "A"),
+]
 
 
 def said(*turns: tuple[str, str], role: str = "role", content: str = "content") -> list[dict[str, str]]:
@@ -28,6 +33,8 @@ class Case:
     missing: dict[str, Any]
     reason: str = "missing_field"
     several: dict[str, Any] = field(default_factory=dict)  # with answers A and B, where the format knows alternatives
+    metadata: dict[str, Any] = field(default_factory=dict)  # besides the fields that are no part of the format
+    adjusted: dict[str, int] = field(default_factory=dict)
 
 
 CASES = {
@@ -37,6 +44,15 @@ CASES = {
         None,
         {"messages": None, "response": "A", "suggestion": "B"},
         "wrong_type",
+    ),
+    "preference": Case(
+        {"prompt": "Say A.", "chosen": "A", "rejected": "B"},
+        ASKED,
+        {"prompt": "Say A.", "chosen": "", "rejected": "B"},
+        {"prompt": "Say A.", "chosen": {}, "rejected": "B"},
+        "wrong_type",
+        metadata={"rejected": "B"},
+        adjusted={"rejected_set_aside": 1},
     ),
     "messages": Case(
         {"messages": said(("system", "Be brief."), *ASKED)},
@@ -52,12 +68,27 @@ CASES = {
         {"conversations": [{"from": "human"}]},
         "wrong_type",
     ),
+    "ultrachat": Case(
+        {"id": "1", "data": ["Say A.", "A"]},
+        ASKED,
+        {"id": "1", "data": ["Say A."]},
+        {"id": "1", "data": ["Say A.", None]},
+        "wrong_type",
+        metadata={"id": "1"},
+    ),
     "self_instruct": Case(
         {"instruction": "Say it.", "instances": [{"input": "A", "output": "A"}]},
         IN_CONTEXT,
         {"instruction": "Say it.", "instances": [{"input": "A", "output": ""}]},
         {"instances": [{"input": "A", "output": "A"}]},
         several={"instruction": "Say it.", "instances": [{"input": "A", "output": ["A", "B"]}]},
+    ),
+    "natural_instructions": Case(
+        {"definition": "Say it.", "inputs": "A", "targets": "A"},
+        DEFINED,
+        {"definition": "Say it.", "inputs": "A", "targets": ""},
+        {"definition": "Say it.", "inputs": None, "targets": "A"},
+        several={"definition": "Say it.", "inputs": "A", "targets": ["A", "B"]},
     ),
     "dolly": Case(
         {"instruction": "Say it.", "context": "A", "response": "A"},
@@ -73,6 +104,13 @@ CASES = {
         {"instruction": None, "input": "A", "output": "A"},
         several={"instruction": "Say it.", "input": "A", "output": ["A", "B"]},
     ),
+    "multiple_choice": Case(
+        {"question": "Which?", "choices": {"text": ["one", "two"], "label": ["A", "B"]}, "answerKey": "A"},
+        [("user", "Which?\n\nA. one\nB. two"), ("assistant", "A")],
+        {"question": "Which?", "choices": ["one", "two"], "answer": -1},
+        {"question": "Which?", "choices": None, "answer": 0},
+        "wrong_type",
+    ),
     "evals": Case(
         {"input": said(("user", "Say A.")), "ideal": "A"},
         ASKED,
@@ -87,6 +125,13 @@ CASES = {
         {"prompt": None, "completion": "A"},
         several={"prompt": "Say A.", "completion": ["A", "B"]},
     ),
+    "squad": Case(
+        {"context": "It is A.", "question": "What is it?", "answers": {"text": ["A"], "answer_start": [6]}},
+        [("user", "It is A.\n\nWhat is it?"), ("assistant", "A")],
+        {"context": "It is A.", "question": "What is it?", "answers": {"text": [], "answer_start": []}},
+        {"context": None, "question": "What is it?", "answers": {"text": ["A"]}},
+        several={"context": "It is A.", "question": "What is it?", "answers": {"text": ["A", "B", "A"]}},
+    ),
     "question_answer": Case(
         {"question": "Say A.", "answer": "A"},
         ASKED,
@@ -94,13 +139,28 @@ CASES = {
         {"question": None, "answer": "A"},
         several={"question": "Say A.", "answer": ["A", "B"]},
     ),
+    "flan": Case(
+        {"inputs": "Say A.", "targets": "A"},
+        ASKED,
+        {"inputs": "Say A.", "targets": None},
+        {"inputs": None, "targets": "A"},
+        several={"inputs": "Say A.", "targets": ["A", "B"]},
+    ),
 }
-every_format = pytest.mark.parametrize("name", FORMATS)
+# Formats that need more than one row, or more than a row, and the files that test them.
+ELSEWHERE = {
+    "exported": "test_pool_export.py",
+    "oasst": "test_pool_trees.py",
+    "oasst_tree": "test_pool_trees.py",
+    "text": "test_pool_text_template.py",
+}
+every_format = pytest.mark.parametrize("name", CASES)
 with_alternatives = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.several])
 
 
 def test_every_format_has_a_case_and_can_be_named_in_the_config():
-    assert set(FORMATS) == set(CASES)
+    assert set(FORMATS) == set(CASES) | set(ELSEWHERE)
+    assert [file for file in ELSEWHERE.values() if not (Path(__file__).parent / file).exists()] == []
     assert {"auto", *FORMATS} == set(get_args(FormatName))
 
 
@@ -115,6 +175,7 @@ def test_a_row_becomes_canonical_messages(importing, name, asked):
     imported = importing({"a.jsonl": [CASES[name].row]}, format="auto" if asked == "auto" else name)
     assert imported.only == CASES[name].turns
     assert imported.stats.formats == {name: 1}
+    assert imported.stats.adjusted == CASES[name].adjusted
     assert imported.pool.labelled.tolist() == [True]
 
 
@@ -160,7 +221,7 @@ def test_why_a_prompt_was_handed_out_is_no_metadata_of_its_example(importing):
 @every_format
 def test_other_fields_are_metadata(importing, name):
     imported = importing({"a.jsonl": [{**CASES[name].row, "licence": "MIT"}]})
-    assert imported.pool.metadata([0]) == [{"licence": "MIT"}]
+    assert imported.pool.metadata([0]) == [{"licence": "MIT"} | CASES[name].metadata]
 
 
 def test_a_forced_format_refuses_rows_of_another(importing, good):

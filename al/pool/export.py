@@ -1,0 +1,97 @@
+"""A pool version written to one file that any trainer reads, and that gives the same pool when it is imported again.
+
+A row is {"id", "messages", "source", "alternatives", "labelled", "metadata"}: `messages` as stored (an example without a response
+ends with the user's turn), `metadata` the other fields of the row it came from (in Parquet as JSON text). The format
+`exported` (al.pool.formats) takes such rows back: same ids, sources, responses, accepted answers and metadata. Only where a
+row was read first is new: it is the exported file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.errors import ConfigError
+from al.pool.tables import EXAMPLES, ROW_GROUP
+from al.whole_file import written_whole
+
+COMPRESSION = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.bz2": "bz2"}
+COLUMNS = ("id", "messages", "source", "alternatives", "labelled", "metadata")
+BATCH = 1_024
+
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def check_destination(out: Path, force: bool) -> None:
+    """Whether `out` can be written.
+
+    Raises:
+        ConfigError: a suffix that is none of the formats', or a file that is there already, without `force`.
+    """
+    if not out.name.lower().endswith((*COMPRESSION, ".parquet")):
+        raise ConfigError(f"{out}: expected a name that ends in {', '.join(COMPRESSION)} or .parquet.")
+    if out.exists() and not force:
+        raise ConfigError(f"{out}: exists already. Name another file, or add --force to replace it.")
+
+
+def export_examples(
+    pool: Path,
+    out: Path,
+    *,
+    chosen: np.ndarray | None = None,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda n: None,
+) -> int:
+    """Write the examples of the pool directory `pool`, or those that `chosen` (n,) bool marks, to `out`; how many there were.
+
+    Rows keep the pool's order (ascending ids). Memory stays at a batch of examples; `out` is there whole or not at all.
+
+    Raises:
+        ConfigError: as `check_destination`, or no such folder.
+        EnvironmentProblem: the file cannot be written.
+    """
+    check_destination(out, force)
+    written = 0
+    with written_whole(out) as temporary:
+        opened = _parquet if out.name.lower().endswith(".parquet") else _lines
+        with opened(temporary, out.name.lower()) as write:
+            for batch in _batches(pool, chosen):
+                write(batch)
+                written += batch.num_rows
+                progress(batch.num_rows)
+    return written
+
+
+@contextmanager
+def _parquet(path: Path, name: str) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    schema = pa.schema([EXAMPLES.field(column) for column in COLUMNS])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield lambda batch: writer.write_batch(batch.cast(schema), row_group_size=ROW_GROUP)
+
+
+@contextmanager
+def _lines(path: Path, name: str) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    compression = next(method for suffix, method in COMPRESSION.items() if name.endswith(suffix))
+    with pa.output_stream(str(path), compression=compression) as stream:
+        yield lambda batch: stream.write("".join(_line(row) for row in batch.to_pylist()).encode())
+
+
+def _line(row: dict[str, Any]) -> str:
+    return _dumps({**row, "metadata": json.loads(row["metadata"])}) + "\n"
+
+
+def _batches(pool: Path, chosen: np.ndarray | None) -> Iterator[pa.RecordBatch]:
+    seen = 0
+    with pq.ParquetFile(pool / "examples.parquet") as file:
+        for batch in file.iter_batches(batch_size=BATCH, columns=list(COLUMNS)):
+            mask = None if chosen is None else pa.array(chosen[seen : seen + batch.num_rows])
+            seen += batch.num_rows
+            batch = batch.select(list(COLUMNS))
+            yield batch if mask is None else batch.filter(mask)

@@ -1,0 +1,66 @@
+"""Which format a row has, and what is told of a row that has none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+
+from al.pool.formats.base import FORMATS, Format
+
+LOOKED_AT = 40
+"""Fields of an unknown row that are compared with the known ones; a header may have a million."""
+
+
+def detect(names: Collection[str]) -> str | None:
+    """Name of the first format that a row with these field names fits, or None."""
+    return next((candidate.name for candidate in FORMATS.values() if candidate.matches(names)), None)
+
+
+def recognise(names: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
+    """Format of a row with these field names, and how its fields are to be renamed for it, or None.
+
+    Names are renamed only where no format fits them as they are: "Question " becomes "question", unless that is taken.
+    """
+    found = detect(frozenset(names))
+    if found is not None:
+        return found, {}
+    renamed: dict[str, str] = {}
+    taken = set(names)
+    for name in names:
+        plain = name.strip().lower().replace(" ", "_") if isinstance(name, str) else name
+        if plain != name and plain not in taken:
+            renamed[name] = plain
+            taken.add(plain)
+    found = detect(frozenset(renamed.get(name, name) for name in names)) if renamed else None
+    return (found, renamed) if found is not None else None
+
+
+def unknown_row(names: Collection[str]) -> str:
+    """What is told of a row that no format fits: its fields, the nearest format and what is missing for it."""
+    known = sorted(str(name) for name in names)
+    shown = ", ".join(known[:LOOKED_AT])[:120] or "none"
+    known = known[:LOOKED_AT]
+    told = f"fields {shown}: no known format has these"
+    nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
+    advice = "say which fields hold what with --map, for example --map instruction=FIELD,output=FIELD (`pool.map`)"
+    if _likeness(nearest, known) <= 0:
+        return f"{told}; {advice}"
+    if all(name in known for name in nearest.expects):
+        return f"{told}; {advice}"
+    lacking = [f"`{name}`{_meant(name, known)}" for name in nearest.expects if name not in known]
+    return f"{told}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice}"
+
+
+def _likeness(candidate: Format, names: list[str]) -> float:
+    """How many of the format's fields the row has, a name written nearly so counting less; 0 where it has none."""
+    if not candidate.expects:
+        return 0.0
+    exact = sum(name in names for name in candidate.expects)
+    close = sum(bool(_meant(name, names)) for name in candidate.expects if name not in names)
+    return (exact + 0.6 * close) / len(candidate.expects) if exact or close else 0.0
+
+
+def _meant(name: str, names: list[str]) -> str:
+    lowered = {other.strip().lower(): other for other in names}
+    near = difflib.get_close_matches(name, [other for other in lowered if other != name], n=1, cutoff=0.8)
+    return f" (`{lowered[near[0]][:40]}`?)" if near else ""

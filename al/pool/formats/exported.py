@@ -1,0 +1,32 @@
+"""Rows that `pool export` wrote: they come back as they were."""
+
+from __future__ import annotations
+
+import json
+
+from al.pool.formats.base import Example, Row, RowError, kind, row_format, text
+from al.pool.formats.turns import read_turns
+
+FIELDS = ("id", "messages", "source", "alternatives", "labelled", "metadata")
+
+
+@row_format(
+    "exported",
+    "id, messages, source, alternatives, labelled, metadata and nothing else: what `pool export` wrote",
+    lambda names: len(names) == len(FIELDS) and set(FIELDS).issubset(names),
+)
+def _exported(row: Row) -> list[Example]:
+    alternatives, metadata = row.get("alternatives") or [], row.get("metadata") or {}
+    if not isinstance(alternatives, list) or not all(isinstance(answer, str) for answer in alternatives):
+        raise RowError("wrong_type", f"alternatives: expected a list of texts, found {kind(alternatives)}")
+    if isinstance(metadata, str):  # as Parquet has it
+        try:
+            metadata = json.loads(metadata)
+        except ValueError:
+            raise RowError("invalid_json", "metadata: expected an object as JSON text") from None
+    if not isinstance(metadata, dict):
+        raise RowError("wrong_type", f"metadata: expected an object, found {kind(metadata)}")
+    source = text(row, "source").strip()
+    if not source:
+        raise RowError("empty_field", "source: empty; expected the name of the data set")
+    return [Example(read_turns(row.get("messages"), "messages"), FIELDS, alternatives, (), metadata, source)]

@@ -1,0 +1,211 @@
+"""Messages as they are written in the wild → turns of text.
+
+An example holds text alone, so what is not text is written out, in the form that Hermes and Qwen models were trained on
+(github.com/NousResearch/Hermes-Function-Calling; the chat template of Qwen2.5):
+
+    assistant with tool_calls → its content, then one `<tool_call>\\n{"name": …, "arguments": …}\\n</tool_call>` per call
+    tools of the conversation → `# Tools … <tools>\\n{one function per line}\\n</tools>`, at the end of the system message
+    content in parts          → the text of its parts, joined by line breaks; an image or sound is refused
+
+JSON is written with sorted keys, so that equal calls have equal ids. Ids of calls are left out: order tells which result is whose.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from al.pool.formats.base import ROLES_EXPECTED, RowError, Turn, kind
+
+ROLES = {
+    "system": "system", "developer": "system", "system_prompt": "system",
+    "user": "user", "human": "user", "prompter": "user", "instruction": "user", "question": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "model": "assistant", "claude": "assistant", "gemini": "assistant", "ai": "assistant", "bot": "assistant",
+    "chatbot": "assistant", "gpt4": "assistant", "gpt-4": "assistant", "gpt-3.5": "assistant", "palm": "assistant",
+    "function_call": "assistant", "tool_call": "assistant", "tool_calls": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool",
+    "tool_result": "tool", "ipython": "tool",
+}  # fmt: skip
+_CALLS = {"function_call", "tool_call", "tool_calls"}
+# In OpenAI's files a few-shot example is a message whose *name* says who is speaking in it.
+_SPEAKERS = {"example_user": "user", "example_assistant": "assistant"}
+# Fields of a message that say nothing to the model, or that are written out.
+_NO_LOSS = {"name", "tool_calls", "function_call", "tool_call_id", "refusal", "id", "weight", "type", "index"}
+
+_TOOLS = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+def read_turns(
+    value: Any, name: str, role_key: str = "role", content_key: str = "content", adjusted: list[str] | None = None
+) -> list[Turn]:
+    """Turns from a list of objects that hold a role and a content under the given keys.
+
+    `adjusted` gets `message_fields_left_out` when a message has fields that could not be kept.
+
+    Raises:
+        RowError: wrong_type, unknown_role, not_text, naming the message.
+    """
+    if not isinstance(value, list):
+        raise RowError("wrong_type", f"{name}: expected a list of messages, found {kind(value)}")
+    turns: list[Turn] = []
+    lost = False
+    for message in value:
+        if not isinstance(message, dict):
+            expected = f"expected an object with {role_key} and {content_key}"
+            raise RowError("wrong_type", f"{name}[{len(turns)}]: {expected}, found {kind(message)}")
+        role, content = message.get(role_key), message.get(content_key)
+        known = ROLES.get(role) if isinstance(role, str) else None
+        if known is None or len(message) > 2 or not isinstance(content, str):
+            known, content = _unusual(message, f"{name}[{len(turns)}]", role_key, content_key)
+            lost = lost or _loses(message, role_key, content_key)
+        elif role in _CALLS:
+            content = _call_text(content)
+        turns.append((known, content))
+    if lost and adjusted is not None:
+        adjusted.append("message_fields_left_out")
+    return turns
+
+
+def unanswered(value: Any, name: str, answer: str) -> list[Turn]:
+    """Turns of a conversation whose last message the field `answer` responds to."""
+    turns = read_turns(value, name)
+    if turns and turns[-1][0] == "assistant":
+        raise RowError(
+            "no_prompt", f"{name}: ends with an assistant message; expected the turn that `{answer}` answers"
+        )
+    return turns
+
+
+def with_tools(turns: list[Turn], tools: Any, name: str) -> list[Turn]:
+    """The turns with what field `name` offers (a list of functions, or JSON text of one) written into the system message."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools) if tools.strip() else None
+        except (ValueError, RecursionError):
+            raise RowError("wrong_type", f"{name}: expected a list of functions or JSON text of one") from None
+    if not tools or (turns and turns[0][0] == "system" and "<tools>" in turns[0][1]):
+        return turns
+    if isinstance(tools, dict):
+        tools = [tools]
+    if not isinstance(tools, list):
+        raise RowError("wrong_type", f"{name}: expected a list of functions, found {kind(tools)}")
+    listed = _TOOLS.format(tools="\n".join(canonical_json(_without_null(tool), name) for tool in tools))
+    if turns and turns[0][0] == "system" and turns[0][1].strip():
+        return [("system", f"{turns[0][1]}\n\n{listed}"), *turns[1:]]
+    return [("system", listed), *(turns[1:] if turns and turns[0][0] == "system" else turns)]
+
+
+def canonical_json(value: Any, name: str) -> str:
+    """JSON with sorted keys and no line breaks. Raises RowError for what has no JSON form, naming the field `name`."""
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise RowError("not_finite", f"{name}: holds a number that is not finite (NaN or Infinity)") from None
+    except (TypeError, RecursionError):
+        raise RowError("wrong_type", f"{name}: cannot be written as JSON") from None
+
+
+def _unusual(message: dict[str, Any], where: str, role_key: str, content_key: str) -> tuple[str, str]:
+    """Role and text of a message that is more than a known role and a string."""
+    role, content, speaker = message.get(role_key), message.get(content_key), message.get("name")
+    spelling = role.strip().lower() if isinstance(role, str) else ""
+    known = ROLES.get(spelling)
+    if known is None:
+        raise RowError("unknown_role", f"{where}.{role_key}: {ROLES_EXPECTED}, found {role!r:.60}")
+    calls = _calls(message, where)
+    if content is None and calls:
+        content = ""
+    elif content is None and known == "assistant" and isinstance(message.get("refusal"), str):
+        content = message["refusal"]
+    elif isinstance(content, list) and content:
+        content = _parts(content, f"{where}.{content_key}")
+    elif isinstance(content, dict) and known == "tool":
+        content = canonical_json(content, f"{where}.{content_key}")
+    if not isinstance(content, str):
+        raise RowError("wrong_type", f"{where}.{content_key}: expected a string, found {kind(content)}")
+    if spelling in _CALLS:
+        content = _call_text(content)
+    written = "\n".join([*([content] if content.strip() else []), *calls]) if calls else content
+    return (_SPEAKERS.get(speaker, known) if isinstance(speaker, str) else known), written
+
+
+def _loses(message: dict[str, Any], role_key: str, content_key: str) -> bool:
+    return any(
+        value not in (None, "", [], {}) and key not in _NO_LOSS and key not in (role_key, content_key)
+        for key, value in message.items()
+    )
+
+
+def _parts(parts: list[Any], where: str) -> str:
+    texts = []
+    for index, part in enumerate(parts):
+        if not isinstance(part, dict):
+            raise RowError("wrong_type", f"{where}[{index}]: expected an object with type and text, found {kind(part)}")
+        if not isinstance(part.get("text"), str):
+            found = str(part.get("type", "no type"))[:40]
+            raise RowError("not_text", f"{where}[{index}]: {found}; only parts of text can be trained on")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _calls(message: dict[str, Any], where: str) -> list[str]:
+    """The message's tool calls (and OpenAI's older function_call) in text form."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise RowError("wrong_type", f"{where}.tool_calls: expected a list, found {kind(calls)}")
+    found = [call.get("function") or call if isinstance(call, dict) else call for call in calls]
+    if message.get("function_call"):
+        found.append(message["function_call"])
+    written = []
+    for call in found:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            raise RowError(
+                "wrong_type", f"{where}.tool_calls[{len(written)}]: expected an object with name and arguments"
+            )
+        written.append(_call(call["name"], call.get("arguments", call.get("parameters")), f"{where}.tool_calls"))
+    return written
+
+
+def _call(name: str, arguments: Any, where: str) -> str:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            pass  # a model's broken JSON is kept as the text that it is
+    elif isinstance(arguments, dict):
+        arguments = _without_null(arguments)
+    given = canonical_json({} if arguments is None else arguments, where)
+    return f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {given}}}\n</tool_call>'
+
+
+def _call_text(content: str) -> str:
+    """The content of a ShareGPT `function_call` turn, marked as a call unless it is already."""
+    if "<tool_call>" in content:
+        return content
+    try:
+        call = json.loads(content)
+        if isinstance(call, dict) and isinstance(call.get("name"), str) and call.keys() <= {"name", "arguments"}:
+            return _call(call["name"], call.get("arguments"), "function_call")
+    except (ValueError, RecursionError):
+        pass
+    return f"<tool_call>\n{content.strip()}\n</tool_call>"
+
+
+def _without_null(value: Any) -> Any:
+    """Without the keys that Parquet fills with null where another row has them."""
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
