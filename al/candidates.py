@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
+from al.cleaning.stage import reasons
 from al.errors import DataError
 from al.lineage import History
 from al.pool.store import locate
@@ -27,6 +28,8 @@ OUTCOMES = (
     "no_target",
     "held_out_dev",
     "held_out_test",
+    "other_language",
+    "refusal",
     "near_duplicate_of_holdout",
     "near_duplicate_of_target",
     "near_duplicate",
@@ -76,6 +79,7 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History) -> Pool
         ("no_target", status == NO_TARGET_LEFT),
         ("held_out_dev", split == DEV),
         ("held_out_test", split == TEST),
+        *reasons(prepared.cleaned, len(pool)).items(),
         ("near_duplicate_of_holdout", split == SHADOW),
         ("near_duplicate_of_target", _near_target(prepared, len(pool))),
         ("near_duplicate", representative != np.arange(len(pool))),

@@ -9,6 +9,7 @@ import numpy as np
 
 from al.artifacts import Artifact, write_json
 from al.candidates import PoolState, candidates, find_rows
+from al.cleaning.stage import role
 from al.lineage import History
 from al.prepare import Prepared
 from al.session import Session
@@ -46,6 +47,7 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
             "groups": prepared.groups,
             "tokens": prepared.tokens,
             "target": prepared.target.artifact if prepared.target else None,
+            **role(prepared.cleaned),
         },
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from al import stages
 from al.artifacts import Artifact, write_json
+from al.cleaning.stage import clean, role, wanted
 from al.evaluate import compare, evaluate
 from al.lineage import SELECTED
 from al.pool.store import Pool
@@ -37,9 +38,11 @@ def fine_tune(session: Session) -> dict[str, Any]:
     session.check_machine()
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
-    check_trainable(session, pool, tokens)
-    data = Tokenized(version, pool, tokens, split_plainly(session, pool, tokens))
+    cleaned = clean(session, pool)
+    check_trainable(session, pool, tokens, cleaned)
+    data = Tokenized(version, pool, tokens, split_plainly(session, pool, tokens, cleaned))
     usable = trainable(pool, tokens) & (np.load(data.split.path / "split.npy") == POOL)
+    usable &= wanted(cleaned, len(usable))
     packs = stages.pack(session, data, np.flatnonzero(usable), SELECTED)
     adapter = stages.train(session, data, packs, None, 1, SELECTED)
     evaluations = {
@@ -55,7 +58,7 @@ def fine_tune(session: Session) -> dict[str, Any]:
     }
 
 
-def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifact:
+def split_plainly(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> Artifact:
     """Dev and test stratified by source. Near-duplicates are not looked for here: `round` does that."""
     from selection.holdout import hold_out
 
@@ -65,6 +68,7 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifac
         reader, usable = Pool.open(pool.path), trainable(pool, tokens)
         kept = named_sides(named, reader.keys, usable) if named is not None else None
         dev, test = drawn_sizes(session)
+        usable &= wanted(cleaned, len(reader))
         alone = np.arange(len(reader))
         split = hold_out(reader.keys, reader.sources, alone, usable, dev, test, session.config.seed, kept)
         np.save(out / "split.npy", split)
@@ -73,7 +77,7 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact) -> Artifac
     return session.run.stage(
         "plain_split",
         version=1,
-        inputs={"pool": pool, "tokens": tokens, **({"named": named} if named is not None else {})},
+        inputs={"pool": pool, "tokens": tokens, **({"named": named} if named is not None else {}), **role(cleaned)},
         build=build,
         label="hold out",
         params={"holdout": session.config.holdout.model_dump(mode="json"), "seed": session.config.seed},

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from al import rounds
 from al.artifacts import Artifact, fsync_path, write_json
+from al.cleaning.stage import clean, reasons
 from al.errors import DataError
 from al.failpoints import failpoint
 from al.loop import next_round_number
@@ -109,10 +110,11 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
     from trainer.tokens import TokenTable
 
     _, artifact = pool_version(session)
+    cleaned = clean(session, artifact)
     tokens = tokenize(session, artifact)
     embeddings = embed(session, artifact)
-    groups = group(session, artifact, tokens, embeddings)
-    split = _hold_out(session, artifact, tokens, embeddings, groups, number)
+    groups = group(session, artifact, tokens, embeddings, cleaned)
+    split = _hold_out(session, artifact, tokens, embeddings, groups, number, cleaned)
     clusters = cluster(session, artifact, embeddings)
     pool, table = Pool.open(artifact.path), TokenTable.open(tokens.path)
     held_out, near_target = np.zeros((2, len(pool)), dtype=bool)
@@ -127,6 +129,7 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
         ("answered", pool.answered),
         ("refused_by_template", length == 0),
         ("held_out", held_out),
+        ("other_language", reasons(cleaned, len(pool))["other_language"]),
         ("near_target", near_target),
         ("near_duplicate", representative != np.arange(len(pool))),
         ("too_long", length > room),
@@ -140,11 +143,17 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
 
 
 def _hold_out(
-    session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact, number: int
+    session: Session,
+    pool: Artifact,
+    tokens: Artifact,
+    embeddings: Artifact,
+    groups: Artifact,
+    number: int,
+    cleaned: Artifact | None,
 ) -> Artifact | None:
     """The split of round `number`; None while there are too few responses to hold any out, before the first round."""
     try:
-        return hold_out(session, pool, tokens, embeddings, groups, number)
+        return hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
     except SelectionError:
         if number > 1:
             raise

@@ -37,6 +37,8 @@ KEPT = {
 }
 DEAR_SCORING = 0.25
 """Share of the time of training from which on measuring is warned of."""
+LANGUAGES_PER_S = 2_500
+"""Examples whose language is detected in a second (al.cleaning.language)."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
 
@@ -125,7 +127,9 @@ def _seconds(
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     models = 2 + int(config.control)
     train = trained * config.train.epochs / speed
+    languages = {"languages": pool.examples / LANGUAGES_PER_S} if config.clean.languages else {}
     return {
+        **languages,
         "tokenize": pool.examples / 5_000,
         "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
         "score": scored * pool.mean_tokens * _cost_of_measuring(config, forward, speed),

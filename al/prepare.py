@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from al import rounds
 from al.artifacts import Artifact, write_json
+from al.cleaning.repair import make_repair
+from al.cleaning.stage import clean, reasons, role, wanted
 from al.errors import DataError
 from al.pool.config import PoolConfig
 from al.pool.identity import check_same_pool, describe_sources
@@ -45,25 +47,27 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class Prepared(Tokenized):
-    """One pool version brought through every pool stage: enough to select from."""
+    """One pool version brought through every pool stage: enough to select from. `cleaned`: None while nothing is left out."""
 
     embeddings: Artifact
     groups: Artifact
     clusters: Artifact
     target: Target | None
+    cleaned: Artifact | None = None
 
 
 def prepare(session: Session, number: int) -> Prepared:
     """Bring the newest pool version through every pool stage, for round `number`."""
     version, pool = pool_version(session)
+    cleaned = clean(session, pool)
     tokens = tokenize(session, pool)
-    check_trainable(session, pool, tokens)
+    check_trainable(session, pool, tokens, cleaned)
     embeddings = embed(session, pool)
-    groups = group(session, pool, tokens, embeddings)
-    split = hold_out(session, pool, tokens, embeddings, groups, number)
+    groups = group(session, pool, tokens, embeddings, cleaned)
+    split = hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
     clusters = cluster(session, pool, embeddings)
     target = aim(session, pool, embeddings, split) if session.config.target.files else None
-    return Prepared(version, pool, tokens, split, embeddings, groups, clusters, target)
+    return Prepared(version, pool, tokens, split, embeddings, groups, clusters, target, cleaned)
 
 
 def aim(session: Session, pool: Artifact, embeddings: Artifact, split: Artifact) -> Target:
@@ -84,7 +88,7 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
     sources = [*find_sources(session.config.pool), *_sources_of(session, [*named_files(session)])]
     if present is not None:
         recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
-        check_same_pool(recorded, sources, str(session.run.path))
+        check_same_pool(recorded, sources, str(session.run.path), session.config.clean.repairs())
         return present
     if not sources:
         raise DataError(
@@ -103,7 +107,12 @@ def named_files(session: Session) -> dict[str, int]:
 
 def _sources_of(session: Session, files: list[str]) -> list[Source]:
     config = session.config.pool
-    return find_sources(PoolConfig(files=files, format=config.format, strict=config.strict)) if files else []
+    if not files:
+        return []
+    asked = config.model_dump(
+        include={"format", "map", "text_template", "strict", "root", "max_row_bytes", "max_unpack_ratio"}
+    )
+    return find_sources(PoolConfig(files=files, **asked), held_out=True)
 
 
 def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
@@ -114,13 +123,20 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
 
     def build(out: Path, scratch: Path) -> None:
         with session.progress("import", None, "rows") as progress:
-            import_pool(sources, out, previous=previous.path if previous else None, strict=strict, progress=progress)
+            import_pool(
+                sources,
+                out,
+                previous=previous.path if previous else None,
+                strict=strict,
+                progress=progress,
+                repair=make_repair(session.config.clean),
+            )
 
     return session.run.stage(
         "pool",
         version=2,
         inputs={"previous": previous},
-        params={"sources": describe_sources(sources), "strict": strict},
+        params={"sources": describe_sources(sources, session.config.clean.repairs()), "strict": strict},
         build=build,
         label="import",
     )
@@ -197,9 +213,12 @@ def load_embeddings(artifact: Artifact) -> np.ndarray:
     return np.load(artifact.path / "embeddings.npy", mmap_mode="r")
 
 
-def group(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact) -> Artifact:
+def group(
+    session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, cleaned: Artifact | None = None
+) -> Artifact:
     """Near-duplicate groups: one representative each, preferring examples that can be trained on, then those of the earliest pool
-    version, so that a new near-duplicate of a trained example never stands for it."""
+    version, so that a new near-duplicate of a trained example never stands for it. What is `cleaned` away comes last and stands
+    only for its like."""
     config = session.config.dedup
 
     def build(out: Path, scratch: Path) -> None:
@@ -207,6 +226,7 @@ def group(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifa
 
         age = _first_version(session, pool)
         preference = np.where(trainable(pool, tokens), age, age.max() + 1)
+        preference[~wanted(cleaned, len(preference))] = age.max() + 2
         with session.progress("near-duplicates", len(preference), "examples") as progress:
             groups = near_duplicate_groups(
                 load_embeddings(embeddings), preference, config.threshold, config.neighbours, progress
@@ -217,7 +237,7 @@ def group(session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifa
     return session.run.stage(
         "groups",
         version=1,
-        inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings},
+        inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, **role(cleaned)},
         params=config.model_dump(mode="json"),
         build=build,
         label="near-duplicates",
@@ -246,7 +266,7 @@ def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
     return Pool.open(pool.path).labelled & np.isin(TokenTable.open(tokens.path).status, (OK, TRUNCATED))
 
 
-def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
+def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> None:
     """Stop before the costly stages if there is nothing to train on.
 
     Raises:
@@ -254,8 +274,15 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
     """
     from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
-    if trainable(pool, tokens).any():
+    usable = trainable(pool, tokens)
+    if (usable & wanted(cleaned, len(usable))).any():
         return
+    if usable.any():
+        why = ", ".join(f"{int(rows.sum()):,} {name}" for name, rows in reasons(cleaned, len(usable)).items())
+        raise DataError(
+            f"none of the {len(usable):,} examples is left to train on: clean.languages and clean.refusals leave out {why}. "
+            "Allow more languages, keep refusals, or import other examples."
+        )
     status, labelled = np.asarray(TokenTable.open(tokens.path).status), Pool.open(pool.path).labelled
     long, empty = int((labelled & (status == SKIPPED)).sum()), int((labelled & (status == NO_TARGET_LEFT)).sum())
     raise DataError(
@@ -266,16 +293,24 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact) -> None:
 
 
 def hold_out(
-    session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, groups: Artifact, number: int
+    session: Session,
+    pool: Artifact,
+    tokens: Artifact,
+    embeddings: Artifact,
+    groups: Artifact,
+    number: int,
+    cleaned: Artifact | None = None,
 ) -> Artifact:
     """Dev and test, stratified by source, whole near-duplicate groups on one side; pool examples near a held-out one are shadowed.
+
+    Nothing is drawn that is `cleaned` away; files that are named for dev or test are taken whole.
 
     Later rounds keep the sides of the round before: what was not held out then may have been trained on since.
     """
     config = session.config.holdout
     previous = rounds.recorded(session.run, number - 1, "split")
     named = name_sides(session) if named_files(session) else None
-    inputs = {"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups}
+    inputs = {"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups, **role(cleaned)}
     if named is not None:
         inputs["named"] = named
     params = {"holdout": config.model_dump(mode="json"), "seed": session.config.seed}
@@ -295,6 +330,7 @@ def hold_out(
         table = pq.read_table(groups.path / "groups.parquet")
         representative = table["representative"].to_numpy()
         dev, test = drawn_sizes(session)
+        usable &= wanted(cleaned, len(reader))
         split = split_rows(reader.keys, reader.sources, representative, usable, dev, test, session.config.seed, kept)
         _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold)
         _shadow_shared(session, split, reader)
@@ -331,7 +367,8 @@ def name_sides(session: Session) -> Artifact:
                 shutil.rmtree(scratch / str(side), ignore_errors=True)
                 (scratch / str(side)).mkdir()
                 with session.progress("import held out", None, "rows") as progress:
-                    import_pool(entries, scratch / str(side), strict=session.config.pool.strict, progress=progress)
+                    strict, repair = session.config.pool.strict, make_repair(session.config.clean)
+                    import_pool(entries, scratch / str(side), strict=strict, progress=progress, repair=repair)
                 found |= dict.fromkeys(Pool.open(scratch / str(side)).keys.tolist(), side)
         keys = np.array(sorted(found), dtype=np.uint64)
         np.save(out / "keys.npy", keys)
@@ -341,7 +378,9 @@ def name_sides(session: Session) -> Artifact:
         "named_holdout",
         version=1,
         inputs={},
-        params={str(side): describe_sources(entries) for side, entries in sources.items()},
+        params={
+            str(side): describe_sources(entries, session.config.clean.repairs()) for side, entries in sources.items()
+        },
         build=build,
         label="import held out",
     )

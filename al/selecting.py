@@ -11,6 +11,7 @@ import numpy as np
 from al import scoring
 from al.artifacts import Artifact
 from al.candidates import CODE, find_rows
+from al.cleaning.stage import role, wanted
 from al.columns import measured_columns, quality_column, scored_before, statistics_of
 from al.lineage import History
 from al.past import past_rounds
@@ -196,6 +197,7 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
             "embeddings": prepared.embeddings,
             "aims": scored.aims,
             "target": prepared.target.artifact if prepared.target else None,
+            **role(prepared.cleaned),
         },
     )
 
@@ -222,6 +224,8 @@ def training_rows(session: Session, prepared: Prepared, selection: Artifact, his
     earlier = np.setdiff1d(earlier, keys[split != POOL], assume_unique=True)
     if prepared.target is not None:  # a target that came later: what it holds is not trained on again
         earlier = np.setdiff1d(earlier, keys[prepared.target.excluded], assume_unique=True)
+    if prepared.cleaned is not None:  # nor what was asked to be left out since
+        earlier = np.setdiff1d(earlier, keys[~wanted(prepared.cleaned, len(keys))], assume_unique=True)
     if session.config.train.mode == "continue":
         count = min(len(earlier), round(session.config.train.replay * len(picked)))
         rng = np.random.default_rng([session.config.seed, history.number, 0x2E91A7])

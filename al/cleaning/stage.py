@@ -1,0 +1,128 @@
+"""Which examples of a pool version `clean.languages` and `clean.refusals` leave out. The pool itself stays whole.
+
+Two stages, made only where a switch asks for them: `languages` (detection, once per pool version, whichever languages are asked for)
+and `cleaned` (what the switches make of it).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from al.artifacts import Artifact, write_json
+from al.errors import ConfigError
+from al.pool.store import Pool
+from al.session import Session
+
+WANTED, OTHER_LANGUAGE, REFUSAL = 0, 1, 2
+"""Codes of `unwanted.npy`; an example that is both counts by its language."""
+REASONS = {"other_language": OTHER_LANGUAGE, "refusal": REFUSAL}
+
+
+def clean(session: Session, pool: Artifact) -> Artifact | None:
+    """What the config's switches leave out of `pool`; None while all of them are off.
+
+    Publishes `unwanted.npy` (n,) uint8 and `cleaned.json`, counts by reason and of languages.
+
+    Raises:
+        ConfigError: `clean.languages` names a language that cannot be detected.
+    """
+    config = session.config.clean
+    languages = detect(session, pool) if config.languages else None
+    if languages is None and config.refusals == "keep":
+        return None
+
+    def build(out: Path, scratch: Path) -> None:
+        reader = Pool.open(pool.path)
+        unwanted = np.full(len(reader), WANTED, dtype=np.uint8)
+        if config.refusals == "drop":
+            unwanted[find_refusals(session, reader)] = REFUSAL
+        found = None if languages is None else np.load(languages.path / "languages.npy")
+        if found is not None:
+            unwanted[other_languages(found, config.languages)] = OTHER_LANGUAGE
+        np.save(out / "unwanted.npy", unwanted)
+        counts = {name: int((unwanted == code).sum()) for name, code in REASONS.items()}
+        write_json(out / "cleaned.json", {**counts, "languages": _counted(found)})
+
+    inputs = {"pool": pool} | ({"languages": languages} if languages is not None else {})
+    params = {"refusals": config.refusals, "languages": sorted(set(config.languages))}
+    cleaned = session.run.stage("cleaned", version=1, inputs=inputs, params=params, build=build, label="clean")
+    counts = cleaned.json("cleaned.json")
+    session.tell(
+        f"note: clean: left out {counts['other_language']:,} examples in other languages and {counts['refusal']:,} refusals"
+    )
+    return cleaned
+
+
+def detect(session: Session, pool: Artifact) -> Artifact:
+    """The language of every example: publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Raises ConfigError."""
+    _check_known(session.config.clean.languages)
+
+    def build(out: Path, scratch: Path) -> None:
+        from al.cleaning.language import example_languages
+
+        reader = Pool.open(pool.path)
+        with session.progress("languages", len(reader), "examples") as progress:
+            np.save(out / "languages.npy", example_languages(reader, progress))
+
+    return session.run.stage("languages", version=1, inputs={"pool": pool}, params={}, build=build)
+
+
+def find_refusals(session: Session, pool: Pool) -> np.ndarray:
+    """(n,) bool: has a response, and it declines the request."""
+    from al.cleaning.refusals import is_refusal
+
+    result = np.zeros(len(pool), dtype=bool)
+    with session.progress("refusals", len(pool), "examples") as progress:
+        for row, messages in enumerate(pool.iter_messages()):
+            result[row] = messages[-1]["role"] == "assistant" and is_refusal(messages[-1]["content"])
+            progress(1)
+    return result
+
+
+def other_languages(found: np.ndarray, asked: list[str]) -> np.ndarray:
+    """(n,) bool: in none of the languages asked for; what could not be told is not."""
+    from al.cleaning.language import UNKNOWN
+
+    return ~np.isin(found, [*asked, UNKNOWN])
+
+
+def reasons(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
+    """Reason → (n,) bool, which of the pool's n examples are left out for it; none if nothing was cleaned."""
+    unwanted = np.zeros(n, dtype=np.uint8) if cleaned is None else np.load(cleaned.path / "unwanted.npy")
+    return {name: unwanted == code for name, code in REASONS.items()}
+
+
+def wanted(cleaned: Artifact | None, n: int) -> np.ndarray:
+    """(n,) bool: left out for no reason."""
+    return ~np.logical_or.reduce(list(reasons(cleaned, n).values()))
+
+
+def role(cleaned: Artifact | None) -> dict[str, Artifact]:
+    """`cleaned` as an input of a stage. Where nothing was cleaned it is no input at all, so that fingerprints of runs made before
+    there was cleaning stay what they are."""
+    return {} if cleaned is None else {"cleaned": cleaned}
+
+
+def _check_known(languages: list[str]) -> None:
+    from al.cleaning.language import known_languages
+
+    known = known_languages()
+    for code in languages:
+        if code not in known:
+            near = difflib.get_close_matches(code, known, n=1)
+            raise ConfigError(
+                f"clean.languages: {code} cannot be detected"
+                + (f"; did you mean {near[0]}?" if near else ".")
+                + " Known: "
+                f"{', '.join(known)}."
+            )
+
+
+def _counted(languages: np.ndarray | None) -> dict[str, int]:
+    if languages is None:
+        return {}
+    codes, counts = np.unique(languages, return_counts=True)
+    return {str(codes[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
