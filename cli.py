@@ -74,7 +74,14 @@ pool_option = click.option(
     "--pool",
     multiple=True,
     metavar="SOURCE",
-    help="File, folder, glob or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+    help="File, folder, glob, preset or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+)
+map_option = click.option(
+    "--map",
+    "mapped",
+    multiple=True,
+    metavar="FIELD=YOURS",
+    help="Which of your fields is which, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
 )
 
 
@@ -82,11 +89,13 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of commands that run rounds; they arrive inside `Options`."""
 
     @pool_option
+    @map_option
     @click.option(
         "--target",
         multiple=True,
         metavar="FILE",
-        help="Examples of what the model is to be good at, which the selection aims at; never trained on. Repeatable.",
+        help="Examples of what the model is to be good at (a file or preset), which the selection aims at; never trained on. "
+        "Repeatable.",
     )
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
     @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
@@ -95,12 +104,13 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         options: Any,
         pool: tuple[str, ...],
+        mapped: tuple[str, ...],
         target: tuple[str, ...],
         strategy: str | None,
         no_control: bool,
         **rest: Any,
     ) -> None:
-        command(options.for_round(strategy, no_control, pool, target), **rest)
+        command(options.for_round(strategy, no_control, pool, target, mapped), **rest)
 
     return wrapped
 
@@ -241,25 +251,73 @@ def pool_group() -> None:
 @pool_group.command("import")
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--format", "format_name", default=None, help="Row format by name instead of recognising each row.")
+@map_option
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of quarantining it.")
 @common
-def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None, strict: bool) -> None:
-    """Add files, folders, globs or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
+def pool_import(
+    options: Any, sources: tuple[str, ...], format_name: str | None, mapped: tuple[str, ...], strict: bool
+) -> None:
+    """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
     from al import workflow
 
-    _emit(options, workflow.import_into_pool(options, sources, format_name, strict), workflow.describe_pool)
+    document = workflow.import_into_pool(options.with_map(mapped), sources, format_name, strict)
+    _emit(options, document, workflow.describe_pool)
+
+
+@pool_group.command("presets")
+@common
+def pool_presets(options: Any) -> None:
+    """List the published sets that are known by name: where they are, their licence, who wrote them."""
+    from al.pool import presets
+
+    _emit(options, presets.list_presets(), presets.describe_presets)
 
 
 @pool_group.command("inspect")
+@click.argument("sources", nargs=-1)
 @click.option(
-    "--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to print."
+    "--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to render."
+)
+@click.option("--format", "format_name", default=None, help="As for `pool import`, when sources are named.")
+@map_option
+@click.option(
+    "--html",
+    "page",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[PAGE.html]",
+    help="Write a page as well.  [default place: RUN/pool.html, ./pool.html for sources]",
 )
 @common
-def pool_inspect(options: Any, shown: int) -> None:
-    """Show what the run's newest pool version holds: counts, sources, quarantine, a few examples."""
-    from al import inspect_run
+def pool_inspect(
+    options: Any,
+    sources: tuple[str, ...],
+    shown: int,
+    format_name: str | None,
+    mapped: tuple[str, ...],
+    page: str | None,
+) -> None:
+    """Show what the run's newest pool version holds, or what SOURCES hold before they are imported anywhere: what was
+    recognised, sources, languages, turns, lengths, duplicates, quarantine, and examples as the model sees them."""
+    from al import pool_inspection
+    from al.report.pool_text import describe_inspection
 
-    _emit(options, inspect_run.inspect_pool(options.existing_run(), shown), inspect_run.describe_inspection)
+    document = pool_inspection.inspect(options.with_map(mapped), sources, format_name, shown, page)
+    _emit(options, document, describe_inspection)
+
+
+@pool_group.command("export")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["pool", "dev", "test"]), default=None, help="Only this side of the split.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@common
+def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None:
+    """Write the run's newest pool version to OUT (.jsonl, .jsonl.gz, .jsonl.zst or .parquet) as messages with id, source,
+    other accepted answers and metadata. Importing OUT again gives the same pool."""
+    from al import exporting
+
+    _emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
 
 
 @cli.command("train")

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from al.cache import cache_dir
+from al.cleaning.config import CleanConfig
 from al.errors import ConfigError
 from al.pool.config import FormatName, PoolConfig
 from selection.config import (
@@ -53,9 +54,14 @@ class TargetConfig(BaseModel, extra="forbid", frozen=True):
 
     files: list[str] = Field(
         default=[],
-        description="Files, folders or glob patterns, read as pool.files are. --target FILE is short for it.",
+        description="Files, folders, glob patterns or names of presets, read as pool.files are; of a preset its test split is "
+        "taken unless another is named (gsm8k:train). --target FILE is short for it.",
     )
     format: FormatName = Field(default="auto", description="Row format of these files, as pool.format.")
+    map: dict[str, str] = Field(default={}, description="Fields of these files, as pool.map.")
+    text_template: str | None = Field(
+        default=None, description="How plain text in these files is cut, as pool.text_template."
+    )
 
 
 class LabelConfig(BaseModel, extra="forbid", frozen=True):
@@ -81,6 +87,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
         "It doubles the training time and is the proof that selection pays.",
     )
     pool: PoolConfig = PoolConfig()
+    clean: CleanConfig = CleanConfig()
     target: TargetConfig = TargetConfig()
     tokens: TokensConfig = TokensConfig()
     model: ModelConfig = ModelConfig()

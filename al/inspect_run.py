@@ -1,4 +1,4 @@
-"""Looking at a run without touching it: `status` and `pool inspect`."""
+"""Looking at a run without touching it: `status`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
 from al import rounds
-from al.errors import RunStateError
-from al.pool.store import Pool
 from al.report.publish import read_summary
 from al.store import Run
-
-SNIPPET = 160
 
 
 def status(path: Path) -> dict[str, Any]:
@@ -117,44 +110,4 @@ def describe_status(document: dict[str, Any]) -> str:
         lines.append(f"  continue with: python cli.py resume --run {document['run']}")
     if comparison and comparison["runs_done"] < comparison["runs_asked"] and not document["working"]:
         lines.append(f"  continue with: {comparison['command']}")
-    return "\n".join(lines)
-
-
-def inspect_pool(path: Path, shown: int) -> dict[str, Any]:
-    """Counts, quarantine and a few examples of the newest pool version."""
-    with Run.read(path) as run:
-        current = rounds.current_pool(run)
-    if current is None:
-        raise RunStateError(
-            f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`."
-        )
-    version, artifact = current
-    pool = Pool.open(artifact.path)
-    rows = np.sort(np.random.default_rng([7]).permutation(len(pool))[:shown])
-    examples = [
-        {"id": str(pool.ids[row]), "source": str(pool.sources[row]), "origin": origin, "messages": messages}
-        for row, origin, messages in zip(rows, pool.origin(rows), pool.messages(rows), strict=True)
-    ]
-    quarantine = pq.read_table(artifact.path / "quarantine.parquet").slice(0, 5).to_pylist()
-    return {
-        "version": version,
-        "run": str(path),
-        **artifact.json("pool.json"),
-        "shown": examples,
-        "quarantine_shown": quarantine,
-    }
-
-
-def describe_inspection(document: dict[str, Any]) -> str:
-    """A pool version for the terminal."""
-    from al.workflow import describe_pool
-
-    lines = [describe_pool(document)]
-    for row in document["quarantine_shown"]:
-        lines.append(f"  quarantined {row['file']}:{row['line']}  {row['reason']}: {row['message']}")
-    for example in document["shown"]:
-        lines.append(f"\n{example['id']}  {example['source']}  ({example['origin']})")
-        for message in example["messages"]:
-            text = " ".join(message["content"].split())
-            lines.append(f"  {message['role']:<9} {text[:SNIPPET]}{'…' if len(text) > SNIPPET else ''}")
     return "\n".join(lines)

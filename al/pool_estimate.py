@@ -59,7 +59,7 @@ def _counted(pool: Any, tokens: Any, embedded: bool) -> PoolEstimate:
 
 
 def _sampled(sources: list[Source], longest: int) -> PoolEstimate:
-    from al.pool.reader import read_rows
+    from al.pool.reading.rows import read_rows
 
     rows, characters, sampled, size = 0.0, 0.0, 0, 0
     for source in sources:

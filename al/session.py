@@ -31,7 +31,7 @@ class Models:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        from trainer.model import load_tokenizer
+        from trainer.tokenizer import load_tokenizer
 
         return load_tokenizer(self._session.config.model)
 

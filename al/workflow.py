@@ -31,12 +31,26 @@ class Options:
     pool: tuple[str, ...] = ()
 
     def for_round(
-        self, strategy: str | None, no_control: bool, pool: tuple[str, ...], target: tuple[str, ...]
+        self,
+        strategy: str | None,
+        no_control: bool,
+        pool: tuple[str, ...],
+        target: tuple[str, ...],
+        mapped: tuple[str, ...] = (),
     ) -> Options:
-        """The same with `--strategy`, `--no-control`, `--pool` and `--target`."""
+        """The same with `--strategy`, `--no-control`, `--pool`, `--target` and `--map`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
         extra += [f"target.files={json.dumps(target)}"] if target else []
-        return replace(self, overrides=(*self.overrides, *extra), pool=pool)
+        return replace(self.with_map(mapped), pool=pool)._with(extra)
+
+    def with_map(self, mapped: tuple[str, ...]) -> Options:
+        """The same with `--map`, which takes the place of `pool.map`. Raises ConfigError."""
+        from al.pool.mapping import parse_map
+
+        return self._with([f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else [])
+
+    def _with(self, overrides: list[str]) -> Options:
+        return replace(self, overrides=(*self.overrides, *overrides))
 
     def load_config(self) -> Config:
         """The config these options name: --config, or what the run named by --run used last, or the default.
@@ -238,23 +252,28 @@ def describe_summary(summary: dict[str, Any]) -> str:
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
     """Add sources to the run's pool as a new version; returns the pool's counts."""
+    from al.pool.reading.stdin import with_stdin_spooled
     from al.pool.sources import find_sources
     from al.prepare import import_sources
     from al.session import Session
 
     config = options.load_config()
-    config = config.model_copy(update={"pool": sources_config(config.pool, names, format_name, strict)})
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
+        given = with_stdin_spooled(names, run.path / "stdin")
+        config = config.model_copy(update={"pool": sources_config(config.pool, given, format_name, strict)})
         present = rounds.current_pool(run)
         session = Session(run, config, quiet=options.as_json)
-        artifact = import_sources(session, find_sources(config.pool), previous=present[1] if present else None)
+        sources = find_sources(config.pool, trusted=set(given) - set(names))
+        artifact = import_sources(session, sources, previous=present[1] if present else None)
         version = rounds.add_pool(run, artifact)
         return {"version": version, "run": str(run.path), **artifact.json("pool.json")}
 
 
 def describe_pool(document: dict[str, Any]) -> str:
     """Counts of a pool version for the terminal."""
+    from al.report.labels import adjusted
+
     bad, answered = document["quarantined"], document.get("answered", 0)
     lines = [
         f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
@@ -264,6 +283,8 @@ def describe_pool(document: dict[str, Any]) -> str:
         f"  quarantined rows: {sum(bad.values()):,}"
         + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else ""),
     ]
+    changed = [f"{adjusted(code)} {count:,}" for code, count in document["adjusted"].items()]
+    lines += [f"  changed on import: {', '.join(changed)}"] if changed else []
     sources = sorted(document["sources"].items(), key=lambda item: -item[1])
     lines += [f"  {count:>9,}  {name}" for name, count in sources[:12]]
     lines += [f"  … and {len(sources) - 12} more sources"] if len(sources) > 12 else []

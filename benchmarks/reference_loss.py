@@ -51,8 +51,8 @@ def configs(model: Path, quantization: str, steps: int) -> tuple[Any, Any, Any]:
 
 def read_documents(files: list[Path], model_config: Any, count: int, longest: int) -> Any:
     """A token table of the first `count` readable examples of `files` (JSON lines with prompt and completion)."""
-    from trainer.model import load_tokenizer
     from trainer.template import ChatTemplate
+    from trainer.tokenizer import load_tokenizer
     from trainer.tokens import TokenTable
 
     template = ChatTemplate.resolve(load_tokenizer(model_config), "auto")

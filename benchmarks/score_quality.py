@@ -226,8 +226,9 @@ def gradient_row(base: Any, out: Path, table: Any, candidates: np.ndarray, targe
 def main() -> None:
     """Train the adapter, measure, write the record."""
     from trainer.config import LoraConfig, ModelConfig
-    from trainer.model import Base, load_tokenizer
+    from trainer.model import Base
     from trainer.template import ChatTemplate
+    from trainer.tokenizer import load_tokenizer
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)

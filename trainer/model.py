@@ -17,8 +17,9 @@ from trainer.decoder.decoder import Decoder
 from trainer.errors import MachineError, TrainerError
 from trainer.forward import bind_decoder, bound_decoder, causal_lm
 from trainer.randomness import ADAPTER, derive_seed, forked_rng
+from trainer.tokenizer import unavailable
 
-__all__ = ["Base", "load_tokenizer", "plain_attention", "resolve_device", "resolve_dtype", "save_adapter"]
+__all__ = ["Base", "plain_attention", "resolve_device", "resolve_dtype", "save_adapter"]
 
 
 def resolve_device(config: ModelConfig) -> torch.device:
@@ -41,18 +42,6 @@ def resolve_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def load_tokenizer(config: ModelConfig) -> object:
-    """The transformers tokenizer of the base model. Raises MachineError when its files cannot be had."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except OSError as error:
-        raise _unavailable(config, error) from error
 
 
 @dataclass(frozen=True)
@@ -147,7 +136,7 @@ def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
             config.name, dtype=dtype, device_map={"": device}, **settings, **source
         )
     except OSError as error:
-        raise _unavailable(config, error) from error
+        raise unavailable(config, error) from error
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"model.name: {config.name} does not fit the GPU's memory; use quantization nf4 or a smaller model"
@@ -164,11 +153,3 @@ def _refuse_other_quantization(found: object, config: ModelConfig) -> None:
             f"model.name: expected an unquantized checkpoint (or bitsandbytes, with model.quantization nf4), "
             f"found {method} in {config.name}; take the original checkpoint"
         )
-
-
-def _unavailable(config: ModelConfig, error: OSError) -> MachineError:
-    reason = str(error).strip().splitlines()[0]
-    return MachineError(
-        f"model.name: expected a model directory or a reachable repository, found {config.name!r} ({reason}); "
-        "check the path, the network and your access rights (the demo's model comes from python -m al.assets)"
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 NO_TARGET, RESPONSE, END_OF_TURN = 0, 1, 2
 
@@ -45,6 +46,39 @@ class Special:
 
 
 Piece = Text | Special
+
+
+class Segment(NamedTuple):
+    """A stretch of a rendered conversation whose tokens share one target: NO_TARGET, RESPONSE or END_OF_TURN."""
+
+    text: str
+    target: int
+
+
+def segments_of(text: str, spans: Sequence[tuple[int, int]], targets: Sequence[int]) -> list[Segment]:
+    """Cut `text` where the target changes. `spans` are the tokens' [start, stop) in characters.
+
+    A character shared by tokens (one of several bytes) counts as trained on if any of them is; one that no token holds
+    (a normalizer dropped it) goes with the character before it. The texts joined are `text` again.
+    """
+    codes: list[int | None] = [None] * len(text)
+    for (start, stop), target in zip(spans, targets, strict=True):
+        for position in range(start, stop):
+            codes[position] = max(codes[position] or NO_TARGET, target)
+    segments: list[Segment] = []
+    start, code = 0, NO_TARGET
+    for position, found in enumerate(codes):
+        if found is not None and found != code:
+            if position > start:
+                segments.append(Segment(text[start:position], code))
+            start, code = position, found
+    return [*segments, Segment(text[start:], code)] if len(text) > start else segments
+
+
+def joined(segments: Sequence[Segment]) -> list[Segment]:
+    """Segments with neighbours of one target made one."""
+    groups = groupby(segments, key=lambda segment: segment.target)
+    return [Segment("".join(segment.text for segment in group), target) for target, group in groups]
 
 
 def checked(messages: Conversation) -> list[dict[str, str]]:

@@ -20,7 +20,20 @@ from typing import Any
 
 from trainer.errors import DataError, TrainerError
 from trainer.named_templates import NAMED, NamedTemplate, SpecialTokens
-from trainer.rendering import END_OF_TURN, NO_TARGET, RESPONSE, Conversation, Piece, Response, Special, Text, checked
+from trainer.rendering import (
+    END_OF_TURN,
+    NO_TARGET,
+    RESPONSE,
+    Conversation,
+    Piece,
+    Response,
+    Segment,
+    Special,
+    Text,
+    checked,
+    joined,
+    segments_of,
+)
 from trainer.tokenizer_template import TokenizerTemplate
 
 PROBE = [{"role": "user", "content": "Which colour has the sky?"}, {"role": "assistant", "content": "It is blue."}]
@@ -158,6 +171,22 @@ class ChatTemplate:
         if isinstance(pieces, DataError):
             raise pieces
         return "".join(piece.text for piece in pieces)
+
+    def segments(self, messages: Conversation) -> list[Segment]:
+        """`render`'s text cut where training begins and ends, for people to see what is trained on: the targets are those
+        of `tokenize`. Raises DataError as `tokenize` does."""
+        (pieces,) = self._pieces([messages])
+        if isinstance(pieces, DataError):
+            raise pieces
+        found: list[Segment] = []
+        for first, piece in enumerate(pieces):
+            if isinstance(piece, Special):
+                found.append(Segment(piece.text, piece.target if first else NO_TARGET))
+                continue
+            encoding = self._backend.encode(piece.text, add_special_tokens=False)
+            targets = self._targets(piece, encoding.ids, encoding)
+            found += segments_of(piece.text, encoding.offsets, targets)
+        return joined(found)
 
     def _pieces(self, conversations: Sequence[Conversation]) -> list[Sequence[Piece] | DataError]:
         results: list[Any] = []

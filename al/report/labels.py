@@ -22,7 +22,34 @@ OUTCOMES = {
     "over_length": "over the length limit",
     "no_target": "its template leaves no token to train on",
     "trained": "trained on in an earlier round",
+    "other_language": "in a language that clean.languages leaves out",
+    "refusal": "its response declines the request",
 }
+
+ADJUSTED = {
+    "repaired_encoding": "text decoded with the wrong character set was repaired",
+    "masked_pii": "personal data was masked",
+    "merged_turns": "neighbouring messages of one role became one",
+    "system_as_user": "system message that does not stand first became a user's",
+    "message_fields_left_out": "conversation whose messages hold more than role and text: the rest is left out",
+    "renamed_fields": "row whose field names were read in lower case with underscores",
+    "rejected_set_aside": "preference pair of which the chosen side was taken",
+    "task_examples_left_out": "worked example of a task file, left out",
+    "replies_not_best": "reply of a message tree that is not on its best-ranked thread, left out",
+    "replies_turned_down": "reply of a message tree that was deleted or turned down in review, left out",
+    "unanswered_turn_cut": "message tree whose last turn has no answer: it was cut off",
+}
+
+LANGUAGES = {
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "eu": "Basque", "fa": "Persian", "fi": "Finnish",
+    "fr": "French", "gl": "Galician", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian",
+    "it": "Italian", "ja": "Japanese", "ko": "Korean", "la": "Latin", "lt": "Lithuanian", "lv": "Latvian", "ms": "Malay",
+    "nl": "Dutch", "no": "Norwegian", "nb": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian",
+    "ru": "Russian", "sk": "Slovak", "sl": "Slovenian", "sr": "Serbian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil",
+    "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
+    "und": "not told (too short or unsure)",
+}  # fmt: skip
 
 TARGET_NOT_HELD = (
     "the pool does not hold the target's kind: most target examples are farther from the nearest pool example than from another "
@@ -55,6 +82,16 @@ METRICS = (
 def outcome(code: str) -> str:
     """The meaning of an outcome or quarantine code; an unknown one is shown as its own words."""
     return OUTCOMES.get(code, code.replace("_", " "))
+
+
+def adjusted(code: str) -> str:
+    """What an import changed; an unknown code is shown as its own words."""
+    return ADJUSTED.get(code, code.replace("_", " "))
+
+
+def language(code: str) -> str:
+    """A language's English name with its ISO 639-1 code; an unknown one is its code."""
+    return f"{LANGUAGES[code]} ({code})" if code in LANGUAGES and code != "und" else LANGUAGES.get(code, code)
 
 
 def comparison(key: str) -> str:

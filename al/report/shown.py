@@ -84,6 +84,8 @@ def explain_outcome(record: dict[str, Any]) -> str:
         "no_target": "its template leaves no token to train on",
         "held_out_dev": "held out for dev",
         "held_out_test": "held out for test",
+        "other_language": "its language is none of clean.languages",
+        "refusal": "its response declines the request (clean.refusals)",
         "near_duplicate_of_holdout": "it is a near-duplicate of a held-out example",
         "near_duplicate_of_target": "it is a near-duplicate of a target example",
         "near_duplicate": f"near-duplicate of {record['representative']} (cosine {record['representative_cosine']:.3f})",

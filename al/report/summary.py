@@ -41,7 +41,7 @@ def build_summary(
         if f"evaluate.{name}" in roles
     }
     settings = session.config.evaluate
-    test = compare(models, TEST, settings.bootstrap, session.config.seed)
+    test = compare(models, TEST, settings.bootstrap, session.config.seed, prepared.open_pool())
     dev = compare(models, DEV, settings.bootstrap, session.config.seed)
     summary = {
         "schema": SCHEMA,

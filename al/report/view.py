@@ -26,6 +26,8 @@ FUNNEL = (
     Step("near-duplicates of other examples", ("pool", "near_duplicates"), True),
     Step("held out as dev", ("holdout", "dev"), True),
     Step("held out as test", ("holdout", "test"), True),
+    Step("in languages that clean.languages leaves out", ("selection", "outcomes", "other_language"), True),
+    Step("whose response is a refusal", ("selection", "outcomes", "refusal"), True),
     Step("near-duplicates of held-out examples", ("holdout", "shadow"), True),
     Step("near-duplicates of target examples", ("selection", "outcomes", "near_duplicate_of_target"), True),
     Step("whose template leaves no token to train on", ("selection", "outcomes", "no_target"), True),

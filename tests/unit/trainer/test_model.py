@@ -22,8 +22,9 @@ from trainer.errors import CheckpointError, MachineError, TrainerError
 from trainer.forward import collate, hidden_states, output_head
 from trainer.loss import target_nll
 from trainer.measure import measure
-from trainer.model import Base, load_tokenizer, resolve_device, resolve_dtype, save_adapter
+from trainer.model import Base, resolve_device, resolve_dtype, save_adapter
 from trainer.quantization import nf4_layers
+from trainer.tokenizer import load_tokenizer
 
 LORA = LoraConfig(r=4, alpha=8, dropout=0.0)
 TOKENS = table([9, 20, 6])

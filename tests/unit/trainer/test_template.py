@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import DataError, TrainerError
+from trainer.rendering import segments_of
 from trainer.template import ChatTemplate, Tokenized
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -325,3 +326,33 @@ def test_smollm2_prompt_ends_with_its_generation_prompt(smollm2_tokenizer: Any) 
     messages = chat("Hello", "I am fine.", "Where?", system="Be brief.")
     expected = smollm2_tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)["input_ids"]
     assert ChatTemplate.resolve(smollm2_tokenizer).prompt_ids(messages) == expected
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(contents=st.lists(texts, min_size=2, max_size=5), system=st.none() | texts)
+def test_segments_are_the_rendered_text_cut_where_training_begins_and_ends(
+    byte_tokenizer: Any, name: str, contents: list[str], system: str | None
+) -> None:
+    template, messages = resolve(byte_tokenizer, name), chat(*contents, system=system)
+    segments = template.segments(messages)
+    assert "".join(segment.text for segment in segments) == template.render(messages)
+    assert [segment.text for segment in segments if segment.target == 1] == contents[1::2]
+    assert {segment.text for segment in segments if segment.target == 2} == {ENDS[name]}
+
+
+def test_segments_are_refused_as_tokens_are(byte_tokenizer: Any) -> None:
+    with pytest.raises(DataError, match="turn 1: expected a text in 'content'"):
+        resolve(byte_tokenizer, "chatml").segments([{"role": "user", "content": None}])
+
+
+@pytest.mark.parametrize("targets", [[0, 0, 1, 0], [0, 1, 0, 0]])
+def test_a_character_of_several_tokens_counts_as_trained_on_if_one_of_them_is(targets: list[int]) -> None:
+    assert segments_of("aéb", [(0, 1), (1, 2), (1, 2), (2, 3)], targets) == [("a", 0), ("é", 1), ("b", 0)]
+
+
+def test_a_character_without_a_token_goes_with_the_one_before_it():
+    assert segments_of("x yz", [(0, 1), (2, 3), (3, 4)], [1, 1, 2]) == [("x y", 1), ("z", 2)]
