@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from al.errors import DataError
-from al.pool.reader import read_rows
+from al.pool.reading.rows import read_rows
 from al.pool.sources import make_sources
 
 ROWS = [{"question": f"What is {number}?", "answer": f"It is {number}."} for number in range(4)]
