@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
 from al.cleaning.stage import reasons
 from al.errors import DataError
 from al.lineage import History
-from al.pool.store import locate
+from al.pool.store import Pool, locate
 from al.prepare import Prepared
 from selection.holdout import DEV, SHADOW, TEST
 
@@ -34,9 +36,13 @@ OUTCOMES = (
     "near_duplicate_of_target",
     "near_duplicate",
     "trained",
+    "dropped_in_review",
+    "banned_in_review",
 )
 """Every example of the pool ends a round with exactly one of these (none stays "selectable")."""
 CODE = {name: code for code, name in enumerate(OUTCOMES)}
+REMOVED_FILE = "removed.parquet"
+"""In a selection that was reviewed: key and outcome of what was dropped or banned for good."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,11 @@ class PoolState:
         return np.flatnonzero(self.outcome == CODE["selectable"])
 
 
-def candidates(prepared: Prepared, clusters: Artifact, history: History) -> PoolState:
+def candidates(prepared: Prepared, clusters: Artifact, history: History, forget: Sequence[str] = ()) -> PoolState:
     """Who may be picked in the round that follows `history`, and what stands against the others.
+
+    Args:
+        forget: as `review.forget`, what reviews of earlier rounds removed and may be picked again.
 
     Raises:
         DataError: nothing can be picked, with the counts that say why.
@@ -84,6 +93,7 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History) -> Pool
         ("near_duplicate_of_target", _near_target(prepared, len(pool))),
         ("near_duplicate", representative != np.arange(len(pool))),
         ("trained", trained > 0),
+        *removed_in_reviews(pool, history, forget),
     )
     outcome = np.full(len(pool), CODE["selectable"], dtype=np.uint8)
     for name, applies in reversed(checks):
@@ -98,6 +108,25 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History) -> Pool
         )
     cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
     return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
+
+
+def removed_in_reviews(pool: Pool, history: History, forget: Sequence[str] = ()) -> list[tuple[str, np.ndarray]]:
+    """What reviews of earlier rounds removed for good, as (outcome, (n,) bool); [] where none did.
+
+    Args:
+        forget: ids and sources that are taken back; "*" takes back all.
+    """
+    selections = (done["selection"] for done in history.rounds if "selection" in done)
+    reviewed = [artifact for artifact in selections if (artifact.path / REMOVED_FILE).is_file()]
+    if not reviewed or "*" in forget:
+        return []
+    tables = [pq.read_table(artifact.path / REMOVED_FILE) for artifact in reviewed]
+    kept = ~(np.isin(pool.ids, list(forget)) | np.isin(pool.sources, list(forget)))
+    found = []
+    for name in ("dropped_in_review", "banned_in_review"):
+        keys = np.concatenate([t.filter(pc.equal(t["outcome"], name))["key"].to_numpy() for t in tables])
+        found.append((name, np.isin(pool.keys, keys) & kept))
+    return found
 
 
 def _near_target(prepared: Prepared, n: int) -> np.ndarray:

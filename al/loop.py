@@ -1,6 +1,7 @@
 """The round, as drawn:
 
     adapter k-1 ──score──▶ statistics ──select──▶ selection ──pack──▶ packs ──train──▶ adapter k ──evaluate──▶ metrics ──▶ report
+                                          │          └─(review)
                                           └─────▶ random picks ─────▶ packs ──train──▶ control k ──evaluate──▶ metrics ──┘
 
 Every line below is one arrow. A stage whose artifact is published is not run again, so calling `run_round` after a crash goes on
@@ -13,14 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from al import control, rounds, scoring, selecting, stages
+from al import control, generations, rounds, scoring, selecting, stages
 from al.adapting import adapt_clusters
 from al.artifacts import Artifact
 from al.budget import BudgetRequest
 from al.evaluate import evaluate
+from al.forecast import forecast
 from al.lineage import CONTROL, SELECTED, History
 from al.prepare import Prepared, as_dict, prepare
+from al.projection import for_the_report
 from al.report.publish import publish_report
+from al.review.apply import Proposed, take_answers
+from al.review.ask import Asking, settle
 from al.session import Session
 from al.speed import resolve_budget
 from al.standing import Scored, Standing
@@ -46,12 +51,16 @@ class RoundArtifacts:
 Keep = Callable[[str, Artifact], Artifact]
 
 
-def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str, Any]:
-    """Run round `number`, or what is left of it, and return its summary."""
+def run_round(
+    session: Session, budget: BudgetRequest, number: int, asking: Asking | None = None
+) -> dict[str, Any] | None:
+    """Run round `number`, or what is left of it, and return its summary; None where it stops before training, as `asking` says."""
     run, config = session.run, session.config
     session.check_machine()
     scoring.measurements(session)
+    take_answers(session, number)
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
+    run.event("round.started", round=number)
     done = RoundArtifacts(session, number)
 
     prepared = prepare(session, number)
@@ -62,8 +71,12 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
         session.tell(f"note: {line}")
     previous = ours.adapter()
 
+    done.keep("plan", forecast(session, prepared, budget, number))
     amount = resolve_budget(session, prepared, budget, done)
-    selection = choose(session, prepared, ours, amount, done.keep)
+    proposed = propose(session, prepared, ours, amount, done.keep)
+    selection = settle(proposed, asking or Asking(), done.keep)
+    if selection is None:
+        return None
     adapter = train_lineage(session, prepared, ours, selection, None, done.keep)
     if config.control:
         picks = done.keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
@@ -76,13 +89,22 @@ def run_round(session: Session, budget: BudgetRequest, number: int) -> dict[str,
     done.keep("evaluate.selected", evaluate(session, prepared, adapter, "evaluate this round"))
     if config.control:
         done.keep("evaluate.control", evaluate(session, prepared, done.roles["control.train"], "evaluate control"))
+    generate_answers(session, prepared, ours, adapter, done.keep)
 
+    for role, artifact in for_the_report(session, prepared, done.roles["clusters"]).items():
+        done.keep(role, artifact)
     summary = publish_report(session, prepared, done.roles, budget, number)
     rounds.finish_round(run, number)
+    run.event("round.finished", round=number)
     return summary
 
 
 def choose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Artifact:
+    """The selection of `propose`."""
+    return propose(session, prepared, history, amount, keep).artifact
+
+
+def propose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Proposed:
     """Score and select for the round that follows `history`; every artifact goes through `keep` by role."""
     standing = Standing(session, prepared, history, keep("clusters", adapt_clusters(session, prepared, history)))
     sample = keep("score", selecting.score_sample(standing, amount))
@@ -92,7 +114,19 @@ def choose(session: Session, prepared: Prepared, history: History, amount: Any, 
         keep("score.target", aims)
     scored = Scored(sample, suspects, aims)
     shortlist = keep("shortlist", selecting.score_shortlist(standing, scored, amount))
-    return keep("selection", selecting.select(standing, replace(scored, shortlist=shortlist), amount))
+    scored = replace(scored, shortlist=shortlist)
+    return Proposed(standing, scored, amount, keep("selection", selecting.select(standing, scored, amount)))
+
+
+def generate_answers(session: Session, prepared: Prepared, history: History, adapter: Artifact, keep: Keep) -> None:
+    """Answers of base and of this round's adapter to a few dev prompts, beside those that the round before gave."""
+    before = history.last("generations.selected")
+    rows = generations.choose_prompts(session, prepared, before)
+    if len(rows):
+        keep("generations.base", generations.generate(session, prepared, None, rows, "generate base"))
+        if before is not None:
+            keep("generations.previous", before)
+        keep("generations.selected", generations.generate(session, prepared, adapter, rows, "generate this round"))
 
 
 def train_lineage(

@@ -77,6 +77,11 @@ def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
     )
 
 
+def unrecord(run: Run, number: int, role: str) -> None:
+    """Forget what plays `role` in round `number`; the artifact stays."""
+    run.db.execute("DELETE FROM round_artifacts WHERE round = ? AND role = ?", (number, role))
+
+
 def recorded(run: Run, number: int, role: str) -> Artifact | None:
     """The artifact that plays `role` in round `number`, or None."""
     row = run.db.execute(

@@ -58,8 +58,15 @@ def write_selection(
         }
     )
     pq.write_table(table, out / "selection.parquet")
-    np.save(out / "picked.npy", state.keys[picked])
-    _write_jsonl(out / "selection.jsonl", pool, picked, table, [name for name in scores if name != "length"])
+    write_picked(out, pool, picked, table)
+
+
+def write_picked(out: Path, pool: Pool, picked: np.ndarray, table: pa.Table) -> None:
+    """`picked.npy` and `selection.jsonl` for these pool rows, in pick order; `table` is that of selection.parquet."""
+    np.save(out / "picked.npy", pool.keys[picked])
+    names = table.column_names
+    scores = names[names.index("nll_total") + 1 : names.index("representative")]
+    _write_jsonl(out / "selection.jsonl", pool, picked, table, scores)
 
 
 def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table, scores: list[str]) -> None:

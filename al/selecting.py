@@ -10,7 +10,7 @@ import numpy as np
 
 from al import scoring
 from al.artifacts import Artifact
-from al.candidates import CODE, find_rows
+from al.candidates import CODE, find_rows, removed_in_reviews
 from al.cleaning.stage import role, wanted
 from al.columns import measured_columns, quality_column, scored_before, statistics_of
 from al.lineage import History
@@ -90,20 +90,20 @@ def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact
     from selection.strategy import shortlist
 
     session, state = standing.session, standing.state
-    chooser = _candidates_for(standing, scored)
-    quotas = _quotas(standing, scored, amount)
+    chooser = candidates_for(standing, scored)
+    quotas = quotas_for(standing, scored, amount)
     wanted = state.rows[shortlist(chooser, quotas, standing.select, standing.seed)]
     rows = np.setdiff1d(wanted, statistics_of(scored.sample)["row"])
     adapter = standing.history.adapter()
     return scoring.score(session, standing.prepared.tokens, adapter, rows, standing.number, "score shortlist")
 
 
-def _quotas(standing: Standing, scored: Scored, amount: Any) -> Any:
+def quotas_for(standing: Standing, scored: Scored, amount: Any) -> Any:
     """Quotas from the sample alone, so that they are the same before and after the shortlist is measured."""
     from selection.strategy import allocate
 
     before = replace(scored, shortlist=None)
-    chooser = _candidates_for(standing, before)
+    chooser = candidates_for(standing, before)
     past = past_rounds(standing.history, standing.state, amount.unit)
     return allocate(chooser, amount, standing.select, standing.seed, past, _distinctness(standing))
 
@@ -121,7 +121,7 @@ def _columns(standing: Standing, scored: Scored) -> dict[str, np.ndarray]:
     )
 
 
-def _candidates_for(standing: Standing, scored: Scored) -> Any:
+def candidates_for(standing: Standing, scored: Scored) -> Any:
     """The selectable rows as `selection` takes them."""
     from selection.scores import compute
     from selection.strategy import Candidates
@@ -168,13 +168,14 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
         "noise": config.noise.model_dump(mode="json"),
         "budget": {"unit": amount.unit, "amount": amount.amount},
         "trained": rows_digest(find_rows(standing.state.keys, history.all_picked())),
+        **_removed_before(standing),
     }
 
     def build(out: Path, scratch: Path) -> None:
         from selection.strategy import select as pick
 
-        quotas = _quotas(standing, scored, amount)
-        picks = pick(_candidates_for(standing, scored), quotas, amount, standing.select, standing.seed)
+        quotas = quotas_for(standing, scored, amount)
+        picks = pick(candidates_for(standing, scored), quotas, amount, standing.select, standing.seed)
         columns = _columns(standing, scored)
         scores = computable(columns, scoring.measurements(session) | {"tokens"})
         write_selection(out, standing, columns, scores, picks, reasons(scored.suspects, standing.state.keys))
@@ -216,6 +217,12 @@ def late_holdout(session: Session, prepared: Prepared, history: History) -> list
     ]
 
 
+def _removed_before(standing: Standing) -> dict[str, str]:
+    """A parameter that names what earlier reviews removed; none where none did."""
+    removed = np.flatnonzero(np.isin(standing.state.outcome, [CODE["dropped_in_review"], CODE["banned_in_review"]]))
+    return {"removed": rows_digest(removed)} if len(removed) else {}
+
+
 def training_rows(session: Session, prepared: Prepared, selection: Artifact, history: History) -> np.ndarray:
     """Pool rows that this round trains on: its picks, plus replayed or all earlier ones as `train.mode` says."""
     keys = prepared.open_pool().keys
@@ -226,6 +233,9 @@ def training_rows(session: Session, prepared: Prepared, selection: Artifact, his
         earlier = np.setdiff1d(earlier, keys[prepared.target.excluded], assume_unique=True)
     if prepared.cleaned is not None:  # nor what was asked to be left out since
         earlier = np.setdiff1d(earlier, keys[~wanted(prepared.cleaned, len(keys))], assume_unique=True)
+    reviews = history.then({"selection": selection})
+    for _, removed in removed_in_reviews(prepared.open_pool(), reviews, session.config.review.forget):
+        earlier = np.setdiff1d(earlier, keys[removed], assume_unique=True)
     if session.config.train.mode == "continue":
         count = min(len(earlier), round(session.config.train.replay * len(picked)))
         rng = np.random.default_rng([session.config.seed, history.number, 0x2E91A7])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from al.artifacts import sha256_file
 from al.config import Config
 from al.progress import Progress
-from al.store import Run
+from al.store import PROGRESS, Run
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -95,13 +96,17 @@ class Session:
         return other
 
     def progress(self, title: str, total: int | None, unit: str) -> Progress:
-        """A progress bar in this session's manner (silent when `quiet`)."""
-        return Progress(title, total, unit, quiet=self.quiet)
+        """A progress bar in this session's manner (silent when `quiet`); other processes see it in the run's progress.json."""
+        return Progress(title, total, unit, quiet=self.quiet, file=self.run.path / PROGRESS)
 
     def tell(self, line: str) -> None:
         """Print a line, unless `quiet`."""
         if not self.quiet:
             print(line, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print a line that must be seen: on stderr when `quiet`, where stdout holds nothing but one document."""
+        print(line, file=sys.stderr if self.quiet else sys.stdout, flush=True)
 
     def check_machine(self) -> None:
         """Fail now, before any stage runs, if the config's device is not there. Raises trainer.errors.MachineError."""

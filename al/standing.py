@@ -41,7 +41,7 @@ class Standing:
     @cached_property
     def state(self) -> PoolState:
         """Who may be picked."""
-        return candidates(self.prepared, self.clusters, self.history)
+        return candidates(self.prepared, self.clusters, self.history, self.session.config.review.forget)
 
 
 def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:

@@ -185,6 +185,10 @@ class Texts(Sequence[str]):
         for start in range(0, len(self._array), 2048):
             yield from self._array[start : start + 2048].to_pylist()
 
+    def holding(self, words: str) -> np.ndarray:
+        """(n,) bool: which texts hold `words`, whatever the case."""
+        return pc.match_substring(self._array, words, ignore_case=True).to_numpy(zero_copy_only=False)
+
     def lengths(self) -> np.ndarray:
         """(n,) int64 length of each text in characters."""
         return pc.utf8_length(self._array).to_numpy().astype(np.int64)

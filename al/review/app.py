@@ -1,0 +1,129 @@
+"""The review page's server: FastAPI on loopback for whoever has the token.
+
+A page of another site can make this browser send requests here. So every request must name this server as its host (a foreign name
+that resolves to loopback does not get in), carry the token, and changes must carry it in a header, which other sites cannot set.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel, Field
+
+from al.errors import UserError
+from al.inspect_run import status
+from al.review.desk import Desk, View
+from al.review.page import render_page
+from selection.errors import SelectionError
+
+HEADER = "x-review-token"
+LARGEST_BODY = 4 * 2**20
+SECURITY = {
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class ChangeRequest(BaseModel, extra="forbid"):
+    """One change of the draft; see `al.review.draft.changed`."""
+
+    kind: str = Field(max_length=20)
+    key: str = Field("", max_length=1000)
+    value: bool | int | str | None = None
+
+
+class ApproveRequest(BaseModel, extra="forbid"):
+    """`revision` of the draft that was looked at."""
+
+    revision: int
+
+
+def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
+    """The application for one review.
+
+    Args:
+        token: every request must carry it, GET in the query or a header, POST in the header.
+        hosts: values of the Host header that are answered, with port.
+    """
+    app = FastAPI(title="Winnow review", docs_url=None, redoc_url=None, openapi_url=None)
+    page, policy = render_page()
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = refusal(request, token, hosts) or await call_next(request)
+        response.headers.update(SECURITY | {"Content-Security-Policy": policy})
+        return response
+
+    @app.exception_handler(UserError)
+    @app.exception_handler(SelectionError)
+    async def refuse(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error)}, 409 if getattr(error, "exit_code", 0) == 5 else 422)
+
+    @app.get("/")
+    def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/api/state")
+    def state() -> dict[str, Any]:
+        return desk.state()
+
+    @app.get("/api/examples")
+    def examples(
+        view: View = "batch",
+        cluster: Annotated[int | None, Query(ge=0)] = None,
+        source: Annotated[str | None, Query(max_length=1000)] = None,
+        search: Annotated[str, Query(max_length=200)] = "",
+        offset: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> dict[str, Any]:
+        return desk.examples(view, cluster, source, search, offset, limit)
+
+    @app.get("/api/examples/{name}")
+    def example(name: str) -> dict[str, Any]:
+        return desk.example(name)
+
+    @app.post("/api/change")
+    def change(wanted: ChangeRequest) -> dict[str, Any]:
+        return desk.change(wanted.kind, wanted.key, wanted.value)
+
+    @app.post("/api/approve")
+    def approve(wanted: ApproveRequest) -> dict[str, Any]:
+        return desk.approve(wanted.revision)
+
+    @app.get("/status")
+    def progress() -> dict[str, Any]:
+        desk.watched = time.monotonic()
+        found = status(desk.proposed.session.run.path)
+        return {**found, "approved": desk.approved.is_set(), "finished": desk.finished}
+
+    return app
+
+
+def refusal(request: Request, token: str, hosts: frozenset[str]) -> Response | None:
+    """What a request is turned away with, None for one that may pass: 400 host, 403 token or origin, 411 and 413 body."""
+    if request.headers.get("host", "").lower() not in hosts:
+        return JSONResponse({"error": "this server answers on loopback only, under the address it printed."}, 400)
+    reading = request.method in ("GET", "HEAD")
+    given = request.headers.get(HEADER) or (request.query_params.get("token") if reading else None) or ""
+    if not secrets.compare_digest(given.encode(), token.encode()):
+        return JSONResponse({"error": "the token is missing or wrong; open the address that was printed."}, 403)
+    origin = request.headers.get("origin")
+    if origin is not None and origin.removeprefix("http://") not in hosts:
+        return JSONResponse({"error": "requests from other sites are not answered."}, 403)
+    if reading:
+        return None
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal():
+        return JSONResponse({"error": "expected a Content-Length."}, 411)
+    if int(length) > LARGEST_BODY:
+        return JSONResponse({"error": f"the request is larger than {LARGEST_BODY:,} bytes."}, 413)
+    return None

@@ -1,0 +1,254 @@
+"""A decision applied: what it removes, pins and changes, and the selection that comes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.artifacts import Artifact, write_json
+from al.candidates import CODE, OUTCOMES, REMOVED_FILE
+from al.review.batch import Batch
+from al.review.decision import Decision
+from al.selected import write_picked
+from al.session import Session
+from al.standing import Scored, Standing
+
+DECISION_FILE = "decision.json"
+ANSWERS_FILE = "answers.jsonl"
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A round's proposal with what made it: enough to show it, and to say what a decision would make of it."""
+
+    standing: Standing
+    scored: Scored
+    amount: Any
+    artifact: Artifact
+
+    @property
+    def session(self) -> Session:
+        """The session it was made in."""
+        return self.standing.session
+
+    @property
+    def number(self) -> int:
+        """The round."""
+        return self.standing.number
+
+    @cached_property
+    def batch(self) -> Batch:
+        """As people read it."""
+        return Batch(self.artifact, self.standing.prepared.open_pool())
+
+    @cached_property
+    def terms(self) -> Any:
+        """As `selection.review` takes it, with the order of those who come next."""
+        from al.selecting import candidates_for, quotas_for
+        from selection.review import propose
+        from selection.strategy import Selection
+
+        batch, rows = self.batch, self.standing.state.rows
+        place = np.full(len(batch.pool), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        why = batch.table["why"].to_pylist()
+        selection = Selection(place[batch.picked], [why[row] for row in batch.picked.tolist()], batch.outcome[rows], 0)
+        quotas = quotas_for(self.standing, self.scored, self.amount)
+        chooser = candidates_for(self.standing, self.scored)
+        return propose(chooser, quotas, self.amount, self.standing.select, self.standing.seed, selection)
+
+    def revised(self, decision: Decision) -> Any:
+        """The `Selection` (of the selectable rows) that a decision leads to.
+
+        Raises:
+            DataError: it cannot be taken on this proposal.
+            SelectionError: it cannot be met: contradictions, quotas beyond the budget, too few examples.
+        """
+        from selection.review import Change, revise
+
+        batch = self.batch
+        batch.check(decision)
+        keys = batch.pool.keys
+        change = Change(
+            dropped=keys[batch.rows_of(decision.drop)],
+            pinned=keys[batch.rows_of(decision.pin)],
+            banned=keys[batch.banned(decision)],
+            quotas=decision.quotas,
+        )
+        return revise(self.terms, change)
+
+
+def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
+    """Publish a decision: `decision.json`, and its answers as rows that an import reads, `answers.jsonl`. The same decision on the
+    same proposal is the same artifact."""
+    document = decision.model_copy(update={"proposal": proposed.artifact.fingerprint}).document()
+
+    def build(out: Path, scratch: Path) -> None:
+        write_json(out / DECISION_FILE, document)
+        if decision.answers:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in answer_rows(proposed.batch, decision))
+            (out / ANSWERS_FILE).write_text("".join(lines), encoding="utf-8")
+
+    return proposed.session.run.stage(
+        "decision",
+        version=1,
+        inputs={"proposal": proposed.artifact},
+        params={"decision": document, "round": proposed.number},
+        build=build,
+        label="decision",
+    )
+
+
+def answer_rows(batch: Batch, decision: Decision) -> list[dict[str, Any]]:
+    """The answered examples as `label` writes them and `pool import` reads them."""
+    rows = batch.rows_of(list(decision.answers))
+    pool = batch.pool
+    texts = zip(rows.tolist(), pool.messages(rows), pool.metadata(rows), decision.answers.values(), strict=True)
+    found = []
+    for row, messages, metadata, answer in texts:
+        ours = {
+            "id": str(pool.ids[row]),
+            "source": str(pool.sources[row]),
+            "messages": messages,
+            "response": answer,
+            "suggestion": "",
+        }
+        found.append(ours | {name: value for name, value in metadata.items() if name not in ours})
+    return found
+
+
+def decided(artifact: Artifact) -> Decision:
+    """The decision that was recorded."""
+    return Decision.model_validate(artifact.json(DECISION_FILE))
+
+
+def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
+    """Publish the selection that a recorded decision leads to, with the files of a selection, `removed.parquet` (key, outcome: what
+    was dropped or banned for good) and `review.json` (what was changed, for the report)."""
+    proposal = proposed.artifact
+
+    def build(out: Path, scratch: Path) -> None:
+        decision = decided(recorded)
+        selection = proposed.revised(decision)
+        table = revised_table(proposed, selection)
+        batch = proposed.batch
+        pq.write_table(table, out / "selection.parquet")
+        write_picked(out, batch.pool, proposed.standing.state.rows[selection.picked], table)
+        write_json(out / "quotas.json", revised_quotas(batch, decision, table))
+        pq.write_table(_removed(batch, decision), out / REMOVED_FILE)
+        write_json(out / "review.json", describe_changes(batch, decision, table))
+
+    kept = ("select", "score", "seed", "round", "budget")
+    return proposed.session.run.stage(
+        "reviewed",
+        version=1,
+        inputs={"proposal": proposal, "decision": recorded},
+        params={name: proposal.manifest["params"][name] for name in kept},
+        build=build,
+        label="apply review",
+    )
+
+
+def revised_table(proposed: Proposed, selection: Any) -> pa.Table:
+    """selection.parquet of the proposal with outcome, pick and why of the revised selection."""
+    table, rows = proposed.batch.table, proposed.standing.state.rows
+    outcome = np.array([CODE[name] for name in proposed.batch.outcome], dtype=np.int8)
+    outcome[rows] = [CODE[name] for name in selection.outcome]
+    order, why = np.full(len(table), -1, dtype=np.int64), np.full(len(table), None, dtype=object)
+    picked = rows[selection.picked]
+    order[picked], why[picked] = np.arange(len(picked)), selection.step
+    columns = {
+        "outcome": pa.DictionaryArray.from_arrays(pa.array(outcome), pa.array(OUTCOMES)),
+        "pick": pa.array(order),
+        "why": pa.array(why, type=pa.string()),
+    }
+    for name, column in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def revised_quotas(batch: Batch, decision: Decision, table: pa.Table) -> list[dict[str, Any]]:
+    """quotas.json of the proposal with what was picked after the review, and quotas and reasons where they were changed."""
+    taken = table["pick"].to_numpy() >= 0
+    k = len(batch.quotas)
+    count = np.bincount(batch.cluster[taken], minlength=k)
+    tokens = np.bincount(batch.cluster[taken], weights=table["tokens"].to_numpy()[taken], minlength=k)
+    entries = []
+    for entry in batch.quotas:
+        c = entry["cluster"]
+        changed: Mapping[str, Any] = {}
+        if c in decision.quotas:
+            said = f"set in review (proposed: {entry['quota']:,}); {entry['reason']}"
+            changed = {"quota": decision.quotas[c], "reason": said}
+        elif c in decision.ban_clusters:
+            changed = {"quota": 0, "reason": f"banned in review (proposed: {entry['quota']:,}); {entry['reason']}"}
+        entries.append({**entry, "picked": int(count[c]), "tokens": int(tokens[c]), **changed})
+    return entries
+
+
+def _removed(batch: Batch, decision: Decision) -> pa.Table:
+    dropped = batch.rows_of(decision.drop)
+    banned = np.setdiff1d(np.flatnonzero(batch.banned(decision)), dropped)
+    outcome = ["dropped_in_review"] * len(dropped) + ["banned_in_review"] * len(banned)
+    keys = batch.pool.keys[np.concatenate([dropped, banned]).astype(np.int64)]
+    return pa.table({"key": pa.array(keys, type=pa.uint64()), "outcome": pa.array(outcome, type=pa.string())})
+
+
+def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[str, Any]:
+    """What a review changed: counts, and lists of ids with what became of them."""
+    before, after = batch.table["pick"].to_numpy() >= 0, table["pick"].to_numpy() >= 0
+    pinned = np.isin(batch.pool.ids, decision.pin)
+    ids, sources = batch.pool.ids, batch.pool.sources
+    gone, new = np.flatnonzero(before & ~after), np.flatnonzero(after & ~before)
+    outcome = table["outcome"].cast(pa.string())
+    names = [entry["name"] for entry in batch.quotas]
+
+    def example(row: int) -> dict[str, Any]:
+        return {"id": str(ids[row]), "source": str(sources[row]), "cluster": int(batch.cluster[row])}
+
+    return {
+        "proposed": int(before.sum()),
+        "kept": int((before & after).sum()),
+        "taken_out": [example(row) | {"outcome": outcome[int(row)].as_py()} for row in gone],
+        "brought_in": [example(row) | {"pinned": bool(pinned[row])} for row in new],
+        "dropped": len(decision.drop),
+        "pinned": len(decision.pin),
+        "banned_clusters": [{"cluster": c, "name": names[c]} for c in decision.ban_clusters],
+        "banned_sources": decision.ban_sources,
+        "banned_examples": int(batch.banned(decision).sum()),
+        "quotas": [
+            {"cluster": c, "name": names[c], "proposed": batch.quotas[c]["quota"], "set": quota}
+            for c, quota in sorted(decision.quotas.items())
+        ],
+        "answered": len(decision.answers),
+        "note": decision.note,
+    }
+
+
+def take_answers(session: Session, number: int) -> None:
+    """Before round `number` begins, add the answers that the round before was given in its review to the pool, as a new version."""
+    from al import rounds
+    from al.pool.config import PoolConfig
+    from al.pool.sources import find_sources
+    from al.prepare import import_sources
+
+    recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
+    present = rounds.current_pool(session.run)
+    begun = any(entry.number == number for entry in rounds.all_rounds(session.run))
+    if begun or present is None or recorded is None or ANSWERS_FILE not in recorded.manifest["files"]:
+        return
+    sources = find_sources(PoolConfig(files=[str(recorded.path / ANSWERS_FILE)], format="labelling"))
+    known = {entry["sha256"] for entry in present[1].json("pool.json")["files"]}
+    if recorded.manifest["files"][ANSWERS_FILE]["sha256"] in known:
+        return
+    count = len(decided(recorded).answers)
+    session.tell(f"adding {count:,} answers of the last review to the pool")
+    rounds.add_pool(session.run, import_sources(session, sources, previous=present[1]))

@@ -1,0 +1,143 @@
+"""When a round asks for a decision, and of whom: of nobody, of a page, of a file, or of the decision that is recorded already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from al import rounds
+from al.artifacts import Artifact
+from al.errors import RunStateError
+from al.report.publish import round_directory
+from al.review.apply import Proposed, apply_decision, decided, record_decision
+from al.review.decision import Decision
+from al.review.desk import Desk
+
+Keep = Callable[[str, Artifact], Artifact]
+
+
+@dataclass
+class Asking:
+    """What the command line wants of a review.
+
+    `page`: serve one and wait. `again`: also where a decision is recorded. `export`: write the batch there and stop. `approve`: take the
+    decision from there. `auto`: ask nobody, and set a decision aside that was taken on another proposal. `go_on`: train after the
+    decision. Used as a context: a page stays until it ends.
+    """
+
+    page: bool = False
+    again: bool = False
+    export: Path | None = None
+    approve: Path | None = None
+    auto: bool = False
+    go_on: bool = True
+    port: int = 0
+    desk: Desk | None = None
+    told: list[str] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Asking:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nobody is to be asked."""
+        return not (self.page or self.export or self.approve)
+
+
+def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
+    """The selection to train on: the proposal, or what a decision makes of it. None where the round stops here.
+
+    Raises:
+        RunStateError: a decision is recorded, but for another proposal. DataError, SelectionError: it cannot be taken.
+    """
+    recorded = _recorded(proposed, asking)
+    if recorded is None and asking.silent:
+        return proposed.artifact
+    keep("proposal", proposed.artifact)
+    if asking.export is not None:
+        _export(proposed, asking.export)
+        return None
+    if recorded is not None and asking.approve is None and not asking.again:
+        proposed.session.tell(f"review: the decision of {recorded.manifest['created']} is recorded and applied")
+    else:
+        decision = _ask(proposed, asking, recorded)
+        proposed.revised(decision)  # one that cannot be met is not recorded
+        recorded = record_decision(proposed, decision)
+    keep("decision", recorded)
+    selection = keep("selection", apply_decision(proposed, recorded))
+    proposed.session.tell(f"review: {summary_line(selection)}")
+    return selection if asking.go_on else None
+
+
+def _recorded(proposed: Proposed, asking: Asking) -> Artifact | None:
+    """The decision that this round has on this proposal."""
+    run, number = proposed.session.run, proposed.number
+    recorded = rounds.recorded(run, number, "decision")
+    if recorded is None or recorded.manifest["inputs"]["proposal"] == proposed.artifact.fingerprint:
+        return recorded
+    if asking.auto:
+        proposed.session.tell("review: the recorded decision was taken on another proposal; it is set aside (--auto)")
+    if asking.auto or not asking.silent:
+        for role in ("proposal", "decision"):
+            rounds.unrecord(run, number, role)
+        return None
+    raise RunStateError(
+        f"{run.path}: the decision recorded for round {number} was taken on another proposal; config, pool or budget changed since. "
+        "Review the new one with `round --review`, or set the decision aside with `round --auto`."
+    )
+
+
+def review_folder(run: Path, number: int) -> Path:
+    """`<run>/rounds/003/review`: the draft."""
+    return round_directory(run, number) / "review"
+
+
+def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decision:
+    session, folder = proposed.session, review_folder(proposed.session.run.path, proposed.number)
+    if asking.approve is not None:
+        from al.review.sheet import read_approval
+
+        decision, told = read_approval(asking.approve, proposed.batch)
+        for line in told:
+            session.say(f"note: {line}")
+        return decision
+    from al.review.draft import DRAFT, save_draft
+    from al.review.server import serve
+
+    if recorded is not None and not (folder / DRAFT).exists():
+        save_draft(folder, decided(recorded))
+    asking.desk = Desk(proposed, folder)
+    if asking.desk.notice:
+        session.say(f"note: {asking.desk.notice}")
+    session.run.event("review.opened", round=proposed.number)
+    served = asking._stack.enter_context(serve(asking.desk, asking.port))
+    session.say(f"review: {served.url}")
+    session.say("waiting for the page's Approve; Ctrl-C leaves the round open, and the draft is kept")
+    served.wait()
+    return asking.desk.draft
+
+
+def _export(proposed: Proposed, path: Path) -> None:
+    from al.review.sheet import write_batch
+
+    count = write_batch(proposed.batch, path)
+    proposed.session.tell(f"review: {count:,} examples written to {path}")
+
+
+def summary_line(selection: Artifact) -> str:
+    """What a review changed, in one line."""
+    changes = selection.json("review.json")
+    pinned = sum(entry["pinned"] for entry in changes["brought_in"])
+    parts = [
+        f"{changes['kept']:,} of {changes['proposed']:,} proposed examples kept",
+        f"{len(changes['taken_out']):,} taken out",
+        f"{pinned:,} pinned and {len(changes['brought_in']) - pinned:,} others brought in",
+    ]
+    parts += [f"{changes['answered']:,} answered (in the pool from the next round on)"] * bool(changes["answered"])
+    return ", ".join(parts)

@@ -1,0 +1,78 @@
+"""What a review has decided so far: one JSON file, replaced whole with every change, so that a crash loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from al.artifacts import fsync_path
+from al.errors import DataError
+from al.review.decision import Decision, read_decision
+
+DRAFT = "draft.json"
+
+
+def load_draft(folder: Path, proposal: str) -> tuple[Decision, str | None]:
+    """The draft in `folder` for this proposal, and what is to be told: one of another proposal, or a damaged one, is set aside."""
+    path = folder / DRAFT
+    if not path.exists():
+        return Decision(proposal=proposal), None
+    try:
+        draft = read_decision(path)
+        why = "was made on another proposal" if draft.proposal != proposal else None
+    except DataError as error:
+        draft, why = None, f"cannot be read ({error})"
+    if draft is not None and why is None:
+        return draft, None
+    aside = next(p for i in range(1, 10_000) if not (p := folder / f"draft-{i}.json").exists())
+    path.rename(aside)
+    return Decision(proposal=proposal), f"the review's draft {why}; it is kept as {aside.name} and a new one begins"
+
+
+def save_draft(folder: Path, decision: Decision) -> None:
+    """Replace the draft."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{DRAFT}.tmp"
+    temporary.write_text(json.dumps(decision.document(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    fsync_path(temporary)
+    os.replace(temporary, folder / DRAFT)
+    fsync_path(folder)
+
+
+def changed(decision: Decision, kind: str, key: str, value: Any) -> dict[str, Any]:
+    """The document of a draft after one change; `value` None or false takes it back.
+
+    Args:
+        kind: "drop" or "pin" (key: an id), "ban_cluster", "ban_source", "quota" (key: a cluster), "answer" (key: an id), "note".
+    """
+    document = decision.document()
+    lists = {"drop": "drop", "pin": "pin", "ban_cluster": "ban_clusters", "ban_source": "ban_sources"}
+    if kind in lists:
+        entry: Any = _cluster(key) if kind == "ban_cluster" else key
+        rest = [other for other in document[lists[kind]] if other != entry]
+        document[lists[kind]] = [*rest, entry] if value else rest
+        other = {"drop": "pin", "pin": "drop"}.get(kind)
+        if other and value:  # the later word counts
+            document[other] = [name for name in document[other] if name != key]
+        if kind == "ban_cluster" and value:
+            document["quotas"].pop(str(entry), None)
+    elif kind in ("quota", "answer"):
+        field, entry = ("quotas", str(_cluster(key))) if kind == "quota" else ("answers", key)
+        if isinstance(value, bool):
+            raise DataError(f"{kind}: expected {'a number' if kind == 'quota' else 'text'} or null, found {value}.")
+        document[field].pop(entry, None)
+        if value is not None and value != "":
+            document[field][entry] = value
+    elif kind == "note":
+        document["note"] = value or ""
+    else:
+        raise DataError(f"kind: expected drop, pin, ban_cluster, ban_source, quota, answer or note, found {kind!r}.")
+    return document
+
+
+def _cluster(key: str) -> int:
+    if not key.isdecimal():
+        raise DataError(f"cluster: expected a number, found {key!r}.")
+    return int(key)

@@ -1,0 +1,254 @@
+"""The batch as a file to edit: CSV for a spreadsheet, JSON Lines for anything else, and the decision that an edited one holds.
+
+| edit | meaning |
+|---|---|
+| `keep` = no, or the row deleted | drop the example |
+| `keep` = pin | pin it |
+| a further row with an `id` of the pool | pin that example; with `keep` = no, drop it for good |
+| a further row with an `id` and a `response`, for an example without one | answer it |
+
+Spreadsheets take text that begins with = + - @ for a formula, and ids of digits alone for a number. So such text is written with an
+apostrophe in front and ids with a #; both are taken off again when the file is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al.artifacts import fsync_path
+from al.errors import ConfigError, DataError
+from al.review.batch import Batch
+from al.review.decision import Decision, parse_decision, read_decision
+
+KEEP = {"yes": "yes", "y": "yes", "true": "yes", "1": "yes", "": "yes", "no": "no", "n": "no", "false": "no", "0": "no"}
+KEEP |= {"pin": "pin"}
+_GUARDED, _FORMULA = re.compile(r"'+[=+\-@\t\r]"), re.compile(r"'*[=+\-@\t\r]")
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of an edited file. `line` where it begins."""
+
+    line: int
+    keep: str
+    id: str
+    prompt: str | None
+    response: str | None
+
+
+def guard(text: str) -> str:
+    """Text that no spreadsheet takes for a formula; `unguard` gives the text back."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguard(text: str) -> str:
+    """The text that `guard` was given."""
+    return text[1:] if _GUARDED.match(text) else text
+
+
+def batch_rows(batch: Batch) -> Iterator[dict[str, Any]]:
+    """What is written of each example proposed, in pick order."""
+    names = [entry["name"] for entry in batch.quotas]
+    for start in range(0, len(batch.picked), 2000):
+        for record in batch.records(batch.picked[start : start + 2000]):
+            scores = {name: record[name] for name in batch.scores if name != "length"}
+            yield {
+                "keep": "yes",
+                "id": record["id"],
+                "cluster": record["cluster"],
+                "cluster_name": names[record["cluster"]],
+                "source": record["source"],
+                "tokens": record["tokens"],
+                **{k: round(v, 4) if v is not None and np.isfinite(v) else None for k, v in scores.items()},
+                "reason": batch.why(record),
+                "prompt": record["prompt"],
+                "response": record["response"],
+            }
+
+
+def write_batch(batch: Batch, path: Path) -> int:
+    """Write the batch to `path`, whole or not at all; the number of examples.
+
+    Raises:
+        ConfigError: neither .csv nor .jsonl. DataError: it cannot be written, or is there already.
+    """
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ConfigError(f"--export {path}: expected a name that ends in .csv or .jsonl.")
+    if path.exists():
+        raise DataError(f"--export {path}: this file exists and may hold edits; name another one, or remove it.")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        # Excel takes a CSV for UTF-8 only if it begins with a byte order mark.
+        encoding = "utf-8-sig" if path.suffix.lower() == ".csv" else "utf-8"
+        with temporary.open("w", encoding=encoding, newline="") as handle:
+            count = (_write_csv if path.suffix.lower() == ".csv" else _write_jsonl)(handle, batch_rows(batch))
+        fsync_path(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"--export {path}: cannot be written ({error.strerror}).") from None
+    return count
+
+
+def _write_csv(handle: Any, rows: Iterable[dict[str, Any]]) -> int:
+    writer, count = None, 0
+    for row in rows:
+        count += 1
+        if writer is None:
+            writer = csv.DictWriter(handle, list(row))
+            writer.writeheader()
+        row["id"] = f"#{row['id']}"
+        writer.writerow({name: guard(value) if isinstance(value, str) else value for name, value in row.items()})
+    return count
+
+
+def _write_jsonl(handle: Any, rows: Iterable[dict[str, Any]]) -> int:
+    count = 0
+    for row in rows:
+        count += 1
+        handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+def read_approval(path: Path, batch: Batch) -> tuple[Decision, list[str]]:
+    """The decision in a file (an edited export, or a decision as JSON), and what is to be told of it.
+
+    Raises:
+        DataError: it cannot be read, or names what is not there; with file and line.
+    """
+    if path.suffix.lower() == ".json":
+        return read_decision(path), []
+    rows = list(_read(path))
+    known = set(batch.pool.ids.tolist())
+    seen: dict[str, int] = {}
+    for row in rows:
+        if row.id not in known:
+            raise DataError(
+                f"{path}:{row.line}: no example of the pool has the id {row.id!r}. Copy ids as they were exported."
+            )
+        if row.id in seen:
+            raise DataError(f"{path}:{row.line}: {row.id} is in line {seen[row.id]} already; remove one of the two.")
+        seen[row.id] = row.line
+    return _decide(path, rows, batch)
+
+
+def _decide(path: Path, rows: list[Row], batch: Batch) -> tuple[Decision, list[str]]:
+    proposed = batch.pool.ids[batch.picked].tolist()
+    ours, listed = set(proposed), {row.id for row in rows}
+    if ours and not ours & listed:
+        raise DataError(
+            f"{path}: holds none of the {len(ours):,} examples proposed; is it the export of another round?"
+        )
+    waiting = set(batch.pool.ids[~batch.pool.labelled].tolist())
+    answers = {row.id: row.response for row in rows if row.id in waiting and (row.response or "").strip()}
+    further = [row for row in rows if row.id not in ours and row.id not in answers]
+    deleted = [name for name in proposed if name not in listed]
+    drop = [row.id for row in rows if row.keep == "no" and row.id not in answers] + deleted
+    pin = [row.id for row in rows if row.keep == "pin" and row.id not in answers]
+    pin += [row.id for row in further if row.keep == "yes"]
+    _check_pins(path, [row for row in rows if row.id in set(pin)], batch)
+    document = {"proposal": batch.proposal.fingerprint, "drop": drop, "pin": pin, "answers": answers}
+    told = [f"{len(deleted):,} rows of the batch are not in the file any more: dropped"] if deleted else []
+    edited = _edited(rows, batch)
+    if edited:
+        told.append(
+            f"{len(edited):,} texts were edited, line {edited[0]} first: that changes nothing, the pool's text is trained on. "
+            "Import corrected examples with `pool import` and drop these."
+        )
+    return parse_decision(document, str(path)), told
+
+
+def _check_pins(path: Path, rows: list[Row], batch: Batch) -> None:
+    """Raises DataError with the line of the first example that cannot be picked."""
+    for row in rows:
+        try:
+            batch.check(Decision(pin=[row.id]))
+        except DataError as error:
+            raise DataError(f"{path}:{row.line}: {error}") from None
+
+
+def _edited(rows: list[Row], batch: Batch) -> list[int]:
+    """Lines of rows of labelled examples whose texts are not the pool's; spreadsheets change line ends, so spaces do not count."""
+    rows = [row for row in rows if row.prompt is not None and row.response is not None]
+    at = batch.rows_of([row.id for row in rows])
+    lines = []
+    for row, index, record in zip(rows, at.tolist(), batch.records(at), strict=True):
+        same = all(
+            (a or "").split() == b.split()
+            for a, b in ((row.prompt, record["prompt"]), (row.response, record["response"]))
+        )
+        if not same and batch.pool.labelled[index] and (row.prompt or row.response):
+            lines.append(row.line)
+    return lines
+
+
+def _read(path: Path) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".jsonl"):
+        raise ConfigError(f"--approve {path}: expected a .csv or .jsonl that was exported, or a decision as .json.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            yield from (_read_csv if suffix == ".csv" else _read_jsonl)(path, handle)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as CSV UTF-8.") from None
+
+
+def _read_csv(path: Path, handle: Any) -> Iterator[Row]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    first = handle.readline()
+    handle.seek(0)
+    delimiter = max(",;\t", key=first.count)  # spreadsheets write what their language separates lists with
+    reader = csv.DictReader(handle, delimiter=delimiter, strict=True)
+    missing = {"id", "keep"} - set(reader.fieldnames or [])
+    if missing:
+        raise DataError(
+            f"{path}:1: expected the columns keep and id, found {', '.join(reader.fieldnames or ['none'])[:200]}."
+        )
+    line = reader.line_num + 1
+    try:
+        for values in reader:
+            texts = {k: unguard(v) for k, v in values.items() if isinstance(k, str) and isinstance(v, str)}
+            if any(text.strip() for text in texts.values()):
+                yield _row(path, line, texts)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}:{line}: not valid CSV ({error}).") from None
+
+
+def _read_jsonl(path: Path, handle: Any) -> Iterator[Row]:
+    for line, text in enumerate(handle, 1):
+        if not text.strip():
+            continue
+        try:
+            values = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"{path}:{line}: not valid JSON ({error}).") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{path}:{line}: expected an object with an id, found {type(values).__name__}.")
+        if isinstance(values.get("keep"), bool):
+            values["keep"] = "yes" if values["keep"] else "no"
+        yield _row(path, line, values)
+
+
+def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
+    keep, name = values.get("keep", ""), values.get("id")
+    if not isinstance(keep, str) or keep.strip().lower() not in KEEP:
+        raise DataError(f"{path}:{line}: keep: expected yes, no or pin, found {str(keep)[:40]!r}.")
+    text = name.strip().removeprefix("#").lower() if isinstance(name, str) else str(name)
+    if not _ID.fullmatch(text):
+        raise DataError(f"{path}:{line}: id: expected 16 hexadecimal digits as exported, found {text[:40]!r}.")
+    texts = (values.get(field) if isinstance(values.get(field), str) else None for field in ("prompt", "response"))
+    return Row(line, KEEP[keep.strip().lower()], text, *texts)

@@ -1,0 +1,116 @@
+"""The review page in a real browser: drop, pin, search, answer and approve, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from review_desk import make_desk
+
+from al.review.server import serve
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    '"><img src=x onerror=alert(3)>',
+    "<svg onload=alert(4)>",
+    "javascript:alert(5)",
+    "\u202eevil\u2066 bidi",
+    "W" * 500,
+]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A desk whose texts, sources and cluster names are hostile, and the address of its page."""
+    with serve(make_desk(tmp_path, HOSTILE, names=HOSTILE), 0) as page:
+        yield page
+
+
+def opened(watch, served, **look):
+    watched = watch(**look)
+    watched.page.goto(served.url)
+    watched.page.wait_for_selector("#list[data-ready=batch] .card")
+    return watched, watched.page
+
+
+def drafted(served):
+    return json.loads((served.desk.folder / "draft.json").read_text())
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_a_batch_is_read_changed_and_approved(served, watch, width, theme):
+    watched, page = opened(watch, served, width=width, theme=theme)
+    cards = page.locator(".card")
+    assert cards.count() == 12
+    dropped = cards.nth(0).get_attribute("data-id")
+    cards.nth(0).get_by_role("button", name="Drop").click()
+    page.wait_for_function("id => !document.querySelector(`[data-id='${id}']`)", arg=dropped)
+    assert cards.count() == 12 and drafted(served)["drop"] == [dropped]
+
+    page.get_by_role("button", name="Not picked").click()
+    page.wait_for_selector("#list[data-ready=left]")
+    pinned = cards.nth(2).get_attribute("data-id")
+    cards.nth(2).get_by_role("button", name="Pin").click()
+    page.wait_for_function("id => !document.querySelector(`[data-id='${id}']`)", arg=pinned)
+    page.get_by_role("button", name="Changed").click()
+    page.wait_for_selector(f".card[data-id='{pinned}'][data-state=pinned]")
+    assert page.locator(f".card[data-id='{dropped}']").get_attribute("data-state") == "dropped"
+    assert "12 of 12 examples" in page.inner_text("#sum") and "1 pinned" in page.inner_text("#sum")
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Approve and train").click()
+    page.locator("#yes").click()
+    page.wait_for_selector("#live:not([hidden])")
+    assert served.desk.approved.is_set() and served.desk.draft.pin == [pinned]
+    assert watched.errors == watched.dialogs == []
+    assert all(url.startswith(served.url.split("?")[0]) for url in watched.requests)
+
+
+def test_the_keyboard_alone_is_enough(served, watch):
+    watched, page = opened(watch, served)
+    first, second = (page.locator(".card").nth(i).get_attribute("data-id") for i in (0, 1))
+    page.keyboard.press("j")
+    page.keyboard.press("d")
+    page.wait_for_selector(f".card[data-id='{second}']:focus")
+    page.keyboard.press("p")
+    page.wait_for_selector(f".card[data-id='{second}'][data-state=pinned]:focus")
+    assert drafted(served)["drop"] == [first] and drafted(served)["pin"] == [second]
+    page.keyboard.press("/")
+    page.keyboard.type("jdp")  # typed into the search, so they mark nothing
+    page.wait_for_function("() => document.getElementById('count').textContent === 'Nothing to show.'")
+    assert drafted(served)["drop"] == [first] and drafted(served)["pin"] == [second]
+    assert watched.errors == []
+
+
+def test_bans_quotas_answers_and_notes_are_kept_and_what_cannot_be_met_is_said(served, watch):
+    watched, page = opened(watch, served)
+    page.get_by_label("Ban cluster 1").click()
+    page.wait_for_selector("#clusters li.banned")
+    page.get_by_label("Quota of cluster 0").fill("300")
+    page.get_by_label("Quota of cluster 0").press("Enter")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "only 20 of its examples" in page.inner_text("#problem") and page.locator("#approve").is_disabled()
+    page.get_by_label("Quota of cluster 0").fill("2")
+    page.get_by_label("Quota of cluster 0").press("Enter")
+    page.wait_for_selector("#problem", state="hidden")
+    page.get_by_role("button", name="Unanswered").click()
+    page.wait_for_selector("#list[data-ready=unlabelled] textarea")
+    page.locator("#list textarea").first.fill("an answer")
+    page.get_by_text("Note", exact=True).click()
+    page.get_by_label("Why, for the report").fill("they contradict each other")
+    page.get_by_role("button", name="Approve and train").click()
+    page.locator("#yes").click()
+    page.wait_for_selector("#live:not([hidden])")
+    decision = served.desk.draft
+    assert decision.ban_clusters == [1] and decision.quotas == {0: 2}
+    assert list(decision.answers.values()) == ["an answer"] and decision.note == "they contradict each other"
+    assert watched.dialogs == [] and not [e for e in watched.errors if "422" not in e]
+
+
+def test_a_server_that_is_gone_is_said(served, watch, tmp_path):
+    with serve(make_desk(tmp_path / "other"), 0) as short:
+        watched, page = opened(watch, short)
+    page.locator(".card").nth(0).get_by_role("button", name="Drop").click()
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "its process has ended" in page.inner_text("#problem")
