@@ -7,12 +7,7 @@ not reachable), 5 state of the run (locked, another pool, damaged), 6 training d
 
 from __future__ import annotations
 
-import functools
-import json
-import os
 import sys
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,99 +15,16 @@ from typing import Any
 import click
 
 import al
-
-DEFAULT_CONFIG = Path("configs/mistral-7b.yaml")
-
-
-def common(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every command takes; they arrive as one `Options`."""
-
-    @click.option(
-        "--config",
-        "config_path",
-        type=click.Path(path_type=Path),
-        default=None,
-        help="YAML config; a bare name is looked up in configs/.  [default: mistral-7b, or what the run used last]",
-    )
-    @click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Override one config key, e.g. train.learning_rate=1e-4. Repeatable.",
-    )
-    @click.option(
-        "--run",
-        "run_path",
-        type=click.Path(path_type=Path),
-        default=None,
-        help="Run directory.  [default: runs/<config name>]",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @click.option(
-        "--trust-remote-code", is_flag=True, help="Allow Python code that comes with a model (model.trust_remote_code)."
-    )
-    @functools.wraps(command)
-    def wrapped(
-        config_path: Path | None,
-        overrides: tuple[str, ...],
-        run_path: Path | None,
-        as_json: bool,
-        debug: bool,
-        trust_remote_code: bool,
-        **rest: Any,
-    ) -> None:
-        from al.workflow import Options
-
-        command(Options(config_path, overrides, run_path, as_json, debug, trust_remote_code), **rest)
-
-    return wrapped
-
-
-pool_option = click.option(
-    "--pool",
-    multiple=True,
-    metavar="SOURCE",
-    help="File, folder, glob, preset or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+from al.command_line import (
+    common,
+    emit,
+    map_option,
+    pool_option,
+    port_option,
+    round_options,
+    run_command_line,
+    target_option,
 )
-map_option = click.option(
-    "--map",
-    "mapped",
-    multiple=True,
-    metavar="FIELD=YOURS",
-    help="Which of your fields is which, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
-)
-
-
-def round_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of commands that run rounds; they arrive inside `Options`."""
-
-    @pool_option
-    @map_option
-    @click.option(
-        "--target",
-        multiple=True,
-        metavar="FILE",
-        help="Examples of what the model is to be good at (a file or preset), which the selection aims at; never trained on. "
-        "Repeatable.",
-    )
-    @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
-    @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
-    @common
-    @functools.wraps(command)
-    def wrapped(
-        options: Any,
-        pool: tuple[str, ...],
-        mapped: tuple[str, ...],
-        target: tuple[str, ...],
-        strategy: str | None,
-        no_control: bool,
-        **rest: Any,
-    ) -> None:
-        command(options.for_round(strategy, no_control, pool, target, mapped), **rest)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -127,15 +39,58 @@ def cli() -> None:
 @cli.command("round")
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and run nothing (same as `plan`).")
+@click.option(
+    "--review/--auto",
+    "review",
+    default=None,
+    help="Stop after the selection and serve a page on this machine to read, change and approve it; or ask nobody.  [default: --auto]",
+)
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --review: write the selection to this .csv or .jsonl instead of serving a page, and stop.",
+)
+@click.option(
+    "--approve",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Take the decision from this file (an edited export, or a decision as .json) and go on.",
+)
+@port_option
 @round_options
-def round_command(options: Any, budget: str, dry_run: bool) -> None:
+def round_command(
+    options: Any,
+    budget: str,
+    dry_run: bool,
+    review: bool | None,
+    export: Path | None,
+    approve: Path | None,
+    port: int,
+) -> None:
     """Run the next round, or finish the one that was interrupted."""
     from al import workflow
+    from al.review.ask import Asking
 
+    if export and not review:
+        raise click.UsageError("--export needs --review beside it.")
+    if approve and review is not None:
+        raise click.UsageError("--approve takes the decision from a file: leave out --review and --auto.")
     if dry_run:
         _print_plan(options, budget)
         return
-    _emit(options, workflow.run_next_round(options, budget), workflow.describe_summary)
+    page = bool(review) and export is None
+    asking = Asking(page=page, export=export, approve=approve, auto=review is False, port=port)
+    emit(options, workflow.run_next_round(options, budget, asking), workflow.describe_summary)
+
+
+@cli.command("review")
+@port_option
+@common
+def review_command(options: Any, port: int) -> None:
+    """Show the page on which the open round's selection is read, changed and approved; `resume` then trains."""
+    from al import workflow
+    from al.review.command import review
+
+    emit(options, review(options, port), workflow.describe_summary)
 
 
 @cli.command("run")
@@ -151,7 +106,7 @@ def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> 
     """Run rounds until there are K, or until one no longer helps."""
     from al import workflow
 
-    _emit(options, workflow.run_rounds(options, budget, rounds, until_no_gain), workflow.describe_summary)
+    emit(options, workflow.run_rounds(options, budget, rounds, until_no_gain), workflow.describe_summary)
 
 
 @cli.command("compare")
@@ -168,7 +123,7 @@ def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> 
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each strategy.")
 @click.option("--proxy", default=None, metavar="MODEL", help="A small model to ask first, instead of the config's.")
 @pool_option
-@click.option("--target", multiple=True, metavar="FILE", help="As for `round`. Repeatable.")
+@target_option
 @common
 def compare_command(
     options: Any,
@@ -185,7 +140,7 @@ def compare_command(
 
     options = options.for_round(None, False, pool, target)
     document = workflow.run_comparison(options, strategies, budget, rounds, seeds, proxy)
-    _emit(options, document, workflow.describe_comparison)
+    emit(options, document, workflow.describe_comparison)
 
 
 @cli.command("resume")
@@ -194,28 +149,57 @@ def resume_command(options: Any) -> None:
     """Finish the interrupted round with the config and budget it was started with."""
     from al import workflow
 
-    _emit(options, workflow.resume(options), workflow.describe_summary)
+    emit(options, workflow.resume(options), workflow.describe_summary)
 
 
 @cli.command("status")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(min=0.1),
+    metavar="[SECONDS]",
+    default=None,
+    help="Show it again every so many seconds (2 if none are given) until nothing works on the run.",
+)
 @common
-def status_command(options: Any) -> None:
+def status_command(options: Any, watch: float | None) -> None:
     """Show rounds, stages and what is running, also while another process works."""
     from al import inspect_run
 
-    _emit(options, inspect_run.status(options.existing_run()), inspect_run.describe_status)
+    if watch is not None and options.as_json:
+        raise click.UsageError("--watch shows a run as it goes on, --json prints one document: leave one out.")
+    if watch is not None:
+        from al.watch import watch as watch_run
+
+        watch_run(options.existing_run(), watch)
+        return
+    emit(options, inspect_run.status(options.existing_run()), inspect_run.describe_status)
 
 
 @cli.command("report")
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN RUN …]")
 @click.option(
     "--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]"
 )
+@click.option("--md", "markdown", is_flag=True, help="Print it as Markdown, for a pull request.")
+@click.option("--compare", is_flag=True, help="Put the runs named as arguments side by side.")
+@click.option(
+    "--figures", type=click.Path(path_type=Path, file_okay=False), help="Write the main charts here, for papers."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["svg", "png", "pdf"]), default="svg", show_default=True, help="Of --figures."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the text to this file.")
 @common
-def report_command(options: Any, number: int | None) -> None:
-    """Print a round's report again and say where its page is."""
-    from al import workflow
+def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted: Any) -> None:
+    """Print a round's report again and say where its page is; or as Markdown, figures, or several runs side by side."""
+    from al.report.command import Wanted, report
 
-    _emit(options, workflow.report(options, number), workflow.describe_summary)
+    if bool(runs) != compare:
+        raise click.UsageError("--compare takes two runs or more as arguments; name a single run with --run.")
+    document, text = report(options, Wanted(compared=runs, **wanted))
+    emit(options, document, lambda document: text)
 
 
 @cli.command("plan")
@@ -229,7 +213,7 @@ def plan_command(options: Any, budget: str) -> None:
 def _print_plan(options: Any, budget: str) -> None:
     from al import plan
 
-    _emit(options, plan.plan_round(options, budget), plan.describe_plan)
+    emit(options, plan.plan_round(options, budget), plan.describe_plan)
 
 
 @cli.command("label")
@@ -240,7 +224,7 @@ def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
     """Write the unlabelled prompts that the model is most unsure of to a file, to be answered and imported again."""
     from al import labelling
 
-    _emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)
+    emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)
 
 
 @cli.group("pool")
@@ -261,7 +245,7 @@ def pool_import(
     from al import workflow
 
     document = workflow.import_into_pool(options.with_map(mapped), sources, format_name, strict)
-    _emit(options, document, workflow.describe_pool)
+    emit(options, document, workflow.describe_pool)
 
 
 @pool_group.command("presets")
@@ -270,7 +254,7 @@ def pool_presets(options: Any) -> None:
     """List the published sets that are known by name: where they are, their licence, who wrote them."""
     from al.pool import presets
 
-    _emit(options, presets.list_presets(), presets.describe_presets)
+    emit(options, presets.list_presets(), presets.describe_presets)
 
 
 @pool_group.command("inspect")
@@ -304,7 +288,7 @@ def pool_inspect(
     from al.report.pool_text import describe_inspection
 
     document = pool_inspection.inspect(options.with_map(mapped), sources, format_name, shown, page)
-    _emit(options, document, describe_inspection)
+    emit(options, document, describe_inspection)
 
 
 @pool_group.command("export")
@@ -317,7 +301,7 @@ def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None
     other accepted answers and metadata. Importing OUT again gives the same pool."""
     from al import exporting
 
-    _emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
+    emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
 
 
 @cli.command("train")
@@ -333,7 +317,7 @@ def train_command(options: Any, datasets: tuple[str, ...]) -> None:
     """Fine-tune on a whole data set without selection: the baseline."""
     from al import workflow
 
-    _emit(options, workflow.plain_fine_tuning(options, datasets), workflow.describe_fine_tuning)
+    emit(options, workflow.plain_fine_tuning(options, datasets), workflow.describe_fine_tuning)
 
 
 @cli.group("config")
@@ -348,7 +332,7 @@ def config_show(options: Any) -> None:
     import yaml
 
     values = options.load_config().model_dump(mode="json")
-    _emit(options, values, lambda document: yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip())
+    emit(options, values, lambda document: yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip())
 
 
 @config_group.command("schema")
@@ -357,7 +341,7 @@ def config_schema(options: Any) -> None:
     """Print every key with its type, default, unit and trade-off."""
     from al.config import Config, schema_text
 
-    _emit(options, Config.model_json_schema(), lambda document: schema_text())
+    emit(options, Config.model_json_schema(), lambda document: schema_text())
 
 
 @cli.command("doctor")
@@ -370,70 +354,14 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
     from al import doctor
 
     findings = doctor.examine(options, drop_damaged)
-    _emit(options, findings, doctor.describe)
+    emit(options, findings, doctor.describe)
     if findings["problems"]:
         sys.exit(findings["exit_code"])
 
 
-def _emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
-    click.echo(json.dumps(document, indent=1, default=str) if options.as_json else describe(document))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors a user can act on print one message and exit with their code, without a traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    _quiet_libraries("--debug" in arguments)
-    try:
-        cli.main(arguments, prog_name="cli.py", standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail(arguments, "interrupted. Run the same command again, or `resume`, to continue.", 130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail(arguments, "interrupted at once. Run the same command again, or `resume`, to continue.", 130)
-    except Exception as error:
-        code = getattr(error, "exit_code", None) or _exit_code_of_foreign(error)
-        if code is None or "--debug" in arguments:
-            raise
-        way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
-        hint = f" Run the same command again{way} to continue." if code == 130 else ""
-        _fail(arguments, f"{_message(error)}{hint}", code)
-
-
-def _quiet_libraries(debug: bool) -> None:
-    """Leave the terminal to our own progress: the libraries' bars and deprecation notices show with --debug only."""
-    if debug:
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    warnings.simplefilter("ignore", FutureWarning)
-
-
-def _exit_code_of_foreign(error: Exception) -> int | None:
-    """Exit code 4 for running out of memory, wherever it happens; None for what must be a defect."""
-    return (
-        4
-        if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
-        else None
-    )
-
-
-def _message(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            f"out of GPU memory: {error}. Lower train.packs_per_batch or measure.batch_tokens, or set "
-            "train.activation_memory; finished stages are kept."
-        )
-    return str(error)
-
-
-def _fail(arguments: list[str], message: str, code: int) -> None:
-    if "--json" in arguments:
-        click.echo(json.dumps({"error": message, "exit_code": code}))
-    click.echo(f"error: {message}" if code != 130 else message, err=True)
-    sys.exit(code)
+    run_command_line(cli, sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
 """Progress of long stages, and the safe points at which Ctrl-C stops them.
 
 Every long loop calls its progress with the units it has just finished. That call draws (a bar on a terminal, a line every few
-seconds elsewhere) and is the safe point: after Ctrl-C or SIGTERM it raises `Interrupted`.
+seconds elsewhere), writes how far it is to a file for other processes to show, and is the safe point: after Ctrl-C or SIGTERM it
+raises `Interrupted`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType, TracebackType
 
 from tqdm import tqdm
@@ -17,6 +22,7 @@ from tqdm import tqdm
 from al.errors import Interrupted
 
 LINE_EVERY_SECONDS = 5.0
+FILE_EVERY_SECONDS = 1.0
 _stop_requested = threading.Event()
 
 
@@ -54,10 +60,11 @@ def duration(seconds: float) -> str:
 class Progress:
     """A bar over `total` units (None: not known before); call it with the number of units just finished. Use as a context manager.
 
-    `note` is told beside the numbers, and `seconds_left`, where the work knows better than the rate so far.
+    `note` is told beside the numbers, and `seconds_left`, where the work knows better than the rate so far. `file` holds what
+    `snapshot` says, at most a second old, until the work ends; that it cannot be written stops nothing.
     """
 
-    def __init__(self, title: str, total: int | None, unit: str, quiet: bool = False):
+    def __init__(self, title: str, total: int | None, unit: str, quiet: bool = False, file: Path | None = None):
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = 0
         self.note = ""
@@ -67,6 +74,8 @@ class Progress:
             total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not self._terminal
         )
         self._started = self._spoken = time.monotonic()
+        self._file, self._written = file, float("-inf")
+        self._write()
 
     def __enter__(self) -> Progress:
         return self
@@ -75,6 +84,9 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
         if kind is None and not self.quiet:
             seconds = time.monotonic() - self._started
             print(f"{self.title}: {self.done:,} {self.unit} in {seconds:.1f} s{self.note}", file=sys.stderr, flush=True)
@@ -92,8 +104,36 @@ class Progress:
         if self.note:
             self._bar.set_postfix_str(self.note.strip(" ,"), refresh=False)
         self._bar.update(units)
+        self._write()
         if not self._terminal and not self.quiet:
             self._speak()
+
+    def snapshot(self) -> dict[str, str | int | float | None]:
+        """{"title", "done", "total", "unit", "rate" (units a second), "seconds_left", "note", "pid"}; None: not known (yet)."""
+        rate = self.done / max(time.monotonic() - self._started, 1e-9)
+        left = self.seconds_left
+        if left is None and self.total is not None and self.done:
+            left = (self.total - self.done) / max(rate, 1e-9)
+        return {
+            "title": self.title,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "rate": rate,
+            "seconds_left": left,
+            "note": self.note,
+            "pid": os.getpid(),
+        }
+
+    def _write(self) -> None:
+        moment = time.monotonic()
+        if self._file is None or moment - self._written < FILE_EVERY_SECONDS:
+            return
+        self._written = moment
+        part = self._file.with_name(f".{self._file.name}.part")
+        with suppress(OSError):
+            part.write_text(json.dumps(self.snapshot()), encoding="utf-8")
+            part.replace(self._file)
 
     def _speak(self) -> None:
         moment = time.monotonic()

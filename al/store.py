@@ -6,6 +6,7 @@ artifacts/    <stage>/<fingerprint>/, each with manifest.json
 scratch/      unfinished work that may be continued: training checkpoints, score shards
 rounds/003/   links to the artifacts of round 3, report.html, summary.json
 events.jsonl  what happened, append-only
+progress.json how far the stage under way is, for other processes to show; gone when it ends
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ CREATE TABLE IF NOT EXISTS round_artifacts (
   round INTEGER NOT NULL, role TEXT NOT NULL, stage TEXT NOT NULL, fingerprint TEXT NOT NULL, PRIMARY KEY (round, role));
 """
 SCHEMA_VERSION = 1
+PROGRESS = "progress.json"
+EVENTS = "events.jsonl"
 
 
 def now() -> str:
@@ -59,6 +62,8 @@ class Run:
         self.db.execute("PRAGMA synchronous=FULL")
         self.timings: dict[str, tuple[float, str]] = {}
         """Seconds that each stage took, by label, and when it was published, of the stages asked for through this object."""
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        """What is called with each event of this process, once it is written."""
 
     @classmethod
     def create_or_open(cls, path: Path) -> Run:
@@ -237,10 +242,13 @@ class Run:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to events.jsonl."""
-        line = json.dumps({"time": now(), "event": kind, **fields}, default=str)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as handle:
+        """Append one line to events.jsonl, and tell the listeners."""
+        event = {"time": now(), "event": kind, **fields}
+        line = json.dumps(event, default=str)
+        with (self.path / EVENTS).open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
+        for listener in self.listeners:
+            listener(event)
 
 
 def _acquire_lock(path: Path) -> filelock.BaseFileLock:

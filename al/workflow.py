@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from al import rounds
 from al.budget import parse_budget
@@ -14,6 +14,9 @@ from al.errors import ConfigError, RunStateError
 from al.pool.identity import sources_config
 from al.progress import stop_on_signals
 from al.store import Run
+
+if TYPE_CHECKING:
+    from al.review.ask import Asking
 
 DEFAULT_CONFIG = "mistral-7b.yaml"
 
@@ -37,10 +40,12 @@ class Options:
         pool: tuple[str, ...],
         target: tuple[str, ...],
         mapped: tuple[str, ...] = (),
+        track: tuple[str, ...] = (),
     ) -> Options:
-        """The same with `--strategy`, `--no-control`, `--pool`, `--target` and `--map`."""
+        """The same with `--strategy`, `--no-control`, `--pool`, `--target`, `--map` and `--track`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
         extra += [f"target.files={json.dumps(target)}"] if target else []
+        extra += [f"track={json.dumps(track)}"] if track else []
         return replace(self.with_map(mapped), pool=pool)._with(extra)
 
     def with_map(self, mapped: tuple[str, ...]) -> Options:
@@ -102,18 +107,24 @@ class Options:
         return self.run_directory()
 
 
-def run_next_round(options: Options, budget: str) -> dict[str, Any]:
-    """Run the next round, or what is left of an unfinished one; returns its summary."""
-    from al.loop import next_round_number, run_round
+def run_next_round(options: Options, budget: str, asking: Asking | None = None) -> dict[str, Any]:
+    """Run the next round, or what is left of an unfinished one; returns its summary, or where it stopped for a review."""
+    from al.loop import next_round_number
+    from al.review.ask import Asking
+    from al.review.command import play
     from al.session import Session
+    from al.tracking.rounds import tracked
+    from al.tracking.services import check_installed
 
     request, config = parse_budget(budget), options.load_config()
+    check_installed(config.track)
     stop_on_signals()
-    with Run.create_or_open(options.run_directory()) as run:
+    with Run.create_or_open(options.run_directory()) as run, asking or Asking() as asking:
         session = Session(run, config, quiet=options.as_json)
         number = next_round_number(session)
         _announce(session, number, request.text)
-        return with_paths(run.path, run_round(session, request, number))
+        with tracked(session):
+            return play(session, request, number, asking)
 
 
 def _announce(session: Any, number: int, budget: str) -> None:
@@ -143,11 +154,13 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
     from al.loop import gained, next_round_number, run_round
     from al.report.publish import read_summary
     from al.session import Session
+    from al.tracking.rounds import tracked
+    from al.tracking.services import check_installed
 
     request, config = parse_budget(budget), options.load_config()
+    check_installed(config.track)
     stop_on_signals()
-    with Run.create_or_open(options.run_directory()) as run:
-        session = Session(run, config, quiet=options.as_json)
+    with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):
         while (number := next_round_number(session)) <= count:
             _announce(session, number, request.text)
             summary = run_round(session, request, number)
@@ -200,6 +213,8 @@ def resume(options: Options) -> dict[str, Any]:
     """Finish the unfinished round with its own recorded config and budget; returns its summary."""
     from al.loop import run_round
     from al.session import Session
+    from al.tracking.rounds import tracked
+    from al.tracking.services import check_installed
 
     path = options.existing_run()
     Run.read(path).close()
@@ -215,8 +230,10 @@ def resume(options: Options) -> dict[str, Any]:
                 f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one."
             )
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
+        check_installed(session.config.track)
         _announce(session, last.number, last.budget)
-        return with_paths(path, run_round(session, parse_budget(last.budget), last.number))
+        with tracked(session):
+            return with_paths(path, run_round(session, parse_budget(last.budget), last.number))
 
 
 def report(options: Options, number: int | None) -> dict[str, Any]:
@@ -239,12 +256,15 @@ def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_summary(summary: dict[str, Any]) -> str:
-    """A summary for the terminal."""
+    """A summary for the terminal, or what a round that stopped for a review waits for."""
     import shutil
     import sys
 
     from al.report.terminal import render_terminal
 
+    if "next" in summary:
+        said = f"review: {summary['review']}\n" if summary["review"] else ""
+        return f"{said}round {summary['round']} waits before its training. Go on with: {summary['next']}"
     return render_terminal(
         summary, width=min(shutil.get_terminal_size((100, 24)).columns, 120), color=sys.stdout.isatty()
     )

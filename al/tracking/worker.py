@@ -1,0 +1,97 @@
+"""The thread that a tracker runs in: what it is told waits in a queue of bounded length, and the round never waits for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from al.tracking.services import TrackedRound, Tracker
+
+CALL_SECONDS = 60.0
+"""How long one call of a tracker may take, logging in and the last upload included, before it counts as hanging."""
+QUEUED = 1000
+"""Steps that wait at most. More come only of a tracker that is slower than training; those in excess are left out and counted."""
+
+
+class Worker:
+    """One tracker in a daemon thread. `failed` is told once, with the reason, when it is left out for the rest of the process."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker], failed: Callable[[str, str], None]):
+        self.name = name
+        self._make, self._failed = make, failed
+        self._queue: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._busy_since: float | None = None
+        self._open = False
+        self.alive = True
+        self.left_out = 0
+        self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
+        self._thread.start()
+
+    def start(self, told: TrackedRound) -> None:
+        """A round begins."""
+        self._put("start", told)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Numbers of a training step."""
+        self._put("log", metrics, step)
+
+    def finish(self, summary: Mapping[str, float], verdict: str) -> None:
+        """A round ends."""
+        self._put("finish", summary, verdict)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the tracker is at work on a message."""
+        return self._busy_since is not None
+
+    def close(self) -> None:
+        """Let it send what waits, no longer than `CALL_SECONDS`; a round that is still open is ended as stopped."""
+        if not self.alive:
+            return
+        self._put("close")
+        if not self.alive:
+            return
+        self._thread.join(CALL_SECONDS)
+        if self._thread.is_alive():
+            self.give_up(f"it did not end within {CALL_SECONDS:.0f} s")
+
+    def _put(self, *message: Any) -> None:
+        since = self._busy_since
+        if since is not None and time.monotonic() - since > CALL_SECONDS:
+            self.give_up(f"it has not answered for {CALL_SECONDS:.0f} s")
+        if not self.alive:
+            return
+        if message[0] == "log" and self._queue.qsize() >= QUEUED:
+            self.left_out += 1
+        else:
+            self._queue.put(message)
+
+    def _work(self) -> None:
+        try:
+            tracker = self._make()
+            while self.alive:
+                kind, *arguments = self._queue.get()
+                if kind == "close":
+                    arguments = [{}, ""]
+                self._busy_since = time.monotonic()
+                if kind == "finish" or (kind == "close" and self._open):
+                    tracker.finish(*arguments)
+                elif kind != "close":
+                    getattr(tracker, kind)(*arguments)
+                self._open = kind in ("start", "log")
+                self._busy_since = None
+                if kind == "close":
+                    return
+        except BaseException as error:  # whatever it is, SystemExit included: trackers die, rounds do not
+            self.give_up(f"{type(error).__name__}: {error}")
+
+    def give_up(self, reason: str) -> None:
+        """Leave the tracker out from now on."""
+        with self._lock:
+            told, self.alive = not self.alive, False
+        if not told:
+            self._failed(self.name, " ".join(reason.split())[:300])
