@@ -10,7 +10,7 @@ import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -47,6 +47,31 @@ class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
         ge=0,
         description="Accepted answers besides the first that are tried for exact match, per example. 0: only the first counts.",
     )
+    groups: dict[str, list[str]] = Field(
+        {},
+        description="Task groups that the report shows apart: {group: [source patterns, as in shells]}, for example "
+        "{reasoning: ['gsm8k*', 'logic-*']}. The first group that fits a source takes it; data presets bring groups of their own.",
+    )
+    generations: int = Field(
+        6,
+        ge=0,
+        description="Dev prompts that base and each round's adapter answer, for the report to show side by side; the same ones in "
+        "every round. Each takes up to generate.max_new_tokens steps of the model. 0: none.",
+    )
+
+
+class ReportConfig(BaseModel, extra="forbid", frozen=True):
+    """What the report shows besides what was measured."""
+
+    price_per_hour: float | None = Field(
+        None,
+        ge=0,
+        description="Price of an hour on this machine; the report then says what each part of the round cost. null: time only.",
+    )
+    currency: str = Field("", max_length=12, description="Written after amounts of money, for example EUR.")
+
+
+TrackerName = Literal["wandb", "tensorboard", "trackio", "mlflow"]
 
 
 class TargetConfig(BaseModel, extra="forbid", frozen=True):
@@ -75,6 +100,15 @@ class LabelConfig(BaseModel, extra="forbid", frozen=True):
     )
 
 
+class ReviewConfig(BaseModel, extra="forbid", frozen=True):
+    """What reviews of earlier rounds decided for good."""
+
+    forget: list[str] = Field(
+        default=[],
+        description="Ids or source names that a review dropped or banned and that may be picked again; `*` forgets all of it.",
+    )
+
+
 class Config(BaseModel, extra="forbid", frozen=True):
     """Everything a round depends on besides the pool's content and the budget."""
 
@@ -85,6 +119,11 @@ class Config(BaseModel, extra="forbid", frozen=True):
         True,
         description="Train a second adapter on random picks of the same budget, beside the run. "
         "It doubles the training time and is the proof that selection pays.",
+    )
+    track: list[TrackerName] = Field(
+        [],
+        description="Trackers that are sent the metrics of training and the results of each round: wandb, tensorboard, trackio, mlflow, "
+        "each an extra to install. Only numbers, the config and names of sources in it leave the run; a tracker that fails is left out.",
     )
     pool: PoolConfig = PoolConfig()
     clean: CleanConfig = CleanConfig()
@@ -102,8 +141,10 @@ class Config(BaseModel, extra="forbid", frozen=True):
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
     generate: GenerateConfig = GenerateConfig()
     label: LabelConfig = LabelConfig()
+    review: ReviewConfig = ReviewConfig()
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
-from al.metrics import METRICS, Measured, metrics, paired_bootstrap
-from al.pool.store import Pool
+from al.bootstrap import paired_differences
+from al.breakdown import by_group, by_source, changed_answers
+from al.metrics import METRICS, Measured, metrics
 from al.prepare import Tokenized, held_out
 from al.session import Session
 
-LONGEST_GROUP_NAME = 80
 COLUMNS = ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end")
 
 
@@ -96,55 +97,30 @@ def load_measured(artifact: Artifact, split: int) -> tuple[Measured, pa.Table]:
 
 
 def compare(
-    evaluations: dict[str, Artifact], split: int, resamples: int, seed: int, pool: Pool | None = None
+    evaluations: Mapping[str, Artifact], split: int, resamples: int, seed: int, groups: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Metrics of every model on a split, and the differences of "selected" to each other one with intervals.
 
     Args:
-        pool: the pool that was evaluated; with it, results are told by group as well where examples have one.
+        groups: {source: task group}, for the same by group.
 
     Returns:
-        {"examples", "sources", "models": {name: {metric: value}}, "differences": {"selected - base": {metric: {...}}},
-        "by_source": [...], "by_group": [...] where there are any}.
+        {"examples", "sources", "models": {name: {metric: value}}, "differences": {"selected - base": {metric: {...}}}, "by_source",
+        "by_group": lists as `al.breakdown` makes them, "changed": {other: what was forgotten and learned since}}.
     """
     loaded = {name: load_measured(artifact, split) for name, artifact in evaluations.items()}
-    any_measured = next(iter(loaded.values()))[0]
-    models = {name: {metric: float(metrics(m)[metric][0]) for metric in METRICS} for name, (m, _) in loaded.items()}
-    selected = loaded.get("selected")
-    differences = {}
-    for name, (measured, _) in loaded.items():
-        if selected is not None and name != "selected":
-            differences[f"selected - {name}"] = paired_bootstrap(selected[0], measured, resamples, seed)
+    measured = {name: found for name, (found, _) in loaded.items()}
+    any_measured, table = next(iter(loaded.values()))
+    names = np.unique(table["source"].to_numpy(zero_copy_only=False).astype(str)).tolist()
+    selected = measured.get("selected")
+    others = {} if selected is None else {name: found for name, found in measured.items() if name != "selected"}
+    against = {name: paired_differences(selected, other, resamples, seed) for name, other in others.items()}
     return {
         "examples": len(any_measured.nll),
-        "sources": int(any_measured.source.max()) + 1,
-        "models": models,
-        "differences": differences,
-        "by_source": _by(loaded, "source", next(iter(loaded.values()))[1]["source"].to_pylist()),
-        **_by_group(loaded, pool),
+        "sources": len(names),
+        "models": {name: {metric: float(metrics(m)[metric][0]) for metric in METRICS} for name, m in measured.items()},
+        "differences": {f"selected - {name}": found.intervals() for name, found in against.items()},
+        "by_source": by_source(names, measured, against),
+        "by_group": by_group(names, measured, against, groups or {}),
+        "changed": {name: changed_answers(others[name], selected) for name in ("base", "previous") if name in others},
     }
-
-
-def _by_group(loaded: dict[str, tuple[Measured, pa.Table]], pool: Pool | None) -> dict[str, Any]:
-    """{"by_group": [...]} over the examples whose metadata name a `group` (presets do); {} where none does."""
-    if pool is None:
-        return {}
-    rows = next(iter(loaded.values()))[1]["row"].to_numpy()
-    groups = [str(metadata.get("group") or "")[:LONGEST_GROUP_NAME] for metadata in pool.metadata(rows)]
-    found = [row for row in _by(loaded, "group", groups) if row["group"]]
-    return {"by_group": found} if found else {}
-
-
-def _by(loaded: dict[str, tuple[Measured, pa.Table]], key: str, labels: list[str]) -> list[dict[str, Any]]:
-    """One row per distinct label; `labels` has one per measured example, in the order of the tables."""
-    names, codes = np.unique(np.array(labels, dtype=str), return_inverse=True)
-    rows = []
-    for code, label in enumerate(names):
-        row: dict[str, Any] = {key: str(label)}
-        for name, (measured, _) in loaded.items():
-            mine = codes == code
-            row["examples"] = int(mine.sum())
-            row[f"{name}_nll"] = float(measured.nll[mine].sum() / max(measured.targets[mine].sum(), 1))
-            row[f"{name}_em"] = float(measured.correct[mine].mean())
-        rows.append(row)
-    return rows

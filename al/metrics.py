@@ -1,4 +1,4 @@
-"""Holdout metrics and the paired bootstrap. NumPy only.
+"""Holdout metrics. NumPy only; al.bootstrap has the intervals of their differences.
 
 NLL is in nats per response token. *Micro* weighs every token (NLL) or example (exact match) alike; *macro* is the plain mean of
 the sources' values, so that a huge source does not drown the small ones. Exact match is teacher-forced: every response token
@@ -56,47 +56,21 @@ def metrics(measured: Measured, weights: np.ndarray | None = None) -> dict[str, 
     membership = np.zeros((n, sources))
     membership[np.arange(n), measured.source] = 1.0
     result = {}
-    for suffix, nll, targets, correct in (
-        ("", measured.nll, measured.targets, measured.correct),
-        ("_no_end", measured.nll_no_end, measured.targets_no_end, measured.correct_no_end),
-    ):
-        for name, top, bottom in (("nll", nll, targets), ("em", correct, np.ones(n))):
-            micro = (w @ top) / np.maximum(w @ bottom, 1e-12)
-            upper, lower = w @ (membership * top[:, None]), w @ (membership * bottom[:, None])
-            present = lower > 0
-            macro = np.where(present, upper / np.maximum(lower, 1e-12), 0.0).sum(1) / np.maximum(present.sum(1), 1)
-            result[f"micro_{name}{suffix}"], result[f"macro_{name}{suffix}"] = micro, macro
+    for name, (top, bottom) in sums(measured).items():
+        micro = (w @ top) / np.maximum(w @ bottom, 1e-12)
+        upper, lower = w @ (membership * top[:, None]), w @ (membership * bottom[:, None])
+        present = lower > 0
+        macro = np.where(present, upper / np.maximum(lower, 1e-12), 0.0).sum(1) / np.maximum(present.sum(1), 1)
+        result[f"micro_{name}"], result[f"macro_{name}"] = micro, macro
     return result
 
 
-def paired_bootstrap(a: Measured, b: Measured, resamples: int, seed: int) -> dict[str, dict[str, float]]:
-    """Difference a − b of every metric with a 95% percentile interval and a two-sided p-value.
-
-    Examples are resampled with replacement, the same draw for both models (Efron and Tibshirani 1993, chapter 8; paired as in
-    Koehn 2004). p = 2·min(share of resamples ≤ 0, share ≥ 0), at least 1 / (resamples + 1).
-
-    Returns:
-        {metric: {"value", "low", "high", "p"}}.
-    """
-    rng = np.random.default_rng([seed, 0xB007])
-    n, block = len(a.nll), 250
-    point_a, point_b = metrics(a), metrics(b)
-    draws: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        weights = rng.multinomial(n, np.full(n, 1.0 / n), size=size)
-        resampled_a, resampled_b = metrics(a, weights), metrics(b, weights)
-        for name in METRICS:
-            draws[name].append(resampled_a[name] - resampled_b[name])
-    result = {}
-    for name in METRICS:
-        values = np.concatenate(draws[name])
-        low, high = np.quantile(values, [0.025, 0.975])
-        p = min(1.0, 2 * min((1 + (values <= 0).sum()) / (resamples + 1), (1 + (values >= 0).sum()) / (resamples + 1)))
-        result[name] = {
-            "value": float(point_a[name][0] - point_b[name][0]),
-            "low": float(low),
-            "high": float(high),
-            "p": float(p),
-        }
-    return result
+def sums(measured: Measured) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per measure ("nll", "em", "nll_no_end", "em_no_end") what is summed and what the sum is divided by, both (n,)."""
+    each = np.ones(len(measured.nll))
+    return {
+        "nll": (measured.nll, measured.targets),
+        "em": (measured.correct, each),
+        "nll_no_end": (measured.nll_no_end, measured.targets_no_end),
+        "em_no_end": (measured.correct_no_end, each),
+    }

@@ -71,7 +71,8 @@ def estimate(
     steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
     memory = training_memory(config, shape, machine)
     scored = _examples_scored(config, pool, tokens, number)
-    seconds = _seconds(config, pool, shape, machine, trained, speed, scored)
+    models = 1 + int(config.control) + (number == 1)  # what base and the round before answered is known
+    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
@@ -122,10 +123,10 @@ def _seconds(
     trained: float,
     speed: float,
     scored: float,
+    models: int,
 ) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
-    models = 2 + int(config.control)
     train = trained * config.train.epochs / speed
     languages = {"languages": pool.examples / LANGUAGES_PER_S} if config.clean.languages else {}
     return {

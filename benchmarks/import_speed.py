@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import sys
 import time
@@ -28,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from common import now, versions  # noqa: E402
+from common import device_name, now, versions  # noqa: E402
 
 WORDS = "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but not".split()
 BROKEN = '{"messages": [{"role": "user", "content": "cut off'
@@ -105,6 +104,12 @@ def large_lines(size: int) -> Iterator[str]:
         yield line
 
 
+def peak_mib() -> int:
+    """The largest resident set of this process so far. `getrusage` would count that of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
 def measured(path: Path, work: Path, answer: Any) -> None:
     """Import a file and send what it took; runs in a process of its own."""
     from al.pool.config import PoolConfig
@@ -114,7 +119,7 @@ def measured(path: Path, work: Path, answer: Any) -> None:
     out = work / "pool"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     wall, cpu = time.perf_counter(), time.process_time()
     stats = import_pool(find_sources(PoolConfig(files=[str(path)])), out)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -129,8 +134,8 @@ def measured(path: Path, work: Path, answer: Any) -> None:
             "megabytes_per_s": round(path.stat().st_size / 1e6 / wall, 1),
             "wall_s": round(wall, 2),
             "cpu_s": round(cpu, 2),
-            "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            "before_mib": round(before / 1024),
+            "peak_mib": peak_mib(),
+            "before_mib": before,
         }
     )
     shutil.rmtree(out)
@@ -174,8 +179,9 @@ def main() -> None:
     large.unlink()
     print("large.jsonl", json.dumps(found["large.jsonl"]), flush=True)
     record = {
-        "made": now(),
-        "cores": 1,
+        "date": now(),
+        "command": f"python benchmarks/import_speed.py --rows {asked.rows} --gigabytes {asked.gigabytes:g}",
+        "device": f"one core, {device_name().split(',')[0]}",
         "versions": versions("pyarrow", "msgspec", "numpy"),
         "repeats": asked.repeats,
         "files": found,

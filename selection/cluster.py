@@ -183,8 +183,14 @@ def _quality(vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
-    """A name for each cluster: the terms that are frequent in it and rare in the others, by TF-IDF over clusters (each cluster
-    is one document, as in BERTopic, arXiv 2203.05794, section 3.3). Equal names are numbered."""
+    """A name for each cluster, of the three terms that set it apart most. Equal names are numbered."""
+    terms = telling_terms(texts, assignment, k, NAME_TERMS)
+    return _distinct([", ".join(best) or f"cluster {c}" for c, best in enumerate(terms)])
+
+
+def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: int) -> list[list[str]]:
+    """The at most `count` terms of each cluster that are frequent in it and rare in the others, best first, by TF-IDF over clusters
+    (each cluster is one document, as in BERTopic, arXiv 2203.05794, section 3.3)."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     rows, cluster_of = _naming_rows(assignment)
@@ -197,10 +203,20 @@ def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
     try:
         counts = vectorizer.fit_transform(texts[int(row)][:NAME_CHARACTERS] for row in rows)
     except ValueError:
-        return [f"cluster {c}" for c in range(k)]
+        return [[] for _ in range(k)]
     weights = _telling((_indicator(cluster_of, k).T @ counts).tocsr())
     terms = vectorizer.get_feature_names_out()
-    return _distinct([_top_terms(weights[c], terms) or f"cluster {c}" for c in range(k)])
+    return [_top_terms(weights[c], terms, count) for c in range(k)]
+
+
+def nearest_to_centre(embeddings: np.ndarray, assignment: np.ndarray, k: int, count: int) -> list[np.ndarray]:
+    """The at most `count` rows of each cluster with the highest cosine to the mean of its unit vectors, nearest first."""
+    centres = np.zeros((k, embeddings.shape[1]))
+    for rows in blocks(np.arange(len(embeddings))):
+        centres += _indicator(assignment[rows], k).T @ unit(embeddings[rows])
+    order = np.lexsort((_distances(embeddings, assignment, centres), assignment))
+    bounds = np.searchsorted(assignment[order], np.arange(k + 1))
+    return [order[start : min(start + count, end)] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 def _telling(counts: csr_matrix) -> csr_matrix:
@@ -228,10 +244,10 @@ def _indicator(cluster_of: np.ndarray, k: int) -> csr_matrix:
     return csr_matrix((np.ones(n), (np.arange(n), cluster_of)), shape=(n, k))
 
 
-def _top_terms(row: csr_matrix, terms: np.ndarray) -> str:
+def _top_terms(row: csr_matrix, terms: np.ndarray, count: int) -> list[str]:
     """The heaviest terms of one cluster."""
-    order = np.lexsort((terms[row.indices], -row.data))[:NAME_TERMS]
-    return ", ".join(terms[row.indices[order]])
+    order = np.lexsort((terms[row.indices], -row.data))[:count]
+    return terms[row.indices[order]].tolist()
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from al.report import compare_text, labels
-from al.report.charts import Chart, _layout, _plain, _spec
+from al.report.drawing import Chart, plain, plot_layout, spec
 from al.report.html import TEMPLATES, _environment, content_security_policy
 from al.report.values import clean, lookup
 
@@ -124,7 +124,7 @@ def _finals(document: Mapping[str, Any], metric: str, title: str, factor: int) -
         dots = {"size": 6, "opacity": 0.7, "symbol": "circle", "color": role}
         hover = "seed %{text}: %{x:.3f}<extra></extra>"
         data.append({**_markers([factor * v for _, v in seeds], [y + 0.25] * len(seeds), dots), "hovertemplate": hover})
-        data[-1]["text"] = [_plain(str(seed)) for seed, _ in seeds]
+        data[-1]["text"] = [plain(str(seed)) for seed, _ in seeds]
         marker = {"size": 12, "symbol": _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)], "color": role}
         trace = {**_markers([mean], [y - 0.05], marker), "text": [_label(document, i)]}
         trace["hovertemplate"] = "%{text}: %{x:.3f}<extra></extra>"
@@ -134,13 +134,13 @@ def _finals(document: Mapping[str, Any], metric: str, title: str, factor: int) -
             trace["customdata"] = [[factor * low, factor * high]]
             trace["hovertemplate"] = "%{text}: %{x:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>"
         data.append(trace)
-    layout = _layout(title, None)
+    layout = plot_layout(title, None)
     ticks = {"tickmode": "array", "tickvals": list(range(len(rows))), "ticktext": [_label(document, i) for i in rows]}
     layout["yaxis"].update(ticks, range=[len(rows) - 0.4, -0.6], showgrid=False, zeroline=False)
     start = compare_text.baseline_of(document)
     if start in rows:
         layout["shapes"] = [_vertical(factor * _final(document, start, metric))]
-    return _spec(data, layout, f"{title} of each strategy after the last round, with each seed", 80 + 46 * len(rows))
+    return spec(data, layout, f"{title} of each strategy after the last round, with each seed", 80 + 46 * len(rows))
 
 
 def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
@@ -169,9 +169,9 @@ def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
         data.append({**trace, "hovertemplate": f"%{{y:.3f}} after %{{x:,.0f}} {key}<extra>%{{fullData.name}}</extra>"})
     if not data:
         return None
-    layout = _layout(title, "NLL, nats per token", legend=True)
+    layout = plot_layout(title, "NLL, nats per token", legend=True)
     layout["xaxis"].update(tickformat="~s" if key == "tokens" else ",", nticks=6, rangemode="tozero")
-    return _spec(data, layout, f"NLL of each strategy against {title.lower()}", 340)
+    return spec(data, layout, f"NLL of each strategy against {title.lower()}", 340)
 
 
 def _markers(x: list[float], y: list[float], marker: dict[str, Any]) -> dict[str, Any]:
@@ -194,4 +194,4 @@ def _style_of(document: Mapping[str, Any], i: int) -> int:
 
 
 def _label(document: Mapping[str, Any], i: int) -> str:
-    return _plain(compare_text.name_of(document, i, LONGEST_LABEL))
+    return plain(compare_text.name_of(document, i, LONGEST_LABEL))

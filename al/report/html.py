@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from markupsafe import Markup
 
 from al.report import labels, view
 from al.report.charts import build_charts
+from al.report.page_data import color_choices, pack, page_data
+from al.report.priced import priced
 from al.report.values import MISSING, clean, lookup, pointer, write
 from al.report.verdict import HEADLINE_METRICS, OUTCOME_WORDS, headline, verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
+# In the order in which they run; data.js runs plotly.js, which lies packed in the page.
+SCRIPTS = ("data.js", "report.js", "map-draw.js", "map-style.js", "map.js", "cards.js", "search.js")
 # Order of the page; each is a file templates/sections/<id>.html.j2.
 SECTIONS = {
     "verdict": "Verdict",
@@ -35,33 +40,47 @@ SECTIONS = {
     "training": "Training",
     "examples": "Examples",
     "reasons": "Reasons",
+    "review": "Review",
     "reproduce": "Reproduce",
 }
 
 
-def render_html(summary: Mapping[str, Any]) -> str:
-    """The whole page (about 5 MB, nearly all of it plotly.js) for a summary of schema 1.
+def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> str:
+    """The whole page (about 2.5 MB, most of it plotly.js, packed) for a summary of schema 1 and its details (`details.build_details`).
 
     Every number stands in a `<data value="…" data-path="…">` whose path is the JSON pointer of that number in the
     summary; computed ones carry `data-derived` with the formula instead. What is missing is said, never left blank.
+    What scripts write from the details carries `data-detail`, a JSON pointer into them.
     """
-    from plotly.offline import get_plotlyjs
-
     summary = clean(summary)
-    scripts = {"plotly": get_plotlyjs(), "page": (TEMPLATES / "report.js").read_text(encoding="utf-8")}
+    data = page_data(summary, clean(details))
+    scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    plotly, packed_plotly = _plotly()
     return (
         _environment(summary)
         .get_template("report.html.j2")
         .render(
-            policy=content_security_policy(list(scripts.values())),
+            policy=content_security_policy([plotly, *scripts]),
             css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-            scripts={name: Markup(text) for name, text in scripts.items()},
+            scripts=[Markup(text) for text in scripts],
             charts=build_charts(summary),
+            data=data,
+            packed={"details": Markup(pack(json.dumps(data, allow_nan=False))), "plotly": Markup(packed_plotly)},
             sections=SECTIONS,
             headline=headline(summary),
             verdict=verdict(summary),
+            priced=priced(summary),
         )
     )
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js, and the same packed."""
+    from plotly.offline import get_plotlyjs
+
+    source = get_plotlyjs()
+    return source, pack(source)
 
 
 def content_security_policy(scripts: list[str]) -> str:
@@ -109,6 +128,7 @@ def _environment(summary: dict[str, Any]) -> Environment:
         bar=_bar,
         labels=labels,
         view=view,
+        color_choices=color_choices,
         outcome_words=OUTCOME_WORDS,
         headline_metrics=list(HEADLINE_METRICS),
     )

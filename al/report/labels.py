@@ -6,6 +6,16 @@ from typing import Any, NamedTuple
 
 MODELS = {"base": "Base", "previous": "Previous round", "selected": "Selected", "control": "Random control"}
 
+WORK = {
+    "preparing": "Preparing the pool",
+    "selecting": "Scoring and selecting",
+    "training": "Training",
+    "evaluation": "Evaluation and report",
+    "control": "Random control, all of it",
+    "total": "Total",
+}
+"""Kinds of work that time and money are counted by."""
+
 OUTCOMES = {
     "selected": "selected for training",
     "quota_full": "quota of its cluster was full",
@@ -24,6 +34,8 @@ OUTCOMES = {
     "trained": "trained on in an earlier round",
     "other_language": "in a language that clean.languages leaves out",
     "refusal": "its response declines the request",
+    "dropped_in_review": "dropped in review",
+    "banned_in_review": "its cluster or source was banned in review",
 }
 
 ADJUSTED = {
@@ -50,6 +62,20 @@ LANGUAGES = {
     "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
     "und": "not told (too short or unsure)",
 }  # fmt: skip
+
+SCORES = {
+    "nll": "NLL, nats per response token",
+    "entropy": "Entropy, nats per response token",
+    "margin": "Margin: 1 − gap of the two likeliest tokens",
+    "least_confidence": "1 − the likeliest token's probability",
+    "ifd": "IFD: NLL with the prompt over NLL without it",
+    "learnability": "Learnability: NLL above the reference adapter's, nats",
+    "forgetting": "Forgetting: NLL above the lowest of earlier rounds, nats",
+    "rds": "RDS: nearness to the target by hidden states",
+    "less": "LESS: nearness to the target by gradients",
+    "quality": "Quality, your own column",
+}
+"""What the axis of a score's distribution says."""
 
 TARGET_NOT_HELD = (
     "the pool does not hold the target's kind: most target examples are farther from the nearest pool example than from another "

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from al import rounds
 from al.artifacts import Artifact, write_json
 from al.budget import BudgetRequest
@@ -23,20 +25,29 @@ def publish_report(
     config = session.config.model_dump(mode="json")
 
     def build(out: Path, scratch: Path) -> None:
+        from al.report.details import build_details
         from al.report.html import render_html
         from al.report.summary import build_summary
 
+        table = pq.read_table(inputs["selection"].path / "selection.parquet")
         summary = build_summary(session, prepared, inputs, budget, number)
+        details = build_details(prepared, inputs, table, number, session.config.score.by)
         write_json(out / "summary.json", summary)
-        (out / "report.html").write_text(render_html(summary), encoding="utf-8")
+        (out / "details.json").write_text(json.dumps(details, allow_nan=False), encoding="utf-8")
+        (out / "report.html").write_text(render_html(summary, details), encoding="utf-8")
         write_json(out / "config.json", config)
 
     report = session.run.stage(
         "report",
-        version=1,
+        version=2,
         inputs=inputs,
         build=build,
-        params={"round": number, "budget": budget.text, "evaluate": config["evaluate"]},
+        params={
+            "round": number,
+            "budget": budget.text,
+            "evaluate": config["evaluate"],
+            "report": config["report"],
+        },
     )
     rounds.record(session.run, number, "report", report)
     link_round(session, {**inputs, "report": report}, number)
@@ -49,7 +60,7 @@ def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> 
     directory.mkdir(parents=True, exist_ok=True)
     targets = {role: artifact.path for role, artifact in roles.items()}
     report = roles["report"].path
-    targets |= {name: report / name for name in ("report.html", "summary.json", "config.json")}
+    targets |= {name: report / name for name in ("report.html", "summary.json", "details.json", "config.json")}
     for name, target in targets.items():
         link = directory / name
         if link.is_symlink() or link.exists():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.prepare import Prepared
+from al.report.cut import cut, prompt_and_response
 
 SHOWN = 50
 TEXT_LIMIT = 2_000
@@ -44,8 +45,7 @@ def _describe(prepared: Prepared, table: pa.Table, rows: np.ndarray) -> list[dic
     records = table.take(pa.array(rows)).to_pylist()
     result = []
     for record, messages in zip(records, prepared.open_pool().messages(rows), strict=True):
-        answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
-        prompt = "\n".join(f"{m['role']}: {m['content']}" for m in (messages[:-1] if answer else messages))
+        prompt, answer = prompt_and_response(messages)
         result.append(
             {
                 "id": record["id"],
@@ -56,18 +56,19 @@ def _describe(prepared: Prepared, table: pa.Table, rows: np.ndarray) -> list[dic
                 "entropy": record["entropy"],
                 "stands_for": record["stands_for"],
                 "outcome": record["outcome"],
-                "why": (record["why"] or explain_outcome(record)) + _also_suspect(record),
-                "prompt": prompt[:TEXT_LIMIT],
-                "response": answer[:TEXT_LIMIT],
+                "why": reason_of(record),
+                "prompt": cut(prompt, TEXT_LIMIT),
+                "response": cut(answer, TEXT_LIMIT),
             }
         )
     return result
 
 
-def _also_suspect(record: dict[str, Any]) -> str:
-    """What is told of a suspect that was not held back."""
+def reason_of(record: dict[str, Any]) -> str:
+    """Why an example was picked, or why not, of a record of selection.parquet; of a suspect that was not held back, that too."""
     suspicion = record.get("suspicion")
-    return "" if suspicion is None or record["outcome"] == "suspected_noise" else f"; suspected noise: {suspicion}"
+    tell = suspicion is not None and record["outcome"] != "suspected_noise"
+    return (record["why"] or explain_outcome(record)) + (f"; suspected noise: {suspicion}" if tell else "")
 
 
 def explain_outcome(record: dict[str, Any]) -> str:
@@ -90,5 +91,7 @@ def explain_outcome(record: dict[str, Any]) -> str:
         "near_duplicate_of_target": "it is a near-duplicate of a target example",
         "near_duplicate": f"near-duplicate of {record['representative']} (cosine {record['representative_cosine']:.3f})",
         "trained": f"already trained on in round {record['trained_round']}",
+        "dropped_in_review": "dropped in review",
+        "banned_in_review": "its cluster or source was banned in review",
     }
     return sentences[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import platform
 import shlex
 import sys
 from collections.abc import Mapping
@@ -10,24 +10,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from al import rounds
-from al.artifacts import Artifact
+from al.artifacts import MANIFEST, Artifact, sha256_file
 from al.budget import BudgetRequest
-from al.candidates import OUTCOMES
 from al.config import difference
-from al.evaluate import compare
 from al.prepare import Prepared
 from al.report.shown import shown_examples
+from al.report.summary_clusters import clusters_part
+from al.report.summary_cost import at_random, cost
+from al.report.summary_evaluation import evaluation
+from al.report.summary_review import review_part
+from al.report.summary_rounds import drift, learning_curve
+from al.report.summary_selection import histograms_part, map_part, picked_rows, pool_part, scoring_part, selection_part
+from al.report.summary_training import plan, training
 from al.session import Session
 from al.store import now, versions
-from selection.holdout import DEV, TEST
 
 SCHEMA = 1
-MAP_POINTS = 5_000
-BINS = 24
 
 
 def build_summary(
@@ -35,43 +37,44 @@ def build_summary(
 ) -> dict[str, Any]:
     """The summary of round `number`; `roles` are its artifacts by role."""
     table = pq.read_table(roles["selection"].path / "selection.parquet")
-    models = {
-        name: roles[f"evaluate.{name}"]
-        for name in ("base", "previous", "selected", "control")
-        if f"evaluate.{name}" in roles
-    }
-    settings = session.config.evaluate
-    test = compare(models, TEST, settings.bootstrap, session.config.seed, prepared.open_pool())
-    dev = compare(models, DEV, settings.bootstrap, session.config.seed)
+    timings, past = _timings(session, number), learning_curve(session, number)
+    evaluated, trained = evaluation(session, prepared, roles), training(roles, "", prepared)
     summary = {
         "schema": SCHEMA,
         "run": session.run.path.name,
         "round": number,
         "created": now(),
         "command": "python cli.py " + shlex.join(sys.argv[1:]),
-        "versions": versions(),
+        "versions": {"python": platform.python_version(), **versions()},
+        "platform": platform.platform(),
         "seed": session.config.seed,
         "device": _device(session),
         "model": _model(session, roles, number),
         "budget": _budget(budget, roles, prepared, table),
-        "pool": _pool(prepared, table),
+        "pool": pool_part(prepared, table),
         "holdout": prepared.split.json("split.json"),
-        "scoring": _scoring(roles, table, number),
-        "selection": _selection(session, roles, table),
-        "clusters": roles["selection"].json("quotas.json"),
-        "histograms": _histograms(table),
-        "map": _map(roles, table),
+        "scoring": scoring_part(roles, table, number),
+        "selection": selection_part(session, roles, table),
+        "review": review_part(roles),
+        "clusters": clusters_part(session, prepared, roles, table, number),
+        "histograms": histograms_part(table),
+        "map": map_part(roles, table),
         "training": {
-            "selected": _training(roles, "", prepared),
-            "control": _training(roles, "control.", prepared) if "control.train" in roles else None,
+            "selected": trained,
+            "control": training(roles, "control.", prepared) if "control.train" in roles else None,
         },
-        "evaluation": {"split": "test", **test},
-        "dev": {key: dev[key] for key in ("examples", "models", "differences")},
+        "plan": plan(roles, trained, timings),
+        **evaluated,
+        "cost": cost(timings, session.config.report),
+        "at_random": at_random(session, number, evaluated["evaluation"], past),
         "examples": shown_examples(prepared, table),
-        "timings": _timings(session, number),
+        "timings": timings,
         "config_diff": _config_diff(session, number),
-        "learning_curve": _learning_curve(session, number),
+        "learning_curve": past,
+        "drift": drift(session, prepared, roles, table, number),
         "artifacts": {role: f"{a.stage}/{a.fingerprint}" for role, a in roles.items()},
+        "hashes": {role: sha256_file(a.path / MANIFEST) for role, a in roles.items()},
+        "config": yaml.safe_dump(session.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     }
     return _plain(summary)
 
@@ -124,7 +127,7 @@ def _budget(
     from trainer.tokens import TokenTable
 
     resolved = roles["selection"].manifest["params"]["budget"]
-    picked = _picked(table)
+    picked = picked_rows(table)
     targets = np.asarray(TokenTable.open(prepared.tokens.path).target_counts)
     speed = roles["throughput"].json("throughput.json")["tokens_per_s"] if "throughput" in roles else None
     return {
@@ -138,142 +141,6 @@ def _budget(
     }
 
 
-def _picked(table: pa.Table) -> np.ndarray:
-    """(n,) bool: selected in this round; rows are those of the pool."""
-    return pc.equal(table["outcome"].cast(pa.string()), "selected").to_numpy(zero_copy_only=False)
-
-
-def _pool(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
-    from trainer.tokens import SKIPPED, TRUNCATED, TokenTable
-
-    pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
-    token_table = TokenTable.open(prepared.tokens.path)
-    outcomes = _outcomes(table)
-    selectable = sum(outcomes[name] for name in ("selected", "quota_full", "no_quota", "tail_cut", "suspected_noise"))
-    return {
-        "version": prepared.version,
-        "examples": pool["examples"],
-        "labelled": pool["labelled"],
-        "unlabelled": pool["unlabelled"],
-        "exact_duplicates": pool["duplicates"],
-        "quarantined": pool["quarantined"],
-        "sources": pool["sources"],
-        "overlength": int((token_table.status == SKIPPED).sum()),
-        "truncated": int((token_table.status == TRUNCATED).sum()),
-        "tokens_dropped": int(token_table.dropped.sum()),
-        "tokens": int(token_table.lengths.sum()),
-        "near_duplicates": outcomes["near_duplicate"],
-        "selectable": selectable,
-        "template": tokens.get("template"),
-    }
-
-
-def _outcomes(table: pa.Table) -> dict[str, int]:
-    counts = {
-        entry["values"]: entry["counts"] for entry in pc.value_counts(table["outcome"].cast(pa.string())).to_pylist()
-    }
-    return {name: counts.get(name, 0) for name in OUTCOMES if name != "selectable"}
-
-
-def _scoring(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dict[str, Any]:
-    from selection.scores import SCORES, length_correlation
-
-    parts = [roles["score"], roles["shortlist"]]
-    facts = [a.json("score.json") for a in parts]
-    nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
-    known = np.isfinite(nll)
-    scores = [name for name in SCORES if name in table.column_names]
-    fp8 = [f["fp8_rank_correlation"] for f in facts if f.get("fp8_rank_correlation") is not None]
-    return {
-        "measured": int(known.sum()),
-        "tokens": sum(f["tokens"] for f in facts),
-        "seconds": sum(a.manifest["seconds"] for a in parts),
-        "adapter": f"round {number - 1}" if number > 1 else "base",
-        "nll_mean": float(nll[known].mean()) if known.any() else None,
-        "length_correlation": {name: length_correlation(table[name].to_numpy(), tokens) for name in scores},
-        "fp8_rank_correlation": min(fp8, default=None),
-        "gradients_through_adam": next((f["adam_moments"] for f in facts if "adam_moments" in f), None),
-        "target": roles["target"].json("target.json") if "target" in roles else None,
-    }
-
-
-def _selection(session: Session, roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
-    from selection.config import SelectConfig
-    from selection.scores import describe
-    from selection.strategy import resolve
-
-    used = SelectConfig.model_validate(roles["selection"].manifest["params"]["select"])
-    strategy = resolve(used)
-    return {
-        "strategy": used.strategy,
-        "allocation": strategy.allocation,
-        "picker": strategy.picker,
-        "score": describe(session.config.score.by),
-        "outcomes": _outcomes(table),
-    }
-
-
-def _histograms(table: pa.Table) -> dict[str, Any]:
-    picked = _picked(table)
-    result = {}
-    for name, column, other in (
-        ("nll", "nll", "measured"),
-        ("entropy", "entropy", "measured"),
-        ("length", "tokens", "left"),
-    ):
-        values = table[column].to_numpy().astype(np.float64)
-        known = np.isfinite(values)
-        edges = np.histogram_bin_edges(values[known], bins=BINS) if known.any() else np.array([0.0, 1.0])
-        rest = known if other == "measured" else known & ~picked
-        result[name] = {
-            "edges": edges,
-            other: np.histogram(values[rest], edges)[0],
-            "picked": np.histogram(values[known & picked], edges)[0],
-        }
-    return result
-
-
-def _map(roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
-    points = pq.read_table(roles["clusters"].path / "clusters.parquet", columns=["x", "y", "cluster"])
-    picked = _picked(table)
-    rows = np.arange(len(picked))
-    if len(rows) > MAP_POINTS:
-        rest = np.random.default_rng([0x3A9]).permutation(rows[~picked])[: max(0, MAP_POINTS - int(picked.sum()))]
-        rows = np.sort(np.concatenate([rows[picked][:MAP_POINTS], rest]))
-    return {
-        "x": np.round(points["x"].to_numpy()[rows], 4),
-        "y": np.round(points["y"].to_numpy()[rows], 4),
-        "cluster": points["cluster"].to_numpy()[rows],
-        "picked": picked[rows].astype(int),
-        "sampled_from": len(picked),
-    }
-
-
-def _training(roles: Mapping[str, Artifact], prefix: str, prepared: Prepared) -> dict[str, Any]:
-    train, packs = roles[f"{prefix}train"], roles[f"{prefix}packs"].json("pack.json")
-    curve = [json.loads(line) for line in (train.path / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
-    report = train.json("train.json")
-    picks = np.load(roles["selection" if not prefix else "control.selection"].path / "picked.npy")
-    keep = ("steps", "tokens", "target_tokens", "seconds", "tokens_per_s", "peak_gib")
-    return {
-        **{key: report[key] for key in keep},
-        "examples": packs["examples"],
-        "replayed": packs["examples"] - len(picks),
-        "packs": packs["packs"],
-        "packing_efficiency": packs["efficiency"],
-        "curve": [
-            {
-                "step": c["step"],
-                "loss": c["loss"],
-                "lr": c["learning_rate"],
-                "tokens_per_s": c["tokens_per_s"],
-                "grad_norm": c["grad_norm"],
-            }
-            for c in curve
-        ],
-    }
-
-
 def _timings(session: Session, number: int) -> dict[str, float]:
     """Seconds of the stages that were made for this round, in the order of work; reused ones cost it nothing."""
     started = next(r.started for r in rounds.all_rounds(session.run) if r.number == number)
@@ -284,21 +151,3 @@ def _timings(session: Session, number: int) -> dict[str, float]:
 def _config_diff(session: Session, number: int) -> dict[str, list[Any]]:
     earlier = [r for r in rounds.all_rounds(session.run) if r.number == number - 1]
     return difference(earlier[0].config, session.config.model_dump(mode="json")) if earlier else {}
-
-
-def _learning_curve(session: Session, number: int) -> list[dict[str, Any]]:
-    """Macro NLL on test and what was picked, one entry per finished round before this one."""
-    curve = []
-    for n in range(1, number):
-        report = rounds.recorded(session.run, n, "report")
-        if report is not None:
-            past = report.json("summary.json")
-            curve.append(
-                {
-                    "round": n,
-                    "examples": past["budget"]["examples"],
-                    "tokens": past["budget"]["tokens"],
-                    "models": {k: v["macro_nll"] for k, v in past["evaluation"]["models"].items()},
-                }
-            )
-    return curve

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from al.report import labels, view
+from al.report.priced import priced
 from al.report.values import MISSING, clean, lookup, write
 from al.report.verdict import Comparison, comparisons, headline, verdict
 
@@ -51,6 +52,7 @@ def render_terminal(summary: Mapping[str, Any], width: int = 100, color: bool = 
     )
     console.print(Text(f"{summary.get('run')}, round {summary.get('round')}: {headline(summary)}", style="bold"))
     console.print(Text(verdict(summary)))
+    console.print(Text(priced(summary)))
     if lookup(summary, "scoring", "target", "held") is False:
         console.print(Text(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow"))
     parts = [_budget(summary), _evaluation(summary, "evaluation", "Test"), _evaluation(summary, "dev", "Dev")]
@@ -151,10 +153,12 @@ def _outcomes(summary: Mapping[str, Any]) -> Table | Text:
 
 
 def _timings(summary: Mapping[str, Any]) -> Text:
-    timings = summary.get("timings") or {}
+    timings, money = summary.get("timings") or {}, lookup(summary, "cost", "money", "total")
     stages = {stage: seconds for stage, seconds in timings.items() if stage != "total"}
     parts = [f"{_short(stage)} {write(seconds, 'seconds')}" for stage, seconds in stages.items()]
     parts.append(f"total {write(timings.get('total'), 'seconds')}")
+    if money is not None:
+        parts.append(f"{write(money, 'money')} {lookup(summary, 'cost', 'currency') or ''}".strip())
     return _labelled("Time of this round's stages", ", ".join(parts))
 
 

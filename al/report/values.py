@@ -97,6 +97,7 @@ STYLES: dict[str, Callable[[float], str]] = {
     "points": lambda value: _decimals(100 * value, 1),
     "ratio": lambda value: _decimals(value, 2),
     "rate": lambda value: f"{value:,.0f}",
+    "money": lambda value: _decimals(value, 2),
     "gib": lambda value: f"{_decimals(value, 2)} GiB",
     "seconds": _seconds,
     "p": _p_value,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from al.report import labels
 from al.report.values import lookup
 from al.report.verdict import HEADLINE_METRICS, MODEL_NAMES, Comparison, comparisons
 
@@ -32,6 +33,8 @@ FUNNEL = (
     Step("near-duplicates of target examples", ("selection", "outcomes", "near_duplicate_of_target"), True),
     Step("whose template leaves no token to train on", ("selection", "outcomes", "no_target"), True),
     Step("trained on in an earlier round", ("selection", "outcomes", "trained"), True),
+    Step("dropped in review", ("selection", "outcomes", "dropped_in_review"), True),
+    Step("of a cluster or source banned in review", ("selection", "outcomes", "banned_in_review"), True),
     Step("selectable", ("pool", "selectable"), False),
     Step("measured by the model", ("scoring", "measured"), False),
     Step("selected", ("budget", "examples"), False),
@@ -69,10 +72,32 @@ def source_order(summary: Mapping[str, Any]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: (changes[i] is None, -(changes[i] or 0.0), names[i]))
 
 
-def source_change(row: Mapping[str, Any], metric: str) -> float | None:
-    """Selected minus base of one source in "nll" or "em", None where either is missing."""
-    selected, base = row.get(f"selected_{metric}"), row.get(f"base_{metric}")
-    return None if selected is None or base is None else selected - base
+def source_change(row: Mapping[str, Any], metric: str, other: str = "base") -> float | None:
+    """Selected minus another model of one source in "nll" or "em", None where either is missing."""
+    selected, before = row.get(f"selected_{metric}"), row.get(f"{other}_{metric}")
+    return None if selected is None or before is None else selected - before
+
+
+def compared_sources(summary: Mapping[str, Any]) -> list[str]:
+    """The models that sources are compared with: base, previous round and control, as far as they were evaluated."""
+    return [name for name in MODEL_NAMES if lookup(summary, "evaluation", "models", name)]
+
+
+def source_outcome(row: Mapping[str, Any]) -> str:
+    """Whether the source got better or worse than base by its interval of NLL; "unclear" with zero inside, "unmeasured" without one."""
+    ends = lookup(row, "intervals", "base", "nll") or {}
+    return Comparison("base", "nll", source_change(row, "nll"), ends.get("low"), ends.get("high"), None).outcome
+
+
+def group_rows(summary: Mapping[str, Any]) -> list[tuple[int, str, str]]:
+    """(position in evaluation.by_group, other model, outcome of NLL) of every comparison by task group, worst regression first."""
+    rows = []
+    for i, group in enumerate(lookup(summary, "evaluation", "by_group") or []):
+        for against, metrics in (group.get("differences") or {}).items():
+            found = Comparison(against, "nll", *(lookup(metrics, "nll", key) for key in ("value", "low", "high", "p")))
+            rows.append((i, against, found))
+    rows.sort(key=lambda row: (row[2].value is None, -(row[2].value or 0.0)))
+    return [(i, against, found.outcome) for i, against, found in rows]
 
 
 def regressions(summary: Mapping[str, Any]) -> tuple[int, int]:
@@ -110,10 +135,43 @@ def headline_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
     ]
 
 
+def ratio(value: float | None, of: float | None) -> float | None:
+    """`value` / `of`; None where either is missing or there is nothing to divide by."""
+    return value / of if value is not None and of else None
+
+
 def top_clusters(summary: Mapping[str, Any], count: int) -> list[int]:
     """Positions of the at most `count` clusters with the largest quotas above zero, largest first."""
     quotas = [cluster.get("quota") or 0 for cluster in summary.get("clusters") or []]
     return sorted((i for i, quota in enumerate(quotas) if quota), key=lambda i: (-quotas[i], i))[:count]
+
+
+def has_gains(summary: Mapping[str, Any]) -> bool:
+    """Whether any cluster's loss can be compared with that of the round before."""
+    return any(cluster.get("loss_before") is not None for cluster in summary.get("clusters") or [])
+
+
+def agreement_names(summary: Mapping[str, Any]) -> list[str]:
+    """Scores of which some pair was compared, in the summary's order."""
+    pairs = lookup(summary, "scoring", "agreement") or []
+    return list(dict.fromkeys(name for pair in pairs for name in pair["scores"]))
+
+
+def agreement_index(summary: Mapping[str, Any], first: str, second: str) -> int | None:
+    """Position of a pair of scores in scoring.agreement."""
+    pairs = lookup(summary, "scoring", "agreement") or []
+    return next((i for i, pair in enumerate(pairs) if set(pair["scores"]) == {first, second} and first != second), None)
+
+
+def heat(value: float | None) -> str:
+    """Class of a correlation's cell: its sign and its size in four steps; nothing for one near zero."""
+    step = 0 if value is None else min(4, int(abs(value) * 5))
+    return "" if step == 0 else f"heat-{'plus' if value > 0 else 'minus'}-{step}"
+
+
+def score_charts(charts: Mapping[str, Any]) -> list[str]:
+    """Ids of the charts that show the distribution of a score, in the order of the words for scores."""
+    return [f"scores-{name}" for name in labels.SCORES if f"scores-{name}" in charts]
 
 
 def _by_count(counts: Mapping[str, int] | None) -> list[tuple[str, int]]:

@@ -154,7 +154,12 @@ def test_the_third_round_splits_a_cluster_whose_losses_are_uneven(measured, agai
     assert [entry["size"] for entry in quotas] == np.bincount(assigned.cluster).tolist()
     assert sum(entry["picked"] for entry in quotas) == 12
     summary = json.loads((again / "rounds/003/summary.json").read_text())
-    assert summary["clusters"] == quotas and Counter(summary["map"]["cluster"]) == Counter(assigned.cluster.tolist())
+    told = [{key: cluster[key] for key in entry} for cluster, entry in zip(summary["clusters"], quotas, strict=True)]
+    assert told == quotas and Counter(summary["map"]["cluster"]) == Counter(assigned.cluster.tolist())
+    reason = found["changes"][0]["reason"]
+    assert {cluster["change"] for cluster in summary["clusters"]} == {
+        f"split from cluster 0 of the round before: {reason}"
+    }
     page = (again / "rounds/003/report.html").read_text()
     assert all(name in page for name in found["names"])
 

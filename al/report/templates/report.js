@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts in the colours of the current theme, sorts tables by their headings, rings a cluster on the map.
+// Draws the charts in the colours of the current theme, sorts tables by their headings.
 (() => {
   const charts = JSON.parse(document.getElementById("chart-data").textContent);
   const places = [...document.querySelectorAll("[data-chart]")];
@@ -39,13 +39,18 @@
       draw(place);
     }
   };
+  // A page that carries plotly.js packed has it a moment later.
+  const loaded = document.getElementById("plotly-data") ? winnow.plotly : Promise.resolve();
   const near = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
       near.unobserve(entry.target);
-      drawOnce(entry.target);
+      loaded.then(() => drawOnce(entry.target), () => {});
     }),
     { rootMargin: "600px" },
   );
+  loaded.catch((error) => places.forEach((place) => {
+    place.textContent = `This browser cannot unpack the charts (${error.name}). The tables hold their numbers.`;
+  }));
   for (const place of places) {
     place.style.height = `${charts[place.dataset.chart].layout.height}px`;
     near.observe(place);
@@ -57,6 +62,7 @@
   addEventListener("beforeprint", () => {
     printing = true;
     document.querySelectorAll("details").forEach((element) => { element.open = true; });
+    if (!globalThis.Plotly) return;
     places.forEach((place) => drawn.add(place));
     redraw();
   });
@@ -64,25 +70,6 @@
     printing = false;
     drawn.forEach(Plotly.purge); // react alone would keep the width of the paper
     redraw();
-  });
-
-  const chooser = document.getElementById("map-cluster");
-  chooser?.addEventListener("change", () => {
-    const traces = charts.map.data;
-    const ring = traces[traces.length - 1];
-    ring.x = [];
-    ring.y = [];
-    for (const trace of traces.slice(0, -1)) {
-      trace.customdata.forEach((cluster, index) => {
-        if (chooser.value !== "" && String(cluster) === chooser.value) {
-          ring.x.push(trace.x[index]);
-          ring.y.push(trace.y[index]);
-        }
-      });
-    }
-    const map = document.querySelector('[data-chart="map"]');
-    drawn.add(map);
-    draw(map);
   });
 
   // A cell sorts by its first number, else by its text; missing numbers stay last both ways.

@@ -77,9 +77,12 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[Element]:
         return [element for element in self.elements if element.tag == tag]
 
+    def data(self) -> dict[str, str]:
+        """Text of every script element that is data, by id."""
+        return {e.attributes["id"]: e.text for e in self.all("script") if "type" in e.attributes}
+
     def charts(self) -> dict[str, Any]:
-        (script,) = [e for e in self.all("script") if e.attributes.get("id") == "chart-data"]
-        return json.loads(script.text)
+        return json.loads(self.data()["chart-data"])
 
 
 def read_page(html: str) -> Page:

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+from round_parts import add_round_parts
 
 TOPICS = [
     "sums digits carry",
@@ -27,7 +28,7 @@ def first_round() -> dict[str, Any]:
     clusters = [_cluster(i, topic, rng) for i, topic in enumerate(TOPICS)]
     clusters[-1].update(loss=None, loss_stderr=None, measured=0, reason="not measured: given its share by size")
     picked = sum(cluster["quota"] for cluster in clusters)
-    return {
+    summary = {
         "schema": 1,
         "run": "demo",
         "round": 1,
@@ -64,6 +65,8 @@ def first_round() -> dict[str, Any]:
         "timings": {"import": 1.03, "tokenize": 2.2, "embed": 20.4, "score": 21.04, "train": 41.7, "total": 201.6},
         "artifacts": {"pool": "6f1b2c3d4e5f6071", "tokens": "0011223344556677", "selection": "8899aabbccddeeff"},
     }
+    add_round_parts(summary, ("base", "control"))
+    return summary
 
 
 def _facts(picked: int) -> dict[str, Any]:
@@ -139,7 +142,36 @@ def later_round() -> dict[str, Any]:
     }
     for row in evaluation["by_source"]:
         row.update(previous_nll=row["base_nll"] + 0.04, previous_em=row["base_em"])
+    add_round_parts(summary, ("base", "previous", "control"))
+    summary["review"] = reviewed()
     return summary
+
+
+def reviewed() -> dict[str, Any]:
+    """What a review changed: one example dropped and one of a banned cluster, one pinned, one that fills the place."""
+    out = [
+        {"id": "0ba41582977327c1", "source": "squad", "cluster": 2, "outcome": "dropped_in_review"},
+        {"id": "1ba41582977327c2", "source": "boolq", "cluster": 3, "outcome": "banned_in_review"},
+    ]
+    new = [{**out[0], "id": f"{n}ba41582977327c3", "pinned": n == 2} for n in (2, 3)]
+    for entry in new:
+        del entry["outcome"]
+    return {
+        "proposed": 97,
+        "kept": 95,
+        "taken_out": out,
+        "brought_in": new,
+        "taken_out_count": 142,
+        "brought_in_count": 142,
+        "dropped": 1,
+        "pinned": 1,
+        "banned_clusters": [{"cluster": 3, "name": "yes, no"}],
+        "banned_sources": ["boolq"],
+        "banned_examples": 31,
+        "quotas": [{"cluster": 1, "name": "capital, country", "proposed": 12, "set": 4}],
+        "answered": 2,
+        "note": "the yes-or-no questions contradict each other",
+    }
 
 
 def without_control() -> dict[str, Any]:
@@ -150,7 +182,8 @@ def without_control() -> dict[str, Any]:
         del summary[part]["models"]["control"], summary[part]["differences"]["selected - control"]
     for row in summary["evaluation"]["by_source"]:
         del row["control_nll"], row["control_em"]
-    summary["evaluation"]["by_source"][2].update(selected_nll=None, selected_em=None)
+    add_round_parts(summary, ("base",))
+    summary["evaluation"]["by_source"][2].update(selected_nll=None, selected_em=None, intervals=None)
     return summary
 
 
@@ -174,6 +207,7 @@ def second_round() -> dict[str, Any]:
     )
     for row in evaluation["by_source"]:
         row.update(previous_nll=row["base_nll"] - 0.3, previous_em=row["base_em"])
+    add_round_parts(summary, ("base", "previous", "control"))
     return summary
 
 
@@ -263,6 +297,8 @@ def _training(rng: np.random.Generator, shift: float) -> dict[str, Any]:
         {"step": i + 1, "loss": loss, "lr": 1e-4 * (1 - i / 12), "tokens_per_s": 300 + 5 * i, "grad_norm": 1 + 0.1 * i}
         for i, loss in enumerate(losses.tolist())
     ]
+    for point in curve:
+        point.update(memory_gib=1.1, dev_loss=point["loss"] + 0.1 if point["step"] % 4 == 0 else None)
     curve[4]["grad_norm"] = None
     return {
         "steps": 12,
@@ -275,6 +311,11 @@ def _training(rng: np.random.Generator, shift: float) -> dict[str, Any]:
         "packing_efficiency": 0.9817,
         "peak_gib": 1.234,
         "replayed": 0,
+        "truncated": 2,
+        "tokens_dropped": 37,
+        "best_step": 8,
+        "best_dev_loss": curve[7]["dev_loss"],
+        "stopped_early": False,
         "curve": curve,
     }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from al.metrics import METRICS, Measured, metrics, paired_bootstrap
+from al.bootstrap import paired_bootstrap
+from al.metrics import METRICS, Measured, metrics
 
 
 def measured(rng, n=60, sources=4, shift=0.0):
@@ -59,7 +60,7 @@ def test_the_paired_bootstrap_sees_a_small_steady_difference_that_unpaired_inter
     )
     difference = paired_bootstrap(a, b, 500, seed=0)["macro_nll"]
     assert difference["value"] == pytest.approx(-0.05, abs=1e-6)
-    assert difference["high"] < 0 and difference["p"] <= 2 / 501 + 1e-9
+    assert difference["high"] < 0 and difference["p"] < 0.01
 
 
 def test_equal_models_give_an_interval_at_zero_and_no_evidence():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
 from al import progress
@@ -55,3 +58,35 @@ def test_a_call_is_a_safe_point_and_advance_to_is_none():
     with pytest.raises(Interrupted):
         bar(1)
     assert bar.done == 4
+
+
+def test_other_processes_read_how_far_it_is_while_it_works_and_nothing_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "FILE_EVERY_SECONDS", 0.0)
+    file = tmp_path / "progress.json"
+    with Progress("embed", 100, "examples", quiet=True, file=file) as bar:
+        bar(25)
+        said = json.loads(file.read_text())
+        assert [said[key] for key in ("title", "done", "total", "unit", "pid")] == [
+            "embed",
+            25,
+            100,
+            "examples",
+            os.getpid(),
+        ]
+        assert said["seconds_left"] == pytest.approx(75 / said["rate"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_written_once_a_second_at_most(tmp_path):
+    file = tmp_path / "progress.json"
+    with Progress("embed", 1000, "examples", quiet=True, file=file) as bar:
+        for _ in range(1000):
+            bar(1)
+        assert json.loads(file.read_text())["done"] == 0
+
+
+def test_a_file_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "FILE_EVERY_SECONDS", 0.0)
+    with Progress("embed", 10, "examples", quiet=True, file=tmp_path / "no" / "such" / "folder") as bar:
+        bar(10)
+    assert bar.done == 10

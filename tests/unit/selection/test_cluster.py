@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selection.cluster import choose_cells, choose_k, cluster, describe, project
+from selection.cluster import choose_cells, choose_k, cluster, describe, nearest_to_centre, project, telling_terms
 from selection.config import ClusterConfig
 from selection.errors import SelectionError
 from selection.vectors import unit
@@ -144,3 +144,20 @@ def test_the_map_keeps_clouds_apart(blobs):
         and min(np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 1.5 * spread
     )
     assert project(np.ones((1, 4), np.float16)).tolist() == [[0.0, 0.0]]
+
+
+def test_telling_terms_are_frequent_in_their_cluster_and_rare_in_others():
+    texts = [
+        "river bank water common",
+        "river boat water common",
+        "python code loop common",
+        "python code print common",
+    ]
+    terms = telling_terms(texts, np.array([0, 0, 1, 1]), 3, 2)
+    assert [set(found) for found in terms] == [{"river", "water"}, {"python", "code"}, set()]
+
+
+def test_the_examples_nearest_to_a_clusters_centre_come_nearest_first():
+    embeddings = np.array([[1, 0.0], [1, 0.6], [1, 0.2], [0, 1.0], [1, -0.1]])
+    nearest = nearest_to_centre(embeddings, np.array([0, 0, 0, 1, 0]), 3, 2)
+    assert [rows.tolist() for rows in nearest] == [[2, 0], [3], []]

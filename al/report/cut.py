@@ -1,0 +1,15 @@
+"""Texts that a page shows only the beginning of."""
+
+from __future__ import annotations
+
+
+def cut(text: str, limit: int) -> str:
+    """`text`, or its first `limit` - 1 characters and "…"."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def prompt_and_response(messages: list[dict[str, str]]) -> tuple[str, str]:
+    """A conversation as a page shows it: everything before the last response with its roles, and that response ("" without one)."""
+    response = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
+    shown = messages[:-1] if response else messages
+    return "\n".join(f"{m['role']}: {m['content']}" for m in shown), response

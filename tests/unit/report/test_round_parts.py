@@ -1,0 +1,145 @@
+"""Groups, answers, rounds, cost and plan on the page: worst first, nothing missing unsaid, older summaries still a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from report_page import Page, read_page
+from report_summaries import first_round, later_round, second_round, without_control
+from round_parts import cost
+
+from al.report.charts import build_charts
+from al.report.html import render_html
+from al.report.view import source_outcome
+
+NEW_PARTS = ("generations", "cost", "at_random", "plan", "drift", "hashes", "config", "platform")
+
+
+def page_of(summary: dict[str, Any]) -> Page:
+    return read_page(render_html(summary))
+
+
+def older(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary as it was written before these parts were."""
+    for key in NEW_PARTS:
+        del summary[key]
+    del summary["evaluation"]["by_group"], summary["evaluation"]["changed"]
+    for row in summary["evaluation"]["by_source"]:
+        row.pop("intervals", None)
+    for lineage in ("selected", "control"):
+        for key in ("truncated", "tokens_dropped", "best_step", "best_dev_loss", "stopped_early"):
+            del summary["training"][lineage][key]
+        for point in summary["training"][lineage]["curve"]:
+            del point["dev_loss"], point["memory_gib"]
+    return summary
+
+
+@pytest.mark.parametrize("make", [first_round, second_round, later_round])
+def test_an_older_summary_is_a_page_that_says_what_it_lacks(make):
+    text = page_of(older(make())).text
+    for sentence in (
+        "is not recorded for this round",
+        "The time by kind of work is not recorded",
+        "No source belongs to a task group",
+        "No answers were generated in this round.",
+        "No plan was written down for this round.",
+        "What was forgotten is not recorded",
+        "How selections drift is not recorded",
+        "Not recorded on this page",
+    ):
+        assert sentence in text, sentence
+
+
+def test_the_chart_of_gains_stands_right_below_the_sentence():
+    elements = page_of(second_round()).elements
+    start = next(i for i, e in enumerate(elements) if e.attributes.get("id") == "verdict-title")
+    charts = [e.attributes["data-chart"] for e in elements[start : start + 3] if "data-chart" in e.attributes]
+    assert charts == ["differences-nll"]
+
+
+def test_the_worst_group_comes_first():
+    page = page_of(later_round())
+    first = next(n for n in page.numbers if n.path and n.path.startswith("/evaluation/by_group/"))
+    assert first.path == "/evaluation/by_group/2/examples", "its difference is 0, those of the others are below"
+
+
+def test_money_is_shown_where_a_price_is_known_and_time_everywhere():
+    summary = second_round()
+    paths = {number.path for number in page_of(summary).numbers}
+    assert {"/cost/money/training", "/cost/money/control", "/cost/seconds/training", "/at_random/money"} <= paths
+    summary["cost"] = cost(price=None)
+    summary["at_random"]["money"] = None
+    page = page_of(summary)
+    paths = {number.path for number in page.numbers}
+    assert "/cost/seconds/training" in paths and not any(path and "money" in path for path in paths)
+
+
+def test_answers_stand_beside_the_reference_and_equal_ones_are_marked():
+    page = page_of(second_round())
+    marks = [e for e in page.elements if e.attributes.get("class") == "equal"]
+    equal = sum(bool(a["equal"]) for row in second_round()["generations"]["rows"] for a in row["answers"].values())
+    assert len(marks) == equal > 0
+    assert (
+        page.text.count("It is 42.") >= 3 and "an empty answer" in page.text and "no answer: it was given" in page.text
+    )
+
+
+def test_switched_off_answers_are_said_to_be_off():
+    summary = first_round()
+    summary["generations"] = None
+    assert "evaluate.generations is 0, or there is no dev example" in page_of(summary).text
+
+
+def test_without_control_its_columns_are_gone():
+    text = page_of(without_control()).text
+    assert "cannot be told: no random control was measured" in text
+    assert "NLL minus random control" not in text and "NLL minus base" in text
+
+
+def test_a_source_is_called_worse_only_by_its_interval():
+    row = first_round()["evaluation"]["by_source"][5]
+    row["selected_nll"] = row["base_nll"] + 0.1
+    for low, outcome in ((-0.1, "unclear"), (0.02, "worse")):
+        row["intervals"]["base"]["nll"] = {"low": low, "high": 0.2}
+        assert source_outcome(row) == outcome
+    del row["intervals"]
+    assert source_outcome(row) == "unmeasured"
+
+
+def test_dev_loss_is_drawn_with_the_loss_and_the_kept_step_is_ringed():
+    summary = first_round()
+    traces = {trace["name"]: trace for trace in build_charts(summary)["curve-loss"]["data"]}
+    curve = summary["training"]["selected"]["curve"]
+    assert traces["Selected, dev"]["x"] == [4, 8, 12]
+    assert traces["Selected, dev"]["y"] == [curve[step - 1]["dev_loss"] for step in (4, 8, 12)]
+    assert traces["Selected, dev, kept"]["x"] == [8] and traces["Selected, dev, kept"]["y"] == [curve[7]["dev_loss"]]
+
+
+def test_the_learning_curve_starts_at_base_and_has_the_control_beside_it():
+    summary = second_round()
+    selected, control = build_charts(summary)["rounds-tokens"]["data"]
+    picked, models = summary["drift"]["rounds"], summary["evaluation"]["models"]
+    for trace, name in ((selected, "selected"), (control, "control")):
+        assert trace["x"] == [0, *(entry[name]["all_tokens"] for entry in picked)]
+        first = summary["learning_curve"][0]["models"][name]
+        assert trace["y"] == [models["base"]["macro_nll"], first, models[name]["macro_nll"]]
+
+
+def test_one_round_has_no_curve_over_rounds():
+    charts = build_charts(first_round())
+    assert not {"rounds", "rounds-tokens", "drift"} & set(charts)
+
+
+def test_an_early_stop_is_said():
+    summary = first_round()
+    summary["training"]["selected"]["stopped_early"] = True
+    assert "Training stopped early" in page_of(summary).text
+    summary["training"]["selected"].update(best_step=None, best_dev_loss=None)
+    assert "dev was not looked at while training" in page_of(summary).text
+
+
+def test_hashes_stand_whole_beside_their_fingerprints():
+    summary = first_round()
+    text = page_of(summary).text
+    assert all(name in text and summary["hashes"][role] in text for role, name in summary["artifacts"].items())

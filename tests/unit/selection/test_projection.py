@@ -1,0 +1,54 @@
+"""The map of a pool: like examples lie together, whether UMAP was fitted on them or they were put between those."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selection.projection import NEIGHBOURS, project
+from selection.vectors import unit
+
+pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
+GROUPS, N = 6, 420
+
+
+@pytest.fixture(scope="module")
+def pool() -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (n, 32) float16 in six groups, and the group of each."""
+    rng = np.random.default_rng(1)
+    group = rng.integers(0, GROUPS, N)
+    vectors = rng.normal(size=(GROUPS, 32))[group] + 0.3 * rng.normal(size=(N, 32))
+    return unit(vectors).astype(np.float16), group
+
+
+def like_neighbours(xy: np.ndarray, group: np.ndarray) -> float:
+    """Share of examples whose nearest other one on the map is of their group."""
+    squared = ((xy[:, None] - xy[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(squared, np.inf)
+    return float((group[squared.argmin(axis=1)] == group).mean())
+
+
+@pytest.mark.parametrize("fitted", [N, N // 3])
+def test_like_examples_lie_together(pool, fitted: int):
+    vectors, group = pool
+    xy = project(vectors, seed=0, fitted=fitted)
+    assert xy.shape == (N, 2) and np.isfinite(xy).all()
+    assert like_neighbours(xy, group) > 0.97
+
+
+def test_the_same_seed_gives_the_same_map(pool):
+    vectors, _ = pool
+    first, again, other = (project(vectors, seed=seed, fitted=200) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_progress_counts_every_example(pool):
+    done: list[int] = []
+    project(pool[0], seed=0, fitted=300, progress=done.append)
+    assert sum(done) == N and done[0] == 300
+
+
+def test_examples_that_are_all_alike_have_a_place():
+    vectors = np.repeat(unit(np.ones((1, 8))), 4 * NEIGHBOURS, axis=0)
+    assert np.isfinite(project(vectors, seed=0)).all()
