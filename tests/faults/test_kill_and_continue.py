@@ -28,6 +28,7 @@ POINTS = [
     "train.files",  # trained, adapter written, not published
     "train.renamed:2",  # the control's adapter
     "evaluate.manifest:2",
+    "generations.renamed",
     "report.renamed",
     "report.committed",  # everything is there, but the round is not marked as done
 ]
