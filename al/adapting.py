@@ -13,7 +13,8 @@ from al.artifacts import Artifact, write_json
 from al.columns import losses_before
 from al.lineage import History
 from al.pool.store import Pool
-from al.prepare import Prepared, load_embeddings
+from al.pool_state import load_embeddings
+from al.prepare import Prepared
 from al.session import Session
 from al.suspects import held_back
 from selection.config import NoiseConfig

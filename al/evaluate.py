@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from al.artifacts import Artifact
 from al.bootstrap import paired_differences
 from al.breakdown import by_group, by_source, changed_answers
+from al.holding_out import held_out
 from al.metrics import METRICS, Measured, metrics
-from al.prepare import Tokenized, held_out
+from al.prepare import Tokenized
 from al.session import Session
 
 COLUMNS = ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end")

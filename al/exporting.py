@@ -46,7 +46,7 @@ def export_pool(options: Options, out: Path, split: str | None, force: bool) -> 
 
 def _side(run: Run, pool: Path, split: str) -> np.ndarray:
     """(n,) bool: the pool's examples on one side of the newest split. An example imported since is on none."""
-    from al.prepare import SIDES
+    from al.holding_out import SIDES
 
     splits = (rounds.recorded(run, entry.number, "split") for entry in reversed(rounds.all_rounds(run)))
     newest = next((found for found in splits if found is not None), None)

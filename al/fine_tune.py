@@ -11,20 +11,11 @@ from al import stages
 from al.artifacts import Artifact, write_json
 from al.cleaning.stage import clean, role, wanted
 from al.evaluate import compare, evaluate
+from al.holding_out import SIDES, drawn_sizes, name_sides, named_files, named_sides
 from al.lineage import SELECTED
 from al.pool.store import Pool
-from al.prepare import (
-    SIDES,
-    Tokenized,
-    check_trainable,
-    drawn_sizes,
-    name_sides,
-    named_files,
-    named_sides,
-    pool_version,
-    tokenize,
-    trainable,
-)
+from al.pool_state import trainable
+from al.prepare import Tokenized, check_trainable, pool_version, tokenize
 from al.session import Session
 from selection.holdout import POOL, TEST
 

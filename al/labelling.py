@@ -27,9 +27,10 @@ from al.artifacts import Artifact, fsync_path, write_json
 from al.cleaning.stage import clean, reasons
 from al.errors import DataError
 from al.failpoints import failpoint
+from al.holding_out import hold_out
 from al.loop import next_round_number
 from al.pool.store import Pool
-from al.prepare import aim, cluster, embed, group, hold_out, pool_version, tokenize
+from al.prepare import aim, cluster, embed, group, pool_version, tokenize
 from al.progress import stop_on_signals
 from al.session import Session
 from al.shards import rows_digest, split_by_tokens

@@ -13,7 +13,8 @@ import numpy as np
 
 from al.artifacts import Artifact, write_json
 from al.errors import Interrupted, RunStateError
-from al.prepare import Prepared, load_embeddings
+from al.pool_state import load_embeddings
+from al.prepare import Prepared
 from al.session import Session
 
 TERMS, EXEMPLARS = 8, 3

@@ -54,7 +54,7 @@ def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
 
 
 def _measure(session: Session, prepared: Prepared, scratch: Path) -> dict[str, Any]:
-    from al.prepare import trainable
+    from al.pool_state import trainable
     from trainer.packing import PLANNERS
     from trainer.tokens import TokenTable
     from trainer.train import train

@@ -89,7 +89,8 @@ def keep_apart(
     params = {"threshold": config.dedup.threshold, "overlap": config.holdout.overlap}
 
     def build(out: Path, scratch: Path) -> None:
-        from al.prepare import held_out, load_embeddings, trainable
+        from al.holding_out import held_out
+        from al.pool_state import load_embeddings, trainable
         from selection.dedup import near
         from selection.holdout import POOL
 

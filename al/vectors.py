@@ -9,7 +9,8 @@ import numpy as np
 from al.artifacts import Artifact
 from al.columns import losses_before, statistics_of
 from al.lineage import History
-from al.prepare import Prepared, load_embeddings
+from al.pool_state import load_embeddings
+from al.prepare import Prepared
 from selection.config import SelectConfig
 
 FILES = {"pooled": "pooled.npy", "gradient": "gradients.npy"}

@@ -31,7 +31,8 @@ def measure(arguments: argparse.Namespace) -> None:
     from al import stages
     from al.config import parse
     from al.lineage import SELECTED
-    from al.prepare import Tokenized, embed, load_embeddings, pool_version, tokenize, trainable
+    from al.pool_state import load_embeddings, trainable
+    from al.prepare import Tokenized, embed, pool_version, tokenize
     from al.scoring import score
     from al.session import Session
     from al.store import Run

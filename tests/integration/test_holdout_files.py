@@ -155,7 +155,7 @@ def test_test_files_named_after_a_round_are_not_held_out_in_silence(world, files
 
 def test_examples_that_could_be_picked_before_are_not_held_out_afterwards():
     from al.errors import DataError
-    from al.prepare import _check_not_late
+    from al.holding_out import _check_not_late
     from selection.holdout import NEW, POOL
 
     kept, named = np.array([POOL, DEV, NEW, SHADOW]), np.array([NEW, DEV, TEST, TEST])

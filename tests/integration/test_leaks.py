@@ -13,8 +13,9 @@ from command_line import winnow
 from tiny_world import WORDS
 
 from al import rounds
+from al.holding_out import _shadow_near
 from al.pool.store import Pool
-from al.prepare import _first_version, _shadow_near
+from al.prepare import _first_version
 from al.store import Run
 from selection.holdout import DEV, POOL, SHADOW, TEST
 from selection.overlap import runs_of_words
