@@ -112,6 +112,9 @@ def compare(
     loaded = {name: load_measured(artifact, split) for name, artifact in evaluations.items()}
     measured = {name: found for name, (found, _) in loaded.items()}
     any_measured, table = next(iter(loaded.values()))
+    if not len(any_measured.nll):
+        empty: dict[str, Any] = {"models": {}, "differences": {}, "by_source": [], "by_group": [], "changed": {}}
+        return {"examples": 0, "sources": 0, **empty}
     names = np.unique(table["source"].to_numpy(zero_copy_only=False).astype(str)).tolist()
     selected = measured.get("selected")
     others = {} if selected is None else {name: found for name, found in measured.items() if name != "selected"}

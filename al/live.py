@@ -32,7 +32,7 @@ def stage_under_way(path: Path) -> dict[str, Any] | None:
             continue
         event = _parsed(line)
         kind = event.get("event")
-        if kind == "stage.published":
+        if kind in ("stage.published", "stage.failed"):
             return None
         if kind == "stage.started":
             return {"stage": event["stage"], "since": event["time"], "step": None if step is None else step | best}

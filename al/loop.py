@@ -151,7 +151,6 @@ def next_round_number(session: Session) -> int:
 
 def gained(summary: dict[str, Any]) -> bool:
     """Whether this round's dev loss fell significantly below the round before (95% interval of macro NLL below zero)."""
-    difference = (
-        summary["dev"]["differences"].get("selected - previous") or summary["dev"]["differences"]["selected - base"]
-    )
-    return bool(difference["macro_nll"]["high"] < 0)
+    found = summary["dev"]["differences"]
+    difference = found.get("selected - previous") or found.get("selected - base")
+    return difference is not None and bool(difference["macro_nll"]["high"] < 0)

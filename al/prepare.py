@@ -6,6 +6,7 @@ Every function is one stage: it names what its result depends on, and builds it 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
         RunStateError: the config names other files than the run was made with, or a file changed since.
     """
     present = rounds.current_pool(session.run)
-    sources = [*find_sources(session.config.pool), *sources_of(session, [*named_files(session)])]
+    sources = _each_once([*find_sources(session.config.pool), *sources_of(session, [*named_files(session)])])
     if present is not None:
         recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
         check_same_pool(recorded, sources, str(session.run.path), session.config.clean.repairs())
@@ -94,6 +95,14 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
         )
     artifact = import_sources(session, sources, previous=None)
     return rounds.add_pool(session.run, artifact), artifact
+
+
+def _each_once(sources: list[Source]) -> list[Source]:
+    """Without those that name a file again: a held-out file may lie in a folder of the pool."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        found.setdefault(source.path if source.is_hub else os.path.realpath(source.path), source)
+    return list(found.values())
 
 
 def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:

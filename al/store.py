@@ -255,7 +255,7 @@ def _acquire_lock(path: Path) -> filelock.BaseFileLock:
     lock = filelock.FileLock(path / "run.lock")
     owner = path / "run.lock.owner"
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)
     except filelock.Timeout as error:
         who = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "an unknown process"
         raise RunStateError(

@@ -158,6 +158,10 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
     from al.tracking.services import check_installed
 
     request, config = parse_budget(budget), options.load_config()
+    if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
+        raise ConfigError(
+            "run: whether a round still helps is told by dev, and holdout.dev is 0. Raise it, or take --all-rounds."
+        )
     check_installed(config.track)
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):

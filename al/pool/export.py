@@ -80,11 +80,15 @@ def _parquet(path: Path, name: str) -> Iterator[Callable[[pa.RecordBatch], None]
 def _lines(path: Path, name: str) -> Iterator[Callable[[pa.RecordBatch], None]]:
     compression = next(method for suffix, method in COMPRESSION.items() if name.endswith(suffix))
     with pa.output_stream(str(path), compression=compression) as stream:
-        yield lambda batch: stream.write("".join(_line(row) for row in batch.to_pylist()).encode())
+        yield lambda batch: stream.write(b"".join(_line(row) for row in batch.to_pylist()))
 
 
-def _line(row: dict[str, Any]) -> str:
-    return _dumps({**row, "metadata": json.loads(row["metadata"])}) + "\n"
+def _line(row: dict[str, Any]) -> bytes:
+    document = {**row, "metadata": json.loads(row["metadata"])}
+    try:
+        return (_dumps(document) + "\n").encode()
+    except UnicodeEncodeError:  # metadata may hold half a surrogate pair, which JSON can only escape
+        return (json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
 def _batches(pool: Path, chosen: np.ndarray | None) -> Iterator[pa.RecordBatch]:

@@ -83,7 +83,9 @@ def import_pool(
             the first unusable row.
     """
     earlier = PoolStats.read(previous) if previous is not None else None
-    present = {(file["file"], file["sha256"], file["format"]) for file in earlier.files} if earlier else set()
+    # A file with bad rows is read again: with a raised limit, or with `strict`, another thing comes of it.
+    whole = [file for file in earlier.files if not file["quarantined"]] if earlier else []
+    present = {(file["file"], file["sha256"], file["format"]) for file in whole}
     folder = out / ".spill"
     folder.mkdir()
     try:

@@ -95,7 +95,12 @@ def find_sources(config: PoolConfig, *, held_out: bool = False, trusted: Collect
     for entry in hubs:
         parse_hub(entry)
     local = [name for entry in hubs if Path(name := parse_hub(entry).name).exists()]
-    check_within([*(file for file in files if file not in trusted), *local], config.root)
+    if local and config.root is not None:
+        raise ConfigError(
+            f"pool.hub: {local[0]} is a local folder, and its README may name files anywhere, which `pool.root` does not allow. Name "
+            "its files under `pool.files`."
+        )
+    check_within((file for file in files if file not in trusted), config.root)
     return make_sources([*files, *named, *hubs], config)
 
 
@@ -182,6 +187,7 @@ def _label(path: str, depth: int) -> str:
         if not Path(parts.name).is_absolute():
             return path
         return path.replace(parts.name, "/".join(Path(parts.name).parts[1:][-depth:]), 1)
+    path = path.encode("utf-8", "backslashreplace").decode()  # a name of bytes that are no text
     if not Path(path).is_absolute():
         return Path(path).as_posix()
     return "/".join(Path(path).parts[1:][-depth:])

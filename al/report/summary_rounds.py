@@ -23,6 +23,8 @@ NEVER_PICKED = (
     "no_target",
     "held_out_dev",
     "held_out_test",
+    "other_language",
+    "refusal",
     "near_duplicate_of_holdout",
     "near_duplicate_of_target",
     "near_duplicate",

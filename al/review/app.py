@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
@@ -67,6 +68,11 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
     @app.exception_handler(SelectionError)
     async def refuse(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, 409 if getattr(error, "exit_code", 0) == 5 else 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        said = "; ".join(f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in error.errors())
+        return JSONResponse({"error": said}, 422)
 
     @app.get("/")
     def index() -> HTMLResponse:

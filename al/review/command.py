@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from al import rounds
@@ -31,7 +32,8 @@ def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
     exported = str(asking.export) if asking.export else None
     changes = summary_line(rounds.required(session.run, number, "selection")) if reviewed and not exported else None
     budget = next(entry.budget for entry in rounds.all_rounds(session.run) if entry.number == number)
-    go_on = f"round --budget {budget} --run {path} --approve {exported}" if exported else f"resume --run {path}"
+    approve = ["round", "--budget", budget, "--run", str(path), "--approve", exported]
+    go_on = shlex.join(approve if exported else ["resume", "--run", str(path)])
     return {
         "run": str(path),
         "round": number,

@@ -72,6 +72,7 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
+        listening.listen(128)  # the address is printed before uvicorn is up: a browser that is as fast waits
     except (OSError, OverflowError) as error:
         listening.close()
         raise EnvironmentProblem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from al.pool.formats.base import Example, Row, RowError, Turn, answers, has, kind, row_format, text
+from al.pool.formats.base import Example, Row, RowError, Turn, answers, has, kind, row_format, text, with_input
 from al.pool.formats.template import TextTemplate
 from al.pool.formats.turns import read_turns, unanswered, with_tools
 
@@ -43,6 +43,8 @@ def _preference(row: Row) -> list[Example]:
     chosen = row.get("chosen")
     asked = next((name for name in _ASKED if row.get(name)), None)
     used = ("chosen", "system", *([asked] if asked else []))
+    if asked == "instruction" and (context := text(row, "input", "")).strip():
+        row, used = {**row, "instruction": with_input(text(row, "instruction"), context)}, (*used, "input")
     if isinstance(chosen, list):
         turns = read_turns(chosen, "chosen")
         if turns and turns[0][0] == "assistant" and asked:  # TRL's explicit form: the prompt is a field of its own
@@ -121,4 +123,6 @@ def _pairs(value: list[Any], name: str, asked: str, answered: str) -> list[Turn]
 
 def _with_system(turns: list[Turn], row: Row) -> list[Turn]:
     system = text(row, "system", "").strip() if "system" in row else ""
+    if turns and turns[0][0] == "system" and turns[0][1].strip() == system:
+        return turns
     return [("system", system), *turns] if system else turns

@@ -66,6 +66,8 @@ def _is_by_line(head: bytes, is_json: bool) -> bool:
         return False
     if not first.startswith(b"{"):
         return not (is_json and first.startswith(b"["))
+    if is_json and lines and first.endswith((b"[", b",", b"{")) and not isinstance(parse_line(first), dict):
+        return False  # an object that goes on at the next line: `{"data": [{…},`
     alone = [
         line for line in lines[:_LOOKED_AT] if line.startswith(b"{") and isinstance(parse_line(line.strip()), dict)
     ]

@@ -323,7 +323,13 @@
     } catch (error) {
       complain(error.message);
       const fresh = await ask("/api/state").catch(() => null);
-      if (fresh) state = fresh;
+      if (!fresh) return;
+      state = fresh; // what is approved next is what is shown
+      showState();
+      if (!state.approved) {
+        await refresh();
+        complain(error.message);
+      }
     }
   });
 

@@ -118,9 +118,10 @@ class TestRoot:
         with pytest.raises(ConfigError, match="outside"):
             find_sources(PoolConfig(files=[str(tmp_path / "inner")], root=str(tmp_path / "in")))
 
-    def test_a_local_folder_read_like_a_hub_data_set_must_lie_in_it_too(self, folder):
-        with pytest.raises(ConfigError, match="outside"):
-            find_sources(PoolConfig(hub=[str(folder)], root=str(folder / "deep")))
+    @pytest.mark.parametrize("root", [".", "deep"])
+    def test_a_local_folder_read_like_a_hub_data_set_is_refused(self, folder, root):
+        with pytest.raises(ConfigError, match="its README may name files anywhere"):
+            find_sources(PoolConfig(hub=[str(folder)], root=str(folder / root)))
 
 
 class TestStandardInput:
