@@ -40,6 +40,8 @@ OUTCOMES = (
     "banned_in_review",
 )
 """Every example of the pool ends a round with exactly one of these (none stays "selectable")."""
+SELECTABLE = ("selected", "suspected_noise", "tail_cut", "quota_full", "no_quota")
+"""Outcomes of the examples among which a round picks."""
 CODE = {name: code for code, name in enumerate(OUTCOMES)}
 REMOVED_FILE = "removed.parquet"
 """In a selection that was reviewed: key and outcome of what was dropped or banned for good."""

@@ -11,25 +11,13 @@ import pyarrow.parquet as pq
 
 from al import rounds
 from al.artifacts import Artifact
-from al.candidates import find_rows
+from al.candidates import SELECTABLE, find_rows
 from al.lineage import CONTROL, SELECTED, History
 from al.prepare import Prepared
 from al.session import Session
 
-NEVER_PICKED = (
-    "answered",
-    "unlabelled",
-    "over_length",
-    "no_target",
-    "held_out_dev",
-    "held_out_test",
-    "other_language",
-    "refusal",
-    "near_duplicate_of_holdout",
-    "near_duplicate_of_target",
-    "near_duplicate",
-)
-"""Outcomes of examples that no round could pick; all others are what the picks are compared with."""
+EVER_PICKED = (*SELECTABLE, "trained", "dropped_in_review", "banned_in_review")
+"""Outcomes of examples that some round could pick: what the picks are compared with."""
 LARGEST = 8
 """Clusters and sources whose shares are listed."""
 
@@ -63,7 +51,7 @@ def drift(
     run, pool = session.run, prepared.open_pool()
     cluster = table["cluster"].to_numpy()
     _, source = np.unique(pool.sources, return_inverse=True)
-    open_to_all = ~np.isin(np.asarray(table["outcome"].cast(pa.string()).to_pylist()), NEVER_PICKED)
+    open_to_all = np.isin(np.asarray(table["outcome"].cast(pa.string()).to_pylist()), EVER_PICKED)
     ours, theirs = (History.recorded(run, lineage, number + 1) for lineage in (SELECTED, CONTROL))
     kinds = {"clusters": (cluster, int(cluster.max()) + 1), "sources": (source, int(source.max()) + 1)}
     picked = {

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
-from al.candidates import OUTCOMES
+from al.candidates import OUTCOMES, SELECTABLE
 from al.prepare import Prepared
 from al.session import Session
 
@@ -31,7 +31,7 @@ def pool_part(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
     token_table = TokenTable.open(prepared.tokens.path)
     outcomes = outcome_counts(table)
-    selectable = sum(outcomes[name] for name in ("selected", "quota_full", "no_quota", "tail_cut", "suspected_noise"))
+    selectable = sum(outcomes[name] for name in SELECTABLE)
     return {
         "version": prepared.version,
         "examples": pool["examples"],

@@ -12,14 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact
-from al.candidates import find_rows
+from al.candidates import SELECTABLE, find_rows
 from al.errors import DataError
 from al.pool.store import Pool, Texts
 from al.report.shown import explain_outcome
 from al.review.decision import Decision
-
-SELECTABLE = ("selected", "suspected_noise", "tail_cut", "quota_full", "no_quota")
-"""Outcomes of a proposal that a pin can overrule."""
 
 
 @dataclass(frozen=True)

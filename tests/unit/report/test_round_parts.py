@@ -9,8 +9,10 @@ from report_page import Page, read_page
 from report_summaries import first_round, later_round, second_round, without_control
 from round_parts import cost
 
+from al.candidates import OUTCOMES
 from al.report.charts import build_charts
 from al.report.html import render_html
+from al.report.summary_rounds import EVER_PICKED
 from al.report.view import source_outcome
 
 NEW_PARTS = ("generations", "cost", "at_random", "plan", "drift", "hashes", "config", "platform")
@@ -143,3 +145,9 @@ def test_hashes_stand_whole_beside_their_fingerprints():
     summary = first_round()
     text = page_of(summary).text
     assert all(name in text and summary["hashes"][role] in text for role, name in summary["artifacts"].items())
+
+
+def test_picks_are_compared_with_what_some_round_could_pick():
+    never = set(OUTCOMES) - set(EVER_PICKED) - {"selectable"}
+    assert {"other_language", "refusal", "unlabelled", "held_out_test", "near_duplicate"} <= never
+    assert {"selected", "quota_full", "trained", "dropped_in_review"} <= set(EVER_PICKED) <= set(OUTCOMES)

@@ -67,6 +67,13 @@ def test_a_change_needs_the_token_in_its_header_and_no_foreign_origin(client):
     assert client.post("/api/change", json=body, headers={"origin": f"http://{HOST}"}).status_code == 200
 
 
+def test_a_change_that_is_none_is_told_in_words(client):
+    answer = client.post("/api/change", json={"kind": "quota", "key": "1", "value": 2.5})
+    assert answer.status_code == 422 and "value" in answer.json()["error"]
+    wild = client.post("/api/change", content=b'{"kind": "quota", "key": "1", "value": NaN}')
+    assert wild.status_code == 422 and wild.json()["error"]
+
+
 def test_large_and_endless_bodies_are_refused_unread(client):
     assert client.post("/api/change", content=b"x" * (4 * 2**20 + 1)).status_code == 413
     assert client.post("/api/change", content=iter([b"{}"])).status_code == 411

@@ -42,6 +42,10 @@ def test_the_next_stage_starts_afresh(tmp_path: Path):
     assert found["stage"] == "train control" and "best_dev_loss" not in found["step"]
 
 
+def test_a_stage_that_failed_is_not_under_way(tmp_path: Path):
+    assert stage_of(tmp_path, STARTED, {"event": "stage.failed"}) is None
+
+
 def forwards(events: list[dict]) -> dict | None:
     """The definition, read from the front."""
     stage, step, best = None, None, {}
