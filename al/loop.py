@@ -108,13 +108,12 @@ def propose(session: Session, prepared: Prepared, history: History, amount: Any,
     """Score and select for the round that follows `history`; every artifact goes through `keep` by role."""
     standing = Standing(session, prepared, history, keep("clusters", adapt_clusters(session, prepared, history)))
     sample = keep("score", selecting.score_sample(standing, amount))
-    suspects = keep("suspects", find_suspects(session, prepared, history, sample))
     aims = selecting.score_target(standing)
     if aims is not None:
         keep("score.target", aims)
-    scored = Scored(sample, suspects, aims)
-    shortlist = keep("shortlist", selecting.score_shortlist(standing, scored, amount))
-    scored = replace(scored, shortlist=shortlist)
+    scored = Scored(sample, aims, history.last("suspects"))
+    scored = replace(scored, shortlist=keep("shortlist", selecting.score_shortlist(standing, scored, amount)))
+    scored = replace(scored, suspects=keep("suspects", find_suspects(standing, scored.of_the_pool)))
     return Proposed(standing, scored, amount, keep("selection", selecting.select(standing, scored, amount)))
 
 

@@ -26,6 +26,7 @@ from al.cost import (
 from al.model_shape import ModelShape, model_shape
 from al.pool_estimate import PoolEstimate, estimate_pool
 from al.progress import duration
+from al.scoring_estimate import examples_scored, measured, seconds_per_token
 from al.store import Run
 from al.workflow import Options
 
@@ -70,9 +71,9 @@ def estimate(
     trained = tokens * _passes(config, number)
     steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
     memory = training_memory(config, shape, machine)
-    scored = _examples_scored(config, pool, tokens, number)
+    scored = examples_scored(config, pool, tokens, number)
     models = 1 + int(config.control) + (number == 1)  # what base and the round before answered is known
-    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models)
+    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
@@ -124,6 +125,7 @@ def _seconds(
     speed: float,
     scored: float,
     models: int,
+    number: int,
 ) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
@@ -133,53 +135,15 @@ def _seconds(
         **languages,
         "tokenize": pool.examples / 5_000,
         "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
-        "score": scored * pool.mean_tokens * _cost_of_measuring(config, forward, speed),
+        "score": scored * pool.mean_tokens * seconds_per_token(config, forward, speed, number),
         "train": train,
         "train control": train if config.control else 0.0,
         "evaluate": models * held * pool.mean_tokens / forward,
     }
 
 
-def _cost_of_measuring(config: Config, forward: float, speed: float) -> float:
-    """Seconds per token of all passes that scores and picker need; gradients take what training takes."""
-    wanted = _measured(config)
-    return (1 + len(wanted & {"unprompted", "reference"})) / forward + ("gradient" in wanted) / speed
-
-
-def _measured(config: Config) -> frozenset[str]:
-    """Measurements that scores and picker need besides the response's loss."""
-    from selection.scores import needs
-    from selection.strategy import measures
-
-    return needs(config.score.by, *config.score.also) | measures(config.select)
-
-
-def _examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: int) -> float:
-    """The sample of every cluster, and what the picker ranks inside the quotas; at most the pool."""
-    from al.selecting import LEAST_SAMPLE, sample_per_cluster
-    from selection.cluster import choose_k
-    from selection.pick import PICKERS
-    from selection.strategy import by_default, can_do_without_losses, needs_losses, resolve
-
-    if not needs_losses(config.select, number) or (config.target.files and by_default(config.select)):
-        return 0.0
-    per_cluster, strategy = config.score.sample_per_cluster, resolve(config.select)
-    if per_cluster == "all":
-        return float(pool.examples)
-    picked, picker = tokens / max(pool.mean_tokens, 1), PICKERS[strategy.picker]
-    clusters = choose_k(config.cluster.k, pool.examples)
-    if per_cluster == "auto":
-        training = picked * number if config.train.mode == "retrain" else picked
-        per_cluster = sample_per_cluster(training, config.train.epochs, clusters)
-        if per_cluster < LEAST_SAMPLE:
-            per_cluster = 0 if can_do_without_losses(config.select) else LEAST_SAMPLE
-    ranks = picker.uses_score or bool(picker.vectors & {"pooled", "gradient"})
-    looked_at = picked * strategy.shortlist_factor / (1 - strategy.tail_cut) if ranks else 0.0
-    return min(float(pool.examples), clusters * per_cluster + looked_at)
-
-
 def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float) -> float:
-    wanted = _measured(config)
+    wanted = measured(config)
     numbers = config.score.gradient_dimension * ("gradient" in wanted) + shape.hidden * ("pooled" in wanted)
     moments = 8.0 * shape.lora * ("gradient" in wanted)
     adapters = 1 + int(config.control)

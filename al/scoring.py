@@ -112,10 +112,13 @@ def score(
     """Measure `rows` (n,) of a token table with the adapter of the round before (None: the base model).
 
     Publishes `statistics.parquet` (row, nll_total, nll_mean, entropy_mean, top_mean, margin_mean, accuracy, targets, and as
-    the config's scores need nll_unprompted_mean, nll_reference_mean), `pooled.npy` and `gradients.npy` (n, d) float16 unit
+    scores and the look for noise need nll_unprompted_mean, nll_reference_mean), `pooled.npy` and `gradients.npy` (n, d) float16 unit
     vectors in the order of its rows, and `score.json`.
     """
-    return _stage(session, "score", tokens, adapter, rows, measurements(session), number, label, {}, adam=True)
+    wanted = measurements(session)
+    if adapter is not None and session.config.noise.look != "none":
+        wanted |= {"unprompted"}  # a base model knows too little of what responses look like to be asked
+    return _stage(session, "score", tokens, adapter, rows, wanted, number, label, {}, adam=True)
 
 
 def score_target(

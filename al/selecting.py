@@ -20,7 +20,7 @@ from al.selected import write_quotas, write_selection
 from al.session import Session
 from al.shards import rows_digest
 from al.standing import Scored, Standing
-from al.suspects import held_back, reasons
+from al.suspects import held_back, reasons, suspected_share
 from al.vectors import vectors_of
 from selection.holdout import POOL
 from selection.scores import TARGETED, computable, needs
@@ -31,6 +31,10 @@ LEAST_SAMPLE = 2
 """Of each cluster; one example tells nothing of how much of a difference between clusters is chance."""
 FORWARD_COST = 1 / 3
 """Of a forward pass, in passes of training."""
+FIRST_LOOK = 512
+"""At most so many picks are looked at to see how much noise there is."""
+NOISY = 0.05
+"""Share of suspects among what was looked at from which on every pick is looked at."""
 
 
 def score_sample(standing: Standing, amount: Any) -> Artifact:
@@ -56,18 +60,39 @@ def _sample_size(standing: Standing, amount: Any) -> Any:
     config, state = standing.session.config, standing.state
     if config.score.sample_per_cluster != "auto":
         return config.score.sample_per_cluster
-    examples = amount.amount if amount.unit == "examples" else amount.amount / state.tokens[state.rows].mean()
-    if config.train.mode == "retrain":
-        examples += len(standing.history.all_picked())
     clusters = len(np.unique(state.cluster[state.rows]))
-    found = sample_per_cluster(examples, config.train.epochs, clusters)
+    found = sample_per_cluster(_affordable(standing, amount), clusters)
     pays = found >= LEAST_SAMPLE and _distinctness(standing) > 0
     return max(found, LEAST_SAMPLE) if pays or not can_do_without_losses(standing.select) else 0
 
 
-def sample_per_cluster(examples: float, epochs: float, clusters: int) -> int:
-    """How many of each cluster can be measured in SCORING_SHARE of the time of training; at most 8."""
-    return int(min(SCORING_SHARE * epochs * examples / FORWARD_COST / max(clusters, 1), 8))
+def _affordable(standing: Standing, amount: Any) -> float:
+    """How many examples can be measured in SCORING_SHARE of the time that this round trains."""
+    config, state = standing.session.config, standing.state
+    examples = amount.amount if amount.unit == "examples" else amount.amount / state.tokens[state.rows].mean()
+    if config.train.mode == "retrain":
+        examples += len(standing.history.all_picked())
+    return affordable(config.train.epochs * examples, _passes_of_measuring(standing))
+
+
+def _passes_of_measuring(standing: Standing) -> float:
+    """Forward passes over an example that measuring it takes: responses once more where noise is looked for."""
+    from trainer.tokens import TokenTable
+
+    if standing.history.adapter() is None or standing.session.config.noise.look == "none":
+        return 1.0
+    table, rows = TokenTable.open(standing.prepared.tokens.path), standing.state.rows
+    return 1.0 + float(np.asarray(table.target_counts)[rows].sum() / np.asarray(table.lengths)[rows].sum())
+
+
+def affordable(trained: float, passes: float) -> float:
+    """How many examples can be measured, in so many forward passes each, in SCORING_SHARE of the time of training on `trained`."""
+    return SCORING_SHARE * trained / (FORWARD_COST * passes)
+
+
+def sample_per_cluster(examples: float, clusters: int) -> int:
+    """How many of each cluster `examples` are; at most 8."""
+    return int(min(examples / max(clusters, 1), 8))
 
 
 def score_target(standing: Standing) -> Artifact | None:
@@ -86,20 +111,39 @@ def score_target(standing: Standing) -> Artifact | None:
 
 
 def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact:
-    """Measure what the picker must know inside its quotas and the sample did not cover."""
-    from selection.strategy import shortlist
+    """Measure what the picker must know inside its quotas and the sample did not cover, or what it would pick is looked at for."""
+    from selection.shortlist import shortlist
 
     session, state = standing.session, standing.state
     chooser = candidates_for(standing, scored)
     quotas = quotas_for(standing, scored, amount)
-    wanted = state.rows[shortlist(chooser, quotas, standing.select, standing.seed)]
+    look_at = _picks_looked_at(standing, scored, amount)
+    wanted = state.rows[shortlist(chooser, quotas, standing.select, standing.seed, look_at)]
     rows = np.setdiff1d(wanted, statistics_of(scored.sample)["row"])
     adapter = standing.history.adapter()
     return scoring.score(session, standing.prepared.tokens, adapter, rows, standing.number, "score shortlist")
 
 
+def _picks_looked_at(standing: Standing, scored: Scored, amount: Any) -> int:
+    """How many picks are measured before they are made, to see whether they are suspected noise (`noise.look`)."""
+    noise, everything = standing.session.config.noise, len(standing.state.keys)
+    if standing.history.adapter() is None or not noise.hold or noise.look in ("none", "measured"):
+        return 0
+    if noise.look == "picks":
+        return everything
+    looked_at, share = suspected_share(standing, scored.sample)
+    if share >= NOISY:
+        return everything
+    return 0 if looked_at else first_look(_affordable(standing, amount))
+
+
+def first_look(examples: float) -> int:
+    """How many picks are looked at where nothing was measured that could tell how much noise there is, and `examples` may be."""
+    return int(min(examples, FIRST_LOOK))
+
+
 def quotas_for(standing: Standing, scored: Scored, amount: Any) -> Any:
-    """Quotas from the sample alone, so that they are the same before and after the shortlist is measured."""
+    """Quotas from the losses of the sample alone: what a picker wants measured is no random part of a cluster."""
     from selection.strategy import allocate
 
     before = replace(scored, shortlist=None)

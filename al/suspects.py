@@ -1,4 +1,4 @@
-"""Which examples are held back as suspected noise: those whose loss contradicts that of their nearest measured neighbours."""
+"""Which examples are held back as suspected noise: those whose prompt makes their response less likely."""
 
 from __future__ import annotations
 
@@ -9,100 +9,106 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
-from al.columns import losses_before, statistics_of
-from al.lineage import History
+from al.columns import statistics_of
 from al.pool.store import Pool
-from al.prepare import Prepared
-from al.session import Session, local_identity
+from al.standing import Standing
 
-
-def find_suspects(session: Session, prepared: Prepared, history: History, sample: Artifact) -> Artifact:
-    """Compare the losses of the sample with their neighbours'; suspects of earlier rounds stay such until they are measured again.
-
-    Prompts are embedded for it, since a wrong answer moves a conversation away from those it should be compared with. Publishes
-    `suspects.parquet` (key, id, nll, neighbour_nll, z, round, reason) and `suspects.json`.
-    """
-    previous = history.last("suspects")
-    embed = session.config.embed
-    params = {
-        "embed": embed.model_dump(mode="json", exclude={"device", "batch_tokens", "text"}),
-        "files": local_identity(embed.model),
-        "round": history.number,
-    }
-
-    def build(out: Path, scratch: Path) -> None:
-        statistics, pool = statistics_of(sample), prepared.open_pool()
-        before = _loss_before(history, pool, statistics["row"])
-        found = _suspicions(session, pool, statistics, before, history.number)
-        if previous is not None:
-            found = _with_earlier(
-                found, pq.read_table(previous.path / "suspects.parquet"), pool.keys[statistics["row"]]
-            )
-        pq.write_table(found, out / "suspects.parquet")
-        write_json(out / "suspects.json", {"measured": len(statistics["row"]), "suspects": len(found)})
-
-    return session.run.stage(
-        "suspects",
-        version=1,
-        inputs={"pool": prepared.pool, "sample": sample, "previous": previous},
-        params=params,
-        build=build,
-        label="suspected noise",
-    )
-
-
+UNPROMPTED = "nll_unprompted_mean"
 SCHEMA = pa.schema(
     [
         ("key", pa.uint64()),
         ("id", pa.string()),
         ("nll", pa.float32()),
-        ("neighbour_nll", pa.float32()),
-        ("z", pa.float32()),
+        ("nll_unprompted", pa.float32()),
+        ("gain", pa.float32()),
         ("round", pa.int64()),
         ("reason", pa.string()),
     ]
 )
 
 
-def _suspicions(
-    session: Session, pool: Pool, statistics: dict[str, np.ndarray], before: np.ndarray, number: int
-) -> pa.Table:
-    from selection.embed import embed_texts
-    from selection.noise import LEAST_NEIGHBOURS, suspected_noise
+def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
+    """Compare what this round measured with and without prompts; suspects of earlier rounds stay such until they are measured
+    again.
 
-    rows = statistics["row"]
-    if len(rows) <= LEAST_NEIGHBOURS:
-        return SCHEMA.empty_table()
-    prompts = pool.texts(rows, part="prompt")
-    with session.embedder.at_work() as embedder, session.progress("embed prompts", len(rows), "examples") as progress:
-        vectors = np.empty((len(rows), embedder.get_embedding_dimension()), dtype=np.float16)
-        embed_texts(prompts, session.config.embed, vectors, progress=progress, embedder=embedder)
-    found = suspected_noise(vectors, statistics["nll_mean"], before=before)
-    at = np.flatnonzero(found.suspect)
+    Publishes `suspects.parquet` (key, id, nll and nll_unprompted per response token, gain in nats of the whole response, round,
+    reason) and `suspects.json`: how many were looked at, how many of them are suspects, and how many suspects there are in all.
+    """
+    previous, number = standing.history.last("suspects"), standing.number
+
+    def build(out: Path, scratch: Path) -> None:
+        pool, measured = standing.prepared.open_pool(), _both_ways(scored)
+        suspect, gain = _suspicion(standing, measured)
+        found = _table(pool, {name: values[suspect] for name, values in measured.items()}, gain[suspect], number)
+        known = found
+        if previous is not None:
+            earlier = pq.read_table(previous.path / "suspects.parquet")
+            again = np.isin(earlier["key"].to_numpy(), pool.keys[measured["row"]])
+            known = pa.concat_tables([found, earlier.filter(pa.array(~again))])
+        pq.write_table(known, out / "suspects.parquet")
+        counts = {"looked_at": len(gain), "found": len(found), "suspects": len(known)}
+        write_json(out / "suspects.json", counts)
+
+    return standing.session.run.stage(
+        "suspects",
+        version=2,
+        inputs={
+            "pool": standing.prepared.pool,
+            "clusters": standing.clusters,
+            "previous": previous,
+            **{f"measured {i}": artifact for i, artifact in enumerate(scored)},
+        },
+        params={"round": number},
+        build=build,
+        label="suspected noise",
+    )
+
+
+def suspected_share(standing: Standing, sample: Artifact) -> tuple[int, float]:
+    """How many examples were looked at so far, this round's sample included, and the share of them that were suspects."""
+    suspect, _ = _suspicion(standing, _both_ways([sample]))
+    counts = [done["suspects"].json("suspects.json") for done in standing.history.rounds if "suspects" in done]
+    looked_at = len(suspect) + sum(count["looked_at"] for count in counts)
+    found = int(suspect.sum()) + sum(count["found"] for count in counts)
+    return looked_at, found / max(looked_at, 1)
+
+
+def _both_ways(scored: list[Artifact]) -> dict[str, np.ndarray]:
+    """Rows, targets and mean NLL with and without prompt of what was measured both ways."""
+    names = ("row", "targets", "nll_mean", UNPROMPTED)
+    tables = [statistics for artifact in scored if UNPROMPTED in (statistics := statistics_of(artifact))]
+    columns = {name: np.concatenate([np.empty(0), *(table[name] for table in tables)]) for name in names}
+    known = np.isfinite(columns["nll_mean"]) & np.isfinite(columns[UNPROMPTED])
+    columns = {name: values[known] for name, values in columns.items()}
+    return columns | {"row": columns["row"].astype(np.int64)}
+
+
+def _suspicion(standing: Standing, measured: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) whether each measured example is suspected, and the nats that its prompt takes off its response's NLL."""
+    from selection.noise import suspected_noise
+
+    rows, targets = measured["row"], measured["targets"]
+    sources = np.unique(np.asarray(standing.prepared.open_pool().sources)[rows], return_inverse=True)[1]
+    groups = (sources, standing.state.cluster[rows])
+    found = suspected_noise(measured["nll_mean"] * targets, measured[UNPROMPTED] * targets, groups)
+    return found.suspect, found.gain
+
+
+def _table(pool: Pool, of: dict[str, np.ndarray], gain: np.ndarray, number: int) -> pa.Table:
     columns = [
-        pool.keys[rows[at]],
-        np.asarray(pool.ids)[rows[at]],
-        statistics["nll_mean"][at].astype(np.float32),
-        found.neighbour_loss[at],
-        found.z[at],
-        np.full(len(at), number),
-        [found.explain(int(i)) for i in at],
+        pool.keys[of["row"]],
+        np.asarray(pool.ids)[of["row"]],
+        of["nll_mean"].astype(np.float32),
+        of[UNPROMPTED].astype(np.float32),
+        gain.astype(np.float32),
+        np.full(len(gain), number),
+        [_reason(*values) for values in zip(of["nll_mean"], of[UNPROMPTED], gain, strict=True)],
     ]
     return pa.table([pa.array(c, type=field.type) for c, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def _with_earlier(found: pa.Table, earlier: pa.Table, measured: np.ndarray) -> pa.Table:
-    """The suspects found now, and the earlier ones that were not measured now."""
-    kept = ~np.isin(earlier["key"].to_numpy(), measured)
-    return pa.concat_tables([found, earlier.filter(pa.array(kept))])
-
-
-def _loss_before(history: History, pool: Pool, rows: np.ndarray) -> np.ndarray:
-    """(m,) the loss of each row in the latest earlier round that measured it, NaN for none."""
-    latest = np.full(len(pool.keys), np.nan)
-    for _, measured, losses in losses_before(history, pool.keys, ("score",)):
-        latest[measured] = losses
-    return latest[rows]
+def _reason(nll: float, unprompted: float, gain: float) -> str:
+    return f"its prompt makes its response less likely: NLL {nll:.2f} with it, {unprompted:.2f} without, {-gain:.1f} nats in all"
 
 
 def held_back(

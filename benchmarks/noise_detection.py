@@ -1,10 +1,10 @@
-"""How much of planted noise is suspected, and how much of what is suspected is noise.
+"""How much of planted noise is suspected, how much of what is suspected is noise, and how much of clean pools is.
 
-    python benchmarks/noise_detection.py measure --pool POOLS/evals-noisy/pool.jsonl --model DIR --embedder DIR --work DIR --losses FILE.npz
-    python benchmarks/noise_detection.py judge --noisy FILE.npz --clean FILE.npz --out benchmarks/results/noise_detection.json
+    python benchmarks/noise_detection.py measure --pool POOLS/evals-noisy --model DIR --embedder DIR --work DIR --out FILE.npz
+    python benchmarks/noise_detection.py judge FILE.npz ... --out benchmarks/results/noise_detection.json
 
-`measure` needs a GPU: it trains adapters on 1,000 and on 4,000 random examples of a pool of benchmarks/study_pools.py, measures the whole
-pool with each and with the base model, and embeds its prompts. `judge` runs anywhere.
+`measure` needs a GPU: it trains adapters on 1,000 and on 4,000 examples of a pool of benchmarks/study_pools.py, clusters in turn, and
+measures what they were not trained on, and all of it with the base model, with and without prompts. `judge` runs anywhere.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-TRAINED = (1000, 4000)
-SHARES, DRAWS = (1.0, 0.1, 0.05), 3
+TRAINED = (0, 1000, 4000)
+SAMPLES = ("all", "a twentieth", "two of each cluster")
+DRAWS = 5
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Losses of every example under base and adapters, its prompt's vector, and whether it is planted."""
+    """NLL of every response with and without its prompt, its cluster, and whether it is planted."""
     import pyarrow.parquet as pq
 
     from al import stages
@@ -36,75 +37,112 @@ def measure(arguments: argparse.Namespace) -> None:
     from al.scoring import score
     from al.session import Session
     from al.store import Run
+    from selection.cluster import cluster
+    from selection.config import ClusterConfig
+    from selection.randomness import keyed_draw
 
+    name = arguments.pool.name
     values = {
-        "pool": {"files": [str(arguments.pool)]},
+        "pool": {"files": [str(arguments.pool / "pool.jsonl")]},
         "tokens": {"max_length": 768},
-        "model": {"name": str(arguments.model)},
+        "model": {"name": str(arguments.model), "device": arguments.device},
         "lora": {"r": 32, "alpha": 64},
-        "embed": {"model": str(arguments.embedder), "text": "prompt", "batch_tokens": 65536},
-        "train": {"learning_rate": 1e-3, "epochs": 1, "pack_length": 1024, "packs_per_step": 4, "packs_per_batch": 4},
-        "measure": {"batch_tokens": 32768},
+        "embed": {"model": str(arguments.embedder), "device": arguments.device, "batch_tokens": 65536},
+        "train": {
+            "learning_rate": 1e-3 if name.startswith(("evals", "chat")) else 2e-3,
+            "epochs": 1,
+            "pack_length": 768,
+            "packs_per_step": 5,
+            "packs_per_batch": 5,
+            "neftune_alpha": 5,
+        },
+        "measure": {"batch_tokens": arguments.batch_tokens},
+        "score": {"also": ["ifd"]},
     }
-    session = Session(Run.create_or_open(arguments.work), parse(values, "noise"))
+    session = Session(Run.create_or_open(arguments.work), parse(values, name), quiet=True)
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
     data = Tokenized(version, pool, tokens, pool)
     usable = np.flatnonzero(trainable(pool, tokens))
-    order = np.random.default_rng(0).permutation(usable)
-    found: dict[str, Any] = {}
-    for name, count in (("base", 0), *((f"a{count}", count) for count in TRAINED)):
+    clusters = cluster(load_embeddings(embed(session, pool)), ClusterConfig(iterations=10), 0).assignment
+    keys, marks = data.open_pool().keys, data.open_pool().metadata(np.arange(len(clusters)))
+    draw = keyed_draw(keys, 0, 1)
+    order = usable[np.lexsort((draw[usable], _turn(clusters[usable], draw[usable])))]
+    found: dict[str, Any] = {"planted": np.array([bool(entry.get("planted")) for entry in marks]), "cluster": clusters}
+    for count in TRAINED:
         adapter = None
         if count:
             packs = stages.pack(session, data, np.sort(order[:count]), SELECTED)
             adapter = stages.train(session, data, packs, None, count, SELECTED)
-        scored = score(session, tokens, adapter, usable, count or 1, f"score with {name}")
+        scored = score(session, tokens, adapter, np.sort(order[count:]), count or 1, f"score after {count:,}")
         table = pq.read_table(scored.path / "statistics.parquet")
-        losses = np.full(len(data.open_pool()), np.nan, dtype=np.float16)
-        losses[table["row"].to_numpy()] = table["nll_mean"].to_numpy()
-        found[f"{name}_nll_mean"] = losses
-    marks = data.open_pool().metadata(np.arange(len(data.open_pool())))
-    planted = np.array([bool(entry.get("planted")) for entry in marks])
-    np.savez_compressed(arguments.losses, planted=planted, prompts=load_embeddings(embed(session, pool)), **found)
+        for column, statistic in (("with", "nll_mean"), ("without", "nll_unprompted_mean")):
+            total = np.full(len(clusters), np.nan, dtype=np.float32)
+            total[table["row"].to_numpy()] = table[statistic].to_numpy() * table["targets"].to_numpy()
+            found[f"{column}_{count}"] = total
+        np.savez_compressed(arguments.out, **found)
+        print(f"{name}: measured after {count:,}", flush=True)
+
+
+def _turn(cluster: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """(n,) how many examples of its cluster come before each by their draw."""
+    order = np.lexsort((draw, cluster))
+    first = np.r_[0, np.flatnonzero(np.diff(cluster[order])) + 1]
+    turn = np.empty(len(order), dtype=np.int64)
+    turn[order] = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
+    return turn
 
 
 def judge(arguments: argparse.Namespace) -> None:
-    """Precision and recall on the noisy pool, and what is suspected on the clean one, for whole and sampled measurement."""
-    noisy, clean = np.load(arguments.noisy), np.load(arguments.clean)
+    """Precision, recall and false suspicion, for whole and sampled measurement."""
     rows = []
-    for adapter in ("base", *(f"a{count}" for count in TRAINED)):
-        for share in SHARES:
-            draws = [_judged(noisy, clean, adapter, share, seed) for seed in range(DRAWS if share < 1 else 1)]
-            row = {key: round(float(np.mean([draw[key] for draw in draws])), 4) for key in draws[0]}
-            rows.append({"adapter": adapter, "measured": share, **row})
-            print(rows[-1], flush=True)
+    for path in arguments.files:
+        with np.load(path) as stored:
+            pool = {name: stored[name] for name in stored.files}
+        for count in TRAINED:
+            for sample in SAMPLES:
+                draws = [_judged(pool, count, sample, seed) for seed in range(1 if sample == "all" else DRAWS)]
+                totals = {key: float(np.sum([draw[key] for draw in draws])) for key in draws[0]}
+                rows.append({"pool": path.stem, "trained": count, "sample": sample, **_rates(totals, len(draws))})
+                print(rows[-1], flush=True)
     record = {
-        "command": "python benchmarks/noise_detection.py judge --noisy FILE --clean FILE --out benchmarks/results/noise_detection.json",
+        "command": "python benchmarks/noise_detection.py judge FILES --out benchmarks/results/noise_detection.json",
         "date": datetime.date.today().isoformat(),
         "device": arguments.device,
-        "versions": {"numpy": np.__version__},
-        "examples": len(noisy["planted"]),
-        "planted": round(float(noisy["planted"].mean()), 4),
+        "versions": {"torch": arguments.torch, "transformers": arguments.transformers},
         "rows": rows,
     }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _judged(noisy: Any, clean: Any, adapter: str, share: float, seed: int) -> dict[str, float]:
+def _judged(pool: dict[str, np.ndarray], count: int, sample: str, seed: int) -> dict[str, int]:
     from selection.noise import suspected_noise
 
-    found = []
-    for pool in (noisy, clean):
-        losses = pool[f"{adapter}_nll_mean"].astype(np.float64)
-        drawn = np.random.default_rng(seed).random(len(losses)) < share
-        rows = np.flatnonzero(drawn & np.isfinite(losses))
-        found.append((suspected_noise(pool["prompts"][rows], losses[rows]).suspect, pool["planted"][rows]))
-    (suspect, planted), (false, _) = found
-    right = (suspect & planted).sum()
+    known = np.flatnonzero(np.isfinite(pool[f"with_{count}"]))
+    draw, cluster = np.random.default_rng(seed).random(len(known)), pool["cluster"]
+    if sample == "a twentieth":
+        known = known[draw < 0.05]
+    elif sample == "two of each cluster":
+        known = known[_turn(cluster[known], draw) < 2]
+    found = suspected_noise(pool[f"with_{count}"][known], pool[f"without_{count}"][known], [cluster[known]])
+    planted = pool["planted"][known]
     return {
-        "precision": right / max(suspect.sum(), 1),
-        "recall": right / planted.sum(),
-        "suspected_of_clean": false.mean(),
+        "measured": len(known),
+        "planted": int(planted.sum()),
+        "suspects": int(found.suspect.sum()),
+        "right": int((found.suspect & planted).sum()),
+    }
+
+
+def _rates(totals: dict[str, float], draws: int) -> dict[str, Any]:
+    wrong, clean = totals["suspects"] - totals["right"], totals["measured"] - totals["planted"]
+    noisy = totals["planted"] > 0
+    return {
+        "measured": round(totals["measured"] / draws),
+        "planted": round(totals["planted"] / draws),
+        "recall": round(totals["right"] / totals["planted"], 4) if noisy else None,
+        "precision": round(totals["right"] / max(totals["suspects"], 1), 4) if noisy else None,
+        "false": round(wrong / max(clean, 1), 4),
     }
 
 
@@ -113,13 +151,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     measuring = commands.add_parser("measure")
-    for name in ("pool", "model", "embedder", "work", "losses"):
+    for name in ("pool", "model", "embedder", "work", "out"):
         measuring.add_argument(f"--{name}", type=Path, required=True)
+    measuring.add_argument("--device", default="cuda")
+    measuring.add_argument("--batch-tokens", type=int, default=32768)
     measuring.set_defaults(run=measure)
     judging = commands.add_parser("judge")
-    for name in ("noisy", "clean", "out"):
-        judging.add_argument(f"--{name}", type=Path, required=True)
-    judging.add_argument("--device", default="losses on NVIDIA H100 80GB HBM3", help="what the losses were measured on")
+    judging.add_argument("files", nargs="+", type=Path)
+    judging.add_argument("--out", type=Path, required=True)
+    judging.add_argument("--device", default="NVIDIA H100 80GB HBM3", help="what the losses were measured on")
+    judging.add_argument("--torch", default="2.11.0+cu130")
+    judging.add_argument("--transformers", default="5.17.0")
     judging.set_defaults(run=judge)
     arguments = parser.parse_args()
     arguments.run(arguments)

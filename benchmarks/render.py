@@ -288,31 +288,39 @@ def cpu_speed(record: dict[str, Any]) -> str:
 
 def noise_detection(record: dict[str, Any]) -> str:
     """Suspected noise against planted noise."""
-    names = {"base": "nothing", "a1000": "1,000 random examples", "a4000": "4,000 random examples"}
+
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{value:.0%}"
+
+    of_versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     rows = [
         [
-            names[row["adapter"]],
-            f"{row['measured']:.0%}",
-            f"{row['precision']:.0%}",
-            f"{row['recall']:.0%}",
-            f"{row['suspected_of_clean']:.1%}",
+            row["pool"],
+            f"{row['trained']:,}",
+            row["sample"],
+            f"{row['measured']:,}",
+            share(row["recall"]),
+            share(row["precision"]),
+            f"{row['false']:.1%}",
         ]
         for row in record["rows"]
     ]
     header = [
+        "pool",
         "adapter trained on",
         "measured",
-        "of the suspects are planted",
+        "examples",
         "of the planted are suspected",
-        "suspected of a clean pool",
+        "of the suspects are planted",
+        "suspected of what is not planted",
     ]
     text = [
         "## Suspected noise",
-        f"{record['device']}; {record['date']}; `{record['command']}`",
+        f"{record['device']}; {of_versions}; {record['date']}; `{record['command']}`",
         "",
-        f"SmolLM2-135M on {record['examples']:,} examples of 391 tasks, {record['planted']:.1%} of them with exchanged answers; "
-        f"{record.get('note', 'embeddings of prompts')}; recall among what is measured. Sparse measurement finds less: in the rounds of "
-        "docs/selection.md's study, where one example of each cluster is measured, see there.",
+        "Pools of the selection study; in the noisy ones the answers of a tenth of the examples are exchanged. SmolLM2-135M; adapters "
+        "trained on examples of all clusters alike. Trained on nothing: the base model, which Winnow does not ask. Samples: means "
+        "of five draws.",
         "",
         table(header, rows),
     ]

@@ -132,28 +132,38 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
 
 
 def found_noise(session: Any, prepared: Any, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of what was measured in any round: how much is planted, how much was suspected in the end, and how much of that rightly."""
+    """Of what was looked at in any round: how much is planted, how much was suspected in the end, and how much of that rightly;
+    and how much of what was picked is planted, in the first round and in the others."""
     import numpy as np
     import pyarrow.parquet as pq
 
+    from al.candidates import find_rows
+
     pool = prepared.open_pool()
-    measured: list[Any] = []
+    marks = np.array([bool(entry.get("planted")) for entry in pool.metadata(np.arange(len(pool)))], dtype=bool)
+    looked_at = [np.empty(0, dtype=np.int64)]
     for entry in rounds:
-        score = session.run.find(*entry["artifacts"]["score"].split("/"))
-        measured.append(pq.read_table(score.path / "statistics.parquet", columns=["row"])["row"].to_numpy())
-    rows = np.unique(np.concatenate(measured))
-    planted = np.array([bool(entry.get("planted")) for entry in pool.metadata(rows)], dtype=bool)
-    suspects = session.run.find(*rounds[-1]["artifacts"]["suspects"].split("/"))
-    keys = pq.read_table(suspects.path / "suspects.parquet", columns=["key"])["key"].to_numpy()
+        for role in {"score", "shortlist"} & entry["artifacts"].keys():
+            table = pq.read_table(_artifact(session, entry, role) / "statistics.parquet")
+            if "nll_unprompted_mean" in table.column_names:
+                looked_at.append(table["row"].to_numpy())
+    rows = np.unique(np.concatenate(looked_at))
+    keys = pq.read_table(_artifact(session, rounds[-1], "suspects") / "suspects.parquet")["key"].to_numpy()
     suspected = np.isin(pool.keys[rows], keys)
-    right = int((planted & suspected).sum())
+    right = int((marks[rows] & suspected).sum())
+    picks = [find_rows(pool.keys, np.load(_artifact(session, entry, "selection") / "picked.npy")) for entry in rounds]
     return {
-        "measured": len(rows),
-        "planted": int(planted.sum()),
+        "looked_at": len(rows),
+        "planted": int(marks[rows].sum()),
         "suspected": int(suspected.sum()),
         "precision": round(right / max(int(suspected.sum()), 1), 4),
-        "recall": round(right / max(int(planted.sum()), 1), 4),
+        "recall": round(right / max(int(marks[rows].sum()), 1), 4),
+        "picked_planted": [round(float(marks[p].mean()), 4) for p in (picks[0], np.concatenate(picks[1:] or picks))],
     }
+
+
+def _artifact(session: Any, entry: dict[str, Any], role: str) -> Path:
+    return session.run.find(*entry["artifacts"][role].split("/")).path
 
 
 def right_numbers(session: Any, prepared: Any, adapter: str) -> float:

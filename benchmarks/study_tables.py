@@ -89,15 +89,20 @@ def _numbers(rows: Sequence[Row]) -> str:
 
 
 def _noise(rows: Sequence[Row]) -> str:
-    """How much of the planted noise was suspected, in words."""
+    """How much of the planted noise was suspected, and how much was picked, in words."""
     lines = []
-    for name in dict.fromkeys(row["strategy"] for row in rows if row.get("noise", {}).get("measured")):
+    for name in dict.fromkeys(row["strategy"] for row in rows if row.get("noise", {}).get("looked_at")):
         found = [row["noise"] for row in rows if row["strategy"] == name and row.get("noise")]
         precision, recall = (np.mean([entry[key] for entry in found]) for key in ("precision", "recall"))
-        measured, planted = (round(np.mean([entry[key] for entry in found])) for key in ("measured", "planted"))
+        looked_at, planted = (round(np.mean([entry[key] for entry in found])) for key in ("looked_at", "planted"))
+        picked = [entry["picked_planted"] for entry in found if "picked_planted" in entry]
+        of_picks = ""
+        if picked:
+            first, later = np.mean(picked, axis=0)
+            of_picks = f"; of the first round's picks {first:.1%} had exchanged answers, of later ones {later:.1%}"
         lines.append(
-            f"{name}: of {measured:,} measured examples {planted:,} had exchanged answers; {recall:.0%} of them were suspected, and "
-            f"{precision:.0%} of the suspects were right."
+            f"{name}: of {looked_at:,} examples looked at {planted:,} had exchanged answers; {recall:.0%} of them were suspected, and "
+            f"{precision:.0%} of the suspects were right{of_picks}."
         )
     return "Suspected noise. " + " ".join(lines) if lines else ""
 

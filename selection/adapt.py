@@ -147,6 +147,9 @@ def within_rounds(loss: np.ndarray, second: np.ndarray, epoch: np.ndarray) -> tu
     rounding = 1e-9 * max(1.0, float(np.abs(loss).max()))
     if deviation < rounding:
         return (difference, np.copysign(np.inf, difference), 0.0) if abs(difference) > rounding else (0.0, 0.0, 1.0)
+    if halves.sum() < rounding**2:  # rounds with both halves are even by chance; the others tell the spread
+        p = 2 * t.sf(abs(difference) / (deviation / np.sqrt(squares)), degrees)
+        return difference, difference / deviation, float(p)
     counts = np.array([(~second).sum(), second.sum()])
     freedom = halves.sum() ** 2 / float((halves**2 / np.maximum(counts - 1, 1)).sum()) - (len(size) - 1)
     p = 2 * t.sf(abs(difference) / np.sqrt(halves.sum()), max(freedom, 1.0))

@@ -174,8 +174,14 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class NoiseConfig(BaseModel, extra="forbid", frozen=True):
-    """Examples that are held back because their loss contradicts that of their neighbours: wrong labels, garbled text."""
+    """Examples that are held back because their prompt makes their response less likely: wrong answers, exchanged ones."""
 
+    look: Literal["none", "measured", "picks", "auto"] = Field(
+        "auto",
+        description="From the second round on, what is looked at: what is measured anyway, or every pick as well, before it is one "
+        "(which takes about 1.4 forward passes over the picks). auto looks at picks where at least 5% of what was measured is "
+        "suspected, and at 512 picks where nothing was measured.",
+    )
     hold: bool = Field(True, description="Whether suspects are held back. The report lists them either way.")
     release: list[str] = Field(
         default=[], description="Ids of examples that are no suspects, whatever is measured; the report names ids."

@@ -1,8 +1,9 @@
-"""Strategies by name, and the three steps of a selection: quotas, what must be measured to fill them, picks with reasons.
+"""Strategies by name, and the steps of a selection: quotas, what must be measured to fill them, picks with reasons.
 
     losses of a sample ──allocate──▶ quotas ──shortlist──▶ measure ──select──▶ picks, and why not the others
 
-All three are deterministic, depend on the examples' keys and not on the order of rows, and take O(n) memory.
+The one between stands in selection.shortlist. All are deterministic, depend on the examples' keys and not on the order of rows,
+and take O(n) memory.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from selection.config import SelectConfig
 from selection.errors import SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
-from selection.pick import PICKERS, Prefilter, most_suspects
+from selection.pick import PICKERS, most_suspects
 from selection.randomness import EXPLORE, keyed_draw
-from selection.ranked import explain, groups_in_random_order, pick_examples, pick_tokens, rank_groups, tail_cut
+from selection.ranked import explain, pick_examples, pick_tokens, rank_groups, tail_cut
 from selection.registry import STRATEGIES
 from selection.vector_pickers import longest_picker as _registers_the_rest  # noqa: F401
 
@@ -44,7 +45,6 @@ __all__ = [
     "registry",
     "resolve",
     "select",
-    "shortlist",
     "vectors_needed",
 ]
 
@@ -235,57 +235,6 @@ def _quota_reason(reason: str, share: float, total: int, unit: str, quota: int, 
         return "no selectable example"
     full = "; all it can give" if quota == capacity else ""
     return f"{reason}; weight {share:.1%} of {total} {unit}{full}"
-
-
-def shortlist(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int]) -> np.ndarray:
-    """Candidates that must be measured before `select`, and are not yet.
-
-    A picker that ranks by what is measured chooses among `shortlist_factor` times its quota (with spares for what the tail cut
-    may take): drawn at random in a cluster; of the whole pool, those whose embeddings are nearest to the target. The
-    other pickers need nothing measured.
-
-    Returns:
-        (m,) int64 rows of the candidates, ascending.
-    """
-    strategy = resolve(config)
-    picker = PICKERS[strategy.picker]
-    if not picker.uses_score and not measures(config):
-        return np.empty(0, dtype=np.int64)
-    known = ~np.isnan(candidates.loss) & ~(np.isnan(candidates.score) & picker.uses_score)
-    for name in measures(config):
-        known &= candidates.vectors[name].row >= 0 if name in candidates.vectors else False
-    open_ = candidates.trusted & ~np.isin(candidates.keys, quotas.explored)
-    cut = tail_cut(candidates, strategy)
-    wanted = [np.empty(0, dtype=np.int64)]
-    group = np.zeros(len(candidates), dtype=np.int64) if picker.whole_pool else candidates.cluster
-    for c, rows in groups_in_random_order(candidates, group, seed_parts):
-        if quotas.quota[c] > 0:
-            rows = rows[open_[rows] & ~cut[rows]]
-            if picker.prefilter is not None:
-                rows = _prefiltered(picker.prefilter, candidates, rows, quotas, strategy)
-            wanted.append(rows[: _depth(candidates.tokens[rows], quotas, c, strategy)])
-    rows = np.sort(np.concatenate(wanted))
-    return rows[~known[rows]]
-
-
-def _prefiltered(
-    prefilter: Prefilter, candidates: Candidates, rows: np.ndarray, quotas: Quotas, strategy: Strategy
-) -> np.ndarray:
-    """The first of `rows` by a picker's prefilter, as many as must be measured: of tokens, what comes first may be shorter than
-    what a random order began with."""
-    group, count = candidates.take(rows), _depth(candidates.tokens[rows], quotas, 0, strategy)
-    while True:
-        order = prefilter(group, count)
-        if len(order) == len(rows) or _depth(group.tokens[order], quotas, 0, strategy) <= len(order):
-            return rows[order]
-        count *= 2
-
-
-def _depth(tokens: np.ndarray, quotas: Quotas, c: int, strategy: Strategy) -> int:
-    """How many of a group's examples, in random order, must be measured."""
-    amount = math.ceil(strategy.shortlist_factor * int(quotas.quota[c]))
-    count = amount if quotas.unit == "examples" else prefix_within(tokens, amount) + 1
-    return math.ceil((count - 1) / (1 - strategy.tail_cut)) + 1  # so many that `count` are left after the cut
 
 
 def select(

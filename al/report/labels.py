@@ -21,7 +21,7 @@ OUTCOMES = {
     "quota_full": "quota of its cluster was full",
     "no_quota": "its cluster got no quota",
     "tail_cut": "among its cluster's highest losses",
-    "suspected_noise": "its loss contradicts its neighbours': suspected noise",
+    "suspected_noise": "its prompt makes its response less likely: suspected noise",
     "held_out_dev": "held out as dev",
     "held_out_test": "held out as test",
     "near_duplicate": "near-duplicate of another example",

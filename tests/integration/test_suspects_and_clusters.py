@@ -18,41 +18,65 @@ from tiny_world import WORDS
 
 from al.pool.store import Pool
 
-WRONG = "nine bridge opposite"
 
-
-def outspoken(model: str, copy: Path) -> Path:
-    """The model with a louder head: random ones of this size are nearly even in every token, whatever they are taught."""
+def copying(model: str, copy: Path) -> Path:
+    """The model with weights that make what stands in the context likely, so that it knows without training which responses belong to
+    their prompts: even attention adds the mean of all embeddings to each, and the head finds what lies near."""
     shutil.copytree(model, copy)
     weights = load_file(copy / "model.safetensors")
+    rng = np.random.default_rng(0)
+    embedding = rng.normal(size=weights["model.embed_tokens.weight"].shape)
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    value = np.linalg.qr(rng.normal(size=(32, 16)))[0].T
+    heads = np.repeat(value.reshape(2, 8, 32), 2, axis=0).reshape(32, 32)  # two query heads share one of values
+    changed = {"model.embed_tokens.weight": embedding, "lm_head.weight": 1.5 * embedding}
+    for layer in (0, 1):
+        of = f"model.layers.{layer}."
+        changed |= {of + name: 0 * weights[of + name] for name in ("self_attn.q_proj.weight", "mlp.down_proj.weight")}
+        changed[of + "self_attn.v_proj.weight"] = value
+        changed[of + "self_attn.o_proj.weight"] = heads.T * (layer == 0)
     save_file(
-        weights | {"lm_head.weight": 12 * weights["lm_head.weight"]}, copy / "model.safetensors", {"format": "pt"}
+        weights | {name: np.ascontiguousarray(w, dtype=np.float32) for name, w in changed.items()},
+        copy / "model.safetensors",
+        {"format": "pt"},
     )
     return copy
 
 
 @pytest.fixture(scope="module")
 def measured(world, tmp_path_factory) -> Path:
-    """Two rounds on two tasks in one cluster: one that is soon learned, with some wrong answers in it, and one that cannot be. The
-    second round measures all."""
+    """Two rounds on two tasks in one cluster, answers to which repeat words of their prompts: out of two, which is easy, with some of
+    the answers exchanged, and out of five. The second round measures all."""
     root, rng = tmp_path_factory.mktemp("suspects"), random.Random(2)
-    easy = [(f"agree with {' '.join(rng.sample(WORDS[:18], 5))}", "yes") for _ in range(90)]
-    hard = [(f"{' '.join(rng.sample(WORDS[18:], 9))}", " ".join(rng.choices(WORDS, k=2))) for _ in range(60)]
-    rows = [(prompt, WRONG if i % 15 == 4 else answer) for i, (prompt, answer) in enumerate(easy)] + hard
+    rows = []
+    for i in range(90):
+        two, other = np.reshape(rng.sample(WORDS[:18], 4), (2, 2)).tolist()
+        answer = " ".join(rng.choices(other if i % 9 == 4 else two, k=8))
+        rows.append((f"easy {' '.join(rng.choices(two, k=8))}", answer))
+    for _ in range(60):
+        five = rng.sample(WORDS[18:], 5)
+        rows.append((" ".join(five), " ".join(five[:4])))
     pool = root / "pool.jsonl"
     pool.write_text("".join(json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows))
     config = yaml.safe_load(world.read_text())
     config["pool"]["files"], config["model"]["name"] = (
         [str(pool)],
-        str(outspoken(config["model"]["name"], root / "model")),
+        str(copying(config["model"]["name"], root / "model")),
     )
     config["holdout"], config["cluster"] = {"dev": 4, "test": 8}, {"k": 1}
     config["score"]["sample_per_cluster"] = "all"
     (root / "config.yaml").write_text(yaml.safe_dump(config))
     do_round(
-        root / "run", "--config", root / "config.yaml", "--strategy", "random", "--set", "train.epochs=6", budget=40
+        root / "run",
+        "--config",
+        root / "config.yaml",
+        "--strategy",
+        "random",
+        "--set",
+        "train.learning_rate=1e-4",
+        budget=40,
     )
-    do_round(root / "run", "--strategy", "loss", "--set", "train.epochs=1")
+    do_round(root / "run", "--strategy", "loss")
     return root / "run"
 
 
@@ -76,10 +100,14 @@ def suspects(run, number):
     return pq.read_table(run / f"rounds/{number:03d}/suspects/suspects.parquet").to_pandas()
 
 
+def is_wrong(messages) -> bool:
+    return not set(messages[-1]["content"].split()) <= set(messages[0]["content"].split())
+
+
 def wrong(run) -> set[str]:
     """Ids of the wrong answers that are neither held out nor trained on in the first round."""
     pool = Pool.open(run / "rounds/001/pool")
-    planted = {pool.ids[row] for row, m in enumerate(pool.messages(np.arange(len(pool)))) if m[-1]["content"] == WRONG}
+    planted = {pool.ids[row] for row, m in enumerate(pool.messages(np.arange(len(pool)))) if is_wrong(m)}
     first = table(run, 1)
     return planted & set(first[first.outcome == "quota_full"].id)
 
@@ -87,14 +115,15 @@ def wrong(run) -> set[str]:
 def test_wrong_answers_are_suspected_once_the_task_is_learned_and_held_back(measured):
     assert len(suspects(measured, 1)) == 0  # nothing was measured
     found, second = suspects(measured, 2), table(measured, 2)
-    assert len(wrong(measured)) >= 2
-    assert set(found.id) == wrong(measured)
+    right = wrong(measured) & set(found.id)
+    assert len(right) >= 0.6 * len(wrong(measured)) >= 3 and len(right) >= 0.7 * len(found)
     assert set(second[second.outcome == "suspected_noise"].id) == set(found.id)
     assert set(second[second.suspicion.notna()].id) == set(found.id)
-    assert (found["round"] == 2).all() and (found.nll > found.neighbour_nll).all() and (found.z >= 1.75).all()
-    assert found.reason.str.contains("where its 16 nearest neighbours have").all()
+    assert (found["round"] == 2).all() and (found.nll > found.nll_unprompted).all() and (found.gain < 0).all()
+    assert found.reason.str.startswith("its prompt makes its response less likely: NLL").all()
     document = json.loads((measured / "rounds/002/suspects/suspects.json").read_text())
-    assert document["suspects"] == len(found) and document["measured"] == np.isfinite(second.nll).sum()
+    looked_at = int(np.isfinite(second.nll).sum())
+    assert document == {"looked_at": looked_at, "found": len(found), "suspects": len(found)}
     summary = json.loads((measured / "rounds/002/summary.json").read_text())
     assert summary["selection"]["outcomes"]["suspected_noise"] == len(found)
     page = (measured / "rounds/002/report.html").read_text()
@@ -103,33 +132,54 @@ def test_wrong_answers_are_suspected_once_the_task_is_learned_and_held_back(meas
 
 def test_suspects_stay_so_until_they_are_measured_again(measured, again):
     before = suspects(measured, 2)
-    do_round(again, "--strategy", "random")  # measures nothing
+    do_round(again, "--strategy", "random", "--set", "noise.look=measured")  # measures nothing
     assert set(suspects(again, 3).key) == set(before.key) and (suspects(again, 3)["round"] == 2).all()
     third = table(again, 3)
     assert set(third[third.outcome == "suspected_noise"].id) == set(before.id)
     assert third[third.outcome == "suspected_noise"].suspicion.tolist() != [None] * len(before)
     do_round(again, "--strategy", "loss")  # measures all
-    assert (suspects(again, 4)["round"] == 4).all() and wrong(again) <= set(suspects(again, 4).id)
+    assert (suspects(again, 4)["round"] == 4).all() and len(suspects(again, 4)) > 0
 
 
 def test_noise_that_is_not_held_back_is_listed_all_the_same(measured, again):
-    do_round(again, "--strategy", "random", "--set", "noise.hold=false")
+    do_round(again, "--strategy", "random", "--set", "noise.hold=false", "--set", "noise.look=measured")
     third, before = table(again, 3), suspects(measured, 2)
     assert set(suspects(again, 3).id) == set(before.id) == set(third[third.suspicion.notna()].id)
     assert "suspected_noise" not in set(third.outcome)
     page = (again / "rounds/003/report.html").read_text()
-    assert page.count("suspected noise: NLL") >= len(before)
+    assert page.count("suspected noise: its prompt") >= len(before)
 
 
 def test_a_suspect_that_is_released_may_be_picked(measured, again):
     freed = suspects(measured, 2).id.iloc[0]
     everything = int(table(measured, 2).outcome.isin(["quota_full", "tail_cut"]).sum())
-    refused = winnow("round", "--run", again, "--budget", everything + 2, "--no-control", "--strategy", "random")
+    only = ("--no-control", "--strategy", "random", "--set", "noise.look=measured")
+    refused = winnow("round", "--run", again, "--budget", everything + 2, *only)
     assert refused.code == 3 and "held back as suspected noise" in refused.err and "noise.hold=false" in refused.err
-    do_round(again, "--strategy", "random", "--set", f"noise.release=[{freed}]", budget=everything + 1)
+    do_round(again, *only[1:], "--set", f"noise.release=[{freed}]", budget=everything + 1)
     outcomes = table(again, 3).set_index("id").outcome
     assert outcomes[freed] == "selected"
     assert (outcomes == "suspected_noise").sum() == len(suspects(measured, 2)) - 1
+
+
+def looked_at(run, number) -> set[int]:
+    """Rows that a round measured for their noise alone."""
+    return set(pq.read_table(run / f"rounds/{number:03d}/shortlist/statistics.parquet")["row"].to_pylist())
+
+
+def test_where_a_twentieth_was_suspected_every_pick_is_looked_at_before_it_is_one(measured, again):
+    do_round(again, "--strategy", "random", budget=30)
+    third = table(again, 3)
+    picked = set(np.flatnonzero(third.outcome == "selected").tolist())
+    assert len(picked) == 30 and picked <= looked_at(again, 3)
+    assert not third[third.outcome == "selected"].id.isin(suspects(again, 3).id).any()
+
+
+def test_nothing_is_looked_at_where_nobody_asks(again):
+    do_round(again, "--strategy", "random", "--set", "noise.look=none")
+    assert not looked_at(again, 3)
+    do_round(again, "--strategy", "loss", "--set", "noise.look=none")
+    assert "nll_unprompted_mean" not in pq.read_schema(again / "rounds/004/score/statistics.parquet").names
 
 
 def clusters(run, number):
@@ -144,7 +194,7 @@ def test_the_third_round_splits_a_cluster_whose_losses_are_uneven(measured, agai
     assert found["changes"][0]["old"] == [0] and found["changes"][0]["new"] == [0, 1]
     assert [name[-4:] for name in found["names"]] == [" · 1", " · 2"]
     pool = Pool.open(again / "rounds/003/pool")
-    easy = np.array([m[0]["content"].startswith("agree") for m in pool.messages(np.arange(len(pool)))])
+    easy = np.array([m[0]["content"].startswith("easy") for m in pool.messages(np.arange(len(pool)))])
     assert max(np.mean(assigned.cluster[easy] == 0), np.mean(assigned.cluster[~easy] == 1)) > 0.9
     link = (again / "rounds/003/clusters").resolve()
     assert link.parent.name == "adapted_clusters"

@@ -126,10 +126,3 @@ def test_past_rounds_are_told_by_the_present_clusters(grown):
     np.testing.assert_allclose(second.loss, [1.5, np.nan, 2.5])  # shortlists are no random part of a cluster
     assert first.spent.tolist() == [0, 1, 0] and second.spent.tolist() == [1, 0, 1]
     assert [entry.spent.tolist() for entry in past_rounds(grown, state, "tokens")] == [[0, 7, 0], [5, 0, 9]]
-
-
-def test_the_loss_before_is_that_of_the_latest_round_that_measured_it(grown):
-    from al.suspects import _loss_before
-
-    pool = SimpleNamespace(keys=keys(10, 15, 20, 30, 40))
-    np.testing.assert_array_equal(_loss_before(grown, pool, np.arange(5)), [3.0, 1.5, 4.0, 5.0, 2.5])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from selection.pick import most_suspects
 from selection.sample import stratified_sample
+from selection.shortlist import shortlist
 from selection.strategy import (
     Budget,
     Candidates,
@@ -20,7 +21,6 @@ from selection.strategy import (
     needs_losses,
     resolve,
     select,
-    shortlist,
 )
 
 SEED = (7, 1)

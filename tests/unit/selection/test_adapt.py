@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
 from selection.adapt import adapt, within_rounds
 from selection.vectors import unit
@@ -138,6 +138,17 @@ def test_within_one_round_it_is_welchs_test():
     difference, _, p = within_rounds(loss, second, np.zeros(30, dtype=int))
     assert np.isclose(difference, loss[second].mean() - loss[~second].mean())
     assert np.isclose(p, ttest_ind(loss[second], loss[~second], equal_var=False).pvalue)
+
+
+def test_halves_without_spread_are_judged_by_the_spread_of_the_other_rounds():
+    loss = np.array([1.0, 1.0, 2.0, 2.0, 0.0, 3.0, 1.0, 4.0])
+    second = np.array([False, False, True, True, True, True, True, True])
+    epoch = np.array([0, 0, 0, 0, 1, 1, 1, 1])  # the second round has one half only
+    difference, effect, p = within_rounds(loss, second, epoch)
+    residual = np.array([-2.0, 1.0, -1.0, 2.0])
+    deviation = np.sqrt((residual**2).sum() / 5)
+    assert difference == pytest.approx(1.0) and effect == pytest.approx(1 / deviation)
+    assert p == pytest.approx(2 * t.sf(1 / deviation, 5))
 
 
 def test_rounds_are_not_mistaken_for_tasks():

@@ -1,165 +1,84 @@
-"""Suspected noise."""
+"""Suspected noise: what the prompt takes off the loss of a response."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from selection import dedup, noise
-from selection.noise import suspected_noise
-from selection.vectors import unit
+from selection.noise import LEAST_OF_A_GROUP, suspected_noise
 
 
-def made(tasks=20, each=100, wrong=0.09, d=32, seed=0):
-    """Tasks in clouds, each with a loss of its own from easy to hard, and a share of wrong labels that lose 2 to 5 nats more."""
+def made(n=2000, wrong=0.1, seed=0):
+    """Responses of which the prompt takes off 1 to 30 nats, from easy to hard; of a share that belongs elsewhere it adds up to 8."""
     rng = np.random.default_rng(seed)
-    task = rng.permutation(np.repeat(np.arange(tasks), each))
-    vectors = unit(4 * unit(rng.normal(size=(tasks, d)))[task] + 0.3 * rng.normal(size=(len(task), d))).astype(
-        np.float16
-    )
-    planted = rng.random(len(task)) < wrong
-    loss = (
-        np.linspace(0.1, 6, tasks)[task] + 0.3 * rng.gamma(2, 0.5, len(task)) + planted * rng.uniform(2, 5, len(task))
-    )
-    return vectors, loss, planted, task
+    planted = rng.random(n) < wrong
+    with_prompt = rng.gamma(2, 10, n)
+    gain = np.where(planted, rng.uniform(-8, -0.5, n), rng.uniform(1, 30, n))
+    return with_prompt, with_prompt + gain, planted
 
 
-def precision_recall(suspect, planted):
-    both = (suspect & planted).sum()
-    return both / suspect.sum(), both / planted.sum()
+def test_what_its_prompt_makes_less_likely_is_suspected_however_high_the_loss():
+    with_prompt, without, planted = made()
+    found = suspected_noise(with_prompt, without)
+    assert (found.suspect == planted).all()
+    assert not found.suspect[np.argmax(np.where(planted, 0, with_prompt))]
+    np.testing.assert_allclose(found.gain, without - with_prompt)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_wrong_labels_are_found_and_hardly_anything_else(seed):
-    vectors, loss, planted, _ = made(seed=seed)
-    precision, recall = precision_recall(suspected_noise(vectors, loss).suspect, planted)
-    assert precision > 0.95 and recall > 0.8
+def test_a_prompt_that_changes_nothing_is_no_ground_for_suspicion():
+    assert not suspected_noise(np.array([3.0]), np.array([3.0])).suspect.any()
 
 
-def test_hard_neighbourhoods_are_not_suspected():
-    vectors, loss, planted, task = made(wrong=0)
-    loss[task >= 15] += 5
-    assert suspected_noise(vectors, loss).suspect.mean() < 0.005
-    highest = np.argsort(-loss)[:100]
-    assert not suspected_noise(vectors, loss).suspect[highest].any()
+def test_what_was_not_measured_both_ways_is_not_suspected():
+    found = suspected_noise(np.array([np.nan, 5.0, 5.0]), np.array([1.0, np.nan, 1.0]))
+    assert found.suspect.tolist() == [False, False, True]
+    assert np.isnan(found.gain).tolist() == [True, True, False]
 
 
-def test_wrong_labels_are_found_where_a_tenth_is_measured():
-    vectors, loss, planted, _ = made(each=400)
-    known = np.random.default_rng(1).random(len(loss)) < 0.1
-    found = suspected_noise(vectors, np.where(known, loss, np.nan))
-    precision, recall = precision_recall(found.suspect[known], planted[known])
-    assert precision > 0.9 and recall > 0.7
-    assert not found.suspect[~known].any() and np.isnan(found.z[~known]).all()
+def test_where_prompts_do_not_help_nothing_is_suspected_and_elsewhere_all_the_same():
+    with_prompt, without, planted = made()
+    source = np.arange(2000) % 4
+    deaf = source == 2
+    without[deaf] = with_prompt[deaf] + np.random.default_rng(1).normal(0, 0.3, deaf.sum())  # plain text, say
+    found = suspected_noise(with_prompt, without, [source])
+    assert not found.suspect[deaf].any() and (found.suspect == planted)[~deaf].all()
+    assert found.gain[deaf].min() < 0
 
 
-def test_unmeasured_examples_change_nothing():
-    vectors, loss, _, _ = made()
-    known = np.random.default_rng(1).random(len(loss)) < 0.5
-    part, among = suspected_noise(vectors[known], loss[known]), suspected_noise(vectors, np.where(known, loss, np.nan))
-    assert (part.suspect == among.suspect[known]).all()
-    assert np.allclose(part.z, among.z[known])
+def test_a_group_is_cleared_by_any_way_to_group_it():
+    with_prompt, without = np.full(20, 5.0), np.full(20, 9.0)
+    without[:10] = 4.0
+    cluster, source = np.repeat([0, 1], 10), np.zeros(20, dtype=int)
+    assert not suspected_noise(with_prompt, without, [source]).suspect.any()
+    assert not suspected_noise(with_prompt, without, [np.arange(20), cluster]).suspect.any()
+    assert suspected_noise(with_prompt, without, [np.arange(20)]).suspect.sum() == 10
+
+
+def test_a_few_of_a_group_clear_nobody():
+    n = LEAST_OF_A_GROUP - 1
+    with_prompt, without = np.full(n + 1, 5.0), np.full(n + 1, 4.0)
+    without[-1] = np.nan  # not measured: of the group, but not counted
+    assert suspected_noise(with_prompt, without, [np.zeros(n + 1, dtype=int)]).suspect.sum() == n
+    without[-1] = 4.0
+    assert not suspected_noise(with_prompt, without, [np.zeros(n + 1, dtype=int)]).suspect.any()
+
+
+def test_a_third_of_a_group_may_be_noise():
+    with_prompt, without = np.full(12, 5.0), np.full(12, 9.0)
+    without[:4] = 1.0
+    group = [np.zeros(12, dtype=int)]
+    assert suspected_noise(with_prompt, without, group).suspect.sum() == 4
+    without[4] = 1.0
+    assert not suspected_noise(with_prompt, without, group).suspect.any()
 
 
 def test_the_order_of_rows_does_not_matter():
-    vectors, loss, _, _ = made()
-    order = np.random.default_rng(2).permutation(len(loss))
-    before = np.where(np.arange(len(loss)) % 3, loss + 1, np.nan)
-    one = suspected_noise(vectors, loss, before=before)
-    other = suspected_noise(vectors[order], loss[order], before=before[order])
-    assert (one.suspect[order] == other.suspect).all()
-    assert np.allclose(one.z[order], other.z) and np.allclose(one.neighbour_loss[order], other.neighbour_loss)
+    with_prompt, without, _ = made(300, wrong=0.4)
+    groups = np.arange(300) % 7
+    order = np.random.default_rng(2).permutation(300)
+    one = suspected_noise(with_prompt, without, [groups]).suspect
+    assert (suspected_noise(with_prompt[order], without[order], [groups[order]]).suspect == one[order]).all()
 
 
-def test_blocks_change_nothing(monkeypatch):
-    vectors, loss, _, _ = made()
-    whole = suspected_noise(vectors, loss)
-    monkeypatch.setattr(noise, "blocks", lambda rows: (rows[i : i + 17] for i in range(0, len(rows), 17)))
-    assert np.allclose(suspected_noise(vectors, loss).z, whole.z)
-
-
-def test_the_index_for_large_pools_finds_the_same(monkeypatch):
-    vectors, loss, planted, _ = made()
-    exact = suspected_noise(vectors, loss).suspect
-    monkeypatch.setattr(dedup, "EXACT_UP_TO", 100)
-    assert (suspected_noise(vectors, loss).suspect == exact).mean() > 0.99
-
-
-def test_the_statistic_is_what_it_says():
-    vectors, loss, _, _ = made(tasks=3, each=20)
-    found = suspected_noise(vectors, loss, neighbours=10)
-    cosine = unit(vectors) @ unit(vectors).T - 9 * np.eye(len(loss))
-    around = loss[np.argsort(-cosine, axis=1)[:, :10]]
-    median = np.median(around, axis=1)
-    spread = np.median(np.abs(around - median[:, None]), axis=1)
-    assert np.allclose(found.neighbour_loss, median, atol=1e-6)
-    assert np.allclose(found.z, (loss - median) / (spread + 0.3 + 0.05 * median), atol=1e-4)
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 8])
-def test_below_eight_neighbours_nothing_is_suspected(n):
-    loss = np.zeros(n)
-    loss[-1:] = 50.0
-    found = suspected_noise(made()[0][:n], loss)
-    assert not found.suspect.any() and np.isnan(found.z).all()
-    assert all(found.explain(i) == "too few measured neighbours" for i in range(n))
-
-
-def test_eight_neighbours_are_enough():
-    loss = np.zeros(9)
-    loss[3] = 50.0
-    assert np.flatnonzero(suspected_noise(made()[0][:9], loss).suspect).tolist() == [3]
-
-
-def test_equal_losses_are_not_suspected():
-    vectors, loss, _, _ = made()
-    assert not suspected_noise(vectors, np.full_like(loss, 0.7)).suspect.any()
-
-
-def test_nothing_measured():
-    vectors, loss, _, _ = made()
-    found = suspected_noise(vectors, np.full_like(loss, np.nan))
-    assert not found.suspect.any() and found.explain(0) == "not measured"
-
-
-def test_an_outlier_is_suspected_and_spoils_none_of_its_neighbours():
-    vectors, loss, _, _ = made(wrong=0)
-    usual = suspected_noise(vectors, loss)
-    moved = loss.copy()
-    moved[5] = 1e6
-    found = suspected_noise(vectors, moved)
-    assert found.suspect[5]
-    others = np.delete(found.suspect != usual.suspect, 5)
-    assert others.sum() == 0
-
-
-def test_copies_of_an_example_do_not_hide_it():
-    """Twenty copies of a text crowd each other out of their own lists; the one with a wrong label still has the others around it."""
-    vectors, loss, _, _ = made(wrong=0)
-    vectors[:20], loss[:20] = vectors[0], 0.2
-    loss[7] = 6.0
-    assert np.flatnonzero(suspected_noise(vectors, loss).suspect[:20]).tolist() == [7]
-
-
-def test_what_was_suspect_stays_so_until_it_is_below_half_the_threshold():
-    vectors, loss, _, _ = made(wrong=0)
-    before, now = loss.copy(), loss.copy()
-    before[[3, 4]] += 20
-    usual = suspected_noise(vectors, loss)
-    scale = (loss - usual.neighbour_loss)[[3, 4, 5]] / usual.z[[3, 4, 5]]
-    now[[3, 4, 5]] = usual.neighbour_loss[[3, 4, 5]] + scale * [2.5, 1.0, 2.5]
-    assert not suspected_noise(vectors, now).suspect[[3, 4, 5]].any()
-    assert suspected_noise(vectors, now, before=before).suspect[[3, 4, 5]].tolist() == [True, False, False]
-    unknown = np.where(np.arange(len(loss)) == 3, np.nan, before)
-    assert not suspected_noise(vectors, now, before=unknown).suspect[3]
-
-
-def test_it_explains_itself():
-    vectors, loss, planted, _ = made()
-    found = suspected_noise(vectors, loss)
-    i = int(np.flatnonzero(planted & found.suspect)[0])
-    assert found.explain(i) == (
-        f"NLL {loss[i]:.2f} where its 16 nearest neighbours have {found.neighbour_loss[i]:.2f} (z {found.z[i]:.1f})"
-    )
-    again = suspected_noise(vectors, loss, before=loss)
-    assert again.explain(i).endswith(f"(z {found.z[i]:.1f}, before {found.z[i]:.1f})")
+def test_nothing_at_all():
+    found = suspected_noise(np.empty(0), np.empty(0), [np.empty(0, dtype=int)])
+    assert len(found.suspect) == len(found.gain) == 0

@@ -31,6 +31,7 @@ from selection.config import SelectConfig
 from selection.errors import SelectionError
 from selection.pick import suspects
 from selection.sample import stratified_sample
+from selection.shortlist import shortlist
 from selection.strategy import (
     OUTCOMES,
     STRATEGIES,
@@ -44,7 +45,6 @@ from selection.strategy import (
     registry,
     resolve,
     select,
-    shortlist,
 )
 from selection.vectors import unit as unit_length
 

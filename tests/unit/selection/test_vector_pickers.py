@@ -7,6 +7,7 @@ import pytest
 from made_pools import SEED, candidates, pick_from, play, reveal
 
 from selection.config import SelectConfig
+from selection.shortlist import shortlist
 from selection.strategy import (
     Budget,
     Vectors,
@@ -15,7 +16,6 @@ from selection.strategy import (
     needs_losses,
     registry,
     select,
-    shortlist,
     vectors_needed,
 )
 from selection.vectors import unit

@@ -1,0 +1,99 @@
+"""What must be measured before picks are made: what a picker ranks by, and what a pick is looked at for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from selection.candidates import Candidates, Quotas, Strategy
+from selection.config import SelectConfig
+from selection.fill import prefix_within
+from selection.pick import PICKERS, Prefilter
+from selection.randomness import DRAW, keyed_draw
+from selection.ranked import EXPLORED, groups_in_random_order, rank_groups, tail_cut
+from selection.strategy import measures, resolve
+
+SPARE = 1.25
+"""Of what will probably be picked, so many times as much is looked at, for what turns out to be suspected noise."""
+
+
+def shortlist(
+    candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int], look_at: int = 0
+) -> np.ndarray:
+    """Candidates that must be measured before `select`, and are not yet.
+
+    A picker that ranks by what is measured chooses among `shortlist_factor` times its quota (with spares for what the tail cut
+    may take): drawn at random in a cluster; of the whole pool, those whose embeddings are nearest to the target. The
+    other pickers need nothing measured; of theirs, at most `look_at` are, of what they would pick and `SPARE` more.
+
+    Returns:
+        (m,) int64 rows of the candidates, ascending.
+    """
+    strategy = resolve(config)
+    if PICKERS[strategy.picker].uses_score or measures(config):
+        return _to_rank(candidates, quotas, config, seed_parts)
+    return _to_look_at(candidates, quotas, strategy, seed_parts, look_at) if look_at else np.empty(0, dtype=np.int64)
+
+
+def _to_rank(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int]) -> np.ndarray:
+    strategy = resolve(config)
+    picker = PICKERS[strategy.picker]
+    known = ~np.isnan(candidates.loss) & ~(np.isnan(candidates.score) & picker.uses_score)
+    for name in measures(config):
+        known &= candidates.vectors[name].row >= 0 if name in candidates.vectors else False
+    open_ = candidates.trusted & ~np.isin(candidates.keys, quotas.explored)
+    cut = tail_cut(candidates, strategy)
+    wanted = [np.empty(0, dtype=np.int64)]
+    group = np.zeros(len(candidates), dtype=np.int64) if picker.whole_pool else candidates.cluster
+    for c, rows in groups_in_random_order(candidates, group, seed_parts):
+        if quotas.quota[c] > 0:
+            rows = rows[open_[rows] & ~cut[rows]]
+            if picker.prefilter is not None:
+                rows = _prefiltered(picker.prefilter, candidates, rows, quotas, strategy)
+            wanted.append(rows[: _depth(candidates.tokens[rows], quotas, c, strategy)])
+    rows = np.sort(np.concatenate(wanted))
+    return rows[~known[rows]]
+
+
+def _to_look_at(
+    candidates: Candidates, quotas: Quotas, strategy: Strategy, seed_parts: Sequence[int], at_most: int
+) -> np.ndarray:
+    """What the picker would take of larger quotas. One that spreads its picks out (k_center, facility_location) may go other ways
+    once suspects are gone, and take some that nobody looked at."""
+    explored = np.isin(candidates.keys, quotas.explored)
+    larger = replace(quotas, quota=np.ceil(SPARE * quotas.quota).astype(np.int64))
+    wanted = [np.flatnonzero(explored)]
+    for c, group in rank_groups(candidates, explored, larger, strategy, seed_parts).items():
+        if c != EXPLORED and quotas.quota[c] > 0:
+            wanted.append(group.rows[: _reach(candidates.tokens[group.rows], int(larger.quota[c]), quotas.unit)])
+    rows = np.concatenate(wanted)
+    rows = rows[np.isnan(candidates.loss[rows])]
+    drawn = np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, DRAW)))
+    return np.sort(rows[drawn[:at_most]])
+
+
+def _prefiltered(
+    prefilter: Prefilter, candidates: Candidates, rows: np.ndarray, quotas: Quotas, strategy: Strategy
+) -> np.ndarray:
+    """The first of `rows` by a picker's prefilter, as many as must be measured: of tokens, what comes first may be shorter than
+    what a random order began with."""
+    group, count = candidates.take(rows), _depth(candidates.tokens[rows], quotas, 0, strategy)
+    while True:
+        order = prefilter(group, count)
+        if len(order) == len(rows) or _depth(group.tokens[order], quotas, 0, strategy) <= len(order):
+            return rows[order]
+        count *= 2
+
+
+def _depth(tokens: np.ndarray, quotas: Quotas, c: int, strategy: Strategy) -> int:
+    """How many of a group's examples, in random order, must be measured."""
+    count = _reach(tokens, strategy.shortlist_factor * int(quotas.quota[c]), quotas.unit)
+    return math.ceil((count - 1) / (1 - strategy.tail_cut)) + 1  # so many that `count` are left after the cut
+
+
+def _reach(tokens: np.ndarray, amount: float, unit: str) -> int:
+    """How many examples in this order it takes for so many examples or tokens."""
+    return math.ceil(amount) if unit == "examples" else prefix_within(tokens, math.ceil(amount)) + 1
