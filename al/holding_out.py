@@ -14,7 +14,6 @@ from al.artifacts import Artifact, write_json
 from al.cleaning.repair import make_repair
 from al.cleaning.stage import role, wanted
 from al.errors import DataError
-from al.pool.config import PoolConfig
 from al.pool.identity import describe_sources
 from al.pool.sources import Source, find_sources
 from al.pool.store import Pool, locate
@@ -32,13 +31,10 @@ def named_files(session: Session) -> dict[str, int]:
 
 
 def sources_of(session: Session, files: list[str]) -> list[Source]:
-    config = session.config.pool
+    """Sources for files that are held out: they are read as the pool's are."""
     if not files:
         return []
-    asked = config.model_dump(
-        include={"format", "map", "text_template", "strict", "root", "max_row_bytes", "max_unpack_ratio"}
-    )
-    return find_sources(PoolConfig(files=files, **asked), held_out=True)
+    return find_sources(session.config.pool.model_copy(update={"files": files, "hub": []}), held_out=True)
 
 
 def hold_out(

@@ -140,6 +140,20 @@ def test_plain_fine_tuning_holds_the_files_out_too(world, files, tmp_path):
     assert len(rows) > 100 and not prompts(pool, rows) & named(files["test"])
 
 
+def test_held_out_examples_take_their_source_from_the_pools_source_field(tmp_path):
+    from al.config import Config
+    from al.holding_out import sources_of
+    from al.pool.importer import import_pool
+    from al.session import Session
+
+    row = {"prompt": "one and one", "completion": "two", "source": "book", "kind": "sums"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "out").mkdir()
+    config = Config.model_validate({"pool": {"source_field": "kind", "hub": ["owner/name"]}})
+    stats = import_pool(sources_of(Session(None, config), [str(tmp_path / "test.jsonl")]), tmp_path / "out")
+    assert stats.sources == {"sums": 1}
+
+
 def test_a_file_that_is_not_there_is_named(world, tmp_path):
     options = ("--run", tmp_path / "run", "--budget", BUDGET, "--set", "holdout.test_files=[nowhere.jsonl]")
     result = winnow("round", "--config", world, *options)
