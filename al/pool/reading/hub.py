@@ -22,21 +22,21 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
 
     Raises:
         DataError: no such dataset, config or split, a gated one without access, or one that needs code of its own to load.
-        EnvironmentProblem: the hub cannot be reached.
+        EnvironmentProblem: the hub cannot be reached, breaks off, is overloaded, or limits the requests.
     """
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError
 
     advice = "Check the name: owner/name[config]:split (`pool.hub`), or a preset of `pool presets`."
     try:
         for number, row in enumerate(_open(source), 1):
             yield number, row, row
-    except ConnectionError as error:
-        raise EnvironmentProblem(
-            f"{source.label}: the hub cannot be reached ({error}). Use local files, or for a preset a copy of its repository "
-            "under $WINNOW_PRESETS_DIR/owner/name."
-        ) from None
-    except (DatasetsError, FileNotFoundError, HfHubHTTPError) as error:
+    except (DatasetsError, FileNotFoundError, ConnectionError, TimeoutError, HTTPError) as error:
+        if _gave_no_answer(error):
+            raise EnvironmentProblem(
+                f"{source.label}: the hub cannot be reached ({_first_line(error)}). Try again later, import local files "
+                "(`pool import FILE…`), or for a preset put a copy of its repository under $WINNOW_PRESETS_DIR/owner/name."
+            ) from None
         if "gated" in str(error).lower():
             advice = "Accept its terms on the hub, then log in with `hf auth login`."
         raise DataError(f"{source.label}: {_first_line(error)} {advice}") from None
@@ -44,6 +44,15 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
         if type(error).__module__.startswith("al."):
             raise
         raise DataError(f"{source.label}: {_first_line(error)} {advice}") from error
+
+
+def _gave_no_answer(error: Exception) -> bool:
+    """Whether the network or the hub failed, rather than what was asked for."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code == 429
+    return isinstance(error, (ConnectionError, TimeoutError, HTTPError))
 
 
 def _first_line(error: Exception) -> str:
