@@ -22,7 +22,7 @@ from al.cleaning.stage import clean, reasons, role, wanted
 from al.errors import DataError
 from al.holding_out import hold_out, named_files, sources_of
 from al.pool.identity import check_same_pool, describe_sources
-from al.pool.sources import Source, find_sources
+from al.pool.sources import Source, find_sources, tell_apart
 from al.pool.store import Pool, locate
 from al.pool_state import load_embeddings, trainable
 from al.session import Session, local_identity
@@ -85,6 +85,7 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
     present = rounds.current_pool(session.run)
     sources = _each_once([*find_sources(session.config.pool), *sources_of(session, [*named_files(session)])])
     if present is not None:
+        sources = _told_apart(session, sources, present[1])
         recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
         check_same_pool(recorded, sources, str(session.run.path), session.config.clean.repairs())
         return present
@@ -110,6 +111,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
     from al.pool.importer import import_pool
 
     strict = session.config.pool.strict
+    sources = _told_apart(session, sources, previous)
 
     def build(out: Path, scratch: Path) -> None:
         with session.progress("import", None, "rows") as progress:
@@ -122,7 +124,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
                 repair=make_repair(session.config.clean),
             )
 
-    return session.run.stage(
+    artifact = session.run.stage(
         "pool",
         version=2,
         inputs={"previous": previous},
@@ -130,6 +132,13 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
         build=build,
         label="import",
     )
+    rounds.record_labels(session.run, {source.place: source.label for source in sources if source.place is not None})
+    return artifact
+
+
+def _told_apart(session: Session, sources: list[Source], pool: Artifact | None) -> list[Source]:
+    files = pool.json("pool.json")["files"] if pool is not None else []
+    return tell_apart(sources, rounds.labels(session.run), {file["file"]: file["sha256"] for file in files})
 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,3 +128,14 @@ def add_pool(run: Run, artifact: Artifact) -> int:
     number = 1 if present is None else present[0] + 1
     run.db.execute("INSERT INTO pools VALUES (?, ?, ?)", (number, artifact.fingerprint, now()))
     return number
+
+
+def labels(run: Run) -> dict[str, str]:
+    """{path: label} of the files that were imported into the run's pool, links followed."""
+    row = run.db.execute("SELECT value FROM meta WHERE key = 'labels'").fetchone()
+    return json.loads(row[0]) if row is not None else {}
+
+
+def record_labels(run: Run, more: Mapping[str, str]) -> None:
+    """Remember what files were called on import, by path."""
+    run.db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps({**labels(run), **more}),))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from al.artifacts import sha256_file
 from al.errors import ConfigError, DataError
 from al.pool import presets
 from al.pool.config import PoolConfig
@@ -53,6 +55,11 @@ class Source:
     def is_preset(self) -> bool:
         """Whether `path` is `preset:NAME:SPLIT`."""
         return self.path.startswith(presets.PREFIX)
+
+    @property
+    def place(self) -> str | None:
+        """Where a file lies, links followed; None for what is no file."""
+        return None if self.is_hub else os.path.realpath(self.path)
 
     @property
     def reading(self) -> str:
@@ -113,6 +120,36 @@ def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list
     return sorted(
         (_source(path, labels[path], stems[path], config) for path in unique), key=lambda source: source.label
     )
+
+
+def tell_apart(sources: Iterable[Source], places: Mapping[str, str], sha256: Mapping[str, str]) -> list[Source]:
+    """Sources with labels that stand for one file each, in a pool that holds other files already.
+
+    A file that was imported before keeps the label it had then, also where it was moved or copied since. Another one that would be
+    called the same gets as many more parts of its path as make its label unique.
+
+    Args:
+        places: {place: label} of what was imported. sha256: {label: sha256}, as the pool holds it.
+    """
+    places, named = dict(places), []
+    for source in sources:
+        if source.place is not None:
+            label = places.get(source.place) or _free_label(source, places, sha256)
+            places[source.place] = label
+            source = replace(source, label=label)
+        named.append(source)
+    return named
+
+
+def _free_label(source: Source, places: Mapping[str, str], sha256: Mapping[str, str]) -> str:
+    """The shortest label that no other file has which is still there."""
+    path = os.path.abspath(source.path)
+    depths = range(len(Path(source.label).parts) + 1, len(Path(path).parts))
+    for label in (source.label, *(_label(path, depth) for depth in depths)):
+        others = [place for place, name in places.items() if name == label and os.path.exists(place)]
+        if not others or sha256.get(label) == sha256_file(Path(path)):
+            return label
+    return source.label
 
 
 def _source(path: str, label: str, stem: str, config: PoolConfig) -> Source:

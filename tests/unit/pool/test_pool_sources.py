@@ -6,10 +6,12 @@ import gzip
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import winnow
 
+from al.config import Config
 from al.errors import ConfigError, DataError, RunStateError
 from al.pool.config import PoolConfig
 from al.pool.identity import check_same_pool, describe_sources, sources_config
@@ -17,6 +19,9 @@ from al.pool.importer import import_pool
 from al.pool.reading.kinds import without_suffix
 from al.pool.reading.stdin import spool
 from al.pool.sources import find_sources, make_sources, parse_hub
+from al.prepare import pool_version
+from al.session import Session
+from al.store import Run
 
 
 def labels(*entries: object) -> list[str]:
@@ -50,6 +55,68 @@ def test_labels_never_hold_an_absolute_path(folder):
 def test_labels_that_clash_grow_until_they_differ():
     made = make_sources(["/x/a/data/rows.jsonl", "/x/b/data/rows.jsonl"])
     assert [source.label for source in made] == ["a/data/rows.jsonl", "b/data/rows.jsonl"]
+
+
+class TestImportsOneAfterTheOther:
+    """Files whose labels are alike, imported one by one: each keeps the label it was imported under."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        """Two files in folders of the same names, each with a bad row; `write` changes one of them."""
+
+        def write(top: str, text: str) -> Path:
+            path = tmp_path / top / "x" / "data" / "train.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"question": text, "answer": "Yes."}) + "\n{oops\n")
+            return path
+
+        return write
+
+    def imported(self, tmp_path, *paths: Path) -> dict[str, int]:
+        """{label: bad rows} of the pool once `paths` are imported."""
+        done = winnow("pool", "import", *paths, "--run", tmp_path / "run", "--json")
+        assert done.code == 0, done.err
+        return {file["file"]: file["quarantined"] for file in done.document["files"]}
+
+    def test_another_file_gets_a_label_of_its_own_and_the_first_keeps_its_bad_rows(self, tmp_path, files):
+        assert self.imported(tmp_path, files("a", "One?")) == {"data/train.jsonl": 1}
+        assert self.imported(tmp_path, files("b", "Two?")) == {"data/train.jsonl": 1, "x/data/train.jsonl": 1}
+
+    def test_one_that_was_corrected_keeps_its_label(self, tmp_path, files):
+        first = {"data/train.jsonl": 1, "x/data/train.jsonl": 1}
+        self.imported(tmp_path, files("a", "One?"))
+        assert self.imported(tmp_path, files("b", "Two?")) == first
+        assert self.imported(tmp_path, files("b", "Three?")) == self.imported(tmp_path, files("a", "Four?")) == first
+
+    def test_one_that_was_moved_keeps_its_label(self, tmp_path, files):
+        first = files("a", "One?")
+        self.imported(tmp_path, first)
+        first.unlink()
+        assert self.imported(tmp_path, files("b", "Two?")) == {"data/train.jsonl": 1}
+
+    def test_a_copy_keeps_its_label(self, tmp_path, files):
+        self.imported(tmp_path, files("a", "One?"))
+        assert self.imported(tmp_path, files("b", "One?")) == {"data/train.jsonl": 1}
+
+    def test_named_together_afterwards_they_are_the_pools_files(self, tmp_path, files):
+        paths = [files("a", "One?"), files("b", "Two?")]
+        for path in paths:
+            before = self.imported(tmp_path, path)
+        assert self.imported(tmp_path, *paths) == before
+        config = Config.model_validate({"pool": {"files": [str(path) for path in paths]}})
+        with Run.create_or_open(tmp_path / "run") as run:
+            pool_version(Session(run, config))
+            files("b", "Three?")
+            with pytest.raises(RunStateError, match=r"x/data/train\.jsonl changed since"):
+                pool_version(Session(run, config))
+
+    def test_a_held_out_file_is_not_called_like_one_of_the_pool(self, tmp_path, files):
+        pool, test = files("a", "One?"), files("b", "Two?")
+        config = Config.model_validate({"pool": {"files": [str(pool)]}, "holdout": {"test_files": [str(test)]}})
+        with Run.create_or_open(tmp_path / "run") as run:
+            found = pool_version(Session(run, config))[1].json("pool.json")["files"]
+            assert [file["file"] for file in found] == ["data/train.jsonl", "x/data/train.jsonl"]
+            assert pool_version(Session(run, config))[0] == 1
 
 
 @pytest.mark.parametrize(
