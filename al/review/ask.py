@@ -14,6 +14,7 @@ from al.report.publish import round_directory
 from al.review.apply import Proposed, apply_decision, decided, record_decision
 from al.review.decision import Decision
 from al.review.desk import Desk
+from al.review.draft import DRAFT, find_draft, save_draft, supersede_draft
 
 Keep = Callable[[str, Artifact], Artifact]
 
@@ -58,6 +59,7 @@ def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
     """
     recorded = _recorded(proposed, asking)
     if recorded is None and asking.silent:
+        _tell_unapproved(proposed, Decision(proposal=proposed.artifact.fingerprint))
         return proposed.artifact
     keep("proposal", proposed.artifact)
     if asking.export is not None:
@@ -65,10 +67,13 @@ def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
         return None
     if recorded is not None and asking.approve is None and not asking.again:
         proposed.session.tell(f"review: the decision of {recorded.manifest['created']} is recorded and applied")
+        _tell_unapproved(proposed, decided(recorded))
     else:
         decision = _ask(proposed, asking, recorded)
         proposed.revised(decision)  # one that cannot be met is not recorded
         recorded = record_decision(proposed, decision)
+        if note := supersede_draft(_folder(proposed), decided(recorded)):
+            proposed.session.say(f"note: {note}")
     keep("decision", recorded)
     selection = keep("selection", apply_decision(proposed, recorded))
     proposed.session.tell(f"review: {summary_line(selection)}")
@@ -98,8 +103,22 @@ def review_folder(run: Path, number: int) -> Path:
     return round_directory(run, number) / "review"
 
 
+def _folder(proposed: Proposed) -> Path:
+    return review_folder(proposed.session.run.path, proposed.number)
+
+
+def _tell_unapproved(proposed: Proposed, decision: Decision) -> None:
+    """Tell of a draft that says something else than the decision that is applied."""
+    draft, _ = find_draft(_folder(proposed), proposed.artifact.fingerprint)
+    if draft is not None and draft != decision:
+        proposed.session.say(
+            "note: a review was begun on the page and not approved; it is not applied (before the training, "
+            f"`python cli.py review --run {proposed.session.run.path}` shows it again)"
+        )
+
+
 def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decision:
-    session, folder = proposed.session, review_folder(proposed.session.run.path, proposed.number)
+    session, folder = proposed.session, _folder(proposed)
     if asking.approve is not None:
         from al.review.sheet import read_approval
 
@@ -107,7 +126,6 @@ def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decis
         for line in told:
             session.say(f"note: {line}")
         return decision
-    from al.review.draft import DRAFT, save_draft
     from al.review.server import serve
 
     if recorded is not None and not (folder / DRAFT).exists():

@@ -14,21 +14,40 @@ from al.review.decision import Decision, read_decision
 DRAFT = "draft.json"
 
 
-def load_draft(folder: Path, proposal: str) -> tuple[Decision, str | None]:
-    """The draft in `folder` for this proposal, and what is to be told: one of another proposal, or a damaged one, is set aside."""
+def find_draft(folder: Path, proposal: str) -> tuple[Decision | None, str | None]:
+    """The draft in `folder` for this proposal; or None, and why one that is there cannot be taken up."""
     path = folder / DRAFT
     if not path.exists():
-        return Decision(proposal=proposal), None
+        return None, None
     try:
         draft = read_decision(path)
-        why = "was made on another proposal" if draft.proposal != proposal else None
     except DataError as error:
-        draft, why = None, f"cannot be read ({error})"
-    if draft is not None and why is None:
-        return draft, None
+        return None, f"cannot be read ({error})"
+    return (draft, None) if draft.proposal == proposal else (None, "was made on another proposal")
+
+
+def load_draft(folder: Path, proposal: str) -> tuple[Decision, str | None]:
+    """The draft to go on with, and what is to be told: one of another proposal, or a damaged one, is set aside."""
+    draft, why = find_draft(folder, proposal)
+    if why is None:
+        return draft or Decision(proposal=proposal), None
+    aside = _set_aside(folder)
+    return Decision(proposal=proposal), f"the review's draft {why}; it is kept as {aside} and a new one begins"
+
+
+def supersede_draft(folder: Path, decision: Decision) -> str | None:
+    """Let a decision that was taken elsewhere be the draft, as the newest word; what is to be told of an older one, which is set aside."""
+    if not (folder / DRAFT).exists() or find_draft(folder, decision.proposal or "")[0] == decision:
+        return None
+    aside = _set_aside(folder)
+    save_draft(folder, decision)
+    return f"the draft of the review page is older than this decision and says something else; it is kept as {aside}"
+
+
+def _set_aside(folder: Path) -> str:
     aside = next(p for i in range(1, 10_000) if not (p := folder / f"draft-{i}.json").exists())
-    path.rename(aside)
-    return Decision(proposal=proposal), f"the review's draft {why}; it is kept as {aside.name} and a new one begins"
+    (folder / DRAFT).rename(aside)
+    return aside.name
 
 
 def save_draft(folder: Path, decision: Decision) -> None:

@@ -263,6 +263,25 @@ class Page:
         return self.client.post(path, json=body).raise_for_status().json()
 
 
+@pytest.fixture
+def with_person(monkeypatch):
+    """with_person(person, *command): run a command while `person` looks at its page, given what it says so far, as a list."""
+    from al.session import Session
+
+    said = []
+    monkeypatch.setattr(Session, "say", lambda self, line: said.append(line + "\n"))
+
+    def play(person, *command):
+        said.clear()
+        thread = threading.Thread(target=person, args=(said,))
+        thread.start()
+        result = winnow(*command)
+        thread.join(60)
+        return result
+
+    return play
+
+
 def test_the_page_settles_a_round_which_then_trains_and_says_when_it_is_over(run, monkeypatch):
     from al.review import server
     from al.session import Session
@@ -295,32 +314,22 @@ def test_the_page_settles_a_round_which_then_trains_and_says_when_it_is_over(run
     assert (after.outcome == "selected").sum() == BUDGET
 
 
-def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run, monkeypatch):
+def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run, with_person):
     from al import progress
-    from al.session import Session
 
-    said, seen = [], {}
-    monkeypatch.setattr(Session, "say", lambda self, line: said.append(line + "\n"))
+    seen = {}
 
-    def leaves():
+    def leaves(said):
         page = Page(said)
         seen["out"] = page.get("/api/examples", view="batch")["rows"][0]["id"]
         page.post("/api/change", kind="drop", key=seen["out"], value=True)
         progress._stop_requested.set()
 
-    def returns():
+    def returns(said):
         page = Page(said)
         state = page.get("/api/state")
         seen["draft"] = state["draft"]
         page.post("/api/approve", revision=state["revision"])
-
-    def with_person(person, *command):
-        said.clear()
-        thread = threading.Thread(target=person)
-        thread.start()
-        result = winnow(*command)
-        thread.join(60)
-        return result
 
     stopped = with_person(leaves, "round", "--run", run, "--budget", BUDGET, "--review")
     assert stopped.code == 130 and "continue" in stopped.err
@@ -331,3 +340,46 @@ def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run,
     assert selection(run).set_index("id").outcome[seen["out"]] == "dropped_in_review"
     nothing = winnow("review", "--run", run)
     assert nothing.code == 5 and "nothing to review, no round is open" in nothing.err
+
+
+def begin_review(run, name):
+    """Leave a draft that drops one example, as a page leaves it that was closed."""
+    from al import rounds
+    from al.review.ask import review_folder
+    from al.review.decision import Decision
+    from al.review.draft import save_draft
+    from al.store import Run
+
+    with Run.read(run) as opened:
+        read = rounds.required(opened, 1, "proposal").fingerprint
+    save_draft(review_folder(run, 1), Decision(proposal=read, drop=[name]))
+
+
+def test_a_decision_from_a_file_takes_the_place_of_an_older_draft(run, with_person):
+    first, second = proposal(run).sort_values("pick").id.tolist()[-2:]
+    begin_review(run, first)
+    command = ("round", "--run", run, "--budget", BUDGET, "--approve", decide(run, drop=[second]))
+    approved = winnow_child(*command, WINNOW_FAILPOINT="packs.start")
+    assert "kept as draft-1.json" in approved.out
+    assert json.loads((run / "rounds/001/review/draft-1.json").read_text())["drop"] == [first]
+    seen = {}
+
+    def person(said):
+        page = Page(said)
+        state = page.get("/api/state")
+        seen["draft"] = state["draft"]
+        page.post("/api/approve", revision=state["revision"])
+
+    assert with_person(person, "review", "--run", run).code == 0
+    assert seen["draft"]["drop"] == [second]
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_a_draft_that_nobody_approved_is_told_of_before_training(run, decided):
+    first, second = proposal(run).sort_values("pick").id.tolist()[-2:]
+    if decided:
+        command = ("round", "--run", run, "--budget", BUDGET, "--approve", decide(run, drop=[second]))
+        assert winnow_child(*command, WINNOW_FAILPOINT="packs.start").code == -signal.SIGKILL
+    begin_review(run, first)
+    resumed = winnow_child("resume", "--run", run, WINNOW_FAILPOINT="packs.start")
+    assert "note: a review was begun on the page and not approved; it is not applied" in resumed.out

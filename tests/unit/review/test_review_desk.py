@@ -8,7 +8,9 @@ import pytest
 from review_desk import PROPOSAL, make_desk, make_proposed
 
 from al.errors import DataError, RunStateError
+from al.review.decision import Decision
 from al.review.desk import Desk
+from al.review.draft import load_draft, supersede_draft
 
 
 @pytest.fixture
@@ -53,6 +55,17 @@ def test_a_draft_is_taken_up_again_and_one_of_another_proposal_is_set_aside(desk
     assert (tmp_path / "review/draft-1.json").exists() and not path.exists()
     path.write_text("{")
     assert "cannot be read" in Desk(desk.proposed, desk.folder).notice
+
+
+@pytest.mark.parametrize("text", ["{", '{"drop": []}'])
+def test_a_draft_that_cannot_be_taken_up_gives_way_to_a_decision_from_elsewhere(tmp_path, text):
+    decision = Decision(proposal=PROPOSAL, note="from a file")
+    assert supersede_draft(tmp_path, decision) is None and not (tmp_path / "draft.json").exists()
+    (tmp_path / "draft.json").write_text(text)
+    assert "kept as draft-1.json" in supersede_draft(tmp_path, decision)
+    assert (tmp_path / "draft-1.json").read_text() == text
+    assert load_draft(tmp_path, PROPOSAL) == (decision, None)
+    assert supersede_draft(tmp_path, decision) is None
 
 
 def test_the_later_word_counts_between_drop_and_pin(desk):
