@@ -33,12 +33,37 @@ tracker.finish({"test/macro_nll/selected": 1.5, "test/macro_nll/selected - base/
 """
 
 
-def play(name: str, folder: Path, **environment: str) -> str:
+CONTRACT = """
+import json, sys
+from pathlib import Path
+from al.tracking.services import SERVICES, TrackedRound
+from al.tracking.worker import Worker
+name, folder, config = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+failures = []
+def worker():
+    return Worker(name, SERVICES[name], lambda *told: failures.append(told))
+first, second = (TrackedRound("demo", number, f"id{number}", folder, config) for number in (1, 2))
+stopped = worker()
+stopped.start(first)
+stopped.log({"selected/loss": 1.0}, 1)
+stopped.close()
+goes_on = worker()
+for told in (first, second):
+    goes_on.start(told)
+    goes_on.log({"selected/loss": 0.5, "selected/learning_rate": 0.001}, 2)
+    goes_on.log({"control/loss": 0.75}, 1)
+    goes_on.finish({"test/macro_nll/selected - base/low": -0.25}, "the selection beat the base model")
+goes_on.close()
+assert not failures, failures
+"""
+
+
+def play(name: str, folder: Path, program: str = PLAY, **environment: str) -> str:
     """A round told to a tracker in a process of its own, as wandb and trackio keep state of their own; what was printed."""
     for module in NEEDED[name]:
         pytest.importorskip(module)
     done = subprocess.run(
-        [sys.executable, "-c", PLAY, name, str(folder), json.dumps(CONFIG)],
+        [sys.executable, "-c", program, name, str(folder), json.dumps(CONFIG)],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
@@ -47,6 +72,13 @@ def play(name: str, folder: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_tracker_takes_a_round_that_is_stopped_goes_on_and_is_followed_by_another(tmp_path, name):
+    """In a thread, as a round tells it; nothing is printed on stdout, which `--json` keeps for one document."""
+    alone = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "", "TRACKIO_DIR": str(tmp_path / "store")}
+    assert play(name, tmp_path / "tracking", CONTRACT, **alone) == ""
 
 
 def test_every_name_that_the_config_takes_has_a_service_and_packages():
