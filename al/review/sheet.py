@@ -38,11 +38,12 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of an edited file. `line` where it begins."""
+    """One row of an edited file. `line` where it begins, `proposal` what it was exported from, empty for one written by hand."""
 
     line: int
     keep: str
     id: str
+    proposal: str
     prompt: str | None
     response: str | None
 
@@ -72,6 +73,7 @@ def batch_rows(batch: Batch) -> Iterator[dict[str, Any]]:
                 "tokens": record["tokens"],
                 **{k: round(v, 4) if v is not None and np.isfinite(v) else None for k, v in scores.items()},
                 "reason": batch.why(record),
+                "proposal": batch.proposal.fingerprint,
                 "prompt": record["prompt"],
                 "response": record["response"],
             }
@@ -108,7 +110,7 @@ def _write_csv(handle: Any, rows: Iterable[dict[str, Any]]) -> int:
         if writer is None:
             writer = csv.DictWriter(handle, list(row))
             writer.writeheader()
-        row["id"] = f"#{row['id']}"
+        row |= {name: f"#{row[name]}" for name in ("id", "proposal")}
         writer.writerow({name: guard(value) if isinstance(value, str) else value for name, value in row.items()})
     return count
 
@@ -130,6 +132,7 @@ def read_approval(path: Path, batch: Batch) -> tuple[Decision, list[str]]:
     if path.suffix.lower() == ".json":
         return read_decision(path), []
     rows = list(_read(path))
+    _check_proposal(path, rows, batch.proposal.fingerprint)
     known = set(batch.pool.ids.tolist())
     seen: dict[str, int] = {}
     for row in rows:
@@ -167,6 +170,16 @@ def _decide(path: Path, rows: list[Row], batch: Batch) -> tuple[Decision, list[s
             "Import corrected examples with `pool import` and drop these."
         )
     return parse_decision(document, str(path)), told
+
+
+def _check_proposal(path: Path, rows: list[Row], proposal: str) -> None:
+    """Raises DataError for an export of another one: what it lacks would be dropped for good, and what it has more would be pinned."""
+    for row in rows:
+        if row.proposal not in ("", proposal):
+            raise DataError(
+                f"{path}:{row.line}: was exported from another proposal ({row.proposal[:40]}) than this round's ({proposal}): the config, "
+                "the pool or the budget changed since. Set them back, or export and edit this one."
+            )
 
 
 def _check_pins(path: Path, rows: list[Row], batch: Batch) -> None:
@@ -251,4 +264,5 @@ def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
     if not _ID.fullmatch(text):
         raise DataError(f"{path}:{line}: id: expected 16 hexadecimal digits as exported, found {text[:40]!r}.")
     texts = (values.get(field) if isinstance(values.get(field), str) else None for field in ("prompt", "response"))
-    return Row(line, KEEP[keep.strip().lower()], text, *texts)
+    proposal = str(values.get("proposal") or "").strip().removeprefix("#")
+    return Row(line, KEEP[keep.strip().lower()], text, proposal, *texts)

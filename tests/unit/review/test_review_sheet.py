@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from review_desk import make_proposed
+from review_desk import PROPOSAL, make_proposed
 
 from al.errors import ConfigError, DataError
 from al.review.sheet import guard, read_approval, unguard, write_batch
@@ -47,13 +48,22 @@ def test_an_export_that_nobody_edited_changes_nothing(proposed, tmp_path, suffix
     assert proposed.revised(decision).picked.tolist() == proposed.terms.picked.tolist()
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_the_export_of_another_proposal_is_refused_before_what_it_lacks_is_dropped(proposed, tmp_path, suffix):
+    path = tmp_path / f"batch{suffix}"
+    write_batch(proposed.batch, path)
+    other = replace(proposed.batch, proposal=replace(proposed.artifact, fingerprint="f" * 20))
+    with pytest.raises(DataError, match=rf"batch{suffix}:\d+: was exported from another proposal \({PROPOSAL}\)"):
+        read_approval(path, other)
+
+
 def test_no_cell_of_a_csv_is_a_formula_or_a_number_that_was_an_id(proposed, tmp_path):
     write_batch(proposed.batch, tmp_path / "batch.csv")
     with (tmp_path / "batch.csv").open(encoding="utf-8-sig", newline="") as handle:
         rows = list(csv.DictReader(handle))
     numeric = ("cluster", "tokens", "nll")
     for row in rows:
-        assert row["id"].startswith("#")
+        assert row["id"].startswith("#") and row["proposal"] == f"#{PROPOSAL}"
         assert not [v for k, v in row.items() if k not in numeric and v[:1] in "=+-@\t\r" and v]
 
 
