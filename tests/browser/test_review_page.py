@@ -67,6 +67,16 @@ def test_a_batch_is_read_changed_and_approved(served, watch, width, theme):
     assert all(url.startswith(served.url.split("?")[0]) for url in watched.requests)
 
 
+@pytest.mark.parametrize(("quota", "said"), [("-1", "greater than or equal to 0"), ("300", "only 20 of its examples")])
+def test_approving_waits_for_what_was_typed_last_and_stops_where_that_is_refused(served, watch, quota, said):
+    _, page = opened(watch, served)
+    page.get_by_label("Quota of cluster 0").fill(quota)
+    page.get_by_role("button", name="Approve and train").click()
+    page.wait_for_selector("#problem:not([hidden])")
+    page.wait_for_timeout(200)
+    assert said in page.inner_text("#problem") and not page.locator("#confirm").is_visible()
+
+
 def test_the_keyboard_alone_is_enough(served, watch):
     watched, page = opened(watch, served)
     first, second = (page.locator(".card").nth(i).get_attribute("data-id") for i in (0, 1))

@@ -230,12 +230,14 @@
   // -- changes -------------------------------------------------------------------------------------------------------
   // One after the other, so that what comes back last is what was sent last.
   let queue = Promise.resolve();
+  let refused = 0;
   function change(kind, key, value, focus = null, redraw = true) {
     queue = queue.then(async () => {
       try {
         state = await ask("/api/change", { kind, key, value });
         showState();
       } catch (error) {
+        refused += 1;
         complain(error.message);
         if (kind === "quota") showClusters();
         return;
@@ -307,7 +309,9 @@
 
   // -- approval, and what follows ------------------------------------------------------------------------------------
   $("approve").addEventListener("click", async () => {
+    const before = refused;
     await queue; // a note or an answer that was still in hand
+    if (refused > before || state.problem) return; // what stands against it is shown
     const c = state.counts;
     $("confirm-text").textContent =
       `${number(c.kept)} of ${plural(c.proposed, "proposed example", "proposed examples")} kept, ${number(c.out)} taken out, `
