@@ -13,8 +13,9 @@ from typing import Any
 from markupsafe import Markup
 
 from al.report import compare_text, labels
+from al.report.dots import Row, dots
 from al.report.drawing import Chart, plain, plot_layout, spec
-from al.report.html import TEMPLATES, _environment, content_security_policy
+from al.report.html import TEMPLATES, _environment, content_security_policy, packed_plotlyjs
 from al.report.values import clean, lookup
 
 SECTIONS = {
@@ -37,15 +38,14 @@ LONGEST_LABEL = 22
 
 
 def render_comparison(document: Mapping[str, Any]) -> str:
-    """The whole page (about 5 MB, nearly all of it plotly.js) for a comparison of schema 1.
+    """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of schema 1.
 
     As in the report, a number stands in a `<data value="…" data-path="…">` with its JSON pointer, a computed one carries
     `data-derived`, and what is missing is said. Texts of pool, config and strategies are shown as they are written.
     """
-    from plotly.offline import get_plotlyjs
-
     document = clean(document)
-    scripts = {"plotly": get_plotlyjs(), "page": (TEMPLATES / "report.js").read_text(encoding="utf-8")}
+    scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("data.js", "report.js")]
+    plotly, packed_plotly = packed_plotlyjs()
     metrics = [labels.metric(key) for key in METRICS]
     environment = _environment(document)
     environment.globals.update(
@@ -57,10 +57,12 @@ def render_comparison(document: Mapping[str, Any]) -> str:
         stages=STAGES,
     )
     return environment.get_template("compare.html.j2").render(
-        policy=content_security_policy(list(scripts.values())),
+        policy=content_security_policy([plotly, *scripts]),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        scripts={name: Markup(text) for name, text in scripts.items()},
+        scripts=[Markup(text) for text in scripts],
+        packed_plotly=Markup(packed_plotly),
         charts=comparison_charts(document),
+        dots=final_charts(document),
         sections=SECTIONS,
         order=compare_text.ranked(document),
         baseline=compare_text.baseline_of(document),
@@ -88,10 +90,8 @@ def color_role(document: Mapping[str, Any], i: int) -> str:
 
 
 def comparison_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
-    """Every chart that this comparison has the numbers for, by the id that the template uses."""
+    """Every learning curve that this comparison has the numbers for, by the id that the template uses."""
     drawn: dict[str, Chart | None] = {
-        "final-nll": _finals(document, "macro_nll", "NLL, nats per token", 1),
-        "final-em": _finals(document, "macro_em", "Exact match, %", 100),
         "curve-examples": _curves(document, "examples", "Examples trained on"),
         "curve-tokens": _curves(document, "tokens", "Tokens trained on"),
     }
@@ -111,36 +111,35 @@ def final_seeds(document: Mapping[str, Any], i: int, metric: str) -> list[tuple[
     return [(seed, value) for seed, value in values if value is not None]
 
 
-def _finals(document: Mapping[str, Any], metric: str, title: str, factor: int) -> Chart | None:
-    """A row for each strategy, best NLL on top: mean with its interval, and under it a small dot for each seed."""
-    rows = [i for i in compare_text.ranked(document) if _final(document, i, metric) is not None]
-    if not rows:
-        return None
-    data: list[dict[str, Any]] = []
-    for y, i in enumerate(rows):
-        role, mean = f"@{color_role(document, i)}", factor * _final(document, i, metric)
-        low, high = (_final(document, i, metric, bound) for bound in ("low", "high"))
-        seeds = final_seeds(document, i, metric)
-        dots = {"size": 6, "opacity": 0.7, "symbol": "circle", "color": role}
-        hover = "seed %{text}: %{x:.3f}<extra></extra>"
-        data.append({**_markers([factor * v for _, v in seeds], [y + 0.25] * len(seeds), dots), "hovertemplate": hover})
-        data[-1]["text"] = [plain(str(seed)) for seed, _ in seeds]
-        marker = {"size": 12, "symbol": _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)], "color": role}
-        trace = {**_markers([mean], [y - 0.05], marker), "text": [_label(document, i)]}
-        trace["hovertemplate"] = "%{text}: %{x:.3f}<extra></extra>"
-        if low is not None and high is not None:
-            bars = {"array": [factor * high - mean], "arrayminus": [mean - factor * low]}
-            trace["error_x"] = {"type": "data", "symmetric": False, **bars, "color": role, "thickness": 2.5, "width": 7}
-            trace["customdata"] = [[factor * low, factor * high]]
-            trace["hovertemplate"] = "%{text}: %{x:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})<extra></extra>"
-        data.append(trace)
-    layout = plot_layout(title, None)
-    ticks = {"tickmode": "array", "tickvals": list(range(len(rows))), "ticktext": [_label(document, i) for i in rows]}
-    layout["yaxis"].update(ticks, range=[len(rows) - 0.4, -0.6], showgrid=False, zeroline=False)
-    start = compare_text.baseline_of(document)
-    if start in rows:
-        layout["shapes"] = [_vertical(factor * _final(document, start, metric))]
-    return spec(data, layout, f"{title} of each strategy after the last round, with each seed", 80 + 46 * len(rows))
+def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
+    """What each strategy reached, as far as it was measured, by the id that the template uses; the line is the baseline."""
+    found = {}
+    for name, metric, title, factor in (
+        ("final-nll", "macro_nll", "NLL, nats per token", 1),
+        ("final-em", "macro_em", "Exact match, %", 100),
+    ):
+        rows = final_rows(document, metric, factor)
+        start = compare_text.baseline_of(document)
+        line = None if start is None else _final(document, start, metric)
+        if rows:
+            about = f"{title} of each strategy after the last round, with each seed"
+            found[name] = dots(rows, title, about, line=None if line is None else factor * line, row_height=46)
+    return found
+
+
+def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Row]:
+    """A row for each strategy, best NLL on top: a metric's mean times `factor` with its interval, and each seed."""
+    rows = []
+    for i in compare_text.ranked(document):
+        mean, low, high = (_final(document, i, metric, part) for part in ("mean", "low", "high"))
+        if mean is None:
+            continue
+        ends = None if low is None or high is None else (factor * low, factor * high)
+        each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
+        shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
+        label = compare_text.name_of(document, i, LONGEST_LABEL)
+        rows.append(Row(label, factor * mean, color_role(document, i), shape, ends, each))
+    return rows
 
 
 def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
@@ -172,15 +171,6 @@ def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
     layout = plot_layout(title, "NLL, nats per token", legend=True)
     layout["xaxis"].update(tickformat="~s" if key == "tokens" else ",", nticks=6, rangemode="tozero")
     return spec(data, layout, f"NLL of each strategy against {title.lower()}", 340)
-
-
-def _markers(x: list[float], y: list[float], marker: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker}
-
-
-def _vertical(x: float) -> dict[str, Any]:
-    line = {"color": "@axis", "width": 1, "dash": "dash"}
-    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "layer": "below", "line": line}
 
 
 def _final(document: Mapping[str, Any], i: int, metric: str, part: str = "mean") -> Any:

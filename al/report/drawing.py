@@ -26,15 +26,15 @@ def chart(name: str) -> Callable[[Callable], Callable]:
     return register
 
 
-def plot_layout(x_title: str, y_title: str | None, *, legend: bool = False, rows: int | None = None) -> dict[str, Any]:
-    """Axes with titles; `rows`: the y axis names so many things, one below the other."""
+def plot_layout(x_title: str, y_title: str | None, *, legend: bool = False) -> dict[str, Any]:
+    """Axes with titles, and a legend above them if there is one."""
 
     def axis(title: str | None) -> dict[str, Any]:
         colors = {"gridcolor": "@grid", "zerolinecolor": "@axis", "linecolor": "@axis"}
         heading = {"text": title or "", "font": {"size": 12}}
         return {"title": heading, "automargin": True, "fixedrange": True, "exponentformat": "e", **colors}
 
-    layout = {
+    return {
         "xaxis": axis(x_title),
         "yaxis": axis(y_title),
         "showlegend": legend,
@@ -43,9 +43,6 @@ def plot_layout(x_title: str, y_title: str | None, *, legend: bool = False, rows
         "hovermode": "closest",
         "dragmode": False,
     }
-    if rows:
-        layout["yaxis"].update(type="category", autorange=False, range=[rows - 0.4, -0.6], showgrid=False)
-    return layout
 
 
 def spec(data: list[dict], layout: dict[str, Any], label: str, height: int) -> Chart:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from al.report import labels, view
 from al.report.charts import build_charts
+from al.report.charts_verdict import verdict_charts
 from al.report.page_data import color_choices, pack, page_data
 from al.report.priced import priced
 from al.report.values import MISSING, clean, lookup, pointer, write
@@ -46,7 +47,7 @@ SECTIONS = {
 
 
 def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> str:
-    """The whole page (about 2.5 MB, most of it plotly.js, packed) for a summary of schema 1 and its details (`details.build_details`).
+    """The whole page (about 2.3 MB, most of it plotly.js, packed) for a summary of schema 1 and its details (`details.build_details`).
 
     Every number stands in a `<data value="…" data-path="…">` whose path is the JSON pointer of that number in the
     summary; computed ones carry `data-derived` with the formula instead. What is missing is said, never left blank.
@@ -55,7 +56,7 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
     summary = clean(summary)
     data = page_data(summary, clean(details))
     scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    plotly, packed_plotly = _plotly()
+    plotly, packed_plotly = packed_plotlyjs()
     return (
         _environment(summary)
         .get_template("report.html.j2")
@@ -64,6 +65,7 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
             css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
             scripts=[Markup(text) for text in scripts],
             charts=build_charts(summary),
+            dots=verdict_charts(summary),
             data=data,
             packed={"details": Markup(pack(json.dumps(data, allow_nan=False))), "plotly": Markup(packed_plotly)},
             sections=SECTIONS,
@@ -75,7 +77,7 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
 
 
 @cache
-def _plotly() -> tuple[str, str]:
+def packed_plotlyjs() -> tuple[str, str]:
     """plotly.js, and the same packed."""
     from plotly.offline import get_plotlyjs
 

@@ -262,7 +262,9 @@ def test_without_scripts_what_is_missing_is_said(chromium: Any, written: Path):
     page = context.new_page()
     page.goto(written.as_uri())
     text = page.inner_text("main")
+    charts = [page.locator("#verdict .dots").nth(i).bounding_box()["height"] for i in range(3)]
     context.close()
+    assert min(charts) > 100, "the verdict's charts need no script"
     assert "Scripts are off" in text and "The map needs scripts." in text and "selection.jsonl" in text
 
 

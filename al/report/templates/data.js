@@ -1,5 +1,5 @@
 "use strict";
-// Unpacks what the page carries packed (base64 of gzip), once the first view stands: plotly.js, and what can be looked up.
+// Unpacks what the page carries packed (base64 of gzip), once the first view stands: what can be looked up (a comparison has nothing), and plotly.js.
 const winnow = (() => {
   function bytes(base64) {
     const text = atob(base64);
@@ -44,8 +44,9 @@ const winnow = (() => {
     if (document.readyState === "complete") soon();
     else addEventListener("load", soon, { once: true });
   });
-  const plotly = settled.then(() => run("plotly-data"));
-  const ready = plotly.catch(() => {}).then(() => unpack("details-data")).then(JSON.parse);
+  // Data first: nothing in the first view waits for plotly.js, and running it holds the page for a second or two.
+  const ready = settled.then(() => (document.getElementById("details-data") ? unpack("details-data") : "null")).then(JSON.parse);
+  const plotly = ready.catch(() => {}).then(() => run("plotly-data"));
   ready.catch((error) => {
     document.documentElement.dataset.details = "failed";
     document.querySelectorAll(".needs-details").forEach((place) => {

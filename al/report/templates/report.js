@@ -39,16 +39,14 @@
       draw(place);
     }
   };
-  // A page that carries plotly.js packed has it a moment later.
-  const loaded = document.getElementById("plotly-data") ? winnow.plotly : Promise.resolve();
   const near = new IntersectionObserver(
     (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
       near.unobserve(entry.target);
-      loaded.then(() => drawOnce(entry.target), () => {});
+      winnow.plotly.then(() => drawOnce(entry.target), () => {});
     }),
     { rootMargin: "600px" },
   );
-  loaded.catch((error) => places.forEach((place) => {
+  winnow.plotly.catch((error) => places.forEach((place) => {
     place.textContent = `This browser cannot unpack the charts (${error.name}). The tables hold their numbers.`;
   }));
   for (const place of places) {

@@ -28,7 +28,16 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
-from al.report.compare_html import COLORS, METRICS, SECTIONS, comparison_charts, final_seeds, render_comparison
+from al.report.compare_html import (
+    COLORS,
+    METRICS,
+    SECTIONS,
+    comparison_charts,
+    final_charts,
+    final_rows,
+    final_seeds,
+    render_comparison,
+)
 from al.report.compare_text import (
     comparison_headline,
     comparison_verdict,
@@ -38,6 +47,7 @@ from al.report.compare_text import (
     ranked,
 )
 from al.report.html import TEMPLATES
+from al.report.page_data import unpack
 from al.report.values import clean, pointer, write
 
 Make = Callable[[], dict[str, Any]]
@@ -214,12 +224,13 @@ def test_unknown_numbers_have_words():
 @pytest.mark.parametrize("make", ALL)
 def test_only_our_scripts_run_and_nothing_is_fetched(make: Make):
     page = page_of(make)
-    scripts = [s.text for s in page.all("script") if s.attributes.get("type") != "application/json"]
-    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts}
+    scripts = [s.text for s in page.all("script") if "type" not in s.attributes]
+    runs = [*scripts, unpack(page.data()["plotly-data"])]
+    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in runs}
     (meta,) = [m for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy"]
     policy = {d.split()[0]: d.split()[1:] for d in meta.attributes["content"].split(";") if d.strip()}
     assert set(policy["script-src"]) == hashes and policy["default-src"] == policy["connect-src"] == ["'none'"]
-    assert len(scripts) == 2 and scripts[1] == (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    assert scripts == [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("data.js", "report.js")]
     for element in page.elements:
         assert not [name for name in element.attributes if name.startswith("on")], element
         for name in ("href", "src", "action", "style", "srcdoc"):
@@ -238,8 +249,7 @@ def test_hostile_texts_make_no_element_and_are_shown_as_written():
     (data,) = re.findall(r'<script type="application/json" id="chart-data">(.*?)</script>', html, re.S)
     assert not set(data) & set("<>&\u2028\u2029\n")
     for chart in json.loads(data).values():
-        names = [trace.get("name", "") for trace in chart["data"]] + chart["layout"]["yaxis"].get("ticktext", [])
-        assert not [name for name in names if "<" in name]
+        assert not [trace for trace in chart["data"] if "<" in trace.get("name", "")]
 
 
 def test_a_hostile_baseline_is_text_too():
@@ -249,7 +259,7 @@ def test_a_hostile_baseline_is_text_too():
         run["strategy"] = HOSTILE[1] if run["strategy"] == "random" else run["strategy"]
     page = read_page(render_comparison(document))
     assert {e.tag for e in page.elements} <= {e.tag for e in page_of(paying).elements}
-    assert len(page.all("script")) == 3
+    assert len(page.all("script")) == 4
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -285,16 +295,25 @@ def test_strategies_stand_best_first_and_unmeasured_last():
 
 def test_the_final_chart_draws_means_intervals_and_each_seed():
     document = paying()
-    chart = comparison_charts(document)["final-nll"]
-    for row, i in enumerate(ranked(document)):
-        seeds, mean = chart["data"][2 * row : 2 * row + 2]
+    rows = final_rows(document, "macro_nll", 1)
+    for row, i in zip(rows, ranked(document), strict=True):
         entry = document["strategies"][i]["final"]["macro_nll"]
-        assert seeds["x"] == [value for _, value in final_seeds(document, i, "macro_nll")] and len(seeds["x"]) == 5
-        assert np.mean(seeds["x"]) == pytest.approx(entry["mean"]) and mean["x"] == [entry["mean"]]
-        assert mean["x"][0] + mean["error_x"]["array"][0] == pytest.approx(entry["high"])
-        assert mean["x"][0] - mean["error_x"]["arrayminus"][0] == pytest.approx(entry["low"])
-    assert chart["layout"]["shapes"][0]["x0"] == document["strategies"][1]["final"]["macro_nll"]["mean"]
-    assert not [trace for trace in comparison_charts(one_seed())["final-nll"]["data"] if "error_x" in trace]
+        assert (row.label, row.value) == (document["strategies"][i]["name"], entry["mean"])
+        assert row.ends == (entry["low"], entry["high"])
+        assert [value for _, value in row.each] == [value for _, value in final_seeds(document, i, "macro_nll")]
+        assert np.mean([value for _, value in row.each]) == pytest.approx(entry["mean"]) and len(row.each) == 5
+    assert not [row for row in final_rows(one_seed(), "macro_nll", 1) if row.ends]
+
+
+def test_the_final_charts_stand_in_the_page_without_scripts_and_mark_the_baseline():
+    page = page_of(paying)
+    assert len([e for e in page.all("svg") if e.attributes.get("class") == "dots"]) == 2
+    assert len([e for e in page.all("line") if e.attributes["class"] == "mark"]) == 2
+    assert set(final_charts(bare())) == set()
+
+
+def test_plotly_is_packed():
+    assert len(render_comparison(paying()).encode()) < 3_000_000
 
 
 def test_the_curves_are_the_documents_with_bands_where_there_are_intervals():

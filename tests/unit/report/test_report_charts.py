@@ -11,6 +11,7 @@ from report_page import read_page
 from report_summaries import first_round, later_round, without_control
 
 from al.report.charts import CHARTS, build_charts
+from al.report.charts_verdict import difference_rows, model_rows, verdict_charts
 from al.report.html import TEMPLATES, render_html
 from al.report.values import clean
 
@@ -38,9 +39,8 @@ def test_every_chart_that_can_be_drawn_has_a_place_on_the_page():
 
 def test_the_models_stand_at_their_nll():
     summary = later_round()
-    drawn = {trace["name"]: trace["x"][0] for trace in build_charts(summary)["models-nll"]["data"]}
     models = summary["evaluation"]["models"]
-    assert drawn == {
+    assert {row.label: row.value for row in model_rows(summary)} == {
         "Base": models["base"]["macro_nll"],
         "Previous round": models["previous"]["macro_nll"],
         "Selected": models["selected"]["macro_nll"],
@@ -48,24 +48,20 @@ def test_the_models_stand_at_their_nll():
     }
 
 
-@pytest.mark.parametrize(
-    ("chart", "metric", "factor"), [("differences-nll", "macro_nll", 1), ("differences-em", "macro_em", 100)]
-)
-def test_intervals_end_where_the_summary_says(chart: str, metric: str, factor: int):
+@pytest.mark.parametrize(("metric", "factor"), [("macro_nll", 1), ("macro_em", 100)])
+def test_intervals_end_where_the_summary_says(metric: str, factor: int):
     summary = later_round()
-    for trace, against in zip(build_charts(summary)[chart]["data"], ("base", "previous", "control"), strict=True):
+    for row, against in zip(difference_rows(summary, metric, factor), ("base", "previous", "control"), strict=True):
         entry = summary["evaluation"]["differences"][f"selected - {against}"][metric]
-        (value,), bars = trace["x"], trace["error_x"]
-        assert value == pytest.approx(entry["value"] * factor)
-        assert value - bars["arrayminus"][0] == pytest.approx(entry["low"] * factor)
-        assert value + bars["array"][0] == pytest.approx(entry["high"] * factor)
+        assert (row.value, *row.ends) == pytest.approx([entry[part] * factor for part in ("value", "low", "high")])
 
 
-def test_the_axis_of_a_difference_shows_zero_and_every_interval():
-    for trace_range in (
-        c["layout"]["xaxis"]["range"] for n, c in build_charts(first_round()).items() if n.startswith("diff")
-    ):
-        assert trace_range[0] < 0 < trace_range[1]
+def test_the_verdicts_charts_stand_in_the_page_without_scripts():
+    page = read_page(render_html(later_round()))
+    assert len([e for e in page.all("svg") if e.attributes.get("class") == "dots"]) == len(
+        verdict_charts(later_round())
+    )
+    assert set(verdict_charts(later_round())) == {"differences-nll", "models-nll", "differences-em"}
 
 
 @pytest.mark.parametrize(("chart", "key", "other"), [("scores-nll", "nll", "measured"), ("lengths", "length", "left")])
@@ -91,7 +87,7 @@ def test_without_control_no_control_is_drawn():
         "Selected, dev",
         "Selected, dev, kept",
     }
-    assert [trace["name"] for trace in charts["differences-nll"]["data"]] == ["Base"]
+    assert [row.label for row in difference_rows(without_control(), "macro_nll", 1)] == ["minus base"]
 
 
 def test_rounds_are_drawn_from_the_learning_curve_to_this_round():
@@ -113,6 +109,7 @@ def test_traces_are_svg_only():
 def test_every_colour_is_a_role_that_the_style_sheet_defines():
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     roles = {text for chart in build_charts(later_round()).values() for text in strings(chart) if text.startswith("@")}
+    roles |= {f"@{row.role}" for row in model_rows(later_round())}
     assert roles and all(css.count(f"--{role[1:]}:") == 2 for role in roles), "each once for light and once for dark"
 
 

@@ -56,8 +56,7 @@ def test_an_older_summary_is_a_page_that_says_what_it_lacks(make):
 def test_the_chart_of_gains_stands_right_below_the_sentence():
     elements = page_of(second_round()).elements
     start = next(i for i, e in enumerate(elements) if e.attributes.get("id") == "verdict-title")
-    charts = [e.attributes["data-chart"] for e in elements[start : start + 3] if "data-chart" in e.attributes]
-    assert charts == ["differences-nll"]
+    assert [e.attributes.get("id") for e in elements[start + 1 : start + 2]] == ["chart-differences-nll"]
 
 
 def test_the_worst_group_comes_first():
