@@ -21,12 +21,13 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
     def build(out: Path, scratch: Path) -> None:
         from al.model_shape import model_shape
         from al.plan import estimate, probe_machine
-        from al.pool_estimate import PoolEstimate
+        from al.pool_estimate import PoolEstimate, made_from
         from trainer.tokens import TokenTable
 
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
         size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
-        pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, True)
+        mapped = made_from(session.run, "projection", "embeddings", prepared.embeddings) is not None
+        pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, len(lengths) * (not mapped), exact=True)
         machine = probe_machine(config)
         shape = model_shape(config.model, config.lora, machine.bytes_per_value)
         write_json(out / "plan.json", estimate(config, budget, pool, shape, machine, number))

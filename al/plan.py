@@ -26,6 +26,7 @@ from al.cost import (
 from al.model_shape import ModelShape, model_shape
 from al.pool_estimate import PoolEstimate, estimate_pool
 from al.progress import duration
+from al.projection import laid_out
 from al.scoring_estimate import examples_scored, measured, seconds_per_token
 from al.store import Run
 from al.workflow import Options
@@ -40,6 +41,9 @@ DEAR_SCORING = 0.25
 """Share of the time of training from which on measuring is warned of."""
 LANGUAGES_PER_S = 2_500
 """Examples whose language is detected in a second (al.cleaning.language)."""
+COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 10, 1_100, 3_000
+"""Of the map on one core: seconds until umap-learn is imported and compiled, in every process that makes one (and 27 more when an
+installation imports it first), examples fitted in a second, and examples put between those (selection.projection)."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
 
@@ -139,7 +143,17 @@ def _seconds(
         "train": train,
         "train control": train if config.control else 0.0,
         "evaluate": models * held * pool.mean_tokens / forward,
+        "map": _seconds_of_map(pool.new_to_map),
     }
+
+
+def _seconds_of_map(examples: int) -> float:
+    from selection.projection import FITTED
+
+    if not laid_out(examples):
+        return 0.0
+    fitted = min(examples, FITTED)
+    return COMPILE_MAP_S + fitted / LAID_OUT_PER_S + (examples - fitted) / PLACED_PER_S
 
 
 def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float) -> float:

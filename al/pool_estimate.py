@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from al import rounds
+from al.artifacts import Artifact
 from al.config import Config
 from al.pool.sources import Source, find_sources
 from al.store import Run
@@ -21,12 +21,15 @@ CHARACTERS_PER_TOKEN = 4.0
 
 @dataclass(frozen=True)
 class PoolEstimate:
-    """Size of a pool. `mean_tokens` is cut at tokens.max_length; `exact` says it was counted, not estimated."""
+    """Size of a pool, and how many examples are still to be embedded and to be laid out on the map.
+
+    `mean_tokens` is cut at tokens.max_length; `exact` says it was counted, not estimated."""
 
     examples: int
     mean_tokens: float
     bytes: int
     new_to_embed: int
+    new_to_map: int
     exact: bool
 
 
@@ -35,26 +38,30 @@ def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
     if (run_path / "run.db").is_file():
         with Run.read(run_path) as run:
             current = rounds.current_pool(run)
-            tokens = [
-                a for a in run.published("tokens") if current and a.manifest["inputs"]["pool"] == current[1].fingerprint
-            ]
-            embedded = [
-                a
-                for a in run.published("embeddings")
-                if current and a.manifest["inputs"]["pool"] == current[1].fingerprint
-            ]
-        if current and tokens:
-            return _counted(current[1], tokens[0], bool(embedded))
+            pool = current[1] if current else None
+            tokens, embeddings = (made_from(run, stage, "pool", pool) for stage in ("tokens", "embeddings"))
+            projection = made_from(run, "projection", "embeddings", embeddings)
+        if tokens is not None:
+            return _counted(pool, tokens, embeddings is not None, projection is not None)
     return _sampled(find_sources(config.pool), config.tokens.max_length)
 
 
-def _counted(pool: Any, tokens: Any, embedded: bool) -> PoolEstimate:
+def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artifact | None:
+    """The newest artifact of `stage` whose input `role` is `source`."""
+    if source is None:
+        return None
+    found = (a for a in run.published(stage) if a.manifest["inputs"][role] == source.fingerprint)
+    return next(found, None)
+
+
+def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool) -> PoolEstimate:
     from trainer.tokens import TokenTable
 
     lengths = np.asarray(TokenTable.open(tokens.path).lengths)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
+    mean = float(lengths.mean()) if len(lengths) else 0.0
     return PoolEstimate(
-        len(lengths), float(lengths.mean()) if len(lengths) else 0.0, size, 0 if embedded else len(lengths), True
+        len(lengths), mean, size, len(lengths) * (not embedded), len(lengths) * (not mapped), exact=True
     )
 
 
@@ -74,4 +81,4 @@ def _sampled(sources: list[Source], longest: int) -> PoolEstimate:
         rows += len(lengths) if complete else file_size / max(np.mean(lengths), 1.0)
         characters += sum(min(n / CHARACTERS_PER_TOKEN, longest) for n in lengths)
         sampled += len(lengths)
-    return PoolEstimate(int(rows), characters / max(sampled, 1), size, int(rows), False)
+    return PoolEstimate(int(rows), characters / max(sampled, 1), size, int(rows), int(rows), exact=False)

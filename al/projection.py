@@ -21,16 +21,23 @@ TERMS, EXEMPLARS = 8, 3
 """Of each cluster: terms that set it apart, examples nearest to its centre."""
 
 
+def laid_out(examples: int) -> bool:
+    """Whether UMAP lays out a pool of so many examples: not a small one, and not without umap-learn (extra `map`)."""
+    from selection.projection import LEAST
+
+    return examples >= LEAST and find_spec("umap") is not None
+
+
 def project(session: Session, prepared: Prepared) -> Artifact | None:
     """Coordinates of the pool by UMAP. Publishes `map.npy` ((n, 2) float32, a row per example of the pool) and `map.json`.
 
-    None where the map shows principal components (which `clusters.parquet` holds) instead: of a small pool, without umap-learn, and
-    when UMAP fails, which is said.
+    None where the map shows principal components (which `clusters.parquet` holds) instead: where `laid_out` says so, and when UMAP
+    fails, which is said.
     """
-    from selection.projection import FITTED, LEAST
+    from selection.projection import FITTED
 
     size = int(prepared.embeddings.json("embeddings.json")["examples"])
-    if size < LEAST or find_spec("umap") is None:
+    if not laid_out(size):
         return None
 
     def build(out: Path, scratch: Path) -> None:

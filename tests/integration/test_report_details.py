@@ -126,3 +126,14 @@ def test_a_map_by_umap_is_told_as_such(world: Path, tmp_path: Path, monkeypatch:
     found = read(tmp_path / "run", 1, "summary.json")["map"]
     assert (found["method"], found["fitted"], found["x"][:3]) == ("umap", found["sampled_from"], [0, 2, 4])
     assert "Embeddings laid out by UMAP" in (tmp_path / "run/rounds/001/report.html").read_text()
+
+
+def test_the_map_is_planned_until_there_is_one(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(selection.projection, "LEAST", 10)
+    monkeypatch.setattr(selection.projection, "project", lambda v, seed, progress: np.arange(2 * len(v)).reshape(-1, 2))
+    pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
+    asked = ("plan", "--config", world, "--run", tmp_path / "run", "--budget", 20, "--json")
+    assert winnow(*asked).document["seconds"]["map"] > 0
+    play(tmp_path / "run", world)
+    assert winnow(*asked).document["seconds"]["map"] == 0
+    assert json.loads((tmp_path / "run/rounds/001/plan/plan.json").read_text())["seconds"]["map"] > 0

@@ -9,13 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import al.projection
 from al.budget import parse_budget
 from al.config import Config
 from al.cost import GIB, LAUNCH_SECONDS, Machine, divided, forward_tokens_per_s, training_memory, training_tokens_per_s
 from al.model_shape import ModelShape
-from al.plan import estimate
+from al.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, estimate
 from al.pool_estimate import PoolEstimate
 from selection.config import SelectConfig
+from selection.projection import FITTED, LEAST
 from selection.strategy import Budget
 from trainer.decoder.retention import Retention, Widths
 
@@ -111,8 +113,31 @@ def test_predictions_hold_on_the_machine_that_was_measured():
             assert row["tokens_per_s"] == pytest.approx(row["planned_tokens_per_s"], rel=0.20), row["name"]
 
 
+FIT_ALL = COMPILE_MAP_S + FITTED / LAID_OUT_PER_S
+
+
+@pytest.mark.parametrize(
+    ("examples", "installed", "seconds"),
+    [
+        (0, True, 0.0),
+        (LEAST - 1, True, 0.0),
+        (FITTED, True, FIT_ALL),
+        (FITTED + 10 * PLACED_PER_S, True, FIT_ALL + 10),
+        (FITTED, False, 0.0),
+    ],
+)
+def test_the_map_is_planned_where_umap_will_lay_one_out(
+    monkeypatch: pytest.MonkeyPatch, examples: int, installed: bool, seconds: float
+):
+    monkeypatch.setattr(al.projection, "find_spec", lambda _: installed or None)
+    pool = PoolEstimate(60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=examples, exact=True)
+    planned = estimate(config(), parse_budget("100"), pool, mistral(), H100)
+    assert planned["seconds"]["map"] == pytest.approx(seconds, abs=0.05)
+    assert planned["total_seconds"] == pytest.approx(sum(planned["seconds"].values()), abs=0.5)
+
+
 def test_a_round_that_trains_on_earlier_picks_too_is_planned_with_them():
-    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
+    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
 
     def seconds(number: int, **train):
         return estimate(config(**train), parse_budget("1000"), pool, mistral(), H100, number)["seconds"]["train"]
@@ -127,7 +152,7 @@ def test_a_round_that_trains_on_earlier_picks_too_is_planned_with_them():
 def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of_and_the_default_does_without(
     strategy, budget, dear
 ):
-    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
+    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
     chosen = config().model_copy(update={"select": SelectConfig(strategy=strategy)})
     planned = estimate(chosen, parse_budget(budget), pool, mistral(), H100, 2)
     assert any("measuring takes" in text for text in planned["warnings"]) == dear
