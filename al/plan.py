@@ -41,9 +41,9 @@ DEAR_SCORING = 0.25
 """Share of the time of training from which on measuring is warned of."""
 LANGUAGES_PER_S = 2_500
 """Examples whose language is detected in a second (al.cleaning.language)."""
-COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 10, 1_100, 3_000
-"""Of the map on one core: seconds until umap-learn is imported and compiled, in every process that makes one (and 27 more when an
-installation imports it first), examples fitted in a second, and examples put between those (selection.projection)."""
+COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 3, 1_100, 3_000
+"""Of the map on one core: seconds until umap-learn is imported and compiled, in every process that makes one (and 34 more in the first
+one of an installation), examples fitted in a second, and examples put between those (selection.projection)."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
 

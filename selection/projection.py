@@ -71,8 +71,10 @@ def _fit(index, vectors: np.ndarray, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
         # Said of a given seed (one core), of given neighbours (no transform) and of disconnected examples: all meant so.
         warnings.simplefilter("ignore")
-        from umap import UMAP
+        from umap import UMAP, umap_
 
+        for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
+            function.enable_caching()  # on disk, as UMAP's other functions are: else these take 8 s in every process
         cosine, nearest = index.search(vectors, NEIGHBOURS)
         distance = _distance(cosine)
         distance[:, 0], nearest[:, 0] = 0.0, np.arange(len(vectors))  # of duplicates, another may come before itself

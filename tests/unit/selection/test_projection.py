@@ -43,6 +43,13 @@ def test_the_same_seed_gives_the_same_map(pool):
     assert not np.array_equal(first, other)
 
 
+def test_what_numba_compiles_is_kept_for_the_next_process(pool):
+    from umap import umap_
+
+    project(pool[0], seed=0, fitted=300)
+    assert all(f.stats.cache_path for f in (umap_.smooth_knn_dist, umap_.compute_membership_strengths))
+
+
 def test_progress_counts_every_example(pool):
     done: list[int] = []
     project(pool[0], seed=0, fitted=300, progress=done.append)
