@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the facts that go with every figure."""
+"""What the benchmark scripts share: the facts that go with every figure, and how a table is written."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def device_name() -> str:
 def now() -> str:
     """Date and time in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -12,18 +12,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from common import table  # noqa: E402
+from report_tables import interval_coverage, report_page  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
 STUDY_PAGE, STUDY_MARK = ROOT / "docs" / "selection.md", ("<!-- study -->", "<!-- /study -->")
 HEAD = """# Benchmarks
 Drawn by `python benchmarks/render.py` from the JSON records under `benchmarks/results/`; no figure is typed by hand.
 """
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def provenance(record: dict[str, Any], device: str, versions: dict[str, str]) -> str:
@@ -363,6 +360,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cpu_speed": cpu_speed,
     "gpu_round": gpu_round,
     "import_speed": import_speed,
+    "report_page": report_page,
+    "interval_coverage": interval_coverage,
 }
 
 

@@ -1,0 +1,77 @@
+"""Parts of docs/benchmarks.md on what a reader of the report meets: the page, and its intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common import table
+
+MARKS = {
+    "first_text_s": "text readable",
+    "first_chart_s": "the verdict's chart drawn",
+    "dom_content_loaded_s": "DOMContentLoaded",
+    "searchable_s": "map and picked examples ready",
+    "plotly_chart_s": "first chart of plotly.js drawn",
+    "blocked_s": "longest task (running plotly.js)",
+}
+
+
+def report_page(record: dict[str, Any]) -> str:
+    """When the page of a large run shows what."""
+    run, opened = record["run"], record["opened"]
+    rows = [
+        [words, f"{record['median'][mark]:.2f}", f"{max(once[mark] for once in opened):.2f}"]
+        for mark, words in MARKS.items()
+    ]
+    return "\n".join(
+        [
+            "## The report page",
+            _where(record),
+            "",
+            f"Report of a run of {run['examples']:,} examples, {run['clusters']} clusters and {run['picks']:,} picks: "
+            f"{record['page_bytes'] / 1e6:.2f} MB, opened from disk in headless Chromium {len(opened)} times while other work "
+            f"ran (load {record['load_before']:.1f}). Seconds since the navigation began:",
+            "",
+            table(["", "median", "longest"], rows),
+        ]
+    )
+
+
+def interval_coverage(record: dict[str, Any]) -> str:
+    """How often intervals hold the truth."""
+    rows = [
+        [
+            row["test_set"],
+            str(row["examples"]),
+            *(
+                f"{row[way][metric]:.1%}"
+                for way in ("by_source", "from_the_whole")
+                for metric in ("macro_nll", "macro_em")
+            ),
+        ]
+        for row in record["rows"]
+    ]
+    header = [
+        "test set",
+        "examples",
+        "NLL",
+        "exact match",
+        "NLL, drawn from the whole",
+        "exact match, drawn from the whole",
+    ]
+    return "\n".join(
+        [
+            "## Intervals of macro differences",
+            _where(record),
+            "",
+            f"How often the 95% interval holds the true difference, in {record['simulations']} simulated test sets each; Winnow resamples "
+            "each source by itself (`al/bootstrap.py`). Beside it the bootstrap that draws examples from the whole test set.",
+            "",
+            table(header, rows),
+        ]
+    )
+
+
+def _where(record: dict[str, Any]) -> str:
+    shown = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return f"{record['device']}; {shown}; {record['date'][:10]}; `{record['command']}`"
