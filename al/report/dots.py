@@ -1,6 +1,7 @@
 """Charts of dots with intervals, one row below the other, as SVG in the page: they stand with its text and need no script.
 
-x is in percent of the plot, so a chart fits any window while its text keeps its size; labels stand in its left padding (report.css).
+x is in percent of the plot, so a chart fits any window while its text keeps its size. Labels stand in its left padding (report.css) and
+are HTML, since the browser then ends those that are too long with an ellipsis.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ SHAPES = {
 """Markers by name, about 12 pixels around (0, 0)."""
 TOP, FOOT, TICKS = 8, 46, 5
 """Pixels above the rows and below them (ticks and title), and how many steps of the axis fit a telephone."""
+LABELS = 148
+"""Pixels of the padding in which labels stand."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ def ticks(low: float, high: float) -> list[tuple[float, str]]:
 def _row(row: Row, at: Callable[[float], str], y: int) -> Markup:
     middle = y - 4 if row.each else y
     parts = [Markup('<g color="var(--{})"><title>{}</title>').format(row.role, row.says)]
-    parts.append(Markup('<text class="label" x="-12" y="{}">{}</text>').format(y, row.label))
+    label = Markup(
+        '<foreignObject x="-{}" y="{}" width="{}" height="20"><bdi class="label" title="{}">{}</bdi></foreignObject>'
+    )
+    parts.append(label.format(LABELS, y - 10, LABELS - 12, row.says, row.label))
     if row.ends:
         low, high = (at(end) for end in row.ends)
         parts.append(_line(low, middle, high, middle, "interval"))

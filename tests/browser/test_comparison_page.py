@@ -15,6 +15,11 @@ from comparison_documents import eight, hostile_comparison  # noqa: E402
 
 from al.report.compare_html import render_comparison  # noqa: E402
 
+OUTSIDE = """() => [...document.querySelectorAll(".dots .label")].filter((label) => {
+  const [box, chart] = [label, label.closest(".dots")].map((element) => element.getBoundingClientRect());
+  return box.left < chart.left || box.right > chart.left + 148;
+}).length"""
+
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.parametrize("make", [eight, hostile_comparison])
@@ -31,5 +36,6 @@ def test_every_chart_draws_and_nothing_else_runs(
     page.wait_for_function("() => document.querySelectorAll('.chart .main-svg').length >= 2")
     assert page.locator(".dots").first.bounding_box()["height"] > 100
     assert watched.errors == [] and watched.dialogs == [] and watched.requests == [path.as_uri()]
+    assert page.evaluate(OUTSIDE) == 0, "a label leaves its column"
     wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(wide) <= 0, "the page scrolls sideways"

@@ -65,6 +65,11 @@ def test_a_pointer_and_a_screen_reader_are_told_the_numbers():
     assert "first: 2.000 (1.500 to 2.500)" in text and "second: \u22121.000" in text and "seed 1: 2.200" in text
 
 
+def test_a_label_that_the_page_cuts_is_told_in_whole():
+    label = next(e for e in drawn([Row("案" * 40, 1.0, "base", "circle")]) if e.attributes.get("class") == "label")
+    assert label.attributes["title"].startswith("案" * 40)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_labels_are_text(text: str):
     def tags(label: str) -> list[str]:
