@@ -53,7 +53,10 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         )
         document = before.json("clusters.json")
         changes = [*found.splits, *found.merges]
+        size = np.bincount(found.assignment, minlength=len(found.parent))
+        of_now = {"k": len(size), "smallest": int(size.min()), "largest": int(size.max())}
         document |= {
+            "quality": document["quality"] | of_now,  # whether clusters are kinds is told by those of the pool
             "k": len(found.parent),
             "names": _names(found.parent, document["names"]),
             "changes": [{"old": list(c.old), "new": list(c.new), "reason": c.reason} for c in changes],
@@ -62,7 +65,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
 
     return session.run.stage(
         "adapted_clusters",
-        version=1,
+        version=2,
         inputs={
             "clusters": before,
             "embeddings": prepared.embeddings,

@@ -79,6 +79,7 @@ def scoring_part(roles: Mapping[str, Artifact], table: pa.Table, number: int) ->
         "fp8_rank_correlation": min(fp8, default=None),
         "gradients_through_adam": next((f["adam_moments"] for f in facts if "adam_moments" in f), None),
         "target": roles["target"].json("target.json") if "target" in roles else None,
+        "noise": roles["suspects"].json("suspects.json") if "suspects" in roles else None,
     }
 
 

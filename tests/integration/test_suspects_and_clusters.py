@@ -128,6 +128,7 @@ def test_wrong_answers_are_suspected_once_the_task_is_learned_and_held_back(meas
     assert summary["selection"]["outcomes"]["suspected_noise"] == len(found)
     page = (measured / "rounds/002/report.html").read_text()
     assert f"noise.release=[{found.id.iloc[0]}]" in page
+    assert summary["scoring"]["noise"] == document and "measured with and without their prompts" in page
 
 
 def test_suspects_stay_so_until_they_are_measured_again(measured, again):
@@ -196,6 +197,9 @@ def test_the_third_round_splits_a_cluster_whose_losses_are_uneven(measured, agai
     pool = Pool.open(again / "rounds/003/pool")
     easy = np.array([m[0]["content"].startswith("easy") for m in pool.messages(np.arange(len(pool)))])
     assert max(np.mean(assigned.cluster[easy] == 0), np.mean(assigned.cluster[~easy] == 1)) > 0.9
+    sizes = np.bincount(assigned.cluster)
+    quality, of_pool = found["quality"], clusters(measured, 1)["quality"]
+    assert quality == of_pool | {"k": 2, "smallest": int(sizes.min()), "largest": int(sizes.max())}
     link = (again / "rounds/003/clusters").resolve()
     assert link.parent.name == "adapted_clusters"
     assert (pq.read_table(link / "clusters.parquet")["cluster"].to_numpy() == assigned.cluster).all()
