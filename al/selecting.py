@@ -34,7 +34,7 @@ FORWARD_COST = 1 / 3
 FIRST_LOOK = 512
 """At most so many picks are looked at to see how much noise there is."""
 NOISY = 0.05
-"""Share of suspects among what was looked at from which on every pick is looked at."""
+"""Share of suspects among what was looked at from which on picks are looked at."""
 
 
 def score_sample(standing: Standing, amount: Any) -> Artifact:
@@ -126,20 +126,20 @@ def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact
 
 def _picks_looked_at(standing: Standing, scored: Scored, amount: Any) -> int:
     """How many picks are measured before they are made, to see whether they are suspected noise (`noise.look`)."""
-    noise, everything = standing.session.config.noise, len(standing.state.keys)
+    noise = standing.session.config.noise
     if standing.history.adapter() is None or not noise.hold or noise.look in ("none", "measured"):
         return 0
     if noise.look == "picks":
-        return everything
+        return len(standing.state.keys)
+    sampled = scored.sample.json("score.json")["examples"]
+    left = max(0, int(_affordable(standing, amount)) - sampled)
     looked_at, share = suspected_share(standing, scored.sample)
-    if share >= NOISY:
-        return everything
-    return 0 if looked_at else first_look(_affordable(standing, amount))
+    return left if share >= NOISY else (0 if looked_at else first_look(left))
 
 
-def first_look(examples: float) -> int:
-    """How many picks are looked at where nothing was measured that could tell how much noise there is, and `examples` may be."""
-    return int(min(examples, FIRST_LOOK))
+def first_look(affordable: float) -> int:
+    """How many picks are looked at where nothing was measured that could tell how much noise there is."""
+    return int(min(affordable, FIRST_LOOK))
 
 
 def quotas_for(standing: Standing, scored: Scored, amount: Any) -> Any:

@@ -178,9 +178,9 @@ class NoiseConfig(BaseModel, extra="forbid", frozen=True):
 
     look: Literal["none", "measured", "picks", "auto"] = Field(
         "auto",
-        description="From the second round on, what is looked at: what is measured anyway, or every pick as well, before it is one "
-        "(which takes about 1.4 forward passes over the picks). auto looks at picks where at least 5% of what was measured is "
-        "suspected, and at 512 picks where nothing was measured.",
+        description="From the second round on, what is looked at: what is measured anyway, or picks as well, before they are made, which "
+        "takes about 1.4 forward passes over each. auto looks at picks where at least 5% of what was looked at is suspected, or "
+        "nothing was, and at no more than all measuring may take: a ninth of the time of training.",
     )
     hold: bool = Field(True, description="Whether suspects are held back. The report lists them either way.")
     release: list[str] = Field(

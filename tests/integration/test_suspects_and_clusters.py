@@ -168,12 +168,21 @@ def looked_at(run, number) -> set[int]:
     return set(pq.read_table(run / f"rounds/{number:03d}/shortlist/statistics.parquet")["row"].to_pylist())
 
 
-def test_where_a_twentieth_was_suspected_every_pick_is_looked_at_before_it_is_one(measured, again):
-    do_round(again, "--strategy", "random", budget=30)
+def picked(run, number) -> set[int]:
+    return set(np.flatnonzero(table(run, number).outcome == "selected").tolist())
+
+
+def test_every_pick_is_looked_at_before_it_is_one_where_that_is_asked_for(again):
+    do_round(again, "--strategy", "random", "--set", "noise.look=picks", budget=30)
     third = table(again, 3)
-    picked = set(np.flatnonzero(third.outcome == "selected").tolist())
-    assert len(picked) == 30 and picked <= looked_at(again, 3)
+    assert len(picked(again, 3)) == 30 and picked(again, 3) <= looked_at(again, 3)
     assert not third[third.outcome == "selected"].id.isin(suspects(again, 3).id).any()
+
+
+def test_where_a_twentieth_was_suspected_some_picks_are_looked_at_by_default(again):
+    do_round(again, "--strategy", "random", budget=30)
+    assert 0 < len(looked_at(again, 3) & picked(again, 3)) < 30
+    assert len(looked_at(again, 3)) <= 30 / 3  # a ninth of the time of training
 
 
 def test_nothing_is_looked_at_where_nobody_asks(again):
