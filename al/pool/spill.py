@@ -1,10 +1,10 @@
 """External sort of records by id: memory stays bounded however large the pool is.
 
-    add(record) … → a buffer of columns ──full──▶ sorted run on disk (Arrow)
+    add(record) … → blocks of columns ──64 MiB──▶ sorted run on disk (Arrow)
     tables()      → for each range of ids: the part of every run, sorted together, exact duplicates merged
 
-Ids are uniform hashes, so equal ranges of them hold nearly equal numbers of rows. In memory are one buffer (about 64 MiB), one
-range (about 32,768 rows or 64 MiB), and one batch (about 1 MiB) of every run.
+Ids are uniform hashes, so equal ranges of them hold nearly equal numbers of rows. In memory are one block as Python objects (1 MiB of
+text), one buffer of columns (about 64 MiB), one range (about 32,768 rows or 64 MiB), and one batch (about 1 MiB) of every run.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _ORDER = [("fresh", pa.int8()), ("file", pa.string()), ("line", pa.int64()), ("p
 _RUN = pa.schema([*EXAMPLES, *_ORDER])
 _SORT_KEYS = [("id", "ascending"), *((name, "ascending") for name, _ in _ORDER)]
 
-_NONE: list[str] = []
-
 BUFFER_BYTES = 64 * 2**20
-ROW_BYTES = 400  # what a buffered row takes besides its text
+BLOCKS = 64
+"""Into which a buffer is filled. Rows take several times as much as Python objects as in columns, and few of them stay in the cache."""
+ROW_BYTES = 400  # what a row takes besides its text
 RANGE_ROWS, RANGE_BYTES = 32_768, 64 * 2**20
 BATCH_BYTES = 2**20
 PAST_ALL = "g"
@@ -61,57 +61,71 @@ class Spill:
 
     def __init__(self, folder: Path, buffer_bytes: int = BUFFER_BYTES):
         self._folder = folder
-        self._buffer_bytes = buffer_bytes
+        self._buffer_bytes, self._block_bytes = buffer_bytes, buffer_bytes // BLOCKS
         self._paths: list[Path] = []
         self._count = self._bytes = 0
+        self._blocks: list[pa.Table] = []
+        self._buffered = 0
         self._clear()
 
     def _clear(self) -> None:
         self._rows: list[tuple] = []
         self._offsets, self._roles, self._contents = [0], [], []
-        self._alternatives: dict[int, list[str]] = {}
-        self._buffered = 0
+        self._waiting = 0
 
     def add(self, record: Record, file: str, line: int, part: int) -> None:
         """Add one record, read from `line` of `file`; `part` counts the examples of one row from 0."""
-        self._put(record, f"{file}:{line}" if part == 0 else f"{file}:{line}#{part + 1}", 1, file, line, part)
-
-    def add_kept(self, examples: pa.Table) -> None:
-        """Add examples of an earlier pool version: each is kept, and wins over an equal new one."""
-        for row in examples.to_pylist():
-            turns = [(message["role"], message["content"]) for message in row["messages"]]
-            record = Record(row["id"], row["source"], turns, row["alternatives"], row["labelled"], row["metadata"])
-            self._put(record, row["origin"], 0, row["origin"].rpartition(":")[0], 0, 0)
-
-    def _put(self, record: Record, origin: str, fresh: int, file: str, line: int, part: int) -> None:
-        identity, source, turns, alternatives, labelled, metadata = record
-        if alternatives:
-            self._alternatives[len(self._rows)] = alternatives
-        self._rows.append((identity, source, labelled, origin, metadata, fresh, file, line, part))
-        size = ROW_BYTES + len(metadata)
-        for role, content in turns:
+        # Texts and tuples of texts are all that is kept: a list per row would be work for the garbage collector.
+        alternatives = tuple(record.alternatives)
+        kept = (record.id, record.source, alternatives, record.labelled, record.metadata, file, line, part)
+        self._rows.append(kept)
+        size = ROW_BYTES + len(record.metadata)
+        for role, content in record.turns:
             self._roles.append(role)
             self._contents.append(content)
             size += len(content)
         self._offsets.append(len(self._roles))
-        self._buffered += size
-        if self._buffered >= self._buffer_bytes:
-            self._write_run(self._take_buffer())
+        self._waiting += size
+        if self._waiting >= self._block_bytes:
+            self._close_block()
 
-    def _take_buffer(self) -> pa.Table:
-        self._count += len(self._rows)
-        self._bytes += self._buffered
-        identity, source, labelled, origin, metadata, *order = zip(*self._rows, strict=True) if self._rows else [[]] * 9
+    def add_kept(self, examples: pa.Table) -> None:
+        """Add examples of an earlier pool version: each is kept, and wins over an equal new one."""
+        zeros = pa.array(np.zeros(len(examples), dtype=np.int8))
+        file = pc.replace_substring_regex(examples["origin"], ":[^:]*$", "")
+        columns = [*examples.select(EXAMPLES.names).columns, zeros, file, zeros, zeros]
+        self._add_block(pa.table(columns, names=_RUN.names).cast(_RUN))
+
+    def _close_block(self) -> None:
+        """Bring the waiting rows into columns."""
+        if not self._rows:
+            return
+        identity, source, alternatives, labelled, metadata, *place = zip(*self._rows, strict=True)
+        origin = [
+            f"{file}:{line}" if part == 0 else f"{file}:{line}#{part + 1}"
+            for file, line, part in zip(*place, strict=True)
+        ]
         flat = [pa.array(self._roles, pa.string()), pa.array(self._contents, pa.string())]
         messages = pa.ListArray.from_arrays(
             pa.array(self._offsets, pa.int32()), pa.StructArray.from_arrays(flat, fields=list(MESSAGE))
         )
-        alternatives = [self._alternatives.get(row, _NONE) for row in range(len(identity))]
-        columns = [identity, source, messages, alternatives, labelled, origin, metadata, *order]
-        table = pa.table(
-            [pa.array(values, type=field.type) for values, field in zip(columns, _RUN, strict=True)], schema=_RUN
-        )
+        fresh = np.ones(len(identity), dtype=np.int8)
+        columns = [identity, source, messages, alternatives, labelled, origin, metadata, fresh, *place]
         self._clear()
+        arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _RUN, strict=True)]
+        self._add_block(pa.table(arrays, schema=_RUN))
+
+    def _add_block(self, block: pa.Table) -> None:
+        self._blocks.append(block)
+        self._buffered += block.nbytes
+        if self._buffered >= self._buffer_bytes:
+            self._write_run(self._take_buffer())
+
+    def _take_buffer(self) -> pa.Table:
+        table = pa.concat_tables([_RUN.empty_table(), *self._blocks]).combine_chunks()
+        self._count += len(table)
+        self._bytes += self._buffered
+        self._blocks, self._buffered = [], 0
         return _sorted(table)
 
     def _write_run(self, table: pa.Table) -> None:
@@ -123,6 +137,7 @@ class Spill:
 
     def tables(self) -> Iterator[Range]:
         """One range of ids after the other, ids ascending overall."""
+        self._close_block()
         last = self._take_buffer()
         runs = [_Run(_batches_of(path)) for path in self._paths] + [_Run(iter(last.to_batches()))]
         ranges = max(1, self._count // RANGE_ROWS, self._bytes // RANGE_BYTES)
@@ -130,7 +145,8 @@ class Spill:
         for end in range(1, ranges + 1):
             high = f"{end * 2**64 // ranges:016x}" if end < ranges else PAST_ALL
             parts = [part for run in runs for part in run.below(high)]
-            yield Range(low, high, *_merge(_sorted(pa.Table.from_batches(parts, schema=_RUN))))
+            table = pa.Table.from_batches(parts, schema=_RUN)
+            yield Range(low, high, *_merge(table if len(runs) == 1 else _sorted(table)))
             low = high
 
 
@@ -181,10 +197,11 @@ def _merge(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     A file imported again repeats examples that it gave before. Such a row is the example itself, which stands there now, and no
     duplicate.
     """
-    if not len(table):
-        return EXAMPLES.empty_table(), DUPLICATES.empty_table()
     ids, origins = table["id"].combine_chunks(), table["origin"].combine_chunks()
-    first = np.concatenate([[True], pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)])
+    first = np.ones(len(table), dtype=bool)
+    first[1:] = pc.not_equal(ids[1:], ids[:-1])
+    if first.all():
+        return table.select(EXAMPLES.names), DUPLICATES.empty_table()
     leader, group = np.flatnonzero(first), np.cumsum(first) - 1
     fresh = table["fresh"].to_numpy()
     file = table["file"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -193,7 +210,7 @@ def _merge(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     stands = leader.copy()
     stands[group[again]] = np.flatnonzero(again)
     kept_origins = origins.take(pa.array(stands))
-    kept = table.take(pa.array(leader)).select(EXAMPLES.names)
+    kept = table.select(EXAMPLES.names).take(pa.array(leader))
     kept = kept.set_column(EXAMPLES.get_field_index("origin"), "origin", kept_origins)
     merged = np.flatnonzero(~first & ~again)
     at = pa.array(merged)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 Row = dict[str, Any]
 Turn = tuple[str, str]
@@ -24,7 +26,7 @@ class RowError(ValueError):
         self.reason = reason
 
 
-class Example(NamedTuple):
+class Example(msgspec.Struct, frozen=True, gc=False):
     """One conversation as a format found it.
 
     `turns` end with the response, or with the prompt when there is none (unlabelled). `used` names the row's fields that
@@ -126,9 +128,9 @@ def response_field(row: Row, names: tuple[str, ...] = RESPONSES) -> str:
 
 def ask(question: str, responses: list[str], used: tuple[str, ...], system: str = "") -> list[Example]:
     """One question with the first response, the others as alternatives."""
-    turns = [("system", system)] if system.strip() else []
-    turns.append(("user", question))
-    turns += [("assistant", response) for response in responses[:1]]
+    turns = [("system", system), ("user", question)] if system.strip() else [("user", question)]
+    if responses:
+        turns.append(("assistant", responses[0]))
     return [Example(turns, used, responses[1:])]
 
 

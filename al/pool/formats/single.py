@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from msgspec.structs import replace
+
 from al.pool.formats.base import (
     RESPONSES,
     Example,
@@ -73,7 +75,7 @@ def _natural_instructions(row: Row) -> list[Example]:
         found = ask(_defined(definition, instance["input"]), answers(instance, "output"), _TASK)[0]
         adjusted = ("task_examples_left_out",) * shown if not examples else ()
         own = {key: value for key, value in instance.items() if key not in ("input", "output")}
-        examples.append(found._replace(adjusted=adjusted, metadata={**shared, **own}))
+        examples.append(replace(found, adjusted=adjusted, metadata={**shared, **own}))
     return examples
 
 

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from al.pool.formats.base import Example, Gathering, Row, RowError, Turn, has, kind, row_format, text
 from al.pool.formats.turns import ROLES
 
@@ -84,7 +86,7 @@ def _oasst_tree(row: Row) -> list[Example]:
     if isinstance(found, RowError):
         raise found
     others = {key: value for key, value in row.items() if key not in ("prompt", "tree_state", "message_tree_id")}
-    return [found._replace(metadata={**(found.metadata or {}), **others})]
+    return [replace(found, metadata={**(found.metadata or {}), **others})]
 
 
 def _nested_replies(message: Message) -> list[Message]:

@@ -17,6 +17,9 @@ from al.pool.store import Pool
 
 ROWS = [{"question": f"What is {number}?", "answer": [f"It is {number}.", str(number)]} for number in range(60)]
 
+EVERY_CHARACTER = "".join(chr(code) for code in range(1, 0x10000) if not 0xD800 <= code < 0xE000)
+"""Save those beyond 16 bits, NUL, and halves of surrogate pairs."""
+
 
 class TestExactDuplicates:
     def test_equal_conversations_are_one_example_whatever_their_file_and_format(self, importing, good):
@@ -46,7 +49,9 @@ class TestIdentity:
         """Runs, caches and reports are keyed by it: another value here orphans every run on disk."""
         assert importing({"a.jsonl": [good]}).pool.ids.tolist() == ["3190cce077b43ad4"]
 
-    @pytest.mark.parametrize("question", ["plain", 'a "quoted" \\ line\n\tend\x7f', "Zwölf große 日本語 🎉\u2028"])
+    @pytest.mark.parametrize(
+        "question", ["plain", "Zwölf große 日本語 🎉\u2028", EVERY_CHARACTER], ids=["plain", "words", "all"]
+    )
     def test_the_id_is_a_hash_of_the_canonical_json_of_the_messages(self, importing, question):
         pool = importing({"a.jsonl": [{"question": question, "answer": "x"}]}).pool
         document = json.dumps(pool.messages([0])[0], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
