@@ -7,7 +7,7 @@ from typing import Any
 
 from al.pool.formats.base import Example, Row, RowError, Turn, answers, has, kind, row_format, text, with_input
 from al.pool.formats.template import TextTemplate
-from al.pool.formats.turns import read_turns, unanswered, with_tools
+from al.pool.formats.turns import listed, read_turns, unanswered, with_tools
 
 _HH = TextTemplate("\n\nHuman: {user}\n\nAssistant: {assistant}", "a conversation as text")
 _ASKED = ("prompt", "question", "instruction", "input")
@@ -91,7 +91,8 @@ def _sharegpt(row: Row) -> list[Example]:
 
 def conversation(value: Any, name: str, adjusted: list[str]) -> list[Turn]:
     """Turns of field `name`: objects that say who spoke, bare texts in turn, or pairs of a question and its answer."""
-    first = value[0] if isinstance(value, list) and value else None
+    value = listed(value, name)
+    first = value[0] if value else None
     if isinstance(first, str):  # LIMA and UltraChat write the turns as bare strings, the user's first
         if not all(isinstance(said, str) for said in value):
             raise RowError("wrong_type", f"{name}: expected strings only, found also {kind(_other(value))}")

@@ -51,15 +51,14 @@ For each function call, return a json object with function name and arguments wi
 def read_turns(
     value: Any, name: str, role_key: str = "role", content_key: str = "content", adjusted: list[str] | None = None
 ) -> list[Turn]:
-    """Turns from a list of objects that hold a role and a content under the given keys.
+    """Turns from a list (or JSON text of one) of objects that hold a role and a content under the given keys.
 
     `adjusted` gets `message_fields_left_out` when a message has fields that could not be kept.
 
     Raises:
         RowError: wrong_type, unknown_role, not_text, naming the message.
     """
-    if not isinstance(value, list):
-        raise RowError("wrong_type", f"{name}: expected a list of messages, found {kind(value)}")
+    value = listed(value, name)
     turns: list[Turn] = []
     lost = False
     for message in value:
@@ -77,6 +76,18 @@ def read_turns(
     if lost and adjusted is not None:
         adjusted.append("message_fields_left_out")
     return turns
+
+
+def listed(value: Any, name: str) -> list[Any]:
+    """The list of messages in field `name`, also where it is JSON text, as in a table. Raises RowError: wrong_type."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+    if not isinstance(value, list):
+        raise RowError("wrong_type", f"{name}: expected a list of messages (or JSON text of one), found {kind(value)}")
+    return value
 
 
 def unanswered(value: Any, name: str, answer: str) -> list[Turn]:

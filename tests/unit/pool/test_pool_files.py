@@ -253,6 +253,13 @@ def test_values_that_are_no_objects_are_read_as_they_stand(tmp_path):
     assert [row for _, row, _ in read_rows(source)] == values
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_git_lfs_pointer_is_told_as_what_it_is(importing, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    with pytest.raises(DataError, match=rf"in/{name}: a Git LFS pointer, .*`git lfs pull`"):
+        importing({name: pointer})
+
+
 class TestTables:
     def test_a_quote_that_is_never_closed_costs_its_line_alone(self, importing):
         lines = CSV.splitlines()
@@ -271,6 +278,17 @@ class TestTables:
         imported = importing({"a.csv": 'question,answer\n"one\ntwo",x\ny,z,\n'})
         assert ("user", "one\ntwo") in imported.only
         assert imported.refused == [("in/a.csv:4", "invalid_csv")]
+
+    def test_messages_in_a_column_may_be_json_text(self, importing):
+        messages = json.dumps([{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B"}])
+        imported = importing({"a.csv": 'messages,n\n"{}",1\n[cut,2\n'.format(messages.replace('"', '""'))})
+        assert imported.only == [("user", "A?"), ("assistant", "B")]
+        assert imported.refused == [("in/a.csv:3", "wrong_type")]
+
+    def test_a_lone_carriage_return_is_told_as_what_it_is(self, importing):
+        imported = importing({"a.csv": CSV + "old\rmac,line\nlast?,yes\n"})
+        assert (imported.stats.examples, imported.refused) == (5, [("in/a.csv:6", "invalid_csv")])
+        assert "a carriage return stands alone" in imported.quarantine[0]["message"]
 
     def test_columns_of_one_name_are_kept_apart(self, importing):
         imported = importing({"a.csv": "question,answer,answer\nA?,B,C\n"})

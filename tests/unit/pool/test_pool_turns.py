@@ -39,6 +39,20 @@ def test_what_a_tool_said_is_a_tool_turn(importing, spelling):
     assert [role for role, _ in imported.only] == ["user", "assistant", "tool", "assistant"]
 
 
+@pytest.mark.parametrize("field", ["messages", "conversations", "data"])
+def test_a_conversation_may_be_json_text(importing, field):
+    turns = {
+        "messages": [ASK, {"role": "assistant", "content": "3"}],
+        "conversations": [{"from": "human", "value": "1 + 2?"}, {"from": "gpt", "value": "3"}],
+        "data": ["1 + 2?", "3"],
+    }
+    written, listed = (
+        importing({"a.jsonl": [{field: json.dumps(turns[field])}]}),
+        importing({"a.jsonl": [{field: turns[field]}]}),
+    )
+    assert written.only == listed.only == [("user", "1 + 2?"), ("assistant", "3")]
+
+
 class TestToolCalls:
     def test_a_call_without_text_is_the_content(self, importing):
         messages = [ASK, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
