@@ -184,7 +184,7 @@ def _squad(row: Row) -> list[Example]:
 @row_format("question_answer", "question, answer or response", lambda names: "question" in names,
             ("question", "answer"))  # fmt: skip
 def _question_answer(row: Row) -> list[Example]:
-    given = response_field(row, ("answer", "response", "completion", "output", "solution"))
+    given = response_field(row, ("answer", "response", "completion", "output", "solution", "answers"))
     return ask(text(row, "question"), answers(row, given), ("question", given, *_SYSTEM), _system(row))
 
 

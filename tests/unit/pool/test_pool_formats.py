@@ -229,6 +229,11 @@ def test_a_forced_format_refuses_rows_of_another(importing, good):
     assert imported.refused == [("in/a.jsonl:2", "missing_field")]
 
 
+def test_the_answers_to_a_question_may_be_a_list_of_that_name(importing):
+    imported = importing({"a.jsonl": [{"question": "Say A.", "answers": ["A", "B"]}]})
+    assert (imported.only, imported.pool.alternatives([0])) == (ASKED, [["B"]])
+
+
 def test_bare_strings_of_a_conversation_alternate(importing):
     assert importing({"a.jsonl": [{"conversations": ["Say A.", "A"]}]}).only == ASKED
 
