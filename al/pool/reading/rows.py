@@ -22,6 +22,8 @@ __all__ = ["RawRow", "parse_line", "read_rows"]
 
 SEPARATOR = b"---"
 """A line of a .txt file that ends one document; the next begins after it."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What stands in a clone in place of a large file that was not fetched (github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
 _LOOKED_AT = 20
 
 
@@ -35,6 +37,8 @@ def read_rows(source: Source) -> Iterator[RawRow]:
     try:
         if not path.is_file() and path.exists():
             raise DataError(f"{source.label}: not a file. Check `pool.files`.")
+        if _is_lfs_pointer(path):
+            raise DataError(f"{source.label}: a Git LFS pointer, not the data itself. Fetch it with `git lfs pull`.")
         kind = kind_by_name(path.name)
         if kind in ("parquet", "arrow"):
             yield from read_parquet(path) if kind == "parquet" else read_arrow(path)
@@ -47,6 +51,11 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         yield from read_parquet(path) if kind == "parquet" else read_arrow(path)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{source.label}: cannot be opened ({error.strerror}). Check `pool.files`.") from None
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _read_text(stream: BufferedReader, kind: Kind, longest: int) -> Iterator[RawRow]:

@@ -145,7 +145,10 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | R
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
         start = lines.number - len(lines.record) + 1
         if error is not None and lines.record:
-            if "unexpected end" in str(error) or len(lines.record) > 1:
+            if "new-line character" in str(error):
+                found = "a carriage return stands alone, outside of quotes; end lines with LF or CR LF"
+                error = RowError("invalid_csv", found)
+            elif "unexpected end" in str(error) or len(lines.record) > 1:
                 error = RowError("invalid_csv", f"a quote is not closed, or text follows it ({error})")
             lines.read_again()
             yield start, error, lines.record[0][:400]
