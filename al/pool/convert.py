@@ -28,6 +28,7 @@ from al.pool.sources import Source
 SOURCE_FIELDS = ("source", "dataset", "task", "category", "data_source", "task_name", "_task_name")
 LONGEST_SOURCE_NAME = 80
 LAYOUTS_KEPT = 4096  # a file whose rows all have other fields must not fill the memory
+LAYOUTS_COMPARED = 200  # nor take a millisecond a row to be told what each resembles
 
 _canonical_json = msgspec.json.Encoder().encode
 _metadata_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str, allow_nan=False).encode
@@ -71,7 +72,7 @@ class Converter:
         self._map = FieldMap(source.map) if source.map else None
         self._template = TextTemplate(source.text_template) if source.text_template else None
         self._gathered: dict[str, Gathering] = {}
-        self._rows = 0
+        self._rows = self._unknown = 0
 
     def convert(self, row: Any, line: int | None = None) -> list[Record]:
         """The records of one raw row (one, except where a format nests several, or tells only in `finish`).
@@ -145,7 +146,7 @@ class Converter:
             layout = _Layout(FORMATS[self.source.format])
         else:
             found = recognise(names)
-            layout = _Layout(FORMATS[found[0]], found[1]) if found else _Layout(None, {}, unknown_row(names))
+            layout = _Layout(FORMATS[found[0]], found[1]) if found else self._unknown_layout(names)
         template = self._template
         if template is not None and layout.format is FORMATS["text"]:
             by_template = replace(
@@ -157,6 +158,10 @@ class Converter:
         self._layouts[names] = layout
         return layout
 
+    def _unknown_layout(self, names: tuple[str, ...]) -> _Layout:
+        self._unknown += 1
+        return _Layout(None, {}, unknown_row(names, compared=self._unknown <= LAYOUTS_COMPARED))
+
 
 def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
     """Bring turns into canonical form; `adjusted` counts what had to be changed.
@@ -165,6 +170,7 @@ def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
         RowError: empty_field, nul_character, no_prompt.
     """
     result: list[Turn] = []
+    merged: dict[int, list[str]] = {}
     before = None
     for index, turn in enumerate(turns):
         role, content = turn
@@ -179,10 +185,12 @@ def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
             role, turn = "user", ("user", content)
         if role == before:
             adjusted["merged_turns"] += 1
-            result[-1] = (role, f"{result[-1][1]}\n\n{content}")
+            merged.setdefault(len(result) - 1, [result[-1][1]]).append(content)
         else:
             result.append(turn)
             before = role
+    for at, contents in merged.items():
+        result[at] = (result[at][0], "\n\n".join(contents))
     asked = result[1:] if result and result[0][0] == "system" else result
     if not asked or asked[0][0] != "user":
         raise RowError(

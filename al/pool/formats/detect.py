@@ -35,17 +35,17 @@ def recognise(names: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
     return (found, renamed) if found is not None else None
 
 
-def unknown_row(names: Collection[str]) -> str:
-    """What is told of a row that no format fits: its fields, the nearest format and what is missing for it."""
+def unknown_row(names: Collection[str], compared: bool = True) -> str:
+    """What is told of a row that no format fits: its fields, and if `compared` the nearest format and what is missing for it (1 ms)."""
     known = sorted(str(name) for name in names)
     shown = ", ".join(known[:LOOKED_AT])[:120] or "none"
     known = known[:LOOKED_AT]
     told = f"fields {shown}: no known format has these"
-    nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
     advice = "say which fields hold what with --map, for example --map instruction=FIELD,output=FIELD (`pool.map`)"
-    if _likeness(nearest, known) <= 0:
+    if not compared:
         return f"{told}; {advice}"
-    if all(name in known for name in nearest.expects):
+    nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
+    if _likeness(nearest, known) <= 0 or all(name in known for name in nearest.expects):
         return f"{told}; {advice}"
     lacking = [f"`{name}`{_meant(name, known)}" for name in nearest.expects if name not in known]
     return f"{told}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -94,10 +95,23 @@ def test_a_value_that_is_nested_deeply_is_a_reason_not_a_crash(depth):
 
 
 def test_a_hundred_thousand_fields_are_told_quickly_and_once():
-    import time
-
     row = dict.fromkeys((f"{letter}{i}" for i in range(4_000) for letter in string.ascii_lowercase[:25]), "a")
     converter, started = Converter(SOURCE), time.process_time()
     for line in (1, 2, 3):
         assert outcome(converter, row, line) == []
     assert time.process_time() - started < 2
+
+
+def test_rows_that_all_have_other_fields_are_told_quickly():
+    converter, started = Converter(SOURCE), time.process_time()
+    for line in range(1, 10_001):
+        assert outcome(converter, {f"instructon {line}": "a", f"key {line}": "b"}, line) == []
+    assert time.process_time() - started < 4
+
+
+def test_a_hundred_thousand_neighbouring_messages_of_one_role_are_joined_quickly():
+    converter, started = Converter(SOURCE), time.process_time()
+    (record,) = converter.convert({"messages": [{"role": "user", "content": "words " * 6}] * 100_000})
+    assert time.process_time() - started < 2
+    assert record.turns == [("user", "\n\n".join(["words " * 6] * 100_000))]
+    assert converter.adjusted == {"merged_turns": 99_999}
