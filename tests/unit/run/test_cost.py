@@ -195,7 +195,7 @@ def scored(number, budget=1_000, **sections):
     """Examples that the plan of a round of `budget` examples of an even pool counts as measured."""
     from al.scoring_estimate import examples_scored
 
-    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, exact=True)
+    pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
     return examples_scored(Config.model_validate(sections), pool, budget * 150.0, number)
 
 
