@@ -44,7 +44,10 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
         if previous is not None:
             earlier = pq.read_table(previous.path / "suspects.parquet")
             again = np.isin(earlier["key"].to_numpy(), pool.keys[measured["row"]])
-            known = pa.concat_tables([found, earlier.filter(pa.array(~again))])
+            earlier = earlier.select(
+                [name for name in SCHEMA.names if name in earlier.column_names]
+            )  # of older versions
+            known = pa.concat_tables([found, earlier.filter(pa.array(~again))], promote_options="default")
         pq.write_table(known, out / "suspects.parquet")
         counts = {"looked_at": len(gain), "found": len(found), "suspects": len(known)}
         write_json(out / "suspects.json", counts)
@@ -68,8 +71,8 @@ def suspected_share(standing: Standing, sample: Artifact) -> tuple[int, float]:
     """How many examples were looked at so far, this round's sample included, and the share of them that were suspects."""
     suspect, _ = _suspicion(standing, _both_ways([sample]))
     counts = [done["suspects"].json("suspects.json") for done in standing.history.rounds if "suspects" in done]
-    looked_at = len(suspect) + sum(count["looked_at"] for count in counts)
-    found = int(suspect.sum()) + sum(count["found"] for count in counts)
+    looked_at = len(suspect) + sum(count.get("looked_at", 0) for count in counts)
+    found = int(suspect.sum()) + sum(count.get("found", 0) for count in counts)
     return looked_at, found / max(looked_at, 1)
 
 
