@@ -54,10 +54,12 @@ class Member:
     changes: tuple[tuple[str, Any], ...] = ()
 
     def config(self, config: Config) -> Config:
-        """The comparison's config with this member's strategy and seed."""
+        """The comparison's config with this member's strategy and seed; the baseline holds nothing back."""
         values = config.model_dump(mode="json")
         values["seed"] = self.seed
         values["select"]["strategy"] = self.strategy
+        if self.strategy == BASELINE:
+            values["noise"]["look"] = "none"
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.changes]
         return change(values, overrides, f"--strategies {self.strategy}")
 
@@ -74,7 +76,7 @@ def play(
     """Select, train and evaluate one member, whatever of it is not done yet.
 
     All have as many rounds, so that the learning rate takes the same course for all; but where every round starts anew on all that was
-    picked so far, a strategy that looks at nothing the adapter could change needs only the last.
+    picked so far, a strategy that looks at nothing the adapter could change needs only the last, and is played without a look for noise.
 
     Args:
         budget: of all rounds together. split: what is evaluated, TEST or DEV.

@@ -16,6 +16,9 @@ import yaml
 from command_line import Result, winnow, winnow_child
 from scipy import stats
 
+from al.comparison import Member
+from al.config import Config
+
 OTHER = "top:score.by=entropy,train.epochs=2"
 SEED = 3
 ROUNDS = 2
@@ -88,6 +91,13 @@ def test_every_strategy_runs_with_every_seed_and_random_beside_them(compared):
         assert all(run["rounds"][-1]["examples"] == BUDGET for run in runs)
     assert [len(run["rounds"]) for run in compared.runs("random")] == [1, 1]  # nothing it could learn between rounds
     assert [r["examples"] for r in compared.runs("default")[0]["rounds"]] == [12, 24]
+
+
+def test_the_baseline_holds_nothing_back_unless_it_is_asked_to():
+    asked = Config.model_validate({"noise": {"look": "picks"}})
+    assert Member("random", 0).config(asked).noise.look == "none"
+    assert Member("uniform", 0).config(asked).noise.look == "picks"
+    assert Member("random", 0, (("noise.look", "measured"),)).config(asked).noise.look == "measured"
 
 
 def test_where_adapters_are_continued_all_have_as_many_rounds(world, tmp_path):
