@@ -7,8 +7,8 @@ likelihood ratio: "written for this prompt" against "written for any". Instructi
 the ratio of the same two losses.
 
 An adapter knows what responses look like; a base model does not, and is not asked. docs/benchmarks.md has what was measured
-(benchmarks/noise_detection.py): of exchanged answers two thirds to nine in ten are suspected, and seven to ten in ten suspects
-are right, the more the adapter has learned the surer. Comparing losses with those of the nearest measured neighbours found as
+(benchmarks/noise_detection.py): of exchanged answers half to four fifths are suspected, and eight to ten in ten suspects are
+right, the more the adapter has learned the more. Comparing losses with those of the nearest measured neighbours found as
 much where the whole pool was measured, and a quarter of it where two of each cluster were: neighbours that few are not alike.
 
 What it cannot find: wrong answers that fit their prompt, such as one of two labels where the model does not know which.
