@@ -15,9 +15,10 @@ from al.artifacts import Artifact, write_json
 from al.errors import ConfigError
 from al.failpoints import failpoint
 from al.lineage import CONTROL, Lineage
+from al.passes import MOMENTS
 from al.prepare import Tokenized
 from al.progress import stop_requested
-from al.scoring import MOMENTS, measurements
+from al.scoring import measurements
 from al.session import Session
 from al.shards import rows_digest
 from selection.holdout import DEV
