@@ -111,7 +111,7 @@ def propose(session: Session, prepared: Prepared, history: History, amount: Any,
     aims = selecting.score_target(standing)
     if aims is not None:
         keep("score.target", aims)
-    scored = Scored(sample, aims, history.last("suspects"))
+    scored = Scored(sample, find_suspects(standing, [sample]), aims)
     scored = replace(scored, shortlist=keep("shortlist", selecting.score_shortlist(standing, scored, amount)))
     scored = replace(scored, suspects=keep("suspects", find_suspects(standing, scored.of_the_pool)))
     return Proposed(standing, scored, amount, keep("selection", selecting.select(standing, scored, amount)))

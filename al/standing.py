@@ -57,12 +57,12 @@ def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:
 
 @dataclass(frozen=True)
 class Scored:
-    """What was measured for a round: the sample, the target (None: nothing looks at one) and the shortlist; and what is suspected
-    noise, of earlier rounds until this one's is known."""
+    """What was measured for a round: the sample, what is suspected noise, the target (None: nothing looks at one), and the
+    shortlist."""
 
     sample: Artifact
+    suspects: Artifact
     aims: Artifact | None
-    suspects: Artifact | None
     shortlist: Artifact | None = None
 
     @property

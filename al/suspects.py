@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
 from al.columns import statistics_of
+from al.lineage import History
 from al.pool.store import Pool
 from al.standing import Standing
 
@@ -35,6 +36,7 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
     reason) and `suspects.json`: how many were looked at, how many of them are suspects, and how many suspects there are in all.
     """
     previous, number = standing.history.last("suspects"), standing.number
+    scored = scored if looks_for_noise(standing) else []
 
     def build(out: Path, scratch: Path) -> None:
         pool, measured = standing.prepared.open_pool(), _both_ways(scored)
@@ -67,12 +69,16 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
     )
 
 
-def suspected_share(standing: Standing, sample: Artifact) -> tuple[int, float]:
-    """How many examples were looked at so far, this round's sample included, and the share of them that were suspects."""
-    suspect, _ = _suspicion(standing, _both_ways([sample]))
-    counts = [done["suspects"].json("suspects.json") for done in standing.history.rounds if "suspects" in done]
-    looked_at = len(suspect) + sum(count.get("looked_at", 0) for count in counts)
-    found = int(suspect.sum()) + sum(count.get("found", 0) for count in counts)
+def looks_for_noise(standing: Standing) -> bool:
+    """Whether this round compares responses with and without their prompts: the base model is not asked."""
+    return standing.history.adapter() is not None and standing.session.config.noise.look != "none"
+
+
+def suspected_share(history: History, suspects: Artifact) -> tuple[int, float]:
+    """How many examples were looked at in earlier rounds and for this one's `suspects`, and the share of them that were suspects."""
+    rounds = [done["suspects"] for done in history.rounds if "suspects" in done]
+    counts = [artifact.json("suspects.json") for artifact in (*rounds, suspects)]
+    looked_at, found = (sum(count.get(name, 0) for count in counts) for name in ("looked_at", "found"))
     return looked_at, found / max(looked_at, 1)
 
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MARGIN = 0.1
+"""Nats of a whole response that packing and rounding may come to."""
 LEAST_OF_A_GROUP, MOST_OF_A_GROUP = 8, 1 / 3
 """Of a group of which so many are measured and more than this share would be suspects, none is."""
 
@@ -51,7 +53,7 @@ def suspected_noise(with_prompt: np.ndarray, without: np.ndarray, groups: Sequen
     """
     gain = np.asarray(without, dtype=np.float64) - with_prompt
     known = np.isfinite(gain)
-    suspect = known & (gain < 0)
+    suspect = known & (gain < -MARGIN)
     cleared = np.zeros(len(gain), dtype=bool)
     for codes in groups:
         measured = np.bincount(codes[known], minlength=int(codes.max(initial=0)) + 1)

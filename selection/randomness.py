@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-DRAW, HOLDOUT, CLUSTER, EXPLORE, PICK = 201, 202, 203, 204, 205
+DRAW, HOLDOUT, CLUSTER, EXPLORE, PICK, LOOK = 201, 202, 203, 204, 205, 206
 """Purposes. The sample that is measured and the random picker share DRAW: the examples drawn are then mostly measured already."""
 
 

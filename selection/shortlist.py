@@ -12,7 +12,7 @@ from selection.candidates import Candidates, Quotas, Strategy
 from selection.config import SelectConfig
 from selection.fill import prefix_within
 from selection.pick import PICKERS, Prefilter
-from selection.randomness import DRAW, keyed_draw
+from selection.randomness import EXPLORE, LOOK, keyed_draw
 from selection.ranked import EXPLORED, groups_in_random_order, rank_groups, tail_cut
 from selection.strategy import measures, resolve
 
@@ -61,18 +61,30 @@ def _to_rank(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_
 def _to_look_at(
     candidates: Candidates, quotas: Quotas, strategy: Strategy, seed_parts: Sequence[int], at_most: int
 ) -> np.ndarray:
-    """What the picker would take of larger quotas. One that spreads its picks out (k_center, facility_location) may go other ways
-    once suspects are gone, and take some that nobody looked at."""
+    """What the picker would take of larger quotas: picks before spares, in an order that has nothing to do with the picker's, or a few
+    would be of large clusters only. One that spreads its picks out (k_center, facility_location) may go other ways once suspects
+    are gone, and take some that nobody looked at."""
     explored = np.isin(candidates.keys, quotas.explored)
     larger = replace(quotas, quota=np.ceil(SPARE * quotas.quota).astype(np.int64))
-    wanted = [np.flatnonzero(explored)]
+    lists = [(_explored_next(candidates, seed_parts), int(explored.sum()), math.ceil(SPARE * explored.sum()))]
     for c, group in rank_groups(candidates, explored, larger, strategy, seed_parts).items():
         if c != EXPLORED and quotas.quota[c] > 0:
-            wanted.append(group.rows[: _reach(candidates.tokens[group.rows], int(larger.quota[c]), quotas.unit)])
-    rows = np.concatenate(wanted)
-    rows = rows[np.isnan(candidates.loss[rows])]
-    drawn = np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, DRAW)))
-    return np.sort(rows[drawn[:at_most]])
+            tokens = candidates.tokens[group.rows]
+            reach = [_reach(tokens, int(quota[c]), quotas.unit) for quota in (quotas.quota, larger.quota)]
+            lists.append((group.rows, *reach))
+    rows = np.concatenate([order[:with_spares] for order, _, with_spares in lists])
+    spare = np.concatenate([np.arange(len(order[:with_spares])) >= picks for order, picks, with_spares in lists])
+    rows, first = np.unique(rows, return_index=True)
+    spare, unknown = spare[first], np.isnan(candidates.loss[rows])
+    rows, spare = rows[unknown], spare[unknown]
+    order = np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, LOOK), spare))
+    return np.sort(rows[order[:at_most]])
+
+
+def _explored_next(candidates: Candidates, seed_parts: Sequence[int]) -> np.ndarray:
+    """Rows in the order in which they are explored."""
+    rows = np.flatnonzero(candidates.trusted)
+    return rows[np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE)))]
 
 
 def _prefiltered(

@@ -190,6 +190,17 @@ def test_nothing_is_looked_at_where_nobody_asks(again):
     assert not looked_at(again, 3)
     do_round(again, "--strategy", "loss", "--set", "noise.look=none")
     assert "nll_unprompted_mean" not in pq.read_schema(again / "rounds/004/score/statistics.parquet").names
+    do_round(again, "--strategy", "loss", "--set", "noise.look=none", "--set", "score.also=[ifd]")
+    assert "nll_unprompted_mean" in pq.read_schema(again / "rounds/005/score/statistics.parquet").names
+    assert (suspects(again, 5)["round"] == 2).all()
+
+
+def test_a_base_model_that_is_asked_for_ifd_is_not_asked_for_noise(measured, tmp_path):
+    do_round(
+        tmp_path / "run", "--config", measured.parent / "config.yaml", "--strategy", "loss", "--set", "score.also=[ifd]"
+    )
+    document = json.loads((tmp_path / "run/rounds/001/suspects/suspects.json").read_text())
+    assert document == {"looked_at": 0, "found": 0, "suspects": 0}
 
 
 def clusters(run, number):

@@ -24,8 +24,8 @@ def test_what_its_prompt_makes_less_likely_is_suspected_however_high_the_loss():
     np.testing.assert_allclose(found.gain, without - with_prompt)
 
 
-def test_a_prompt_that_changes_nothing_is_no_ground_for_suspicion():
-    assert not suspected_noise(np.array([3.0]), np.array([3.0])).suspect.any()
+def test_a_prompt_that_changes_nothing_but_by_rounding_is_no_ground_for_suspicion():
+    assert suspected_noise(np.full(3, 3.0), np.array([3.0, 2.95, 2.85])).suspect.tolist() == [False, False, True]
 
 
 def test_what_was_not_measured_both_ways_is_not_suspected():

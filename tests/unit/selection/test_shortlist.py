@@ -53,6 +53,25 @@ def test_what_is_explored_is_looked_at_too():
     assert len(quotas.explored) == 20 and np.isin(np.flatnonzero(np.isin(POOL.keys, quotas.explored)), rows).all()
 
 
+def test_spares_of_what_is_explored_are_looked_at_too():
+    config, budget = SelectConfig(strategy="random", explore=0.5), Budget("examples", 200)
+    quotas, rows = look(config, budget)
+    suspect = np.isin(POOL.keys, quotas.explored[::5])
+    cleaned = candidates(CLUSTER, tokens=POOL.tokens, suspect=suspect)
+    again = allocate(cleaned, budget, config, SEED)
+    assert np.isin(np.flatnonzero(np.isin(POOL.keys, again.explored)), rows).all()
+
+
+def test_a_bounded_look_is_at_picks_of_large_and_small_clusters_alike():
+    cluster = np.concatenate([np.repeat(np.arange(5), 2000), 5 + np.arange(45 * 60) % 45])
+    uneven = candidates(cluster)
+    config, budget = SelectConfig(strategy="uniform", explore=0.0), Budget("examples", 1000)
+    quotas, rows = look(config, budget, uneven, at_most=300)
+    picked = select(uneven, quotas, budget, config, SEED).picked
+    assert len(rows) == 300 and np.isin(rows, picked).all()
+    assert 0.05 < (cluster[rows] < 5).mean() < 0.15  # a tenth of the picks
+
+
 def test_at_most_so_many_are_looked_at_and_none_that_was_measured():
     config, budget = SelectConfig(strategy="uniform"), Budget("examples", 200)
     _, everything = look(config, budget)
