@@ -148,9 +148,9 @@ def test_other_languages_asked_for_later_are_not_detected_again(cleaned, config,
     assert not (table[table.response.str.startswith("die Zahl")].outcome == "other_language").any()
 
 
-def test_what_is_left_out_from_the_second_round_on_is_not_trained_on_again(untouched, config, tmp_path):
+def test_what_is_left_out_from_the_second_round_on_is_not_trained_on_again(config, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(untouched, run, symlinks=True)
+    play(config, run, "--budget", 120, "--no-control")  # so many that there are refusals among them
     first = outcomes(run)
     refused = first.index[(first.response == REFUSAL) & (first.outcome == "selected")]
     play(config, run, *ON, "--set", "train.mode=retrain")
