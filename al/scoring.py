@@ -86,6 +86,12 @@ def notices(config: Config) -> list[str]:
     return found
 
 
+def looks_for_noise(config: Config, adapter: Artifact | None) -> bool:
+    """Whether responses are measured without their prompts to find noise: a base model (None) knows too little of what responses
+    look like to be asked."""
+    return adapter is not None and config.noise.look != "none"
+
+
 def score(
     session: Session, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int, label: str
 ) -> Artifact:
@@ -96,8 +102,8 @@ def score(
     vectors in the order of its rows, and `score.json`.
     """
     wanted = measurements(session)
-    if adapter is not None and session.config.noise.look != "none":
-        wanted |= {"unprompted"}  # a base model knows too little of what responses look like to be asked
+    if looks_for_noise(session.config, adapter):
+        wanted |= {"unprompted"}
     return _stage(session, "score", tokens, adapter, rows, wanted, number, label, {}, adam=True)
 
 

@@ -20,7 +20,7 @@ from al.selected import write_quotas, write_selection
 from al.session import Session
 from al.shards import rows_digest
 from al.standing import Scored, Standing
-from al.suspects import held_back, looks_for_noise, reasons, suspected_share
+from al.suspects import held_back, reasons, suspected_share
 from al.vectors import vectors_of
 from selection.holdout import POOL
 from selection.scores import TARGETED, computable, needs
@@ -79,7 +79,7 @@ def _passes_of_measuring(standing: Standing) -> float:
     """Forward passes over an example that measuring it takes: responses once more where noise is looked for."""
     from trainer.tokens import TokenTable
 
-    if not looks_for_noise(standing):
+    if not scoring.looks_for_noise(standing.session.config, standing.history.adapter()):
         return 1.0
     table, rows = TokenTable.open(standing.prepared.tokens.path), standing.state.rows
     return 1.0 + float(np.asarray(table.target_counts)[rows].sum() / np.asarray(table.lengths)[rows].sum())
@@ -126,8 +126,9 @@ def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact
 
 def _picks_looked_at(standing: Standing, scored: Scored, amount: Any) -> int:
     """How many picks are measured before they are made, to see whether they are suspected noise (`noise.look`)."""
-    noise = standing.session.config.noise
-    if not looks_for_noise(standing) or not noise.hold or noise.look == "measured":
+    config, adapter = standing.session.config, standing.history.adapter()
+    noise = config.noise
+    if not scoring.looks_for_noise(config, adapter) or not noise.hold or noise.look == "measured":
         return 0
     if noise.look == "picks":
         return len(standing.state.keys)

@@ -12,6 +12,7 @@ from al.artifacts import Artifact, write_json
 from al.columns import statistics_of
 from al.lineage import History
 from al.pool.store import Pool
+from al.scoring import looks_for_noise
 from al.standing import Standing
 
 UNPROMPTED = "nll_unprompted_mean"
@@ -36,7 +37,7 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
     reason) and `suspects.json`: how many were looked at, how many of them are suspects, and how many suspects there are in all.
     """
     previous, number = standing.history.last("suspects"), standing.number
-    scored = scored if looks_for_noise(standing) else []
+    scored = scored if looks_for_noise(standing.session.config, standing.history.adapter()) else []
 
     def build(out: Path, scratch: Path) -> None:
         pool, measured = standing.prepared.open_pool(), _both_ways(scored)
@@ -46,9 +47,8 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
         if previous is not None:
             earlier = pq.read_table(previous.path / "suspects.parquet")
             again = np.isin(earlier["key"].to_numpy(), pool.keys[measured["row"]])
-            earlier = earlier.select(
-                [name for name in SCHEMA.names if name in earlier.column_names]
-            )  # of older versions
+            # A round of an older version has other columns.
+            earlier = earlier.select([name for name in SCHEMA.names if name in earlier.column_names])
             known = pa.concat_tables([found, earlier.filter(pa.array(~again))], promote_options="default")
         pq.write_table(known, out / "suspects.parquet")
         counts = {"looked_at": len(gain), "found": len(found), "suspects": len(known)}
@@ -67,11 +67,6 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
         build=build,
         label="suspected noise",
     )
-
-
-def looks_for_noise(standing: Standing) -> bool:
-    """Whether this round compares responses with and without their prompts: the base model is not asked."""
-    return standing.history.adapter() is not None and standing.session.config.noise.look != "none"
 
 
 def suspected_share(history: History, suspects: Artifact) -> tuple[int, float]:

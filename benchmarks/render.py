@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common import table  # noqa: E402
-from report_tables import interval_coverage, report_page  # noqa: E402
+from report_tables import interval_coverage, noise_detection, report_page  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
@@ -281,47 +281,6 @@ def cpu_speed(record: dict[str, Any]) -> str:
     where = provenance(record, f"{record['processor']}, {record['threads']} threads", record["versions"])
     header = ["compute dtype", "scoring tokens/s", "training tokens/s"]
     return "\n".join(["## SmolLM2-135M in NF4 on a CPU", where, "", table(header, rows)])
-
-
-def noise_detection(record: dict[str, Any]) -> str:
-    """Suspected noise against planted noise."""
-
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{value:.0%}"
-
-    of_versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    rows = [
-        [
-            row["pool"],
-            f"{row['trained']:,}",
-            row["sample"],
-            f"{row['measured']:,}",
-            share(row["recall"]),
-            share(row["precision"]),
-            f"{row['false']:.1%}",
-        ]
-        for row in record["rows"]
-    ]
-    header = [
-        "pool",
-        "adapter trained on",
-        "measured",
-        "examples",
-        "of the planted are suspected",
-        "of the suspects are planted",
-        "suspected of what is not planted",
-    ]
-    text = [
-        "## Suspected noise",
-        f"{record['device']}; {of_versions}; {record['date']}; `{record['command']}`",
-        "",
-        "Pools of the selection study; in the noisy ones the answers of a tenth of the examples are exchanged. SmolLM2-135M; adapters "
-        "trained on examples of all clusters alike. Trained on nothing: the base model, which Winnow does not ask. Samples: means "
-        "of five draws.",
-        "",
-        table(header, rows),
-    ]
-    return "\n".join(text)
 
 
 def import_speed(record: dict[str, Any]) -> str:

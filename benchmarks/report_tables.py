@@ -1,4 +1,4 @@
-"""Parts of docs/benchmarks.md on what a reader of the report meets: the page, and its intervals."""
+"""Parts of docs/benchmarks.md: the page of a report, its intervals, and suspected noise."""
 
 from __future__ import annotations
 
@@ -75,3 +75,44 @@ def interval_coverage(record: dict[str, Any]) -> str:
 def _where(record: dict[str, Any]) -> str:
     shown = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return f"{record['device']}; {shown}; {record['date'][:10]}; `{record['command']}`"
+
+
+def noise_detection(record: dict[str, Any]) -> str:
+    """Suspected noise against planted noise."""
+
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{value:.0%}"
+
+    of_versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    rows = [
+        [
+            row["pool"],
+            f"{row['trained']:,}",
+            row["sample"],
+            f"{row['measured']:,}",
+            share(row["recall"]),
+            share(row["precision"]),
+            f"{row['false']:.1%}",
+        ]
+        for row in record["rows"]
+    ]
+    header = [
+        "pool",
+        "adapter trained on",
+        "measured",
+        "examples",
+        "of the planted are suspected",
+        "of the suspects are planted",
+        "suspected of what is not planted",
+    ]
+    text = [
+        "## Suspected noise",
+        f"{record['device']}; {of_versions}; {record['date']}; `{record['command']}`",
+        "",
+        "Pools of the selection study; in the noisy ones the answers of a tenth of the examples are exchanged. SmolLM2-135M; adapters "
+        "trained on examples of all clusters alike. Trained on nothing: the base model, which Winnow does not ask. Samples: means "
+        "of five draws.",
+        "",
+        table(header, rows),
+    ]
+    return "\n".join(text)

@@ -43,6 +43,12 @@ def groups_in_random_order(
         yield int(ordered[start]), order[start:end]
 
 
+def in_exploring_order(candidates: Candidates, among: np.ndarray, seed_parts: Sequence[int]) -> np.ndarray:
+    """Rows of those `among` (n,) bool in the order in which they are explored."""
+    rows = np.flatnonzero(among)
+    return rows[np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE)))]
+
+
 def tail_cut(candidates: Candidates, strategy: Strategy) -> np.ndarray:
     """(n,) bool: the highest measured losses of each cluster, as `selection.pick.suspects` says; those held back aside."""
     cut = np.zeros(len(candidates), dtype=bool)
@@ -72,8 +78,7 @@ def rank_groups(
             ranking = picker.rank(view, strategy) if count else PICKERS["random"].rank(view, strategy)
             result[c] = RankedGroup(rows[ranking.order], ranking.explain)
     if explored.any():
-        rows = np.flatnonzero(explored)
-        rows = rows[np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE)))]
+        rows = in_exploring_order(candidates, explored, seed_parts)
         result[EXPLORED] = RankedGroup(rows, lambda i: f"exploration: random {i + 1} of {len(rows)} of the whole pool")
     return result
 

@@ -12,8 +12,8 @@ from selection.candidates import Candidates, Quotas, Strategy
 from selection.config import SelectConfig
 from selection.fill import prefix_within
 from selection.pick import PICKERS, Prefilter
-from selection.randomness import EXPLORE, LOOK, keyed_draw
-from selection.ranked import EXPLORED, groups_in_random_order, rank_groups, tail_cut
+from selection.randomness import LOOK, keyed_draw
+from selection.ranked import EXPLORED, groups_in_random_order, in_exploring_order, rank_groups, tail_cut
 from selection.strategy import measures, resolve
 
 SPARE = 1.25
@@ -66,7 +66,13 @@ def _to_look_at(
     are gone, and take some that nobody looked at."""
     explored = np.isin(candidates.keys, quotas.explored)
     larger = replace(quotas, quota=np.ceil(SPARE * quotas.quota).astype(np.int64))
-    lists = [(_explored_next(candidates, seed_parts), int(explored.sum()), math.ceil(SPARE * explored.sum()))]
+    lists = [
+        (
+            in_exploring_order(candidates, candidates.trusted, seed_parts),
+            int(explored.sum()),
+            math.ceil(SPARE * explored.sum()),
+        )
+    ]
     for c, group in rank_groups(candidates, explored, larger, strategy, seed_parts).items():
         if c != EXPLORED and quotas.quota[c] > 0:
             tokens = candidates.tokens[group.rows]
@@ -79,12 +85,6 @@ def _to_look_at(
     rows, spare = rows[unknown], spare[unknown]
     order = np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, LOOK), spare))
     return np.sort(rows[order[:at_most]])
-
-
-def _explored_next(candidates: Candidates, seed_parts: Sequence[int]) -> np.ndarray:
-    """Rows in the order in which they are explored."""
-    rows = np.flatnonzero(candidates.trusted)
-    return rows[np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE)))]
 
 
 def _prefiltered(

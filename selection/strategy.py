@@ -22,8 +22,7 @@ from selection.errors import SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
 from selection.pick import PICKERS, most_suspects
-from selection.randomness import EXPLORE, keyed_draw
-from selection.ranked import explain, pick_examples, pick_tokens, rank_groups, tail_cut
+from selection.ranked import explain, in_exploring_order, pick_examples, pick_tokens, rank_groups, tail_cut
 from selection.registry import STRATEGIES
 from selection.vector_pickers import longest_picker as _registers_the_rest  # noqa: F401
 
@@ -187,8 +186,7 @@ def _explore(candidates: Candidates, budget: Budget, strategy: Strategy, seed_pa
     explored = np.zeros(len(candidates), dtype=bool)
     amount = math.floor(strategy.explore * min(budget.amount, 2**53))
     if amount > 0:
-        rows = np.flatnonzero(candidates.trusted)
-        rows = rows[np.argsort(keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE), kind="stable")]
+        rows = in_exploring_order(candidates, candidates.trusted, seed_parts)
         count = amount if budget.unit == "examples" else prefix_within(candidates.tokens[rows], amount)
         explored[rows[:count]] = True
     return explored
