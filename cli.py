@@ -359,6 +359,23 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
         sys.exit(findings["exit_code"])
 
 
+@cli.command("gc")
+@click.option(
+    "--yes", is_flag=True, help="Delete without asking. Without it, and without a terminal, nothing is deleted."
+)
+@common
+def gc_command(options: Any, yes: bool) -> None:
+    """Show what is in the run's trash (what killed processes left, damaged artifacts), and delete it."""
+    from al.commands import gc
+
+    def confirm(document: dict[str, Any]) -> bool:
+        if not options.as_json:
+            click.echo(gc.describe(document))
+        return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it for good?"))
+
+    emit(options, gc.empty_trash(options, confirm), gc.describe_outcome)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors a user can act on print one message and exit with their code, without a traceback."""
     run_command_line(cli, sys.argv[1:] if arguments is None else arguments)

@@ -84,10 +84,17 @@ def seal(directory: Path, header: Mapping[str, Any]) -> str:
 
 
 def publish(temporary: Path, final: Path, stage: str) -> None:
-    """Rename a sealed directory into place; a stray directory of that name has no row, so it is garbage and goes first."""
+    """Rename a sealed directory into place.
+
+    Raises:
+        RunStateError: something is there that no row vouches for and that is not of this run.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        shutil.rmtree(final)
+    if final.exists() or final.is_symlink():
+        raise RunStateError(
+            f"{final}: this is where stage `{stage}` publishes its result, and something is there that is not of this run. Move it "
+            f"away and run the same command again."
+        )
     temporary.rename(final)
     failpoint(f"{stage}.renamed")
     fsync_path(final.parent)
@@ -127,7 +134,7 @@ def explain_os_error(error: OSError, where: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(where).free / 2**30
         return EnvironmentProblem(
-            f"the disk that holds {where} is full ({free:.2f} GiB free). Nothing published was lost: free some space and run "
-            f"the same command again; it continues after the last finished stage."
+            f"the disk that holds {where} is full ({free:.2f} GiB free). Nothing published was lost: free some space (`python cli.py gc` "
+            f"empties the trash of a run) and run the same command again; it continues after the last finished stage."
         )
     return error

@@ -10,6 +10,7 @@ from typing import Any
 from al import rounds
 from al.cache import cache_dir
 from al.store import Run, versions
+from al.trash import contents
 from al.workflow import Options
 
 LEAST_FREE_GIB = 5.0
@@ -33,7 +34,7 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     code, dropped, reopened = (4 if problems else 0), [], []
     if options.run_path is not None:
         damaged, dropped, reopened = _examine_run(options.run_path, drop_damaged)
-        facts["run"] = str(options.run_path)
+        facts |= {"run": str(options.run_path), **_strangers_and_trash(options.run_path)}
         problems += [] if drop_damaged else damaged
         code = 5 if damaged and not drop_damaged else code
     return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}
@@ -62,6 +63,18 @@ def _machine() -> dict[str, Any]:
     if device.type == "cuda":
         facts["GPU memory GiB"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
     return facts
+
+
+def _strangers_and_trash(path: Path) -> dict[str, Any]:
+    """What lies in the run directory without being part of the run."""
+    with Run.read(path) as run:
+        foreign = [str(entry.relative_to(path)) for entry in run.unlisted().foreign]
+    trash = contents(path)
+    size = sum(entry.bytes for entry in trash) / 2**20
+    return {
+        "trash": f"{len(trash)} entries, {size:.1f} MiB" + (" (`gc` deletes them)" if trash else ""),
+        "not of this run": ", ".join(foreign) or "nothing",
+    }
 
 
 def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int]]:

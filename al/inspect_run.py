@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def _comparison(path: Path) -> dict[str, Any]:
 def _is_locked(path: Path) -> bool:
     import filelock
 
+    if not os.access(path, os.W_OK):
+        return False  # a read-only copy: nobody works on it
     lock = filelock.FileLock(path / "run.lock")
     try:
         with lock.acquire(timeout=0):

@@ -24,6 +24,7 @@ from al.cost import (
     training_tokens_per_s,
 )
 from al.model_shape import ModelShape, model_shape
+from al.ownership import is_run
 from al.pool_estimate import PoolEstimate, estimate_pool
 from al.progress import duration
 from al.projection import laid_out
@@ -58,7 +59,7 @@ def plan_round(options: Options, budget: str) -> dict[str, Any]:
 
 
 def _next_round(path: Path) -> int:
-    if not (path / "run.db").is_file():
+    if not is_run(path):
         return 1
     with Run.read(path) as run:
         unfinished, last = rounds.unfinished_round(run), rounds.last_round(run)

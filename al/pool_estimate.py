@@ -11,6 +11,7 @@ import numpy as np
 from al import rounds
 from al.artifacts import Artifact
 from al.config import Config
+from al.ownership import is_run
 from al.pool.sources import Source, find_sources
 from al.store import Run
 
@@ -35,7 +36,7 @@ class PoolEstimate:
 
 def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
     """Count the run's newest pool version if it is tokenized, else sample the config's sources."""
-    if (run_path / "run.db").is_file():
+    if is_run(run_path):
         with Run.read(run_path) as run:
             current = rounds.current_pool(run)
             pool = current[1] if current else None

@@ -58,6 +58,7 @@ def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> No
 def finish_round(run: Run, number: int) -> None:
     """Mark the round as done: its report is published."""
     run.db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
+    run.checkpoint()
 
 
 def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:

@@ -4,6 +4,7 @@ run.db        rounds, pool versions, artifacts (WAL, synchronous=FULL); a row is
 run.lock      one writer at a time
 artifacts/    <stage>/<fingerprint>/, each with manifest.json
 scratch/      unfinished work that may be continued: training checkpoints, score shards
+trash/        what killed processes left, until `gc` deletes it
 rounds/003/   links to the artifacts of round 3, report.html, summary.json
 events.jsonl  what happened, append-only
 progress.json how far the stage under way is, for other processes to show; gone when it ends
@@ -12,38 +13,29 @@ progress.json how far the stage under way is, for other processes to show; gone 
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import os
 import shutil
 import socket
 import sqlite3
+import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from al import __version__, artifacts
+from al import __version__, artifacts, database, ownership, trash
 from al.artifacts import Artifact
 from al.errors import RunStateError
 from al.failpoints import failpoint
+from al.ownership import EVENTS
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS artifacts (
-  stage TEXT NOT NULL, fingerprint TEXT NOT NULL, manifest_sha256 TEXT NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL,
-  PRIMARY KEY (stage, fingerprint));
-CREATE TABLE IF NOT EXISTS pools (version INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS rounds (
-  round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'done')), budget TEXT NOT NULL, config TEXT NOT NULL,
-  started TEXT NOT NULL, finished TEXT);
-CREATE TABLE IF NOT EXISTS round_artifacts (
-  round INTEGER NOT NULL, role TEXT NOT NULL, stage TEXT NOT NULL, fingerprint TEXT NOT NULL, PRIMARY KEY (round, role));
-"""
-SCHEMA_VERSION = 1
 PROGRESS = "progress.json"
-EVENTS = "events.jsonl"
 
 
 def now() -> str:
@@ -57,9 +49,16 @@ class Run:
     def __init__(self, path: Path, lock: filelock.BaseFileLock | None):
         self.path = path
         self._lock = lock
-        self.db = sqlite3.connect(path / "run.db", isolation_level=None)
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=FULL")
+        self._open = ExitStack()
+        """What `close` ends, last first."""
+        if lock is None:
+            self.db = self._open.enter_context(database.connected_to_read(path))
+        else:
+            self._open.callback(lock.release)
+            self.db = database.connect_to_write(path)
+            self._open.callback(self.db.close)
+        self.foreign: tuple[Path, ...] = ()
+        """Entries of artifacts/ that are not of this run, as found when it was opened for writing. They are left alone."""
         self.timings: dict[str, tuple[float, str]] = {}
         """Seconds that each stage took, by label, and when it was published, of the stages asked for through this object."""
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
@@ -69,29 +68,36 @@ class Run:
     def create_or_open(cls, path: Path) -> Run:
         """Open for writing; makes the directory if need be.
 
+        What a killed process left unfinished is moved to `trash/`; what is not of this run is reported on stderr and left.
+
         Raises:
-            RunStateError: another process writes this run, or a newer Winnow made it.
+            RunStateError: another process writes this run; a newer Winnow made it; the directory holds something but no run.db
+                of Winnow, or a run.db older than its artifacts (nothing is written then); or it cannot be written.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        ownership.is_run(path)
         lock = _acquire_lock(path)
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(lock.release)
+            present = ownership.is_run(path)  # again: another process may have come first
             run = cls(path, lock)
-            run.db.executescript(SCHEMA)
-            run._check_schema_version()
-            run.collect_garbage()
-            return run
-        except BaseException:
-            lock.release()
-            raise
+            on_error.callback(run.db.close)
+            if present:
+                run._check_schema_version()
+                found = run.unlisted()  # before anything is written
+            database.create_tables(run.db, uuid.uuid4().hex)
+            if present:
+                run._collect(found)
+            on_error.pop_all()
+        return run
 
     @classmethod
     def read(cls, path: Path) -> Run:
-        """Open for reading, also while another process writes.
+        """Open for reading, also while another process writes, and where nothing can be written.
 
         Raises:
-            RunStateError: there is no run at `path`.
+            RunStateError: there is no run at `path`, or its run.db is lost.
         """
-        if not (path / "run.db").is_file():
+        if not (path.is_dir() and ownership.is_run(path)):
             raise RunStateError(
                 f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`."
             )
@@ -99,11 +105,16 @@ class Run:
         run._check_schema_version()
         return run
 
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into run.db, so that a copy of that one file is whole. A reader may delay it to the next time."""
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close the database and let go of the lock."""
-        self.db.close()
         if self._lock is not None:
-            self._lock.release()
+            with suppress(sqlite3.OperationalError):  # a full disk; the log is then read on the next opening
+                self.checkpoint()
+        self._open.close()
 
     def __enter__(self) -> Run:
         return self
@@ -112,14 +123,10 @@ class Run:
         self.close()
 
     def _check_schema_version(self) -> None:
-        self_version = str(SCHEMA_VERSION)
-        if self._lock is not None:
-            self.db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (self_version,))
-        row = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if row is None or row[0] != self_version:
-            found = "none" if row is None else row[0]
+        found, wanted = database.meta(self.db, "schema"), database.SCHEMA_VERSION
+        if found != wanted:
             raise RunStateError(
-                f"{self.path}: run.db has schema {found}, this Winnow reads {self_version}. Use the version that made it."
+                f"{self.path}: run.db has schema {found}, this Winnow reads {wanted}. Use the version that made it."
             )
 
     # -- artifacts ---------------------------------------------------------------------------------------------------
@@ -189,7 +196,8 @@ class Run:
             build(temporary, scratch)
             failpoint(f"{name}.files")
             seconds = round(time.monotonic() - started, 3)
-            sha256 = artifacts.seal(temporary, {**header, "seconds": seconds, "versions": versions(), "created": now()})
+            made = {"run": database.meta(self.db, "run"), "seconds": seconds, "versions": versions(), "created": now()}
+            sha256 = artifacts.seal(temporary, {**header, **made})
             failpoint(f"{name}.manifest")
             artifacts.publish(temporary, final, name)
         except OSError as error:
@@ -200,24 +208,32 @@ class Run:
             raise
         self.db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
         failpoint(f"{name}.committed")
+        self.checkpoint()
         shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(name, key, final, artifacts.read_manifest(final, sha256))
 
-    def collect_garbage(self) -> list[str]:
-        """Remove what no row vouches for: temporary directories, directories renamed but never committed, finished scratch."""
-        removed = []
-        known = set(self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall())
-        root = self.path / "artifacts"
-        for stage in sorted(root.iterdir()) if root.is_dir() else []:
-            stray = [stage] if stage.name.startswith(".tmp-") else []
-            if not stray and stage.is_dir():
-                stray = [entry for entry in stage.iterdir() if (stage.name, entry.name) not in known]
-            removed += stray
-        scratch = self.path / "scratch"
-        removed += [scratch / f"{stage}-{key}" for stage, key in known if (scratch / f"{stage}-{key}").exists()]
-        for path in removed:
-            shutil.rmtree(path)
-        return [str(path.relative_to(self.path)) for path in removed]
+    def unlisted(self) -> ownership.Unlisted:
+        """What lies in artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""
+        listed = self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall()
+        found = ownership.unlisted(self.path, database.meta(self.db, "run"), listed)
+        ownership.refuse_newer(self.path, found.newer)
+        return found
+
+    def _collect(self, found: ownership.Unlisted) -> None:
+        """Move what a killed process left to the trash, report what is not of this run, and remove scratch of finished stages."""
+        self.foreign = found.foreign
+        for path in found.foreign:
+            print(f"note: {path}: not of this run, left alone", file=sys.stderr, flush=True)
+        try:
+            moved = [trash.discard(self.path, path) for path in found.killed]
+        except OSError as error:
+            raise artifacts.explain_os_error(error, self.path) from error
+        if moved:
+            self.event("run.collected", trash=[path.name for path in moved])
+        for stage, key in self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall():
+            finished = self.path / "scratch" / f"{stage}-{key}"
+            if finished.is_dir() and not finished.is_symlink():
+                shutil.rmtree(finished)
 
     def verify(self) -> dict[tuple[str, str], list[str]]:
         """Every published artifact that is damaged, with what is wrong; reads all files."""
@@ -235,9 +251,11 @@ class Run:
         return wrong
 
     def forget(self, stage: str, key: str) -> None:
-        """Drop an artifact, row first; the next round makes it again."""
+        """Move an artifact to the trash and drop its row; the next round makes it again."""
+        path = self.path / "artifacts" / stage / key
+        if path.exists() or path.is_symlink():
+            trash.discard(self.path, path)
         self.db.execute("DELETE FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, key))
-        shutil.rmtree(self.path / "artifacts" / stage / key, ignore_errors=True)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -247,11 +265,27 @@ class Run:
         line = json.dumps(event, default=str)
         with (self.path / EVENTS).open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
+            if kind.startswith("stage."):  # al.ownership relies on these after a crash
+                handle.flush()
+                os.fsync(handle.fileno())
         for listener in self.listeners:
             listener(event)
 
 
 def _acquire_lock(path: Path) -> filelock.BaseFileLock:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return _locked(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise artifacts.explain_os_error(error, path) from error
+        raise RunStateError(
+            f"{path}: cannot be written ({error.strerror}). `python cli.py status --run {path}` and `report` work all the same; to "
+            f"go on with this run, copy the whole directory to a place that can be written."
+        ) from error
+
+
+def _locked(path: Path) -> filelock.BaseFileLock:
     lock = filelock.FileLock(path / "run.lock")
     owner = path / "run.lock.owner"
     try:

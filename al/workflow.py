@@ -11,6 +11,7 @@ from al import rounds
 from al.budget import parse_budget
 from al.config import CONFIG_DIR, Config, change, difference, load, parse
 from al.errors import ConfigError, RunStateError
+from al.ownership import is_run
 from al.pool.identity import sources_config
 from al.progress import stop_on_signals
 from al.store import Run
@@ -82,7 +83,7 @@ class Options:
         return config
 
     def _last_used(self) -> dict[str, Any] | None:
-        if self.run_path is None or not (self.run_path / "run.db").is_file():
+        if self.run_path is None or not is_run(self.run_path):
             return None
         with Run.read(self.run_path) as run:
             last = rounds.last_round(run)

@@ -15,6 +15,7 @@ from al.artifacts import Artifact, write_json
 from al.budget import BudgetRequest
 from al.prepare import Prepared
 from al.session import Session
+from al.trash import discard
 
 
 def publish_report(
@@ -55,7 +56,8 @@ def publish_report(
 
 
 def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> Path:
-    """`rounds/NNN/`: a relative link per role, plus report.html and summary.json; links of an earlier attempt are replaced."""
+    """`rounds/NNN/`: a relative link per role, plus report.html and summary.json; links of an earlier attempt are replaced, and
+    anything else of that name goes to the trash."""
     directory = round_directory(session.run.path, number)
     directory.mkdir(parents=True, exist_ok=True)
     targets = {role: artifact.path for role, artifact in roles.items()}
@@ -63,8 +65,10 @@ def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> 
     targets |= {name: report / name for name in ("report.html", "summary.json", "details.json", "config.json")}
     for name, target in targets.items():
         link = directory / name
-        if link.is_symlink() or link.exists():
+        if link.is_symlink():
             link.unlink()
+        elif link.exists():  # a copy that followed links, or somebody's own file
+            discard(session.run.path, link)
         link.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
     return directory
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from al import artifacts, rounds
+from al import artifacts, rounds, trash
 from al.errors import EnvironmentProblem, RunStateError
 from al.store import Run
 
@@ -67,15 +67,25 @@ def test_a_build_that_fails_leaves_nothing_but_its_scratch(tmp_path):
         assert not list((tmp_path / "run" / "scratch").iterdir())
 
 
-def test_a_directory_without_a_row_is_garbage(tmp_path):
+def test_a_build_that_was_killed_goes_to_the_trash(tmp_path):
+    Run.create_or_open(tmp_path / "run").close()
+    left = tmp_path / "run" / "artifacts" / ".tmp-demo-0123456789abcdef0123"
+    left.mkdir(parents=True)
+    (left / "half.txt").write_text("x")
+    with Run.create_or_open(tmp_path / "run"):
+        assert not left.exists()
+    (entry,) = trash.contents(tmp_path / "run")
+    assert entry.name.endswith("tmp-demo-0123456789abcdef0123") and entry.bytes == 1
+
+
+def test_what_is_forgotten_goes_to_the_trash(tmp_path):
     with Run.create_or_open(tmp_path / "run") as run:
         artifact = publish(run)
-        run.db.execute("DELETE FROM artifacts")
-    stray = tmp_path / "run" / "artifacts" / ".tmp-demo-123"
-    stray.mkdir()
-    with Run.create_or_open(tmp_path / "run") as run:
-        assert run.find("demo", artifact.fingerprint) is None
-        assert not artifact.path.exists() and not stray.exists()
+        run.forget("demo", artifact.fingerprint)
+        assert run.find("demo", artifact.fingerprint) is None and not artifact.path.exists()
+        assert publish(run).fingerprint == artifact.fingerprint
+        run.forget("demo", artifact.fingerprint)
+    assert len(trash.contents(tmp_path / "run")) == 2
 
 
 def test_only_one_process_may_write_and_the_message_names_it(tmp_path):

@@ -1,0 +1,51 @@
+"""`gc`: shows what is in a run's trash, and deletes it when that is confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from al import trash
+from al.store import Run
+from al.workflow import Options
+
+
+def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Show the trash to `confirm`, and delete exactly what was shown if it returns True.
+
+    Returns:
+        {"run", "trash": [{"name", "bytes"}], "bytes", "left_alone": entries of artifacts/ that are not of this run, "deleted": bool}.
+    """
+    path = options.existing_run()
+    Run.read(path).close()  # raises when there is no run
+    with Run.create_or_open(path) as run:
+        found = trash.contents(path)
+        document = {
+            "run": str(path),
+            "trash": [asdict(entry) for entry in found],
+            "bytes": sum(entry.bytes for entry in found),
+            "left_alone": [str(entry.relative_to(path)) for entry in run.foreign],
+            "deleted": False,
+        }
+        if found and confirm(document):
+            trash.delete(path, [entry.name for entry in found])
+            document["deleted"] = True
+        return document
+
+
+def describe(document: dict[str, Any]) -> str:
+    """The trash for the terminal."""
+    lines = [f"{entry['bytes'] / 2**20:10.1f} MiB  {entry['name']}" for entry in document["trash"]]
+    head = f"{document['run']}/trash: {len(lines)} entries, {document['bytes'] / 2**20:.1f} MiB"
+    foreign = [f"not of this run, left alone: {name}" for name in document["left_alone"]]
+    return "\n".join([head, *lines, *foreign])
+
+
+def describe_outcome(document: dict[str, Any]) -> str:
+    """What became of it, for the terminal; with the trash itself where it was not shown before."""
+    if not document["trash"]:
+        return describe(document)
+    if document["deleted"]:
+        return f"deleted {len(document['trash'])} entries, {document['bytes'] / 2**20:.1f} MiB"
+    return f"nothing was deleted; `python cli.py gc --run {document['run']} --yes` deletes it without asking"
