@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import al
-from al.command_line import (
+from al.commands.command_line import (
     common,
     emit,
     map_option,
@@ -67,7 +67,7 @@ def round_command(
     port: int,
 ) -> None:
     """Run the next round, or finish the one that was interrupted."""
-    from al import workflow
+    from al.commands import workflow
     from al.review.ask import Asking
 
     if export and not review:
@@ -87,8 +87,8 @@ def round_command(
 @common
 def review_command(options: Any, port: int) -> None:
     """Show the page on which the open round's selection is read, changed and approved; `resume` then trains."""
-    from al import workflow
-    from al.review.command import review
+    from al.commands import workflow
+    from al.commands.review import review
 
     emit(options, review(options, port), workflow.describe_summary)
 
@@ -104,7 +104,7 @@ def review_command(options: Any, port: int) -> None:
 @round_options
 def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> None:
     """Run rounds until there are K, or until one no longer helps."""
-    from al import workflow
+    from al.commands import workflow
 
     emit(options, workflow.run_rounds(options, budget, rounds, until_no_gain), workflow.describe_summary)
 
@@ -136,7 +136,7 @@ def compare_command(
     target: tuple[str, ...],
 ) -> None:
     """Train and evaluate several strategies on your pool, with random beside them: does selection pay here?"""
-    from al import workflow
+    from al.commands import workflow
 
     options = options.for_round(None, False, pool, target)
     document = workflow.run_comparison(options, strategies, budget, rounds, seeds, proxy)
@@ -147,7 +147,7 @@ def compare_command(
 @common
 def resume_command(options: Any) -> None:
     """Finish the interrupted round with the config and budget it was started with."""
-    from al import workflow
+    from al.commands import workflow
 
     emit(options, workflow.resume(options), workflow.describe_summary)
 
@@ -165,12 +165,12 @@ def resume_command(options: Any) -> None:
 @common
 def status_command(options: Any, watch: float | None) -> None:
     """Show rounds, stages and what is running, also while another process works."""
-    from al import inspect_run
+    from al.commands import status as inspect_run
 
     if watch is not None and options.as_json:
         raise click.UsageError("--watch shows a run as it goes on, --json prints one document: leave one out.")
     if watch is not None:
-        from al.watch import watch as watch_run
+        from al.commands.watch import watch as watch_run
 
         watch_run(options.existing_run(), watch)
         return
@@ -194,7 +194,7 @@ def status_command(options: Any, watch: float | None) -> None:
 @common
 def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted: Any) -> None:
     """Print a round's report again and say where its page is; or as Markdown, figures, or several runs side by side."""
-    from al.report.command import Wanted, report
+    from al.commands.report import Wanted, report
 
     if bool(runs) != compare:
         raise click.UsageError("--compare takes two runs or more as arguments; name a single run with --run.")
@@ -211,7 +211,7 @@ def plan_command(options: Any, budget: str) -> None:
 
 
 def _print_plan(options: Any, budget: str) -> None:
-    from al import plan
+    from al.planning import plan
 
     emit(options, plan.plan_round(options, budget), plan.describe_plan)
 
@@ -222,7 +222,7 @@ def _print_plan(options: Any, budget: str) -> None:
 @common
 def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
     """Write the unlabelled prompts that the model is most unsure of to a file, to be answered and imported again."""
-    from al import labelling
+    from al.commands import label as labelling
 
     emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)
 
@@ -242,7 +242,7 @@ def pool_import(
     options: Any, sources: tuple[str, ...], format_name: str | None, mapped: tuple[str, ...], strict: bool
 ) -> None:
     """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
-    from al import workflow
+    from al.commands import workflow
 
     document = workflow.import_into_pool(options.with_map(mapped), sources, format_name, strict)
     emit(options, document, workflow.describe_pool)
@@ -284,8 +284,8 @@ def pool_inspect(
 ) -> None:
     """Show what the run's newest pool version holds, or what SOURCES hold before they are imported anywhere: what was
     recognised, sources, languages, turns, lengths, duplicates, quarantine, and examples as the model sees them."""
-    from al import pool_inspection
-    from al.report.pool_text import describe_inspection
+    from al.commands import inspect_pool as pool_inspection
+    from al.report.text.pool import describe_inspection
 
     document = pool_inspection.inspect(options.with_map(mapped), sources, format_name, shown, page)
     emit(options, document, describe_inspection)
@@ -299,7 +299,7 @@ def pool_inspect(
 def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None:
     """Write the run's newest pool version to OUT (.jsonl, .jsonl.gz, .jsonl.zst or .parquet) as messages with id, source,
     other accepted answers and metadata. Importing OUT again gives the same pool."""
-    from al import exporting
+    from al.commands import export as exporting
 
     emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
 
@@ -315,7 +315,7 @@ def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None
 @common
 def train_command(options: Any, datasets: tuple[str, ...]) -> None:
     """Fine-tune on a whole data set without selection: the baseline."""
-    from al import workflow
+    from al.commands import workflow
 
     emit(options, workflow.plain_fine_tuning(options, datasets), workflow.describe_fine_tuning)
 
@@ -351,7 +351,7 @@ def config_schema(options: Any) -> None:
 @common
 def doctor_command(options: Any, drop_damaged: bool) -> None:
     """Check this machine and, with --run, every file of a run."""
-    from al import doctor
+    from al.commands import doctor
 
     findings = doctor.examine(options, drop_damaged)
     emit(options, findings, doctor.describe)

@@ -67,7 +67,7 @@ def main() -> None:
     """Measure the grid and write the record."""
     import torch
 
-    from al.store import versions
+    from al.run.store import versions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)

@@ -69,8 +69,8 @@ def write_config(
 
 def run_round(config: Path, run: Path, budget: str) -> dict[str, Any]:
     """Plan, then run, one round; returns prediction, measurement and their ratios."""
-    from al.plan import plan_round
-    from al.workflow import Options, run_next_round
+    from al.commands.workflow import Options, run_next_round
+    from al.planning.plan import plan_round
 
     options = Options(config_path=config, run_path=run)
     planned = plan_round(options, budget)

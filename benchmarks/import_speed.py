@@ -112,7 +112,7 @@ def peak_mib() -> int:
 
 def measured(path: Path, work: Path, answer: Any) -> None:
     """Import a file and send what it took; runs in a process of its own."""
-    from al.pool.config import PoolConfig
+    from al.config.pool import PoolConfig
     from al.pool.importer import import_pool
     from al.pool.sources import find_sources
 

@@ -3,7 +3,7 @@
     python benchmarks/interval_coverage.py [--simulations 500]
 
 Test sets of several make-ups are drawn again and again from a world in which every source has its own true difference of NLL, its spread
-and the accuracies of both models; two models are "measured" on each, and `al.bootstrap.paired_bootstrap` gives intervals. Counted is how
+and the accuracies of both models; two models are "measured" on each, and `paired_bootstrap` gives intervals. Counted is how
 often they hold the mean of the sources' true differences. Beside it: the bootstrap that draws examples from the whole test set, in which
 a small source is missing from many resamples. A 95% interval should hold the truth in 95% of the simulations; with 500 of them the
 count itself has a standard error of 1 point.
@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from common import device_name, now  # noqa: E402
 
-from al.bootstrap import paired_bootstrap  # noqa: E402
-from al.metrics import Measured, metrics  # noqa: E402
+from al.evaluation.bootstrap import paired_bootstrap  # noqa: E402
+from al.evaluation.metrics import Measured, metrics  # noqa: E402
 
 SIZES = {
     "6 sources of 20": [20] * 6,

@@ -29,14 +29,14 @@ def measure(arguments: argparse.Namespace) -> None:
     """NLL of every response with and without its prompt, its cluster, and whether it is planted."""
     import pyarrow.parquet as pq
 
-    from al import stages
     from al.config import parse
-    from al.lineage import SELECTED
-    from al.pool_state import load_embeddings, trainable
-    from al.prepare import Tokenized, embed, pool_version, tokenize
-    from al.scoring import score
-    from al.session import Session
-    from al.store import Run
+    from al.lineage.history import SELECTED
+    from al.preparation.pool_state import load_embeddings, trainable
+    from al.preparation.stages import Tokenized, embed, pool_version, tokenize
+    from al.round import train as stages
+    from al.run.session import Session
+    from al.run.store import Run
+    from al.scoring.stage import score
     from selection.cluster import cluster
     from selection.config import ClusterConfig
     from selection.randomness import keyed_draw

@@ -65,7 +65,7 @@ def interval_coverage(record: dict[str, Any]) -> str:
             _where(record),
             "",
             f"How often the 95% interval holds the true difference, in {record['simulations']} simulated test sets each; Winnow resamples "
-            "each source by itself (`al/bootstrap.py`). Beside it the bootstrap that draws examples from the whole test set.",
+            "each source by itself (`al/evaluation/bootstrap.py`). Beside it the bootstrap that draws examples from the whole test set.",
             "",
             table(header, rows),
         ]

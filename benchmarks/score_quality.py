@@ -34,7 +34,7 @@ DIMENSIONS = (4096, 8192, 16384)
 
 def read_pool(files: list[Path], template: Any, count: int, longest: int = LONGEST) -> tuple[Any, np.ndarray]:
     """A token table of `count` conversations of at most `longest` tokens, drawn evenly over sources, and their sources."""
-    from al.pool.config import PoolConfig
+    from al.config.pool import PoolConfig
     from al.pool.importer import import_pool
     from al.pool.sources import find_sources
     from al.pool.store import Pool

@@ -69,8 +69,8 @@ def config_values(arguments: argparse.Namespace, pool: str) -> dict[str, Any]:
 def open_pool(arguments: argparse.Namespace, pool: str, directory: Path, models: Any = None) -> Any:
     """A session on a run of this pool; `models` of another session are used again."""
     from al.config import parse
-    from al.session import Session
-    from al.store import Run
+    from al.run.session import Session
+    from al.run.store import Run
 
     session = Session(Run.create_or_open(directory), parse(config_values(arguments, pool), pool), quiet=True)
     if models is not None:
@@ -80,8 +80,8 @@ def open_pool(arguments: argparse.Namespace, pool: str, directory: Path, models:
 
 def prepare_pool(arguments: argparse.Namespace, pool: str) -> None:
     """Everything that the runs of a pool share: the pool's stages, and what the base model makes of the holdout."""
-    from al.evaluate import evaluate
-    from al.prepare import prepare
+    from al.evaluation.stage import evaluate
+    from al.preparation.stages import prepare
 
     started = time.time()
     session = open_pool(arguments, pool, arguments.work / pool)
@@ -98,8 +98,8 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
     """A worker: plays tasks on a copy of each pool's run of its own."""
     import torch
 
-    from al.comparison import Member, play
-    from al.prepare import prepare
+    from al.comparison.play import Member, play
+    from al.preparation.stages import prepare
     from selection.holdout import DEV, TEST
     from selection.strategy import Budget
 
@@ -137,7 +137,7 @@ def found_noise(session: Any, prepared: Any, rounds: list[dict[str, Any]]) -> di
     import numpy as np
     import pyarrow.parquet as pq
 
-    from al.candidates import find_rows
+    from al.lineage.outcomes import find_rows
 
     pool = prepared.open_pool()
     marks = np.array([bool(entry.get("planted")) for entry in pool.metadata(np.arange(len(pool)))], dtype=bool)

@@ -107,8 +107,8 @@ class Bench:
     """The base model, loaded once, and the documents."""
 
     def __init__(self, model: Path, steps: int):
-        from al.model_shape import model_shape
-        from al.plan import probe_machine
+        from al.planning.model_shape import model_shape
+        from al.planning.plan import probe_machine
         from trainer.model import Base
         from trainer.packing import plan_packs
         from trainer.template import Tokenized
@@ -134,7 +134,7 @@ class Bench:
 
     def row(self, name: str, matmul_tflops: float) -> dict[str, Any]:
         """Train one configuration; {"name", "tokens_per_s", "peak_gib", ...} beside what `plan` says of it."""
-        from al.cost import training_memory, training_tokens_per_s
+        from al.planning.cost import training_memory, training_tokens_per_s
         from trainer.train import train
 
         settings = ROWS[name]

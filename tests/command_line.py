@@ -26,8 +26,8 @@ PRELOAD = [
     "pyarrow.parquet",
     "plotly",
     "jinja2",
-    "al.loop",
-    "al.report.html",
+    "al.round.loop",
+    "al.report.page.html",
     "trainer.train",
 ]
 
@@ -49,7 +49,7 @@ class Result:
 def winnow(*arguments: object) -> Result:
     """Run the command line in this process."""
     import cli
-    from al import progress
+    from al.run import progress
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     progress._stop_requested.clear()

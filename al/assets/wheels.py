@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from al.artifacts import sha256_file
 from al.errors import EnvironmentProblem
+from al.run.artifacts import sha256_file
 
 
 @dataclass(frozen=True)

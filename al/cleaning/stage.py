@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from al.artifacts import Artifact, write_json
 from al.errors import ConfigError
 from al.pool.store import Pool
-from al.session import Session
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
 
 WANTED, OTHER_LANGUAGE, REFUSAL = 0, 1, 2
 """Codes of `unwanted.npy`; an example that is both counts by its language."""

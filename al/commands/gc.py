@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from al import trash
-from al.store import Run
-from al.workflow import Options
+from al.commands.workflow import Options
+from al.run import trash
+from al.run.store import Run
 
 
 def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

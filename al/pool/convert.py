@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from al.cleaning.repair import Repair
 from al.pool.formats import FORMATS, Example, Format, Gathering, Row, RowError, Turn, recognise, unknown_row
 from al.pool.formats.base import text as read_text
 from al.pool.formats.template import TextTemplate
 from al.pool.mapping import FieldMap
+from al.pool.repair import Repair
 from al.pool.sources import Source
 
 SOURCE_FIELDS = ("source", "dataset", "task", "category", "data_source", "task_name", "_task_name")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from al.errors import ConfigError
 from al.pool.tables import EXAMPLES, ROW_GROUP
-from al.whole_file import written_whole
+from al.run.atomic import written_whole
 
 COMPRESSION = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".jsonl.bz2": "bz2"}
 COLUMNS = ("id", "messages", "source", "alternatives", "labelled", "metadata")

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from al.artifacts import sha256_file
+from al.config.pool import PoolConfig
 from al.errors import RunStateError
-from al.pool.config import PoolConfig
 from al.pool.presets import find
 from al.pool.sources import Source, parse_hub
+from al.run.artifacts import sha256_file
 
 
 def describe_sources(sources: Iterable[Source], repairs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

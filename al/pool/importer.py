@@ -25,19 +25,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.artifacts import sha256_file
-from al.cleaning.repair import Repair
 from al.errors import DataError
 from al.pool.answers import find_answered
 from al.pool.convert import Converter
 from al.pool.formats import FORMATS, RowError
 from al.pool.quarantine import Quarantine
 from al.pool.reading.rows import RawRow, read_rows
+from al.pool.repair import Repair
 from al.pool.sources import Source
 from al.pool.spill import Spill
 from al.pool.stats import PoolStats
 from al.pool.store import Pool
 from al.pool.tables import counts, write_tables
+from al.run.artifacts import sha256_file
 
 PROGRESS_EVERY = 1000
 

@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from al.artifacts import sha256_file
+from al.config.pool import PoolConfig
 from al.errors import ConfigError, DataError
 from al.pool import presets
-from al.pool.config import PoolConfig
 from al.pool.formats.template import TextTemplate
 from al.pool.mapping import check_map
 from al.pool.paths import check_within, each_once, files_below, matching
 from al.pool.reading.kinds import EXPECTED, without_suffix
 from al.pool.reading.stdin import SPOOLED, STDIN
+from al.run.artifacts import sha256_file
 
 _HUB = re.compile(
     r"(?:hub:)?(?P<name>[^\[\]@:]+)(?:@(?P<revision>[^\[\]:]+))?(?:\[(?P<subset>[^\[\]]+)\])?(?::(?P<split>[\w.\-]+))?"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from al.artifacts import write_json
+from al.run.artifacts import write_json
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from al import rounds
-from al.artifacts import Artifact, write_json
 from al.budget import BudgetRequest
-from al.prepare import Prepared
-from al.session import Session
-from al.trash import discard
+from al.preparation.stages import Prepared
+from al.run import rounds
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
+from al.run.trash import discard
 
 
 def publish_report(
@@ -26,9 +26,9 @@ def publish_report(
     config = session.config.model_dump(mode="json")
 
     def build(out: Path, scratch: Path) -> None:
-        from al.report.details import build_details
-        from al.report.html import render_html
-        from al.report.summary import build_summary
+        from al.report.page.html import render_html
+        from al.report.summary.details import build_details
+        from al.report.summary.document import build_summary
 
         table = pq.read_table(inputs["selection"].path / "selection.parquet")
         summary = build_summary(session, prepared, inputs, budget, number)

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from al import rounds
-from al.artifacts import Artifact
-from al.bootstrap import paired_bootstrap
 from al.config import flat, parse
 from al.errors import ConfigError, RunStateError
-from al.evaluate import load_measured
-from al.metrics import Measured
+from al.evaluation.bootstrap import paired_bootstrap
+from al.evaluation.metrics import Measured
+from al.evaluation.stage import load_measured
 from al.report.publish import read_summary
-from al.store import Run
+from al.run import rounds
+from al.run.artifacts import Artifact
+from al.run.store import Run
 from selection.holdout import TEST
 
 RESAMPLES = 2000

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.artifacts import Artifact, write_json
-from al.candidates import CODE, OUTCOMES, REMOVED_FILE
+from al.choosing.write import write_picked
+from al.lineage.outcomes import CODE, OUTCOMES, REMOVED_FILE
+from al.lineage.round_state import Scored, Standing
 from al.review.batch import Batch
 from al.review.decision import Decision
-from al.selected import write_picked
-from al.session import Session
-from al.standing import Scored, Standing
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
 
 DECISION_FILE = "decision.json"
 ANSWERS_FILE = "answers.jsonl"
@@ -52,7 +52,7 @@ class Proposed:
     @cached_property
     def terms(self) -> Any:
         """As `selection.review` takes it, with the order of those who come next."""
-        from al.selecting import candidates_for, quotas_for
+        from al.choosing.stage import candidates_for, quotas_for
         from selection.review import propose
         from selection.strategy import Selection
 
@@ -235,10 +235,10 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
 
 def take_answers(session: Session, number: int) -> None:
     """Before round `number` begins, add the answers that the round before was given in its review to the pool, as a new version."""
-    from al import rounds
-    from al.pool.config import PoolConfig
+    from al.config.pool import PoolConfig
     from al.pool.sources import find_sources
-    from al.prepare import import_sources
+    from al.preparation.stages import import_sources
+    from al.run import rounds
 
     recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
     present = rounds.current_pool(session.run)

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from al import rounds
-from al.artifacts import Artifact
 from al.errors import RunStateError
 from al.report.publish import round_directory
 from al.review.apply import Proposed, apply_decision, decided, record_decision
 from al.review.decision import Decision
 from al.review.desk import Desk
 from al.review.draft import DRAFT, find_draft, save_draft, supersede_draft
+from al.run import rounds
+from al.run.artifacts import Artifact
 
 Keep = Callable[[str, Artifact], Artifact]
 

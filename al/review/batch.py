@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from al.artifacts import Artifact
-from al.candidates import SELECTABLE, find_rows
 from al.errors import DataError
+from al.lineage.outcomes import SELECTABLE, find_rows
 from al.pool.store import Pool, Texts
-from al.report.shown import explain_outcome
+from al.report.summary.examples import explain_outcome
 from al.review.decision import Decision
+from al.run.artifacts import Artifact
 
 
 @dataclass(frozen=True)

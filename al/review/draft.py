@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from al.artifacts import fsync_path
 from al.errors import DataError
 from al.review.decision import Decision, read_decision
+from al.run.artifacts import fsync_path
 
 DRAFT = "draft.json"
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from al.errors import EnvironmentProblem
-from al.progress import check_stop
 from al.review.desk import Desk
+from al.run.progress import check_stop
 
 LAST_LOOK_SECONDS = 3.0
 """How long a page that is being looked at is still served after the round is over, so that it can say so."""

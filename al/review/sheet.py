@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from al.artifacts import fsync_path
 from al.errors import ConfigError, DataError
 from al.review.batch import Batch
 from al.review.decision import Decision, parse_decision, read_decision
+from al.run.artifacts import fsync_path
 
 KEEP = {"yes": "yes", "y": "yes", "true": "yes", "1": "yes", "": "yes", "no": "no", "n": "no", "false": "no", "0": "no"}
 KEEP |= {"pin": "pin"}

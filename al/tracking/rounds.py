@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from al import rounds
 from al.report.publish import read_summary
-from al.report.verdict import comparisons, headline
-from al.session import Session
-from al.store import Run
+from al.report.reading.verdict import comparisons, headline
+from al.run import rounds
+from al.run.session import Session
+from al.run.store import Run
 from al.tracking.services import SERVICES, TrackedRound
 from al.tracking.worker import Worker
 

@@ -17,8 +17,8 @@ from report_details import details, hostile_details  # noqa: E402
 from report_page import resolve  # noqa: E402
 from report_summaries import later_round  # noqa: E402
 
-from al.report.html import SECTIONS, render_html  # noqa: E402
-from al.report.values import clean  # noqa: E402
+from al.report.page.html import SECTIONS, render_html  # noqa: E402
+from al.report.reading.values import clean  # noqa: E402
 
 NO_WEBGL = """
 const given = HTMLCanvasElement.prototype.getContext;

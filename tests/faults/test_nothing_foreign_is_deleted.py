@@ -15,8 +15,8 @@ import sys
 import pytest
 from command_line import ROOT, winnow_child
 
-from al import trash
-from al.store import Run
+from al.run import trash
+from al.run.store import Run
 
 
 def rows(path, first, count=20):
@@ -158,7 +158,7 @@ def test_a_run_db_older_than_its_artifacts_is_refused(run, tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from al.store import Run
+from al.run.store import Run
 run = Run.create_or_open(Path(sys.argv[1]))
 run.stage("demo", version=1, inputs={}, params={}, build=lambda out, scratch: (out / "a.txt").write_text("a"))
 print("published", flush=True)

@@ -176,7 +176,7 @@ def test_trap_30_a_config_cannot_turn_on_remote_code(world, tmp_path):
 def test_another_process_in_the_same_run(world, tmp_path):
     run = tmp_path / "run"
     holder = (
-        "import sys; from pathlib import Path; from al.store import Run; "
+        "import sys; from pathlib import Path; from al.run.store import Run; "
         f"run = Run.create_or_open(Path({str(run)!r})); print('in', flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen(

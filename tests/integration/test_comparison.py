@@ -16,7 +16,7 @@ import yaml
 from command_line import Result, winnow, winnow_child
 from scipy import stats
 
-from al.comparison import Member
+from al.comparison.play import Member
 from al.config import Config
 
 OTHER = "top:score.by=entropy,train.epochs=2"
@@ -259,8 +259,8 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(world, tmp_path, o
 
 
 def test_a_run_of_rounds_is_no_place_for_a_comparison(world, tmp_path):
-    from al import rounds
-    from al.store import Run
+    from al.run import rounds
+    from al.run.store import Run
 
     with Run.create_or_open(tmp_path / "run") as run:
         rounds.open_round(run, 1, "9", {})
@@ -286,7 +286,7 @@ def test_an_error_is_one_json_document_too(world, tmp_path):
 
 
 def test_names_are_told_apart_by_spaces_and_commas():
-    from al.comparison import parse_strategy, split_names
+    from al.comparison.play import parse_strategy, split_names
 
     assert split_names("default,random top:score.by=ifd,select.tail_cut=0.1,loss") == [
         "default",
@@ -302,13 +302,13 @@ def test_names_are_told_apart_by_spaces_and_commas():
 
 def test_steps_hold_as_many_examples_whatever_their_length(compared, world, tmp_path, monkeypatch):
     """A step holds so many packs; those who pick short examples would take fewer steps on as many."""
-    from al import comparison
-    from al.candidates import candidates
+    from al.comparison import play as comparison
     from al.config import load
-    from al.lineage import History, Lineage
-    from al.prepare import prepare
-    from al.session import Session
-    from al.store import Run
+    from al.lineage.history import History, Lineage
+    from al.lineage.outcomes import candidates
+    from al.preparation.stages import prepare
+    from al.run.session import Session
+    from al.run.store import Run
     from trainer.packing import PLANNERS
     from trainer.schedule import planned_steps
     from trainer.tokens import TokenTable

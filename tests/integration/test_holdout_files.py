@@ -142,9 +142,9 @@ def test_plain_fine_tuning_holds_the_files_out_too(world, files, tmp_path):
 
 def test_held_out_examples_take_their_source_from_the_pools_source_field(tmp_path):
     from al.config import Config
-    from al.holding_out import sources_of
     from al.pool.importer import import_pool
-    from al.session import Session
+    from al.preparation.holdout import sources_of
+    from al.run.session import Session
 
     row = {"prompt": "one and one", "completion": "two", "source": "book", "kind": "sums"}
     (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
@@ -169,7 +169,7 @@ def test_test_files_named_after_a_round_are_not_held_out_in_silence(world, files
 
 def test_examples_that_could_be_picked_before_are_not_held_out_afterwards():
     from al.errors import DataError
-    from al.holding_out import _check_not_late
+    from al.preparation.holdout import _check_not_late
     from selection.holdout import NEW, POOL
 
     kept, named = np.array([POOL, DEV, NEW, SHADOW]), np.array([NEW, DEV, TEST, TEST])

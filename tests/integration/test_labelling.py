@@ -15,10 +15,11 @@ import pytest
 from command_line import winnow, winnow_child
 from tiny_world import WORDS
 
-from al import labelling, rounds
-from al.labelling import Order
+from al.commands import label as labelling
+from al.commands.label import Order
 from al.pool.store import Pool
-from al.store import Run
+from al.run import rounds
+from al.run.store import Run
 
 SETTINGS = ("--set", "generate.max_new_tokens=8", "--set", "generate.samples=3", "--set", "label.candidates=2")
 FIELDS = ["id", "source", "messages", "response", "suggestion", "entropy", "disagreement", "cluster", "reason"]

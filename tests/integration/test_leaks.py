@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from command_line import winnow
 from tiny_world import WORDS
 
-from al import rounds
-from al.holding_out import _shadow_near
 from al.pool.store import Pool
-from al.prepare import _first_version
-from al.store import Run
+from al.preparation.holdout import _shadow_near
+from al.preparation.stages import _first_version
+from al.run import rounds
+from al.run.store import Run
 from selection.holdout import DEV, POOL, SHADOW, TEST
 from selection.overlap import runs_of_words
 

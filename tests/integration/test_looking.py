@@ -76,7 +76,7 @@ def test_a_pool_is_exported_whole_and_by_side(run, tmp_path):
         sides[side] = set(Pool.open(pool).ids.tolist())
     keys = np.load(run / "rounds/001/split/keys.npy")
     split = np.load(run / "rounds/001/split/split.npy")
-    from al.holding_out import SIDES
+    from al.preparation.holdout import SIDES
 
     for side, ids in sides.items():
         assert ids == {f"{key:016x}" for key in keys[split == SIDES[side]].tolist()}

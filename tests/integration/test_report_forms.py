@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
-from al.bootstrap import paired_bootstrap
-from al.evaluate import load_measured
-from al.inspect_run import status
+from al.commands.status import status
+from al.evaluation.bootstrap import paired_bootstrap
+from al.evaluation.stage import load_measured
 from al.report.side_by_side import compare_runs
-from al.report.side_by_side_text import describe_runs, runs_as_markdown
-from al.store import Run
+from al.report.text.side_by_side import describe_runs, runs_as_markdown
+from al.run.store import Run
 from selection.holdout import TEST
 
 
@@ -162,7 +162,7 @@ def test_a_watch_has_no_json(runs):
 
 
 def test_progress_is_written_while_a_round_works_also_a_quiet_one(world, tmp_path, monkeypatch):
-    from al import progress
+    from al.run import progress
 
     monkeypatch.setattr(progress, "FILE_EVERY_SECONDS", 0.0)
     seen = []

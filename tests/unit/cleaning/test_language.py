@@ -9,7 +9,7 @@ import pytest
 from sentences import NO_LANGUAGE, SENTENCES
 
 from al.cleaning.language import UNKNOWN, detect_languages, example_languages, known_languages
-from al.pool.config import PoolConfig
+from al.config.pool import PoolConfig
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
 from al.pool.store import Pool

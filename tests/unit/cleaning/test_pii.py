@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("presidio_analyzer", reason="needs the extra pii")
 
-from al.cleaning.config import ENTITIES, CleanConfig, Entity
-from al.cleaning.pii import KINDS, masker
-from al.cleaning.repair import Repair
+from al.config.cleaning import ENTITIES, CleanConfig, Entity
+from al.pool.pii import KINDS, masker
+from al.pool.repair import Repair
 
 ROOT = Path(__file__).resolve().parents[3]
 FOUND = (
@@ -81,7 +81,7 @@ def refuse(*arguments, **more):
     print("a connection was tried")
     raise OSError
 socket.getaddrinfo = socket.socket.connect = refuse
-from al.cleaning.pii import _offline
+from al.pool.pii import _offline
 print(_offline(object)().validate_result("a@example.com"))
 """
     child = {**os.environ, "TLDEXTRACT_CACHE": str(tmp_path)}

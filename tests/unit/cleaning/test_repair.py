@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al.cleaning.config import ENTITIES, CleanConfig
-from al.cleaning.repair import Repair, make_repair
+from al.config.cleaning import ENTITIES, CleanConfig
+from al.config.pool import PoolConfig
 from al.errors import ConfigError, RunStateError
-from al.pool.config import PoolConfig
 from al.pool.formats import RowError
 from al.pool.identity import check_same_pool, describe_sources
 from al.pool.importer import import_pool
+from al.pool.repair import Repair, make_repair
 from al.pool.sources import find_sources
 from al.pool.stats import PoolStats
 from al.pool.store import Pool

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from al.pool.config import PoolConfig
+from al.config.pool import PoolConfig
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
 from al.pool.stats import PoolStats

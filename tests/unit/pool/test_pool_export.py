@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from al.config.pool import PoolConfig
 from al.errors import ConfigError, EnvironmentProblem
-from al.pool.config import PoolConfig
 from al.pool.export import COMPRESSION, export_examples
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from al.pool.config import FormatName
+from al.config.pool import FormatName
 from al.pool.formats import FORMATS, detect
 
 ASKED = [("user", "Say A."), ("assistant", "A")]

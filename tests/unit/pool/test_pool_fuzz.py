@@ -18,8 +18,8 @@ from command_line import winnow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from al.config.pool import PoolConfig
 from al.errors import DataError, UserError
-from al.pool.config import PoolConfig
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
 from al.pool.stats import PoolStats

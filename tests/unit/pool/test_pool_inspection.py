@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from al import pool_inspection, pool_measures
+from al.commands import inspect_pool as pool_inspection
+from al.commands.workflow import Options
 from al.config import load
 from al.errors import ConfigError, DataError, RunStateError
-from al.pool_measures import describe_lengths, sample_rows, spread_over_sources
-from al.workflow import Options
+from al.preparation import pool_facts as pool_measures
+from al.preparation.pool_facts import describe_lengths, sample_rows, spread_over_sources
 from trainer.rendering import END_OF_TURN, RESPONSE
 from trainer.tokens import tokenize_pool
 
@@ -252,7 +253,7 @@ def test_a_page_is_written_where_it_was_asked_for_and_beside_the_run_by_default(
 
 
 def test_a_run_without_a_pool_says_how_to_look_at_files(world, tmp_path):
-    from al.store import Run
+    from al.run.store import Run
 
     Run.create_or_open(tmp_path / "run").close()
     with pytest.raises(RunStateError, match="pool inspect FILE"):

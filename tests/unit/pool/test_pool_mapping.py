@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from al.config.pool import PoolConfig
 from al.errors import ConfigError
-from al.pool.config import PoolConfig
 from al.pool.formats import RowError
 from al.pool.identity import describe_sources
 from al.pool.mapping import FieldMap, parse_map

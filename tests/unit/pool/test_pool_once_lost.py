@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from al.pool.config import PoolConfig
+from al.config.pool import PoolConfig
 from al.pool.convert import Converter
 from al.pool.export import export_examples
 from al.pool.importer import import_pool
@@ -72,7 +72,7 @@ def test_a_file_name_that_is_no_text_is_shown_in_escapes(tmp_path):
 
 
 def test_a_held_out_file_in_a_folder_of_the_pool_is_read_once(tmp_path):
-    from al.prepare import _each_once
+    from al.preparation.stages import _each_once
 
     for name in ("a.jsonl", "test.jsonl"):
         (tmp_path / name).write_text("{}\n")

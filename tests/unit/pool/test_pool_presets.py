@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from preset_rows import ROWS, write_repository, write_rows
 
+from al.config.pool import PoolConfig
 from al.errors import ConfigError, DataError
 from al.pool import presets
-from al.pool.config import PoolConfig
 from al.pool.formats import FORMATS
 from al.pool.identity import describe_sources
 from al.pool.importer import import_pool

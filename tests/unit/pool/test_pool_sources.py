@@ -12,16 +12,16 @@ import pytest
 from command_line import winnow
 
 from al.config import Config
+from al.config.pool import PoolConfig
 from al.errors import ConfigError, DataError, RunStateError
-from al.pool.config import PoolConfig
 from al.pool.identity import check_same_pool, describe_sources, sources_config
 from al.pool.importer import import_pool
 from al.pool.reading.kinds import without_suffix
 from al.pool.reading.stdin import spool
 from al.pool.sources import find_sources, make_sources, parse_hub
-from al.prepare import pool_version
-from al.session import Session
-from al.store import Run
+from al.preparation.stages import pool_version
+from al.run.session import Session
+from al.run.store import Run
 
 
 def labels(*entries: object) -> list[str]:

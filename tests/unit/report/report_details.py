@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from report_attacks import HOSTILE
 
-from al.report.map_points import choose_texts, hover_texts, map_points
+from al.report.summary.map_points import choose_texts, hover_texts, map_points
 
 OUTCOMES = ["quota_full", "no_quota", "tail_cut", "held_out_test", "near_duplicate", "trained"]
 WORDS = "sum carry digit board move verb river premise output weekday verse metre letter answer".split()

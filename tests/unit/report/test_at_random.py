@@ -10,9 +10,9 @@ from report_summaries import first_round, second_round, without_control
 from round_parts import at_random
 
 from al.config import ReportConfig
-from al.report.at_random import Point, cost_at_random
-from al.report.priced import priced
-from al.report.summary_cost import cost, kind_of
+from al.report.reading.priced import priced
+from al.report.summary.at_random import Point, cost_at_random
+from al.report.summary.cost import cost, kind_of
 
 CURVE = [Point(100, 10_000, 60.0, 2.0), Point(200, 20_000, 130.0, 1.8), Point(400, 40_000, 250.0, 1.7)]
 

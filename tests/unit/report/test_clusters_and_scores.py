@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from al.artifacts import Artifact, write_json
-from al.report.cards import first_picked, refused
-from al.report.summary_clusters import changes_by_cluster, gain
-from al.report.summary_selection import agreement, histograms_part
-from al.report.view import agreement_index, agreement_names, heat
+from al.report.reading.view import agreement_index, agreement_names, heat
+from al.report.summary.cards import first_picked, refused
+from al.report.summary.clusters import changes_by_cluster, gain
+from al.report.summary.selection import agreement, histograms_part
+from al.run.artifacts import Artifact, write_json
 
 NAN = float("nan")
 

@@ -28,7 +28,7 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
-from al.report.compare_html import (
+from al.report.page.comparison import (
     COLORS,
     METRICS,
     SECTIONS,
@@ -38,7 +38,10 @@ from al.report.compare_html import (
     final_seeds,
     render_comparison,
 )
-from al.report.compare_text import (
+from al.report.page.html import TEMPLATES
+from al.report.page.page_data import unpack
+from al.report.reading.values import clean, pointer, write
+from al.report.text.comparison import (
     comparison_headline,
     comparison_verdict,
     describe_comparison,
@@ -46,9 +49,6 @@ from al.report.compare_text import (
     holm,
     ranked,
 )
-from al.report.html import TEMPLATES
-from al.report.page_data import unpack
-from al.report.values import clean, pointer, write
 
 Make = Callable[[], dict[str, Any]]
 TAME = [paying, nothing_pays, one_seed, one_round, unfinished, eight, bare]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from report_attacks import HOSTILE
 from report_page import Element, read_page
 
-from al.report.dots import SHAPES, TICKS, Row, axis_range, dots, ticks
+from al.report.page.dots import SHAPES, TICKS, Row, axis_range, dots, ticks
 
 ROWS = [
     Row("first", 2.0, "base", "circle", (1.5, 2.5), [("seed 0", 1.8), ("seed 1", 2.2)]),

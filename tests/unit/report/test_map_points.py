@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from al.report import map_points as module
-from al.report.map_points import OTHER_SOURCE, STEPS, TEXTS, choose_points, choose_texts, map_points, old_points
+from al.report.summary import map_points as module
+from al.report.summary.map_points import OTHER_SOURCE, STEPS, TEXTS, choose_points, choose_texts, map_points, old_points
 
 N = 500
 

@@ -11,11 +11,11 @@ from report_details import details, hostile_details
 from report_page import read_page, resolve
 from report_summaries import first_round, later_round
 
-from al.candidates import OUTCOMES
-from al.report.cards import CARDS
-from al.report.html import render_html
-from al.report.page_data import GROUPS, color_choices, pack, page_data, unpack
-from al.report.values import clean
+from al.lineage.outcomes import OUTCOMES
+from al.report.page.html import render_html
+from al.report.page.page_data import GROUPS, color_choices, pack, page_data, unpack
+from al.report.reading.values import clean
+from al.report.summary.cards import CARDS
 
 
 def looked_up(summary: dict[str, Any], document: dict[str, Any] | None) -> dict[str, Any]:

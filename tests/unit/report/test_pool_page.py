@@ -12,9 +12,9 @@ import pytest
 from pool_documents import ATTACKS, attacked_document, files_document, pool_document
 from report_page import Page, read_page, resolve, shown
 
-from al.report.html import TEMPLATES
-from al.report.pool_html import SECTIONS, render_pool
-from al.report.values import clean
+from al.report.page.html import TEMPLATES
+from al.report.page.pool import SECTIONS, render_pool
+from al.report.reading.values import clean
 
 Make = Callable[[], dict[str, Any]]
 ALL: list[Make] = [pool_document, files_document, attacked_document]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pool_documents import attacked_document, files_document, pool_document
 
-from al.report.pool_text import bar, describe_inspection, render_inspection
-from al.report.pool_words import length_sentences, shorten_segments
+from al.report.reading.pool_words import length_sentences, shorten_segments
+from al.report.text.pool import bar, describe_inspection, render_inspection
 
 ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

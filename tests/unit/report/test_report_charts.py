@@ -10,10 +10,10 @@ from report_attacks import hostile
 from report_page import read_page
 from report_summaries import first_round, later_round, without_control
 
-from al.report.charts import CHARTS, build_charts
-from al.report.charts_verdict import difference_rows, model_rows, verdict_charts
-from al.report.html import TEMPLATES, render_html
-from al.report.values import clean
+from al.report.page.charts import CHARTS, build_charts
+from al.report.page.charts_verdict import difference_rows, model_rows, verdict_charts
+from al.report.page.html import TEMPLATES, render_html
+from al.report.reading.values import clean
 
 
 def strings(node: Any) -> list[str]:

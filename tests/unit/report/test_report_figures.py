@@ -12,8 +12,8 @@ from report_attacks import hostile
 from report_summaries import empty_lists, first_round, later_round, second_round, without_control
 
 from al.errors import ConfigError, EnvironmentProblem
-from al.report import figures
-from al.report.figures import FIGURES, FORMATS, STYLE, write_figures
+from al.report.page import figures
+from al.report.page.figures import FIGURES, FORMATS, STYLE, write_figures
 
 pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
 ALL = ["gains", "learning-curve", "training-loss", "quota-and-loss"]

@@ -13,9 +13,9 @@ from report_attacks import HOSTILE, hostile
 from report_page import Page, read_page
 from report_summaries import empty_lists, first_round, later_round, second_round, tie, time_budget, without_control
 
-from al.report.html import SCRIPTS, SECTIONS, TEMPLATES, json_script, render_html
-from al.report.page_data import unpack
-from al.report.values import clean
+from al.report.page.html import SCRIPTS, SECTIONS, TEMPLATES, json_script, render_html
+from al.report.page.page_data import unpack
+from al.report.reading.values import clean
 
 SUMMARIES = [first_round, second_round, later_round, without_control, time_budget, tie, empty_lists, hostile]
 

@@ -10,10 +10,10 @@ import pytest
 from report_attacks import hostile
 from report_summaries import empty_lists, first_round, later_round, second_round, tie, without_control
 
-from al.report import labels
-from al.report.markdown import code_block, escape, render_markdown, table
-from al.report.values import write
-from al.report.verdict import verdict
+from al import labels
+from al.report.reading.values import write
+from al.report.reading.verdict import verdict
+from al.report.text.markdown import code_block, escape, render_markdown, table
 
 EVERY = [first_round, second_round, later_round, without_control, tie, hostile, empty_lists]
 

@@ -19,8 +19,8 @@ from report_summaries import (
     without_control,
 )
 
-from al.report.html import render_html
-from al.report.values import clean, lookup, pointer, write
+from al.report.page.html import render_html
+from al.report.reading.values import clean, lookup, pointer, write
 
 SUMMARIES = [first_round, second_round, later_round, without_control, token_budget, time_budget, tie, empty_lists]
 # Drawn as charts (test_report_charts.py) or about the file itself.

@@ -11,10 +11,10 @@ import pytest
 from report_attacks import hostile
 from report_summaries import empty_lists, first_round, later_round, second_round, tie, time_budget, without_control
 
-from al.report import labels
-from al.report.terminal import render_terminal
-from al.report.values import write
-from al.report.verdict import verdict
+from al import labels
+from al.report.reading.values import write
+from al.report.reading.verdict import verdict
+from al.report.text.terminal import render_terminal
 
 
 def columns(line: str) -> int:

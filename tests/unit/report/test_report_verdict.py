@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from report_summaries import first_round, later_round, second_round, tie, without_control
 
-from al.report.verdict import Comparison, comparisons, headline, verdict
+from al.report.reading.verdict import Comparison, comparisons, headline, verdict
 
 
 def with_difference(key: str, metric: str, low: float, high: float) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from report_page import Page, read_page
 from report_summaries import first_round, later_round, second_round, without_control
 from round_parts import cost
 
-from al.candidates import OUTCOMES
-from al.report.charts import build_charts
-from al.report.html import render_html
-from al.report.summary_rounds import EVER_PICKED
-from al.report.view import source_outcome
+from al.lineage.outcomes import OUTCOMES
+from al.report.page.charts import build_charts
+from al.report.page.html import render_html
+from al.report.reading.view import source_outcome
+from al.report.summary.rounds import EVER_PICKED
 
 NEW_PARTS = ("generations", "cost", "at_random", "plan", "drift", "hashes", "config", "platform")
 

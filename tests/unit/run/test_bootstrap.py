@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from al.bootstrap import Strata, draw, interval, paired_bootstrap, paired_differences
-from al.metrics import METRICS, Measured, metrics
+from al.evaluation.bootstrap import Strata, draw, interval, paired_bootstrap, paired_differences
+from al.evaluation.metrics import METRICS, Measured, metrics
 
 FEW = np.array([1, 1, 1, 2, 3, 8])
 """Examples of each source, most of them few."""

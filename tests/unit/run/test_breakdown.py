@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from al.bootstrap import paired_differences
-from al.breakdown import LEAST_EXAMPLES, by_group, by_source, changed_answers, group_sources
-from al.metrics import Measured
+from al.evaluation.bootstrap import paired_differences
+from al.evaluation.breakdown import LEAST_EXAMPLES, by_group, by_source, changed_answers, group_sources
+from al.evaluation.metrics import Measured
 
 NAMES = ["gsm8k", "logic-a", "trivia"]
 SIZES = [6, LEAST_EXAMPLES, LEAST_EXAMPLES - 1]

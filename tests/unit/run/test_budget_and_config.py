@@ -8,8 +8,8 @@ import pytest
 
 from al import config
 from al.budget import parse_budget
+from al.commands.workflow import Options
 from al.errors import ConfigError
-from al.workflow import Options
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from al.compared import SHOWN_METRICS, spread, summarize
+from al.comparison.summary import SHOWN_METRICS, spread, summarize
 
 SECONDS = {"score": 1.0, "select": 0.5, "train": 6.0, "evaluate": 2.0}
 

@@ -9,13 +9,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import al.projection
+import al.preparation.projection
 from al.budget import parse_budget
 from al.config import Config
-from al.cost import GIB, LAUNCH_SECONDS, Machine, divided, forward_tokens_per_s, training_memory, training_tokens_per_s
-from al.model_shape import ModelShape
-from al.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, estimate
-from al.pool_estimate import PoolEstimate
+from al.planning.cost import (
+    GIB,
+    LAUNCH_SECONDS,
+    Machine,
+    divided,
+    forward_tokens_per_s,
+    training_memory,
+    training_tokens_per_s,
+)
+from al.planning.model_shape import ModelShape
+from al.planning.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, estimate
+from al.planning.pool_estimate import PoolEstimate
 from selection.config import SelectConfig
 from selection.projection import FITTED, LEAST
 from selection.strategy import Budget
@@ -129,7 +137,7 @@ FIT_ALL = COMPILE_MAP_S + FITTED / LAID_OUT_PER_S
 def test_the_map_is_planned_where_umap_will_lay_one_out(
     monkeypatch: pytest.MonkeyPatch, examples: int, installed: bool, seconds: float
 ):
-    monkeypatch.setattr(al.projection, "find_spec", lambda _: installed or None)
+    monkeypatch.setattr(al.preparation.projection, "find_spec", lambda _: installed or None)
     pool = PoolEstimate(60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=examples, exact=True)
     planned = estimate(config(), parse_budget("100"), pool, mistral(), H100)
     assert planned["seconds"]["map"] == pytest.approx(seconds, abs=0.05)
@@ -170,7 +178,7 @@ def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of_and_the_de
     ],
 )
 def test_the_default_measures_where_it_pays_and_others_always(strategy, examples, silhouette, size):
-    from al.selecting import _sample_size
+    from al.choosing.stage import _sample_size
 
     clusters = SimpleNamespace(json=lambda name: {"quality": {"silhouette": silhouette}})
     state = SimpleNamespace(cluster=np.arange(250), rows=np.arange(250))
@@ -186,14 +194,14 @@ def test_the_default_measures_where_it_pays_and_others_always(strategy, examples
     [(1_000, 250, 1, 1), (9_000, 250, 1, 8), (3_000, 250, 1, 4), (3_000, 250, 1.5, 2)],
 )
 def test_measuring_may_take_a_ninth_of_the_time_of_training(examples, clusters, passes, measured):
-    from al.selecting import affordable, sample_per_cluster
+    from al.choosing.stage import affordable, sample_per_cluster
 
     assert sample_per_cluster(affordable(examples, passes), clusters) == measured
 
 
 def scored(number, budget=1_000, **sections):
     """Examples that the plan of a round of `budget` examples of an even pool counts as measured."""
-    from al.scoring_estimate import examples_scored
+    from al.planning.scoring_estimate import examples_scored
 
     pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
     return examples_scored(Config.model_validate(sections), pool, budget * 150.0, number)
@@ -209,7 +217,7 @@ def test_a_plan_counts_the_picks_that_are_looked_at_for_noise():
 
 
 def test_a_second_pass_over_responses_makes_measuring_dearer():
-    from al.scoring_estimate import seconds_per_token
+    from al.planning.scoring_estimate import seconds_per_token
 
     looks, does_not = (Config.model_validate({"noise": {"look": look}}) for look in ("auto", "none"))
     assert seconds_per_token(looks, 1000.0, 300.0, 2) == pytest.approx(

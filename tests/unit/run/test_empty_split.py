@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.evaluate import COLUMNS, compare
-from al.loop import gained
+from al.evaluation.stage import COLUMNS, compare
+from al.round.loop import gained
 from selection.holdout import DEV, TEST
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from al.generations import _shown, turns
+from al.evaluation.generations import _shown, turns
 
 KEYS = np.arange(1, 13, dtype=np.uint64) * np.uint64(0x1234_5678_9ABC)
 SOURCES = ["a"] * 6 + ["b"] * 3 + ["c"] * 2 + ["d"]

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from al import rounds
 from al.errors import RunStateError
-from al.lineage import CONTROL, SELECTED, History
-from al.store import Run
+from al.lineage.history import CONTROL, SELECTED, History
+from al.run import rounds
+from al.run.store import Run
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def grown(tmp_path, monkeypatch):
 
 
 def test_loss_trajectories_follow_an_example_through_pools(grown, tmp_path):
-    from al.vectors import _trajectories
+    from al.scoring.vectors import _trajectories
 
     prepared = SimpleNamespace(open_pool=lambda: SimpleNamespace(keys=keys(10, 15, 20, 30, 40)))
     found = _trajectories(prepared, np.array([0, 1, 2, 4]), [scored(tmp_path / "now", [2], [9.0])], grown)
@@ -116,7 +116,7 @@ def test_loss_trajectories_follow_an_example_through_pools(grown, tmp_path):
 
 
 def test_past_rounds_are_told_by_the_present_clusters(grown):
-    from al.past import past_rounds
+    from al.scoring.past import past_rounds
 
     state = SimpleNamespace(
         keys=keys(10, 15, 20, 30, 40), cluster=np.array([0, 0, 1, 1, 2]), tokens=np.array([5, 6, 7, 8, 9])

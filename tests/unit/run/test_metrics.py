@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from al.bootstrap import paired_bootstrap
-from al.metrics import METRICS, Measured, metrics
+from al.evaluation.bootstrap import paired_bootstrap
+from al.evaluation.metrics import METRICS, Measured, metrics
 
 
 def measured(rng, n=60, sources=4, shift=0.0):

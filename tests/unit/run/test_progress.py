@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from al import progress
 from al.errors import Interrupted
-from al.progress import Progress, duration
+from al.run import progress
+from al.run.progress import Progress, duration
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import selection.embed
-from al.session import Session
+from al.run.session import Session
 from selection.config import EmbedConfig
 
 

@@ -11,8 +11,8 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al import live
-from al.live import STEP_KEYS, progress_of, stage_under_way, waits_for_review
+from al.run import live
+from al.run.live import STEP_KEYS, progress_of, stage_under_way, waits_for_review
 
 STARTED = {"event": "stage.started", "stage": "train", "time": "2026-11-26T08:00:00+00:00"}
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from al import artifacts, rounds, trash
 from al.errors import EnvironmentProblem, RunStateError
-from al.store import Run
+from al.run import artifacts, rounds, trash
+from al.run.store import Run
 
 
 def publish(run: Run, text: str = "hello", **params):

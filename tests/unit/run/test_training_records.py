@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from al.model_shape import model_shape
-from al.stages import Curve, describe_step
+from al.planning.model_shape import model_shape
+from al.round.train import Curve, describe_step
 from trainer.config import LoraConfig, ModelConfig
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from al import watch
-from al.store import Run
+from al.commands import watch
+from al.run.store import Run
 
 QUIET = {"waiting": None, "progress": None, "stage": None, "comparison": None, "rounds": []}
 PROGRESS = {"title": "embed", "done": 30, "total": 120, "unit": "examples", "rate": 0.5, "seconds_left": 180.0}

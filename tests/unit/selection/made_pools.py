@@ -102,7 +102,7 @@ class Round:
 
 
 def play(truth: Candidates, budget: Budget, config, seed=SEED, per_cluster=4, past=(), distinct=1.0) -> Round:
-    """A round as `al.selecting` plays it: quotas from a sample, the shortlist measured in between, picks at the end."""
+    """A round as `al.choosing.stage` plays it: quotas from a sample, the shortlist measured in between, picks at the end."""
     eligible = np.full(len(truth), needs_losses(config, seed[-1]))
     sample = stratified_sample(truth.cluster, truth.keys, eligible, per_cluster, seed)
     seen = reveal(truth, sample)

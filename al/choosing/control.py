@@ -1,0 +1,91 @@
+"""The control: as many examples picked at random, trained for as many steps, on adapters of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al.cleaning.stage import role
+from al.lineage.history import History
+from al.lineage.outcomes import PoolState, candidates, find_rows
+from al.preparation.stages import Prepared
+from al.run.artifacts import Artifact, write_json
+from al.run.rows import rows_digest
+from al.run.session import Session
+
+
+def random_picks(session: Session, prepared: Prepared, ours: History, selection: Artifact, theirs: History) -> Artifact:
+    """The control's picks: as many as the selected lineage has so far, less the control's own earlier ones, at random."""
+    from selection.strategy import Budget
+
+    state = candidates(prepared, prepared.clusters, theirs)
+    unit = selection.manifest["params"]["budget"]["unit"]
+    wanted = np.concatenate([ours.all_picked(), np.load(selection.path / "picked.npy")])
+    amount = Budget(unit=unit, amount=max(1, _spent(state, wanted, unit) - _spent(state, theirs.all_picked(), unit)))
+    params = {
+        "seed": session.config.seed,
+        "round": theirs.number,
+        "budget": {"unit": unit, "amount": amount.amount},
+        "trained": rows_digest(np.flatnonzero(state.trained_round)),
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        rows = draw_random(session, state, amount, theirs.number)
+        np.save(out / "picked.npy", state.keys[rows])
+        write_json(out / "picked.json", {"examples": len(rows), "tokens": int(state.tokens[rows].sum())})
+
+    return session.run.stage(
+        "random",
+        version=1,
+        params=params,
+        build=build,
+        label="pick at random",
+        inputs={
+            "split": prepared.split,
+            "groups": prepared.groups,
+            "tokens": prepared.tokens,
+            "target": prepared.target.artifact if prepared.target else None,
+            **role(prepared.cleaned),
+        },
+    )
+
+
+def draw_random(session: Session, state: PoolState, amount: Any, number: int) -> np.ndarray:
+    """Pool rows of `amount` drawn uniformly from the selectable ones; capped at all of them."""
+    from selection.config import SelectConfig
+    from selection.strategy import Budget, Candidates, allocate, select
+
+    rows = state.rows
+    if amount.unit == "examples":
+        amount = Budget(unit="examples", amount=min(amount.amount, len(rows)))
+    blank = np.full(len(rows), np.nan)
+    chooser = Candidates(
+        keys=state.keys[rows],
+        cluster=np.zeros(len(rows), np.int32),
+        tokens=state.tokens[rows].astype(np.int32),
+        score=blank,
+        loss=blank,
+    )
+    config, seed = SelectConfig(strategy="random"), (session.config.seed, number, 0xC0)
+    return rows[select(chooser, allocate(chooser, amount, config, seed), amount, config, seed).picked]
+
+
+def _spent(state: PoolState, keys: np.ndarray, unit: str) -> int:
+    return len(keys) if unit == "examples" else int(state.tokens[find_rows(state.keys, keys)].sum())
+
+
+def control_steps(mode: str, ours: History, trained: Artifact, theirs: History) -> int:
+    """Optimizer steps the control trains in this round, so that both lineages have taken the same number in all.
+
+    `trained`: the selected lineage's adapter of this round.
+    """
+
+    def steps(*adapters: Artifact | None) -> int:
+        return sum(int(artifact.json("train.json")["steps"]) for artifact in adapters if artifact)
+
+    if mode == "retrain":
+        return steps(trained)
+    before = [entry.get("train") for entry in theirs.rounds]
+    return max(1, steps(*(entry.get("train") for entry in ours.rounds), trained) - steps(*before))

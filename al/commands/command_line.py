@@ -1,0 +1,183 @@
+"""What the commands of `cli.py` share: options, printing, and how errors end the process."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every command takes; they arrive as one `Options`."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="YAML config; a bare name is looked up in configs/.  [default: mistral-7b, or what the run used last]",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override one config key, e.g. train.learning_rate=1e-4. Repeatable.",
+    )
+    @click.option(
+        "--run",
+        "run_path",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Run directory.  [default: runs/<config name>]",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @click.option(
+        "--trust-remote-code", is_flag=True, help="Allow Python code that comes with a model (model.trust_remote_code)."
+    )
+    @functools.wraps(command)
+    def wrapped(
+        config_path: Path | None,
+        overrides: tuple[str, ...],
+        run_path: Path | None,
+        as_json: bool,
+        debug: bool,
+        trust_remote_code: bool,
+        **rest: Any,
+    ) -> None:
+        from al.commands.workflow import Options
+
+        command(Options(config_path, overrides, run_path, as_json, debug, trust_remote_code), **rest)
+
+    return wrapped
+
+
+pool_option = click.option(
+    "--pool",
+    multiple=True,
+    metavar="SOURCE",
+    help="File, folder, glob, preset or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+)
+
+map_option = click.option(
+    "--map",
+    "mapped",
+    multiple=True,
+    metavar="FIELD=YOURS",
+    help="Which of your fields is which, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
+)
+
+target_option = click.option(
+    "--target",
+    multiple=True,
+    metavar="FILE",
+    help="Examples of what the model is to be good at (a file or preset), which the selection aims at; never trained on. "
+    "Repeatable.",
+)
+
+port_option = click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the review page on 127.0.0.1.  [default: any that is free]",
+)
+
+
+def round_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that run rounds; they arrive inside `Options`."""
+
+    @pool_option
+    @map_option
+    @target_option
+    @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
+    @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
+    @click.option(
+        "--track",
+        multiple=True,
+        metavar="NAME",
+        help="Send metrics to wandb, tensorboard, trackio or mlflow as well; none of them can stop a round. Repeatable.",
+    )
+    @common
+    @functools.wraps(command)
+    def wrapped(
+        options: Any,
+        pool: tuple[str, ...],
+        mapped: tuple[str, ...],
+        target: tuple[str, ...],
+        strategy: str | None,
+        no_control: bool,
+        track: tuple[str, ...],
+        **rest: Any,
+    ) -> None:
+        command(options.for_round(strategy, no_control, pool, target, mapped, track), **rest)
+
+    return wrapped
+
+
+def emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
+    """Print a document as JSON, or as `describe` puts it into words."""
+    click.echo(json.dumps(document, indent=1, default=str) if options.as_json else describe(document))
+
+
+def run_command_line(cli: click.Command, arguments: list[str]) -> None:
+    """Run the command line; errors a user can act on print one message and exit with their code, without a traceback."""
+    _quiet_libraries("--debug" in arguments)
+    try:
+        cli.main(arguments, prog_name="cli.py", standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail(arguments, "interrupted. Run the same command again, or `resume`, to continue.", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail(arguments, "interrupted at once. Run the same command again, or `resume`, to continue.", 130)
+    except Exception as error:
+        code = getattr(error, "exit_code", None) or _exit_code_of_foreign(error)
+        if code is None or "--debug" in arguments:
+            raise
+        way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
+        hint = f" Run the same command again{way} to continue." if code == 130 else ""
+        _fail(arguments, f"{_message(error)}{hint}", code)
+
+
+def _quiet_libraries(debug: bool) -> None:
+    """Leave the terminal to our own progress: the libraries' bars and deprecation notices show with --debug only."""
+    if debug:
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.simplefilter("ignore", FutureWarning)
+
+
+def _exit_code_of_foreign(error: Exception) -> int | None:
+    """Exit code 4 for running out of memory, wherever it happens; None for what must be a defect."""
+    return (
+        4
+        if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
+        else None
+    )
+
+
+def _message(error: Exception) -> str:
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"out of GPU memory: {error}. Lower train.packs_per_batch or measure.batch_tokens, or set "
+            "train.activation_memory; finished stages are kept."
+        )
+    return str(error)
+
+
+def _fail(arguments: list[str], message: str, code: int) -> None:
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": message, "exit_code": code}))
+    click.echo(f"error: {message}" if code != 130 else message, err=True)
+    sys.exit(code)

@@ -1,0 +1,100 @@
+"""`doctor`: is this machine fit for a round, and is every file of a run what it was when it was published?"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from al.cache import cache_dir
+from al.commands.workflow import Options
+from al.run import rounds
+from al.run.store import Run, versions
+from al.run.trash import contents
+
+LEAST_FREE_GIB = 5.0
+
+
+def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
+    """Facts about the machine and, when a run is named, damage in it.
+
+    Returns:
+        {"facts": {...}, "problems": [text], "exit_code": 0, 4 or 5, "dropped": [stage/fingerprint], "reopened": [round]}.
+    """
+    facts, problems = _machine(), []
+    free = facts["free disk GiB"]
+    if free < LEAST_FREE_GIB:
+        problems.append(f"only {free:.1f} GiB of disk are free here; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
+    problems += [
+        f"{name} is not installed; run `make test` or pip install -r requirements.txt"
+        for name, v in facts["versions"].items()
+        if v == "absent"
+    ]
+    code, dropped, reopened = (4 if problems else 0), [], []
+    if options.run_path is not None:
+        damaged, dropped, reopened = _examine_run(options.run_path, drop_damaged)
+        facts |= {"run": str(options.run_path), **_strangers_and_trash(options.run_path)}
+        problems += [] if drop_damaged else damaged
+        code = 5 if damaged and not drop_damaged else code
+    return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+    import torch
+
+    from trainer.config import ModelConfig
+    from trainer.model import resolve_device, resolve_dtype
+
+    device = resolve_device(ModelConfig())
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
+        "free disk GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "compute dtype": str(resolve_dtype(ModelConfig(), device)),
+        "cache": str(cache_dir()),
+        "demo assets": (cache_dir() / "demo-pool").is_dir(),
+        "versions": versions(),
+    }
+    if device.type == "cuda":
+        facts["GPU memory GiB"] = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
+    return facts
+
+
+def _strangers_and_trash(path: Path) -> dict[str, Any]:
+    """What lies in the run directory without being part of the run."""
+    with Run.read(path) as run:
+        foreign = [str(entry.relative_to(path)) for entry in run.unlisted().foreign]
+    trash = contents(path)
+    size = sum(entry.bytes for entry in trash) / 2**20
+    return {
+        "trash": f"{len(trash)} entries, {size:.1f} MiB" + (" (`gc` deletes them)" if trash else ""),
+        "not of this run": ", ".join(foreign) or "nothing",
+    }
+
+
+def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int]]:
+    """What is damaged, what was dropped, and the rounds that must make it again."""
+    reopened: set[int] = set()
+    with Run.create_or_open(path) if drop else Run.read(path) as run:
+        damaged = run.verify()
+        if drop:
+            for stage, key in damaged:
+                reopened |= set(rounds.reopen(run, stage, key))
+                run.forget(stage, key)
+    lines = [f"{stage}/{key}: {problem}" for (stage, key), problems in damaged.items() for problem in problems]
+    return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
+
+
+def describe(document: dict[str, Any]) -> str:
+    """Findings for the terminal."""
+    lines = [f"{name:<16} {value}" for name, value in document["facts"].items() if name != "versions"]
+    lines += [f"{name:<22} {value}" for name, value in document["facts"]["versions"].items()]
+    lines += [f"dropped {name}" for name in document["dropped"]]
+    lines += [f"round {number} is open again: `resume` makes what is missing" for number in document["reopened"]]
+    lines += [f"problem: {problem}" for problem in document["problems"]] or ["no problem found"]
+    return "\n".join(lines)

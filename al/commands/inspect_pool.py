@@ -1,0 +1,265 @@
+"""`pool inspect`: a document of what a pool holds, of a run's newest version or of files before they are imported anywhere.
+
+The document is pool.json (see `al.pool.stats`) with, besides it, what was recognised in which file, languages, turns, lengths,
+refusals, the most repeated duplicates, the quarantine by reason, and a few examples as the model would see them.
+`al.report.text.pool` and `al.report.page.pool` show it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from al.commands.workflow import Options
+from al.config import Config
+from al.errors import ConfigError, RunStateError
+from al.pool.formats import FORMATS
+from al.pool.store import Pool
+from al.preparation import pool_facts as measures
+from al.run import rounds
+from al.run.artifacts import Artifact
+from al.run.atomic import write_whole
+from al.run.progress import Progress, stop_on_signals
+from al.run.store import Run
+
+if TYPE_CHECKING:
+    from trainer.template import ChatTemplate
+
+SCHEMA = 1
+MOST_REPEATED = 5
+SAMPLES = 200
+PROMPT_LIMIT, RESPONSE_LIMIT = 2_000, 2_000
+HUB_SECONDS = 5.0
+
+
+def inspect(
+    options: Options, names: Sequence[str], format_name: str | None, shown: int, page: str | None = None
+) -> dict[str, Any]:
+    """The document of the sources `names`, or without any of the run's newest pool version; `shown` examples are rendered.
+
+    With `page` the HTML page is written too ("" names the default place) and the document says where, as `page`.
+
+    Raises:
+        ConfigError: a page that is not named .html: it may be a file of data that was meant to be looked at.
+    """
+    default = Path("pool.html") if names else options.existing_run() / "pool.html"
+    place = None if page is None else Path(page or default)
+    if place is not None and place.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(
+            f"--html: expected a path that ends in .html, found {place}. To use the default, put --html last."
+        )
+    samples = SAMPLES if place is not None else 0
+    if names:
+        document = inspect_sources(options, names, format_name, shown, samples)
+    else:
+        document = inspect_run(options, shown, samples)
+    if place is None:
+        return document
+    from al.report.page.pool import render_pool
+
+    write_whole(place, render_pool(document).encode())
+    return {**document, "page": str(place)}
+
+
+def inspect_run(options: Options, shown: int, samples: int = 0) -> dict[str, Any]:
+    """The newest pool version of a run. `shown` examples are rendered, `samples` listed with shortened texts.
+
+    Raises:
+        RunStateError: no run there, or it has no pool yet.
+    """
+    path = options.existing_run()
+    with Run.read(path) as run:
+        current = rounds.current_pool(run)
+        if current is None:
+            raise RunStateError(
+                f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`, or look at "
+                "files straight away with `python cli.py pool inspect FILE…`."
+            )
+        version, artifact = current
+        near = _near_duplicates(run, artifact)
+    head = {"run": str(path), "version": version, "near_duplicates": near}
+    return {**head, **_inspect(artifact.path, options, options.load_config(), shown, samples)}
+
+
+def inspect_sources(
+    options: Options, names: Sequence[str], format_name: str | None, shown: int, samples: int = 0
+) -> dict[str, Any]:
+    """The same of files, folders, globs and hub names without a run: they are read into a temporary folder, which goes again.
+
+    Raises:
+        ConfigError, DataError: as an import of them would.
+    """
+    from al.pool.identity import sources_config
+    from al.pool.importer import import_pool
+    from al.pool.reading.stdin import with_stdin_spooled
+    from al.pool.repair import make_repair
+    from al.pool.sources import find_sources
+
+    config = options.load_config()
+    stop_on_signals()
+    with tempfile.TemporaryDirectory(prefix="winnow-inspect-") as folder:
+        given = with_stdin_spooled(names, Path(folder) / "stdin")
+        pool_config = sources_config(config.pool, given, format_name, strict=False)
+        with _progress(options, "read", None, "rows") as progress:
+            import_pool(
+                find_sources(pool_config, trusted=set(given) - set(names)),
+                Path(folder),
+                progress=progress,
+                repair=make_repair(config.clean),
+            )
+        head = {"run": None, "version": None, "near_duplicates": None}
+        return {**head, **_inspect(Path(folder), options, config, shown, samples)}
+
+
+def _inspect(path: Path, options: Options, config: Config, shown: int, samples: int) -> dict[str, Any]:
+    pool = Pool.open(path)
+    stats = pool.stats
+    template, why = _template(config)
+    with _progress(options, "languages", None, "examples") as step:
+        languages = measures.measure_languages(pool, step)
+    with _progress(options, "refusals", None, "examples") as step:
+        refusals = measures.measure_refusals(pool, step)
+    with _progress(options, "lengths", None, "examples") as step:
+        if template is not None:
+            lengths = measures.measure_tokens(pool, template, config.tokens, step)
+        else:
+            lengths = measures.measure_characters(pool, why, step)
+    return {
+        "schema": SCHEMA,
+        **stats,
+        "recognised": recognised(stats),
+        "languages": languages,
+        "turns": measures.measure_turns(pool),
+        "lengths": lengths,
+        "refusals": refusals,
+        "most_repeated": _most_repeated(pool),
+        "quarantine": quarantine_by_reason(path),
+        "shown": _rendered(pool, template, measures.spread_over_sources(pool, shown)),
+        "samples": _samples(pool, measures.spread_over_sources(pool, samples)),
+    }
+
+
+def _progress(options: Options, title: str, total: int | None, unit: str) -> AbstractContextManager[Progress]:
+    return Progress(title, total, unit, quiet=options.as_json)
+
+
+def recognised(stats: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry per format that was found in a file: file, rows, format, and the fields it was recognised by.
+
+    A pool that was imported before Winnow counted formats by file gives one entry per format, of all files together.
+    """
+    found = [
+        {"file": file["file"], "format": name, "rows": rows}
+        for file in stats["files"]
+        for name, rows in file.get("formats", {}).items()
+    ] or [{"file": None, "format": name, "rows": rows} for name, rows in stats["formats"].items()]
+    for entry in found:
+        known = FORMATS.get(entry["format"])
+        entry["fields"] = known.fields if known else None
+    return sorted(found, key=lambda entry: (-entry["rows"], entry["file"] or "", entry["format"]))
+
+
+def _template(config: Config) -> tuple[ChatTemplate | None, str]:
+    """The config's chat template, or None and why it cannot be had. The hub gets five seconds to answer: who looks at files
+    does not want to wait for the minute of retries that training allows."""
+    from trainer.errors import MachineError, TrainerError
+    from trainer.template import ChatTemplate
+    from trainer.tokenizer import load_tokenizer
+
+    try:
+        try:
+            tokenizer = load_tokenizer(config.model, only_local=True)
+        except MachineError:
+            if Path(config.model.name).is_dir():
+                raise
+            if (why := _unreachable(config)) is not None:
+                return (
+                    None,
+                    f"model.name: {config.model.name} is not on this machine, and the hub gives no tokenizer: {why}",
+                )
+            tokenizer = load_tokenizer(config.model)
+        return ChatTemplate.resolve(tokenizer, config.model.chat_template), ""
+    except TrainerError as error:
+        return None, str(error)
+
+
+def _unreachable(config: Config) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(config.model.name, revision=config.model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # whatever stands in the way (no network, no such name, a gate): it is told, not raised
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
+def _near_duplicates(run: Run, pool: Artifact) -> dict[str, Any] | None:
+    """Examples of this pool version that a round found to be near-duplicates; None when none has looked for them yet."""
+    for groups in run.published("groups"):
+        if groups.manifest["inputs"]["pool"] == pool.fingerprint:
+            representative = pq.read_table(groups.path / "groups.parquet")["representative"].to_numpy()
+            count = int((representative != np.arange(len(representative))).sum())
+            return {"count": count, "threshold": groups.manifest["params"]["threshold"]}
+    return None
+
+
+def _most_repeated(pool: Pool) -> list[dict[str, Any]]:
+    """The examples with the most exact duplicates: id, rows that say the same, where the kept one was read, how it begins."""
+    ids = pq.read_table(pool.path / "duplicates.parquet", columns=["id"])["id"].value_counts().to_pylist()
+    most = sorted(ids, key=lambda entry: (-entry["counts"], entry["values"]))[:MOST_REPEATED]
+    rows = np.searchsorted(pool.ids, np.array([entry["values"] for entry in most], dtype=pool.ids.dtype))
+    return [
+        {"id": entry["values"], "rows": entry["counts"] + 1, "origin": origin, "text": text[:RESPONSE_LIMIT]}
+        for entry, origin, text in zip(most, pool.origin(rows), pool.texts(rows), strict=True)
+    ]
+
+
+def quarantine_by_reason(path: Path) -> list[dict[str, Any]]:
+    """Per reason, the most frequent first: rows, and file, line, message and snippet of the first one."""
+    table = pq.read_table(path / "quarantine.parquet").sort_by([("file", "ascending"), ("line", "ascending")])
+    reasons: dict[str, dict[str, Any]] = {}
+    for number, reason in enumerate(table["reason"].to_pylist()):
+        if reason not in reasons:
+            reasons[reason] = {**table.slice(number, 1).to_pylist()[0], "rows": 0}
+        reasons[reason]["rows"] += 1
+    return sorted(reasons.values(), key=lambda entry: (-entry["rows"], entry["reason"]))
+
+
+def _rendered(pool: Pool, template: ChatTemplate | None, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Examples with `segments`: their text through the chat template and the target of each stretch (0 none, 1 response, 2 its
+    end); without a template, or where it refuses them (`refused` says why), none."""
+    from trainer.errors import DataError
+
+    examples = _described(pool, rows)
+    for example in examples:
+        try:
+            segments = template.segments(example["messages"]) if template is not None else []
+        except DataError as error:
+            segments, example["refused"] = [], str(error)
+        example["segments"] = [{"text": text, "target": target} for text, target in segments]
+    return examples
+
+
+def _described(pool: Pool, rows: np.ndarray) -> list[dict[str, Any]]:
+    columns = zip(rows, pool.origin(rows), pool.messages(rows), strict=True)
+    return [
+        {"id": str(pool.ids[row]), "source": str(pool.sources[row]), "origin": origin, "messages": messages}
+        for row, origin, messages in columns
+    ]
+
+
+def _samples(pool: Pool, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Examples with `prompt` and `response` as texts cut at 2,000 characters."""
+    samples = []
+    for example in _described(pool, rows):
+        messages = example.pop("messages")
+        answer = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
+        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+        samples.append({**example, "prompt": prompt[:PROMPT_LIMIT], "response": answer[:RESPONSE_LIMIT]})
+    return samples

@@ -1,0 +1,377 @@
+"""Unlabelled prompts worth answering next: the model answers a sample of them, and those it is most unsure of are handed out.
+
+    unlabelled prompts ──draw──▶ candidates ──generate, measure──▶ continuations ──choose──▶ labelling/….jsonl
+            ▲                                                                                     │
+            └─────────────────────── pool import ◀── responses filled in by people ◀──────────────┘
+
+Continuations and choice are stages like those of a round, so a kill costs one shard. docs/labelling.md tells how to use it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.cleaning.stage import clean, reasons
+from al.commands.workflow import Options
+from al.errors import DataError
+from al.pool.store import Pool
+from al.preparation.holdout import hold_out
+from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
+from al.round.loop import next_round_number
+from al.run import rounds
+from al.run.artifacts import Artifact, fsync_path, write_json
+from al.run.failpoints import failpoint
+from al.run.progress import stop_on_signals
+from al.run.rows import rows_digest, split_by_tokens
+from al.run.session import Session
+from al.run.store import Run
+from selection.errors import SelectionError
+from selection.holdout import POOL
+
+SHARD_TOKENS = 32_768
+"""Tokens of the answers of one shard, prompts included, or `generate.batch_tokens` if that is more: what a kill can cost."""
+CONTINUATIONS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("suggestion", pa.string()),
+        ("tokens", pa.int64()),
+        ("entropy", pa.float64()),
+        ("disagreement", pa.float64()),
+    ]
+)
+
+
+def label(options: Options, budget: int) -> dict[str, Any]:
+    """Hand out `budget` unlabelled prompts of a run for labelling; returns what was done and where the file is."""
+    config = options.load_config()
+    stop_on_signals()
+    with Run.create_or_open(options.run_directory()) as run:
+        return hand_out(Session(run, config, quiet=options.as_json), budget)
+
+
+def hand_out(session: Session, budget: int) -> dict[str, Any]:
+    """As `label`, for a run that is open. Asked again before the pool or the adapter changed, it names the same file.
+
+    Raises:
+        DataError: there is no prompt to hand out, with the counts that say why.
+    """
+    session.check_machine()
+    number = next_round_number(session)
+    adapter = rounds.required(session.run, number - 1, "train") if number > 1 else None
+    prompts = unlabelled_prompts(session, number)
+    rows = draw_candidates(session, prompts, budget, number)
+    continuations = continue_prompts(session, prompts, adapter, rows)
+    choice = choose(session, prompts, continuations, budget)
+    path = session.run.path / "labelling" / f"{budget}-prompts-{choice.fingerprint[:8]}.jsonl"
+    written = _write_once(choice.path / "labelling.jsonl", path)
+    return {
+        "run": str(session.run.path),
+        "file": str(path),
+        "kept": not written,
+        "asked": budget,
+        **choice.json("labelling.json"),
+        "measured": pq.read_metadata(continuations.path / "continuations.parquet").num_rows,
+        "eligible": int(prompts.eligible.sum()),
+        "left_out": prompts.left_out,
+        "adapter": f"round {number - 1}" if adapter else "base",
+    }
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The newest pool version as labelling sees it; arrays are row-aligned to the pool (n,).
+
+    `eligible`: without a response, and nothing stands against asking for one; `left_out` counts the others without a response
+    by the first thing that does. `length` in tokens.
+    """
+
+    pool: Pool
+    tokens: Artifact
+    clusters: Artifact
+    cluster: np.ndarray
+    length: np.ndarray
+    eligible: np.ndarray
+    left_out: dict[str, int]
+
+
+def unlabelled_prompts(session: Session, number: int) -> Prompts:
+    """Bring the newest pool version through the stages that labelling needs; unlike for a round, no example has to have a
+    response. `number` is the round that comes next."""
+    from trainer.tokens import TokenTable
+
+    _, artifact = pool_version(session)
+    cleaned = clean(session, artifact)
+    tokens = tokenize(session, artifact)
+    embeddings = embed(session, artifact)
+    groups = group(session, artifact, tokens, embeddings, cleaned)
+    split = _hold_out(session, artifact, tokens, embeddings, groups, number, cleaned)
+    clusters = cluster(session, artifact, embeddings)
+    pool, table = Pool.open(artifact.path), TokenTable.open(tokens.path)
+    held_out, near_target = np.zeros((2, len(pool)), dtype=bool)
+    if split is not None:
+        held_out = np.load(split.path / "split.npy") != POOL
+        if session.config.target.files:
+            near_target[aim(session, artifact, embeddings, split).excluded] = True
+    representative = pq.read_table(groups.path / "groups.parquet")["representative"].to_numpy()
+    length = np.asarray(table.lengths) + np.asarray(table.dropped)
+    room = session.config.tokens.max_length - session.config.generate.max_new_tokens
+    checks = (
+        ("answered", pool.answered),
+        ("refused_by_template", length == 0),
+        ("held_out", held_out),
+        ("other_language", reasons(cleaned, len(pool))["other_language"]),
+        ("near_target", near_target),
+        ("near_duplicate", representative != np.arange(len(pool))),
+        ("too_long", length > room),
+    )
+    eligible, left_out = ~pool.labelled, {}
+    for name, applies in checks:
+        left_out[name] = int((eligible & applies).sum())
+        eligible = eligible & ~applies
+    assigned = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
+    return Prompts(pool, tokens, clusters, assigned, length, eligible, left_out)
+
+
+def _hold_out(
+    session: Session,
+    pool: Artifact,
+    tokens: Artifact,
+    embeddings: Artifact,
+    groups: Artifact,
+    number: int,
+    cleaned: Artifact | None,
+) -> Artifact | None:
+    """The split of round `number`; None while there are too few responses to hold any out, before the first round."""
+    try:
+        return hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
+    except SelectionError:
+        if number > 1:
+            raise
+        return None
+
+
+def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int) -> np.ndarray:
+    """Rows to measure: about `label.candidates` × `budget`, as many of each cluster as can be, drawn by their keys.
+
+    Raises:
+        DataError: nothing is eligible.
+    """
+    from selection.sample import stratified_sample
+
+    if not prompts.eligible.any():
+        raise DataError(
+            f"there is no prompt to label: the pool has {sum(prompts.left_out.values()):,} examples without a response"
+            + _left_out(prompts.left_out)
+            + f". Add prompts with `python cli.py pool import FILE… --run {session.run.path}`"
+            + ", or lower generate.max_new_tokens." * bool(prompts.left_out["too_long"])
+        )
+    sizes = np.bincount(prompts.cluster[prompts.eligible])
+    wanted = min(int(sizes.sum()), math.ceil(session.config.label.candidates * budget))
+    per_cluster = 1 + bisect_left(
+        range(1, int(sizes.max()) + 1), wanted, key=lambda each: int(np.minimum(sizes, each).sum())
+    )
+    seed = (session.config.seed, number)
+    return stratified_sample(prompts.cluster, prompts.pool.keys, prompts.eligible, per_cluster, seed)
+
+
+def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | None, rows: np.ndarray) -> Artifact:
+    """Let the model answer the prompts at `rows` with the newest adapter (None: the base), and measure how unsure it is.
+
+    Publishes `continuations.parquet`, a row per prompt: row, suggestion (its greedy answer), tokens of that answer, entropy
+    (their mean, in nats) and disagreement (0 to 1, NaN with fewer than two samples; see `trainer.uncertainty`).
+    """
+    config = session.config.generate
+    params = {
+        "model": session.model_params(),
+        "generate": config.model_dump(mode="json", exclude={"batch_tokens"}),
+        "seed": session.config.seed,
+        "rows": rows_digest(rows),
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        answers = (prompts.length + config.max_new_tokens) * (1 + config.samples)
+        by_length = rows[np.argsort(-prompts.length[rows], kind="stable")]
+        shards = split_by_tokens(by_length, answers, max(SHARD_TOKENS, config.batch_tokens))
+        paths = [scratch / f"{rows_digest(shard)}.parquet" for shard in shards]
+        missing = [index for index, path in enumerate(paths) if not path.exists()]
+        with session.progress("answer prompts", len(rows), "prompts") as progress:
+            progress(len(rows) - sum(len(shards[index]) for index in missing))
+            if missing:
+                with session.base.adapter(adapter.path / "adapter" if adapter else None) as model:
+                    for index in missing:
+                        table = _continue(session, model, prompts.pool, shards[index], progress)
+                        pq.write_table(table, paths[index].with_suffix(".tmp"))
+                        paths[index].with_suffix(".tmp").rename(paths[index])
+                        failpoint("label.shard")
+        pq.write_table(pa.concat_tables([pq.read_table(path) for path in paths]), out / "continuations.parquet")
+
+    return session.run.stage(
+        "continuations",
+        version=1,
+        params=params,
+        build=build,
+        label="answer prompts",
+        inputs={"tokens": prompts.tokens, "adapter": adapter},
+    )
+
+
+def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progress: Callable[[int], None]) -> pa.Table:
+    """Continuations of one shard; a prompt that the template refuses with a response is left out."""
+    from trainer.errors import DataError as Refused
+    from trainer.generate import generate
+    from trainer.measure import measure
+    from trainer.uncertainty import continuation_documents, disagreement
+
+    template, config = session.template, session.config
+    found = template.prompt_ids_batch(pool.messages(rows))
+    usable = [i for i, ids in enumerate(found) if not isinstance(ids, Refused)]
+    progress(len(found) - len(usable))
+    ids, ends = [found[i] for i in usable], template.end_ids
+    answers = generate(model, ids, config.generate, end_ids=ends, seed=config.seed, progress=progress)
+    greedy = [of_prompt[0] for of_prompt in answers]
+    documents = continuation_documents(ids, greedy, ends)
+    measured = measure(model, documents, np.arange(len(ids)), batch_tokens=config.measure.batch_tokens)
+    columns = [
+        rows[usable],
+        [session.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip() for answer in greedy],
+        measured.targets,
+        measured.entropy_mean,
+        [disagreement(of_prompt[1:], ends) for of_prompt in answers],
+    ]
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, CONTINUATIONS, strict=True)], CONTINUATIONS
+    )
+
+
+def choose(session: Session, prompts: Prompts, continuations: Artifact, budget: int) -> Artifact:
+    """Choose `budget` of the measured prompts, or all if there are fewer.
+
+    Publishes `labelling.jsonl`, the prompts in the order chosen with an empty `response` to fill in, and `labelling.json`.
+    """
+
+    def build(out: Path, scratch: Path) -> None:
+        measured = pq.read_table(continuations.path / "continuations.parquet")
+        rows, entropy, disagreement = (measured[name].to_numpy() for name in ("row", "entropy", "disagreement"))
+        order = Order.of(prompts.cluster[rows], prompts.pool.keys[rows], entropy, disagreement)
+        chosen = order.taken(budget)
+        with (out / "labelling.jsonl").open("w", encoding="utf-8") as handle:
+            for record in _records(prompts, measured, order, chosen):
+                handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+        clusters = len(np.unique(order.cluster[chosen]))
+        write_json(out / "labelling.json", {"prompts": len(chosen), "clusters": clusters})
+
+    return session.run.stage(
+        "labelling",
+        version=1,
+        inputs={"continuations": continuations, "clusters": prompts.clusters},
+        params={"budget": budget},
+        build=build,
+        label="choose prompts",
+    )
+
+
+def _records(prompts: Prompts, measured: pa.Table, order: Order, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Rows of the file that is handed out; `al.pool.formats` reads them back."""
+    names = prompts.clusters.json("clusters.json")["names"]
+    found = measured.take(pa.array(chosen))
+    rows = found["row"].to_numpy()
+    messages, metadata = prompts.pool.messages(rows), prompts.pool.metadata(rows)
+    for i, conversation, known, record in zip(chosen.tolist(), messages, metadata, found.to_pylist(), strict=True):
+        c, disagreement = int(order.cluster[i]), record["disagreement"]
+        ours = {
+            "id": str(prompts.pool.ids[record["row"]]),
+            "source": str(prompts.pool.sources[record["row"]]),
+            "messages": conversation,
+            "response": "",
+            "suggestion": record["suggestion"],
+            "entropy": round(record["entropy"], 4),
+            "disagreement": None if math.isnan(disagreement) else round(disagreement, 4),
+            "cluster": c,
+            "reason": order.reason(i, names[c]),
+        }
+        yield ours | {name: value for name, value in known.items() if name not in ours}
+
+
+@dataclass(frozen=True)
+class Order:
+    """Measured prompts by how unsure the model is of them; arrays (m,).
+
+    `by_entropy` and `by_disagreement`: ranks, 1 the highest, the mean of equal ones; the latter NaN where there is none. `place`:
+    rank inside the cluster by the mean of both.
+    """
+
+    cluster: np.ndarray
+    by_entropy: np.ndarray
+    by_disagreement: np.ndarray
+    place: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, cluster: np.ndarray, keys: np.ndarray, entropy: np.ndarray, disagreement: np.ndarray) -> Order:
+        """Rank the prompts; ties go by key, so the order of rows does not matter."""
+        from scipy.stats import rankdata
+
+        by_entropy, by_disagreement = (rankdata(-values, nan_policy="omit") for values in (entropy, disagreement))
+        mean = np.where(np.isnan(by_disagreement), by_entropy, (by_entropy + by_disagreement) / 2)
+        inside = np.lexsort((keys, mean, cluster))
+        size = np.bincount(cluster)
+        place = np.empty(len(cluster), dtype=np.int64)
+        place[inside] = np.arange(len(cluster)) - (np.cumsum(size) - size)[cluster[inside]] + 1
+        return cls(cluster, by_entropy, by_disagreement, place, np.lexsort((keys, mean, place)))
+
+    def taken(self, budget: int) -> np.ndarray:
+        """The first `budget`, every cluster in turn: first the most uncertain prompt of each, then the second, …"""
+        return self.order[:budget]
+
+    def reason(self, i: int, name: str) -> str:
+        """Why prompt `i`, of the cluster of that name, stands where it does."""
+        c, m = int(self.cluster[i]), len(self.cluster)
+        ranks = f"entropy {self.by_entropy[i]:g}"
+        if not np.isnan(self.by_disagreement[i]):
+            ranks += f", disagreement {self.by_disagreement[i]:g}"
+        size = int((self.cluster == c).sum())
+        return f"number {self.place[i]} of {size} measured in cluster {c} ({name}); ranks among all {m}: {ranks}"
+
+
+def _write_once(source: Path, target: Path) -> bool:
+    """Copy a file to where people edit it, unless it is there already; whether it was copied."""
+    if target.exists():
+        return False
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    shutil.copyfile(source, temporary)
+    fsync_path(temporary)
+    temporary.rename(target)
+    return True
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    """Counts of what is not handed out, in brackets; nothing for none."""
+    known = [f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count]
+    return f" (left out: {', '.join(known)})" if known else ""
+
+
+def describe_labelling(document: dict[str, Any]) -> str:
+    """A hand-out for the terminal."""
+    lines = [
+        f"{document['prompts']:,} prompts of {document['clusters']:,} clusters to label, of {document['measured']:,} measured with "
+        f"{'the base model' if document['adapter'] == 'base' else 'the adapter of ' + document['adapter']} "
+        f"and {document['eligible']:,} that wait for a response" + _left_out(document["left_out"]),
+        f"  {document['file']}" + (" (was there already and is left as it is)" if document["kept"] else ""),
+        "  fill in `response` in each row; `suggestion` is what the model would say. Then:",
+        f"  python cli.py pool import {document['file']} --run {document['run']}",
+    ]
+    if document["prompts"] < document["asked"]:
+        lines.insert(1, f"  {document['asked']:,} were asked for; no more can be handed out")
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""What `report` prints and writes: a round again, as Markdown or as figures, or rounds of several runs side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from al.errors import ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from al.commands.workflow import Options
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `report`. `form`: of the figures; `out`: the file that the text goes to instead of the terminal."""
+
+    number: int | None = None
+    compared: tuple[Path, ...] = ()
+    markdown: bool = False
+    figures: Path | None = None
+    form: str = "svg"
+    out: Path | None = None
+
+
+def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
+    """The document that `--json` prints, and the text that is printed otherwise.
+
+    Raises:
+        ConfigError, RunStateError: as the parts say. EnvironmentProblem: `out` cannot be written.
+    """
+    document, text = _compared(wanted) if wanted.compared else _one(options, wanted)
+    if wanted.out is None:
+        return document, text
+    try:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentProblem(f"--out {wanted.out}: cannot be written: {error.strerror or error}") from error
+    return document, f"written to {wanted.out}"
+
+
+def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
+    from al.commands import workflow
+    from al.report.text.markdown import render_markdown
+
+    summary = workflow.report(options, wanted.number)
+    if wanted.figures is None:
+        return summary, render_markdown(summary) if wanted.markdown else workflow.describe_summary(summary)
+    if wanted.markdown:
+        raise ConfigError("report: --figures writes files and --md prints text; ask for them one after the other.")
+    from al.report.page.figures import write_figures
+
+    written = write_figures(summary, wanted.figures, wanted.form)
+    missing = [f"nothing to draw for: {', '.join(written['left_out'])}"] if written["left_out"] else []
+    return written, "\n".join([*written["files"], *missing])
+
+
+def _compared(wanted: Wanted) -> tuple[Any, str]:
+    import shutil
+
+    from al.report.side_by_side import compare_runs
+    from al.report.text.side_by_side import describe_runs, runs_as_markdown
+
+    if wanted.figures is not None:
+        raise ConfigError("report: --figures are of one run; leave out --compare.")
+    document = compare_runs(wanted.compared, wanted.number)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 140)
+    return document, runs_as_markdown(document) if wanted.markdown else describe_runs(document, width)

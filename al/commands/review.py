@@ -1,0 +1,68 @@
+"""Rounds that stop for a review, as the commands `round` and `review` play them."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from al.budget import BudgetRequest, parse_budget
+from al.commands.workflow import Options, with_paths
+from al.config import parse
+from al.errors import RunStateError
+from al.review.ask import Asking, summary_line
+from al.round.loop import run_round
+from al.run import rounds
+from al.run.progress import stop_on_signals
+from al.run.session import Session
+from al.run.store import Run
+
+
+def play(session: Session, request: BudgetRequest, number: int, asking: Asking) -> dict[str, Any]:
+    """Run a round as `asking` says; its summary with the page's path, or where it stopped for a review."""
+    summary = run_round(session, request, number, asking)
+    document = stopped(session, number, asking) if summary is None else with_paths(session.run.path, summary)
+    if asking.desk is not None:
+        asking.desk.finished = document.get("report_path") or "the decision is recorded"
+    return document
+
+
+def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
+    """What there is to say of a round that stopped before training, for a review."""
+    path, reviewed = session.run.path, rounds.recorded(session.run, number, "decision")
+    exported = str(asking.export) if asking.export else None
+    changes = summary_line(rounds.required(session.run, number, "selection")) if reviewed and not exported else None
+    budget = next(entry.budget for entry in rounds.all_rounds(session.run) if entry.number == number)
+    approve = ["round", "--budget", budget, "--run", str(path), "--approve", exported]
+    go_on = shlex.join(approve if exported else ["resume", "--run", str(path)])
+    return {
+        "run": str(path),
+        "round": number,
+        "exported": exported,
+        "review": changes,
+        "next": f"python cli.py {go_on}",
+    }
+
+
+def review(options: Options, port: int) -> dict[str, Any]:
+    """Show the page of the open round's proposal and record what is decided; `resume` then trains.
+
+    Raises:
+        RunStateError: no round is open, it has no proposal yet, or it is trained already.
+    """
+    path = options.existing_run()
+    Run.read(path).close()
+    stop_on_signals()
+    with Run.create_or_open(path) as run, Asking(page=True, again=True, go_on=False, port=port) as asking:
+        last = rounds.unfinished_round(run)
+        known = rounds.roles(run, last.number) if last is not None else {}
+        if "selection" not in known:
+            state = "no round is open" if last is None else f"round {last.number} has selected nothing yet"
+            raise RunStateError(
+                f"{path}: nothing to review, {state}. `python cli.py round --run {path} --budget N --review` stops after its selection."
+            )
+        if "train" in known:
+            raise RunStateError(
+                f"{path}: round {last.number} is trained already; `python cli.py resume --run {path}` ends it."
+            )
+        session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
+        return play(session, parse_budget(last.budget), last.number, asking)

@@ -1,0 +1,140 @@
+"""Looking at a run without touching it: `status`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from al.report.publish import read_summary
+from al.report.reading.values import lookup
+from al.run import rounds
+from al.run.live import progress_of, stage_under_way, waits_for_review
+from al.run.progress import duration
+from al.run.store import Run
+
+
+def status(path: Path) -> dict[str, Any]:
+    """Rounds with their state and results, the newest pool version, the stage that runs or broke off last, and how far it is.
+
+    "waiting" is "review" while a review's page is open, else None; "progress" is what the working process tells of its work, or None.
+    """
+    with Run.read(path) as run:
+        pool = rounds.current_pool(run)
+        listed = []
+        for entry in rounds.all_rounds(run):
+            row = {
+                "round": entry.number,
+                "state": entry.state,
+                "budget": entry.budget,
+                "started": entry.started,
+                "finished": entry.finished,
+                "published": sorted(rounds.roles(run, entry.number)),
+            }
+            if entry.state == "done":
+                row |= _results(path, entry.number, entry.finished)
+            listed.append(row)
+        holder, comparison = path / "run.lock.owner", path / "comparison.json"
+        owner, working = holder.read_text(encoding="utf-8").strip() if holder.is_file() else None, _is_locked(path)
+        return {
+            "run": str(path),
+            "pool_version": pool[0] if pool else None,
+            "pool_examples": pool[1].json("pool.json")["examples"] if pool else 0,
+            "rounds": listed,
+            "comparison": _comparison(comparison) if comparison.is_file() else None,
+            "stage": stage_under_way(path),
+            "waiting": "review" if working and waits_for_review(path) else None,
+            "progress": progress_of(path, owner) if working else None,
+            "working": working,
+            "owner": owner,
+        }
+
+
+@functools.lru_cache(maxsize=256)
+def _results(path: Path, number: int, finished: str | None) -> dict[str, Any]:
+    """What is shown of a finished round. Its summary is large, and does not change until it is `finished` again."""
+    summary = read_summary(path, number)
+    best = {key: lookup(summary, "training", "selected", key) for key in ("best_step", "best_dev_loss")}
+    return {"test_macro_nll": {k: v["macro_nll"] for k, v in summary["evaluation"]["models"].items()}, **best}
+
+
+def _comparison(path: Path) -> dict[str, Any]:
+    """How far a comparison is, and its command."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    strategies = [entry["name"] for entry in document["strategies"]]
+    return {key: document[key] for key in ("runs_done", "runs_asked", "budget", "command")} | {"strategies": strategies}
+
+
+def _is_locked(path: Path) -> bool:
+    import filelock
+
+    if not os.access(path, os.W_OK):
+        return False  # a read-only copy: nobody works on it
+    lock = filelock.FileLock(path / "run.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def describe_status(document: dict[str, Any]) -> str:
+    """Status for the terminal."""
+    lines = [
+        f"run {document['run']}: pool version {document['pool_version'] or '–'} with {document['pool_examples']:,} examples"
+    ]
+    for row in document["rounds"]:
+        line = f"  round {row['round']}  {row['state']:<5} budget {row['budget']:<8} started {row['started']}"
+        scores = row.get("test_macro_nll")
+        line += "  test NLL " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()) if scores else ""
+        lines.append(line + _best(row))
+    comparison, stage = document["comparison"], document["stage"]
+    if comparison:
+        lines.append(
+            f"  comparison of {', '.join(comparison['strategies'])} at {comparison['budget']}: "
+            f"{comparison['runs_done']} of {comparison['runs_asked']} runs done"
+        )
+    if document["working"]:
+        lines.append(f"  working: {document['owner']}")
+    if document["waiting"]:
+        lines.append("  waits for its review: the page's address is where the round was started")
+    if document["progress"] and not (stage and stage["step"]):
+        lines.append(f"  {describe_progress(document['progress'])}")
+    if stage:
+        lines.append(
+            f"  {'in' if document['working'] else 'stopped in'} stage {stage['stage']} since {stage['since']}"
+            + (f", {describe_step(stage['step'])}" if stage["step"] else "")
+        )
+    if any(row["state"] == "open" for row in document["rounds"]) and not document["working"]:
+        lines.append(f"  continue with: python cli.py resume --run {document['run']}")
+    if comparison and comparison["runs_done"] < comparison["runs_asked"] and not document["working"]:
+        lines.append(f"  continue with: {comparison['command']}")
+    return "\n".join(lines)
+
+
+def describe_progress(progress: dict[str, Any]) -> str:
+    """`train: 12 of 60 steps, 0.52/s, 92 s left`."""
+    of = "" if progress["total"] is None else f" of {progress['total']:,}"
+    rate = f", {progress['rate']:,.{0 if progress['rate'] >= 10 else 2}f}/s" if progress["done"] else ""
+    left = "" if progress["seconds_left"] is None else f", {duration(progress['seconds_left'])} left"
+    return f"{progress['title']}: {progress['done']:,}{of} {progress['unit']}{rate}{left}"
+
+
+def describe_step(step: dict[str, Any]) -> str:
+    """`step 12/60, loss 1.234, dev loss 1.300, 300 tokens/s, 6.1 GiB, best dev loss 1.290 at step 8, 12 min left`."""
+    dev = f", dev loss {step['dev_loss']:.3f}" if step.get("dev_loss") is not None else ""
+    memory = f", {step['memory_gib']:.1f} GiB" if step.get("memory_gib") is not None else ""
+    left = f", {duration(step['seconds_left'])} left" if step.get("seconds_left") is not None else ""
+    return (
+        f"step {step['step']}/{step['steps']}, loss {step['loss']:.3f}{dev}, "
+        f"{step['tokens_per_s']:,.0f} tokens/s{memory}{_best(step)}{left}"
+    )
+
+
+def _best(found: dict[str, Any]) -> str:
+    """The lowest dev loss, where dev was evaluated."""
+    if found.get("best_dev_loss") is None:
+        return ""
+    return f", best dev loss {found['best_dev_loss']:.3f} at step {found['best_step']}"

@@ -1,0 +1,1 @@
+"""Strategies compared on one pool over several seeds."""

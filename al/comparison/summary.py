@@ -1,0 +1,132 @@
+"""What the runs of a comparison come to: means, intervals, paired differences, learning curves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SHOWN_METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no_end", "macro_em_no_end")
+NEAR = 0.02
+"""How far outside a learning curve its end still stands for it: runs of the same budget end within an example of each other."""
+
+Run = Mapping[str, Any]
+"""One member's result, as `al.comparison.play.play` gives it."""
+
+
+def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:
+    """One strategy's numbers over its seeds, against the baseline's runs of the same seeds (its own: no differences).
+
+    Intervals are 95% t intervals of the mean over seeds; differences are paired by seed, with the p-value of a paired t-test;
+    both are None with fewer than two seeds.
+    """
+    last = [run["rounds"][-1] for run in runs]
+    pairs = _pairs(runs, baseline) if runs is not baseline else []
+    seconds = {
+        key: _mean([sum(r["seconds"][key] for r in run["rounds"]) for run in runs]) for key in last[0]["seconds"]
+    }
+    spent = seconds["score"] + seconds["select"] + seconds["train"]
+    return {
+        "name": name,
+        "seeds_done": [run["seed"] for run in runs],
+        "final": {metric: spread([entry[metric] for entry in last]) for metric in SHOWN_METRICS},
+        "difference": {metric: _difference(pairs, metric) for metric in SHOWN_METRICS} if pairs else None,
+        "equal_tokens": _at_equal_tokens(pairs) if pairs else None,
+        "share": _share(pairs) if pairs else None,
+        **{key: round(_mean([entry[key] for entry in last])) for key in ("examples", "tokens", "response_tokens")},
+        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+        "scoring_share": (seconds["score"] + seconds["select"]) / spent if spent > 0 else None,
+        "curve": _curve(runs),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, standard deviation and 95% t interval of the mean."""
+    from scipy.stats import t
+
+    n, mean = len(values), _mean(values)
+    if n < 2:
+        return {"mean": mean, "sd": None, "low": None, "high": None}
+    sd = float(np.std(values, ddof=1))
+    half = float(t.ppf(0.975, n - 1)) * sd / n**0.5
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
+
+
+def _pairs(runs: Sequence[Run], baseline: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Runs of the same seed."""
+    other = {run["seed"]: run for run in baseline}
+    return [(run, other[run["seed"]]) for run in runs if run["seed"] in other]
+
+
+def _difference(pairs: Sequence[tuple[Run, Run]], metric: str) -> dict[str, float | None]:
+    from scipy.stats import ttest_rel
+
+    ours, theirs = ([run["rounds"][-1][metric] for run in side] for side in zip(*pairs, strict=True))
+    found = spread(np.subtract(ours, theirs).tolist())
+    p = None
+    if len(pairs) > 1:
+        alike = np.ptp(np.subtract(ours, theirs)) == 0 and found["mean"] == 0
+        with warnings.catch_warnings():  # of differences that are all the same
+            warnings.simplefilter("ignore", RuntimeWarning)
+            p = 1.0 if alike else float(ttest_rel(ours, theirs).pvalue)
+    return {"value": found["mean"], "low": found["low"], "high": found["high"], "p": p}
+
+
+def _at_equal_tokens(pairs: Sequence[tuple[Run, Run]]) -> dict[str, float | None]:
+    """Macro NLL on the strategy's own learning curve where it has trained on as many tokens as the baseline in the end."""
+    values = [_interpolated(ours, "tokens", theirs["rounds"][-1]["tokens"]) for ours, theirs in pairs]
+    tokens = round(_mean([theirs["rounds"][-1]["tokens"] for _, theirs in pairs]))
+    if any(value is None for value in values):
+        return {"tokens": tokens, "macro_nll": None, "difference": None}
+    baseline = _mean([theirs["rounds"][-1]["macro_nll"] for _, theirs in pairs])
+    mean = _mean([value for value in values if value is not None])
+    return {"tokens": tokens, "macro_nll": mean, "difference": mean - baseline}
+
+
+def _share(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
+    """Which part of the baseline's examples the strategy needs to get as low as the baseline does with all of its own.
+
+    Read off the strategy's mean learning curve; `bound` says that its first point is already lower.
+    """
+    rounds = min(len(ours["rounds"]) for ours, _ in pairs)
+    examples = [_mean([ours["rounds"][r]["examples"] for ours, _ in pairs]) for r in range(rounds)]
+    losses = [_mean([ours["rounds"][r]["macro_nll"] for ours, _ in pairs]) for r in range(rounds)]
+    goal = _mean([theirs["rounds"][-1]["macro_nll"] for _, theirs in pairs])
+    all_of = _mean([theirs["rounds"][-1]["examples"] for _, theirs in pairs])
+    reached = [r for r in range(rounds) if losses[r] <= goal]
+    if not reached:
+        return {"value": None, "bound": False}
+    first = reached[0]
+    if first == 0:
+        return {"value": min(1.0, examples[0] / all_of), "bound": True}
+    part = (losses[first - 1] - goal) / (losses[first - 1] - losses[first])
+    needed = np.exp((1 - part) * np.log(examples[first - 1]) + part * np.log(examples[first]))
+    return {"value": float(needed / all_of), "bound": False}
+
+
+def _interpolated(run: Run, axis: str, at: float) -> float | None:
+    """Macro NLL where `axis` is `at`, linear in its logarithm between rounds; None more than NEAR outside them."""
+    x = np.log([entry[axis] for entry in run["rounds"]])
+    if not x[0] - NEAR <= np.log(at) <= x[-1] + NEAR:
+        return None
+    return float(np.interp(np.log(at), x, [entry["macro_nll"] for entry in run["rounds"]]))
+
+
+def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    rounds = min(len(run["rounds"]) for run in runs)
+    return [
+        {
+            "round": r + 1,
+            "examples": round(_mean([run["rounds"][r]["examples"] for run in runs])),
+            "tokens": round(_mean([run["rounds"][r]["tokens"] for run in runs])),
+            "macro_nll": spread([run["rounds"][r]["macro_nll"] for run in runs]),
+            "macro_em": spread([run["rounds"][r]["macro_em"] for run in runs]),
+        }
+        for r in range(rounds)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

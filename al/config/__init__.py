@@ -1,0 +1,300 @@
+"""The whole configuration: one section per room, YAML files that may extend each other, `--set` on top.
+
+Each section is a pydantic model that lives in the room it configures; unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from al.cache import cache_dir
+from al.config.cleaning import CleanConfig
+from al.config.pool import FormatName, PoolConfig
+from al.errors import ConfigError
+from selection.config import (
+    ClusterConfig,
+    DedupConfig,
+    EmbedConfig,
+    HoldoutConfig,
+    NoiseConfig,
+    ScoreConfig,
+    SelectConfig,
+)
+from trainer.config import GenerateConfig, LoraConfig, MeasureConfig, ModelConfig, TrainConfig
+from trainer.tokens_config import TokensConfig
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+
+
+class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
+    """How the holdout is measured after each round."""
+
+    bootstrap: int = Field(
+        2000,
+        ge=100,
+        description="Resamples of the paired bootstrap behind every interval; 2,000 is steady to about 0.3 percentage points of the tail.",
+    )
+    alternatives: int = Field(
+        4,
+        ge=0,
+        description="Accepted answers besides the first that are tried for exact match, per example. 0: only the first counts.",
+    )
+    groups: dict[str, list[str]] = Field(
+        {},
+        description="Task groups that the report shows apart: {group: [source patterns, as in shells]}, for example "
+        "{reasoning: ['gsm8k*', 'logic-*']}. The first group that fits a source takes it; data presets bring groups of their own.",
+    )
+    generations: int = Field(
+        6,
+        ge=0,
+        description="Dev prompts that base and each round's adapter answer, for the report to show side by side; the same ones in "
+        "every round. Each takes up to generate.max_new_tokens steps of the model. 0: none.",
+    )
+
+
+class ReportConfig(BaseModel, extra="forbid", frozen=True):
+    """What the report shows besides what was measured."""
+
+    price_per_hour: float | None = Field(
+        None,
+        ge=0,
+        description="Price of an hour on this machine; the report then says what each part of the round cost. null: time only.",
+    )
+    currency: str = Field("", max_length=12, description="Written after amounts of money, for example EUR.")
+
+
+TrackerName = Literal["wandb", "tensorboard", "trackio", "mlflow"]
+
+
+class TargetConfig(BaseModel, extra="forbid", frozen=True):
+    """Examples of what the model is to be good at: they aim the selection and are never trained on."""
+
+    files: list[str] = Field(
+        default=[],
+        description="Files, folders, glob patterns or names of presets, read as pool.files are; of a preset its test split is "
+        "taken unless another is named (gsm8k:train). --target FILE is short for it.",
+    )
+    format: FormatName = Field(default="auto", description="Row format of these files, as pool.format.")
+    map: dict[str, str] = Field(default={}, description="Fields of these files, as pool.map.")
+    text_template: str | None = Field(
+        default=None, description="How plain text in these files is cut, as pool.text_template."
+    )
+
+
+class LabelConfig(BaseModel, extra="forbid", frozen=True):
+    """Which unlabelled prompts the `label` command looks at."""
+
+    candidates: float = Field(
+        4.0,
+        ge=1,
+        description="Prompts that are answered by the model and measured for each one asked for, spread evenly over clusters. "
+        "More finds more uncertain ones, and time grows in proportion.",
+    )
+
+
+class ReviewConfig(BaseModel, extra="forbid", frozen=True):
+    """What reviews of earlier rounds decided for good."""
+
+    forget: list[str] = Field(
+        default=[],
+        description="Ids or source names that a review dropped or banned and that may be picked again; `*` forgets all of it.",
+    )
+
+
+class Config(BaseModel, extra="forbid", frozen=True):
+    """Everything a round depends on besides the pool's content and the budget."""
+
+    seed: int = Field(
+        0, ge=0, description="Root of every random draw: clustering, sampling, picks, order, dropout, noise."
+    )
+    control: bool = Field(
+        True,
+        description="Train a second adapter on random picks of the same budget, beside the run. "
+        "It doubles the training time and is the proof that selection pays.",
+    )
+    track: list[TrackerName] = Field(
+        [],
+        description="Trackers that are sent the metrics of training and the results of each round: wandb, tensorboard, trackio, mlflow, "
+        "each an extra to install. Only numbers, the config and names of sources in it leave the run; a tracker that fails is left out.",
+    )
+    pool: PoolConfig = PoolConfig()
+    clean: CleanConfig = CleanConfig()
+    target: TargetConfig = TargetConfig()
+    tokens: TokensConfig = TokensConfig()
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    embed: EmbedConfig = EmbedConfig()
+    dedup: DedupConfig = DedupConfig()
+    holdout: HoldoutConfig = HoldoutConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    score: ScoreConfig = ScoreConfig()
+    noise: NoiseConfig = NoiseConfig()
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    generate: GenerateConfig = GenerateConfig()
+    label: LabelConfig = LabelConfig()
+    review: ReviewConfig = ReviewConfig()
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML config, follow its `extends:`, apply `key.sub=value` overrides, and check every key and value.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest known one), or a value out of range.
+    """
+    return change(_read_yaml(path, seen=()), overrides, str(path))
+
+
+def change(values: Mapping[str, Any], overrides: Iterable[str], where: str) -> Config:
+    """As `load`, for values that are at hand. Raises ConfigError."""
+    changed = copy.deepcopy(dict(values))
+    for text in overrides:
+        _apply_override(changed, text)
+    return parse(changed, where)
+
+
+def parse(values: Mapping[str, Any], where: str) -> Config:
+    """Check a nested dict of values; `where` names it in errors. `{cache}` in any string becomes the cache directory."""
+    try:
+        return Config.model_validate(_expand(values))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(entry) for entry in error.errors())) from None
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = (
+        path
+        if path.exists() or path.is_absolute()
+        else next((p for p in (CONFIG_DIR / path.name, CONFIG_DIR / f"{path.name}.yaml") if p.is_file()), path)
+    )
+    if path.resolve() in seen:
+        raise ConfigError(
+            f"{path}: `extends:` goes round in a circle ({' → '.join(p.name for p in seen)} → {path.name})."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.name for p in CONFIG_DIR.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such config file. Shipped with Winnow: {known}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(values).__name__}.")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    base = _read_yaml(path.parent / parent, (*seen, path.resolve()))
+    return _merged(base, values)
+
+
+def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _apply_override(values: dict[str, Any], text: str) -> None:
+    path, equals, raw = text.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set train.learning_rate=1e-4.")
+    *sections, leaf = path.strip().split(".")
+    node = values
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {text}: {section} is a value, not a section.")
+    try:
+        node[leaf] = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("{cache}", str(cache_dir()))
+    if isinstance(value, Mapping):
+        return {key: _expand(item) for key, item in value.items()}
+    return [_expand(item) for item in value] if isinstance(value, list) else value
+
+
+def _explain(entry: Mapping[str, Any]) -> str:
+    location = [str(part) for part in entry["loc"]]
+    key = ".".join(location)
+    if entry["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, [name for name, _ in walk(Config)], n=1, cutoff=0.5)
+        siblings = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
+        hint = ".".join([*location[:-1], siblings[0]]) if siblings else (near[0] if near else None)
+        return f"unknown key `{key}`" + (
+            f"; did you mean `{hint}`?" if hint else "; `python cli.py config schema` lists all keys."
+        )
+    return f"`{key}`: {entry['msg']}, found {entry['input']!r}"
+
+
+def _section(field: Any) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _names_at(location: list[str]) -> list[str]:
+    model: type[BaseModel] | None = Config
+    for part in location:
+        model = _section(model.model_fields[part]) if model and part in model.model_fields else None
+    return list(model.model_fields) if model else []
+
+
+def walk(model: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Every leaf key of a config model as (dotted name, pydantic field), in the order of definition."""
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is not None:
+            yield from walk(section, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def schema_text() -> str:
+    """All keys with type, default and meaning, for `config schema`."""
+    lines = []
+    for name, field in walk(Config):
+        kind = (
+            field.annotation.__name__
+            if isinstance(field.annotation, type) and not typing.get_args(field.annotation)
+            else str(field.annotation)
+        )
+        default = field.get_default(call_default_factory=True)
+        lines.append(f"{name}: {kind.replace('typing.', '')} = {default!r}\n    {field.description or ''}")
+    return "\n".join(lines)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config dict as {dotted key: value}."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{dotted key: [before, after]} for every key whose value differs."""
+    old, new = flat(before), flat(after)
+    return {
+        key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    }

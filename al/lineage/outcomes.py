@@ -1,0 +1,152 @@
+"""Who may be picked in a round, and what stands against everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from al.cleaning.stage import reasons
+from al.errors import DataError
+from al.lineage.history import History
+from al.pool.store import Pool, locate
+from al.preparation.stages import Prepared
+from al.run.artifacts import Artifact
+from selection.holdout import DEV, SHADOW, TEST
+
+OUTCOMES = (
+    "selectable",
+    "selected",
+    "quota_full",
+    "no_quota",
+    "tail_cut",
+    "suspected_noise",
+    "answered",
+    "unlabelled",
+    "over_length",
+    "no_target",
+    "held_out_dev",
+    "held_out_test",
+    "other_language",
+    "refusal",
+    "near_duplicate_of_holdout",
+    "near_duplicate_of_target",
+    "near_duplicate",
+    "trained",
+    "dropped_in_review",
+    "banned_in_review",
+)
+"""Every example of the pool ends a round with exactly one of these (none stays "selectable")."""
+SELECTABLE = ("selected", "suspected_noise", "tail_cut", "quota_full", "no_quota")
+"""Outcomes of the examples among which a round picks."""
+CODE = {name: code for code, name in enumerate(OUTCOMES)}
+REMOVED_FILE = "removed.parquet"
+"""In a selection that was reviewed: key and outcome of what was dropped or banned for good."""
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """The pool as selection sees it; arrays are row-aligned to the pool (n,).
+
+    `outcome`: code into OUTCOMES, "selectable" where nothing stands against picking. `tokens`: length in tokens.
+    """
+
+    keys: np.ndarray
+    cluster: np.ndarray
+    tokens: np.ndarray
+    outcome: np.ndarray
+    trained_round: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows that may be picked."""
+        return np.flatnonzero(self.outcome == CODE["selectable"])
+
+
+def candidates(prepared: Prepared, clusters: Artifact, history: History, forget: Sequence[str] = ()) -> PoolState:
+    """Who may be picked in the round that follows `history`, and what stands against the others.
+
+    Args:
+        forget: as `review.forget`, what reviews of earlier rounds removed and may be picked again.
+
+    Raises:
+        DataError: nothing can be picked, with the counts that say why.
+    """
+    from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
+
+    pool = prepared.open_pool()
+    table = TokenTable.open(prepared.tokens.path)
+    split = np.load(prepared.split.path / "split.npy")
+    representative = pq.read_table(prepared.groups.path / "groups.parquet")["representative"].to_numpy()
+    status = np.asarray(table.status)
+    trained = trained_rounds(pool.keys, history)
+    checks = (
+        ("answered", pool.answered),
+        ("unlabelled", ~pool.labelled),
+        ("over_length", status == SKIPPED),
+        ("no_target", status == NO_TARGET_LEFT),
+        ("held_out_dev", split == DEV),
+        ("held_out_test", split == TEST),
+        *reasons(prepared.cleaned, len(pool)).items(),
+        ("near_duplicate_of_holdout", split == SHADOW),
+        ("near_duplicate_of_target", _near_target(prepared, len(pool))),
+        ("near_duplicate", representative != np.arange(len(pool))),
+        ("trained", trained > 0),
+        *removed_in_reviews(pool, history, forget),
+    )
+    outcome = np.full(len(pool), CODE["selectable"], dtype=np.uint8)
+    for name, applies in reversed(checks):
+        outcome[applies] = CODE[name]
+    if not (outcome == CODE["selectable"]).any():
+        counts = ", ".join(
+            f"{name} {int((outcome == CODE[name]).sum())}" for name, _ in checks if (outcome == CODE[name]).any()
+        )
+        raise DataError(
+            f"no example of the pool can be picked in round {history.number} ({counts} of {len(pool)} examples). "
+            "Add data with `python cli.py pool import FILE… --run DIR`."
+        )
+    cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
+    return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
+
+
+def removed_in_reviews(pool: Pool, history: History, forget: Sequence[str] = ()) -> list[tuple[str, np.ndarray]]:
+    """What reviews of earlier rounds removed for good, as (outcome, (n,) bool); [] where none did.
+
+    Args:
+        forget: ids and sources that are taken back; "*" takes back all.
+    """
+    selections = (done["selection"] for done in history.rounds if "selection" in done)
+    reviewed = [artifact for artifact in selections if (artifact.path / REMOVED_FILE).is_file()]
+    if not reviewed or "*" in forget:
+        return []
+    tables = [pq.read_table(artifact.path / REMOVED_FILE) for artifact in reviewed]
+    kept = ~(np.isin(pool.ids, list(forget)) | np.isin(pool.sources, list(forget)))
+    found = []
+    for name in ("dropped_in_review", "banned_in_review"):
+        keys = np.concatenate([t.filter(pc.equal(t["outcome"], name))["key"].to_numpy() for t in tables])
+        found.append((name, np.isin(pool.keys, keys) & kept))
+    return found
+
+
+def _near_target(prepared: Prepared, n: int) -> np.ndarray:
+    near = np.zeros(n, dtype=bool)
+    if prepared.target is not None:
+        near[prepared.target.excluded] = True
+    return near
+
+
+def trained_rounds(keys: np.ndarray, history: History) -> np.ndarray:
+    """(n,) the earlier round in which each example was picked; 0 for never."""
+    result = np.zeros(len(keys), dtype=np.int16)
+    for earlier in range(1, history.number):
+        result[find_rows(keys, history.picked(earlier))] = earlier
+    return result
+
+
+def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Rows of the `wanted` keys in the sorted `keys`, in the order wanted; keys that are not there are left out."""
+    at, found = locate(keys, wanted)
+    return at[found]

@@ -1,0 +1,1 @@
+"""Memory, time, tokens and disk of a round before anything runs."""

@@ -1,0 +1,46 @@
+"""What a round was expected to take, written down before it runs so that its report can set it beside what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from al.budget import BudgetRequest
+from al.preparation.stages import Prepared
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
+
+NO_PART_OF_IT = {"report", "evaluate", "label", "pool", "track"}
+
+
+def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number: int) -> Artifact:
+    """The plan of round `number` over its tokenized pool, as `plan` prints it. Publishes `plan.json`. Under a second."""
+    config = session.config
+
+    def build(out: Path, scratch: Path) -> None:
+        from al.planning.model_shape import model_shape
+        from al.planning.plan import estimate, probe_machine
+        from al.planning.pool_estimate import PoolEstimate, made_from
+        from trainer.tokens import TokenTable
+
+        lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
+        size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
+        mapped = made_from(session.run, "projection", "embeddings", prepared.embeddings) is not None
+        pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, len(lengths) * (not mapped), exact=True)
+        machine = probe_machine(config)
+        shape = model_shape(config.model, config.lora, machine.bytes_per_value)
+        write_json(out / "plan.json", estimate(config, budget, pool, shape, machine, number))
+
+    return session.run.stage(
+        "plan",
+        version=1,
+        inputs={"pool": prepared.pool, "tokens": prepared.tokens},
+        params={
+            "round": number,
+            "budget": budget.text,
+            "config": config.model_dump(mode="json", exclude=NO_PART_OF_IT),
+        },
+        build=build,
+        label="plan",
+    )

@@ -1,0 +1,259 @@
+"""What a round will take, before anything runs: rows, tokens, memory by item, time by stage, disk.
+
+Memory and speed are arithmetic (`al.planning.cost`) over the model's shape and the speed of a matrix product, measured on the spot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al.budget import BudgetRequest, parse_budget
+from al.commands.workflow import Options
+from al.config import Config
+from al.planning.cost import (
+    GIB,
+    STATE_BYTES,
+    Machine,
+    divided,
+    forward_tokens_per_s,
+    training_memory,
+    training_tokens_per_s,
+)
+from al.planning.model_shape import ModelShape, model_shape
+from al.planning.pool_estimate import PoolEstimate, estimate_pool
+from al.planning.scoring_estimate import examples_scored, measured, seconds_per_token
+from al.preparation.projection import laid_out
+from al.run import rounds
+from al.run.ownership import is_run
+from al.run.progress import duration
+from al.run.store import Run
+
+KEPT = {
+    "keep": "compute nothing twice",
+    "products": "norms and gates twice",
+    "input": "all but the last product twice",
+    "offload": "the same, and wait in host memory",
+}
+DEAR_SCORING = 0.25
+"""Share of the time of training from which on measuring is warned of."""
+LANGUAGES_PER_S = 2_500
+"""Examples whose language is detected in a second (al.cleaning.language)."""
+COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 3, 1_100, 3_000
+"""Of the map on one core: seconds until umap-learn is imported and compiled, in every process that makes one (and 34 more in the first
+one of an installation), examples fitted in a second, and examples put between those (selection.projection)."""
+EMBED_FLOP_PER_TOKEN = 2 * 21e6
+"""MiniLM-L6: 21 million parameters outside the embedding table."""
+
+
+def plan_round(options: Options, budget: str) -> dict[str, Any]:
+    """Estimate the next round of a run (new or existing) under `budget`."""
+    config, request = options.load_config(), parse_budget(budget)
+    pool = estimate_pool(config, options.run_directory())
+    machine = probe_machine(config)
+    shape = model_shape(config.model, config.lora, machine.bytes_per_value)
+    return estimate(config, request, pool, shape, machine, _next_round(options.run_directory()))
+
+
+def _next_round(path: Path) -> int:
+    if not is_run(path):
+        return 1
+    with Run.read(path) as run:
+        unfinished, last = rounds.unfinished_round(run), rounds.last_round(run)
+    return unfinished.number if unfinished else (last.number if last else 0) + 1
+
+
+def estimate(
+    config: Config, request: BudgetRequest, pool: PoolEstimate, shape: ModelShape, machine: Machine, number: int = 1
+) -> dict[str, Any]:
+    """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB."""
+    speed = training_tokens_per_s(config, shape, machine)
+    tokens = _budget_tokens(config, request, pool, speed, number)
+    examples = int(request.amount) if request.unit == "examples" else int(tokens / max(pool.mean_tokens, 1))
+    trained = tokens * _passes(config, number)
+    steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
+    memory = training_memory(config, shape, machine)
+    scored = examples_scored(config, pool, tokens, number)
+    models = 1 + int(config.control) + (number == 1)  # what base and the round before answered is known
+    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number)
+    document = {
+        "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
+        "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
+        "memory_gib": {name: round(value / GIB, 3) for name, value in memory.items()},
+        "peak_gib": round(sum(memory.values()) / GIB, 2),
+        "layers": _layers(config, shape, machine),
+        "device": {
+            "kind": machine.kind,
+            "matmul_tflops": round(machine.flops / 1e12, 2),
+            "memory_gib": round(machine.memory_gib, 1),
+        },
+        "tokens_per_s": round(speed, 1),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "total_seconds": round(sum(seconds.values()), 1),
+        "disk_gib": round(_disk(config, pool, shape, scored) / GIB, 6),
+    }
+    return {**document, "warnings": _warnings(document, request, pool)}
+
+
+def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, int]:
+    """How many layers keep how much for the backward pass (trainer.decoder.retention)."""
+    if shape.widths is None:
+        return {"input": shape.layers}
+    return dict(Counter(str(kind) for kind in divided(config, shape, machine).retentions))
+
+
+def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, speed: float, number: int) -> float:
+    if request.unit == "examples":
+        return request.amount * pool.mean_tokens
+    if request.unit == "tokens":
+        return request.amount
+    replayed = _passes(config, number) if config.train.mode == "continue" else 1.0
+    return request.amount * speed / (config.train.epochs * replayed)
+
+
+def _passes(config: Config, number: int) -> float:
+    """What round `number` trains on, in budgets: earlier picks too as `train.mode` says, as many a round as in this one."""
+    if config.train.mode == "retrain":
+        return float(number)
+    return 1.0 + config.train.replay * (number > 1)
+
+
+def _seconds(
+    config: Config,
+    pool: PoolEstimate,
+    shape: ModelShape,
+    machine: Machine,
+    trained: float,
+    speed: float,
+    scored: float,
+    models: int,
+    number: int,
+) -> dict[str, float]:
+    forward = forward_tokens_per_s(config, shape, machine)
+    held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
+    train = trained * config.train.epochs / speed
+    languages = {"languages": pool.examples / LANGUAGES_PER_S} if config.clean.languages else {}
+    return {
+        **languages,
+        "tokenize": pool.examples / 5_000,
+        "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
+        "score": scored * pool.mean_tokens * seconds_per_token(config, forward, speed, number),
+        "train": train,
+        "train control": train if config.control else 0.0,
+        "evaluate": models * held * pool.mean_tokens / forward,
+        "map": _seconds_of_map(pool.new_to_map),
+    }
+
+
+def _seconds_of_map(examples: int) -> float:
+    from selection.projection import FITTED
+
+    if not laid_out(examples):
+        return 0.0
+    fitted = min(examples, FITTED)
+    return COMPILE_MAP_S + fitted / LAID_OUT_PER_S + (examples - fitted) / PLACED_PER_S
+
+
+def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float) -> float:
+    wanted = measured(config)
+    numbers = config.score.gradient_dimension * ("gradient" in wanted) + shape.hidden * ("pooled" in wanted)
+    moments = 8.0 * shape.lora * ("gradient" in wanted)
+    adapters = 1 + int(config.control)
+    kept = config.train.keep_checkpoints + 1 + (config.train.eval_every is not None)
+    checkpoint = (4.0 + STATE_BYTES[config.train.optimizer]) * shape.lora * kept
+    return (
+        pool.bytes * 1.2
+        + pool.examples * (pool.mean_tokens * 5 + 384 * 2 + 200)
+        + adapters * 4.0 * shape.lora
+        + checkpoint
+        + moments
+        + 2 * 2.0 * numbers * scored  # vectors in scratch, then published
+    )
+
+
+def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstimate) -> list[str]:
+    warnings = []
+    if document["peak_gib"] > document["device"]["memory_gib"]:
+        warnings.append(
+            f"training needs about {document['peak_gib']} GiB, the {document['device']['kind']} device has "
+            f"{document['device']['memory_gib']}: lower train.packs_per_batch or train.pack_length"
+        )
+    if document["round"]["examples"] > pool.examples:
+        warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")
+    scoring, training = document["seconds"]["score"], document["seconds"]["train"]
+    if scoring > DEAR_SCORING * training:
+        warnings.append(
+            f"measuring takes {scoring / max(training, 1e-9):.0%} of the time of training, which seldom comes back: raise the "
+            "budget, lower score.sample_per_cluster or cluster.k, or take --strategy uniform, which measures nothing"
+        )
+    if not pool.exact:
+        warnings.append("the pool is not imported yet: its size is estimated from a sample of its files")
+    return warnings
+
+
+def probe_machine(config: Config) -> Machine:
+    """The device of the config, with the speed of a matrix product in its compute dtype (under half a second)."""
+    import time
+
+    import psutil
+    import torch
+
+    from trainer.model import resolve_device, resolve_dtype
+
+    device = resolve_device(config.model)
+    dtype = resolve_dtype(config.model, device)
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best = np.inf
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    memory = (
+        torch.cuda.get_device_properties(0).total_memory if device.type == "cuda" else psutil.virtual_memory().available
+    )
+    return Machine(device.type, dtype.itemsize, 2 * n**3 / best, _bandwidth(device), memory / GIB)
+
+
+def _bandwidth(device: Any) -> float:
+    """Bytes per second that a copy reads and writes."""
+    import time
+
+    import torch
+
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
+    target, best = torch.empty_like(source), np.inf
+    for _ in range(6):
+        started = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * source.numel() / best
+
+
+def describe_plan(document: dict[str, Any]) -> str:
+    """A plan for the terminal."""
+    pool, planned, device = document["pool"], document["round"], document["device"]
+    about = "" if pool["exact"] else "about "
+    lines = [
+        f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
+        f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, "
+        f"{planned['lora_parameters']:,} trainable parameters",
+        f"memory    {document['peak_gib']:.2f} GiB at peak on {device['kind']} ({device['memory_gib']:.0f} GiB)",
+    ]
+    lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
+    lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))
+    lines.append(
+        f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
+    )
+    lines += [
+        f"            {duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
+    ]
+    lines.append(f"disk      {document['disk_gib']:.2f} GiB")
+    return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])

@@ -1,0 +1,85 @@
+"""How large a pool is: exact when the run has tokenized it, else estimated from a sample of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from al.config import Config
+from al.pool.sources import Source, find_sources
+from al.run import rounds
+from al.run.artifacts import Artifact
+from al.run.ownership import is_run
+from al.run.store import Run
+
+ROWS_SAMPLED_PER_FILE = 200
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text under common tokenizers; used only before the tokenizer has seen the pool."""
+
+
+@dataclass(frozen=True)
+class PoolEstimate:
+    """Size of a pool, and how many examples are still to be embedded and to be laid out on the map.
+
+    `mean_tokens` is cut at tokens.max_length; `exact` says it was counted, not estimated."""
+
+    examples: int
+    mean_tokens: float
+    bytes: int
+    new_to_embed: int
+    new_to_map: int
+    exact: bool
+
+
+def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
+    """Count the run's newest pool version if it is tokenized, else sample the config's sources."""
+    if is_run(run_path):
+        with Run.read(run_path) as run:
+            current = rounds.current_pool(run)
+            pool = current[1] if current else None
+            tokens, embeddings = (made_from(run, stage, "pool", pool) for stage in ("tokens", "embeddings"))
+            projection = made_from(run, "projection", "embeddings", embeddings)
+        if tokens is not None:
+            return _counted(pool, tokens, embeddings is not None, projection is not None)
+    return _sampled(find_sources(config.pool), config.tokens.max_length)
+
+
+def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artifact | None:
+    """The newest artifact of `stage` whose input `role` is `source`."""
+    if source is None:
+        return None
+    found = (a for a in run.published(stage) if a.manifest["inputs"][role] == source.fingerprint)
+    return next(found, None)
+
+
+def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool) -> PoolEstimate:
+    from trainer.tokens import TokenTable
+
+    lengths = np.asarray(TokenTable.open(tokens.path).lengths)
+    size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
+    mean = float(lengths.mean()) if len(lengths) else 0.0
+    return PoolEstimate(
+        len(lengths), mean, size, len(lengths) * (not embedded), len(lengths) * (not mapped), exact=True
+    )
+
+
+def _sampled(sources: list[Source], longest: int) -> PoolEstimate:
+    from al.pool.reading.rows import read_rows
+
+    rows, characters, sampled, size = 0.0, 0.0, 0, 0
+    for source in sources:
+        if source.is_hub:
+            continue
+        lengths = [len(str(row[1])) for row in islice(read_rows(source), ROWS_SAMPLED_PER_FILE)]
+        file_size = Path(source.path).stat().st_size
+        size += file_size
+        if not lengths:
+            continue
+        complete = len(lengths) < ROWS_SAMPLED_PER_FILE
+        rows += len(lengths) if complete else file_size / max(np.mean(lengths), 1.0)
+        characters += sum(min(n / CHARACTERS_PER_TOKEN, longest) for n in lengths)
+        sampled += len(lengths)
+    return PoolEstimate(int(rows), characters / max(sampled, 1), size, int(rows), int(rows), exact=False)

@@ -1,0 +1,89 @@
+"""What a round will measure, and what that takes, before anything runs."""
+
+from __future__ import annotations
+
+from al.config import Config
+from al.planning.pool_estimate import PoolEstimate
+
+RESPONSE_SHARE = 0.5
+"""Of an example's tokens, those of its responses."""
+
+
+def seconds_per_token(config: Config, forward: float, speed: float, number: int) -> float:
+    """Of all passes over an example that scores, picker and the look for noise need; gradients take what training takes.
+
+    Args:
+        forward, speed: tokens per second of a forward pass and of training.
+    """
+    wanted = measured(config)
+    if _looks_for_noise(config, number):
+        wanted |= {"unprompted"}
+    passes = 1 + RESPONSE_SHARE * ("unprompted" in wanted) + ("reference" in wanted)
+    return passes / forward + ("gradient" in wanted) / speed
+
+
+def measured(config: Config) -> frozenset[str]:
+    """Measurements that scores and picker need besides the response's loss."""
+    from selection.scores import needs
+    from selection.strategy import measures
+
+    return needs(config.score.by, *config.score.also) | measures(config.select)
+
+
+def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: int) -> float:
+    """The sample of every cluster, and what the picker ranks inside the quotas or is looked at for noise; at most the pool."""
+    from selection.pick import PICKERS
+    from selection.strategy import resolve
+
+    picked, strategy = tokens / max(pool.mean_tokens, 1), resolve(config.select)
+    picker = PICKERS[strategy.picker]
+    sample = _sampled(config, pool, picked, number)
+    if sample and (picker.uses_score or picker.vectors & {"pooled", "gradient"}):
+        more = picked * strategy.shortlist_factor / (1 - strategy.tail_cut)
+    else:
+        more = _looked_at(config, picked, number, sample)
+    return min(float(pool.examples), sample + more)
+
+
+def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:
+    from al.choosing.stage import LEAST_SAMPLE, sample_per_cluster
+    from selection.cluster import choose_k
+    from selection.strategy import by_default, can_do_without_losses, needs_losses
+
+    if not needs_losses(config.select, number) or (config.target.files and by_default(config.select)):
+        return 0.0
+    per_cluster, clusters = config.score.sample_per_cluster, choose_k(config.cluster.k, pool.examples)
+    if per_cluster == "all":
+        return float(pool.examples)
+    if per_cluster == "auto":
+        per_cluster = sample_per_cluster(_affordable(config, picked, number), clusters)
+        if per_cluster < LEAST_SAMPLE:
+            per_cluster = 0 if can_do_without_losses(config.select) else LEAST_SAMPLE
+    return float(clusters * per_cluster)
+
+
+def _affordable(config: Config, picked: float, number: int) -> float:
+    from al.choosing.stage import affordable
+
+    trained = config.train.epochs * picked * (number if config.train.mode == "retrain" else 1)
+    return affordable(trained, 1 + RESPONSE_SHARE * _looks_for_noise(config, number))
+
+
+def _looked_at(config: Config, picked: float, number: int, sample: float) -> float:
+    """Picks that are looked at for noise: all, or where nothing else tells how much there is, the first ones. How noisy `auto` will
+    find the pool is not known here."""
+    from al.choosing.stage import first_look
+    from selection.shortlist import SPARE
+
+    if not _looks_for_noise(config, number) or not config.noise.hold:
+        return 0.0
+    unknown = config.noise.look == "auto" and number == 2 and not sample
+    return (
+        SPARE * picked
+        if config.noise.look == "picks"
+        else float(unknown * first_look(_affordable(config, picked, number)))
+    )
+
+
+def _looks_for_noise(config: Config, number: int) -> bool:
+    return config.noise.look != "none" and number > 1

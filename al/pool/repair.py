@@ -1,0 +1,101 @@
+"""Repairs on import: they change the text itself, and so the id of the example."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from al.config.cleaning import CleanConfig
+from al.pool.formats import RowError, Turn
+
+ENCODING, PII = "repaired_encoding", "masked_pii"
+"""Counts of examples that were changed; of each kind of personal data `masked_pii_<kind>` counts the places."""
+
+
+class Repair:
+    """What `clean.repair_encoding` and `clean.mask_pii` do to the texts of an example, in this order."""
+
+    def __init__(self, clean: CleanConfig):
+        """Loads what the switches need. Raises ConfigError if that is not installed."""
+        self.identity = clean.repairs()
+        self._decode = _encoding_fixer() if clean.repair_encoding else None
+        self._mask = None
+        if clean.entities:
+            from al.pool.pii import masker
+
+            self._mask = masker(clean.entities)
+
+    def apply(self, turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
+        """The turns of one example repaired; `adjusted` counts what was changed."""
+        tally: Counter[str] = Counter()
+        repaired = [(role, self._text(text, tally)) for role, text in turns]
+        _count_example(tally, adjusted)
+        return repaired
+
+    def texts(self, texts: list[str]) -> list[str]:
+        """Accepted answers repaired likewise. They are not counted: an example counts by its turns."""
+        return [self._text(text, Counter()) for text in texts]
+
+    def fields(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The other fields of a row, with all text in them repaired likewise (names of fields stay). Not counted either.
+
+        Raises:
+            RowError: invalid_json, nested more deeply than can be followed.
+        """
+        try:
+            return {name: self._value(value) for name, value in metadata.items()}
+        except RecursionError:
+            raise RowError("invalid_json", "nested too deeply") from None
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(value, Counter())
+        if isinstance(value, dict):
+            return {name: self._value(item) for name, item in value.items()}
+        return [self._value(item) for item in value] if isinstance(value, list) else value
+
+    def _text(self, text: str, tally: Counter[str]) -> str:
+        if self._decode is not None and not text.isascii():
+            fixed = self._decode(text)
+            tally[ENCODING] += fixed != text
+            text = fixed
+        if self._mask is not None:
+            text, kinds = self._mask(text)
+            for kind, count in kinds.items():
+                tally[f"{PII}_{kind.lower()}"] += count
+        return text
+
+
+def make_repair(clean: CleanConfig) -> Repair | None:
+    """The repairs that `clean` asks for; None for none, so that nothing is loaded or called."""
+    return Repair(clean) if clean.repairs() else None
+
+
+def _count_example(tally: Counter[str], adjusted: Counter[str]) -> None:
+    masked = {name: count for name, count in tally.items() if name.startswith(PII)}
+    adjusted.update(masked)
+    if masked:
+        adjusted[PII] += 1
+    if tally[ENCODING]:
+        adjusted[ENCODING] += 1
+
+
+def _encoding_fixer() -> Callable[[str], str]:
+    """ftfy's repair of text that was decoded wrongly, and nothing else of what ftfy does: quotes stay curly, ligatures and full-width
+    letters stay, HTML stays escaped (all of them are right in some pool)."""
+    import ftfy
+
+    config = ftfy.TextFixerConfig(
+        unescape_html=False,
+        remove_terminal_escapes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        fix_line_breaks=False,
+        fix_surrogates=False,
+        remove_control_chars=False,
+        normalization=None,
+        explain=False,
+    )
+    return lambda text: ftfy.fix_text(text, config)

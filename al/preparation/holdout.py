@@ -1,0 +1,190 @@
+"""Which examples are held out as dev and test, and which lie too near to one of them to be trained on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from al.cleaning.stage import role, wanted
+from al.errors import DataError
+from al.pool.identity import describe_sources
+from al.pool.repair import make_repair
+from al.pool.sources import Source, find_sources
+from al.pool.store import Pool, locate
+from al.preparation.pool_state import load_embeddings, trainable
+from al.run import rounds
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
+from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
+
+SIDES = {"pool": POOL, "dev": DEV, "test": TEST, "shadow": SHADOW}
+
+
+def named_files(session: Session) -> dict[str, int]:
+    """Files of the config that are held out whole, and the side that each is for."""
+    config = session.config.holdout
+    return dict.fromkeys(config.dev_files, DEV) | dict.fromkeys(config.test_files, TEST)
+
+
+def sources_of(session: Session, files: list[str]) -> list[Source]:
+    """Sources for files that are held out: they are read as the pool's are."""
+    if not files:
+        return []
+    return find_sources(session.config.pool.model_copy(update={"files": files, "hub": []}), held_out=True)
+
+
+def hold_out(
+    session: Session,
+    pool: Artifact,
+    tokens: Artifact,
+    embeddings: Artifact,
+    groups: Artifact,
+    number: int,
+    cleaned: Artifact | None = None,
+) -> Artifact:
+    """Dev and test, stratified by source, whole near-duplicate groups on one side; pool examples near a held-out one are shadowed.
+
+    Nothing is drawn that is `cleaned` away; files that are named for dev or test are taken whole.
+
+    Later rounds keep the sides of the round before: what was not held out then may have been trained on since.
+    """
+    config = session.config.holdout
+    previous = rounds.recorded(session.run, number - 1, "split")
+    named = name_sides(session) if named_files(session) else None
+    inputs = {"pool": pool, "tokens": tokens, "embeddings": embeddings, "groups": groups, **role(cleaned)}
+    if named is not None:
+        inputs["named"] = named
+    params = {"holdout": config.model_dump(mode="json"), "seed": session.config.seed}
+    if previous is not None and _made_from(previous, inputs, params):
+        return previous
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.holdout import hold_out as split_rows
+
+        reader = Pool.open(pool.path)
+        usable = trainable(pool, tokens)
+        kept = _carry_split(reader.keys, previous)
+        if named is not None:
+            sides = named_sides(named, reader.keys, usable)
+            _check_not_late(kept, sides)
+            kept = sides if kept is None else np.where(kept == NEW, sides, kept)
+        table = pq.read_table(groups.path / "groups.parquet")
+        representative = table["representative"].to_numpy()
+        dev, test = drawn_sizes(session)
+        usable &= wanted(cleaned, len(reader))
+        split = split_rows(reader.keys, reader.sources, representative, usable, dev, test, session.config.seed, kept)
+        _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold)
+        _shadow_shared(session, split, reader)
+        np.save(out / "split.npy", split)
+        np.save(out / "keys.npy", reader.keys)
+        write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
+
+    return session.run.stage(
+        "split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
+    )
+
+
+def _check_not_late(kept: np.ndarray | None, named: np.ndarray) -> None:
+    """Raises DataError if a file names examples that an earlier round could pick."""
+    late = 0 if kept is None else int(((kept == POOL) & np.isin(named, (DEV, TEST))).sum())
+    if late:
+        raise DataError(
+            f"holdout.dev_files, holdout.test_files: {late:,} of the examples they name were in the pool in an earlier round and may have "
+            "been trained on; start another run with these files, or name others."
+        )
+
+
+def name_sides(session: Session) -> Artifact:
+    """The keys of the examples in files that are held out whole. Publishes `keys.npy` (sorted) and `sides.npy`."""
+    from al.pool.importer import import_pool
+
+    sides = {side: [f for f, s in named_files(session).items() if s == side] for side in (DEV, TEST)}
+    sources = {side: sources_of(session, files) for side, files in sides.items()}
+
+    def build(out: Path, scratch: Path) -> None:
+        found: dict[int, int] = {}
+        for side, entries in sources.items():
+            if entries:
+                shutil.rmtree(scratch / str(side), ignore_errors=True)
+                (scratch / str(side)).mkdir()
+                with session.progress("import held out", None, "rows") as progress:
+                    strict, repair = session.config.pool.strict, make_repair(session.config.clean)
+                    import_pool(entries, scratch / str(side), strict=strict, progress=progress, repair=repair)
+                found |= dict.fromkeys(Pool.open(scratch / str(side)).keys.tolist(), side)
+        keys = np.array(sorted(found), dtype=np.uint64)
+        np.save(out / "keys.npy", keys)
+        np.save(out / "sides.npy", np.array([found[int(key)] for key in keys], dtype=np.int8))
+
+    return session.run.stage(
+        "named_holdout",
+        version=1,
+        inputs={},
+        params={
+            str(side): describe_sources(entries, session.config.clean.repairs()) for side, entries in sources.items()
+        },
+        build=build,
+        label="import held out",
+    )
+
+
+def named_sides(named: Artifact, keys: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """(n,) the side that a file names for each key, SHADOW where it cannot be measured, NEW where no file names it."""
+    at, found = locate(np.load(named.path / "keys.npy"), keys)
+    sides = np.where(usable, np.load(named.path / "sides.npy")[at], SHADOW)
+    return np.where(found, sides, NEW).astype(np.int8)
+
+
+def drawn_sizes(session: Session) -> tuple[int | float, int | float]:
+    """How many examples are drawn for dev and test; none where files name them."""
+    config = session.config.holdout
+    return 0 if config.dev_files else config.dev, 0 if config.test_files else config.test
+
+
+def _made_from(artifact: Artifact, inputs: dict[str, Artifact], params: dict[str, Any]) -> bool:
+    """Whether `artifact` was made from just these, whatever it followed."""
+    made = {role: key for role, key in artifact.manifest["inputs"].items() if role != "previous"}
+    return (
+        made == {role: source.fingerprint for role, source in inputs.items()} and artifact.manifest["params"] == params
+    )
+
+
+def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | None:
+    """The side that the `previous` split gave each key, NEW where it did not know it."""
+    if previous is None:
+        return None
+    old_keys, old_split = np.load(previous.path / "keys.npy"), np.load(previous.path / "split.npy")
+    at, found = locate(old_keys, keys)
+    return np.where(found, old_split[at], NEW).astype(np.int8)
+
+
+def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> None:
+    """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
+    from selection.dedup import near
+
+    held, rows = held_out(split), np.flatnonzero(split == POOL)
+    if len(held) and len(rows):
+        _, cosine = near(embeddings[rows], embeddings[held])
+        split[rows[cosine >= threshold]] = SHADOW
+
+
+def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:
+    """Mark pool rows that share a passage with a held-out row."""
+    from selection.overlap import shares_passages
+
+    held = held_out(split)
+    if not len(held):
+        return
+    with session.progress("shared passages", 2 * len(pool), "texts") as progress:
+        shared = shares_passages(
+            pool.texts(np.arange(len(pool))), pool.sources, held, session.config.holdout.overlap, progress
+        )
+    split[shared & (split == POOL)] = SHADOW
+
+
+def held_out(split: np.ndarray) -> np.ndarray:
+    """Rows of dev and test."""
+    return np.flatnonzero((split == DEV) | (split == TEST))

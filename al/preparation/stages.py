@@ -1,0 +1,321 @@
+"""The arrows drawn once per pool version: import → tokenize → embed → group → hold out → cluster.
+
+Every function is one stage: it names what its result depends on, and builds it only when that is not published yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.cleaning.stage import clean, reasons, role, wanted
+from al.errors import DataError
+from al.pool.identity import check_same_pool, describe_sources
+from al.pool.repair import make_repair
+from al.pool.sources import Source, find_sources, tell_apart
+from al.pool.store import Pool, locate
+from al.preparation.holdout import hold_out, named_files, sources_of
+from al.preparation.pool_state import load_embeddings, trainable
+from al.preparation.target import Target, import_target, keep_apart
+from al.run import rounds
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session, local_identity
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """One pool version, tokenized and split: enough to train and to evaluate."""
+
+    version: int
+    pool: Artifact
+    tokens: Artifact
+    split: Artifact
+
+    def open_pool(self) -> Pool:
+        """The pool's reader."""
+        return Pool.open(self.pool.path)
+
+
+@dataclass(frozen=True)
+class Prepared(Tokenized):
+    """One pool version brought through every pool stage: enough to select from. `cleaned`: None while nothing is left out."""
+
+    embeddings: Artifact
+    groups: Artifact
+    clusters: Artifact
+    target: Target | None
+    cleaned: Artifact | None = None
+
+
+def prepare(session: Session, number: int) -> Prepared:
+    """Bring the newest pool version through every pool stage, for round `number`."""
+    version, pool = pool_version(session)
+    cleaned = clean(session, pool)
+    tokens = tokenize(session, pool)
+    check_trainable(session, pool, tokens, cleaned)
+    embeddings = embed(session, pool)
+    groups = group(session, pool, tokens, embeddings, cleaned)
+    split = hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
+    clusters = cluster(session, pool, embeddings)
+    target = aim(session, pool, embeddings, split) if session.config.target.files else None
+    return Prepared(version, pool, tokens, split, embeddings, groups, clusters, target, cleaned)
+
+
+def aim(session: Session, pool: Artifact, embeddings: Artifact, split: Artifact) -> Target:
+    """The target of the config, brought through the same stages as the pool and kept apart from it and from the holdout."""
+    examples = import_target(session)
+    tokens, vectors = tokenize(session, examples), embed(session, examples)
+    return Target(examples, tokens, keep_apart(session, pool, embeddings, split, examples, tokens, vectors), vectors)
+
+
+def pool_version(session: Session) -> tuple[int, Artifact]:
+    """The run's newest pool version; the first one is imported from the config's sources.
+
+    Raises:
+        DataError: no pool yet and no source named.
+        RunStateError: the config names other files than the run was made with, or a file changed since.
+    """
+    present = rounds.current_pool(session.run)
+    sources = _each_once([*find_sources(session.config.pool), *sources_of(session, [*named_files(session)])])
+    if present is not None:
+        sources = _told_apart(session, sources, present[1])
+        recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
+        check_same_pool(recorded, sources, str(session.run.path), session.config.clean.repairs())
+        return present
+    if not sources:
+        raise DataError(
+            "there is no pool: name files under `pool.files` (or data sets under `pool.hub`) in the config, "
+            "or run `python cli.py pool import FILE… --run DIR`."
+        )
+    artifact = import_sources(session, sources, previous=None)
+    return rounds.add_pool(session.run, artifact), artifact
+
+
+def _each_once(sources: list[Source]) -> list[Source]:
+    """Without those that name a file again: a held-out file may lie in a folder of the pool."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        found.setdefault(source.path if source.is_hub else os.path.realpath(source.path), source)
+    return list(found.values())
+
+
+def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
+    """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added."""
+    from al.pool.importer import import_pool
+
+    strict = session.config.pool.strict
+    sources = _told_apart(session, sources, previous)
+
+    def build(out: Path, scratch: Path) -> None:
+        with session.progress("import", None, "rows") as progress:
+            import_pool(
+                sources,
+                out,
+                previous=previous.path if previous else None,
+                strict=strict,
+                progress=progress,
+                repair=make_repair(session.config.clean),
+            )
+
+    artifact = session.run.stage(
+        "pool",
+        version=2,
+        inputs={"previous": previous},
+        params={"sources": describe_sources(sources, session.config.clean.repairs()), "strict": strict},
+        build=build,
+        label="import",
+    )
+    rounds.record_labels(session.run, {source.place: source.label for source in sources if source.place is not None})
+    return artifact
+
+
+def _told_apart(session: Session, sources: list[Source], pool: Artifact | None) -> list[Source]:
+    files = pool.json("pool.json")["files"] if pool is not None else []
+    return tell_apart(sources, rounds.labels(session.run), {file["file"]: file["sha256"] for file in files})
+
+
+def tokenize(session: Session, pool: Artifact) -> Artifact:
+    """Conversations → token ids and targets through the chat template."""
+    from trainer.tokens import tokenize_pool
+
+    params = {
+        "tokens": session.config.tokens.model_dump(mode="json"),
+        "template": session.config.model.chat_template,
+        "tokenizer": session.config.model.name,
+        "revision": session.config.model.revision,
+        "files": {k: v for k, v in local_identity(session.config.model.name).items() if not k.endswith(".safetensors")},
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        reader = Pool.open(pool.path)
+        with session.progress("tokenize", len(reader), "examples") as progress:
+            tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
+
+    return session.run.stage("tokens", version=1, inputs={"pool": pool}, params=params, build=build, label="tokenize")
+
+
+def embed(session: Session, pool: Artifact) -> Artifact:
+    """Texts → unit vectors, float16. Rows that an earlier pool version embedded with the same embedder are copied."""
+    config = session.config.embed
+    params = {
+        "embed": config.model_dump(mode="json", exclude={"device", "batch_tokens"}),
+        "files": local_identity(config.model),
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.embed import embed_texts
+
+        reader = Pool.open(pool.path)
+        known = _known_embeddings(session, params)
+        with session.embedder.at_work() as embedder:
+            shape = (len(reader), embedder.get_embedding_dimension())
+            vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
+            missing = np.arange(len(reader))
+            if known is not None:
+                missing = _copy_known(reader.keys, vectors, *known)
+            fresh = np.empty((len(missing), shape[1]), dtype=np.float16)
+            with session.progress("embed", len(missing), "examples") as progress:
+                texts = reader.texts(missing, part=config.text)
+                embed_texts(texts, config, fresh, progress=progress, embedder=embedder)
+        vectors[missing] = fresh
+        vectors.flush()
+        np.save(out / "keys.npy", reader.keys)
+        write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
+
+    return session.run.stage("embeddings", version=1, inputs={"pool": pool}, params=params, build=build, label="embed")
+
+
+def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    for artifact in session.run.published("embeddings"):
+        of_the_pool = session.run.find("pool", artifact.manifest["inputs"]["pool"]) is not None  # and not of a target
+        if of_the_pool and artifact.manifest["params"] == json.loads(json.dumps(params)):
+            return np.load(artifact.path / "keys.npy"), np.load(artifact.path / "embeddings.npy", mmap_mode="r")
+    return None
+
+
+def _copy_known(keys: np.ndarray, vectors: np.ndarray, known_keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Copy rows whose key is known; return the rows that are not. `known_keys` is sorted, as every pool is."""
+    at, hit = locate(known_keys, keys)
+    vectors[hit] = known[at[hit]]
+    return np.flatnonzero(~hit)
+
+
+def group(
+    session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, cleaned: Artifact | None = None
+) -> Artifact:
+    """Near-duplicate groups: one representative each, preferring examples that can be trained on, then those of the earliest pool
+    version, so that a new near-duplicate of a trained example never stands for it. What is `cleaned` away comes last and stands
+    only for its like."""
+    config = session.config.dedup
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.dedup import near_duplicate_groups
+
+        age = _first_version(session, pool)
+        preference = np.where(trainable(pool, tokens), age, age.max() + 1)
+        preference[~wanted(cleaned, len(preference))] = age.max() + 2
+        with session.progress("near-duplicates", len(preference), "examples") as progress:
+            groups = near_duplicate_groups(
+                load_embeddings(embeddings), preference, config.threshold, config.neighbours, progress
+            )
+        table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
+        pq.write_table(table, out / "groups.parquet")
+
+    return session.run.stage(
+        "groups",
+        version=1,
+        inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, **role(cleaned)},
+        params=config.model_dump(mode="json"),
+        build=build,
+        label="near-duplicates",
+    )
+
+
+def _first_version(session: Session, pool: Artifact) -> np.ndarray:
+    """(n,) int: 0 for examples of the pool's first version, 1 for those that the second one added, and so on."""
+    chain = [pool]
+    while (parent := chain[-1].manifest["inputs"].get("previous")) is not None:
+        older = session.run.find("pool", parent)
+        if older is None:
+            break
+        chain.append(older)
+    keys = Pool.open(pool.path).keys
+    age = np.zeros(len(keys), dtype=np.int64)
+    for version in reversed(chain[1:]):
+        age += ~np.isin(keys, Pool.open(version.path).keys)
+    return age
+
+
+def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> None:
+    """Stop before the costly stages if there is nothing to train on.
+
+    Raises:
+        DataError: with the counts that say why.
+    """
+    from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
+
+    usable = trainable(pool, tokens)
+    if (usable & wanted(cleaned, len(usable))).any():
+        return
+    if usable.any():
+        why = ", ".join(f"{int(rows.sum()):,} {name}" for name, rows in reasons(cleaned, len(usable)).items())
+        raise DataError(
+            f"none of the {len(usable):,} examples is left to train on: clean.languages and clean.refusals leave out {why}. "
+            "Allow more languages, keep refusals, or import other examples."
+        )
+    status, labelled = np.asarray(TokenTable.open(tokens.path).status), Pool.open(pool.path).labelled
+    long, empty = int((labelled & (status == SKIPPED)).sum()), int((labelled & (status == NO_TARGET_LEFT)).sum())
+    raise DataError(
+        f"none of the {len(labelled):,} examples can be trained on: {int((~labelled).sum()):,} have no response, {long:,} are longer than "
+        f"tokens.max_length ({session.config.tokens.max_length}), {empty:,} have an empty response. Import examples with responses, "
+        "or raise tokens.max_length."
+    )
+
+
+def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
+    """Clusters with names, quality measures and 2-D coordinates for the report."""
+    config = session.config.cluster
+
+    def build(out: Path, scratch: Path) -> None:
+        from selection.cluster import cluster as cluster_rows
+        from selection.cluster import describe, project
+
+        reader = Pool.open(pool.path)
+        vectors = load_embeddings(embeddings)
+        with session.progress("cluster", len(reader), "examples") as progress:
+            result = cluster_rows(vectors, config, session.config.seed)
+            progress(len(reader))
+        k = len(result.centroids)
+        names = describe(reader.texts(np.arange(len(reader)), part="prompt"), result.assignment, k)
+        x, y = project(vectors).T
+        pq.write_table(
+            pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}),
+            out / "clusters.parquet",
+        )
+        np.save(out / "centroids.npy", result.centroids)
+        write_json(
+            out / "clusters.json",
+            {"k": k, "names": names, "quality": result.quality, "config": config.model_dump(mode="json")},
+        )
+
+    return session.run.stage(
+        "clusters",
+        version=3,
+        inputs={"pool": pool, "embeddings": embeddings},
+        params={"cluster": config.model_dump(mode="json", exclude={"adapt"}), "seed": session.config.seed},
+        build=build,
+        label="cluster",
+    )
+
+
+def as_dict(prepared: Prepared) -> dict[str, Artifact]:
+    """Role → artifact, for recording in the run."""
+    found = {key: value for key, value in vars(prepared).items() if isinstance(value, Artifact)}
+    return found if prepared.target is None else found | {"target": prepared.target.artifact}

@@ -1,0 +1,187 @@
+"""A comparison of strategies as one HTML page that works from disk, with the report's walls around hostile text.
+
+The page shows the document's numbers as they are; only Holm's correction and the sentences are computed here.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from al import labels
+from al.report.page.dots import Row, dots
+from al.report.page.drawing import Chart, plain, plot_layout, spec
+from al.report.page.html import TEMPLATES, _environment, content_security_policy, packed_plotlyjs
+from al.report.reading.values import clean, lookup
+from al.report.text import comparison as compare_text
+
+SECTIONS = {
+    "verdict": "Verdict",
+    "curves": "Learning curves",
+    "numbers": "All numbers",
+    "cost": "Cost",
+    "strategies": "Strategies",
+    "runs": "Every run",
+    "reproduce": "Reproduce",
+}
+METRICS = ("macro_nll", "micro_nll", "macro_nll_no_end", "macro_em", "micro_em", "macro_em_no_end")
+STAGES = {"score": "Scoring", "select": "Selecting", "train": "Training", "evaluate": "Evaluating"}
+# Roles of the stylesheet, --strategy-0 to --strategy-7; 0 is the baseline's grey. From the ninth strategy on hues come
+# again, with other dashes.
+COLORS = 8
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "x", "star")
+_DASHES = ("dot", "solid", "dash", "dashdot", "longdash", "longdashdot", "6px,2px", "12px,4px,4px,4px", "2px,5px")
+LONGEST_LABEL = 22
+
+
+def render_comparison(document: Mapping[str, Any]) -> str:
+    """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of schema 1.
+
+    As in the report, a number stands in a `<data value="…" data-path="…">` with its JSON pointer, a computed one carries
+    `data-derived`, and what is missing is said. Texts of pool, config and strategies are shown as they are written.
+    """
+    document = clean(document)
+    scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("data.js", "report.js")]
+    plotly, packed_plotly = packed_plotlyjs()
+    metrics = [labels.metric(key) for key in METRICS]
+    environment = _environment(document)
+    environment.globals.update(
+        words=compare_text,
+        as_json=lambda value: json.dumps(value, ensure_ascii=False),
+        differences={metric.key: compare_text.differences(document, metric.key) for metric in metrics},
+        color_of=lambda i: color_role(document, i),
+        metrics=metrics,
+        stages=STAGES,
+    )
+    return environment.get_template("compare.html.j2").render(
+        policy=content_security_policy([plotly, *scripts]),
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        scripts=[Markup(text) for text in scripts],
+        packed_plotly=Markup(packed_plotly),
+        charts=comparison_charts(document),
+        dots=final_charts(document),
+        sections=SECTIONS,
+        order=compare_text.ranked(document),
+        baseline=compare_text.baseline_of(document),
+        headline=compare_text.comparison_headline(document),
+        verdict=compare_text.comparison_verdict(document),
+        command=command_of(document),
+    )
+
+
+def command_of(document: Mapping[str, Any]) -> str:
+    """The command line as recorded under "command", or one made from what was compared."""
+    if document.get("command"):
+        return str(document["command"])
+    names = ",".join(str(strategy.get("name")) for strategy in document.get("strategies") or [])
+    options = {"strategies": names, "budget": document.get("budget"), "rounds": document.get("rounds")}
+    options["seeds"] = len(document.get("seeds") or []) or None
+    told = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in (None, "")]
+    return " ".join(["python cli.py compare", *told])
+
+
+def color_role(document: Mapping[str, Any], i: int) -> str:
+    """The role of colour of a strategy by position: the baseline is grey, the others keep the order of the document."""
+    style = _style_of(document, i)
+    return f"strategy-{style and (style - 1) % (COLORS - 1) + 1}"
+
+
+def comparison_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
+    """Every learning curve that this comparison has the numbers for, by the id that the template uses."""
+    drawn: dict[str, Chart | None] = {
+        "curve-examples": _curves(document, "examples", "Examples trained on"),
+        "curve-tokens": _curves(document, "tokens", "Tokens trained on"),
+    }
+    return {name: spec for name, spec in drawn.items() if spec is not None}
+
+
+def final_seeds(document: Mapping[str, Any], i: int, metric: str) -> list[tuple[Any, float]]:
+    """(seed, value after the last round) of the finished runs of a strategy."""
+    strategy = document["strategies"][i]
+    done = strategy.get("seeds_done")
+    runs = [run for run in document.get("runs") or [] if run.get("strategy") == strategy.get("name")]
+    values = [
+        (run.get("seed"), lookup(run["rounds"][-1], metric))
+        for run in runs
+        if run.get("rounds") and (done is None or run.get("seed") in done)
+    ]
+    return [(seed, value) for seed, value in values if value is not None]
+
+
+def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
+    """What each strategy reached, as far as it was measured, by the id that the template uses; the line is the baseline."""
+    found = {}
+    for name, metric, title, factor in (
+        ("final-nll", "macro_nll", "NLL, nats per token", 1),
+        ("final-em", "macro_em", "Exact match, %", 100),
+    ):
+        rows = final_rows(document, metric, factor)
+        start = compare_text.baseline_of(document)
+        line = None if start is None else _final(document, start, metric)
+        if rows:
+            about = f"{title} of each strategy after the last round, with each seed"
+            found[name] = dots(rows, title, about, line=None if line is None else factor * line, row_height=46)
+    return found
+
+
+def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Row]:
+    """A row for each strategy, best NLL on top: a metric's mean times `factor` with its interval, and each seed."""
+    rows = []
+    for i in compare_text.ranked(document):
+        mean, low, high = (_final(document, i, metric, part) for part in ("mean", "low", "high"))
+        if mean is None:
+            continue
+        ends = None if low is None or high is None else (factor * low, factor * high)
+        each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
+        shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
+        rows.append(Row(compare_text.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
+    return rows
+
+
+def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
+    """Macro NLL against examples or tokens: a line for each strategy over a band for its interval."""
+    data: list[dict[str, Any]] = []
+    for i, strategy in enumerate(document.get("strategies") or []):
+        points = [
+            (point[key], point["macro_nll"])
+            for point in strategy.get("curve") or []
+            if point.get(key) is not None and lookup(point, "macro_nll", "mean") is not None
+        ]
+        if not points:
+            continue
+        role, style = color_role(document, i), _style_of(document, i)
+        shared = {"type": "scatter", "legendgroup": str(i), "name": _label(document, i)}
+        band = [(x, nll) for x, nll in points if nll.get("low") is not None and nll.get("high") is not None]
+        if len(band) > 1:
+            around = [(x, nll["low"]) for x, nll in band] + [(x, nll["high"]) for x, nll in reversed(band)]
+            area = {"mode": "lines", "fill": "toself", "fillcolor": f"@{role}-fill", "line": {"width": 0}}
+            area |= {"showlegend": False, "hoverinfo": "skip"}
+            data.append({**shared, **area, "x": [x for x, _ in around], "y": [y for _, y in around]})
+        line = {"color": f"@{role}", "width": 2, "dash": _DASHES[style % len(_DASHES)]}
+        marker = {"symbol": _SYMBOLS[style % len(_SYMBOLS)], "size": 8, "color": f"@{role}"}
+        trace = {**shared, "mode": "lines+markers", "line": line, "marker": marker}
+        trace |= {"x": [x for x, _ in points], "y": [nll["mean"] for _, nll in points]}
+        data.append({**trace, "hovertemplate": f"%{{y:.3f}} after %{{x:,.0f}} {key}<extra>%{{fullData.name}}</extra>"})
+    if not data:
+        return None
+    layout = plot_layout(title, "NLL, nats per token", legend=True)
+    layout["xaxis"].update(tickformat="~s" if key == "tokens" else ",", nticks=6, rangemode="tozero")
+    return spec(data, layout, f"NLL of each strategy against {title.lower()}", 340)
+
+
+def _final(document: Mapping[str, Any], i: int, metric: str, part: str = "mean") -> Any:
+    return lookup(document, "strategies", i, "final", metric, part)
+
+
+def _style_of(document: Mapping[str, Any], i: int) -> int:
+    """0 for the baseline, 1, 2, … for the others in the document's order."""
+    start = compare_text.baseline_of(document)
+    return 0 if i == start else i + 1 - (start is not None and start < i)
+
+
+def _label(document: Mapping[str, Any], i: int) -> str:
+    return plain(compare_text.name_of(document, i, LONGEST_LABEL))

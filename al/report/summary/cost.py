@@ -1,0 +1,92 @@
+"""The part of summary.json on time and money: what each kind of work took, and what the gain would have cost at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from al.config import ReportConfig
+from al.report.summary.at_random import Point, cost_at_random
+from al.run import rounds
+from al.run.artifacts import Artifact
+from al.run.session import Session
+
+KINDS = {
+    "selecting": ("plan", "adapt clusters", "score", "suspected noise", "select", "decision", "apply review"),
+    "training": ("measure speed", "pack selected", "train"),
+    "evaluation": ("evaluate", "generate", "map", "describe clusters"),
+    "control": ("pick at random", "pack control", "train control", "evaluate control"),
+}
+"""What a stage is counted as, by the longest of these that its label begins with; all else prepares the pool."""
+
+
+def kind_of(label: str) -> str:
+    """One of "selecting", "training", "evaluation", "control" and "preparing" for the label of a stage."""
+    fits = [(len(start), kind) for kind, starts in KINDS.items() for start in starts if _begins(label, start)]
+    return max(fits)[1] if fits else "preparing"
+
+
+def _begins(label: str, start: str) -> bool:
+    return label == start or label.startswith(f"{start} ")
+
+
+def cost(timings: Mapping[str, float], config: ReportConfig) -> dict[str, Any]:
+    """{"seconds", "money": {kind: amount, "total"}, "price_per_hour", "currency"}; no money without a price."""
+    seconds = dict.fromkeys(("preparing", *KINDS), 0.0)
+    for label, amount in timings.items():
+        if label != "total":
+            seconds[kind_of(label)] += amount
+    seconds = {kind: round(amount, 3) for kind, amount in seconds.items()}
+    seconds["total"] = round(sum(seconds.values()), 3)
+    price = config.price_per_hour
+    money = None if price is None else {kind: amount * price / 3600 for kind, amount in seconds.items()}
+    return {"seconds": seconds, "money": money, "price_per_hour": price, "currency": config.currency}
+
+
+def at_random(session: Session, number: int, test: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> Any:
+    """`cost_at_random` of this round, with its money, and "spent": what the selected adapters were trained on so far. None without
+    a control. `test`: this round's evaluation; `past`: entries of learning_curve."""
+    models = test["models"]
+    if "control" not in models:
+        return None
+    nll = {entry["round"]: entry["models"].get("control") for entry in past} | {number: models["control"]["macro_nll"]}
+    points = _points(session, number, "control.")
+    curve = [Point(**point, nll=nll[n]) for n, point in points.items() if nll.get(n) is not None]
+    found = cost_at_random(models["base"]["macro_nll"], models["selected"]["macro_nll"], curve)
+    price, spent = session.config.report.price_per_hour, _points(session, number, "").get(number)
+    if found is None or spent is None:
+        return None
+    seconds = found["seconds"]
+    money = None if price is None or seconds is None else seconds * price / 3600
+    return {**found, "money": money, "spent": spent}
+
+
+def _points(session: Session, number: int, prefix: str) -> dict[int, dict[str, float]]:
+    """{round: {"examples", "tokens", "seconds"}} that a lineage was trained on so far, up to the first round that lacks it.
+
+    With `train.mode: retrain` each round trains anew on all picks, so its own time counts; else that of the rounds before too.
+    """
+    total: dict[str, float] = {"examples": 0, "tokens": 0, "seconds": 0.0}
+    found = {}
+    for n in range(1, number + 1):
+        picks, trained = (rounds.recorded(session.run, n, f"{prefix}{role}") for role in ("selection", "train"))
+        if picks is None or trained is None:
+            break
+        seconds = trained.json("train.json")["seconds"]
+        counted = _picked(picks)
+        anew = session.config.train.mode == "retrain"
+        total = {
+            "examples": total["examples"] + counted["examples"],
+            "tokens": total["tokens"] + counted["tokens"],
+            "seconds": seconds if anew else total["seconds"] + seconds,
+        }
+        found[n] = total
+    return found
+
+
+def _picked(selection: Artifact) -> dict[str, int]:
+    """Examples and tokens of a round's picks."""
+    if (selection.path / "picked.json").exists():
+        return selection.json("picked.json")
+    clusters = selection.json("quotas.json")
+    return {name: sum(entry[key] for entry in clusters) for name, key in (("examples", "picked"), ("tokens", "tokens"))}

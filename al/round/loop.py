@@ -1,0 +1,160 @@
+"""The round, as drawn:
+
+    adapter k-1 ──score──▶ statistics ──select──▶ selection ──pack──▶ packs ──train──▶ adapter k ──evaluate──▶ metrics ──▶ report
+                                          │          └─(review)
+                                          └─────▶ random picks ─────▶ packs ──train──▶ control k ──evaluate──▶ metrics ──┘
+
+Every line below is one arrow. A stage whose artifact is published is not run again, so calling `run_round` after a crash goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from al.budget import BudgetRequest
+from al.choosing import control
+from al.choosing import stage as selecting
+from al.choosing.adapt_clusters import adapt_clusters
+from al.evaluation import generations
+from al.evaluation.stage import evaluate
+from al.lineage.history import CONTROL, SELECTED, History
+from al.lineage.round_state import Scored, Standing
+from al.planning.forecast import forecast
+from al.preparation.projection import for_the_report
+from al.preparation.stages import Prepared, as_dict, prepare
+from al.preparation.target import notices as target_notices
+from al.report.publish import publish_report
+from al.review.apply import Proposed, take_answers
+from al.review.ask import Asking, settle
+from al.round import train as stages
+from al.round.throughput import resolve_budget
+from al.run import rounds
+from al.run.artifacts import Artifact
+from al.run.session import Session
+from al.scoring import stage as scoring
+from al.scoring.noise import find_suspects
+
+
+@dataclass
+class RoundArtifacts:
+    """What a round has published so far, by role; every entry is recorded in the run as it appears."""
+
+    session: Session
+    number: int
+    roles: dict[str, Artifact] = field(default_factory=dict)
+
+    def keep(self, role: str, artifact: Artifact) -> Artifact:
+        """Record `artifact` under `role` and return it."""
+        self.roles[role] = artifact
+        rounds.record(self.session.run, self.number, role, artifact)
+        return artifact
+
+
+Keep = Callable[[str, Artifact], Artifact]
+
+
+def run_round(
+    session: Session, budget: BudgetRequest, number: int, asking: Asking | None = None
+) -> dict[str, Any] | None:
+    """Run round `number`, or what is left of it, and return its summary; None where it stops before training, as `asking` says."""
+    run, config = session.run, session.config
+    session.check_machine()
+    scoring.measurements(session)
+    take_answers(session, number)
+    rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
+    run.event("round.started", round=number)
+    done = RoundArtifacts(session, number)
+
+    prepared = prepare(session, number)
+    for role, artifact in as_dict(prepared).items():
+        done.keep(role, artifact)
+    ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
+    for line in target_notices(prepared.target) + selecting.late_holdout(session, prepared, ours):
+        session.tell(f"note: {line}")
+    previous = ours.adapter()
+
+    done.keep("plan", forecast(session, prepared, budget, number))
+    amount = resolve_budget(session, prepared, budget, done)
+    proposed = propose(session, prepared, ours, amount, done.keep)
+    selection = settle(proposed, asking or Asking(), done.keep)
+    if selection is None:
+        return None
+    adapter = train_lineage(session, prepared, ours, selection, None, done.keep)
+    if config.control:
+        picks = done.keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
+        steps = control.control_steps(config.train.mode, ours, adapter, theirs)
+        train_lineage(session, prepared, theirs, picks, steps, done.keep)
+
+    done.keep("evaluate.base", evaluate(session, prepared, None, "evaluate base"))
+    if previous is not None:
+        done.keep("evaluate.previous", evaluate(session, prepared, previous, "evaluate previous round"))
+    done.keep("evaluate.selected", evaluate(session, prepared, adapter, "evaluate this round"))
+    if config.control:
+        done.keep("evaluate.control", evaluate(session, prepared, done.roles["control.train"], "evaluate control"))
+    generate_answers(session, prepared, ours, adapter, done.keep)
+
+    for role, artifact in for_the_report(session, prepared, done.roles["clusters"]).items():
+        done.keep(role, artifact)
+    summary = publish_report(session, prepared, done.roles, budget, number)
+    rounds.finish_round(run, number)
+    run.event("round.finished", round=number)
+    return summary
+
+
+def choose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Artifact:
+    """The selection of `propose`."""
+    return propose(session, prepared, history, amount, keep).artifact
+
+
+def propose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Proposed:
+    """Score and select for the round that follows `history`; every artifact goes through `keep` by role."""
+    standing = Standing(session, prepared, history, keep("clusters", adapt_clusters(session, prepared, history)))
+    sample = keep("score", selecting.score_sample(standing, amount))
+    aims = selecting.score_target(standing)
+    if aims is not None:
+        keep("score.target", aims)
+    scored = Scored(sample, find_suspects(standing, [sample]), aims)
+    scored = replace(scored, shortlist=keep("shortlist", selecting.score_shortlist(standing, scored, amount)))
+    scored = replace(scored, suspects=keep("suspects", find_suspects(standing, scored.of_the_pool)))
+    return Proposed(standing, scored, amount, keep("selection", selecting.select(standing, scored, amount)))
+
+
+def generate_answers(session: Session, prepared: Prepared, history: History, adapter: Artifact, keep: Keep) -> None:
+    """Answers of base and of this round's adapter to a few dev prompts, beside those that the round before gave."""
+    before = history.last("generations.selected")
+    rows = generations.choose_prompts(session, prepared, before)
+    if len(rows):
+        keep("generations.base", generations.generate(session, prepared, None, rows, "generate base"))
+        if before is not None:
+            keep("generations.previous", before)
+        keep("generations.selected", generations.generate(session, prepared, adapter, rows, "generate this round"))
+
+
+def train_lineage(
+    session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
+) -> Artifact:
+    """Pack and train a lineage's picks of this round: on the adapter before, with replay, or anew on all picks so far."""
+    before = history.last("train") if session.config.train.mode == "continue" else None
+    rows = selecting.training_rows(session, prepared, selection, history)
+    lineage = history.lineage
+    packs = keep(f"{lineage.prefix}packs", stages.pack(session, prepared, rows, lineage))
+    trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
+    return keep(f"{lineage.prefix}train", trained)
+
+
+def next_round_number(session: Session) -> int:
+    """The first unfinished round's number, or that of a new one."""
+    unfinished, last = rounds.unfinished_round(session.run), rounds.last_round(session.run)
+    if unfinished is not None:
+        return unfinished.number
+    return last.number + 1 if last is not None else 1
+
+
+def gained(summary: dict[str, Any]) -> bool:
+    """Whether this round's dev loss fell significantly below the round before (95% interval of macro NLL below zero)."""
+    found = summary["dev"]["differences"]
+    difference = found.get("selected - previous") or found.get("selected - base")
+    return difference is not None and bool(difference["macro_nll"]["high"] < 0)

@@ -1,0 +1,234 @@
+"""The arrows of one round: pack → train. Each function is one stage; `al.round.loop` puts them in order."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al.errors import ConfigError
+from al.lineage.history import CONTROL, Lineage
+from al.preparation.stages import Tokenized
+from al.run.artifacts import Artifact, write_json
+from al.run.failpoints import failpoint
+from al.run.progress import stop_requested
+from al.run.rows import rows_digest
+from al.run.session import Session
+from al.scoring.passes import MOMENTS
+from al.scoring.stage import measurements
+from selection.holdout import DEV
+from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
+
+
+def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
+    """Packs of the documents at `rows`, made as `train.batching` says: an index made ahead, `plan/` and `rows.npy`."""
+    config = session.config.train
+
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.packing import PLANNERS
+        from trainer.tokens import TokenTable
+
+        lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)[rows]
+        plan = PLANNERS[config.batching](lengths, config.pack_length)
+        plan.save(out / "plan")
+        np.save(out / "rows.npy", rows)
+        write_json(
+            out / "pack.json",
+            {
+                "examples": len(rows),
+                "tokens": int(lengths.sum()),
+                "packs": len(plan.offsets) - 1,
+                "efficiency": float(plan.efficiency),
+                "capacity": config.pack_length,
+            },
+        )
+
+    return session.run.stage(
+        "packs",
+        version=1,
+        inputs={"tokens": prepared.tokens},
+        build=build,
+        label=f"pack {lineage.name}",
+        params={"rows": rows_digest(rows), "capacity": config.pack_length, "batching": config.batching},
+    )
+
+
+def train(
+    session: Session,
+    prepared: Tokenized,
+    packs: Artifact,
+    previous: Artifact | None,
+    number: int,
+    lineage: Lineage,
+    steps: int | None = None,
+) -> Artifact:
+    """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`,
+    and the optimizer's moments where the config's scores look at gradients.
+
+    Args:
+        steps: exactly so many optimizer steps; None: `train.epochs` over the packs, or fewer by `train.patience`.
+
+    Raises:
+        ConfigError: `train.eval_every` is set and there is no dev example.
+    """
+    config = session.config
+    settings = _pace(config.train, previous)
+    moments = lineage is not CONTROL and "gradient" in measurements(session)
+    params = {
+        "model": session.model_params(),
+        "lora": config.lora.model_dump(mode="json"),
+        "seed": config.seed,
+        "round": number,
+        "train": settings.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT),
+        "steps": steps,
+        **({"moments": True} if moments else {}),
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.model import save_adapter
+
+        with _adapter_to_train(session, previous, number) as model:
+            kept = out / MOMENTS if moments else None
+            report = _run_training(session, settings, model, prepared, packs, scratch, number, lineage, steps, kept)
+            save_adapter(model, out / "adapter")
+        (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
+        write_json(out / "train.json", asdict(report))
+
+    return session.run.stage(
+        "train",
+        version=1,
+        params=params,
+        build=build,
+        label=lineage.title,
+        inputs={
+            "packs": packs,
+            "tokens": prepared.tokens,
+            "adapter": previous,
+            "split": prepared.split if config.train.eval_every else None,
+        },
+    )
+
+
+def _pace(config: TrainConfig, previous: Artifact | None) -> TrainConfig:
+    """The config with the warm-up that suits a new adapter or one that goes on."""
+    return config if previous is None else config.model_copy(update={"warmup_ratio": config.rewarmup_ratio})
+
+
+def _adapter_to_train(session: Session, previous: Artifact | None, number: int) -> Any:
+    if previous is not None:
+        return session.base.adapter(previous.path / "adapter", trainable=True)
+    return session.base.new_adapter(session.config.lora, session.config.seed)
+
+
+def _run_training(
+    session: Session,
+    config: TrainConfig,
+    model: Any,
+    prepared: Tokenized,
+    packs: Artifact,
+    scratch: Path,
+    number: int,
+    lineage: Lineage,
+    steps: int | None,
+    moments: Path | None,
+) -> Any:
+    from trainer.packing import PackPlan
+    from trainer.schedule import planned_steps
+    from trainer.tokens import TokenTable
+    from trainer.train import train
+
+    plan, tokens = PackPlan.open(packs.path / "plan"), TokenTable.open(prepared.tokens.path)
+    total = planned_steps(len(plan.offsets) - 1, config, steps)
+    curve = Curve(scratch / "curve.jsonl")
+    with session.progress(lineage.title, total, "steps") as progress:
+
+        def on_step(metrics: dict[str, Any]) -> None:
+            curve.append(metrics)
+            session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
+            progress.note, progress.seconds_left = describe_step(metrics), metrics["seconds_left"]
+            progress.advance_to(metrics["step"])
+
+        return train(
+            model,
+            tokens,
+            plan,
+            np.load(packs.path / "rows.npy"),
+            config,
+            seed=session.config.seed,
+            round=number,
+            steps=steps,
+            scratch=scratch,
+            evaluate=_evaluation_on_dev(session, prepared, model, tokens),
+            **_flops(session),
+            moments=moments,
+            on_step=on_step,
+            stop=stop_requested,
+            failpoint=failpoint,
+        )
+
+
+def _evaluation_on_dev(session: Session, prepared: Tokenized, model: Any, tokens: Any) -> Callable[[], float] | None:
+    """What gives the NLL per target token of dev under the model as it is; None when `train.eval_every` is null."""
+    from trainer.measure import measure
+
+    if session.config.train.eval_every is None:
+        return None
+    rows = np.flatnonzero(np.load(prepared.split.path / "split.npy") == DEV)
+    if not len(rows):
+        raise ConfigError(
+            "train.eval_every: expected dev examples to evaluate on, found none; raise `holdout.dev`, or set "
+            "`train.eval_every` to null."
+        )
+
+    def evaluate() -> float:
+        found = measure(model, tokens, rows, batch_tokens=session.config.measure.batch_tokens)
+        return float(found.nll_total.sum() / found.targets.sum())
+
+    return evaluate
+
+
+def _flops(session: Session) -> dict[str, float]:
+    """What MFU is counted with, on a GPU: operations per token, and the matrix-product speed that the card reaches."""
+    if session.base.device.type != "cuda":
+        return {}
+    from al.planning.model_shape import model_shape
+    from al.planning.plan import probe_machine
+
+    shape = model_shape(session.config.model, session.config.lora)
+    return {"flops_per_token": shape.training_flops_per_token, "peak_flops": probe_machine(session.config).flops}
+
+
+def describe_step(metrics: dict[str, Any]) -> str:
+    """A step's metrics for the progress line, beside its count and the time left."""
+    dev = f", dev {metrics['dev_loss']:.3f}" if "dev_loss" in metrics else ""
+    mfu = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
+    speed = f", {metrics['tokens_per_s']:,.0f} tokens/s{mfu}"
+    return f", loss {metrics['loss']:.3f}{dev}{speed}, {metrics['memory_gib']:.1f} GiB"
+
+
+class Curve:
+    """The metrics of each step as JSON lines. Steps at or after the first that is appended, left by a run that was killed,
+    are dropped, and so is a line that was not written whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._trimmed = False
+
+    def append(self, metrics: dict[str, Any]) -> None:
+        """Add a step."""
+        if not self._trimmed:
+            self._drop_from(metrics["step"])
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}) + "\n")
+
+    def _drop_from(self, step: int) -> None:
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] < step]
+        self.path.write_text("".join(kept), encoding="utf-8")
+        self._trimmed = True

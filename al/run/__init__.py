@@ -1,0 +1,1 @@
+"""What a run owns: its directory, database, artifacts and trash; its lock, session and progress."""

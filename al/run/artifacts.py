@@ -1,0 +1,140 @@
+"""Artifacts: immutable directories named by a fingerprint, published so that a kill at any instant leaves all or nothing.
+
+write into artifacts/.tmp-<stage>-<fingerprint>/   → fsync every file
+write manifest.json (size and sha256 per file)     → fsync file and directory
+rename to artifacts/<stage>/<fingerprint>/         → fsync the parent
+commit the row in run.db                           → from here on, and only from here on, readers trust it
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from al.errors import EnvironmentProblem, RunStateError
+from al.run.failpoints import failpoint
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One published directory: what made it (`stage`, `fingerprint`), where it lies (`path`) and its manifest."""
+
+    stage: str
+    fingerprint: str
+    path: Path
+    manifest: Mapping[str, Any]
+
+    def json(self, name: str) -> Any:
+        """The JSON document `name` of this artifact."""
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+
+
+def fingerprint(stage: str, version: int, inputs: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """20 hex digits (80 bits of sha256) that name the result of a stage: its code version, inputs and parameters."""
+    document = {"stage": stage, "version": version, "inputs": dict(inputs), "params": dict(params)}
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:20]
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN is refused because other readers of JSON would refuse it."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a directory entry to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def seal(directory: Path, header: Mapping[str, Any]) -> str:
+    """Flush every file of `directory`, write its manifest, and return the manifest's sha256."""
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        fsync_path(path)
+        files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    manifest = directory / MANIFEST
+    write_json(manifest, {**header, "files": files})
+    for folder in sorted({p.parent for p in directory.rglob("*")} | {directory}):
+        fsync_path(folder)
+    fsync_path(manifest)
+    return sha256_file(manifest)
+
+
+def publish(temporary: Path, final: Path, stage: str) -> None:
+    """Rename a sealed directory into place.
+
+    Raises:
+        RunStateError: something is there that no row vouches for and that is not of this run.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists() or final.is_symlink():
+        raise RunStateError(
+            f"{final}: this is where stage `{stage}` publishes its result, and something is there that is not of this run. Move it "
+            f"away and run the same command again."
+        )
+    temporary.rename(final)
+    failpoint(f"{stage}.renamed")
+    fsync_path(final.parent)
+
+
+def damage(artifact: Artifact) -> list[str]:
+    """What differs between an artifact's files and its manifest, one line each; empty when it is whole."""
+    problems = []
+    for name, entry in artifact.manifest["files"].items():
+        path = artifact.path / name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif path.stat().st_size != entry["bytes"]:
+            problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
+        elif sha256_file(path) != entry["sha256"]:
+            problems.append(f"{path}: content differs from the manifest (sha256)")
+    return problems
+
+
+def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
+    """The manifest of a published artifact, checked against the row that vouches for it.
+
+    Raises:
+        RunStateError: the directory or its manifest is missing or was changed after it was published.
+    """
+    path = directory / MANIFEST
+    if not path.is_file() or sha256_file(path) != expected_sha256:
+        raise RunStateError(
+            f"{directory}: this artifact was published, but its manifest is missing or changed. Restore the directory from a "
+            f"backup, or run `python cli.py doctor --run DIR --drop-damaged` to forget it, then `resume` to make it again."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def explain_os_error(error: OSError, where: Path) -> Exception:
+    """Turn "no space left" and "quota exceeded" into an error a user can act on; other errors pass through."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(where).free / 2**30
+        return EnvironmentProblem(
+            f"the disk that holds {where} is full ({free:.2f} GiB free). Nothing published was lost: free some space (`python cli.py gc` "
+            f"empties the trash of a run) and run the same command again; it continues after the last finished stage."
+        )
+    return error

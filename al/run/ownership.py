@@ -1,0 +1,165 @@
+"""What in a run directory belongs to the run. Winnow moves or replaces only that, and never on the word of run.db alone.
+
+Unlisted are the entries of `artifacts/` that no row of run.db vouches for:
+
+| entry                                                        | is                       | what happens             |
+|--------------------------------------------------------------|--------------------------|--------------------------|
+| `.tmp-<stage>-<fingerprint>/`                                | a build that was killed  | to the trash             |
+| has a manifest of this run, events.jsonl says it was started | killed before its row    | to the trash             |
+| has a manifest of this run, events.jsonl says anything else  | newer than run.db        | the run is not opened    |
+| anything else: files, links, folders of other programs, runs | foreign                  | reported, left untouched |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from al.errors import RunStateError
+from al.run import database
+from al.run.artifacts import MANIFEST, fingerprint
+from al.run.database import DATABASE, WAL
+
+EVENTS = "events.jsonl"
+LEFT_BY_A_START = {DATABASE, WAL, "run.db-shm", "run.db-journal", "run.lock", "run.lock.owner"}
+"""What a process may leave that was killed while it made a run directory."""
+TEMPORARY = re.compile(r"\.tmp-.+-[0-9a-f]{20}")
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Unlisted:
+    """Entries of `artifacts/` without a row, as the module's table has them: killed builds, artifacts newer than run.db, others."""
+
+    killed: tuple[Path, ...]
+    newer: tuple[Path, ...]
+    foreign: tuple[Path, ...]
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run at `path`; False when a run may be made there. Reads only.
+
+    Raises:
+        RunStateError: the directory holds something, but no run.db of Winnow.
+    """
+    if not path.exists() and not path.is_symlink():
+        return False
+    if not path.is_dir():
+        raise RunStateError(f"{path}: expected a directory for the run, found a file. Give another --run.")
+    state = database.state(path)
+    if state == "ours":
+        return True
+    found = sorted(entry.name for entry in os.scandir(path))
+    if state == "other":
+        raise RunStateError(
+            f"{path / DATABASE}: expected the database of a run, found a file that Winnow did not make or that is damaged. "
+            f"Nothing was changed. Restore run.db from a copy, or give another --run."
+        )
+    wal = path / WAL
+    others = [name for name in found if name not in LEFT_BY_A_START or (name == WAL and wal.stat().st_size)]
+    if not others:
+        return False
+    lost = "empty" if (path / DATABASE).is_file() else "missing"
+    manifests = sum(1 for _ in path.glob(f"artifacts/*/*/{MANIFEST}"))
+    if manifests or others == [WAL]:
+        raise RunStateError(
+            f"{path}: run.db is {lost}, but {manifests} artifacts of a run are here. Nothing was changed. Restore run.db together "
+            f"with run.db-wal from where this directory was copied or backed up, or start a new run with another --run."
+        )
+    raise RunStateError(
+        f"{path}: expected a run or an empty directory, found {_some(others)}. Nothing was changed. Give another --run."
+    )
+
+
+def unlisted(run: Path, run_id: str | None, listed: Iterable[tuple[str, str]]) -> Unlisted:
+    """The entries of `run`/artifacts that are not among `listed` (stage, fingerprint). Links are reported and never followed.
+
+    `run_id` is None for a run of an earlier version, whose manifests name no run: they are its own if its events know them.
+    """
+    root, known = run / "artifacts", set(listed)
+    killed: list[Path] = []
+    foreign: list[Path] = []
+    own: list[tuple[Path, dict[str, Any]]] = []
+    for stage in _entries(root):
+        if not stage.is_dir(follow_symlinks=False):
+            foreign.append(Path(stage.path))
+        elif TEMPORARY.fullmatch(stage.name):
+            killed.append(Path(stage.path))
+        else:
+            for entry in _entries(Path(stage.path)):
+                if (stage.name, entry.name) in known:
+                    continue
+                manifest = _manifest(entry, stage.name)
+                if manifest is None:
+                    foreign.append(Path(entry.path))
+                else:
+                    own.append((Path(entry.path), manifest))
+    last = _last_events(run / EVENTS, {path.name for path, _ in own}) if own else {}
+    newer = []
+    for path, manifest in own:
+        event = last.get(path.name)
+        if manifest.get("run") != run_id if "run" in manifest else event is None:
+            foreign.append(path)
+        else:
+            (killed if event == "stage.started" else newer).append(path)
+    return Unlisted(tuple(killed), tuple(newer), tuple(sorted(foreign)))
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    """Entries of a directory by name; none of one that is a link or not there."""
+    if directory.is_symlink() or not directory.is_dir():
+        return []
+    with os.scandir(directory) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _manifest(entry: os.DirEntry[str], stage: str) -> dict[str, Any] | None:
+    """The manifest of an artifact, if the directory has one that belongs to its own name; otherwise None."""
+    path = Path(entry.path) / MANIFEST
+    if not entry.is_dir(follow_symlinks=False) or path.is_symlink() or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        key = fingerprint(stage, found["version"], found["inputs"], found["params"])
+        return found if found["stage"] == stage and found["fingerprint"] == entry.name == key else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _last_events(path: Path, fingerprints: set[str]) -> dict[str, str]:
+    """The last `stage.…` event of each fingerprint in events.jsonl."""
+    last: dict[str, str] = {}
+    if not path.is_file():
+        return last
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if '"stage.' not in line or not any(name in line for name in fingerprints):
+                continue
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # the end of a process that was killed while it wrote
+            if event.get("fingerprint") in fingerprints:
+                last[event["fingerprint"]] = event["event"]
+    return last
+
+
+def refuse_newer(run: Path, newer: Iterable[Path]) -> None:
+    """Raise RunStateError if there are artifacts that run.db should know and does not."""
+    names = [str(path.relative_to(run / "artifacts")) for path in newer]
+    if names:
+        raise RunStateError(
+            f"{run}: run.db is older than the artifacts next to it: it does not know {_some(names)}. Nothing was changed. Restore "
+            f"run.db together with run.db-wal from where this directory was copied or backed up; or move the named folders out of "
+            f"{run / 'artifacts'} to go on from what run.db knows; or start a new run with another --run."
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

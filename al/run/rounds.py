@@ -1,0 +1,142 @@
+"""What run.db knows of rounds and pool versions: small typed rows over `Run.db`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from al.errors import RunStateError
+from al.run.artifacts import Artifact
+from al.run.store import Run, now
+
+
+@dataclass(frozen=True)
+class Round:
+    """One row of the rounds table. `state` is "open" until its report is published, then "done"."""
+
+    number: int
+    state: str
+    budget: str
+    config: dict[str, Any]
+    started: str
+    finished: str | None
+
+
+def all_rounds(run: Run) -> list[Round]:
+    """Every round of the run, oldest first."""
+    rows = run.db.execute(
+        "SELECT round, state, budget, config, started, finished FROM rounds ORDER BY round"
+    ).fetchall()
+    return [
+        Round(n, state, budget, json.loads(config), started, finished)
+        for n, state, budget, config, started, finished in rows
+    ]
+
+
+def last_round(run: Run) -> Round | None:
+    """The newest round, or None."""
+    rounds = all_rounds(run)
+    return rounds[-1] if rounds else None
+
+
+def unfinished_round(run: Run) -> Round | None:
+    """The earliest round that is not done, or None."""
+    return next((entry for entry in all_rounds(run) if entry.state == "open"), None)
+
+
+def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> None:
+    """Record that round `number` is under way with this budget and config; called again, it replaces both."""
+    run.db.execute(
+        "INSERT INTO rounds (round, state, budget, config, started) VALUES (?, 'open', ?, ?, ?) "
+        "ON CONFLICT (round) DO UPDATE SET budget = excluded.budget, config = excluded.config",
+        (number, budget, json.dumps(config), now()),
+    )
+
+
+def finish_round(run: Run, number: int) -> None:
+    """Mark the round as done: its report is published."""
+    run.db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
+    run.checkpoint()
+
+
+def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
+    """Mark the rounds that used an artifact as not done, so that it is made again; their numbers."""
+    used = "SELECT round FROM round_artifacts WHERE stage = ? AND fingerprint = ?"
+    numbers = [number for (number,) in run.db.execute(used, (stage, fingerprint)).fetchall()]
+    run.db.executemany(
+        "UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers]
+    )
+    return sorted(set(numbers))
+
+
+def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
+    """Remember that `artifact` plays `role` ("selection", "adapter", "control.adapter", …) in round `number`."""
+    run.db.execute(
+        "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)",
+        (number, role, artifact.stage, artifact.fingerprint),
+    )
+
+
+def unrecord(run: Run, number: int, role: str) -> None:
+    """Forget what plays `role` in round `number`; the artifact stays."""
+    run.db.execute("DELETE FROM round_artifacts WHERE round = ? AND role = ?", (number, role))
+
+
+def recorded(run: Run, number: int, role: str) -> Artifact | None:
+    """The artifact that plays `role` in round `number`, or None."""
+    row = run.db.execute(
+        "SELECT stage, fingerprint FROM round_artifacts WHERE round = ? AND role = ?", (number, role)
+    ).fetchone()
+    return run.find(*row) if row else None
+
+
+def required(run: Run, number: int, role: str) -> Artifact:
+    """As `recorded`, for what must be there.
+
+    Raises:
+        RunStateError: the round has no such artifact (any more).
+    """
+    artifact = recorded(run, number, role)
+    if artifact is None:
+        raise RunStateError(
+            f"{run.path}: round {number} has no `{role}` any more. `python cli.py resume --run {run.path}` makes it again."
+        )
+    return artifact
+
+
+def roles(run: Run, number: int) -> dict[str, Artifact]:
+    """All artifacts of a round by role."""
+    rows = run.db.execute("SELECT role, stage, fingerprint FROM round_artifacts WHERE round = ?", (number,)).fetchall()
+    return {role: found for role, stage, key in rows if (found := run.find(stage, key)) is not None}
+
+
+def current_pool(run: Run) -> tuple[int, Artifact] | None:
+    """Number and artifact of the newest pool version, or None."""
+    row = run.db.execute("SELECT version, fingerprint FROM pools ORDER BY version DESC LIMIT 1").fetchone()
+    if row is None:
+        return None
+    artifact = run.find("pool", row[1])
+    return (row[0], artifact) if artifact is not None else None
+
+
+def add_pool(run: Run, artifact: Artifact) -> int:
+    """Make `artifact` the newest pool version and return its number; the newest one again is not added twice."""
+    present = current_pool(run)
+    if present is not None and present[1].fingerprint == artifact.fingerprint:
+        return present[0]
+    number = 1 if present is None else present[0] + 1
+    run.db.execute("INSERT INTO pools VALUES (?, ?, ?)", (number, artifact.fingerprint, now()))
+    return number
+
+
+def labels(run: Run) -> dict[str, str]:
+    """{path: label} of the files that were imported into the run's pool, links followed."""
+    row = run.db.execute("SELECT value FROM meta WHERE key = 'labels'").fetchone()
+    return json.loads(row[0]) if row is not None else {}
+
+
+def record_labels(run: Run, more: Mapping[str, str]) -> None:
+    """Remember what files were called on import, by path."""
+    run.db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps({**labels(run), **more}),))

@@ -1,0 +1,322 @@
+"""The run directory: one SQLite file that is the truth, and the artifacts that its rows vouch for.
+
+run.db        rounds, pool versions, artifacts (WAL, synchronous=FULL); a row is written last
+run.lock      one writer at a time
+artifacts/    <stage>/<fingerprint>/, each with manifest.json
+scratch/      unfinished work that may be continued: training checkpoints, score shards
+trash/        what killed processes left, until `gc` deletes it
+rounds/003/   links to the artifacts of round 3, report.html, summary.json
+events.jsonl  what happened, append-only
+progress.json how far the stage under way is, for other processes to show; gone when it ends
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from al import __version__
+from al.errors import RunStateError
+from al.run import artifacts, database, ownership, trash
+from al.run.artifacts import Artifact
+from al.run.failpoints import failpoint
+from al.run.ownership import EVENTS
+
+PROGRESS = "progress.json"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class Run:
+    """An open run directory. Use `Run.create_or_open` to write (takes the lock) and `Run.read` to look."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock | None):
+        self.path = path
+        self._lock = lock
+        self._open = ExitStack()
+        """What `close` ends, last first."""
+        if lock is None:
+            self.db = self._open.enter_context(database.connected_to_read(path))
+        else:
+            self._open.callback(lock.release)
+            self.db = database.connect_to_write(path)
+            self._open.callback(self.db.close)
+        self.foreign: tuple[Path, ...] = ()
+        """Entries of artifacts/ that are not of this run, as found when it was opened for writing. They are left alone."""
+        self.timings: dict[str, tuple[float, str]] = {}
+        """Seconds that each stage took, by label, and when it was published, of the stages asked for through this object."""
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        """What is called with each event of this process, once it is written."""
+
+    @classmethod
+    def create_or_open(cls, path: Path) -> Run:
+        """Open for writing; makes the directory if need be.
+
+        What a killed process left unfinished is moved to `trash/`; what is not of this run is reported on stderr and left.
+
+        Raises:
+            RunStateError: another process writes this run; a newer Winnow made it; the directory holds something but no run.db
+                of Winnow, or a run.db older than its artifacts (nothing is written then); or it cannot be written.
+        """
+        ownership.is_run(path)
+        lock = _acquire_lock(path)
+        with ExitStack() as on_error:
+            on_error.callback(lock.release)
+            present = ownership.is_run(path)  # again: another process may have come first
+            run = cls(path, lock)
+            on_error.callback(run.db.close)
+            if present:
+                run._check_schema_version()
+                found = run.unlisted()  # before anything is written
+            database.create_tables(run.db, uuid.uuid4().hex)
+            if present:
+                run._collect(found)
+            on_error.pop_all()
+        return run
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """Open for reading, also while another process writes, and where nothing can be written.
+
+        Raises:
+            RunStateError: there is no run at `path`, or its run.db is lost.
+        """
+        if not (path.is_dir() and ownership.is_run(path)):
+            raise RunStateError(
+                f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`."
+            )
+        run = cls(path, None)
+        run._check_schema_version()
+        return run
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into run.db, so that a copy of that one file is whole. A reader may delay it to the next time."""
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close the database and let go of the lock."""
+        if self._lock is not None:
+            with suppress(sqlite3.OperationalError):  # a full disk; the log is then read on the next opening
+                self.checkpoint()
+        self._open.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _check_schema_version(self) -> None:
+        found, wanted = database.meta(self.db, "schema"), database.SCHEMA_VERSION
+        if found != wanted:
+            raise RunStateError(
+                f"{self.path}: run.db has schema {found}, this Winnow reads {wanted}. Use the version that made it."
+            )
+
+    # -- artifacts ---------------------------------------------------------------------------------------------------
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The published artifact, or None. Raises RunStateError when it was published but its manifest changed since."""
+        row = self.db.execute(
+            "SELECT manifest_sha256 FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, fingerprint)
+        ).fetchone()
+        if row is None:
+            return None
+        path = self.path / "artifacts" / stage / fingerprint
+        return Artifact(stage, fingerprint, path, artifacts.read_manifest(path, row[0]))
+
+    def published(self, stage: str) -> list[Artifact]:
+        """All artifacts of a stage, newest first."""
+        rows = self.db.execute(
+            "SELECT fingerprint FROM artifacts WHERE stage = ? ORDER BY rowid DESC", (stage,)
+        ).fetchall()
+        return [found for (name,) in rows if (found := self.find(stage, name)) is not None]
+
+    def stage(
+        self,
+        name: str,
+        *,
+        version: int,
+        inputs: Mapping[str, Artifact | None],
+        params: Mapping[str, Any],
+        build: Callable[[Path, Path], None],
+        label: str | None = None,
+    ) -> Artifact:
+        """The artifact of stage `name` for these inputs and parameters, built only if it is not published yet.
+
+        Args:
+            version: of the stage's code; raise it when the same input would give another result.
+            inputs: artifacts it is a function of; None stands for "not there" (no previous adapter).
+            params: everything else the result depends on, JSON values.
+            build: called as `build(out, scratch)`; writes its files into `out`. `scratch` outlives a kill, so that long work
+                can be continued; it is removed once the artifact is published.
+            label: how progress, events and timings call it; the stage's name if not given.
+        """
+        label = label or name
+        names = {key: value.fingerprint if value is not None else "" for key, value in inputs.items()}
+        key = artifacts.fingerprint(name, version, names, params)
+        found = self.find(name, key)
+        if found is not None:
+            self.event("stage.reused", stage=label, fingerprint=key)
+            self.timings.setdefault(label, (float(found.manifest["seconds"]), found.manifest["created"]))
+            return found
+        self.event("stage.started", stage=label, fingerprint=key)
+        header = {"stage": name, "fingerprint": key, "version": version, "inputs": names, "params": dict(params)}
+        artifact = self._build(name, key, header, build)
+        self.timings[label] = (float(artifact.manifest["seconds"]), artifact.manifest["created"])
+        self.event("stage.published", stage=label, fingerprint=key, seconds=artifact.manifest["seconds"])
+        return artifact
+
+    def _build(self, name: str, key: str, header: dict[str, Any], build: Callable[[Path, Path], None]) -> Artifact:
+        temporary = self.path / "artifacts" / f".tmp-{name}-{key}"
+        scratch = self.path / "scratch" / f"{name}-{key}"
+        final = self.path / "artifacts" / name / key
+        started = time.monotonic()
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            scratch.mkdir(parents=True, exist_ok=True)
+            failpoint(f"{name}.start")
+            build(temporary, scratch)
+            failpoint(f"{name}.files")
+            seconds = round(time.monotonic() - started, 3)
+            made = {"run": database.meta(self.db, "run"), "seconds": seconds, "versions": versions(), "created": now()}
+            sha256 = artifacts.seal(temporary, {**header, **made})
+            failpoint(f"{name}.manifest")
+            artifacts.publish(temporary, final, name)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise artifacts.explain_os_error(error, self.path) from error
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self.db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
+        failpoint(f"{name}.committed")
+        self.checkpoint()
+        shutil.rmtree(scratch, ignore_errors=True)
+        return Artifact(name, key, final, artifacts.read_manifest(final, sha256))
+
+    def unlisted(self) -> ownership.Unlisted:
+        """What lies in artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""
+        listed = self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall()
+        found = ownership.unlisted(self.path, database.meta(self.db, "run"), listed)
+        ownership.refuse_newer(self.path, found.newer)
+        return found
+
+    def _collect(self, found: ownership.Unlisted) -> None:
+        """Move what a killed process left to the trash, report what is not of this run, and remove scratch of finished stages."""
+        self.foreign = found.foreign
+        for path in found.foreign:
+            print(f"note: {path}: not of this run, left alone", file=sys.stderr, flush=True)
+        try:
+            moved = [trash.discard(self.path, path) for path in found.killed]
+        except OSError as error:
+            raise artifacts.explain_os_error(error, self.path) from error
+        if moved:
+            self.event("run.collected", trash=[path.name for path in moved])
+        for stage, key in self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall():
+            finished = self.path / "scratch" / f"{stage}-{key}"
+            if finished.is_dir() and not finished.is_symlink():
+                shutil.rmtree(finished)
+
+    def verify(self) -> dict[tuple[str, str], list[str]]:
+        """Every published artifact that is damaged, with what is wrong; reads all files."""
+        wrong = {}
+        for stage, key, sha256 in self.db.execute(
+            "SELECT stage, fingerprint, manifest_sha256 FROM artifacts"
+        ).fetchall():
+            path = self.path / "artifacts" / stage / key
+            try:
+                problems = artifacts.damage(Artifact(stage, key, path, artifacts.read_manifest(path, sha256)))
+            except RunStateError as error:
+                problems = [str(error)]
+            if problems:
+                wrong[stage, key] = problems
+        return wrong
+
+    def forget(self, stage: str, key: str) -> None:
+        """Move an artifact to the trash and drop its row; the next round makes it again."""
+        path = self.path / "artifacts" / stage / key
+        if path.exists() or path.is_symlink():
+            trash.discard(self.path, path)
+        self.db.execute("DELETE FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, key))
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl, and tell the listeners."""
+        event = {"time": now(), "event": kind, **fields}
+        line = json.dumps(event, default=str)
+        with (self.path / EVENTS).open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+            if kind.startswith("stage."):  # al.run.ownership relies on these after a crash
+                handle.flush()
+                os.fsync(handle.fileno())
+        for listener in self.listeners:
+            listener(event)
+
+
+def _acquire_lock(path: Path) -> filelock.BaseFileLock:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return _locked(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise artifacts.explain_os_error(error, path) from error
+        raise RunStateError(
+            f"{path}: cannot be written ({error.strerror}). `python cli.py status --run {path}` and `report` work all the same; to "
+            f"go on with this run, copy the whole directory to a place that can be written."
+        ) from error
+
+
+def _locked(path: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path / "run.lock")
+    owner = path / "run.lock.owner"
+    try:
+        lock.acquire(timeout=0.5)
+    except filelock.Timeout as error:
+        who = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "an unknown process"
+        raise RunStateError(
+            f"{path}: another process writes this run ({who}). Wait for it or stop it; `python cli.py status --run {path}` works meanwhile."
+        ) from error
+    owner.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {now()}\n", encoding="utf-8")
+    return lock
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, as installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"winnow": __version__}
+    for name in (
+        "torch",
+        "transformers",
+        "peft",
+        "bitsandbytes",
+        "sentence-transformers",
+        "faiss-cpu",
+        "scikit-learn",
+        "numpy",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,1 @@
+"""What is measured of examples, in passes, and how selection receives it: columns, vectors, losses of earlier rounds, noise."""

@@ -1,0 +1,251 @@
+"""Measuring examples: one stage for everything that scores need, in shards that survive a kill.
+
+    rows ──response──▶ ──unprompted──▶ ──gradient──▶ ──reference──▶ statistics
+
+Each arrow is a pass over the rows, of which only those run that somebody asked for. A pass goes in shards; a finished shard
+stays in scratch, so that a kill costs one.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.config import Config
+from al.errors import ConfigError
+from al.run.artifacts import Artifact, sha256_file, write_json
+from al.run.failpoints import failpoint
+from al.run.rows import rows_digest, split_by_tokens
+from al.run.session import Session
+from al.scoring.passes import MOMENTS, RESPONSE, Arrays, Pass, passes, read_fp8
+from selection.scores import TARGETED, describe, needs
+
+SHARD_TOKENS = {"cpu": 65_536, "cuda": 2**20}
+"""Tokens of a shard: a minute or two on a CPU, half a minute on a GPU (three minutes for gradients)."""
+
+
+def measurements(session: Session) -> frozenset[str]:
+    """What the config's scores need measured.
+
+    Raises:
+        ConfigError: a score that needs a target or a reference adapter where there is none.
+    """
+    from selection.strategy import aims, measures
+
+    config = session.config
+    by_score = needs(config.score.by, *config.score.also)
+    wanted = by_score | measures(config.select)
+    if ((by_score & TARGETED) or aims(config.select)) and not config.target.files:
+        who = (
+            f"strategy {config.select.strategy} aims at"
+            if aims(config.select)
+            else "scores rds and less measure nearness to"
+        )
+        raise ConfigError(
+            f"score.by, select: {who} a target, and there is none; name a file of examples of what the model is to be good at: "
+            "--target FILE, or target.files in the config."
+        )
+    if "reference" in wanted and config.score.reference is None:
+        raise ConfigError(
+            "score.by: `learnability` compares with a reference adapter; set score.reference to its directory."
+        )
+    reference = config.score.reference
+    if "reference" in wanted and not (Path(str(reference)) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"score.reference: expected the directory of an adapter (with adapter_config.json), found none at {reference}."
+        )
+    if "quality" in wanted and config.score.quality is None:
+        raise ConfigError("score.by: `quality` reads a column of yours; set score.quality to its name.")
+    return wanted | {"response"}
+
+
+def notices(config: Config) -> list[str]:
+    """What of the config's scoring comes to nothing, for people to read."""
+    from selection.pick import PICKERS
+    from selection.strategy import aims, by_default, resolve
+
+    by, picker = describe(config.score.by), resolve(config.select).picker
+    found = []
+    looked_at = needs(config.score.by) & TARGETED or aims(config.select) or by_default(config.select)
+    if config.target.files and not looked_at:
+        found.append(
+            f"the target is kept out of training but aims at nothing: strategy {config.select.strategy} does not look at it and "
+            f"score.by is {by}; strategies default, nearest, rds and less aim at it"
+        )
+    if config.score.by != "nll" and not PICKERS[picker].uses_score:
+        found.append(
+            f"score.by={by} is measured but ranks nothing: picker {picker} looks at no score; --strategy top does"
+        )
+    return found
+
+
+def looks_for_noise(config: Config, adapter: Artifact | None) -> bool:
+    """Whether responses are measured without their prompts to find noise: a base model (None) knows too little of what responses
+    look like to be asked."""
+    return adapter is not None and config.noise.look != "none"
+
+
+def score(
+    session: Session, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int, label: str
+) -> Artifact:
+    """Measure `rows` (n,) of a token table with the adapter of the round before (None: the base model).
+
+    Publishes `statistics.parquet` (row, nll_total, nll_mean, entropy_mean, top_mean, margin_mean, accuracy, targets, and as
+    scores and the look for noise need nll_unprompted_mean, nll_reference_mean), `pooled.npy` and `gradients.npy` (n, d) float16 unit
+    vectors in the order of its rows, and `score.json`.
+    """
+    wanted = measurements(session)
+    if looks_for_noise(session.config, adapter):
+        wanted |= {"unprompted"}
+    return _stage(session, "score", tokens, adapter, rows, wanted, number, label, {}, adam=True)
+
+
+def score_target(
+    session: Session, target: Artifact, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int
+) -> Artifact:
+    """Measure what nearness to the target is told by: as `score`, but gradients are plain ones, as LESS has it."""
+    wanted = (measurements(session) & TARGETED) | {"response"}
+    inputs = {"target": target}
+    return _stage(session, "score_target", tokens, adapter, rows, wanted, number, "score target", inputs, adam=False)
+
+
+def _stage(
+    session: Session,
+    name: str,
+    tokens: Artifact,
+    adapter: Artifact | None,
+    rows: np.ndarray,
+    wanted: frozenset[str],
+    number: int,
+    label: str,
+    inputs: Mapping[str, Artifact],
+    adam: bool,
+) -> Artifact:
+    params = {
+        "model": session.model_params(),
+        "round": number,
+        "rows": rows_digest(rows),
+        "measured": _identity(session, wanted, adapter),
+    }
+
+    def build(out: Path, scratch: Path) -> None:
+        from trainer.tokens import TokenTable
+
+        table = TokenTable.open(tokens.path)
+        steps = passes(session, table, adapter, wanted, adam)
+        lengths = np.asarray(table.lengths)
+        arrays: Arrays = {}
+        moments = "gradient" in wanted and adapter is not None and (adapter.path / MOMENTS).exists()
+        with session.progress(label, len(rows) * len(steps), "examples") as progress:
+            if not len(rows):
+                arrays = {name: np.empty(0) for name in RESPONSE}
+            for step in steps if len(rows) else []:
+                arrays |= _run_pass(session, step, rows, lengths, scratch, out, progress)
+            facts = {} if not (scratch / "fp8.json").exists() else read_fp8(scratch)
+            if facts.get("fp8_rank_correlation") is not None:
+                progress.note = f", fp8 ranks them like {facts['exact_dtype']}: {facts['fp8_rank_correlation']:.4f}"
+            if "gradient" in wanted and adam and adapter is not None and not moments:
+                progress.note += ", gradients without Adam: the round before was trained without score less"
+        pq.write_table(pa.table({"row": rows.astype(np.int64), **arrays}), out / "statistics.parquet")
+        document = {"examples": len(rows), "tokens": int(lengths[rows].sum()), "measured": sorted(wanted)}
+        if "gradient" in wanted and adam:
+            document["adam_moments"] = moments
+        write_json(out / "score.json", document | facts)
+
+    return session.run.stage(
+        name,
+        version=2,
+        params=params,
+        build=build,
+        label=label,
+        inputs={"tokens": tokens, "adapter": adapter, **inputs},
+    )
+
+
+def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None) -> dict[str, Any]:
+    """What measurements depend on besides model, adapter and rows."""
+    config = session.config
+    found: dict[str, Any] = {"what": sorted(wanted - {"tokens", "history", "quality"})}
+    if config.measure.weights == "fp8":
+        found["weights"] = "fp8"
+    if "unprompted" in wanted:
+        found["template"] = session.template.hash
+    if "gradient" in wanted:
+        found |= {"dimension": config.score.gradient_dimension, "seed": config.seed}
+        if adapter is None:
+            found["lora"] = config.lora.model_dump(mode="json")
+    if "reference" in wanted:
+        found["reference"] = {p.name: sha256_file(p) for p in sorted(Path(str(config.score.reference)).iterdir())}
+    return found
+
+
+def _run_pass(
+    session: Session,
+    step: Pass,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    scratch: Path,
+    out: Path,
+    progress: Callable[[int], None],
+) -> Arrays:
+    """Columns (n,) of a pass over `rows`, of which finished shards are read back; vectors go to `out` shard by shard."""
+    from trainer.model import resolve_device
+
+    shards = split_by_tokens(rows, lengths, SHARD_TOKENS[resolve_device(session.config.model).type])
+    # By the rows in them: a run that goes on with other shards, on another device, finds none of these.
+    paths = [scratch / f"{step.name}-{rows_digest(shard)}.npz" for shard in shards]
+    missing = [i for i, path in enumerate(paths) if not _is_sound(path)]
+    progress(len(rows) - sum(len(shards[i]) for i in missing))
+    if missing:
+        with step.open(scratch) as measure:
+            for i in missing:
+                _write_shard(paths[i], measure(shards[i], progress))
+    return _gather(paths, len(rows), out)
+
+
+def _gather(paths: list[Path], n: int, out: Path) -> Arrays:
+    """Columns (n,) of all shards in memory; vectors into `out`/NAME.npy, one shard in memory at a time."""
+    columns: dict[str, list[np.ndarray]] = {}
+    files: dict[str, np.ndarray] = {}
+    start = 0
+    for path in paths:
+        with np.load(path, allow_pickle=False) as shard:
+            for name in shard.files:
+                values = shard[name]
+                if values.ndim == 1:
+                    columns.setdefault(name, []).append(values)
+                    continue
+                if name not in files:
+                    shape = (n, *values.shape[1:])
+                    files[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", values.dtype, shape)
+                files[name][start : start + len(values)] = values
+            start += len(values)
+    for file in files.values():
+        file.flush()
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _write_shard(path: Path, arrays: Arrays) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as handle:
+        np.savez(handle, **arrays)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.rename(path)
+    failpoint("score.shard")
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a shard is there and whole; one that is not is measured again."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
