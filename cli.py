@@ -67,7 +67,8 @@ def round_command(
     port: int,
 ) -> None:
     """Run the next round, or finish the one that was interrupted."""
-    from al.commands import workflow
+    from al.commands.rounds import run_next_round
+    from al.commands.summary import describe_summary
     from al.review.ask import Asking
 
     if export and not review:
@@ -79,7 +80,7 @@ def round_command(
         return
     page = bool(review) and export is None
     asking = Asking(page=page, export=export, approve=approve, auto=review is False, port=port)
-    emit(options, workflow.run_next_round(options, budget, asking), workflow.describe_summary)
+    emit(options, run_next_round(options, budget, asking), describe_summary)
 
 
 @cli.command("review")
@@ -87,10 +88,10 @@ def round_command(
 @common
 def review_command(options: Any, port: int) -> None:
     """Show the page on which the open round's selection is read, changed and approved; `resume` then trains."""
-    from al.commands import workflow
     from al.commands.review import review
+    from al.commands.summary import describe_summary
 
-    emit(options, review(options, port), workflow.describe_summary)
+    emit(options, review(options, port), describe_summary)
 
 
 @cli.command("run")
@@ -104,9 +105,10 @@ def review_command(options: Any, port: int) -> None:
 @round_options
 def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> None:
     """Run rounds until there are K, or until one no longer helps."""
-    from al.commands import workflow
+    from al.commands.rounds import run_rounds
+    from al.commands.summary import describe_summary
 
-    emit(options, workflow.run_rounds(options, budget, rounds, until_no_gain), workflow.describe_summary)
+    emit(options, run_rounds(options, budget, rounds, until_no_gain), describe_summary)
 
 
 @cli.command("compare")
@@ -136,20 +138,21 @@ def compare_command(
     target: tuple[str, ...],
 ) -> None:
     """Train and evaluate several strategies on your pool, with random beside them: does selection pay here?"""
-    from al.commands import workflow
+    from al.commands import compare
 
     options = options.for_round(None, False, pool, target)
-    document = workflow.run_comparison(options, strategies, budget, rounds, seeds, proxy)
-    emit(options, document, workflow.describe_comparison)
+    document = compare.run_comparison(options, strategies, budget, rounds, seeds, proxy)
+    emit(options, document, compare.describe_comparison)
 
 
 @cli.command("resume")
 @common
 def resume_command(options: Any) -> None:
     """Finish the interrupted round with the config and budget it was started with."""
-    from al.commands import workflow
+    from al.commands.rounds import resume
+    from al.commands.summary import describe_summary
 
-    emit(options, workflow.resume(options), workflow.describe_summary)
+    emit(options, resume(options), describe_summary)
 
 
 @cli.command("status")
@@ -165,7 +168,8 @@ def resume_command(options: Any) -> None:
 @common
 def status_command(options: Any, watch: float | None) -> None:
     """Show rounds, stages and what is running, also while another process works."""
-    from al.commands import status as inspect_run
+    from al.commands.status import describe_status
+    from al.report.status import status
 
     if watch is not None and options.as_json:
         raise click.UsageError("--watch shows a run as it goes on, --json prints one document: leave one out.")
@@ -174,7 +178,7 @@ def status_command(options: Any, watch: float | None) -> None:
 
         watch_run(options.existing_run(), watch)
         return
-    emit(options, inspect_run.status(options.existing_run()), inspect_run.describe_status)
+    emit(options, status(options.existing_run()), describe_status)
 
 
 @cli.command("report")
@@ -211,7 +215,7 @@ def plan_command(options: Any, budget: str) -> None:
 
 
 def _print_plan(options: Any, budget: str) -> None:
-    from al.planning import plan
+    from al.commands import plan
 
     emit(options, plan.plan_round(options, budget), plan.describe_plan)
 
@@ -242,10 +246,10 @@ def pool_import(
     options: Any, sources: tuple[str, ...], format_name: str | None, mapped: tuple[str, ...], strict: bool
 ) -> None:
     """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
-    from al.commands import workflow
+    from al.commands import pool
 
-    document = workflow.import_into_pool(options.with_map(mapped), sources, format_name, strict)
-    emit(options, document, workflow.describe_pool)
+    document = pool.import_into_pool(options.with_map(mapped), sources, format_name, strict)
+    emit(options, document, pool.describe_pool)
 
 
 @pool_group.command("presets")
@@ -315,9 +319,9 @@ def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None
 @common
 def train_command(options: Any, datasets: tuple[str, ...]) -> None:
     """Fine-tune on a whole data set without selection: the baseline."""
-    from al.commands import workflow
+    from al.commands import train
 
-    emit(options, workflow.plain_fine_tuning(options, datasets), workflow.describe_fine_tuning)
+    emit(options, train.plain_fine_tuning(options, datasets), train.describe_fine_tuning)
 
 
 @cli.group("config")

@@ -69,8 +69,9 @@ def write_config(
 
 def run_round(config: Path, run: Path, budget: str) -> dict[str, Any]:
     """Plan, then run, one round; returns prediction, measurement and their ratios."""
-    from al.commands.workflow import Options, run_next_round
-    from al.planning.plan import plan_round
+    from al.commands.options import Options
+    from al.commands.plan import plan_round
+    from al.commands.rounds import run_next_round
 
     options = Options(config_path=config, run_path=run)
     planned = plan_round(options, budget)

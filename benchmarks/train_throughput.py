@@ -107,8 +107,8 @@ class Bench:
     """The base model, loaded once, and the documents."""
 
     def __init__(self, model: Path, steps: int):
+        from al.planning.machine import probe_machine
         from al.planning.model_shape import model_shape
-        from al.planning.plan import probe_machine
         from trainer.model import Base
         from trainer.packing import plan_packs
         from trainer.template import Tokenized

@@ -53,7 +53,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         trust_remote_code: bool,
         **rest: Any,
     ) -> None:
-        from al.commands.workflow import Options
+        from al.commands.options import Options
 
         command(Options(config_path, overrides, run_path, as_json, debug, trust_remote_code), **rest)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from al.cache import cache_dir
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.run import rounds
 from al.run.store import Run, versions
 from al.run.trash import contents

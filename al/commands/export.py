@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.errors import RunStateError
 from al.pool.export import check_destination, export_examples
 from al.pool.store import Pool, locate

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.run import trash
 from al.run.store import Run
 

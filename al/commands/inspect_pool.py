@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.config import Config
 from al.errors import ConfigError, RunStateError
 from al.pool.formats import FORMATS

@@ -23,12 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.cleaning.stage import clean, reasons
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.errors import DataError
 from al.pool.store import Pool
 from al.preparation.holdout import hold_out
 from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
-from al.round.loop import next_round_number
 from al.run import rounds
 from al.run.artifacts import Artifact, fsync_path, write_json
 from al.run.failpoints import failpoint
@@ -67,7 +66,7 @@ def hand_out(session: Session, budget: int) -> dict[str, Any]:
         DataError: there is no prompt to hand out, with the counts that say why.
     """
     session.check_machine()
-    number = next_round_number(session)
+    number = rounds.next_number(session.run)
     adapter = rounds.required(session.run, number - 1, "train") if number > 1 else None
     prompts = unlabelled_prompts(session, number)
     rows = draw_candidates(session, prompts, budget, number)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from al.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
-    from al.commands.workflow import Options
+    from al.commands.options import Options
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 
 def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
-    from al.commands import workflow
+    from al.commands.summary import describe_summary, finished_summary
     from al.report.text.markdown import render_markdown
 
-    summary = workflow.report(options, wanted.number)
+    summary = finished_summary(options, wanted.number)
     if wanted.figures is None:
-        return summary, render_markdown(summary) if wanted.markdown else workflow.describe_summary(summary)
+        return summary, render_markdown(summary) if wanted.markdown else describe_summary(summary)
     if wanted.markdown:
         raise ConfigError("report: --figures writes files and --md prints text; ask for them one after the other.")
     from al.report.page.figures import write_figures

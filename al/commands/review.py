@@ -6,7 +6,8 @@ import shlex
 from typing import Any
 
 from al.budget import BudgetRequest, parse_budget
-from al.commands.workflow import Options, with_paths
+from al.commands.options import Options
+from al.commands.summary import with_paths
 from al.config import parse
 from al.errors import RunStateError
 from al.review.ask import Asking, summary_line

@@ -19,8 +19,9 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
     config = session.config
 
     def build(out: Path, scratch: Path) -> None:
+        from al.planning.machine import probe_machine
         from al.planning.model_shape import model_shape
-        from al.planning.plan import estimate, probe_machine
+        from al.planning.plan import estimate
         from al.planning.pool_estimate import PoolEstimate, made_from
         from trainer.tokens import TokenTable
 

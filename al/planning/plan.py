@@ -6,13 +6,9 @@ Memory and speed are arithmetic (`al.planning.cost`) over the model's shape and 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from al.budget import BudgetRequest, parse_budget
-from al.commands.workflow import Options
+from al.budget import BudgetRequest
 from al.config import Config
 from al.planning.cost import (
     GIB,
@@ -23,14 +19,10 @@ from al.planning.cost import (
     training_memory,
     training_tokens_per_s,
 )
-from al.planning.model_shape import ModelShape, model_shape
-from al.planning.pool_estimate import PoolEstimate, estimate_pool
+from al.planning.model_shape import ModelShape
+from al.planning.pool_estimate import PoolEstimate
 from al.planning.scoring_estimate import examples_scored, measured, seconds_per_token
 from al.preparation.projection import laid_out
-from al.run import rounds
-from al.run.ownership import is_run
-from al.run.progress import duration
-from al.run.store import Run
 
 KEPT = {
     "keep": "compute nothing twice",
@@ -47,23 +39,6 @@ COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 3, 1_100, 3_000
 one of an installation), examples fitted in a second, and examples put between those (selection.projection)."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
-
-
-def plan_round(options: Options, budget: str) -> dict[str, Any]:
-    """Estimate the next round of a run (new or existing) under `budget`."""
-    config, request = options.load_config(), parse_budget(budget)
-    pool = estimate_pool(config, options.run_directory())
-    machine = probe_machine(config)
-    shape = model_shape(config.model, config.lora, machine.bytes_per_value)
-    return estimate(config, request, pool, shape, machine, _next_round(options.run_directory()))
-
-
-def _next_round(path: Path) -> int:
-    if not is_run(path):
-        return 1
-    with Run.read(path) as run:
-        unfinished, last = rounds.unfinished_round(run), rounds.last_round(run)
-    return unfinished.number if unfinished else (last.number if last else 0) + 1
 
 
 def estimate(
@@ -192,68 +167,3 @@ def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstima
     if not pool.exact:
         warnings.append("the pool is not imported yet: its size is estimated from a sample of its files")
     return warnings
-
-
-def probe_machine(config: Config) -> Machine:
-    """The device of the config, with the speed of a matrix product in its compute dtype (under half a second)."""
-    import time
-
-    import psutil
-    import torch
-
-    from trainer.model import resolve_device, resolve_dtype
-
-    device = resolve_device(config.model)
-    dtype = resolve_dtype(config.model, device)
-    n = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    best = np.inf
-    for _ in range(6):
-        started = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    memory = (
-        torch.cuda.get_device_properties(0).total_memory if device.type == "cuda" else psutil.virtual_memory().available
-    )
-    return Machine(device.type, dtype.itemsize, 2 * n**3 / best, _bandwidth(device), memory / GIB)
-
-
-def _bandwidth(device: Any) -> float:
-    """Bytes per second that a copy reads and writes."""
-    import time
-
-    import torch
-
-    source = torch.zeros(2**28 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
-    target, best = torch.empty_like(source), np.inf
-    for _ in range(6):
-        started = time.perf_counter()
-        target.copy_(source)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * source.numel() / best
-
-
-def describe_plan(document: dict[str, Any]) -> str:
-    """A plan for the terminal."""
-    pool, planned, device = document["pool"], document["round"], document["device"]
-    about = "" if pool["exact"] else "about "
-    lines = [
-        f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
-        f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, "
-        f"{planned['lora_parameters']:,} trainable parameters",
-        f"memory    {document['peak_gib']:.2f} GiB at peak on {device['kind']} ({device['memory_gib']:.0f} GiB)",
-    ]
-    lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
-    lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))
-    lines.append(
-        f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
-    )
-    lines += [
-        f"            {duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
-    ]
-    lines.append(f"disk      {document['disk_gib']:.2f} GiB")
-    return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])

@@ -16,8 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
-from al.commands.status import status
 from al.errors import UserError
+from al.report.status import status
 from al.review.desk import Desk, View
 from al.review.page import render_page
 from selection.errors import SelectionError

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from al.errors import RunStateError
+from al.lineage.artifacts import Keep
 from al.report.publish import round_directory
 from al.review.apply import Proposed, apply_decision, decided, record_decision
 from al.review.decision import Decision
@@ -15,8 +15,6 @@ from al.review.desk import Desk
 from al.review.draft import DRAFT, find_draft, save_draft, supersede_draft
 from al.run import rounds
 from al.run.artifacts import Artifact
-
-Keep = Callable[[str, Artifact], Artifact]
 
 
 @dataclass

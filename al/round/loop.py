@@ -10,8 +10,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from al.budget import BudgetRequest
@@ -20,6 +19,7 @@ from al.choosing import stage as selecting
 from al.choosing.adapt_clusters import adapt_clusters
 from al.evaluation import generations
 from al.evaluation.stage import evaluate
+from al.lineage.artifacts import Keep, RoundArtifacts
 from al.lineage.history import CONTROL, SELECTED, History
 from al.lineage.round_state import Scored, Standing
 from al.planning.forecast import forecast
@@ -36,24 +36,6 @@ from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.scoring import stage as scoring
 from al.scoring.noise import find_suspects
-
-
-@dataclass
-class RoundArtifacts:
-    """What a round has published so far, by role; every entry is recorded in the run as it appears."""
-
-    session: Session
-    number: int
-    roles: dict[str, Artifact] = field(default_factory=dict)
-
-    def keep(self, role: str, artifact: Artifact) -> Artifact:
-        """Record `artifact` under `role` and return it."""
-        self.roles[role] = artifact
-        rounds.record(self.session.run, self.number, role, artifact)
-        return artifact
-
-
-Keep = Callable[[str, Artifact], Artifact]
 
 
 def run_round(
@@ -143,14 +125,6 @@ def train_lineage(
     packs = keep(f"{lineage.prefix}packs", stages.pack(session, prepared, rows, lineage))
     trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
     return keep(f"{lineage.prefix}train", trained)
-
-
-def next_round_number(session: Session) -> int:
-    """The first unfinished round's number, or that of a new one."""
-    unfinished, last = rounds.unfinished_round(session.run), rounds.last_round(session.run)
-    if unfinished is not None:
-        return unfinished.number
-    return last.number + 1 if last is not None else 1
 
 
 def gained(summary: dict[str, Any]) -> bool:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from al.budget import BudgetRequest
+from al.lineage.artifacts import RoundArtifacts
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-
-if TYPE_CHECKING:
-    from al.round.loop import RoundArtifacts
 
 PROBE_STEPS = 3
 """Steps timed after one that warms up."""

@@ -196,8 +196,8 @@ def _flops(session: Session) -> dict[str, float]:
     """What MFU is counted with, on a GPU: operations per token, and the matrix-product speed that the card reaches."""
     if session.base.device.type != "cuda":
         return {}
+    from al.planning.machine import probe_machine
     from al.planning.model_shape import model_shape
-    from al.planning.plan import probe_machine
 
     shape = model_shape(session.config.model, session.config.lora)
     return {"flops_per_token": shape.training_flops_per_token, "peak_flops": probe_machine(session.config).flops}

@@ -46,6 +46,12 @@ def unfinished_round(run: Run) -> Round | None:
     return next((entry for entry in all_rounds(run) if entry.state == "open"), None)
 
 
+def next_number(run: Run) -> int:
+    """Number of the earliest unfinished round, or of the round that follows the last one."""
+    unfinished, last = unfinished_round(run), last_round(run)
+    return unfinished.number if unfinished else (last.number if last else 0) + 1
+
+
 def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> None:
     """Record that round `number` is under way with this budget and config; called again, it replaces both."""
     run.db.execute(

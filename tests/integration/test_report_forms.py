@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
-from al.commands.status import status
 from al.evaluation.bootstrap import paired_bootstrap
 from al.evaluation.stage import load_measured
 from al.report.side_by_side import compare_runs
+from al.report.status import status
 from al.report.text.side_by_side import describe_runs, runs_as_markdown
 from al.run.store import Run
 from selection.holdout import TEST

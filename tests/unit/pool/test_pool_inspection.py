@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from al.commands import inspect_pool as pool_inspection
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.config import load
 from al.errors import ConfigError, DataError, RunStateError
 from al.preparation import pool_facts as pool_measures

@@ -8,7 +8,7 @@ import pytest
 
 from al import config
 from al.budget import parse_budget
-from al.commands.workflow import Options
+from al.commands.options import Options
 from al.errors import ConfigError
 
 

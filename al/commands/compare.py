@@ -1,0 +1,50 @@
+"""`compare`: strategies compared on one pool."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from al.budget import parse_budget
+from al.commands.options import Options
+from al.errors import ConfigError, RunStateError
+from al.run import rounds
+from al.run.progress import stop_on_signals
+from al.run.session import Session
+from al.run.store import Run
+
+
+def run_comparison(
+    options: Options, strategies: str, budget: str, count: int, seeds: int, proxy: str | None
+) -> dict[str, Any]:
+    """Play a comparison of `count` rounds, or what is left of it, in a run directory of its own; returns its document."""
+    from al.comparison.play import compare, split_names
+    from selection.strategy import Budget
+
+    request = parse_budget(budget)
+    if request.unit == "seconds":
+        raise ConfigError("compare: a budget of training time is not the same for every seed; give examples or tokens.")
+    if proxy is not None:
+        options = replace(options, overrides=(*options.overrides, f"model.name={proxy}", "model.revision=null"))
+    config = options.load_config()
+    stop_on_signals()
+    directory = options.run_path or Path("runs") / f"compare-{options.run_directory().name}"
+    with Run.create_or_open(directory) as run:
+        if rounds.last_round(run) is not None:
+            raise RunStateError(
+                f"{directory}: this is a run of rounds, and a comparison takes a directory of its own; give another --run, or none."
+            )
+        session = Session(run, config, quiet=options.as_json)
+        amount = Budget(request.unit, int(request.amount))
+        document = compare(
+            session, split_names(strategies), amount, count, range(seeds), request.text, proxy is not None
+        )
+    return {**document, "page": str(directory / "comparison.html")}
+
+
+def describe_comparison(document: dict[str, Any]) -> str:
+    """A comparison for the terminal."""
+    from al.report.text.comparison import describe_comparison as describe
+
+    return f"{describe(document)}\npage: {document['page']}"

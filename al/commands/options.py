@@ -1,0 +1,103 @@
+"""The options that every command takes, and the config and run directory that they name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from al.config import CONFIG_DIR, Config, change, load
+from al.errors import ConfigError
+from al.pool.identity import sources_config
+from al.run import rounds
+from al.run.ownership import is_run
+from al.run.store import Run
+
+DEFAULT_CONFIG = "mistral-7b.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that every command takes, as given."""
+
+    config_path: Path | None = None
+    overrides: tuple[str, ...] = ()
+    run_path: Path | None = None
+    as_json: bool = False
+    debug: bool = False
+    trust_remote_code: bool = False
+    pool: tuple[str, ...] = ()
+
+    def for_round(
+        self,
+        strategy: str | None,
+        no_control: bool,
+        pool: tuple[str, ...],
+        target: tuple[str, ...],
+        mapped: tuple[str, ...] = (),
+        track: tuple[str, ...] = (),
+    ) -> Options:
+        """The same with `--strategy`, `--no-control`, `--pool`, `--target`, `--map` and `--track`."""
+        extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
+        extra += [f"target.files={json.dumps(target)}"] if target else []
+        extra += [f"track={json.dumps(track)}"] if track else []
+        return replace(self.with_map(mapped), pool=pool)._with(extra)
+
+    def with_map(self, mapped: tuple[str, ...]) -> Options:
+        """The same with `--map`, which takes the place of `pool.map`. Raises ConfigError."""
+        from al.pool.mapping import parse_map
+
+        return self._with([f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else [])
+
+    def _with(self, overrides: list[str]) -> Options:
+        return replace(self, overrides=(*self.overrides, *overrides))
+
+    def load_config(self) -> Config:
+        """The config these options name: --config, or what the run named by --run used last, or the default.
+
+        Raises:
+            ConfigError: as `al.config.load`; also when a file turns on remote code without the flag on the command line.
+        """
+        last = self._last_used() if self.config_path is None else None
+        config = (
+            change(last, self.overrides, f"{self.run_path}/run.db")
+            if last is not None
+            else load(self.config_path or CONFIG_DIR / DEFAULT_CONFIG, self.overrides)
+        )
+        if config.model.trust_remote_code and not self.trust_remote_code:
+            raise ConfigError(
+                "model.trust_remote_code: a config cannot turn this on by itself; add --trust-remote-code if you trust the author."
+            )
+        if self.pool:
+            config = config.model_copy(
+                update={"pool": sources_config(config.pool, self.pool, None, config.pool.strict)}
+            )
+        if self.trust_remote_code:
+            config = config.model_copy(update={"model": config.model.model_copy(update={"trust_remote_code": True})})
+        return config
+
+    def _last_used(self) -> dict[str, Any] | None:
+        if self.run_path is None or not is_run(self.run_path):
+            return None
+        with Run.read(self.run_path) as run:
+            last = rounds.last_round(run)
+        return last.config if last is not None else None
+
+    def run_directory(self) -> Path:
+        """The run these options name: --run, or runs/<config name>."""
+        return self.run_path or Path("runs") / (
+            self.config_path.stem if self.config_path else Path(DEFAULT_CONFIG).stem
+        )
+
+    def existing_run(self) -> Path:
+        """The run to look at: as `run_directory`, or the only run under runs/ when neither --run nor --config is given."""
+        if self.run_path is None and self.config_path is None:
+            found = sorted(Path("runs").glob("*/run.db"))
+            if len(found) == 1:
+                return found[0].parent
+            if len(found) > 1:
+                raise ConfigError(
+                    "several runs under runs/: name one with --run " + " or ".join(str(p.parent) for p in found)
+                )
+        return self.run_directory()

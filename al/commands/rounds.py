@@ -1,0 +1,111 @@
+"""`round`, `run` and `resume`: play the next round, several, or what is left of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from al.budget import parse_budget
+from al.commands.options import Options
+from al.commands.summary import describe_summary, with_paths
+from al.config import difference, parse
+from al.errors import ConfigError, RunStateError
+from al.run import rounds
+from al.run.progress import stop_on_signals
+from al.run.session import Session
+from al.run.store import Run
+
+if TYPE_CHECKING:
+    from al.review.ask import Asking
+
+
+def run_next_round(options: Options, budget: str, asking: Asking | None = None) -> dict[str, Any]:
+    """Run the next round, or what is left of an unfinished one; returns its summary, or where it stopped for a review."""
+    from al.commands.review import play
+    from al.review.ask import Asking
+    from al.tracking.rounds import tracked
+    from al.tracking.services import check_installed
+
+    request, config = parse_budget(budget), options.load_config()
+    check_installed(config.track)
+    stop_on_signals()
+    with Run.create_or_open(options.run_directory()) as run, asking or Asking() as asking:
+        session = Session(run, config, quiet=options.as_json)
+        number = rounds.next_number(session.run)
+        _announce(session, number, request.text)
+        with tracked(session):
+            return play(session, request, number, asking)
+
+
+def _announce(session: Any, number: int, budget: str) -> None:
+    """Say which round runs, and what of its config changed since it was started."""
+    from al.scoring.stage import notices
+
+    last = rounds.unfinished_round(session.run)
+    if session.quiet:
+        return
+    for line in notices(session.config):
+        print(f"note: {line}", flush=True)
+    if last is None:
+        print(f"round {number} in {session.run.path}, budget {budget}", flush=True)
+        return
+    print(f"continuing round {number} in {session.run.path}, started {last.started}, budget {budget}", flush=True)
+    changes = difference(last.config, session.config.model_dump(mode="json"))
+    if last.budget != budget:
+        changes["budget"] = [last.budget, budget]
+    for key, (before, after) in changes.items():
+        print(
+            f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again", flush=True
+        )
+
+
+def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
+    """Run rounds until the run has `count`, or until one brings no significant dev gain; returns the last summary."""
+    from al.report.publish import read_summary
+    from al.round.loop import gained, run_round
+    from al.tracking.rounds import tracked
+    from al.tracking.services import check_installed
+
+    request, config = parse_budget(budget), options.load_config()
+    if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
+        raise ConfigError(
+            "run: whether a round still helps is told by dev, and holdout.dev is 0. Raise it, or take --all-rounds."
+        )
+    check_installed(config.track)
+    stop_on_signals()
+    with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):
+        while (number := rounds.next_number(session.run)) <= count:
+            _announce(session, number, request.text)
+            summary = run_round(session, request, number)
+            if not options.as_json:
+                print(describe_summary(with_paths(run.path, summary)), flush=True)
+            if until_no_gain and not gained(summary):
+                if not options.as_json:
+                    print(f"stopping after round {number}: its dev gain is not significant", flush=True)
+                break
+        return with_paths(run.path, read_summary(run.path, number if number <= count else count))
+
+
+def resume(options: Options) -> dict[str, Any]:
+    """Finish the unfinished round with its own recorded config and budget; returns its summary."""
+    from al.round.loop import run_round
+    from al.tracking.rounds import tracked
+    from al.tracking.services import check_installed
+
+    path = options.existing_run()
+    Run.read(path).close()
+    stop_on_signals()
+    with Run.create_or_open(path) as run:
+        last = rounds.unfinished_round(run)
+        if last is None and (path / "comparison.json").exists():
+            raise RunStateError(f"{path}: this is a comparison; the same `compare` command goes on with it.")
+        if last is None:
+            newest = rounds.last_round(run)
+            done = "no round was started" if newest is None else f"round {newest.number} is finished"
+            raise RunStateError(
+                f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one."
+            )
+        session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
+        check_installed(session.config.track)
+        _announce(session, last.number, last.budget)
+        with tracked(session):
+            return with_paths(path, run_round(session, parse_budget(last.budget), last.number))
