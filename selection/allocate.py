@@ -14,7 +14,7 @@ import numpy as np
 from selection.candidates import Candidates, PastRound, Strategy, Vectors
 from selection.errors import SelectionError
 from selection.evidence import Evidence, gather
-from selection.losses import ClusterLosses
+from selection.losses import ClusterLosses, cluster_means
 from selection.randomness import DRAW, keyed_draw
 from selection.vectors import blocks, unit
 
@@ -142,7 +142,6 @@ def loss_allocation(situation: Situation) -> Weights:
 def confidence_allocation(situation: Situation) -> Weights:
     """How unsure the model is of its first choices in a cluster (one minus their mean probability, shrunk as losses are)
     ^ temperature: by what it does not know, whatever the answers say, so that wrong answers do not attract. O(n)."""
-    from selection.losses import cluster_means
 
     candidates, temperature = situation.candidates, situation.strategy.temperature
     unsure = np.full(len(candidates), np.nan) if candidates.confidence is None else 1 - candidates.confidence

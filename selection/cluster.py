@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selection.config import ClusterConfig
+from selection.dedup import near
 from selection.errors import SelectionError
 from selection.randomness import CLUSTER, derive_seed
 from selection.vectors import blocks, unit
@@ -156,7 +157,6 @@ def _join(centres: np.ndarray, size: np.ndarray, k: int, way: str, spherical: bo
 
 
 def _assign(embeddings: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from selection.dedup import near
 
     return near(embeddings, centroids)
 

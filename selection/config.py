@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from selection.errors import nearest_name
+from selection.scores import check
 
 
 class EmbedConfig(BaseModel, extra="forbid", frozen=True):
@@ -158,7 +159,6 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("by")
     @classmethod
     def _known_scores(cls, by: str | dict[str, float]) -> str | dict[str, float]:
-        from selection.scores import check
 
         check(by)
         return by
@@ -166,7 +166,6 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("also")
     @classmethod
     def _known_also(cls, also: list[str]) -> list[str]:
-        from selection.scores import check
 
         for name in also:
             check(name)

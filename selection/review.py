@@ -19,6 +19,7 @@ from selection.errors import SelectionError
 from selection.fill import fill_tokens, prefix_within
 from selection.pick import PICKERS
 from selection.ranked import RankedGroup, explain, rank_groups
+from selection.strategy import resolve
 
 DROPPED, BANNED = "dropped_in_review", "banned_in_review"
 SPARE_EXAMPLES = 16
@@ -71,7 +72,6 @@ def propose(
     selection: Selection,
 ) -> Proposal:
     """The selection that `selection.strategy.select` made of these, with the order of those who come next. Costs a selection again."""
-    from selection.strategy import resolve
 
     strategy = resolve(config)
     spare = SPARE_EXAMPLES * (1 if quotas.unit == "examples" else int(candidates.tokens.mean()))

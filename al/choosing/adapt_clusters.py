@@ -17,6 +17,7 @@ from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from al.scoring.columns import losses_before
 from al.scoring.noise import held_back
+from selection.adapt import adapt
 from selection.config import NoiseConfig
 
 
@@ -36,7 +37,6 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     suspects, held = history.last("suspects"), session.config.noise
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.adapt import adapt
 
         table = pq.read_table(before.path / "clusters.parquet")
         assignment = table["cluster"].to_numpy()

@@ -14,11 +14,12 @@ from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.rows import rows_digest
 from al.run.session import Session
+from selection.config import SelectConfig
+from selection.strategy import Budget, Candidates, allocate, select
 
 
 def random_picks(session: Session, prepared: Prepared, ours: History, selection: Artifact, theirs: History) -> Artifact:
     """The control's picks: as many as the selected lineage has so far, less the control's own earlier ones, at random."""
-    from selection.strategy import Budget
 
     state = candidates(prepared, prepared.clusters, theirs)
     unit = selection.manifest["params"]["budget"]["unit"]
@@ -54,8 +55,6 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
 
 def draw_random(session: Session, state: PoolState, amount: Any, number: int) -> np.ndarray:
     """Pool rows of `amount` drawn uniformly from the selectable ones; capped at all of them."""
-    from selection.config import SelectConfig
-    from selection.strategy import Budget, Candidates, allocate, select
 
     rows = state.rows
     if amount.unit == "examples":

@@ -22,8 +22,14 @@ from al.scoring.columns import measured_columns, quality_column, scored_before, 
 from al.scoring.noise import held_back, reasons, suspected_share
 from al.scoring.past import past_rounds
 from al.scoring.vectors import vectors_of
+from selection.cluster import distinctness
 from selection.holdout import POOL
-from selection.scores import TARGETED, computable, needs
+from selection.sample import stratified_sample
+from selection.scores import TARGETED, computable, compute, needs
+from selection.shortlist import shortlist
+from selection.strategy import Candidates, aims, allocate, can_do_without_losses, measures, needs_losses
+from selection.strategy import select as pick
+from trainer.tokens import TokenTable
 
 SCORING_SHARE = 1 / 9
 """sample_per_cluster auto: what scoring may take of the time of training."""
@@ -39,8 +45,6 @@ NOISY = 0.05
 
 def score_sample(standing: Standing, amount: Any) -> Artifact:
     """Measure the stratified sample per cluster that sets the quotas; nothing, if the strategy looks at no loss."""
-    from selection.sample import stratified_sample
-    from selection.strategy import needs_losses
 
     session, prepared, state = standing.session, standing.prepared, standing.state
     size = _sample_size(standing, amount) if needs_losses(standing.select, standing.number) else 0
@@ -55,7 +59,6 @@ def score_sample(standing: Standing, amount: Any) -> Artifact:
 def _sample_size(standing: Standing, amount: Any) -> Any:
     """`score.sample_per_cluster`, or what auto comes to for what this round trains on: 0 where the allocation makes do without and
     losses would not pay, because two a cluster are too dear or because the clusters are no kinds that losses could tell apart."""
-    from selection.strategy import can_do_without_losses
 
     config, state = standing.session.config, standing.state
     if config.score.sample_per_cluster != "auto":
@@ -77,7 +80,6 @@ def _affordable(standing: Standing, amount: Any) -> float:
 
 def _passes_of_measuring(standing: Standing) -> float:
     """Forward passes over an example that measuring it takes: responses once more where noise is looked for."""
-    from trainer.tokens import TokenTable
 
     if not scoring.looks_for_noise(standing.session.config, standing.history.adapter()):
         return 1.0
@@ -97,7 +99,6 @@ def sample_per_cluster(examples: float, clusters: int) -> int:
 
 def score_target(standing: Standing) -> Artifact | None:
     """Measure the target where a score or a picker looks at it; None otherwise."""
-    from selection.strategy import aims, measures, needs_losses
 
     session, target = standing.session, standing.prepared.target
     by_score = needs(session.config.score.by, *session.config.score.also) & TARGETED
@@ -112,7 +113,6 @@ def score_target(standing: Standing) -> Artifact | None:
 
 def score_shortlist(standing: Standing, scored: Scored, amount: Any) -> Artifact:
     """Measure what the picker must know inside its quotas and the sample did not cover, or what it would pick is looked at for."""
-    from selection.shortlist import shortlist
 
     session, state = standing.session, standing.state
     chooser = candidates_for(standing, scored)
@@ -145,7 +145,6 @@ def first_look(affordable: float) -> int:
 
 def quotas_for(standing: Standing, scored: Scored, amount: Any) -> Any:
     """Quotas from the losses of the sample alone: what a picker wants measured is no random part of a cluster."""
-    from selection.strategy import allocate
 
     before = replace(scored, shortlist=None)
     chooser = candidates_for(standing, before)
@@ -155,7 +154,6 @@ def quotas_for(standing: Standing, scored: Scored, amount: Any) -> Any:
 
 def _distinctness(standing: Standing) -> float:
     """How far this round's clusters are kinds of example, 0 to 1."""
-    from selection.cluster import distinctness
 
     return distinctness(standing.clusters.json("clusters.json")["quality"]["silhouette"])
 
@@ -168,8 +166,6 @@ def _columns(standing: Standing, scored: Scored) -> dict[str, np.ndarray]:
 
 def candidates_for(standing: Standing, scored: Scored) -> Any:
     """The selectable rows as `selection` takes them."""
-    from selection.scores import compute
-    from selection.strategy import Candidates
 
     state, columns = standing.state, _columns(standing, scored)
     rows = state.rows
@@ -217,7 +213,6 @@ def select(standing: Standing, scored: Scored, amount: Any) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.strategy import select as pick
 
         quotas = quotas_for(standing, scored, amount)
         picks = pick(candidates_for(standing, scored), quotas, amount, standing.select, standing.seed)

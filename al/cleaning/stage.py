@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from al.cleaning.language import UNKNOWN, example_languages, known_languages
+from al.cleaning.refusals import is_refusal
 from al.errors import ConfigError
 from al.pool.store import Pool
 from al.run.artifacts import Artifact, write_json
@@ -61,7 +63,6 @@ def detect(session: Session, pool: Artifact) -> Artifact:
     _check_known(session.config.clean.languages)
 
     def build(out: Path, scratch: Path) -> None:
-        from al.cleaning.language import example_languages
 
         reader = Pool.open(pool.path)
         with session.progress("languages", len(reader), "examples") as progress:
@@ -72,7 +73,6 @@ def detect(session: Session, pool: Artifact) -> Artifact:
 
 def find_refusals(session: Session, pool: Pool) -> np.ndarray:
     """(n,) bool: has a response, and it declines the request."""
-    from al.cleaning.refusals import is_refusal
 
     result = np.zeros(len(pool), dtype=bool)
     with session.progress("refusals", len(pool), "examples") as progress:
@@ -84,7 +84,6 @@ def find_refusals(session: Session, pool: Pool) -> np.ndarray:
 
 def other_languages(found: np.ndarray, asked: list[str]) -> np.ndarray:
     """(n,) bool: in none of the languages asked for; what could not be told is not."""
-    from al.cleaning.language import UNKNOWN
 
     return ~np.isin(found, [*asked, UNKNOWN])
 
@@ -107,7 +106,6 @@ def role(cleaned: Artifact | None) -> dict[str, Artifact]:
 
 
 def _check_known(languages: list[str]) -> None:
-    from al.cleaning.language import known_languages
 
     known = known_languages()
     for code in languages:

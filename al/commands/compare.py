@@ -8,19 +8,19 @@ from typing import Any
 
 from al.budget import parse_budget
 from al.commands.options import Options
+from al.comparison.play import compare, split_names
 from al.errors import ConfigError, RunStateError
 from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
+from selection.strategy import Budget
 
 
 def run_comparison(
     options: Options, strategies: str, budget: str, count: int, seeds: int, proxy: str | None
 ) -> dict[str, Any]:
     """Play a comparison of `count` rounds, or what is left of it, in a run directory of its own; returns its document."""
-    from al.comparison.play import compare, split_names
-    from selection.strategy import Budget
 
     request = parse_budget(budget)
     if request.unit == "seconds":

@@ -12,6 +12,7 @@ from al.commands.options import Options
 from al.run import rounds
 from al.run.store import Run, versions
 from al.run.trash import contents
+from trainer.config import ModelConfig
 
 LEAST_FREE_GIB = 5.0
 
@@ -44,7 +45,6 @@ def _machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from trainer.config import ModelConfig
     from trainer.model import resolve_device, resolve_dtype
 
     device = resolve_device(ModelConfig())

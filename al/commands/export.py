@@ -11,6 +11,7 @@ from al.commands.options import Options
 from al.errors import RunStateError
 from al.pool.export import check_destination, export_examples
 from al.pool.store import Pool, locate
+from al.preparation.holdout import SIDES
 from al.run import rounds
 from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run
@@ -46,7 +47,6 @@ def export_pool(options: Options, out: Path, split: str | None, force: bool) -> 
 
 def _side(run: Run, pool: Path, split: str) -> np.ndarray:
     """(n,) bool: the pool's examples on one side of the newest split. An example imported since is on none."""
-    from al.preparation.holdout import SIDES
 
     splits = (rounds.recorded(run, entry.number, "split") for entry in reversed(rounds.all_rounds(run)))
     newest = next((found for found in splits if found is not None), None)

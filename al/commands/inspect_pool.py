@@ -20,13 +20,22 @@ from al.commands.options import Options
 from al.config import Config
 from al.errors import ConfigError, RunStateError
 from al.pool.formats import FORMATS
+from al.pool.identity import sources_config
+from al.pool.importer import import_pool
+from al.pool.reading.stdin import with_stdin_spooled
+from al.pool.repair import make_repair
+from al.pool.sources import find_sources
 from al.pool.store import Pool
 from al.preparation import pool_facts as measures
+from al.report.page.pool import render_pool
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.atomic import write_whole
 from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run
+from trainer.errors import DataError, MachineError, TrainerError
+from trainer.template import ChatTemplate
+from trainer.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from trainer.template import ChatTemplate
@@ -61,7 +70,6 @@ def inspect(
         document = inspect_run(options, shown, samples)
     if place is None:
         return document
-    from al.report.page.pool import render_pool
 
     write_whole(place, render_pool(document).encode())
     return {**document, "page": str(place)}
@@ -95,11 +103,6 @@ def inspect_sources(
     Raises:
         ConfigError, DataError: as an import of them would.
     """
-    from al.pool.identity import sources_config
-    from al.pool.importer import import_pool
-    from al.pool.reading.stdin import with_stdin_spooled
-    from al.pool.repair import make_repair
-    from al.pool.sources import find_sources
 
     config = options.load_config()
     stop_on_signals()
@@ -168,9 +171,6 @@ def recognised(stats: dict[str, Any]) -> list[dict[str, Any]]:
 def _template(config: Config) -> tuple[ChatTemplate | None, str]:
     """The config's chat template, or None and why it cannot be had. The hub gets five seconds to answer: who looks at files
     does not want to wait for the minute of retries that training allows."""
-    from trainer.errors import MachineError, TrainerError
-    from trainer.template import ChatTemplate
-    from trainer.tokenizer import load_tokenizer
 
     try:
         try:
@@ -234,7 +234,6 @@ def quarantine_by_reason(path: Path) -> list[dict[str, Any]]:
 def _rendered(pool: Pool, template: ChatTemplate | None, rows: np.ndarray) -> list[dict[str, Any]]:
     """Examples with `segments`: their text through the chat template and the target of each stretch (0 none, 1 response, 2 its
     end); without a template, or where it refuses them (`refused` says why), none."""
-    from trainer.errors import DataError
 
     examples = _described(pool, rows)
     for example in examples:

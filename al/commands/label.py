@@ -37,6 +37,10 @@ from al.run.session import Session
 from al.run.store import Run
 from selection.errors import SelectionError
 from selection.holdout import POOL
+from selection.sample import stratified_sample
+from trainer.errors import DataError as Refused
+from trainer.tokens import TokenTable
+from trainer.uncertainty import continuation_documents, disagreement
 
 SHARD_TOKENS = 32_768
 """Tokens of the answers of one shard, prompts included, or `generate.batch_tokens` if that is more: what a kill can cost."""
@@ -107,7 +111,6 @@ class Prompts:
 def unlabelled_prompts(session: Session, number: int) -> Prompts:
     """Bring the newest pool version through the stages that labelling needs; unlike for a round, no example has to have a
     response. `number` is the round that comes next."""
-    from trainer.tokens import TokenTable
 
     _, artifact = pool_version(session)
     cleaned = clean(session, artifact)
@@ -166,7 +169,6 @@ def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int
     Raises:
         DataError: nothing is eligible.
     """
-    from selection.sample import stratified_sample
 
     if not prompts.eligible.any():
         raise DataError(
@@ -227,10 +229,8 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
 
 def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progress: Callable[[int], None]) -> pa.Table:
     """Continuations of one shard; a prompt that the template refuses with a response is left out."""
-    from trainer.errors import DataError as Refused
     from trainer.generate import generate
     from trainer.measure import measure
-    from trainer.uncertainty import continuation_documents, disagreement
 
     template, config = session.template, session.config
     found = template.prompt_ids_batch(pool.messages(rows))

@@ -10,6 +10,7 @@ from typing import Any
 from al.config import CONFIG_DIR, Config, change, load
 from al.errors import ConfigError
 from al.pool.identity import sources_config
+from al.pool.mapping import parse_map
 from al.run import rounds
 from al.run.ownership import is_run
 from al.run.store import Run
@@ -46,7 +47,6 @@ class Options:
 
     def with_map(self, mapped: tuple[str, ...]) -> Options:
         """The same with `--map`, which takes the place of `pool.map`. Raises ConfigError."""
-        from al.pool.mapping import parse_map
 
         return self._with([f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else [])
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from al.commands.options import Options
+from al.labels import adjusted
 from al.pool.identity import sources_config
+from al.pool.reading.stdin import with_stdin_spooled
+from al.pool.sources import find_sources
+from al.preparation.stages import import_sources
 from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
@@ -14,9 +18,6 @@ from al.run.store import Run
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
     """Add sources to the run's pool as a new version; returns the pool's counts."""
-    from al.pool.reading.stdin import with_stdin_spooled
-    from al.pool.sources import find_sources
-    from al.preparation.stages import import_sources
 
     config = options.load_config()
     stop_on_signals()
@@ -33,7 +34,6 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
 
 def describe_pool(document: dict[str, Any]) -> str:
     """Counts of a pool version for the terminal."""
-    from al.labels import adjusted
 
     bad, answered = document["quarantined"], document.get("answered", 0)
     lines = [

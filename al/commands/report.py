@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from al.commands.summary import describe_summary, finished_summary
 from al.errors import ConfigError, EnvironmentProblem
+from al.report.page.figures import write_figures
+from al.report.side_by_side import compare_runs
+from al.report.text.markdown import render_markdown
+from al.report.text.side_by_side import describe_runs, runs_as_markdown
 
 if TYPE_CHECKING:
     from al.commands.options import Options
@@ -42,15 +47,12 @@ def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 
 def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
-    from al.commands.summary import describe_summary, finished_summary
-    from al.report.text.markdown import render_markdown
 
     summary = finished_summary(options, wanted.number)
     if wanted.figures is None:
         return summary, render_markdown(summary) if wanted.markdown else describe_summary(summary)
     if wanted.markdown:
         raise ConfigError("report: --figures writes files and --md prints text; ask for them one after the other.")
-    from al.report.page.figures import write_figures
 
     written = write_figures(summary, wanted.figures, wanted.form)
     missing = [f"nothing to draw for: {', '.join(written['left_out'])}"] if written["left_out"] else []
@@ -59,9 +61,6 @@ def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 def _compared(wanted: Wanted) -> tuple[Any, str]:
     import shutil
-
-    from al.report.side_by_side import compare_runs
-    from al.report.text.side_by_side import describe_runs, runs_as_markdown
 
     if wanted.figures is not None:
         raise ConfigError("report: --figures are of one run; leave out --compare.")

@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from al.budget import parse_budget
 from al.commands.options import Options
+from al.commands.review import play
 from al.commands.summary import describe_summary, with_paths
 from al.config import difference, parse
 from al.errors import ConfigError, RunStateError
+from al.report.publish import read_summary
+from al.review.ask import Asking
+from al.round.loop import gained, run_round
 from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
+from al.scoring.stage import notices
+from al.tracking.rounds import tracked
+from al.tracking.services import check_installed
 
 if TYPE_CHECKING:
     from al.review.ask import Asking
@@ -20,10 +27,6 @@ if TYPE_CHECKING:
 
 def run_next_round(options: Options, budget: str, asking: Asking | None = None) -> dict[str, Any]:
     """Run the next round, or what is left of an unfinished one; returns its summary, or where it stopped for a review."""
-    from al.commands.review import play
-    from al.review.ask import Asking
-    from al.tracking.rounds import tracked
-    from al.tracking.services import check_installed
 
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
@@ -38,7 +41,6 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
 
 def _announce(session: Any, number: int, budget: str) -> None:
     """Say which round runs, and what of its config changed since it was started."""
-    from al.scoring.stage import notices
 
     last = rounds.unfinished_round(session.run)
     if session.quiet:
@@ -60,10 +62,6 @@ def _announce(session: Any, number: int, budget: str) -> None:
 
 def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
     """Run rounds until the run has `count`, or until one brings no significant dev gain; returns the last summary."""
-    from al.report.publish import read_summary
-    from al.round.loop import gained, run_round
-    from al.tracking.rounds import tracked
-    from al.tracking.services import check_installed
 
     request, config = parse_budget(budget), options.load_config()
     if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
@@ -87,9 +85,6 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
 
 def resume(options: Options) -> dict[str, Any]:
     """Finish the unfinished round with its own recorded config and budget; returns its summary."""
-    from al.round.loop import run_round
-    from al.tracking.rounds import tracked
-    from al.tracking.services import check_installed
 
     path = options.existing_run()
     Run.read(path).close()

@@ -7,13 +7,13 @@ from typing import Any
 
 from al.commands.options import Options
 from al.errors import RunStateError
+from al.report.publish import read_summary, round_directory
 from al.run import rounds
 from al.run.store import Run
 
 
 def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
     """The summary of a finished round, with the paths of its pages."""
-    from al.report.publish import read_summary
 
     path = options.existing_run()
     with Run.read(path) as run:
@@ -25,7 +25,6 @@ def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
 
 def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The summary with `report_path`, relative to where the run was named from."""
-    from al.report.publish import round_directory
 
     return {**summary, "report_path": str(round_directory(run, summary["round"]) / "report.html")}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from al.commands.options import Options
 from al.pool.identity import sources_config
+from al.round.fine_tune import fine_tune
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
@@ -14,7 +15,6 @@ from al.run.store import Run
 
 def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, Any]:
     """Fine-tune on everything in `datasets`; returns the training report and the holdout comparison with the base."""
-    from al.round.fine_tune import fine_tune
 
     config = options.load_config()
     config = config.model_copy(update={"pool": sources_config(config.pool, datasets, None, config.pool.strict)})

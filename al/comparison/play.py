@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from al.choosing.stage import training_rows
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.errors import ConfigError
 from al.evaluation.metrics import metrics
 from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
+from al.lineage.outcomes import candidates, find_rows
 from al.lineage.round_state import aimed
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import notices as target_notices
@@ -38,7 +40,8 @@ from al.scoring import stage as scoring
 from selection.config import SelectConfig
 from selection.errors import nearest_name
 from selection.holdout import TEST
-from selection.strategy import registry
+from selection.strategy import Budget, needs_losses, registry
+from trainer.tokens import TokenTable
 
 BASELINE = "random"
 OWN = ("cluster", "lora", "measure", "noise", "score", "select", "train")
@@ -84,7 +87,6 @@ def play(
     Returns:
         {"strategy", "seed", "rounds": [{"round", "examples", "tokens", "response_tokens", metrics…, "seconds", "artifacts"}]}.
     """
-    from selection.strategy import Budget
 
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
@@ -117,15 +119,12 @@ def play(
 
 def learns(config: SelectConfig, rounds: int) -> bool:
     """Whether anything the strategy does in any round depends on what was trained before."""
-    from selection.strategy import needs_losses
 
     return any(needs_losses(config, number) for number in range(1, rounds + 1))
 
 
 def _with_examples_a_step(session: Session, prepared: Prepared, history: History, selection: Artifact) -> Config:
     """The config with so many packs a step that a step holds as many examples as it would of the pool's average."""
-    from al.choosing.stage import training_rows
-    from trainer.tokens import TokenTable
 
     config = session.config
     lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
@@ -139,14 +138,11 @@ def _with_examples_a_step(session: Session, prepared: Prepared, history: History
 
 def _selectable(prepared: Prepared) -> np.ndarray:
     """Rows that a first round may pick."""
-    from al.lineage.outcomes import candidates
 
     return candidates(prepared, prepared.clusters, History(Lineage("pool", ""))).rows
 
 
 def _picked(prepared: Prepared, selection: Artifact) -> dict[str, int]:
-    from al.lineage.outcomes import find_rows
-    from trainer.tokens import TokenTable
 
     table = TokenTable.open(prepared.tokens.path)
     rows = find_rows(prepared.open_pool().keys, np.load(selection.path / "picked.npy"))

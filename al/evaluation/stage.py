@@ -17,6 +17,7 @@ from al.preparation.holdout import held_out
 from al.preparation.stages import Tokenized
 from al.run.artifacts import Artifact
 from al.run.session import Session
+from trainer.tokens import TokenTable
 
 COLUMNS = ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end")
 
@@ -27,7 +28,6 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
 
     def build(out: Path, scratch: Path) -> None:
         from trainer.measure import measure
-        from trainer.tokens import TokenTable
 
         split = np.load(prepared.split.path / "split.npy")
         rows = held_out(split)
@@ -72,7 +72,6 @@ def _columns(statistics: Any) -> dict[str, np.ndarray]:
 
 def _alternative_tokens(session: Session, prepared: Tokenized, rows: np.ndarray) -> tuple[Any, np.ndarray]:
     """Token table of the other accepted answers of `rows` (None if there are none), and the position in `rows` each belongs to."""
-    from trainer.tokens import TokenTable
 
     limit, longest = session.config.evaluate.alternatives, session.config.tokens.max_length
     pool = prepared.open_pool()

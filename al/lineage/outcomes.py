@@ -16,6 +16,7 @@ from al.pool.store import Pool, locate
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact
 from selection.holdout import DEV, SHADOW, TEST
+from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
 OUTCOMES = (
     "selectable",
@@ -75,7 +76,6 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
     Raises:
         DataError: nothing can be picked, with the counts that say why.
     """
-    from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
     pool = prepared.open_pool()
     table = TokenTable.open(prepared.tokens.path)

@@ -12,6 +12,7 @@ from al.preparation.target import Target
 from al.run.artifacts import Artifact
 from al.run.session import Session
 from selection.config import SelectConfig
+from selection.strategy import by_default
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Standing:
 
 def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:
     """What the default strategy comes to with a target: nearest to it, or random if the pool does not hold its kind."""
-    from selection.strategy import by_default
 
     if target is None or not by_default(config):
         return config

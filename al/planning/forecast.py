@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from al.budget import BudgetRequest
+from al.planning.machine import probe_machine
+from al.planning.model_shape import model_shape
+from al.planning.plan import estimate
+from al.planning.pool_estimate import PoolEstimate, made_from
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from trainer.tokens import TokenTable
 
 NO_PART_OF_IT = {"report", "evaluate", "label", "pool", "track"}
 
@@ -19,11 +24,6 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
     config = session.config
 
     def build(out: Path, scratch: Path) -> None:
-        from al.planning.machine import probe_machine
-        from al.planning.model_shape import model_shape
-        from al.planning.plan import estimate
-        from al.planning.pool_estimate import PoolEstimate, made_from
-        from trainer.tokens import TokenTable
 
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
         size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())

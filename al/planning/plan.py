@@ -23,6 +23,7 @@ from al.planning.model_shape import ModelShape
 from al.planning.pool_estimate import PoolEstimate
 from al.planning.scoring_estimate import examples_scored, measured, seconds_per_token
 from al.preparation.projection import laid_out
+from selection.projection import FITTED
 
 KEPT = {
     "keep": "compute nothing twice",
@@ -124,7 +125,6 @@ def _seconds(
 
 
 def _seconds_of_map(examples: int) -> float:
-    from selection.projection import FITTED
 
     if not laid_out(examples):
         return 0.0

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from al.config import Config
+from al.pool.reading.rows import read_rows
 from al.pool.sources import Source, find_sources
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.ownership import is_run
 from al.run.store import Run
+from trainer.tokens import TokenTable
 
 ROWS_SAMPLED_PER_FILE = 200
 CHARACTERS_PER_TOKEN = 4.0
@@ -56,7 +58,6 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
 
 
 def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool) -> PoolEstimate:
-    from trainer.tokens import TokenTable
 
     lengths = np.asarray(TokenTable.open(tokens.path).lengths)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
@@ -67,7 +68,6 @@ def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool) -> 
 
 
 def _sampled(sources: list[Source], longest: int) -> PoolEstimate:
-    from al.pool.reading.rows import read_rows
 
     rows, characters, sampled, size = 0.0, 0.0, 0, 0
     for source in sources:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from al.choosing.stage import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
 from al.config import Config
 from al.planning.pool_estimate import PoolEstimate
+from selection.cluster import choose_k
+from selection.pick import PICKERS
+from selection.scores import needs
+from selection.shortlist import SPARE
+from selection.strategy import by_default, can_do_without_losses, measures, needs_losses, resolve
 
 RESPONSE_SHARE = 0.5
 """Of an example's tokens, those of its responses."""
@@ -24,16 +30,12 @@ def seconds_per_token(config: Config, forward: float, speed: float, number: int)
 
 def measured(config: Config) -> frozenset[str]:
     """Measurements that scores and picker need besides the response's loss."""
-    from selection.scores import needs
-    from selection.strategy import measures
 
     return needs(config.score.by, *config.score.also) | measures(config.select)
 
 
 def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: int) -> float:
     """The sample of every cluster, and what the picker ranks inside the quotas or is looked at for noise; at most the pool."""
-    from selection.pick import PICKERS
-    from selection.strategy import resolve
 
     picked, strategy = tokens / max(pool.mean_tokens, 1), resolve(config.select)
     picker = PICKERS[strategy.picker]
@@ -46,9 +48,6 @@ def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: i
 
 
 def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:
-    from al.choosing.stage import LEAST_SAMPLE, sample_per_cluster
-    from selection.cluster import choose_k
-    from selection.strategy import by_default, can_do_without_losses, needs_losses
 
     if not needs_losses(config.select, number) or (config.target.files and by_default(config.select)):
         return 0.0
@@ -63,7 +62,6 @@ def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> 
 
 
 def _affordable(config: Config, picked: float, number: int) -> float:
-    from al.choosing.stage import affordable
 
     trained = config.train.epochs * picked * (number if config.train.mode == "retrain" else 1)
     return affordable(trained, 1 + RESPONSE_SHARE * _looks_for_noise(config, number))
@@ -72,8 +70,6 @@ def _affordable(config: Config, picked: float, number: int) -> float:
 def _looked_at(config: Config, picked: float, number: int, sample: float) -> float:
     """Picks that are looked at for noise: all, or where nothing else tells how much there is, the first ones. How noisy `auto` will
     find the pool is not known here."""
-    from al.choosing.stage import first_look
-    from selection.shortlist import SPARE
 
     if not _looks_for_noise(config, number) or not config.noise.hold:
         return 0.0

@@ -30,6 +30,7 @@ from al.pool.answers import find_answered
 from al.pool.convert import Converter
 from al.pool.formats import FORMATS, RowError
 from al.pool.quarantine import Quarantine
+from al.pool.reading.hub import read_hub_rows
 from al.pool.reading.rows import RawRow, read_rows
 from al.pool.repair import Repair
 from al.pool.sources import Source
@@ -175,8 +176,6 @@ def _sha256(source: Source) -> str:
 
 def _open_rows(source: Source) -> Iterator[RawRow]:
     if source.is_hub:
-        from al.pool.reading.hub import read_hub_rows
-
         return read_hub_rows(source)
     return read_rows(source)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from al.config.cleaning import CleanConfig
 from al.pool.formats import RowError, Turn
+from al.pool.pii import masker
 
 ENCODING, PII = "repaired_encoding", "masked_pii"
 """Counts of examples that were changed; of each kind of personal data `masked_pii_<kind>` counts the places."""
@@ -22,8 +23,6 @@ class Repair:
         self._decode = _encoding_fixer() if clean.repair_encoding else None
         self._mask = None
         if clean.entities:
-            from al.pool.pii import masker
-
             self._mask = masker(clean.entities)
 
     def apply(self, turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:

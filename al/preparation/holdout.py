@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from al.cleaning.stage import role, wanted
 from al.errors import DataError
 from al.pool.identity import describe_sources
+from al.pool.importer import import_pool
 from al.pool.repair import make_repair
 from al.pool.sources import Source, find_sources
 from al.pool.store import Pool, locate
@@ -19,7 +20,10 @@ from al.preparation.pool_state import load_embeddings, trainable
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.dedup import near
 from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
+from selection.holdout import hold_out as split_rows
+from selection.overlap import shares_passages
 
 SIDES = {"pool": POOL, "dev": DEV, "test": TEST, "shadow": SHADOW}
 
@@ -63,7 +67,6 @@ def hold_out(
         return previous
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.holdout import hold_out as split_rows
 
         reader = Pool.open(pool.path)
         usable = trainable(pool, tokens)
@@ -100,7 +103,6 @@ def _check_not_late(kept: np.ndarray | None, named: np.ndarray) -> None:
 
 def name_sides(session: Session) -> Artifact:
     """The keys of the examples in files that are held out whole. Publishes `keys.npy` (sorted) and `sides.npy`."""
-    from al.pool.importer import import_pool
 
     sides = {side: [f for f, s in named_files(session).items() if s == side] for side in (DEV, TEST)}
     sources = {side: sources_of(session, files) for side, files in sides.items()}
@@ -163,7 +165,6 @@ def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | No
 
 def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> None:
     """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
-    from selection.dedup import near
 
     held, rows = held_out(split), np.flatnonzero(split == POOL)
     if len(held) and len(rows):
@@ -173,7 +174,6 @@ def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) ->
 
 def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:
     """Mark pool rows that share a passage with a held-out row."""
-    from selection.overlap import shares_passages
 
     held = held_out(split)
     if not len(held):

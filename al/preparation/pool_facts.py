@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from al.cleaning.language import example_languages
+from al.cleaning.refusals import is_refusal
 from al.pool.store import Pool
+from trainer.errors import DataError
+from trainer.rendering import NO_TARGET
+from trainer.tokens import STATUS_NAMES, fit
 from trainer.tokens_config import TokensConfig
 
 if TYPE_CHECKING:
@@ -48,7 +53,6 @@ def measure_turns(pool: Pool) -> dict[str, Any]:
 
 def measure_languages(pool: Pool, step: Step) -> dict[str, Any]:
     """Languages of at most 5,000 examples: {"of", "counts": {ISO 639-1 code or "und": examples}}, the most frequent first."""
-    from al.cleaning.language import example_languages
 
     rows = sample_rows(len(pool), LANGUAGE_SAMPLE)
     counts = Counter(example_languages(pool, step, rows).tolist())
@@ -57,7 +61,6 @@ def measure_languages(pool: Pool, step: Step) -> dict[str, Any]:
 
 def measure_refusals(pool: Pool, step: Step) -> dict[str, Any]:
     """Responses that refuse to answer, of at most 200,000 examples with a response: {"of", "count"}."""
-    from al.cleaning.refusals import is_refusal
 
     labelled = np.flatnonzero(pool.labelled)
     rows = labelled[sample_rows(len(labelled), REFUSAL_SAMPLE)]
@@ -71,9 +74,6 @@ def measure_refusals(pool: Pool, step: Step) -> dict[str, Any]:
 def measure_tokens(pool: Pool, template: ChatTemplate, config: TokensConfig, step: Step) -> dict[str, Any]:
     """Lengths in tokens of at most 5,000 examples, as `describe_lengths`, and what `tokens:` makes of the long ones:
     `kept` {status name: examples} (see trainer.tokens), the share of tokens that is trained on, and refusals of the template."""
-    from trainer.errors import DataError
-    from trainer.rendering import NO_TARGET
-    from trainer.tokens import STATUS_NAMES, fit
 
     rows = sample_rows(len(pool), LENGTH_SAMPLE)
     lengths, statuses, targets, refused = [], Counter(), 0, []

@@ -6,6 +6,7 @@ import numpy as np
 
 from al.pool.store import Pool
 from al.run.artifacts import Artifact
+from trainer.tokens import OK, TRUNCATED, TokenTable
 
 
 def load_embeddings(artifact: Artifact) -> np.ndarray:
@@ -15,6 +16,5 @@ def load_embeddings(artifact: Artifact) -> np.ndarray:
 
 def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
     """(n,) bool: has a response and fits (whole or truncated)."""
-    from trainer.tokens import OK, TRUNCATED, TokenTable
 
     return Pool.open(pool.path).labelled & np.isin(TokenTable.open(tokens.path).status, (OK, TRUNCATED))

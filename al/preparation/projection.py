@@ -16,6 +16,9 @@ from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.cluster import nearest_to_centre, telling_terms
+from selection.projection import FITTED, LEAST
+from selection.projection import project as place
 
 TERMS, EXEMPLARS = 8, 3
 """Of each cluster: terms that set it apart, examples nearest to its centre."""
@@ -23,7 +26,6 @@ TERMS, EXEMPLARS = 8, 3
 
 def laid_out(examples: int) -> bool:
     """Whether UMAP lays out a pool of so many examples: not a small one, and not without umap-learn (extra `map`)."""
-    from selection.projection import LEAST
 
     return examples >= LEAST and find_spec("umap") is not None
 
@@ -34,14 +36,12 @@ def project(session: Session, prepared: Prepared) -> Artifact | None:
     None where the map shows principal components (which `clusters.parquet` holds) instead: where `laid_out` says so, and when UMAP
     fails, which is said.
     """
-    from selection.projection import FITTED
 
     size = int(prepared.embeddings.json("embeddings.json")["examples"])
     if not laid_out(size):
         return None
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.projection import project as place
 
         vectors = load_embeddings(prepared.embeddings)
         with session.progress("map", size, "examples") as progress:
@@ -67,8 +67,6 @@ def describe_clusters(session: Session, prepared: Prepared, clusters: Artifact) 
 
     def build(out: Path, scratch: Path) -> None:
         import pyarrow.parquet as pq
-
-        from selection.cluster import nearest_to_centre, telling_terms
 
         assignment = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
         k, pool = int(clusters.json("clusters.json")["k"]), prepared.open_pool()

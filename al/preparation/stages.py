@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from al.cleaning.stage import clean, reasons, role, wanted
 from al.errors import DataError
 from al.pool.identity import check_same_pool, describe_sources
+from al.pool.importer import import_pool
 from al.pool.repair import make_repair
 from al.pool.sources import Source, find_sources, tell_apart
 from al.pool.store import Pool, locate
@@ -27,6 +28,11 @@ from al.preparation.target import Target, import_target, keep_apart
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session, local_identity
+from selection.cluster import cluster as cluster_rows
+from selection.cluster import describe, project
+from selection.dedup import near_duplicate_groups
+from selection.embed import embed_texts
+from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, tokenize_pool
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,6 @@ def _each_once(sources: list[Source]) -> list[Source]:
 
 def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
     """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added."""
-    from al.pool.importer import import_pool
 
     strict = session.config.pool.strict
     sources = _told_apart(session, sources, previous)
@@ -143,7 +148,6 @@ def _told_apart(session: Session, sources: list[Source], pool: Artifact | None) 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:
     """Conversations → token ids and targets through the chat template."""
-    from trainer.tokens import tokenize_pool
 
     params = {
         "tokens": session.config.tokens.model_dump(mode="json"),
@@ -170,7 +174,6 @@ def embed(session: Session, pool: Artifact) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.embed import embed_texts
 
         reader = Pool.open(pool.path)
         known = _known_embeddings(session, params)
@@ -216,7 +219,6 @@ def group(
     config = session.config.dedup
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.dedup import near_duplicate_groups
 
         age = _first_version(session, pool)
         preference = np.where(trainable(pool, tokens), age, age.max() + 1)
@@ -259,7 +261,6 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
     Raises:
         DataError: with the counts that say why.
     """
-    from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
     usable = trainable(pool, tokens)
     if (usable & wanted(cleaned, len(usable))).any():
@@ -284,8 +285,6 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
     config = session.config.cluster
 
     def build(out: Path, scratch: Path) -> None:
-        from selection.cluster import cluster as cluster_rows
-        from selection.cluster import describe, project
 
         reader = Pool.open(pool.path)
         vectors = load_embeddings(embeddings)

@@ -20,8 +20,13 @@ from al.pool.importer import import_pool
 from al.pool.repair import make_repair
 from al.pool.sources import find_sources
 from al.pool.store import Pool
+from al.preparation.holdout import held_out
+from al.preparation.pool_state import load_embeddings, trainable
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.dedup import near
+from selection.holdout import POOL
+from selection.overlap import shares_passages
 from selection.vectors import blocks, unit
 
 NEARLY = 0.05
@@ -89,10 +94,6 @@ def keep_apart(
     params = {"threshold": config.dedup.threshold, "overlap": config.holdout.overlap}
 
     def build(out: Path, scratch: Path) -> None:
-        from al.preparation.holdout import held_out
-        from al.preparation.pool_state import load_embeddings, trainable
-        from selection.dedup import near
-        from selection.holdout import POOL
 
         theirs, ours = load_embeddings(target_embeddings), load_embeddings(embeddings)
         sides, reader, aims = np.load(split.path / "split.npy"), Pool.open(pool.path), Pool.open(target.path)
@@ -176,7 +177,6 @@ def holds_kind(to_pool: np.ndarray, to_itself: np.ndarray) -> bool:
 
 def _shares_passages(texts: Pool, rows: np.ndarray, of: Pool, others: np.ndarray, overlap: float) -> np.ndarray:
     """(len(rows),) bool: which `rows` of `texts` share more than `overlap` of their passages with one of `others` of `of`."""
-    from selection.overlap import shares_passages
 
     joined = _Joined(of.texts(others), texts.texts(rows))
     sources = np.concatenate([np.char.add("of ", of.sources[others].astype(str)), texts.sources[rows].astype(str)])

@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 
 from al.budget import BudgetRequest
 from al.preparation.stages import Prepared
+from al.report.page.html import render_html
+from al.report.summary.details import build_details
+from al.report.summary.document import build_summary
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -26,9 +29,6 @@ def publish_report(
     config = session.config.model_dump(mode="json")
 
     def build(out: Path, scratch: Path) -> None:
-        from al.report.page.html import render_html
-        from al.report.summary.details import build_details
-        from al.report.summary.document import build_summary
 
         table = pq.read_table(inputs["selection"].path / "selection.parquet")
         summary = build_summary(session, prepared, inputs, budget, number)

@@ -13,13 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from al.choosing.stage import candidates_for, quotas_for
 from al.choosing.write import write_picked
+from al.config.pool import PoolConfig
 from al.lineage.outcomes import CODE, OUTCOMES, REMOVED_FILE
 from al.lineage.round_state import Scored, Standing
+from al.pool.sources import find_sources
+from al.preparation.stages import import_sources
 from al.review.batch import Batch
 from al.review.decision import Decision
+from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.review import Change, propose, revise
+from selection.strategy import Selection
 
 DECISION_FILE = "decision.json"
 ANSWERS_FILE = "answers.jsonl"
@@ -52,9 +59,6 @@ class Proposed:
     @cached_property
     def terms(self) -> Any:
         """As `selection.review` takes it, with the order of those who come next."""
-        from al.choosing.stage import candidates_for, quotas_for
-        from selection.review import propose
-        from selection.strategy import Selection
 
         batch, rows = self.batch, self.standing.state.rows
         place = np.full(len(batch.pool), -1, dtype=np.int64)
@@ -72,7 +76,6 @@ class Proposed:
             DataError: it cannot be taken on this proposal.
             SelectionError: it cannot be met: contradictions, quotas beyond the budget, too few examples.
         """
-        from selection.review import Change, revise
 
         batch = self.batch
         batch.check(decision)
@@ -235,10 +238,6 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
 
 def take_answers(session: Session, number: int) -> None:
     """Before round `number` begins, add the answers that the round before was given in its review to the pool, as a new version."""
-    from al.config.pool import PoolConfig
-    from al.pool.sources import find_sources
-    from al.preparation.stages import import_sources
-    from al.run import rounds
 
     recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
     present = rounds.current_pool(session.run)

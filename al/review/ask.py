@@ -13,6 +13,8 @@ from al.review.apply import Proposed, apply_decision, decided, record_decision
 from al.review.decision import Decision
 from al.review.desk import Desk
 from al.review.draft import DRAFT, find_draft, save_draft, supersede_draft
+from al.review.server import serve
+from al.review.sheet import read_approval, write_batch
 from al.run import rounds
 from al.run.artifacts import Artifact
 
@@ -118,13 +120,10 @@ def _tell_unapproved(proposed: Proposed, decision: Decision) -> None:
 def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decision:
     session, folder = proposed.session, _folder(proposed)
     if asking.approve is not None:
-        from al.review.sheet import read_approval
-
         decision, told = read_approval(asking.approve, proposed.batch)
         for line in told:
             session.say(f"note: {line}")
         return decision
-    from al.review.server import serve
 
     if recorded is not None and not (folder / DRAFT).exists():
         save_draft(folder, decided(recorded))
@@ -140,7 +139,6 @@ def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decis
 
 
 def _export(proposed: Proposed, path: Path) -> None:
-    from al.review.sheet import write_batch
 
     count = write_batch(proposed.batch, path)
     proposed.session.tell(f"review: {count:,} examples written to {path}")

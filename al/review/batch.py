@@ -17,6 +17,7 @@ from al.pool.store import Pool, Texts
 from al.report.summary.examples import explain_outcome
 from al.review.decision import Decision
 from al.run.artifacts import Artifact
+from selection.scores import SCORES
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,6 @@ class Batch:
     @cached_property
     def scores(self) -> list[str]:
         """Names of the scores that were measured of at least one example."""
-        from selection.scores import SCORES
 
         known = (name for name in SCORES if name in self.table.column_names)
         return [name for name in known if np.isfinite(self.table[name].to_numpy()).any()]

@@ -17,7 +17,7 @@ from al.preparation.stages import Tokenized, check_trainable, pool_version, toke
 from al.round import train as stages
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from selection.holdout import POOL, TEST
+from selection.holdout import POOL, TEST, hold_out
 
 
 def fine_tune(session: Session) -> dict[str, Any]:
@@ -51,7 +51,6 @@ def fine_tune(session: Session) -> dict[str, Any]:
 
 def split_plainly(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> Artifact:
     """Dev and test stratified by source. Near-duplicates are not looked for here: `round` does that."""
-    from selection.holdout import hold_out
 
     named = name_sides(session) if named_files(session) else None
 

@@ -10,9 +10,13 @@ import numpy as np
 
 from al.budget import BudgetRequest
 from al.lineage.artifacts import RoundArtifacts
+from al.preparation.pool_state import trainable
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.strategy import Budget
+from trainer.packing import PLANNERS
+from trainer.tokens import TokenTable
 
 PROBE_STEPS = 3
 """Steps timed after one that warms up."""
@@ -23,7 +27,6 @@ def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, 
 
     Training time becomes tokens: measured tokens/s × seconds / epochs, less what is replayed in rounds after the first.
     """
-    from selection.strategy import Budget
 
     if budget.unit != "seconds":
         return Budget(unit=budget.unit, amount=int(budget.amount))
@@ -52,9 +55,6 @@ def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
 
 
 def _measure(session: Session, prepared: Prepared, scratch: Path) -> dict[str, Any]:
-    from al.preparation.pool_state import trainable
-    from trainer.packing import PLANNERS
-    from trainer.tokens import TokenTable
     from trainer.train import train
 
     config = session.config.train

@@ -13,6 +13,8 @@ import numpy as np
 
 from al.errors import ConfigError
 from al.lineage.history import CONTROL, Lineage
+from al.planning.machine import probe_machine
+from al.planning.model_shape import model_shape
 from al.preparation.stages import Tokenized
 from al.run.artifacts import Artifact, write_json
 from al.run.failpoints import failpoint
@@ -23,6 +25,8 @@ from al.scoring.passes import MOMENTS
 from al.scoring.stage import measurements
 from selection.holdout import DEV
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
+from trainer.packing import PLANNERS, PackPlan
+from trainer.tokens import TokenTable
 
 
 def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
@@ -30,8 +34,6 @@ def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Linea
     config = session.config.train
 
     def build(out: Path, scratch: Path) -> None:
-        from trainer.packing import PLANNERS
-        from trainer.tokens import TokenTable
 
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)[rows]
         plan = PLANNERS[config.batching](lengths, config.pack_length)
@@ -137,9 +139,7 @@ def _run_training(
     steps: int | None,
     moments: Path | None,
 ) -> Any:
-    from trainer.packing import PackPlan
     from trainer.schedule import planned_steps
-    from trainer.tokens import TokenTable
     from trainer.train import train
 
     plan, tokens = PackPlan.open(packs.path / "plan"), TokenTable.open(prepared.tokens.path)
@@ -196,8 +196,6 @@ def _flops(session: Session) -> dict[str, float]:
     """What MFU is counted with, on a GPU: operations per token, and the matrix-product speed that the card reaches."""
     if session.base.device.type != "cuda":
         return {}
-    from al.planning.machine import probe_machine
-    from al.planning.model_shape import model_shape
 
     shape = model_shape(session.config.model, session.config.lora)
     return {"flops_per_token": shape.training_flops_per_token, "peak_flops": probe_machine(session.config).flops}

@@ -13,6 +13,9 @@ from al.config import Config
 from al.run.artifacts import sha256_file
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
+from selection.embed import load_embedder
+from trainer.template import ChatTemplate
+from trainer.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,14 +35,12 @@ class Models:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        from trainer.tokenizer import load_tokenizer
 
         return load_tokenizer(self._session.config.model)
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template that turns conversations into tokens."""
-        from trainer.template import ChatTemplate
 
         return ChatTemplate.resolve(self.tokenizer, self._session.config.model.chat_template)
 
@@ -64,7 +65,6 @@ class Embedder:
     @contextmanager
     def at_work(self) -> Iterator[SentenceTransformer]:
         """The model on its device; after the block it waits in main memory, out of the way of training."""
-        from selection.embed import load_embedder
 
         if self._loaded is None:
             model = load_embedder(self._config)

@@ -13,7 +13,7 @@ from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.scoring import stage as scoring
-from selection.scores import COLUMNS
+from selection.scores import COLUMNS, similarity
 
 
 def statistics_of(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -48,7 +48,6 @@ def measured_columns(
 
 def _similarities(prepared: Prepared, artifact: Artifact, aims: Artifact | None) -> dict[str, np.ndarray]:
     """Nearness of measured examples to the target, by the vectors that were measured of both."""
-    from selection.scores import similarity
 
     found = {}
     if aims is not None:

@@ -14,6 +14,7 @@ from al.pool.store import Pool
 from al.run.artifacts import Artifact, write_json
 from al.scoring.columns import statistics_of
 from al.scoring.stage import looks_for_noise
+from selection.noise import suspected_noise
 
 UNPROMPTED = "nll_unprompted_mean"
 SCHEMA = pa.schema(
@@ -89,7 +90,6 @@ def _both_ways(scored: list[Artifact]) -> dict[str, np.ndarray]:
 
 def _suspicion(standing: Standing, measured: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(m,) whether each measured example is suspected, and the nats that its prompt takes off its response's NLL."""
-    from selection.noise import suspected_noise
 
     rows, targets = measured["row"], measured["targets"]
     sources = np.unique(np.asarray(standing.prepared.open_pool().sources)[rows], return_inverse=True)[1]

@@ -9,12 +9,12 @@ import numpy as np
 from al.lineage.history import History
 from al.lineage.outcomes import PoolState, find_rows
 from al.scoring.columns import losses_before
+from selection.losses import grouped_means
+from selection.strategy import PastRound
 
 
 def past_rounds(history: History, state: PoolState, unit: str) -> list[Any]:
     """One `selection.strategy.PastRound` for each earlier round, oldest first; amounts in `unit`."""
-    from selection.losses import grouped_means
-    from selection.strategy import PastRound
 
     k = int(state.cluster.max()) + 1
     size = np.bincount(state.cluster, minlength=k)

@@ -25,7 +25,10 @@ from al.run.failpoints import failpoint
 from al.run.rows import rows_digest, split_by_tokens
 from al.run.session import Session
 from al.scoring.passes import MOMENTS, RESPONSE, Arrays, Pass, passes, read_fp8
+from selection.pick import PICKERS
 from selection.scores import TARGETED, describe, needs
+from selection.strategy import aims, by_default, measures, resolve
+from trainer.tokens import TokenTable
 
 SHARD_TOKENS = {"cpu": 65_536, "cuda": 2**20}
 """Tokens of a shard: a minute or two on a CPU, half a minute on a GPU (three minutes for gradients)."""
@@ -37,7 +40,6 @@ def measurements(session: Session) -> frozenset[str]:
     Raises:
         ConfigError: a score that needs a target or a reference adapter where there is none.
     """
-    from selection.strategy import aims, measures
 
     config = session.config
     by_score = needs(config.score.by, *config.score.also)
@@ -68,8 +70,6 @@ def measurements(session: Session) -> frozenset[str]:
 
 def notices(config: Config) -> list[str]:
     """What of the config's scoring comes to nothing, for people to read."""
-    from selection.pick import PICKERS
-    from selection.strategy import aims, by_default, resolve
 
     by, picker = describe(config.score.by), resolve(config.select).picker
     found = []
@@ -136,7 +136,6 @@ def _stage(
     }
 
     def build(out: Path, scratch: Path) -> None:
-        from trainer.tokens import TokenTable
 
         table = TokenTable.open(tokens.path)
         steps = passes(session, table, adapter, wanted, adam)

@@ -12,6 +12,7 @@ from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact
 from al.scoring.columns import losses_before, statistics_of
 from selection.config import SelectConfig
+from selection.strategy import Vectors, vectors_needed
 
 FILES = {"pooled": "pooled.npy", "gradient": "gradients.npy"}
 
@@ -25,7 +26,6 @@ def vectors_of(
     history: History,
 ) -> dict[str, Any]:
     """`selection.strategy.Vectors` by name for the pool's `rows` (n,): those that the picker asks for."""
-    from selection.strategy import Vectors, vectors_needed
 
     wanted, found = vectors_needed(select), {}
     target = prepared.target
@@ -52,7 +52,6 @@ def _trajectories(prepared: Prepared, rows: np.ndarray, scored: list[Artifact], 
 
 def _measured(file: str, n: int, rows: np.ndarray, scored: list[Artifact], aims: Artifact | None) -> Any:
     """Vectors that were measured for this round."""
-    from selection.strategy import Vectors
 
     parts, place, start = [], np.full(n, -1, dtype=np.int64), 0
     for artifact in scored:

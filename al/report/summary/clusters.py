@@ -14,6 +14,7 @@ from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.scoring.columns import losses_before
 from al.scoring.noise import held_back
+from selection.losses import grouped_means
 
 
 def clusters_part(
@@ -47,7 +48,6 @@ def _before(
     session: Session, prepared: Prepared, table: pa.Table, k: int, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(k,) mean loss and its standard error that the round before measured in each of the present clusters; NaN where none."""
-    from selection.losses import grouped_means
 
     history, pool = History.recorded(session.run, SELECTED, number), prepared.open_pool()
     samples = [(rows, losses) for n, rows, losses in losses_before(history, pool.keys, ("score",)) if n == number - 1]

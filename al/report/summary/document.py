@@ -28,6 +28,7 @@ from al.run import rounds
 from al.run.artifacts import MANIFEST, Artifact, sha256_file
 from al.run.session import Session
 from al.run.store import now, versions
+from trainer.tokens import TokenTable
 
 SCHEMA = 1
 
@@ -124,7 +125,6 @@ def _trainable_parameters(adapter: Artifact) -> int:
 def _budget(
     budget: BudgetRequest, roles: Mapping[str, Artifact], prepared: Prepared, table: pa.Table
 ) -> dict[str, Any]:
-    from trainer.tokens import TokenTable
 
     resolved = roles["selection"].manifest["params"]["budget"]
     picked = picked_rows(table)

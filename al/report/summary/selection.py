@@ -14,6 +14,12 @@ from al.lineage.outcomes import OUTCOMES, SELECTABLE
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact
 from al.run.session import Session
+from selection.cluster import PROJECTION_SAMPLE
+from selection.config import SelectConfig
+from selection.scores import SCORES, describe, length_correlation
+from selection.scores import length_correlation as rank_correlation
+from selection.strategy import resolve
+from trainer.tokens import SKIPPED, TRUNCATED, TokenTable
 
 MAP_POINTS = 5_000
 BINS = 24
@@ -26,7 +32,6 @@ def picked_rows(table: pa.Table) -> np.ndarray:
 
 def pool_part(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     """Counts of the pool: examples, sources, tokens, and what was left out before anything was scored."""
-    from trainer.tokens import SKIPPED, TRUNCATED, TokenTable
 
     pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
     token_table = TokenTable.open(prepared.tokens.path)
@@ -60,7 +65,6 @@ def outcome_counts(table: pa.Table) -> dict[str, int]:
 
 def scoring_part(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dict[str, Any]:
     """What was measured and at what cost, and how the scores go with length and with each other."""
-    from selection.scores import length_correlation
 
     parts = [roles["score"], roles["shortlist"]]
     facts = [a.json("score.json") for a in parts]
@@ -85,7 +89,6 @@ def scoring_part(roles: Mapping[str, Artifact], table: pa.Table, number: int) ->
 
 def scores_of(table: pa.Table) -> dict[str, np.ndarray]:
     """Every score of the selection that is not a plain column of the pool: name → (n,), NaN where not measured."""
-    from selection.scores import SCORES
 
     return {name: table[name].to_numpy().astype(np.float64) for name in SCORES if name in table.column_names}
 
@@ -93,7 +96,6 @@ def scores_of(table: pa.Table) -> dict[str, np.ndarray]:
 def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Spearman's rank correlation of every pair of scores over the examples that have both, with their count; None where fewer than 3
     have both or one of the two is constant there."""
-    from selection.scores import length_correlation as rank_correlation  # of any two columns
 
     names = list(scores)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
@@ -107,9 +109,6 @@ def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def selection_part(session: Session, roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
     """The strategy as it was used, and how many examples each outcome has."""
-    from selection.config import SelectConfig
-    from selection.scores import describe
-    from selection.strategy import resolve
 
     used = SelectConfig.model_validate(roles["selection"].manifest["params"]["select"])
     strategy = resolve(used)
@@ -164,7 +163,6 @@ def coordinates(roles: Mapping[str, Artifact]) -> tuple[np.ndarray, dict[str, An
     """(n, 2) coordinates of the pool, and {"method": "umap" or "pca", "fitted": examples the method was fitted on}."""
     if "projection" in roles:
         return np.load(roles["projection"].path / "map.npy"), roles["projection"].json("map.json")
-    from selection.cluster import PROJECTION_SAMPLE
 
     points = pq.read_table(roles["clusters"].path / "clusters.parquet", columns=["x", "y"])
     xy = np.stack([points["x"].to_numpy(), points["y"].to_numpy()], axis=1)

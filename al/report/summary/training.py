@@ -11,6 +11,7 @@ import numpy as np
 from al.preparation.stages import Prepared
 from al.report.summary.cost import kind_of
 from al.run.artifacts import Artifact
+from trainer.tokens import TRUNCATED, TokenTable
 
 KEPT = (
     "steps",
@@ -37,7 +38,6 @@ CURVE = {
 
 def training(roles: Mapping[str, Artifact], prefix: str, prepared: Prepared) -> dict[str, Any]:
     """Counts and curve of one lineage's training; `prefix` of its roles. `truncated` examples lost `tokens_dropped` to the limit."""
-    from trainer.tokens import TRUNCATED, TokenTable
 
     train, packs = roles[f"{prefix}train"], roles[f"{prefix}packs"]
     lines = (train.path / "curve.jsonl").read_text(encoding="utf-8").splitlines()
