@@ -64,8 +64,8 @@ def interval_coverage(record: dict[str, Any]) -> str:
             "## Intervals of macro differences",
             _where(record),
             "",
-            f"How often the 95% interval contains the true difference, in {record['simulations']} simulated test sets each. Winnow resamples "
-            "within each source (`al/evaluation/bootstrap.py`). The last two columns resample examples of the whole test set.",
+            f"How often the 95% interval contains the true difference, in {record['simulations']} simulated test sets each. Winnow "
+            "resamples within each source (`al/evaluation/bootstrap.py`). The last two columns resample examples of the whole test set.",
             "",
             table(header, rows),
         ]
