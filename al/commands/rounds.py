@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 def run_next_round(options: Options, budget: str, asking: Asking | None = None) -> dict[str, Any]:
     """Run the next round, or the rest of an unfinished one. Returns its summary, or where it stopped for a review."""
-
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
     stop_on_signals()
@@ -41,7 +40,6 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
 
 def _announce(session: Any, number: int, budget: str) -> None:
     """Print which round runs, and which config keys changed since it was started."""
-
     last = rounds.unfinished_round(session.run)
     if session.quiet:
         return
@@ -62,7 +60,6 @@ def _announce(session: Any, number: int, budget: str) -> None:
 
 def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
     """Run rounds until the run has `count`, or until one has no significant dev gain. Returns the last summary."""
-
     request, config = parse_budget(budget), options.load_config()
     if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
         raise ConfigError("run: --until-no-gain needs a dev set, and holdout.dev is 0. Raise it, or use --all-rounds.")
@@ -83,7 +80,6 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
 
 def resume(options: Options) -> dict[str, Any]:
     """Finish the unfinished round with its own recorded config and budget; returns its summary."""
-
     path = options.existing_run()
     Run.read(path).close()
     stop_on_signals()

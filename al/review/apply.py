@@ -59,7 +59,6 @@ class Proposed:
     @cached_property
     def terms(self) -> Any:
         """As `selection.review` takes it, with the order of those who come next."""
-
         batch, rows = self.batch, self.standing.state.rows
         place = np.full(len(batch.pool), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
@@ -238,7 +237,6 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
 
 def take_answers(session: Session, number: int) -> None:
     """Before round `number` begins, add the answers that the round before was given in its review to the pool, as a new version."""
-
     recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
     present = rounds.current_pool(session.run)
     begun = any(entry.number == number for entry in rounds.all_rounds(session.run))

@@ -139,7 +139,6 @@ def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decis
 
 
 def _export(proposed: Proposed, path: Path) -> None:
-
     count = write_batch(proposed.batch, path)
     proposed.session.tell(f"review: {count:,} examples written to {path}")
 

@@ -57,7 +57,6 @@ class Batch:
     @cached_property
     def scores(self) -> list[str]:
         """Names of the scores that were measured of at least one example."""
-
         known = (name for name in SCORES if name in self.table.column_names)
         return [name for name in known if np.isfinite(self.table[name].to_numpy()).any()]
 
