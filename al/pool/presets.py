@@ -93,12 +93,12 @@ def describe_presets(presets: list[dict[str, Any]]) -> str:
         for preset in (entry for entry in presets if entry["group"] == group):
             rows = f"{preset['rows']:,}" if preset["rows"] else ""
             target = f" (target :{preset['test']})" if preset["test"] else ""
-            told = [f"by {preset['written']}", preset["licence"], f"challenge: {preset['allowed']}"]
-            told += (["gated"] if preset["gated"] else []) + ([preset["note"]] if preset["note"] else [])
+            facts = [f"by {preset['written']}", preset["licence"], f"challenge: {preset['allowed']}"]
+            facts += (["gated"] if preset["gated"] else []) + ([preset["note"]] if preset["note"] else [])
             lines.append(
                 f"  {preset['name']:<24} {rows:>9}  {preset['path']}{_config(preset)}:{preset['split']}{target}"
             )
-            lines.append(f"  {'':<24} {'':>9}  {'; '.join(told)}")
+            lines.append(f"  {'':<24} {'':>9}  {'; '.join(facts)}")
     lines.append("")
     lines.append("challenge: whether the NeurIPS 2023 LLM Efficiency Challenge allowed it. Rows are those of the card.")
     lines.append(

@@ -1,7 +1,8 @@
-"""The review page's server: FastAPI on loopback for whoever has the token.
+"""The review page's server: FastAPI on loopback, for clients with the token.
 
-A page of another site can make this browser send requests here. So every request must name this server as its host (a foreign name
-that resolves to loopback does not get in), carry the token, and changes must carry it in a header, which other sites cannot set.
+A page of another site can make the user's browser send requests to this server. Every request must therefore name this server as
+its host (a foreign name that resolves to loopback is refused) and carry the token. Changes must carry it in a header, which other
+sites cannot set.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ChangeRequest(BaseModel, extra="forbid"):
 
 
 class ApproveRequest(BaseModel, extra="forbid"):
-    """`revision` of the draft that was looked at."""
+    """Approval of the draft at `revision`, the one that the page shows."""
 
     revision: int
 
@@ -52,8 +53,8 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
     """The application for one review.
 
     Args:
-        token: every request must carry it, GET in the query or a header, POST in the header.
-        hosts: values of the Host header that are answered, with port.
+        token: required in every request; GET in the query or a header, POST in the header.
+        hosts: accepted values of the Host header, with port.
     """
     app = FastAPI(title="Winnow review", docs_url=None, redoc_url=None, openapi_url=None)
     page, policy = render_page()
@@ -115,9 +116,9 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
 
 
 def refusal(request: Request, token: str, hosts: frozenset[str]) -> Response | None:
-    """What a request is turned away with, None for one that may pass: 400 host, 403 token or origin, 411 and 413 body."""
+    """The refusal of a request, or None if it may pass: 400 host, 403 token or origin, 411 and 413 body."""
     if request.headers.get("host", "").lower() not in hosts:
-        return JSONResponse({"error": "this server answers on loopback only, under the address it printed."}, 400)
+        return JSONResponse({"error": "this server answers only on loopback, at the address it printed."}, 400)
     reading = request.method in ("GET", "HEAD")
     given = request.headers.get(HEADER) or (request.query_params.get("token") if reading else None) or ""
     if not secrets.compare_digest(given.encode(), token.encode()):

@@ -40,15 +40,15 @@ def unknown_row(names: Collection[str], compared: bool = True) -> str:
     known = sorted(str(name) for name in names)
     shown = ", ".join(known[:LOOKED_AT])[:120] or "none"
     known = known[:LOOKED_AT]
-    told = f"fields {shown}: no known format has these"
+    found = f"fields {shown}: no known format has these"
     advice = "say which fields hold what with --map, for example --map instruction=FIELD,output=FIELD (`pool.map`)"
     if not compared:
-        return f"{told}; {advice}"
+        return f"{found}; {advice}"
     nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
     if _likeness(nearest, known) <= 0 or all(name in known for name in nearest.expects):
-        return f"{told}; {advice}"
+        return f"{found}; {advice}"
     lacking = [f"`{name}`{_meant(name, known)}" for name in nearest.expects if name not in known]
-    return f"{told}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice}"
+    return f"{found}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice}"
 
 
 def _likeness(candidate: Format, names: list[str]) -> float:

@@ -103,11 +103,11 @@ def _tree(root: Message, replies_of: Callable[[Message], list[Message]]) -> Exam
     try:
         size = len(_below(root, replies_of))
         if state not in (None, "", READY):
-            told = f"tree_state: {str(state)[:40]}, expected {READY}; its {size} message(s) are left out"
-            return RowError("tree_not_ready", told)
+            why = f"tree_state: {str(state)[:40]}, expected {READY}; its {size} message(s) are left out"
+            return RowError("tree_not_ready", why)
         if _turned_down(root):
-            told = f"the tree's first prompt was deleted or turned down; its {size} message(s) are left out"
-            return RowError("turned_down", f"deleted, review_result: {told}")
+            why = f"the tree's first prompt was deleted or turned down; its {size} message(s) are left out"
+            return RowError("turned_down", f"deleted, review_result: {why}")
         while True:
             replies = replies_of(thread[-1])
             usable = sorted((reply for reply in replies if not _turned_down(reply)), key=_order)
