@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.lineage.history import History
+from al.lineage.past import losses_before
 from al.pool.store import Pool
 from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from al.scoring.columns import losses_before
 from al.scoring.noise import held_back
 from selection.adapt import adapt
 from selection.config import NoiseConfig

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from al.choosing.stage import training_rows
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.errors import ConfigError
@@ -30,9 +29,10 @@ from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
 from al.lineage.outcomes import candidates, find_rows
 from al.lineage.round_state import aimed
+from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import notices as target_notices
-from al.round.loop import choose, train_lineage
+from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.run.store import now, versions
@@ -103,7 +103,7 @@ def play(
             return artifact
 
         amount = budget.amount * number // rounds - budget.amount * (number - 1) // rounds
-        selection = choose(session, prepared, history, Budget(budget.unit, amount), keep)
+        selection = propose(session, prepared, history, Budget(budget.unit, amount), keep).artifact
         paced = session.with_config(_with_examples_a_step(session, prepared, history, selection))
         adapter = train_lineage(paced, prepared, history, selection, None, keep)
         measured = evaluate(session, prepared, adapter, f"evaluate {member.strategy}")

@@ -22,7 +22,7 @@ PROBE_STEPS = 3
 """Steps timed after one that warms up."""
 
 
-def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, done: RoundArtifacts) -> Any:
+def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, done: RoundArtifacts) -> Budget:
     """The budget as selection takes it (examples or tokens).
 
     Training time becomes tokens: measured tokens/s × seconds / epochs, less what is replayed in rounds after the first.
