@@ -29,7 +29,8 @@ from al.pool.store import Pool
 from al.preparation.holdout import hold_out
 from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
 from al.run import rounds
-from al.run.artifacts import Artifact, fsync_path, write_json
+from al.run.artifacts import Artifact, write_json
+from al.run.atomic import replaced
 from al.run.failpoints import failpoint
 from al.run.progress import stop_on_signals
 from al.run.rows import rows_digest, split_by_tokens
@@ -212,8 +213,8 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
                 with session.base.adapter(adapter.path / "adapter" if adapter else None) as model:
                     for index in missing:
                         table = _continue(session, model, prompts.pool, shards[index], progress)
-                        pq.write_table(table, paths[index].with_suffix(".tmp"))
-                        paths[index].with_suffix(".tmp").rename(paths[index])
+                        with replaced(paths[index]) as temporary:
+                            pq.write_table(table, temporary)
                         failpoint("label.shard")
         pq.write_table(pa.concat_tables([pq.read_table(path) for path in paths]), out / "continuations.parquet")
 
@@ -348,10 +349,8 @@ def _write_once(source: Path, target: Path) -> bool:
     if target.exists():
         return False
     target.parent.mkdir(exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    shutil.copyfile(source, temporary)
-    fsync_path(temporary)
-    temporary.rename(target)
+    with replaced(target) as temporary:
+        shutil.copyfile(source, temporary)
     return True
 
 

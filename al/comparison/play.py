@@ -34,6 +34,7 @@ from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import notices as target_notices
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
+from al.run.atomic import replaced
 from al.run.session import Session
 from al.run.store import now, versions
 from al.scoring import stage as scoring
@@ -292,6 +293,5 @@ def publish(run: Path, document: dict[str, Any]) -> None:
         ("comparison.json", json.dumps(document, indent=1)),
         ("comparison.html", render_comparison(document)),
     ):
-        temporary = run / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(run / name)
+        with replaced(run / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

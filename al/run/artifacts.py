@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import EnvironmentProblem, RunStateError
+from al.run.atomic import fsync_path
 from al.run.failpoints import failpoint
 
 MANIFEST = "manifest.json"
@@ -58,15 +58,6 @@ def sha256_file(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; NaN is refused because other readers of JSON would refuse it."""
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def fsync_path(path: Path) -> None:
-    """Flush a file or a directory entry to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def seal(directory: Path, header: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from tqdm import tqdm
 
 from al.errors import Interrupted
+from al.run.atomic import replaced
 
 LINE_EVERY_SECONDS = 5.0
 FILE_EVERY_SECONDS = 1.0
@@ -130,10 +131,8 @@ class Progress:
         if self._file is None or moment - self._written < FILE_EVERY_SECONDS:
             return
         self._written = moment
-        part = self._file.with_name(f".{self._file.name}.part")
-        with suppress(OSError):
-            part.write_text(json.dumps(self.snapshot()), encoding="utf-8")
-            part.replace(self._file)
+        with suppress(OSError), replaced(self._file, durable=False) as temporary:
+            temporary.write_text(json.dumps(self.snapshot()), encoding="utf-8")
 
     def _speak(self) -> None:
         moment = time.monotonic()

@@ -8,7 +8,6 @@ stays in scratch, so that a kill costs one.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from al.config import Config
 from al.errors import ConfigError
 from al.run.artifacts import Artifact, sha256_file, write_json
+from al.run.atomic import replaced
 from al.run.failpoints import failpoint
 from al.run.rows import rows_digest, split_by_tokens
 from al.run.session import Session
@@ -232,12 +232,8 @@ def _gather(paths: list[Path], n: int, out: Path) -> Arrays:
 
 
 def _write_shard(path: Path, arrays: Arrays) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as handle:
+    with replaced(path) as temporary, temporary.open("wb") as handle:
         np.savez(handle, **arrays)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(path)
     failpoint("score.shard")
 
 
