@@ -37,7 +37,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     suspects, held = history.last("suspects"), session.config.noise
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write the adapted clustering."""
         table = pq.read_table(before.path / "clusters.parquet")
         assignment = table["cluster"].to_numpy()
         pool = prepared.open_pool()

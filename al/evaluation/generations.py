@@ -79,6 +79,7 @@ def generate(session: Session, prepared: Prepared, adapter: Artifact | None, row
     ids = prepared.open_pool().ids[rows].tolist()
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the answers."""
         prompts = _prompts(session, prepared, rows)
         with (
             session.base.adapter(adapter.path / "adapter" if adapter else None) as model,

@@ -27,6 +27,7 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
     params = {"model": session.model_params(), "alternatives": session.config.evaluate.alternatives}
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the measurements of dev and test."""
         from trainer.measure import measure
 
         split = np.load(prepared.split.path / "split.npy")

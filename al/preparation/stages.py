@@ -119,6 +119,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
     sources = _told_apart(session, sources, previous)
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the pool."""
         with session.progress("import", None, "rows") as progress:
             import_pool(
                 sources,
@@ -158,6 +159,7 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the token table."""
         reader = Pool.open(pool.path)
         with session.progress("tokenize", len(reader), "examples") as progress:
             tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
@@ -174,7 +176,7 @@ def embed(session: Session, pool: Artifact) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `embeddings.npy`."""
         reader = Pool.open(pool.path)
         known = _known_embeddings(session, params)
         with session.embedder.at_work() as embedder:
@@ -219,7 +221,7 @@ def group(
     config = session.config.dedup
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `groups.parquet`: the representative of each example."""
         age = _first_version(session, pool)
         preference = np.where(trainable(pool, tokens), age, age.max() + 1)
         preference[~wanted(cleaned, len(preference))] = age.max() + 2
@@ -285,7 +287,7 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
     config = session.config.cluster
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `clusters.parquet` and `clusters.json`."""
         reader = Pool.open(pool.path)
         vectors = load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:

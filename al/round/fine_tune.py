@@ -55,6 +55,7 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact, cleaned: A
     named = name_sides(session) if named_files(session) else None
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `split.npy` and `split.json`: what is trained on, and dev and test."""
         reader, usable = Pool.open(pool.path), trainable(pool, tokens)
         kept = named_sides(named, reader.keys, usable) if named is not None else None
         dev, test = drawn_sizes(session)

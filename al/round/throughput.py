@@ -47,6 +47,7 @@ def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `throughput.json`."""
         write_json(out / "throughput.json", _measure(session, prepared, scratch))
 
     return session.run.stage(

@@ -34,7 +34,7 @@ def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Linea
     config = session.config.train
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `plan/`, `rows.npy` and `pack.json`."""
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)[rows]
         plan = PLANNERS[config.batching](lengths, config.pack_length)
         plan.save(out / "plan")
@@ -92,6 +92,7 @@ def train(
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Train and write the adapter, its curve and `train.json`."""
         from trainer.model import save_adapter
 
         with _adapter_to_train(session, previous, number) as model:
@@ -148,6 +149,7 @@ def _run_training(
     with session.progress(lineage.title, total, "steps") as progress:
 
         def on_step(metrics: dict[str, Any]) -> None:
+            """Record a training step: curve, event, progress."""
             curve.append(metrics)
             session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
             progress.note, progress.seconds_left = describe_step(metrics), metrics["seconds_left"]
@@ -186,6 +188,7 @@ def _evaluation_on_dev(session: Session, prepared: Tokenized, model: Any, tokens
         )
 
     def evaluate() -> float:
+        """NLL per target token of dev."""
         found = measure(model, tokens, rows, batch_tokens=session.config.measure.batch_tokens)
         return float(found.nll_total.sum() / found.targets.sum())
 

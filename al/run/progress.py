@@ -36,6 +36,7 @@ def stop_on_signals() -> None:
     """Make the first Ctrl-C or SIGTERM stop at the next safe point, and the second one at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        """Ask the work to stop at its next safe point; a second signal stops it at once."""
         if _stop_requested.is_set():
             raise KeyboardInterrupt
         _stop_requested.set()

@@ -42,6 +42,7 @@ def find_suspects(state: RoundState, scored: Sequence[Artifact]) -> Artifact:
     scored = list(scored) if looks_for_noise(state.session.config, state.adapter) else []
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `suspects.parquet` and `suspects.json`."""
         pool, measured = state.prepared.open_pool(), _both_ways(scored)
         suspect, gain = _suspicion(state, measured)
         found = _table(pool, {name: values[suspect] for name, values in measured.items()}, gain[suspect], number)

@@ -57,6 +57,7 @@ def _response(session: Session, table: Any, path: Path | None, pooled: bool, scr
     with session.base.adapter(path) as model:
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """Loss, uncertainty and, where wanted, hidden states of `rows`."""
             wanted = Wanted(pooled=pooled)
             found = measure(model, table, rows, batch_tokens=config.batch_tokens, wanted=wanted, progress=progress)
             arrays = {name: np.asarray(getattr(found, name), dtype=np.float64) for name in RESPONSE}
@@ -113,6 +114,7 @@ def _unprompted(session: Session, table: Any, path: Path | None, scratch: Path) 
     config, frame = session.config.measure, response_frame(session.template)
 
     def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+        """NLL of the responses of `rows` without their prompts."""
         alone = Unprompted(table, rows, frame)
         found = measure(model, alone, np.arange(len(alone)), batch_tokens=config.batch_tokens)
         progress(len(rows))
@@ -144,6 +146,7 @@ def _gradient(
         moments = Moments.open(moments_path, session.base.device) if there else None
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """Projected gradients of `rows`."""
             vectors = project_gradients(
                 model,
                 table,
@@ -168,6 +171,7 @@ def _reference(session: Session, table: Any, path: Path, scratch: Path) -> Itera
     with session.base.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """NLL of `rows` under the reference adapter."""
             found = measure(model, table, rows, batch_tokens=config.batch_tokens, progress=progress)
             return {"nll_reference_mean": found.nll_mean}
 

@@ -136,7 +136,7 @@ def _stage(
     }
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Run the passes shard by shard and write the statistics."""
         table = TokenTable.open(tokens.path)
         steps = passes(session, table, adapter, wanted, adam)
         lengths = np.asarray(table.lengths)
