@@ -56,7 +56,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         size = np.bincount(found.assignment, minlength=len(found.parent))
         of_now = {"k": len(size), "smallest": int(size.min()), "largest": int(size.max())}
         document |= {
-            "quality": document["quality"] | of_now,  # whether clusters are kinds is told by those of the pool
+            "quality": document["quality"] | of_now,  # distinctness is that of the pool's own clustering
             "k": len(found.parent),
             "names": _names(found.parent, document["names"]),
             "changes": [{"old": list(c.old), "new": list(c.new), "reason": c.reason} for c in changes],

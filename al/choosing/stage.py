@@ -1,4 +1,4 @@
-"""From statistics to a selection: what must be measured, who is picked, and why everybody else is not."""
+"""From statistics to a selection: what must be measured, which examples are picked, and why the others are not."""
 
 from __future__ import annotations
 

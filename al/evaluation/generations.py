@@ -25,7 +25,7 @@ TEXT_LIMIT = 2_000
 
 
 def task_groups(session: Session, pool: Pool, rows: np.ndarray) -> dict[str, str]:
-    """{source: task group} of the sources at `rows`: by `evaluate.groups`, else what data presets wrote beside their examples."""
+    """{source: task group} of the sources at `rows`: by `evaluate.groups`, else as data presets wrote in their metadata."""
     known = {}
     for source, metadata in zip(pool.sources[rows].tolist(), pool.metadata(rows), strict=True):
         if isinstance(metadata.get("group"), str):

@@ -1,4 +1,4 @@
-"""Who may be picked in a round, and what stands against everybody else."""
+"""Which examples may be picked in a round, and why each of the others may not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ REMOVED_FILE = "removed.parquet"
 class PoolState:
     """The pool as selection sees it; arrays are row-aligned to the pool (n,).
 
-    `outcome`: code into OUTCOMES, "selectable" where nothing stands against picking. `tokens`: length in tokens.
+    `outcome`: code into OUTCOMES, "selectable" for an example that may be picked. `tokens`: length in tokens.
     """
 
     keys: np.ndarray
@@ -68,7 +68,7 @@ class PoolState:
 
 
 def candidates(prepared: Prepared, clusters: Artifact, history: History, forget: Sequence[str] = ()) -> PoolState:
-    """Who may be picked in the round that follows `history`, and what stands against the others.
+    """Which examples may be picked in the round that follows `history`, and why the others may not.
 
     Args:
         forget: as `review.forget`, what reviews of earlier rounds removed and may be picked again.

@@ -25,7 +25,7 @@ def quality_column(name: str, prepared: Prepared, state: PoolState) -> np.ndarra
             except (TypeError, ValueError):
                 raise ConfigError(
                     f"score.quality: expected numbers in column `{name}`, found {value!r} in example {pool.ids[row]} "
-                    f"({pool.origin([row])[0]}); name a numeric column, or mend the file."
+                    f"({pool.origin([row])[0]}); name a numeric column, or correct the file."
                 ) from None
     if not np.isfinite(result).any():
         raise ConfigError(

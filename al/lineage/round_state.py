@@ -52,7 +52,7 @@ class RoundState:
 
     @cached_property
     def pool(self) -> PoolState:
-        """Who may be picked, and why everybody else may not."""
+        """Which examples may be picked, and why the others may not."""
         return candidates(self.prepared, self.clusters, self.history, self.session.config.review.forget)
 
     @cached_property

@@ -34,7 +34,7 @@ def training_rows(session: Session, prepared: Prepared, selection: Artifact, his
 
 
 def late_holdout(session: Session, prepared: Prepared, history: History) -> list[str]:
-    """What to tell of an adapter that goes on although it has learned what was held out, or nearly so, only after."""
+    """A note for the user if the adapter is continued although it was trained on examples that were held out later."""
     if session.config.train.mode != "continue":
         return []
     rows = find_rows(prepared.open_pool().keys, history.all_picked())

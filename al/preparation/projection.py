@@ -1,6 +1,6 @@
 """What only the report shows of a pool and its clusters: where examples lie on the map, terms and exemplars of each cluster.
 
-Both are stages of their own, cached like every other, and neither is needed to train: if one fails, the round goes on and says so.
+Both are stages of their own, cached like every other, and neither is needed to train: if one fails, the round continues and prints a note.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def keep_apart(
 
 
 def notices(target: Target | None) -> list[str]:
-    """What is to be told of a target that the pool does not hold the kind of; [] where all is well."""
+    """A note for the user if the pool holds no examples of the target's kind; otherwise []."""
     if target is None or target.artifact.json("target.json")["held"]:
         return []
     return [TARGET_NOT_HELD]

@@ -4,8 +4,8 @@
                                           │          └─(review)
                                           └─────▶ random picks ─────▶ packs ──train──▶ control k ──evaluate──▶ metrics ──┘
 
-Every line below is one arrow. A stage whose artifact is published is not run again, so calling `run_round` after a crash goes on
-where it stopped.
+Every line below is one arrow. A stage whose artifact is published is not run again, so `run_round` after a crash continues after
+the last published stage.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def propose(session: Session, prepared: Prepared, history: History, budget: Budg
 
 
 def generate_answers(session: Session, prepared: Prepared, history: History, adapter: Artifact, keep: Keep) -> None:
-    """Answers of base and of this round's adapter to a few dev prompts, beside those that the round before gave."""
+    """Answers of the base and of this round's adapter to a few dev prompts, and those of the round before."""
     before = history.last("generations.selected")
     rows = generations.choose_prompts(session, prepared, before)
     if len(rows):
@@ -117,7 +117,7 @@ def generate_answers(session: Session, prepared: Prepared, history: History, ada
 def train_lineage(
     session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
 ) -> Artifact:
-    """Pack and train a lineage's picks of this round: on the adapter before, with replay, or anew on all picks so far."""
+    """Pack and train a lineage's picks of this round: on the adapter before, with replay, or from scratch on all picks so far."""
     before = history.last("train") if session.config.train.mode == "continue" else None
     rows = training_rows(session, prepared, selection, history)
     lineage = history.lineage

@@ -70,7 +70,7 @@ def train(
     steps: int | None = None,
 ) -> Artifact:
     """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`,
-    and the optimizer's moments where the config's scores look at gradients.
+    and the optimizer's moments if the config's scores need gradients.
 
     Args:
         steps: exactly so many optimizer steps; None: `train.epochs` over the packs, or fewer by `train.patience`.
@@ -118,7 +118,7 @@ def train(
 
 
 def _pace(config: TrainConfig, previous: Artifact | None) -> TrainConfig:
-    """The config with the warm-up that suits a new adapter or one that goes on."""
+    """The config with the warm-up for a new or a continued adapter."""
     return config if previous is None else config.model_copy(update={"warmup_ratio": config.rewarmup_ratio})
 
 
@@ -205,7 +205,7 @@ def _flops(session: Session) -> dict[str, float]:
 
 
 def describe_step(metrics: dict[str, Any]) -> str:
-    """A step's metrics for the progress line, beside its count and the time left."""
+    """A step's metrics for the progress line, which also has its number and the time left."""
     dev = f", dev {metrics['dev_loss']:.3f}" if "dev_loss" in metrics else ""
     mfu = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
     speed = f", {metrics['tokens_per_s']:,.0f} tokens/s{mfu}"

@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """One published directory: what made it (`stage`, `fingerprint`), where it lies (`path`) and its manifest."""
+    """One published directory: what made it (`stage`, `fingerprint`), where it is (`path`) and its manifest."""
 
     stage: str
     fingerprint: str

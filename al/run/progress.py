@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
 class Progress:
     """A bar over `total` units (None: not known before); call it with the number of units just finished. Use as a context manager.
 
-    `note` is told beside the numbers, and `seconds_left`, where the work knows better than the rate so far. `file` holds what
+    `note` is printed after the numbers. `seconds_left` replaces the estimate from the rate so far. `file` holds what
     `snapshot` says, at most a second old, until the work ends; that it cannot be written stops nothing.
     """
 

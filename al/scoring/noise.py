@@ -36,7 +36,7 @@ def find_suspects(state: RoundState, scored: Sequence[Artifact]) -> Artifact:
     again.
 
     Publishes `suspects.parquet` (key, id, nll and nll_unprompted per response token, gain in nats of the whole response, round,
-    reason) and `suspects.json`: how many were looked at, how many of them are suspects, and how many suspects there are in all.
+    reason) and `suspects.json`: how many were measured, how many of them are suspects, and the number of suspects in all.
     """
     previous, number = state.history.last("suspects"), state.number
     scored = list(scored) if looks_for_noise(state.session.config, state.adapter) else []
@@ -73,7 +73,7 @@ def find_suspects(state: RoundState, scored: Sequence[Artifact]) -> Artifact:
 
 
 def suspected_share(history: History, suspects: Artifact) -> tuple[int, float]:
-    """How many examples were looked at in earlier rounds and for this one's `suspects`, and the share of them that were suspects."""
+    """How many examples were checked in earlier rounds and for this one's `suspects`, and the share of them that were suspects."""
     rounds = [done["suspects"] for done in history.rounds if "suspects" in done]
     counts = [artifact.json("suspects.json") for artifact in (*rounds, suspects)]
     looked_at, found = (sum(count.get(name, 0) for count in counts) for name in ("looked_at", "found"))

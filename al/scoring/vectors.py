@@ -1,4 +1,4 @@
-"""The vectors that pickers look at, of the examples that may be picked and of the target."""
+"""The vectors that pickers use, of the examples that may be picked and of the target."""
 
 from __future__ import annotations
 

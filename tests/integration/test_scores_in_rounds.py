@@ -235,8 +235,8 @@ def test_another_reference_of_the_same_size_is_another_reference(scored, tmp_pat
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        (("--set", "score.by=nll"), "the target is kept out of training but aims at nothing"),
-        (("--set", "score.by=rds", "--strategy", "default"), "picker random looks at no score"),
+        (("--set", "score.by=nll"), "the target is kept out of training but has no effect on the selection"),
+        (("--set", "score.by=rds", "--strategy", "default"), "picker random uses no score"),
         (("--set", "score.by=rds", "--strategy", "top"), None),
     ],
 )
