@@ -18,7 +18,7 @@ from selection.strategy import Candidates, Quotas, allocate
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredPool:
     """Score artifacts of the pool (`artifacts`) and of the target (`aims`; None: nothing needs one) for a round."""
 
     state: RoundState
@@ -53,8 +53,8 @@ class Scored:
     """
 
     state: RoundState
-    sample: Measured
-    measured: Measured
+    sample: MeasuredPool
+    measured: MeasuredPool
     suspects: Artifact
     shortlist: Artifact | None = None
 
@@ -62,7 +62,7 @@ class Scored:
         """The same with the shortlist measured. What does not change by it is not computed again."""
         more = shortlist.json("score.json")["examples"] > 0
         sample = self.sample
-        measured = Measured(self.state, (*sample.artifacts, shortlist), sample.aims) if more else sample
+        measured = MeasuredPool(self.state, (*sample.artifacts, shortlist), sample.aims) if more else sample
         later = Scored(self.state, sample, measured, suspects, shortlist)
         if suspects.fingerprint == self.suspects.fingerprint:
             for name in ("suspect", "_of_the_sample", "quotas"):

@@ -16,7 +16,7 @@ from al.run.artifacts import Artifact
 from al.run.rows import rows_digest
 from al.scoring import stage as scoring
 from al.scoring.amount import picks_checked, sample_size
-from al.scoring.noise import reasons
+from al.scoring.noise import why_suspected
 from selection.sample import stratified_sample
 from selection.scores import TARGETED, computable, needs
 from selection.shortlist import shortlist
@@ -44,7 +44,9 @@ def measure_target(state: RoundState) -> Artifact | None:
         return None
     if not needs_losses(state.select, state.number):
         return None  # nothing of the pool is measured that could be compared
-    return scoring.score_target(state.session, target.artifact, target.tokens, state.adapter, target.rows, state.number)
+    return scoring.score_the_target(
+        state.session, target.artifact, target.tokens, state.adapter, target.rows, state.number
+    )
 
 
 def measure_shortlist(scored: Scored) -> Artifact:
@@ -86,7 +88,7 @@ def select(scored: Scored) -> Artifact:
         picks = pick(scored.candidates, scored.quotas, budget, state.select, state.seed)
         columns = scored.measured.columns
         scores = computable(columns, scoring.measurements(session) | {"tokens"})
-        write_selection(out, state, columns, scores, picks, reasons(scored.suspects, state.pool.keys))
+        write_selection(out, state, columns, scores, picks, why_suspected(scored.suspects, state.pool.keys))
         write_quotas(out, state, scored.quotas, picks)
 
     return session.run.stage(

@@ -23,7 +23,7 @@ WANTED, OTHER_LANGUAGE, REFUSAL = 0, 1, 2
 REASONS = {"other_language": OTHER_LANGUAGE, "refusal": REFUSAL}
 
 
-def clean(session: Session, pool: Artifact) -> Artifact | None:
+def leave_out(session: Session, pool: Artifact) -> Artifact | None:
     """What the config's switches leave out of `pool`; None while all of them are off.
 
     Publishes `unwanted.npy` (n,) uint8 and `cleaned.json`, counts by reason and of languages.
@@ -32,7 +32,7 @@ def clean(session: Session, pool: Artifact) -> Artifact | None:
         ConfigError: `clean.languages` names a language that cannot be detected.
     """
     config = session.config.clean
-    languages = detect(session, pool) if config.languages else None
+    languages = detect_languages(session, pool) if config.languages else None
     if languages is None and config.refusals == "keep":
         return None
 
@@ -58,7 +58,7 @@ def clean(session: Session, pool: Artifact) -> Artifact | None:
     return cleaned
 
 
-def detect(session: Session, pool: Artifact) -> Artifact:
+def detect_languages(session: Session, pool: Artifact) -> Artifact:
     """The language of every example: publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Raises ConfigError."""
     _check_known(session.config.clean.languages)
 
@@ -88,7 +88,7 @@ def other_languages(found: np.ndarray, asked: list[str]) -> np.ndarray:
     return ~np.isin(found, [*asked, UNKNOWN])
 
 
-def reasons(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
+def why_left_out(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
     """Reason → (n,) bool, which of the pool's n examples are left out for it; none if nothing was cleaned."""
     unwanted = np.zeros(n, dtype=np.uint8) if cleaned is None else np.load(cleaned.path / "unwanted.npy")
     return {name: unwanted == code for name, code in REASONS.items()}
@@ -96,7 +96,7 @@ def reasons(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
 
 def wanted(cleaned: Artifact | None, n: int) -> np.ndarray:
     """(n,) bool: left out for no reason."""
-    return ~np.logical_or.reduce(list(reasons(cleaned, n).values()))
+    return ~np.logical_or.reduce(list(why_left_out(cleaned, n).values()))
 
 
 def role(cleaned: Artifact | None) -> dict[str, Artifact]:

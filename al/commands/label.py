@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.cleaning.stage import clean, reasons
+from al.cleaning.stage import leave_out, why_left_out
 from al.commands.options import Options
 from al.errors import DataError
 from al.pool.store import Pool
@@ -76,7 +76,7 @@ def hand_out(session: Session, budget: int) -> dict[str, Any]:
     prompts = unlabelled_prompts(session, number)
     rows = draw_candidates(session, prompts, budget, number)
     continuations = continue_prompts(session, prompts, adapter, rows)
-    choice = choose(session, prompts, continuations, budget)
+    choice = choose_most_unsure(session, prompts, continuations, budget)
     path = session.run.path / "labelling" / f"{budget}-prompts-{choice.fingerprint[:8]}.jsonl"
     written = _write_once(choice.path / "labelling.jsonl", path)
     return {
@@ -114,7 +114,7 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
     response. `number` is the round that comes next."""
 
     _, artifact = pool_version(session)
-    cleaned = clean(session, artifact)
+    cleaned = leave_out(session, artifact)
     tokens = tokenize(session, artifact)
     embeddings = embed(session, artifact)
     groups = group(session, artifact, tokens, embeddings, cleaned)
@@ -133,7 +133,7 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
         ("answered", pool.answered),
         ("refused_by_template", length == 0),
         ("held_out", held_out),
-        ("other_language", reasons(cleaned, len(pool))["other_language"]),
+        ("other_language", why_left_out(cleaned, len(pool))["other_language"]),
         ("near_target", near_target),
         ("near_duplicate", representative != np.arange(len(pool))),
         ("too_long", length > room),
@@ -254,7 +254,7 @@ def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progre
     )
 
 
-def choose(session: Session, prompts: Prompts, continuations: Artifact, budget: int) -> Artifact:
+def choose_most_unsure(session: Session, prompts: Prompts, continuations: Artifact, budget: int) -> Artifact:
     """Choose `budget` of the measured prompts, or all if there are fewer.
 
     Publishes `labelling.jsonl`, the prompts in the order chosen with an empty `response` to fill in, and `labelling.json`.

@@ -31,7 +31,7 @@ from al.lineage.outcomes import candidates, find_rows
 from al.lineage.round_state import aimed
 from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
-from al.preparation.target import notices as target_notices
+from al.preparation.target import target_notices
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
 from al.run.atomic import replaced
@@ -68,7 +68,7 @@ class Member:
         return change(values, overrides, f"--strategies {self.strategy}")
 
 
-def play(
+def play_member(
     session: Session,
     prepared: Prepared,
     member: Member,
@@ -200,7 +200,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def compare(
+def play_comparison(
     session: Session,
     strategies: Sequence[str],
     budget: Any,
@@ -231,10 +231,10 @@ def compare(
     for seed in seeds:
         for label, (name, changes) in parsed.items():
             member = Member(name, session.config.seed + seed, changes)
-            played = play(session, prepared, member, budget, rounds, told=session.tell)
+            played = play_member(session, prepared, member, budget, rounds, told=session.tell)
             found[label].append({**played, "strategy": label})
             document = _document(session, prepared, found, parsed, text, rounds, seeds) | {"proxy": proxy}
-            publish(session.run.path, document)
+            write_comparison(session.run.path, document)
     return document
 
 
@@ -280,12 +280,12 @@ def _document(
             for label, runs in done.items()
         ],
         "runs": [run for runs in done.values() for run in runs],
-        "notes": scoring.notices(session.config) + target_notices(prepared.target),
+        "notes": scoring.scoring_notices(session.config) + target_notices(prepared.target),
         "command": "python cli.py " + shlex.join(sys.argv[1:]),
     }
 
 
-def publish(run: Path, document: dict[str, Any]) -> None:
+def write_comparison(run: Path, document: dict[str, Any]) -> None:
     """`comparison.json` and `comparison.html` in the run's directory, each replaced as a whole."""
     from al.report.page.comparison import render_comparison
 

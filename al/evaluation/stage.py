@@ -97,7 +97,7 @@ def load_measured(artifact: Artifact, split: int) -> tuple[Measured, pa.Table]:
     return Measured(**arrays, source=codes), table
 
 
-def compare(
+def compare_models(
     evaluations: Mapping[str, Artifact], split: int, resamples: int, seed: int, groups: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Metrics of every model on a split, and the differences of "selected" to each other one with intervals.

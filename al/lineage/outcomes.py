@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from al.cleaning.stage import reasons
+from al.cleaning.stage import why_left_out
 from al.errors import DataError
 from al.lineage.history import History
 from al.pool.store import Pool, locate
@@ -90,7 +90,7 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
         ("no_target", status == NO_TARGET_LEFT),
         ("held_out_dev", split == DEV),
         ("held_out_test", split == TEST),
-        *reasons(prepared.cleaned, len(pool)).items(),
+        *why_left_out(prepared.cleaned, len(pool)).items(),
         ("near_duplicate_of_holdout", split == SHADOW),
         ("near_duplicate_of_target", _near_target(prepared, len(pool))),
         ("near_duplicate", representative != np.arange(len(pool))),

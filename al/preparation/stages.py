@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.cleaning.stage import clean, reasons, role, wanted
+from al.cleaning.stage import leave_out, role, wanted, why_left_out
 from al.errors import DataError
 from al.pool.identity import check_same_pool, describe_sources
 from al.pool.importer import import_pool
@@ -63,7 +63,7 @@ class Prepared(Tokenized):
 def prepare(session: Session, number: int) -> Prepared:
     """Bring the newest pool version through every pool stage, for round `number`."""
     version, pool = pool_version(session)
-    cleaned = clean(session, pool)
+    cleaned = leave_out(session, pool)
     tokens = tokenize(session, pool)
     check_trainable(session, pool, tokens, cleaned)
     embeddings = embed(session, pool)
@@ -268,7 +268,7 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
     if (usable & wanted(cleaned, len(usable))).any():
         return
     if usable.any():
-        why = ", ".join(f"{int(rows.sum()):,} {name}" for name, rows in reasons(cleaned, len(usable)).items())
+        why = ", ".join(f"{int(rows.sum()):,} {name}" for name, rows in why_left_out(cleaned, len(usable)).items())
         raise DataError(
             f"none of the {len(usable):,} examples is left to train on: clean.languages and clean.refusals leave out {why}. "
             "Allow more languages, keep refusals, or import other examples."

@@ -152,7 +152,7 @@ def keep_apart(
     )
 
 
-def notices(target: Target | None) -> list[str]:
+def target_notices(target: Target | None) -> list[str]:
     """A note for the user if the pool holds no examples of the target's kind; otherwise []."""
     if target is None or target.artifact.json("target.json")["held"]:
         return []

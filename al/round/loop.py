@@ -16,7 +16,7 @@ from al.budget import BudgetRequest
 from al.choosing import control
 from al.choosing import stage as selecting
 from al.choosing.adapt_clusters import adapt_clusters
-from al.choosing.scored import Measured, Scored
+from al.choosing.scored import MeasuredPool, Scored
 from al.evaluation import generations
 from al.evaluation.stage import evaluate
 from al.lineage.artifacts import Keep, RoundArtifacts
@@ -26,7 +26,7 @@ from al.lineage.training_rows import late_holdout, training_rows
 from al.planning.forecast import forecast
 from al.preparation.projection import for_the_report
 from al.preparation.stages import Prepared, as_dict, prepare
-from al.preparation.target import notices as target_notices
+from al.preparation.target import target_notices
 from al.report.publish import publish_report
 from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
@@ -96,7 +96,7 @@ def propose(session: Session, prepared: Prepared, history: History, budget: Budg
     aims = selecting.measure_target(state)
     if aims is not None:
         keep("score.target", aims)
-    measured = Measured(state, (sample,), aims)
+    measured = MeasuredPool(state, (sample,), aims)
     scored = Scored(state, measured, measured, find_suspects(state, [sample]))
     shortlist = keep("shortlist", selecting.measure_shortlist(scored))
     scored = scored.with_shortlist(shortlist, keep("suspects", find_suspects(state, [sample, shortlist])))
@@ -121,7 +121,7 @@ def train_lineage(
     before = history.last("train") if session.config.train.mode == "continue" else None
     rows = training_rows(session, prepared, selection, history)
     lineage = history.lineage
-    packs = keep(f"{lineage.prefix}packs", stages.pack(session, prepared, rows, lineage))
+    packs = keep(f"{lineage.prefix}packs", stages.plan_packs(session, prepared, rows, lineage))
     trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
     return keep(f"{lineage.prefix}train", trained)
 

@@ -29,7 +29,7 @@ from trainer.packing import PLANNERS, PackPlan
 from trainer.tokens import TokenTable
 
 
-def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
+def plan_packs(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
     """Packs of the documents at `rows`, made as `train.batching` says: an index made ahead, `plan/` and `rows.npy`."""
     config = session.config.train
 
@@ -152,7 +152,7 @@ def _run_training(
             """Record a training step: curve, event, progress."""
             curve.append(metrics)
             session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
-            progress.note, progress.seconds_left = describe_step(metrics), metrics["seconds_left"]
+            progress.note, progress.seconds_left = step_note(metrics), metrics["seconds_left"]
             progress.advance_to(metrics["step"])
 
         return train(
@@ -204,7 +204,7 @@ def _flops(session: Session) -> dict[str, float]:
     return {"flops_per_token": shape.training_flops_per_token, "peak_flops": probe_machine(session.config).flops}
 
 
-def describe_step(metrics: dict[str, Any]) -> str:
+def step_note(metrics: dict[str, Any]) -> str:
     """A step's metrics for the progress line, which also has its number and the time left."""
     dev = f", dev {metrics['dev_loss']:.3f}" if "dev_loss" in metrics else ""
     mfu = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""

@@ -38,7 +38,7 @@ class Artifact:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
-def canonical_json(value: Any) -> str:
+def sorted_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
 
@@ -46,7 +46,7 @@ def canonical_json(value: Any) -> str:
 def fingerprint(stage: str, version: int, inputs: Mapping[str, str], params: Mapping[str, Any]) -> str:
     """20 hex digits (80 bits of sha256) that name the result of a stage: its code version, inputs and parameters."""
     document = {"stage": stage, "version": version, "inputs": dict(inputs), "params": dict(params)}
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:20]
+    return hashlib.sha256(sorted_json(document).encode()).hexdigest()[:20]
 
 
 def sha256_file(path: Path) -> str:

@@ -127,7 +127,7 @@ def held_back(
     return np.isin(keys, suspects) & ~np.isin(ids, release)
 
 
-def reasons(artifact: Artifact | None, keys: np.ndarray) -> np.ndarray:
+def why_suspected(artifact: Artifact | None, keys: np.ndarray) -> np.ndarray:
     """(n,) object: why each example is a suspect, None for one that is not."""
     result = np.full(len(keys), None, dtype=object)
     if artifact is not None:

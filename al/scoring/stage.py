@@ -68,7 +68,7 @@ def measurements(session: Session) -> frozenset[str]:
     return wanted | {"response"}
 
 
-def notices(config: Config) -> list[str]:
+def scoring_notices(config: Config) -> list[str]:
     """Notes for the user on settings of the config's scoring that have no effect."""
 
     by, picker = describe(config.score.by), resolve(config.select).picker
@@ -105,7 +105,7 @@ def score(
     return _stage(session, "score", tokens, adapter, rows, wanted, number, label, {}, adam=True)
 
 
-def score_target(
+def score_the_target(
     session: Session, target: Artifact, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int
 ) -> Artifact:
     """Measure the target as `score` measures the pool, but with plain gradients, as LESS defines it."""
