@@ -369,7 +369,7 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
     from al.commands import doctor
 
     findings = doctor.examine(options, drop_damaged)
-    emit(options, findings, doctor.describe)
+    emit(options, findings, doctor.describe_findings)
     if findings["problems"]:
         sys.exit(findings["exit_code"])
 
@@ -385,10 +385,10 @@ def gc_command(options: Any, yes: bool) -> None:
 
     def confirm(document: dict[str, Any]) -> bool:
         if not options.as_json:
-            click.echo(gc.describe(document))
+            click.echo(gc.describe_trash(document))
         return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
 
-    emit(options, gc.empty_trash(options, confirm), gc.describe_outcome)
+    emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
 
 
 def main(arguments: list[str] | None = None) -> None:

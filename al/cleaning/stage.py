@@ -23,7 +23,7 @@ WANTED, OTHER_LANGUAGE, REFUSAL = 0, 1, 2
 REASONS = {"other_language": OTHER_LANGUAGE, "refusal": REFUSAL}
 
 
-def clean(session: Session, pool: Artifact) -> Artifact | None:
+def leave_out(session: Session, pool: Artifact) -> Artifact | None:
     """Publish which examples of `pool` the config's switches exclude. None if all switches are off.
 
     Publishes `unwanted.npy` (n,) uint8 and `cleaned.json`, counts by reason and of languages.
@@ -32,7 +32,7 @@ def clean(session: Session, pool: Artifact) -> Artifact | None:
         ConfigError: `clean.languages` names a language that cannot be detected.
     """
     config = session.config.clean
-    languages = detect(session, pool) if config.languages else None
+    languages = detect_languages(session, pool) if config.languages else None
     if languages is None and config.refusals == "keep":
         return None
 
@@ -58,7 +58,7 @@ def clean(session: Session, pool: Artifact) -> Artifact | None:
     return cleaned
 
 
-def detect(session: Session, pool: Artifact) -> Artifact:
+def detect_languages(session: Session, pool: Artifact) -> Artifact:
     """The language of every example. Publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Raises ConfigError."""
     _check_known(session.config.clean.languages)
 
@@ -85,7 +85,7 @@ def other_languages(found: np.ndarray, asked: list[str]) -> np.ndarray:
     return ~np.isin(found, [*asked, UNKNOWN])
 
 
-def reasons(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
+def why_left_out(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
     """{reason: (n,) bool} of the pool's examples excluded for it; empty if nothing was cleaned."""
     unwanted = np.zeros(n, dtype=np.uint8) if cleaned is None else np.load(cleaned.path / "unwanted.npy")
     return {name: unwanted == code for name, code in REASONS.items()}
@@ -93,7 +93,7 @@ def reasons(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
 
 def wanted(cleaned: Artifact | None, n: int) -> np.ndarray:
     """(n,) bool: not excluded for any reason."""
-    return ~np.logical_or.reduce(list(reasons(cleaned, n).values()))
+    return ~np.logical_or.reduce(list(why_left_out(cleaned, n).values()))
 
 
 def role(cleaned: Artifact | None) -> dict[str, Artifact]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from al.budget import parse_budget
 from al.commands.options import Options
-from al.commands.review import play
+from al.commands.review import play_round
 from al.commands.summary import describe_summary, with_paths
 from al.config import difference, parse
 from al.errors import ConfigError, RunStateError
@@ -17,7 +17,7 @@ from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
-from al.scoring.stage import notices
+from al.scoring.stage import scoring_notices
 from al.tracking.rounds import tracked
 from al.tracking.services import check_installed
 
@@ -35,7 +35,7 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
         number = rounds.next_number(session.run)
         _announce(session, number, request.text)
         with tracked(session):
-            return play(session, request, number, asking)
+            return play_round(session, request, number, asking)
 
 
 def _announce(session: Any, number: int, budget: str) -> None:
@@ -43,7 +43,7 @@ def _announce(session: Any, number: int, budget: str) -> None:
     last = rounds.unfinished_round(session.run)
     if session.quiet:
         return
-    for line in notices(session.config):
+    for line in scoring_notices(session.config):
         print(f"note: {line}", flush=True)
     if last is None:
         print(f"round {number} in {session.run.path}, budget {budget}", flush=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from al.choosing.stage import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
 from al.config import Config
 from al.planning.pool_estimate import PoolEstimate
+from al.scoring.amount import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
 from selection.cluster import choose_k
 from selection.pick import PICKERS
 from selection.scores import needs

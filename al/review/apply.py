@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.choosing.stage import candidates_for, quotas_for
+from al.choosing.scored import Scored
 from al.choosing.write import write_picked
 from al.config.pool import PoolConfig
 from al.lineage.outcomes import CODE, OUTCOMES, REMOVED_FILE
-from al.lineage.round_state import Scored, Standing
+from al.lineage.round_state import RoundState
 from al.pool.sources import find_sources
 from al.preparation.stages import import_sources
 from al.review.batch import Batch
@@ -36,37 +36,39 @@ ANSWERS_FILE = "answers.jsonl"
 class Proposed:
     """A round's proposal with its inputs: enough to show it and to compute the effect of a decision."""
 
-    standing: Standing
     scored: Scored
-    amount: Any
     artifact: Artifact
+
+    @property
+    def state(self) -> RoundState:
+        """The state of the round that it was made in."""
+        return self.scored.state
 
     @property
     def session(self) -> Session:
         """The session with the config that made the proposal."""
-        return self.standing.session
+        return self.state.session
 
     @property
     def number(self) -> int:
         """The round."""
-        return self.standing.number
+        return self.state.number
 
     @cached_property
     def batch(self) -> Batch:
         """The proposal as a readable batch: texts, outcomes and reasons."""
-        return Batch(self.artifact, self.standing.prepared.open_pool())
+        return Batch(self.artifact, self.state.prepared.open_pool())
 
     @cached_property
     def terms(self) -> Any:
         """The proposal in the form of `selection.review`, with the order of replacements."""
-        batch, rows = self.batch, self.standing.state.rows
+        batch, rows = self.batch, self.state.pool.rows
         place = np.full(len(batch.pool), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         why = batch.table["why"].to_pylist()
         selection = Selection(place[batch.picked], [why[row] for row in batch.picked.tolist()], batch.outcome[rows], 0)
-        quotas = quotas_for(self.standing, self.scored, self.amount)
-        chooser = candidates_for(self.standing, self.scored)
-        return propose(chooser, quotas, self.amount, self.standing.select, self.standing.seed, selection)
+        state, scored = self.state, self.scored
+        return propose(scored.candidates, scored.quotas, state.budget, state.select, state.seed, selection)
 
     def revised(self, decision: Decision) -> Any:
         """The `Selection` (of the selectable rows) that results from a decision.
@@ -143,7 +145,7 @@ def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
         table = revised_table(proposed, selection)
         batch = proposed.batch
         pq.write_table(table, out / "selection.parquet")
-        write_picked(out, batch.pool, proposed.standing.state.rows[selection.picked], table)
+        write_picked(out, batch.pool, proposed.state.pool.rows[selection.picked], table)
         write_json(out / "quotas.json", revised_quotas(batch, decision, table))
         pq.write_table(_removed(batch, decision), out / REMOVED_FILE)
         write_json(out / "review.json", describe_changes(batch, decision, table))
@@ -161,7 +163,7 @@ def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
 
 def revised_table(proposed: Proposed, selection: Any) -> pa.Table:
     """The proposal's selection.parquet with outcome, pick and why of the revised selection."""
-    table, rows = proposed.batch.table, proposed.standing.state.rows
+    table, rows = proposed.batch.table, proposed.state.pool.rows
     outcome = np.array([CODE[name] for name in proposed.batch.outcome], dtype=np.int8)
     outcome[rows] = [CODE[name] for name in selection.outcome]
     order, why = np.full(len(table), -1, dtype=np.int64), np.full(len(table), None, dtype=object)

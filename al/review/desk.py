@@ -54,20 +54,20 @@ class Desk:
                 self._now = batch.picked
             return
         self._problem = None
-        self._now = self.proposed.standing.state.rows[selection.picked]
+        self._now = self.proposed.state.pool.rows[selection.picked]
         self._why = dict(zip(self._now.tolist(), selection.step, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Everything but the examples: the proposal by cluster and source, and the draft's effect on it."""
         with self._lock:
-            batch, standing = self.proposed.batch, self.proposed.standing
+            batch, state = self.proposed.batch, self.proposed.state
             budget = batch.proposal.manifest["params"]["budget"]
             before, now = set(batch.picked.tolist()), set(self._now.tolist())
             pinned = np.isin(batch.pool.ids, self.draft.pin)
             return {
-                "run": standing.session.run.path.name,
-                "round": standing.number,
-                "strategy": standing.select.strategy,
+                "run": state.session.run.path.name,
+                "round": state.number,
+                "strategy": state.select.strategy,
                 "unit": budget["unit"],
                 "budget": budget["amount"],
                 "spent": int(self.proposed.terms.amount[self._place(self._now)].sum()),
@@ -93,7 +93,7 @@ class Desk:
             }
 
     def _place(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.proposed.standing.state.rows, rows)
+        return np.searchsorted(self.proposed.state.pool.rows, rows)
 
     def _clusters(self) -> list[dict[str, Any]]:
         batch = self.proposed.batch
@@ -159,7 +159,7 @@ class Desk:
         if view == "changed":
             named = batch.rows_of(sorted({*self.draft.drop, *self.draft.pin, *self.draft.answers}))
             return np.union1d(np.setxor1d(batch.picked, self._now), named).astype(np.int64)
-        return np.setdiff1d(self.proposed.standing.state.rows, self._now)
+        return np.setdiff1d(self.proposed.state.pool.rows, self._now)
 
     def _describe(self, rows: np.ndarray, cut: int | None) -> list[dict[str, Any]]:
         batch, draft = self.proposed.batch, self.draft

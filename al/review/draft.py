@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from al.errors import DataError
 from al.review.decision import Decision, read_decision
-from al.run.artifacts import fsync_path
+from al.run.atomic import replaced
 
 DRAFT = "draft.json"
 
@@ -53,11 +52,8 @@ def _set_aside(folder: Path) -> str:
 def save_draft(folder: Path, decision: Decision) -> None:
     """Replace the draft file of `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{DRAFT}.tmp"
-    temporary.write_text(json.dumps(decision.document(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    fsync_path(temporary)
-    os.replace(temporary, folder / DRAFT)
-    fsync_path(folder)
+    with replaced(folder / DRAFT) as temporary:
+        temporary.write_text(json.dumps(decision.document(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def changed(decision: Decision, kind: str, key: str, value: Any) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ import numpy as np
 from al.errors import ConfigError, DataError
 from al.review.batch import Batch
 from al.review.decision import Decision, parse_decision, read_decision
-from al.run.artifacts import fsync_path
+from al.run.atomic import replaced
 
 KEEP = {"yes": "yes", "y": "yes", "true": "yes", "1": "yes", "": "yes", "no": "no", "n": "no", "false": "no", "0": "no"}
 KEEP |= {"pin": "pin"}
@@ -89,16 +88,12 @@ def write_batch(batch: Batch, path: Path) -> int:
         raise ConfigError(f"--export {path}: expected a name that ends in .csv or .jsonl.")
     if path.exists():
         raise DataError(f"--export {path}: this file exists and may contain edits; name another one, or remove it.")
-    temporary = path.with_name(path.name + ".tmp")
     try:
         # Excel reads a CSV as UTF-8 only if it begins with a byte order mark.
         encoding = "utf-8-sig" if path.suffix.lower() == ".csv" else "utf-8"
-        with temporary.open("w", encoding=encoding, newline="") as handle:
+        with replaced(path) as temporary, temporary.open("w", encoding=encoding, newline="") as handle:
             count = (_write_csv if path.suffix.lower() == ".csv" else _write_jsonl)(handle, batch_rows(batch))
-        fsync_path(temporary)
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"--export {path}: cannot be written ({error.strerror}).") from None
     return count
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from al.run.atomic import move_into_place
+
 STDIN = "-"
 SPOOLED = re.compile(r"stdin-[0-9a-f]{8}")
 """Name of a file of piped data; it contains the sha256 of its bytes."""
@@ -24,7 +26,9 @@ def spool(folder: Path, stream: BinaryIO | None = None) -> Path:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             file.write(chunk)
-    return waiting.rename(folder / f"stdin-{digest.hexdigest()[:8]}")
+    spooled = folder / f"stdin-{digest.hexdigest()[:8]}"
+    move_into_place(waiting, spooled)
+    return spooled
 
 
 def with_stdin_spooled(names: Iterable[str], folder: Path) -> tuple[str, ...]:
