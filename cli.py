@@ -188,14 +188,14 @@ def status_command(options: Any, watch: float | None) -> None:
     "number",
     type=click.IntRange(min=1),
     default=None,
-    help="Number of the round.  [default: the last finished one]",
+    help="Its number.  [default: the last finished round]",
 )
 @click.option("--md", "markdown", is_flag=True, help="Print it as Markdown, for a pull request.")
 @click.option("--compare", is_flag=True, help="Compare the runs given as arguments side by side.")
 @click.option(
     "--figures",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write the main charts into this folder, for papers.",
+    help="Write the main charts to this folder, for papers.",
 )
 @click.option(
     "--format",
@@ -384,6 +384,7 @@ def gc_command(options: Any, yes: bool) -> None:
     from al.commands import gc
 
     def confirm(document: dict[str, Any]) -> bool:
+        """Print the trash and ask whether to delete it; False without a terminal unless --yes."""
         if not options.as_json:
             click.echo(gc.describe_trash(document))
         return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))

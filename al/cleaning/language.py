@@ -30,7 +30,7 @@ FIELDS = ("lang", "language")
 BATCH = 1000
 
 
-def detect_languages(texts: Sequence[str]) -> np.ndarray:
+def languages_of_texts(texts: Sequence[str]) -> np.ndarray:
     """(n,) str: ISO 639-1 code of each text, detected from its first 500 characters, or "und"."""
     return np.array([_detect(text) for text in texts], dtype="<U3")
 

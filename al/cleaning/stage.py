@@ -37,6 +37,7 @@ def leave_out(session: Session, pool: Artifact) -> Artifact | None:
         return None
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `unwanted.npy` and `cleaned.json`."""
         reader = Pool.open(pool.path)
         unwanted = np.full(len(reader), WANTED, dtype=np.uint8)
         if config.refusals == "drop":
@@ -63,6 +64,7 @@ def detect_languages(session: Session, pool: Artifact) -> Artifact:
     _check_known(session.config.clean.languages)
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `languages.npy`."""
         reader = Pool.open(pool.path)
         with session.progress("languages", len(reader), "examples") as progress:
             np.save(out / "languages.npy", example_languages(reader, progress))

@@ -202,6 +202,7 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Answer the prompts shard by shard, longest first, skipping shards in `scratch`; join them in `continuations.parquet`."""
         answers = (prompts.length + config.max_new_tokens) * (1 + config.samples)
         by_length = rows[np.argsort(-prompts.length[rows], kind="stable")]
         shards = split_by_tokens(by_length, answers, max(SHARD_TOKENS, config.batch_tokens))
@@ -261,6 +262,7 @@ def choose_most_unsure(session: Session, prompts: Prompts, continuations: Artifa
     """
 
     def build(out: Path, scratch: Path) -> None:
+        """Rank the prompts and write `labelling.jsonl` and `labelling.json`."""
         measured = pq.read_table(continuations.path / "continuations.parquet")
         rows, entropy, disagreement = (measured[name].to_numpy() for name in ("row", "entropy", "disagreement"))
         order = Order.of(prompts.cluster[rows], prompts.pool.keys[rows], entropy, disagreement)

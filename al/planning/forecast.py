@@ -24,6 +24,7 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
     config = session.config
 
     def build(out: Path, scratch: Path) -> None:
+        """Probe the machine and write `plan.json`."""
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
         size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
         mapped = made_from(session.run, "projection", "embeddings", prepared.embeddings) is not None

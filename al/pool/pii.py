@@ -69,6 +69,7 @@ def masker(entities: Sequence[str]) -> Masker:
     engine = AnonymizerEngine()
 
     def matches(text: str) -> list[RecognizerResult]:
+        """All matches of `entities` in `text` with a sufficient score."""
         return [
             match
             for entity, hint, recognizer in finders
@@ -78,6 +79,7 @@ def masker(entities: Sequence[str]) -> Masker:
         ]
 
     def mask(text: str) -> tuple[str, Counter[str]]:
+        """Replace all matches; returns the text and the number of replacements by kind."""
         found = matches(text)
         if not found:
             return text, Counter()
@@ -103,6 +105,7 @@ def _offline(parent: Any) -> Any:
 
     class Email(parent):
         def validate_result(self, pattern_text: str) -> bool:
+            """Whether the matched address has a known top-level domain."""
             return domains(pattern_text).fqdn != ""
 
     return Email

@@ -61,6 +61,7 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Refuse requests that fail `refusal`; add security headers to every response."""
         response = refusal(request, token, hosts) or await call_next(request)
         response.headers.update(SECURITY | {"Content-Security-Policy": policy})
         return response
@@ -68,19 +69,23 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
     @app.exception_handler(UserError)
     @app.exception_handler(SelectionError)
     async def refuse(request: Request, error: Exception) -> Response:
+        """A user error as JSON: 409 for a state of the run, 422 for anything else."""
         return JSONResponse({"error": str(error)}, 409 if getattr(error, "exit_code", 0) == 5 else 422)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
+        """A request with invalid fields as JSON, 422."""
         said = "; ".join(f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in error.errors())
         return JSONResponse({"error": said}, 422)
 
     @app.get("/")
     def index() -> HTMLResponse:
+        """The page."""
         return HTMLResponse(page)
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
+        """The state of the review; see `Desk.state`."""
         return desk.state()
 
     @app.get("/api/examples")
@@ -92,22 +97,27 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> dict[str, Any]:
+        """A page of examples; see `Desk.examples`."""
         return desk.examples(view, cluster, source, search, offset, limit)
 
     @app.get("/api/examples/{name}")
     def example(name: str) -> dict[str, Any]:
+        """One example with its full text."""
         return desk.example(name)
 
     @app.post("/api/change")
     def change(wanted: ChangeRequest) -> dict[str, Any]:
+        """Apply one change to the draft; returns the new state."""
         return desk.change(wanted.kind, wanted.key, wanted.value)
 
     @app.post("/api/approve")
     def approve(wanted: ApproveRequest) -> dict[str, Any]:
+        """Approve the draft at a revision."""
         return desk.approve(wanted.revision)
 
     @app.get("/status")
     def progress() -> dict[str, Any]:
+        """The run's status with `approved` and `finished`, polled by the page after the approval."""
         desk.watched = time.monotonic()
         found = status(desk.proposed.session.run.path)
         return {**found, "approved": desk.approved.is_set(), "finished": desk.finished}

@@ -96,6 +96,7 @@ def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
     document = decision.model_copy(update={"proposal": proposed.artifact.fingerprint}).document()
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `decision.json` and, if there are answers, `answers.jsonl`."""
         write_json(out / DECISION_FILE, document)
         if decision.answers:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in answer_rows(proposed.batch, decision))
@@ -140,6 +141,7 @@ def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
     proposal = proposed.artifact
 
     def build(out: Path, scratch: Path) -> None:
+        """Apply the decision and write the files of the selection."""
         decision = decided(recorded)
         selection = proposed.revised(decision)
         table = revised_table(proposed, selection)
@@ -216,6 +218,7 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
     names = [entry["name"] for entry in batch.quotas]
 
     def example(row: int) -> dict[str, Any]:
+        """Id, source and cluster of pool row `row`."""
         return {"id": str(ids[row]), "source": str(sources[row]), "cluster": int(batch.cluster[row])}
 
     return {

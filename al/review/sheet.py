@@ -36,7 +36,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Row:
+class EditedRow:
     """One row of an edited file. `line`: where it begins. `proposal`: its origin, empty for a row written by hand."""
 
     line: int
@@ -141,7 +141,7 @@ def read_approval(path: Path, batch: Batch) -> tuple[Decision, list[str]]:
     return _decide(path, rows, batch)
 
 
-def _decide(path: Path, rows: list[Row], batch: Batch) -> tuple[Decision, list[str]]:
+def _decide(path: Path, rows: list[EditedRow], batch: Batch) -> tuple[Decision, list[str]]:
     proposed = batch.pool.ids[batch.picked].tolist()
     ours, listed = set(proposed), {row.id for row in rows}
     if ours and not ours & listed:
@@ -167,7 +167,7 @@ def _decide(path: Path, rows: list[Row], batch: Batch) -> tuple[Decision, list[s
     return parse_decision(document, str(path)), notes
 
 
-def _check_proposal(path: Path, rows: list[Row], proposal: str) -> None:
+def _check_proposal(path: Path, rows: list[EditedRow], proposal: str) -> None:
     """Raises DataError for an export of another proposal: missing rows would be dropped permanently, added rows pinned."""
     for row in rows:
         if row.proposal not in ("", proposal):
@@ -177,7 +177,7 @@ def _check_proposal(path: Path, rows: list[Row], proposal: str) -> None:
             )
 
 
-def _check_pins(path: Path, rows: list[Row], batch: Batch) -> None:
+def _check_pins(path: Path, rows: list[EditedRow], batch: Batch) -> None:
     """Raises DataError with the line of the first example that may not be picked."""
     for row in rows:
         try:
@@ -186,7 +186,7 @@ def _check_pins(path: Path, rows: list[Row], batch: Batch) -> None:
             raise DataError(f"{path}:{row.line}: {error}") from None
 
 
-def _edited(rows: list[Row], batch: Batch) -> list[int]:
+def _edited(rows: list[EditedRow], batch: Batch) -> list[int]:
     """Lines of labelled examples whose texts differ from the pool's. White space is ignored, because spreadsheets change line ends."""
     rows = [row for row in rows if row.prompt is not None and row.response is not None]
     at = batch.rows_of([row.id for row in rows])
@@ -201,7 +201,7 @@ def _edited(rows: list[Row], batch: Batch) -> list[int]:
     return lines
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path) -> Iterator[EditedRow]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
         raise ConfigError(f"--approve {path}: expected an exported .csv or .jsonl, or a decision as .json.")
@@ -214,7 +214,7 @@ def _read(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as CSV UTF-8.") from None
 
 
-def _read_csv(path: Path, handle: Any) -> Iterator[Row]:
+def _read_csv(path: Path, handle: Any) -> Iterator[EditedRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     first = handle.readline()
     handle.seek(0)
@@ -236,7 +236,7 @@ def _read_csv(path: Path, handle: Any) -> Iterator[Row]:
         raise DataError(f"{path}:{line}: not valid CSV ({error}).") from None
 
 
-def _read_jsonl(path: Path, handle: Any) -> Iterator[Row]:
+def _read_jsonl(path: Path, handle: Any) -> Iterator[EditedRow]:
     for line, text in enumerate(handle, 1):
         if not text.strip():
             continue
@@ -251,7 +251,7 @@ def _read_jsonl(path: Path, handle: Any) -> Iterator[Row]:
         yield _row(path, line, values)
 
 
-def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
+def _row(path: Path, line: int, values: dict[str, Any]) -> EditedRow:
     keep, name = values.get("keep", ""), values.get("id")
     if not isinstance(keep, str) or keep.strip().lower() not in KEEP:
         raise DataError(f"{path}:{line}: keep: expected yes, no or pin, found {str(keep)[:40]!r}.")
@@ -260,4 +260,4 @@ def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
         raise DataError(f"{path}:{line}: id: expected 16 hexadecimal digits as exported, found {text[:40]!r}.")
     texts = (values.get(field) if isinstance(values.get(field), str) else None for field in ("prompt", "response"))
     proposal = str(values.get("proposal") or "").strip().removeprefix("#")
-    return Row(line, KEEP[keep.strip().lower()], text, proposal, *texts)
+    return EditedRow(line, KEEP[keep.strip().lower()], text, proposal, *texts)

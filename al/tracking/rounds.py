@@ -33,6 +33,7 @@ def tracked(session: Session) -> Iterator[None]:
         return
 
     def failed(name: str, reason: str) -> None:
+        """Note that a tracker is dropped, for this process and in the run's events."""
         _left_out.add(name)
         session.say(
             f"note: tracker {name} is dropped: {reason}. The round continues; its record in {run.path} is complete"
@@ -42,6 +43,7 @@ def tracked(session: Session) -> Iterator[None]:
     workers = [Worker(name, SERVICES[name], failed) for name in dict.fromkeys(names)]
 
     def heard(event: Mapping[str, Any]) -> None:
+        """Forward an event; an exception drops all trackers but does not reach the run."""
         try:
             send(run, workers, event)
         except Exception as error:  # an event that cannot be sent to trackers must not stop the round

@@ -65,6 +65,7 @@ def service(name: str) -> Callable[[type], type]:
     """Register a class under its name in the config key `track`."""
 
     def register(made: type) -> type:
+        """Add the class to SERVICES and return it unchanged."""
         SERVICES[name] = made
         return made
 

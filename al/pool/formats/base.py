@@ -81,6 +81,7 @@ def row_format(
     """Register a function Row → list[Example] as format `name`; the other arguments are the fields of `Format`."""
 
     def register(convert: Callable[[Row], list[Example]]) -> Callable[[Row], list[Example]]:
+        """Add `convert` to FORMATS and return it unchanged."""
         FORMATS[name] = Format(name, fields, matches, convert, expects, gathers)
         return convert
 

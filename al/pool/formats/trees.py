@@ -53,6 +53,7 @@ class Messages(Gathering):
                 replies.setdefault(str(row["parent_id"]), []).append(row)
 
         def replies_of(message: Message) -> list[Message]:
+            """The direct replies to a message, in reading order."""
             return replies.get(str(message["message_id"]), [])
 
         reached: set[str] = set()

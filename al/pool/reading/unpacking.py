@@ -75,9 +75,11 @@ class _Unpacked(io.RawIOBase):
         self._ended = False
 
     def readable(self) -> bool:
+        """True, as `io` requires of a readable raw stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with unpacked bytes; returns their number, 0 at the end. Raises Damaged after the last good byte."""
         if self._at == len(self._output):
             self._fill(len(buffer))
         part = self._output[self._at : self._at + len(buffer)]
@@ -163,6 +165,7 @@ class _Unpacked(io.RawIOBase):
         )
 
     def close(self) -> None:
+        """Close the underlying file too."""
         self._file.close()
         super().close()
 
@@ -176,9 +179,11 @@ class _FromUtf16(io.RawIOBase):
         self._waiting = b""
 
     def readable(self) -> bool:
+        """True, as `io` requires of a readable raw stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with UTF-8 bytes; returns their number, 0 at the end. Raises Damaged for invalid UTF-16."""
         while not self._waiting:
             content = self._stream.read1(BUFFER)
             try:
@@ -194,5 +199,6 @@ class _FromUtf16(io.RawIOBase):
         return len(part)
 
     def close(self) -> None:
+        """Close the underlying file too."""
         self._stream.close()
         super().close()

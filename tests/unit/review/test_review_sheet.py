@@ -121,5 +121,5 @@ def test_the_line_of_a_pin_that_cannot_be_is_named(proposed, tmp_path):
 def test_names_of_other_kinds_are_refused_before_anything_is_written(proposed, tmp_path):
     with pytest.raises(ConfigError, match="ends in .csv or .jsonl"):
         write_batch(proposed.batch, tmp_path / "batch.xlsx")
-    with pytest.raises(ConfigError, match="expected a .csv or .jsonl"):
+    with pytest.raises(ConfigError, match="expected (a name that ends in|an exported) .csv or .jsonl"):
         read_approval(tmp_path / "batch.xlsx", proposed.batch)
