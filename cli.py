@@ -184,26 +184,15 @@ def status_command(options: Any, watch: float | None) -> None:
 @cli.command("report")
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN RUN …]")
 @click.option(
-    "--round",
-    "number",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Its number.  [default: the last finished round]",
+    "--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]"
 )
 @click.option("--md", "markdown", is_flag=True, help="Print it as Markdown, for a pull request.")
 @click.option("--compare", is_flag=True, help="Compare the runs given as arguments side by side.")
 @click.option(
-    "--figures",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Write the main charts to this folder, for papers.",
+    "--figures", type=click.Path(path_type=Path, file_okay=False), help="Write the main charts here, for papers."
 )
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["svg", "png", "pdf"]),
-    default="svg",
-    show_default=True,
-    help="File format of --figures.",
+    "--format", "form", type=click.Choice(["svg", "png", "pdf"]), default="svg", show_default=True, help="Of --figures."
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the text to this file.")
 @common
