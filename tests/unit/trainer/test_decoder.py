@@ -274,7 +274,7 @@ def test_weights_trained_besides_lora_are_refused():
     model = peft.get_peft_model(
         build("llama"), peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["norm"])
     )
-    with pytest.raises(Unsupported, match="besides LoRA"):
+    with pytest.raises(Unsupported, match="other than LoRA"):
         Decoder.bind(model.get_base_model(), torch.float32)
 
 
