@@ -7,7 +7,7 @@ the steps after the first four, and the peak memory of training; or {"name", "er
 memory is too small and 1 for any other error. A peer is set up according to its documentation: its packing (2,048 tokens, four packs a
 batch), its gradient checkpointing (`-nogc`: none), its trainer, LoRA on all seven projections, NEFTune. `document_lengths` needs no torch.
 
-Packages in addition to torch, transformers, peft and bitsandbytes: trl and datasets; for Unsloth also unsloth and, for attention over packed
+Packages next to torch, transformers, peft and bitsandbytes: trl and datasets; for Unsloth also unsloth and, for attention over packed
 documents, xformers (whose PyPI wheel needs the CUDA 12 runtime: nvidia-cuda-runtime-cu12).
 """
 

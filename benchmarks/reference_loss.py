@@ -3,8 +3,8 @@
     python benchmarks/reference_loss.py --model DIR --data FILE... --out benchmarks/results/reference_loss_cpu.json
 
 On a CPU Winnow's trainer runs in float32 and must give the reference's loss at every step. On a GPU it runs as shipped (NF4 weights,
-bfloat16, our own decoder); the reference then uses the same dequantized weights in float32 on the CPU, and a second reference, transformers +
-PEFT in bfloat16 on the GPU, shows the effect of rounding alone.
+bfloat16, our own decoder). The reference then uses the same dequantized weights in float32 on the CPU. A second reference,
+transformers + PEFT in bfloat16 on the GPU, shows the effect of rounding alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our own decoder computes what transformers and PEFT compute, whatever it keeps and wherever its weights lie."""
+"""Our own decoder computes the results of transformers and PEFT, whatever it keeps and wherever its weights are."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ARCHITECTURES = {
 
 
 def with_adapter(name, r=4, **settings):
-    """A model of architecture `name` wearing a LoRA whose B is not zero, with biases that are not zero either."""
+    """A model of architecture `name` with a LoRA whose B is not zero, with biases that are not zero either."""
     kind, changes = ARCHITECTURES[name]
     causal = build(kind, **changes)
     settings = {"target_modules": "all-linear", "lora_alpha": 3 * r, "task_type": "CAUSAL_LM", **settings}
