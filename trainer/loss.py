@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -108,7 +109,9 @@ def nll_and_slope(
 
 class _TargetNll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_Pd, weight, bias, labels_P):
+    def forward(
+        ctx: Any, hidden_Pd: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels_P: torch.Tensor
+    ) -> torch.Tensor:
         """nll (P,); computes the gradient in the same pass. Raises RuntimeError if the output head is trainable."""
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             raise RuntimeError("the output head must be frozen")
@@ -117,7 +120,7 @@ class _TargetNll(torch.autograd.Function):
         return nll
 
     @staticmethod
-    def backward(ctx, upstream_P):
+    def backward(ctx: Any, upstream_P: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         """The saved gradient (P, d), scaled by that of the NLL."""
         (gradient,) = ctx.saved_tensors
         return gradient * upstream_P[:, None].to(gradient.dtype), None, None, None

@@ -9,12 +9,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+Pointer = Scalar = tl.tensor
+"""Annotations of kernel arguments: a tensor's first element, and a runtime number. Triton reads `int` and `float` as 32-bit types, which
+would disable its own choice of width."""
+
 
 @triton.jit
 def add_rms_norm_kernel(
-    x, y, weight, total, normed, x_stride, y_stride, total_stride, normed_stride, width, eps,
-    ADD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x: Pointer, y: Pointer, weight: Pointer, total: Pointer, normed: Pointer, x_stride: Scalar, y_stride: Scalar,
+    total_stride: Scalar, normed_stride: Scalar, width: Scalar, eps: Scalar, ADD: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """One row: total = x + y (if ADD), normed = rms_norm(total) · weight."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -34,9 +38,10 @@ def add_rms_norm_kernel(
 
 @triton.jit
 def rms_norm_backward_kernel(
-    gradient, x, weight, residual, out, gradient_stride, x_stride, residual_stride, out_stride, width, eps,
-    ADD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    gradient: Pointer, x: Pointer, weight: Pointer, residual: Pointer, out: Pointer, gradient_stride: Scalar,
+    x_stride: Scalar, residual_stride: Scalar, out_stride: Scalar, width: Scalar, eps: Scalar, ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """One row: gradient of rms_norm with respect to x, plus the residual stream's gradient (if ADD)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -56,9 +61,9 @@ def rms_norm_backward_kernel(
 
 @triton.jit
 def rotate_kernel(
-    source, target, cos, sin, source_stride, target_stride, heads, half,
-    INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
+    source: Pointer, target: Pointer, cos: Pointer, sin: Pointer, source_stride: Scalar, target_stride: Scalar, heads: Scalar,
+    half: Scalar, INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+) -> None:  # fmt: skip
     """One token: rotary embedding of all its heads. Reads both halves before writing, so target may be source."""
     token = tl.program_id(0).to(tl.int64)
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
@@ -82,7 +87,10 @@ def rotate_kernel(
 
 
 @triton.jit
-def move_kernel(source, target, source_stride, target_stride, rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def move_kernel(
+    source: Pointer, target: Pointer, source_stride: Scalar, target_stride: Scalar, rows: Scalar, width: Scalar,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Copy a tile between rows of different strides."""
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
@@ -92,7 +100,9 @@ def move_kernel(source, target, source_stride, target_stride, rows, width, ROWS:
 
 
 @triton.jit
-def silu_mul_kernel(gate_up, out, gate_up_stride, out_stride, width, BLOCK: tl.constexpr):
+def silu_mul_kernel(
+    gate_up: Pointer, out: Pointer, gate_up_stride: Scalar, out_stride: Scalar, width: Scalar, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Part of a row: silu(gate) · up, with gate and up side by side."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -107,8 +117,9 @@ def silu_mul_kernel(gate_up, out, gate_up_stride, out_stride, width, BLOCK: tl.c
 
 @triton.jit
 def silu_mul_backward_kernel(
-    gate_up, product, gate_up_stride, product_stride, width, PRODUCT: tl.constexpr, BLOCK: tl.constexpr
-):
+    gate_up: Pointer, product: Pointer, gate_up_stride: Scalar, product_stride: Scalar, width: Scalar, PRODUCT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """In place: gate and up are replaced by their gradients, and (with PRODUCT) the product's gradient by the product."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -130,9 +141,10 @@ def silu_mul_backward_kernel(
 
 @triton.jit
 def dequantize_nf4_kernel(
-    packed, code, absmax, absmax_code, absmax_scale, offset, out, blocks, width, out_stride,
-    NESTED: tl.constexpr, OUTER: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
+    packed: Pointer, code: Pointer, absmax: Pointer, absmax_code: Pointer, absmax_scale: Pointer, offset: Pointer,
+    out: Pointer, blocks: Scalar, width: Scalar, out_stride: Scalar, NESTED: tl.constexpr, OUTER: tl.constexpr,
+    BLOCKS: tl.constexpr, HALF: tl.constexpr,
+) -> None:  # fmt: skip
     """BLOCKS quantization blocks of 2 · HALF weights each, two weights per byte, the first in its high half.
 
     With NESTED the scales are 8-bit codes with one scale per OUTER codes, and an offset.
@@ -155,7 +167,10 @@ def dequantize_nf4_kernel(
 
 
 @triton.jit
-def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
+def nll_kernel(
+    logits: Pointer, labels: Pointer, nll: Pointer, stride: Scalar, vocabulary: Scalar, GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """One row of logits: nll of its label, and (with GRADIENT) softmax - onehot in place of the logits."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
@@ -183,7 +198,10 @@ def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, 
 
 
 @triton.jit
-def statistics_kernel(logits, labels, out, best, stride, vocabulary, rows, BLOCK: tl.constexpr):
+def statistics_kernel(
+    logits: Pointer, labels: Pointer, out: Pointer, best: Pointer, stride: Scalar, vocabulary: Scalar, rows: Scalar,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """One row of logits, read once: `out` (4, rows) receives the nll of its label, the entropy and the two highest
     probabilities, `best` (rows) the index of the first highest logit.
 
@@ -230,9 +248,10 @@ def statistics_kernel(logits, labels, out, best, stride, vocabulary, rows, BLOCK
 
 @triton.jit
 def attention_kernel(
-    qkv, first, cos, sin, out, qkv_stride, out_stride, tokens, key_at, value_at, scale, groups,
-    GROUPS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
+    qkv: Pointer, first: Pointer, cos: Pointer, sin: Pointer, out: Pointer, qkv_stride: Scalar, out_stride: Scalar,
+    tokens: Scalar, key_at: Scalar, value_at: Scalar, scale: Scalar, groups: Scalar, GROUPS: tl.constexpr, QUERIES: tl.constexpr,
+    KEYS: tl.constexpr, HALF: tl.constexpr,
+) -> None:  # fmt: skip
     """QUERIES tokens × all query heads of one key head: token t sees the keys first[t] … t. Queries are rotated here, keys
     before. Heads are processed in two halves, which the rotation turns against each other.
 
@@ -285,9 +304,9 @@ def attention_kernel(
 
 @triton.jit
 def fp8_rows_kernel(
-    source, weight, out, scale, source_stride, out_stride, width, eps,
-    NORM: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    source: Pointer, weight: Pointer, out: Pointer, scale: Pointer, source_stride: Scalar, out_stride: Scalar, width: Scalar,
+    eps: Scalar, NORM: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """One row in 8-bit floats and its scale: out · scale = the row, its rms norm (NORM), or silu(gate) · up (GATE)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -309,9 +328,9 @@ def fp8_rows_kernel(
 
 @triton.jit
 def fp8_border_kernel(
-    source, scale, out, source_stride, out_stride, width, filled, share, rows,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    source: Pointer, scale: Pointer, out: Pointer, source_stride: Scalar, out_stride: Scalar, width: Scalar, filled: Scalar,
+    share: Scalar, rows: Scalar, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Columns next to a row with a given scale: source · share / scale, clipped to the range, and
     zeros from `width` to `filled`."""
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
@@ -325,10 +344,11 @@ def fp8_border_kernel(
 
 @triton.jit
 def gradient_sketch_kernel(
-    left, right, borders, mean, square, start, row_sign, column_sign, out,
-    left_stride, right_stride, mean_row, mean_column, rank, width, dimension, scale, beta_1, beta_2, eps,
+    left: Pointer, right: Pointer, borders: Pointer, mean: Pointer, square: Pointer, start: Pointer,
+    row_sign: Pointer, column_sign: Pointer, out: Pointer, left_stride: Scalar, right_stride: Scalar, mean_row: Scalar,
+    mean_column: Scalar, rank: Scalar, width: Scalar, dimension: Scalar, scale: Scalar, beta_1: Scalar, beta_2: Scalar, eps: Scalar,
     MOMENTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """A tile of one document's gradient scale · leftᵀ · right, through Adam (with MOMENTS). Adds entry (i, j) with
     its sign to place (start[i] + j) mod dimension of the document's row of `out`."""
     document = tl.program_id(1)

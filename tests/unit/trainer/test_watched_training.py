@@ -172,7 +172,7 @@ def test_a_best_checkpoint_that_is_gone_at_the_end_says_what_to_do(base, tmp_pat
 
     config = WATCHED.model_copy(update={"patience": 0})
     losses = [1, 2, 2, 2, 2, 2, 2, 2, 2]
-    with pytest.raises(CheckpointError, match="best checkpoint, of step 1, is gone.*run again"):
+    with pytest.raises(CheckpointError, match="best checkpoint, of step 1, is missing.*run again"):
         watched(base, tmp_path, config, losses, on_step=lose)
     _, report, _, _ = watched(base, tmp_path, config, losses)
     assert (report.resumed_from, report.best_step) == (0, 1)
