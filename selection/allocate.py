@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selection.candidates import Candidates, PastRound, Strategy, Vectors
+from selection.candidates import Candidates, PastRound, Strategy
 from selection.errors import SelectionError
 from selection.evidence import Evidence, gather
 from selection.losses import ClusterLosses, cluster_means
 from selection.randomness import DRAW, keyed_draw
-from selection.vectors import blocks, unit
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,21 @@ class Allocation:
 
 
 ALLOCATIONS: dict[str, Allocation] = {}
+"""Filled when `selection.registry` imports the modules of selection/allocations/; take it from there."""
 
 
 def allocation(
     name: str, first_measured: int | None = None, aims: bool = False, optional: bool = False
 ) -> Callable[[Weigh], Weigh]:
-    """Register an allocation under `name`."""
+    """Register an allocation under `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def register(function: Weigh) -> Weigh:
+        if name in ALLOCATIONS:
+            raise ValueError(f"allocation {name!r} is registered twice")
         ALLOCATIONS[name] = Allocation(function, first_measured, aims, optional)
         return function
 
@@ -193,59 +199,6 @@ def adaptive_allocation(situation: Situation) -> Weights:
 def _size_counts(exponent: float) -> str:
     """How the size of a cluster counts, in words."""
     return "size does not count" if exponent == 0 else f"size ^ {exponent:.2g} counts"
-
-
-@allocation("learnability", first_measured=1)
-def learnability_allocation(situation: Situation) -> Weights:
-    """By how much a cluster's loss falls for what is spent on it: Thompson sampling (1933) over clusters, whose arms are the
-    clusters and whose reward is the fall of loss per unit, known with the error that `selection.evidence` gives. In the
-    first round: as `loss`; where earlier rounds tell nothing, every cluster alike. O(n)."""
-    if len(situation.past) == 0:
-        return loss_allocation(situation)
-    evidence = gather(situation.past, situation.losses)
-    rng = np.random.default_rng([*situation.seed_parts, DRAW])
-    drawn = evidence.gain + evidence.gain_error * rng.standard_normal(len(situation.size))
-    least = 0.05 * max(float(np.nanmean(np.maximum(evidence.gain, 0))), 1e-12)
-    weight = np.where(situation.size > 0, np.maximum(drawn, least), 0.0)
-    reason = [
-        f"loss fell by {gain:.2g} ± {error:.1g} for each doubling of what it had, drawn {draw:.2g}"
-        for gain, error, draw in zip(evidence.gain, evidence.gain_error, drawn, strict=True)
-    ]
-    return Weights(weight, reason)
-
-
-NEIGHBOURS = 16
-"""Nearest candidates that tell which clusters a target example lies in."""
-
-
-@allocation("target", aims=True)
-def target_allocation(situation: Situation) -> Weights:
-    """Size · (density of the target / density of the pool) ^ temperature: at 1 the clusters' shares of the target, at 0 the pool's own
-    (importance weights: Xie et al. 2023, arXiv 2302.03169, by clusters). The densities are shares of the target's and of all candidates; a
-    target example is spread over the clusters of its 16 nearest candidates by embeddings. O(n · targets · d) time."""
-    candidates, size = situation.candidates, situation.size
-    rows = np.flatnonzero(situation.open_)
-    vectors = candidates.vectors["embedding"].take(rows)
-    nearest = _nearest_candidates(vectors, min(NEIGHBOURS, len(rows)))
-    near = np.bincount(candidates.cluster[rows[nearest.ravel()]], minlength=len(size)).astype(np.float64)
-    target, pool = near / max(near.sum(), 1), size / max(size.sum(), 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(size > 0, target / pool, 0.0)
-    weight = np.where(size > 0, size * ratio**situation.strategy.temperature, 0.0)
-    return Weights(weight, [f"{t:.1%} of the target, {p:.1%} of the pool" for t, p in zip(target, pool, strict=True)])
-
-
-def _nearest_candidates(vectors: Vectors, count: int) -> np.ndarray:
-    """(t, count) positions of the candidates nearest to each target example by cosine, in blocks."""
-    targets = unit(np.asarray(vectors.targets))
-    best = np.full((len(targets), 0), -np.inf, dtype=np.float32)
-    where = np.empty((len(targets), 0), dtype=np.int64)
-    for block in blocks(np.arange(len(vectors.row))):
-        cosine = targets @ unit(np.nan_to_num(vectors.take(block).values())).T
-        best, where = np.hstack([best, cosine]), np.hstack([where, np.broadcast_to(block, cosine.shape)])
-        kept = np.argsort(-best, axis=1, kind="stable")[:, :count]
-        best, where = np.take_along_axis(best, kept, axis=1), np.take_along_axis(where, kept, axis=1)
-    return where
 
 
 def _fill_up(worth: np.ndarray, spent: np.ndarray, total: int) -> np.ndarray:

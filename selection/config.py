@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from selection.errors import nearest_name
+from selection.registry import registry
 from selection.scores import check
 
 
@@ -246,8 +247,6 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("strategy", "allocation", "picker")
     @classmethod
     def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
-        from selection.strategy import registry
-
         if name is not None and name not in registry(info.field_name):
             raise ValueError(nearest_name(info.field_name, name, registry(info.field_name)))
         return name

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from selection.candidates import Candidates, Strategy
+from selection.greedy import Order
+from selection.randomness import PICK
 
 MIN_MEASURED_FOR_CUT = 5
 """Below this a cluster's highest loss says nothing about noise."""
@@ -36,6 +38,10 @@ class ClusterView:
     def vectors(self, name: str) -> np.ndarray:
         """(m, d) float32, NaN where an example has none."""
         return self.candidates.vectors[name].take(self.rows).values()
+
+    def generator(self) -> np.random.Generator:
+        """Random numbers of this selection and cluster alone."""
+        return np.random.default_rng([*self.seed_parts, PICK, self.cluster])
 
 
 @dataclass(frozen=True)
@@ -69,79 +75,25 @@ class Picker:
 
 
 PICKERS: dict[str, Picker] = {}
+"""Filled when `selection.registry` imports the modules of selection/pickers/; take it from there."""
 
 
 def picker(name: str, **traits: Any) -> Callable[[Rank], Rank]:
-    """Register a picker under `name`; `traits` are Picker's."""
+    """Register a picker under `name`; `traits` are the other fields of `Picker`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def register(function: Rank) -> Rank:
+        if name in PICKERS:
+            raise ValueError(
+                f"picker {name!r} is registered twice: {PICKERS[name].rank.__module__}, {function.__module__}"
+            )
         PICKERS[name] = Picker(function, **traits)
         return function
 
     return register
-
-
-@picker("random")
-def random_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """Uniformly at random. O(m)."""
-    return Ranking(np.arange(len(view.rows)), lambda i: f"random {i + 1} of {len(view.rows)}")
-
-
-@picker("top", uses_score=True)
-def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """Highest score first within quantile bins of length, the bins taking turns in proportion to their size: scores per token
-    favour short examples, and the tail cut has removed the likely noise. Which bin comes first is random, or else quotas below
-    the number of bins would always go to the shortest. Unmeasured ones come last. O(m log m)."""
-    score = view.candidates.score[view.rows]
-    measured = np.flatnonzero(~np.isnan(score))
-    lengths = view.candidates.tokens[view.rows[measured]]
-    bins = _quantile_bins(lengths, strategy.length_bins)
-    by_score = np.lexsort((-score[measured], bins))
-    size = np.bincount(bins, minlength=strategy.length_bins)
-    rank = np.arange(len(measured)) - (np.cumsum(size) - size)[bins[by_score]]
-    random_place = (by_score + 0.5) / max(len(measured), 1)
-    turn = np.argsort((rank + random_place) / size[bins[by_score]], kind="stable")
-    order = measured[by_score[turn]]
-    place_bin, place_rank = bins[by_score[turn]], rank[turn]
-    spans = {b: f"{lengths[bins == b].min()} to {lengths[bins == b].max()} tokens" for b in np.flatnonzero(size)}
-
-    def explain(i: int) -> str:
-        if i >= len(order):
-            return "random, none with a score is left"
-        b = place_bin[i]
-        return f"rank {place_rank[i] + 1} of {size[b]} measured ones of {spans[b]}"
-
-    return Ranking(then_the_rest(order, len(view.rows)), explain)
-
-
-@picker("mid", uses_score=True)
-def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """At random from the quantile band of `mid_band` around the cluster's median score, then outwards from it. With `rising` the
-    band lies higher in every round (a curriculum: Bengio et al. 2009). Unmeasured ones come last. O(m log m)."""
-    score = view.candidates.score[view.rows]
-    measured = np.flatnonzero(~np.isnan(score))
-    quantile = np.empty(len(measured))
-    quantile[np.argsort(score[measured], kind="stable")] = (np.arange(len(measured)) + 0.5) / max(len(measured), 1)
-    half = strategy.mid_band / 2
-    centre = min(1 - 1 / (view.seed_parts[-1] + 1), 1 - half) if strategy.rising else 0.5
-    distance = np.maximum(np.abs(quantile - centre) - half, 0.0)
-    outward = np.argsort(distance, kind="stable")
-    order = measured[outward]
-
-    def explain(i: int) -> str:
-        if i >= len(order):
-            return "random, none with a score is left"
-        where = "in" if distance[outward[i]] == 0 else "nearest outside"
-        low, high = max(centre - half, 0.0), min(centre + half, 1.0)
-        return f"quantile {quantile[outward[i]]:.2f} of {len(measured)} measured, {where} {low:.0%} to {high:.0%}"
-
-    return Ranking(then_the_rest(order, len(view.rows)), explain)
-
-
-def _quantile_bins(values: np.ndarray, count: int) -> np.ndarray:
-    """(m,) bin 0..count-1 of each value; equal values share a bin, so that bins may differ in size or be empty."""
-    edges = np.quantile(values, np.arange(1, count) / count) if len(values) else np.empty(0)
-    return np.searchsorted(edges, values, side="left")
 
 
 def then_the_rest(order: np.ndarray, count: int) -> np.ndarray:
@@ -149,6 +101,23 @@ def then_the_rest(order: np.ndarray, count: int) -> np.ndarray:
     rest = np.ones(count, dtype=bool)
     rest[order] = False
     return np.concatenate([order, np.flatnonzero(rest)])
+
+
+def ranking_of(view: ClusterView, found: Order, words: Callable[[float], str]) -> Ranking:
+    """The ranking of an order from selection.greedy, .submodular or .turns.
+
+    `words` turns the value that the order gives a place into the reason for that place.
+    """
+    order = then_the_rest(found.order, len(view.rows))
+
+    def explain(i: int) -> str:
+        if i >= len(found.order):
+            return "random, beyond what was ranked"
+        if np.isnan(found.value[i]):
+            return "the first of its cluster" if i == 0 else "random, none that is measured is left"
+        return words(float(found.value[i]))
+
+    return Ranking(order, explain)
 
 
 def suspects(loss: np.ndarray, share: float) -> np.ndarray:

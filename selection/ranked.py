@@ -13,8 +13,9 @@ import numpy as np
 from selection.candidates import Candidates, Quotas, Strategy
 from selection.errors import SelectionError
 from selection.fill import fill_tokens
-from selection.pick import PICKERS, ClusterView, suspects
+from selection.pick import ClusterView, suspects
 from selection.randomness import DRAW, EXPLORE, keyed_draw
+from selection.registry import PICKERS
 
 EXPLORED = -1
 

@@ -1,8 +1,26 @@
-"""The strategies that have a name."""
+"""Everything that a config can name: strategies (the table below), allocations, pickers and scores.
+
+A picker or an allocation registers itself with a decorator. Importing this module imports every module of selection/pickers/ and
+selection/allocations/, so a new one needs its own file and no other edit. Take PICKERS and ALLOCATIONS from here: in
+selection.pick and selection.allocate they are filled only as far as something has imported the modules.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from selection import allocations, pickers
+from selection.allocate import ALLOCATIONS
 from selection.candidates import Strategy
+from selection.pick import PICKERS
+from selection.scores import SCORES
+
+__all__ = ["ALLOCATIONS", "PICKERS", "SCORES", "STRATEGIES", "registry"]
+
 
 STRATEGIES: dict[str, Strategy] = {
     "default": Strategy(
@@ -37,3 +55,18 @@ STRATEGIES: dict[str, Strategy] = {
     "rds": Strategy("uniform", "rds", "to the target by hidden states (RDS+), target examples taking turns"),
     "less": Strategy("uniform", "less", "to the target by gradients (LESS), target examples taking turns"),
 }
+"""By name. `about` stands in the help, in docs/selection.md and in the report of a comparison."""
+
+
+def registry(kind: str) -> Mapping[str, Any]:
+    """The names that `kind` ("strategy", "allocation", "picker", "score") can take, with what each stands for."""
+    return {"strategy": STRATEGIES, "allocation": ALLOCATIONS, "picker": PICKERS, "score": SCORES}[kind]
+
+
+def _import_modules_of(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+
+
+_import_modules_of(allocations)
+_import_modules_of(pickers)

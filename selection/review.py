@@ -17,8 +17,8 @@ from selection.candidates import Budget, Candidates, Quotas, Selection
 from selection.config import SelectConfig
 from selection.errors import SelectionError
 from selection.fill import fill_tokens, prefix_within
-from selection.pick import PICKERS
 from selection.ranked import RankedGroup, explain, rank_groups
+from selection.registry import PICKERS
 from selection.strategy import resolve
 
 DROPPED, BANNED = "dropped_in_review", "banned_in_review"

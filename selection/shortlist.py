@@ -11,9 +11,10 @@ import numpy as np
 from selection.candidates import Candidates, Quotas, Strategy
 from selection.config import SelectConfig
 from selection.fill import prefix_within
-from selection.pick import PICKERS, Prefilter
+from selection.pick import Prefilter
 from selection.randomness import LOOK, keyed_draw
 from selection.ranked import EXPLORED, groups_in_random_order, in_exploring_order, rank_groups, tail_cut
+from selection.registry import PICKERS
 from selection.strategy import measures, resolve
 
 SPARE = 1.25

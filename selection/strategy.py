@@ -9,26 +9,23 @@ and take O(n) memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from selection.allocate import ALLOCATIONS, Situation, largest_remainder
+from selection.allocate import Situation, largest_remainder
 from selection.candidates import OUTCOMES, Budget, Candidates, PastRound, Quotas, Selection, Strategy, Vectors
 from selection.config import SelectConfig
 from selection.errors import SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
-from selection.pick import PICKERS, most_suspects
+from selection.pick import most_suspects
 from selection.ranked import explain, in_exploring_order, pick_examples, pick_tokens, rank_groups, tail_cut
-from selection.registry import STRATEGIES
-from selection.vector_pickers import longest_picker as _registers_the_rest  # noqa: F401
+from selection.registry import ALLOCATIONS, PICKERS, STRATEGIES, registry
 
 __all__ = [
     "OUTCOMES",
-    "STRATEGIES",
     "Budget",
     "Candidates",
     "PastRound",
@@ -41,16 +38,10 @@ __all__ = [
     "by_default",
     "measures",
     "needs_losses",
-    "registry",
     "resolve",
     "select",
     "vectors_needed",
 ]
-
-
-def registry(kind: str) -> Mapping[str, Any]:
-    """The names that `kind` ("strategy", "allocation", "picker") can take, with what each stands for."""
-    return {"strategy": STRATEGIES, "allocation": ALLOCATIONS, "picker": PICKERS}[kind]
 
 
 def resolve(config: SelectConfig) -> Strategy:

@@ -10,8 +10,9 @@ from made_pools import SEED, candidates, play, vectors
 
 from selection.config import SelectConfig
 from selection.errors import SelectionError
+from selection.registry import STRATEGIES
 from selection.review import Change, propose, revise
-from selection.strategy import STRATEGIES, Budget
+from selection.strategy import Budget
 
 UNITS = (Budget("examples", 24), Budget("tokens", 2_400))
 

@@ -9,8 +9,9 @@ import pytest
 from made_pools import SEED, candidates, vectors
 
 from selection.config import SelectConfig
+from selection.registry import STRATEGIES
 from selection.shortlist import shortlist
-from selection.strategy import STRATEGIES, Budget, allocate, needs_losses, select
+from selection.strategy import Budget, allocate, needs_losses, select
 
 RNG = np.random.default_rng(0)
 CLUSTER = RNG.integers(0, 12, 1500)

@@ -30,11 +30,11 @@ from made_pools import (
 from selection.config import SelectConfig
 from selection.errors import SelectionError
 from selection.pick import suspects
+from selection.registry import STRATEGIES, registry
 from selection.sample import stratified_sample
 from selection.shortlist import shortlist
 from selection.strategy import (
     OUTCOMES,
-    STRATEGIES,
     Budget,
     PastRound,
     Vectors,
@@ -42,7 +42,6 @@ from selection.strategy import (
     allocate,
     measures,
     needs_losses,
-    registry,
     resolve,
     select,
 )

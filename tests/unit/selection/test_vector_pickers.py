@@ -7,6 +7,7 @@ import pytest
 from made_pools import SEED, candidates, pick_from, play, reveal
 
 from selection.config import SelectConfig
+from selection.registry import registry
 from selection.shortlist import shortlist
 from selection.strategy import (
     Budget,
@@ -14,7 +15,6 @@ from selection.strategy import (
     allocate,
     measures,
     needs_losses,
-    registry,
     select,
     vectors_needed,
 )

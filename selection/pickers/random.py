@@ -1,0 +1,14 @@
+"""Uniformly at random: the baseline inside a cluster, and the default."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from selection.candidates import Strategy
+from selection.pick import ClusterView, Ranking, picker
+
+
+@picker("random")
+def random_picker(view: ClusterView, strategy: Strategy) -> Ranking:
+    """Uniformly at random. O(m)."""
+    return Ranking(np.arange(len(view.rows)), lambda i: f"random {i + 1} of {len(view.rows)}")
