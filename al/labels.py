@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from selection import scores
+
 MODELS = {"base": "Base", "previous": "Previous round", "selected": "Selected", "control": "Random control"}
 
 WORK = {
@@ -63,19 +65,8 @@ LANGUAGES = {
     "und": "not told (too short or unsure)",
 }  # fmt: skip
 
-SCORES = {
-    "nll": "NLL, nats per response token",
-    "entropy": "Entropy, nats per response token",
-    "margin": "Margin: 1 − gap of the two likeliest tokens",
-    "least_confidence": "1 − the likeliest token's probability",
-    "ifd": "IFD: NLL with the prompt over NLL without it",
-    "learnability": "Learnability: NLL above the reference adapter's, nats",
-    "forgetting": "Forgetting: NLL above the lowest of earlier rounds, nats",
-    "rds": "RDS: nearness to the target by hidden states",
-    "less": "LESS: nearness to the target by gradients",
-    "quality": "Quality, your own column",
-}
-"""What the axis of a score's distribution says."""
+SCORES = {name: score.label or f"{name}: {score.about}" for name, score in scores.SCORES.items() if name != "length"}
+"""The axis of each score's distribution. Length has a chart of its own, of picked against left."""
 
 TARGET_NOT_HELD = (
     "the pool does not hold the target's kind: most target examples are farther from the nearest pool example than from another "

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from selection.errors import nearest_name
-from selection.registry import registry
+from selection.registry import described, registry
 from selection.scores import check
 
 
@@ -135,9 +135,8 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     )
     by: str | dict[str, float] = Field(
         "nll",
-        description="What pickers top and mid rank by: a score (nll, entropy, margin, least_confidence, ifd, learnability, "
-        "forgetting, rds, less, length, quality; docs/selection.md), or several with weights, {nll: 1, quality: 2}, whose "
-        "ranks are averaged. Quotas and the tail cut always go by NLL.",
+        description="The score that a picker ranks by, if it uses one, or several scores with weights, {nll: 1, quality: 2}, whose ranks "
+        f"are averaged. Quotas and the tail cut always use NLL. Scores:{described('score')}",
     )
     also: list[str] = Field(
         default=[],
@@ -191,14 +190,14 @@ class NoiseConfig(BaseModel, extra="forbid", frozen=True):
 class SelectConfig(BaseModel, extra="forbid", frozen=True):
     """Which strategy picks, and changes to it. Fields that are null take the strategy's own value."""
 
-    strategy: str = Field(
-        "default", description="Named pair of allocation and picker; docs/selection.md says which when."
-    )
+    strategy: str = Field("default", description=f"A named pair of allocation and picker:{described('strategy')}")
     allocation: str | None = Field(
         None,
-        description="How the budget is divided over clusters: random, uniform, size, loss, confidence, learnability, adaptive, target.",
+        description=f"How the budget is divided over clusters: {', '.join(registry('allocation'))}.",
     )
-    picker: str | None = Field(None, description="Which examples inside a quota; docs/selection.md lists them.")
+    picker: str | None = Field(
+        None, description=f"Which examples fill a cluster's quota: {', '.join(sorted(registry('picker')))}."
+    )
     temperature: float | None = Field(
         None,
         ge=0,
