@@ -30,7 +30,7 @@ def proposed(world, tmp_path_factory) -> Path:
     pools = ("--pool", world.parent / "pool", "--pool", root / "prompts.jsonl")
     command = ("round", "--config", world, "--run", root / "run", "--budget", BUDGET, "--no-control", *pools)
     result = winnow(*command, "--review", "--export", root / "batch.csv")
-    assert result.code == 0 and "waits before its training" in result.out, result.err
+    assert result.code == 0 and "is waiting before training" in result.out, result.err
     return root
 
 
