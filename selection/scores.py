@@ -30,10 +30,10 @@ COLUMNS = (
 )  # fmt: skip
 """Every column that a score reads."""
 MEASUREMENTS = {
-    "response": "the forward pass that quotas need anyway",
+    "response": "one forward pass, shared with the quotas",
     "unprompted": "a second pass over the responses",
     "reference": "a second pass with the other adapter",
-    "history": "nothing more",
+    "history": "losses of earlier rounds",
     "pooled": "one vector an example",
     "gradient": "about as much as training on the measured examples, 32 KB an example",
     "quality": "nothing",
