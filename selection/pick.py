@@ -1,8 +1,8 @@
-"""Which examples of one cluster fill its quota.
+"""What a picker is: it decides which examples of a cluster fill the cluster's quota. The pickers are in selection/pickers/.
 
-A picker ranks the candidates of one cluster, best first, and can say of each place why it is there. It sees them in random
-order, without those that the tail cut holds back. Global top-loss is worse than random (arXiv 2503.01807), which is why no
-picker ranks the whole pool by loss; those that rank it aim at a target.
+A picker ranks the candidates of one cluster, best first, and gives a reason for each place. It gets them in random order, without
+those that the tail cut holds back. No picker ranks the whole pool by loss, because that is worse than random (arXiv 2503.01807).
+Pickers that rank the whole pool select for a target.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from selection.greedy import Order
 from selection.randomness import PICK
 
 MIN_MEASURED_FOR_CUT = 5
-"""Below this a cluster's highest loss says nothing about noise."""
+"""With fewer measured examples, a cluster's highest loss is no evidence of noise."""
 
 
 @dataclass(frozen=True)
 class ClusterView:
-    """One cluster, or the whole pool, as a picker sees it.
+    """The input of a picker: one cluster, or the whole pool.
 
-    `rows` (m,): its candidates, without those held back, in random order by key. `count`: how many of them the quota can take at
-    most, so that a picker need not rank more; the rest follows in any order. `seed_parts`: of this selection.
+    `rows`: (m,) int, its candidates that are not held back, in a random order that depends on their keys. `count`: the most that the
+    quota can take; a picker need not rank more, the rest follows in any order. `seed_parts`: non-negative integers, the last is the
+    round.
     """
 
     cluster: int
@@ -36,17 +37,25 @@ class ClusterView:
     seed_parts: tuple[int, ...]
 
     def vectors(self, name: str) -> np.ndarray:
-        """(m, d) float32, NaN where an example has none."""
+        """(m, d) float32, NaN for an example without a vector.
+
+        Raises:
+            KeyError: the picker does not declare these vectors.
+        """
+        if name not in self.candidates.vectors:
+            raise KeyError(
+                f"{name} vectors: a picker gets only those that it declares, as in @picker(…, vectors=frozenset({{{name!r}}}))"
+            )
         return self.candidates.vectors[name].take(self.rows).values()
 
     def generator(self) -> np.random.Generator:
-        """Random numbers of this selection and cluster alone."""
+        """A generator for this cluster of this selection."""
         return np.random.default_rng([*self.seed_parts, PICK, self.cluster])
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """`order` (m,): indices into the view's rows, best first. `explain(i)`: why place i of the order is where it is."""
+    """`order`: (m,) indices into the view's rows, best first. `explain(i)`: the reason for place i of the order, never empty."""
 
     order: np.ndarray
     explain: Callable[[int], str]
@@ -58,12 +67,11 @@ Prefilter = Callable[[Candidates, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Picker:
-    """`rank` orders a group.
+    """A picker and what it needs; a round measures and passes nothing else.
 
-    `uses_score`: whether by the score, so that more than it takes must be measured for it. `vectors`: those of the
-    candidates' that it looks at. `whole_pool`: whether it ranks all candidates at once, with no quotas. `prefilter`: for such a
-    one that ranks by what is measured, rows (in order) of the candidates worth measuring, from what is known without. `aims`:
-    whether it needs a target.
+    `rank`: orders a cluster. `uses_score`: whether it ranks by the score; a round then measures a shortlist for it. `vectors`: names of
+    the vectors that it reads. `whole_pool`: whether it ranks all candidates at once, without quotas. `prefilter`: for such a picker,
+    if it ranks by measured vectors: which candidates to measure, best first, from the others. `aims`: whether it needs a target.
     """
 
     rank: Rank
@@ -86,6 +94,7 @@ def picker(name: str, **traits: Any) -> Callable[[Rank], Rank]:
     """
 
     def register(function: Rank) -> Rank:
+        """Add the function to PICKERS."""
         if name in PICKERS:
             raise ValueError(
                 f"picker {name!r} is registered twice: {PICKERS[name].rank.__module__}, {function.__module__}"
@@ -97,7 +106,7 @@ def picker(name: str, **traits: Any) -> Callable[[Rank], Rank]:
 
 
 def then_the_rest(order: np.ndarray, count: int) -> np.ndarray:
-    """`order`, and behind it those of `count` indices that it lacks, ascending."""
+    """`order`, followed by the rest of the indices 0 … `count` - 1, ascending."""
     rest = np.ones(count, dtype=bool)
     rest[order] = False
     return np.concatenate([order, np.flatnonzero(rest)])
@@ -111,20 +120,21 @@ def ranking_of(view: ClusterView, found: Order, words: Callable[[float], str]) -
     order = then_the_rest(found.order, len(view.rows))
 
     def explain(i: int) -> str:
+        """The order's value in words."""
         if i >= len(found.order):
-            return "random, beyond what was ranked"
+            return "random, after the ranked ones"
         if np.isnan(found.value[i]):
-            return "the first of its cluster" if i == 0 else "random, none that is measured is left"
+            return "the first of its cluster" if i == 0 else "random, no measured one is left"
         return words(float(found.value[i]))
 
     return Ranking(order, explain)
 
 
 def suspects(loss: np.ndarray, share: float) -> np.ndarray:
-    """(m,) bool: measured losses above the (1 - share) quantile of a cluster's, as suspected noise (mislabelled, garbled).
+    """(m,) bool: the tail cut, a cluster's measured losses above their (1 - share) quantile (mislabelled or garbled examples).
 
-    The quantile is a measured value (the lower neighbour), so that ties with it stay. Nothing is cut below
-    MIN_MEASURED_FOR_CUT measured, nor is an example without a loss (NaN).
+    The quantile is a measured value, the lower neighbour, so ties with it stay. Clusters with fewer than MIN_MEASURED_FOR_CUT measured
+    examples, and examples without a loss (NaN), are not cut.
     """
     known = loss[~np.isnan(loss)]
     kept = len(known) - int(most_suspects(len(known), share))
@@ -134,10 +144,10 @@ def suspects(loss: np.ndarray, share: float) -> np.ndarray:
 
 
 def most_suspects(measured: np.ndarray | int, share: float) -> np.ndarray:
-    """How many of so many measured examples of a cluster `suspects` cuts at most: fewer only where losses tie.
+    """The most examples that `suspects` can cut from a cluster with `measured` losses; ties make it cut fewer.
 
-    It never falls when more are measured, so that of a cluster's size it bounds what any measurement can lead to. Rounding
-    comes before `ceil`, since 0.3 · 90 must not become 28.
+    The number never falls when more is measured, so for a cluster's size it bounds the cut after any measurement. Rounding comes
+    before `ceil`, because 0.3 · 90 must give 27 and not 28.
     """
     measured = np.asarray(measured)
     cut = np.ceil(np.round((measured - 1) * share, 6))

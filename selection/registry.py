@@ -1,8 +1,8 @@
 """Everything that a config can name: strategies (the table below), allocations, pickers and scores.
 
-A picker or an allocation registers itself with a decorator. Importing this module imports every module of selection/pickers/ and
-selection/allocations/, so a new one needs its own file and no other edit. Take PICKERS and ALLOCATIONS from here: in
-selection.pick and selection.allocate they are filled only as far as something has imported the modules.
+A picker or an allocation registers itself with a decorator. This module imports every module of selection/pickers/ and
+selection/allocations/, so a new one needs its own file and no other edit. Import PICKERS and ALLOCATIONS from here, because only then
+are they complete.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def registry(kind: str) -> Mapping[str, Any]:
-    """The names that `kind` ("strategy", "allocation", "picker", "score") can take, with what each stands for."""
+    """All entries of a `kind` by name: "strategy", "allocation", "picker" or "score"."""
     return {"strategy": STRATEGIES, "allocation": ALLOCATIONS, "picker": PICKERS, "score": SCORES}[kind]
 
 
 def described(kind: str) -> str:
-    """All strategies or scores for a help text, one a line: its name and what it is."""
+    """All strategies or scores for a help text: one line each, with its name and `about`."""
     return "".join(f"\n      {name}: {entry.about}" for name, entry in registry(kind).items())
 
 

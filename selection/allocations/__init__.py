@@ -1,4 +1,4 @@
-"""Allocations: how a budget is divided over clusters. `selection.registry` imports every module of this folder.
+"""More allocations: how a budget is divided over clusters. `selection.registry` imports every module of this folder.
 
-Those that go by size and loss, on which others build, are in selection/allocate.py.
+The allocations by size and loss are in selection/allocate.py, because others build on them.
 """

@@ -1,4 +1,4 @@
-"""More to clusters whose loss falls fastest for what is spent on them."""
+"""More for clusters whose loss falls fastest per amount spent on them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from selection.randomness import DRAW
 
 @allocation("learnability", first_measured=1)
 def learnability_allocation(situation: Situation) -> Weights:
-    """By how much a cluster's loss falls for what is spent on it: Thompson sampling (1933) over clusters, whose arms are the
-    clusters and whose reward is the fall of loss per unit, known with the error that `selection.evidence` gives. In the
-    first round: as `loss`; where earlier rounds tell nothing, every cluster alike. O(n)."""
+    """Thompson sampling (1933): the arms are the clusters, the reward is the fall of loss per doubling of what a cluster had. O(n) time.
+
+    `selection.evidence` estimates the reward and its error. The first round is as `loss`; without evidence all clusters have the
+    same chance.
+    """
     if len(situation.past) == 0:
         return loss_allocation(situation)
     evidence = gather(situation.past, situation.losses)
@@ -22,7 +24,7 @@ def learnability_allocation(situation: Situation) -> Weights:
     least = 0.05 * max(float(np.nanmean(np.maximum(evidence.gain, 0))), 1e-12)
     weight = np.where(situation.size > 0, np.maximum(drawn, least), 0.0)
     reason = [
-        f"loss fell by {gain:.2g} ± {error:.1g} for each doubling of what it had, drawn {draw:.2g}"
+        f"loss changes by {0 - gain:+.2g} ± {error:.1g} nats per doubling of its picks, drawn {0 - draw:+.2g}"
         for gain, error, draw in zip(evidence.gain, evidence.gain_error, drawn, strict=True)
     ]
     return Weights(weight, reason)

@@ -1,4 +1,4 @@
-"""More to clusters in which the target lies."""
+"""More for clusters that the target examples lie in."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from selection.candidates import Vectors
 from selection.vectors import blocks, unit
 
 NEIGHBOURS = 16
-"""Nearest candidates that tell which clusters a target example lies in."""
+"""A target example counts towards the clusters of this many nearest candidates."""
 
 
 @allocation("target", aims=True)
 def target_allocation(situation: Situation) -> Weights:
-    """Size · (density of the target / density of the pool) ^ temperature: at 1 the clusters' shares of the target, at 0 the pool's own
-    (importance weights: Xie et al. 2023, arXiv 2302.03169, by clusters). The densities are shares of the target's and of all candidates; a
-    target example is spread over the clusters of its 16 nearest candidates by embeddings. O(n · targets · d) time."""
+    """size · (cluster's share of the target / its share of the pool) ^ temperature. O(n · targets · d) time.
+
+    Temperature 1 gives the target's shares, 0 the pool's own. These are importance weights by cluster (Xie et al. 2023,
+    arXiv 2302.03169). A target example is spread over the clusters of its 16 nearest candidates by embeddings.
+    """
     candidates, size = situation.candidates, situation.size
     rows = np.flatnonzero(situation.open_)
     vectors = candidates.vectors["embedding"].take(rows)
@@ -30,7 +32,7 @@ def target_allocation(situation: Situation) -> Weights:
 
 
 def _nearest_candidates(vectors: Vectors, count: int) -> np.ndarray:
-    """(t, count) positions of the candidates nearest to each target example by cosine, in blocks."""
+    """(t, count) positions of the nearest candidates by cosine to each target example; computed in blocks."""
     targets = unit(np.asarray(vectors.targets))
     best = np.full((len(targets), 0), -np.inf, dtype=np.float32)
     where = np.empty((len(targets), 0), dtype=np.int64)

@@ -12,7 +12,7 @@ SIMILAR = 0.9
 
 @picker("deita", uses_score=True, vectors=frozenset({"embedding"}))
 def deita_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """Highest score first, passing over what is within cosine 0.9 of an earlier one."""
+    """Highest score first, without examples that are within cosine 0.9 of an earlier pick."""
     score = view.candidates.score[view.rows]
     found = score_then_filter(view.vectors("embedding"), score, view.count, SIMILAR)
-    return ranking_of(view, found, lambda value: f"score {value:.3g}, no more than {SIMILAR} like those before")
+    return ranking_of(view, found, lambda value: f"score {value:.3g}, cosine to the picks before at most {SIMILAR}")

@@ -9,6 +9,6 @@ from selection.submodular import facility_location
 
 @picker("facility_location", vectors=frozenset({"embedding"}))
 def facility_location_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """What makes every example of the cluster have a similar one among the picks, greedily."""
+    """Greedy coverage: every example of the cluster gets a similar one among the picks (`selection.submodular`)."""
     found = facility_location(view.vectors("embedding"), view.count)
-    return ranking_of(view, found, lambda value: f"covers {value:.4f} more of the cluster")
+    return ranking_of(view, found, lambda value: f"raises the cluster's coverage by {value:.4f}")

@@ -10,8 +10,7 @@ from selection.pick import ClusterView, Ranking, picker
 
 @picker("longest")
 def longest_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """The longest first: a baseline that is hard to beat where responses are judged by people (Zhao et al. 2024,
-    arXiv 2402.04833). O(m log m)."""
+    """Longest first: a strong baseline when people judge the responses (Zhao et al. 2024, arXiv 2402.04833). O(m log m) time."""
     tokens = view.candidates.tokens[view.rows]
     order = np.argsort(-tokens.astype(np.int64), kind="stable")
     return Ranking(order, lambda i: f"{tokens[order[i]]} tokens, {i + 1} of {len(order)} by length")

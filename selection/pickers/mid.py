@@ -1,4 +1,4 @@
-"""The middle of the scores, or with `rising` a part that moves up in every round."""
+"""The middle of the scores; with `rising`, a band that moves up in every round."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from selection.pick import ClusterView, Ranking, picker, then_the_rest
 
 @picker("mid", uses_score=True)
 def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """At random from the quantile band of `mid_band` around the cluster's median score, then outwards from it. With `rising` the
-    band lies higher in every round (a curriculum: Bengio et al. 2009). Unmeasured ones come last. O(m log m)."""
+    """Random inside a band of `mid_band` quantiles around the cluster's median score, then outwards. Unmeasured come last.
+
+    With `rising` the band moves up in every round (a curriculum: Bengio et al. 2009). O(m log m) time.
+    """
     score = view.candidates.score[view.rows]
     measured = np.flatnonzero(~np.isnan(score))
     quantile = np.empty(len(measured))
@@ -23,8 +25,9 @@ def mid_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     order = measured[outward]
 
     def explain(i: int) -> str:
+        """The quantile, and whether it is in the band."""
         if i >= len(order):
-            return "random, none with a score is left"
+            return "random, no one with a score is left"
         where = "in" if distance[outward[i]] == 0 else "nearest outside"
         low, high = max(centre - half, 0.0), min(centre + half, 1.0)
         return f"quantile {quantile[outward[i]]:.2f} of {len(measured)} measured, {where} {low:.0%} to {high:.0%}"

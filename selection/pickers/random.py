@@ -1,4 +1,4 @@
-"""Uniformly at random: the baseline inside a cluster, and the default."""
+"""Random inside a cluster: the default, and the baseline."""
 
 from __future__ import annotations
 

@@ -12,6 +12,6 @@ TRAJECTORIES = 100
 
 @picker("s2l", vectors=frozenset({"trajectory"}))
 def s2l_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """Equally many of every kind of loss trajectory over earlier rounds; random before there are any."""
+    """The same number from every cluster of loss trajectories over earlier rounds; random if there are none yet."""
     found = trajectory_balanced(view.vectors("trajectory"), view.count, TRAJECTORIES, view.generator())
-    return ranking_of(view, found, lambda value: f"one of {value:.0f} with such a loss trajectory")
+    return ranking_of(view, found, lambda value: f"one of {value:.0f} with a similar loss trajectory")

@@ -1,4 +1,4 @@
-"""The highest scores, each length taking its turn."""
+"""The highest scores of each length."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from selection.pick import ClusterView, Ranking, picker, then_the_rest
 
 @picker("top", uses_score=True)
 def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """Highest score first within quantile bins of length, the bins taking turns in proportion to their size: scores per token
-    favour short examples, and the tail cut has removed the likely noise. Which bin comes first is random, or else quotas below
-    the number of bins would always go to the shortest. Unmeasured ones come last. O(m log m)."""
+    """Highest score first inside each quantile bin of length; the bins take turns in proportion to their size. Unmeasured come last.
+
+    Without the bins, scores per token favour short examples. The first bin is random, because quotas smaller than the number of
+    bins would otherwise always go to the shortest. The tail cut has removed likely noise before. O(m log m) time.
+    """
     score = view.candidates.score[view.rows]
     measured = np.flatnonzero(~np.isnan(score))
     lengths = view.candidates.tokens[view.rows[measured]]
@@ -27,15 +29,16 @@ def top_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     spans = {b: f"{lengths[bins == b].min()} to {lengths[bins == b].max()} tokens" for b in np.flatnonzero(size)}
 
     def explain(i: int) -> str:
+        """The rank inside the length bin."""
         if i >= len(order):
-            return "random, none with a score is left"
+            return "random, no one with a score is left"
         b = place_bin[i]
-        return f"rank {place_rank[i] + 1} of {size[b]} measured ones of {spans[b]}"
+        return f"rank {place_rank[i] + 1} of {size[b]} measured with {spans[b]}"
 
     return Ranking(then_the_rest(order, len(view.rows)), explain)
 
 
 def _quantile_bins(values: np.ndarray, count: int) -> np.ndarray:
-    """(m,) bin 0..count-1 of each value; equal values share a bin, so that bins may differ in size or be empty."""
+    """(m,) bin 0 … count - 1 of each value. Equal values share a bin, so bins can differ in size or be empty."""
     edges = np.quantile(values, np.arange(1, count) / count) if len(values) else np.empty(0)
     return np.searchsorted(edges, values, side="left")
