@@ -142,6 +142,7 @@ def _targets(proposal: Proposal, change: Change, group: np.ndarray, pinned: np.n
     k, amount, budget = proposal.candidates.clusters + 1, proposal.amount, proposal.budget
 
     def of_group(rows: np.ndarray) -> np.ndarray:
+        """(groups,) sum of the amounts at `rows`."""
         return np.bincount(group[rows], weights=amount[rows], minlength=k).astype(np.int64)
 
     can = (proposal.place >= 0) | pinned
