@@ -184,26 +184,15 @@ def status_command(options: Any, watch: float | None) -> None:
 @cli.command("report")
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN RUN …]")
 @click.option(
-    "--round",
-    "number",
-    type=click.IntRange(min=1),
-    default=None,
-    help="Number of the round.  [default: the last finished one]",
+    "--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]"
 )
 @click.option("--md", "markdown", is_flag=True, help="Print it as Markdown, for a pull request.")
 @click.option("--compare", is_flag=True, help="Compare the runs given as arguments side by side.")
 @click.option(
-    "--figures",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Write the main charts into this folder, for papers.",
+    "--figures", type=click.Path(path_type=Path, file_okay=False), help="Write the main charts here, for papers."
 )
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["svg", "png", "pdf"]),
-    default="svg",
-    show_default=True,
-    help="File format of --figures.",
+    "--format", "form", type=click.Choice(["svg", "png", "pdf"]), default="svg", show_default=True, help="Of --figures."
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the text to this file.")
 @common
@@ -369,7 +358,7 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
     from al.commands import doctor
 
     findings = doctor.examine(options, drop_damaged)
-    emit(options, findings, doctor.describe)
+    emit(options, findings, doctor.describe_findings)
     if findings["problems"]:
         sys.exit(findings["exit_code"])
 
@@ -384,11 +373,12 @@ def gc_command(options: Any, yes: bool) -> None:
     from al.commands import gc
 
     def confirm(document: dict[str, Any]) -> bool:
+        """Print the trash and ask whether to delete it; False without a terminal unless --yes."""
         if not options.as_json:
-            click.echo(gc.describe(document))
+            click.echo(gc.describe_trash(document))
         return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
 
-    emit(options, gc.empty_trash(options, confirm), gc.describe_outcome)
+    emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
 
 
 def main(arguments: list[str] | None = None) -> None:

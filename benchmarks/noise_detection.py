@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace) -> None:
     for count in TRAINED:
         adapter = None
         if count:
-            packs = stages.pack(session, data, np.sort(order[:count]), SELECTED)
+            packs = stages.plan_packs(session, data, np.sort(order[:count]), SELECTED)
             adapter = stages.train(session, data, packs, None, count, SELECTED)
         scored = score(session, tokens, adapter, np.sort(order[count:]), count or 1, f"score after {count:,}")
         table = pq.read_table(scored.path / "statistics.parquet")

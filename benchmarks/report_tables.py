@@ -81,6 +81,7 @@ def noise_detection(record: dict[str, Any]) -> str:
     """Suspected noise compared with planted noise."""
 
     def share(value: float | None) -> str:
+        """A percentage, or a dash for None."""
         return "–" if value is None else f"{value:.0%}"
 
     of_versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())

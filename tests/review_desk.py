@@ -59,14 +59,15 @@ def make_proposed(root: Path, texts: list[str] = (), names: list[str] = (), budg
     picks = select(chooser, quotas, amount, config, SEED)
     artifact = _publish(root / "selection", pool, cluster, tokens, nll, labelled, picks, quotas, names)
     Run.create_or_open(root / "run").close()
-    standing = SimpleNamespace(
-        state=SimpleNamespace(rows=labelled),
+    state = SimpleNamespace(
+        pool=SimpleNamespace(rows=labelled),
+        budget=amount,
         number=1,
         select=config,
         session=SimpleNamespace(run=SimpleNamespace(path=root / "run")),
         prepared=SimpleNamespace(open_pool=lambda: pool),
     )
-    proposed = Proposed(standing, None, amount, artifact)
+    proposed = Proposed(SimpleNamespace(state=state), artifact)
     proposed.__dict__["terms"] = propose(chooser, quotas, amount, config, SEED, picks)
     return proposed
 

@@ -63,9 +63,11 @@ class _Probe:
         self.documents = [rng.integers(0, vocabulary, length) for length in (24, 17)]
 
     def ids(self, row: int) -> np.ndarray:
+        """(length,) token ids of a document."""
         return self.documents[row]
 
     def targets(self, row: int) -> np.ndarray:
+        """(length,) ones: every token is a target."""
         return np.ones(len(self.documents[row]), dtype=np.uint8)
 
 

@@ -1,1 +1,1 @@
-"""From what was measured to a selection: clusters of this round, what must be measured, who is picked and why; the random control."""
+"""From what was measured to a selection: clusters of the round, what must be measured, what is picked and why; the random control."""

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.lineage.history import History
+from al.lineage.past import losses_before
 from al.pool.store import Pool
 from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from al.scoring.columns import losses_before
 from al.scoring.noise import held_back
 from selection.adapt import adapt
 from selection.config import NoiseConfig
@@ -37,7 +37,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     suspects, held = history.last("suspects"), session.config.noise
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write the adapted clustering."""
         table = pq.read_table(before.path / "clusters.parquet")
         assignment = table["cluster"].to_numpy()
         pool = prepared.open_pool()
@@ -56,7 +56,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
         size = np.bincount(found.assignment, minlength=len(found.parent))
         of_now = {"k": len(size), "smallest": int(size.min()), "largest": int(size.max())}
         document |= {
-            "quality": document["quality"] | of_now,  # whether clusters are kinds is told by those of the pool
+            "quality": document["quality"] | of_now,  # distinctness is that of the pool's own clustering
             "k": len(found.parent),
             "names": _names(found.parent, document["names"]),
             "changes": [{"old": list(c.old), "new": list(c.new), "reason": c.reason} for c in changes],

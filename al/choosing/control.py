@@ -33,6 +33,7 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `picked.npy` and `picked.json`."""
         rows = draw_random(session, state, amount, theirs.number)
         np.save(out / "picked.npy", state.keys[rows])
         write_json(out / "picked.json", {"examples": len(rows), "tokens": int(state.tokens[rows].sum())})
@@ -82,6 +83,7 @@ def control_steps(mode: str, ours: History, trained: Artifact, theirs: History) 
     """
 
     def steps(*adapters: Artifact | None) -> int:
+        """Optimizer steps of these adapters together."""
         return sum(int(artifact.json("train.json")["steps"]) for artifact in adapters if artifact)
 
     if mode == "retrain":

@@ -5,31 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.lineage.outcomes import CODE, OUTCOMES
-from al.lineage.round_state import Standing
+from al.lineage.round_state import RoundState
 from al.pool.store import Pool
 from al.run.artifacts import write_json
+from selection.strategy import Quotas, Selection
 
 
 def write_selection(
     out: Path,
-    standing: Standing,
+    state: RoundState,
     columns: Mapping[str, np.ndarray],
     scores: Mapping[str, np.ndarray],
-    picks: Any,
+    picks: Selection,
     suspicion: np.ndarray,
 ) -> None:
-    state, rows = standing.state, standing.state.rows
-    n, pool = len(state.keys), standing.prepared.open_pool()
-    groups = pq.read_table(standing.prepared.groups.path / "groups.parquet")
+    """Write `selection.parquet` with every example of the pool, and the files of `write_picked`.
+
+    Args:
+        suspicion: (n,) why each example is a suspect of noise, None for the others.
+    """
+    known, rows = state.pool, state.pool.rows
+    n, pool = len(known.keys), state.prepared.open_pool()
+    groups = pq.read_table(state.prepared.groups.path / "groups.parquet")
     representative, cosine = groups["representative"].to_numpy(), groups["cosine"].to_numpy()
-    outcome = state.outcome.copy()
+    outcome = known.outcome.copy()
     outcome[rows] = [CODE[name] for name in picks.outcome]
     picked = rows[picks.picked]
     order = np.full(n, -1, dtype=np.int64)
@@ -43,8 +48,8 @@ def write_selection(
             "row": np.arange(n),
             "id": ids,
             "source": pool.sources,
-            "cluster": state.cluster,
-            "tokens": state.tokens,
+            "cluster": known.cluster,
+            "tokens": known.tokens,
             "outcome": pa.DictionaryArray.from_arrays(pa.array(outcome.astype(np.int8)), pa.array(OUTCOMES)),
             "pick": order,
             "why": why,
@@ -54,7 +59,7 @@ def write_selection(
             "representative": ids[representative],
             "representative_cosine": cosine,
             "stands_for": np.maximum(stands_for, 0),
-            "trained_round": state.trained_round,
+            "trained_round": known.trained_round,
         }
     )
     pq.write_table(table, out / "selection.parquet")
@@ -81,14 +86,15 @@ def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table, sc
             handle.write(json.dumps({**clean, "messages": messages}, ensure_ascii=False) + "\n")
 
 
-def write_quotas(out: Path, standing: Standing, quotas: Any, picks: Any) -> None:
-    state, names = standing.state, standing.clusters.json("clusters.json")["names"]
-    rows = state.rows
+def write_quotas(out: Path, state: RoundState, quotas: Quotas, picks: Selection) -> None:
+    """`quotas.json`: of each cluster its size, losses, quota, picks and the reason of its quota."""
+    known, names = state.pool, state.clusters.json("clusters.json")["names"]
+    rows = known.rows
     k = len(names)
     picked = rows[picks.picked]
-    size, free = np.bincount(state.cluster, minlength=k), np.bincount(state.cluster[rows], minlength=k)
-    count = np.bincount(state.cluster[picked], minlength=k)
-    tokens = np.bincount(state.cluster[picked], weights=state.tokens[picked], minlength=k)
+    size, free = np.bincount(known.cluster, minlength=k), np.bincount(known.cluster[rows], minlength=k)
+    count = np.bincount(known.cluster[picked], minlength=k)
+    tokens = np.bincount(known.cluster[picked], weights=known.tokens[picked], minlength=k)
     whole = len(quotas.quota) != len(quotas.loss_mean)  # a picker of the whole pool: no quotas by cluster
     entries = []
     for c in range(k):

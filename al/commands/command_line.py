@@ -53,6 +53,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         trust_remote_code: bool,
         **rest: Any,
     ) -> None:
+        """Collect the shared options in one `Options` and call the command."""
         from al.commands.options import Options
 
         command(Options(config_path, overrides, run_path, as_json, debug, trust_remote_code), **rest)
@@ -117,6 +118,7 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
         track: tuple[str, ...],
         **rest: Any,
     ) -> None:
+        """Add the round options to `Options` and call the command."""
         command(options.for_round(strategy, no_control, pool, target, mapped, track), **rest)
 
     return wrapped

@@ -8,7 +8,7 @@ from typing import Any
 
 from al.budget import parse_budget
 from al.commands.options import Options
-from al.comparison.play import compare, split_names
+from al.comparison.play import play_comparison, split_names
 from al.errors import ConfigError, RunStateError
 from al.run import rounds
 from al.run.progress import stop_on_signals
@@ -37,7 +37,7 @@ def run_comparison(
             )
         session = Session(run, config, quiet=options.as_json)
         amount = Budget(request.unit, int(request.amount))
-        document = compare(
+        document = play_comparison(
             session, split_names(strategies), amount, count, range(seeds), request.text, proxy is not None
         )
     return {**document, "page": str(directory / "comparison.html")}

@@ -90,7 +90,7 @@ def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int
     return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
 
 
-def describe(document: dict[str, Any]) -> str:
+def describe_findings(document: dict[str, Any]) -> str:
     """The text of the findings for the terminal."""
     lines = [f"{name:<16} {value}" for name, value in document["facts"].items() if name != "versions"]
     lines += [f"{name:<22} {value}" for name, value in document["facts"]["versions"].items()]

@@ -47,7 +47,6 @@ def export_pool(options: Options, out: Path, split: str | None, force: bool) -> 
 
 def _side(run: Run, pool: Path, split: str) -> np.ndarray:
     """(n,) bool: the pool's examples on one side of the newest split. Examples imported later are on no side."""
-
     splits = (rounds.recorded(run, entry.number, "split") for entry in reversed(rounds.all_rounds(run)))
     newest = next((found for found in splits if found is not None), None)
     if newest is None:

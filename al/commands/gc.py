@@ -34,7 +34,7 @@ def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> 
         return document
 
 
-def describe(document: dict[str, Any]) -> str:
+def describe_trash(document: dict[str, Any]) -> str:
     """The list of the trash for the terminal."""
     lines = [f"{entry['bytes'] / 2**20:10.1f} MiB  {entry['name']}" for entry in document["trash"]]
     head = f"{document['run']}/trash: {len(lines)} entries, {document['bytes'] / 2**20:.1f} MiB"
@@ -42,10 +42,10 @@ def describe(document: dict[str, Any]) -> str:
     return "\n".join([head, *lines, *foreign])
 
 
-def describe_outcome(document: dict[str, Any]) -> str:
+def describe_emptied(document: dict[str, Any]) -> str:
     """The outcome for the terminal, after the list of the trash if it was not shown before."""
     if not document["trash"]:
-        return describe(document)
+        return describe_trash(document)
     if document["deleted"]:
         return f"deleted {len(document['trash'])} entries, {document['bytes'] / 2**20:.1f} MiB"
     return f"nothing was deleted; `python cli.py gc --run {document['run']} --yes` deletes it without asking"

@@ -22,14 +22,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.cleaning.stage import clean, reasons
+from al.cleaning.stage import leave_out, why_left_out
 from al.commands.options import Options
 from al.errors import DataError
 from al.pool.store import Pool
 from al.preparation.holdout import hold_out
 from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
 from al.run import rounds
-from al.run.artifacts import Artifact, fsync_path, write_json
+from al.run.artifacts import Artifact, write_json
+from al.run.atomic import replaced
 from al.run.failpoints import failpoint
 from al.run.progress import stop_on_signals
 from al.run.rows import rows_digest, split_by_tokens
@@ -75,7 +76,7 @@ def hand_out(session: Session, budget: int) -> dict[str, Any]:
     prompts = unlabelled_prompts(session, number)
     rows = draw_candidates(session, prompts, budget, number)
     continuations = continue_prompts(session, prompts, adapter, rows)
-    choice = choose(session, prompts, continuations, budget)
+    choice = choose_most_unsure(session, prompts, continuations, budget)
     path = session.run.path / "labelling" / f"{budget}-prompts-{choice.fingerprint[:8]}.jsonl"
     written = _write_once(choice.path / "labelling.jsonl", path)
     return {
@@ -113,7 +114,7 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
     response. `number` is the next round."""
 
     _, artifact = pool_version(session)
-    cleaned = clean(session, artifact)
+    cleaned = leave_out(session, artifact)
     tokens = tokenize(session, artifact)
     embeddings = embed(session, artifact)
     groups = group(session, artifact, tokens, embeddings, cleaned)
@@ -132,7 +133,7 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
         ("answered", pool.answered),
         ("refused_by_template", length == 0),
         ("held_out", held_out),
-        ("other_language", reasons(cleaned, len(pool))["other_language"]),
+        ("other_language", why_left_out(cleaned, len(pool))["other_language"]),
         ("near_target", near_target),
         ("near_duplicate", representative != np.arange(len(pool))),
         ("too_long", length > room),
@@ -201,6 +202,7 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Answer the prompts shard by shard, longest first, skipping shards in `scratch`; join them in `continuations.parquet`."""
         answers = (prompts.length + config.max_new_tokens) * (1 + config.samples)
         by_length = rows[np.argsort(-prompts.length[rows], kind="stable")]
         shards = split_by_tokens(by_length, answers, max(SHARD_TOKENS, config.batch_tokens))
@@ -212,8 +214,8 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
                 with session.base.adapter(adapter.path / "adapter" if adapter else None) as model:
                     for index in missing:
                         table = _continue(session, model, prompts.pool, shards[index], progress)
-                        pq.write_table(table, paths[index].with_suffix(".tmp"))
-                        paths[index].with_suffix(".tmp").rename(paths[index])
+                        with replaced(paths[index]) as temporary:
+                            pq.write_table(table, temporary)
                         failpoint("label.shard")
         pq.write_table(pa.concat_tables([pq.read_table(path) for path in paths]), out / "continuations.parquet")
 
@@ -253,13 +255,14 @@ def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progre
     )
 
 
-def choose(session: Session, prompts: Prompts, continuations: Artifact, budget: int) -> Artifact:
+def choose_most_unsure(session: Session, prompts: Prompts, continuations: Artifact, budget: int) -> Artifact:
     """Choose `budget` of the measured prompts, or all if there are fewer.
 
     Publishes `labelling.jsonl`, the prompts in order of choice with an empty `response` to fill in, and `labelling.json`.
     """
 
     def build(out: Path, scratch: Path) -> None:
+        """Rank the prompts and write `labelling.jsonl` and `labelling.json`."""
         measured = pq.read_table(continuations.path / "continuations.parquet")
         rows, entropy, disagreement = (measured[name].to_numpy() for name in ("row", "entropy", "disagreement"))
         order = Order.of(prompts.cluster[rows], prompts.pool.keys[rows], entropy, disagreement)
@@ -348,10 +351,8 @@ def _write_once(source: Path, target: Path) -> bool:
     if target.exists():
         return False
     target.parent.mkdir(exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    shutil.copyfile(source, temporary)
-    fsync_path(temporary)
-    temporary.rename(target)
+    with replaced(target) as temporary:
+        shutil.copyfile(source, temporary)
     return True
 
 

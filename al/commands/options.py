@@ -47,7 +47,6 @@ class Options:
 
     def with_map(self, mapped: tuple[str, ...]) -> Options:
         """A copy with `--map`, which replaces `pool.map`. Raises ConfigError."""
-
         return self._with([f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else [])
 
     def _with(self, overrides: list[str]) -> Options:

@@ -18,7 +18,6 @@ from al.run.store import Run
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
     """Add sources to the run's pool as a new version; returns the pool's counts."""
-
     config = options.load_config()
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
@@ -34,7 +33,6 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
 
 def describe_pool(document: dict[str, Any]) -> str:
     """The counts of a pool version as text for the terminal."""
-
     bad, answered = document["quarantined"], document.get("answered", 0)
     lines = [
         f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "

@@ -47,7 +47,6 @@ def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 
 def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
-
     summary = finished_summary(options, wanted.number)
     if wanted.figures is None:
         return summary, render_markdown(summary) if wanted.markdown else describe_summary(summary)

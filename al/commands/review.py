@@ -18,7 +18,7 @@ from al.run.session import Session
 from al.run.store import Run
 
 
-def play(session: Session, request: BudgetRequest, number: int, asking: Asking) -> dict[str, Any]:
+def play_round(session: Session, request: BudgetRequest, number: int, asking: Asking) -> dict[str, Any]:
     """Run a round with the review options `asking`. Returns its summary with the page's path, or where it stopped for a review."""
     summary = run_round(session, request, number, asking)
     document = stopped(session, number, asking) if summary is None else with_paths(session.run.path, summary)
@@ -66,4 +66,4 @@ def review(options: Options, port: int) -> dict[str, Any]:
                 f"{path}: round {last.number} is already trained; `python cli.py resume --run {path}` finishes it."
             )
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
-        return play(session, parse_budget(last.budget), last.number, asking)
+        return play_round(session, parse_budget(last.budget), last.number, asking)

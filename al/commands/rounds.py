@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from al.budget import parse_budget
 from al.commands.options import Options
-from al.commands.review import play
+from al.commands.review import play_round
 from al.commands.summary import describe_summary, with_paths
 from al.config import difference, parse
 from al.errors import ConfigError, RunStateError
@@ -17,7 +17,7 @@ from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
-from al.scoring.stage import notices
+from al.scoring.stage import scoring_notices
 from al.tracking.rounds import tracked
 from al.tracking.services import check_installed
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 def run_next_round(options: Options, budget: str, asking: Asking | None = None) -> dict[str, Any]:
     """Run the next round, or the rest of an unfinished one. Returns its summary, or where it stopped for a review."""
-
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
     stop_on_signals()
@@ -36,16 +35,15 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
         number = rounds.next_number(session.run)
         _announce(session, number, request.text)
         with tracked(session):
-            return play(session, request, number, asking)
+            return play_round(session, request, number, asking)
 
 
 def _announce(session: Any, number: int, budget: str) -> None:
     """Print which round runs, and which config keys changed since it was started."""
-
     last = rounds.unfinished_round(session.run)
     if session.quiet:
         return
-    for line in notices(session.config):
+    for line in scoring_notices(session.config):
         print(f"note: {line}", flush=True)
     if last is None:
         print(f"round {number} in {session.run.path}, budget {budget}", flush=True)
@@ -62,7 +60,6 @@ def _announce(session: Any, number: int, budget: str) -> None:
 
 def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
     """Run rounds until the run has `count`, or until one has no significant dev gain. Returns the last summary."""
-
     request, config = parse_budget(budget), options.load_config()
     if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
         raise ConfigError("run: --until-no-gain needs a dev set, and holdout.dev is 0. Raise it, or use --all-rounds.")
@@ -83,7 +80,6 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
 
 def resume(options: Options) -> dict[str, Any]:
     """Finish the unfinished round with its own recorded config and budget; returns its summary."""
-
     path = options.existing_run()
     Run.read(path).close()
     stop_on_signals()

@@ -14,7 +14,6 @@ from al.run.store import Run
 
 def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
     """The summary of a finished round, with the paths of its pages."""
-
     path = options.existing_run()
     with Run.read(path) as run:
         finished = [r.number for r in rounds.all_rounds(run) if r.state == "done"]
@@ -25,7 +24,6 @@ def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
 
 def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The summary with `report_path`, relative to the directory the command ran in."""
-
     return {**summary, "report_path": str(round_directory(run, summary["round"]) / "report.html")}
 
 

@@ -15,7 +15,6 @@ from al.run.store import Run
 
 def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, Any]:
     """Fine-tune on all examples in `datasets`. Returns the training report and the holdout metrics next to the base's."""
-
     config = options.load_config()
     config = config.model_copy(update={"pool": sources_config(config.pool, datasets, None, config.pool.strict)})
     stop_on_signals()

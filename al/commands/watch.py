@@ -42,16 +42,16 @@ def _next(path: Path, every: float) -> dict[str, Any]:
 
 def _tell(path: Path, every: float, document: dict[str, Any], out: TextIO) -> None:
     """Print a line when its text changed, and the result of each round that ended since."""
-    told, done = "", {row["round"] for row in document["rounds"] if row["state"] == "done"}
+    printed, done = "", {row["round"] for row in document["rounds"] if row["state"] == "done"}
     while document["working"]:
         for row in document["rounds"]:
             if row["state"] == "done" and row["round"] not in done:
                 done.add(row["round"])
                 print(result_line(row), file=out, flush=True)
         line = now_line(document)
-        if line != told:
+        if line != printed:
             print(line, file=out, flush=True)
-        told = line
+        printed = line
         document = _next(path, every)
 
 

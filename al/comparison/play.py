@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from al.choosing.stage import training_rows
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.errors import ConfigError
@@ -30,10 +29,12 @@ from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
 from al.lineage.outcomes import candidates, find_rows
 from al.lineage.round_state import aimed
+from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
-from al.preparation.target import notices as target_notices
-from al.round.loop import choose, train_lineage
+from al.preparation.target import target_notices
+from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
+from al.run.atomic import replaced
 from al.run.session import Session
 from al.run.store import now, versions
 from al.scoring import stage as scoring
@@ -68,7 +69,7 @@ class Member:
         return change(values, overrides, f"--strategies {self.strategy}")
 
 
-def play(
+def play_member(
     session: Session,
     prepared: Prepared,
     member: Member,
@@ -104,7 +105,7 @@ def play(
             return artifact
 
         amount = budget.amount * number // rounds - budget.amount * (number - 1) // rounds
-        selection = choose(session, prepared, history, Budget(budget.unit, amount), keep)
+        selection = propose(session, prepared, history, Budget(budget.unit, amount), keep).artifact
         paced = session.with_config(_with_examples_a_step(session, prepared, history, selection))
         adapter = train_lineage(paced, prepared, history, selection, None, keep)
         measured = evaluate(session, prepared, adapter, f"evaluate {member.strategy}")
@@ -200,7 +201,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def compare(
+def play_comparison(
     session: Session,
     strategies: Sequence[str],
     budget: Any,
@@ -231,10 +232,10 @@ def compare(
     for seed in seeds:
         for label, (name, changes) in parsed.items():
             member = Member(name, session.config.seed + seed, changes)
-            played = play(session, prepared, member, budget, rounds, told=session.tell)
+            played = play_member(session, prepared, member, budget, rounds, told=session.tell)
             found[label].append({**played, "strategy": label})
             document = _document(session, prepared, found, parsed, text, rounds, seeds) | {"proxy": proxy}
-            publish(session.run.path, document)
+            write_comparison(session.run.path, document)
     return document
 
 
@@ -280,12 +281,12 @@ def _document(
             for label, runs in done.items()
         ],
         "runs": [run for runs in done.values() for run in runs],
-        "notes": scoring.notices(session.config) + target_notices(prepared.target),
+        "notes": scoring.scoring_notices(session.config) + target_notices(prepared.target),
         "command": "python cli.py " + shlex.join(sys.argv[1:]),
     }
 
 
-def publish(run: Path, document: dict[str, Any]) -> None:
+def write_comparison(run: Path, document: dict[str, Any]) -> None:
     """`comparison.json` and `comparison.html` in the run's directory, each replaced as a whole."""
     from al.report.page.comparison import render_comparison
 
@@ -293,6 +294,5 @@ def publish(run: Path, document: dict[str, Any]) -> None:
         ("comparison.json", json.dumps(document, indent=1)),
         ("comparison.html", render_comparison(document)),
     ):
-        temporary = run / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(run / name)
+        with replaced(run / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")

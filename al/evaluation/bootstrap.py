@@ -7,7 +7,7 @@ Two ways of resampling, because the two kinds of mean answer two questions:
 *Macro* metrics are means over sources, so each source is resampled by itself (a stratified bootstrap, Davison and Hinkley 1997,
 section 3.2): drawn from the whole split, a source of one example would be missing from a third of the resamples, one of two from an
 eighth, and the mean would be that of other sources. Of n examples of a source n - 1 are drawn, which makes the variance of small
-sources unbiased (Rao and Wu 1988; the plain bootstrap's is (n - 1) / n of it). One example tells nothing of its source's spread:
+sources unbiased (Rao and Wu 1988; the plain bootstrap's is (n - 1) / n of it). One example does not show its source's spread:
 such a source is given that of the others on average (survey statistics' "average" rule for strata with a single unit, Lumley 2010),
 as the residual of an example drawn from a source drawn at random. If every source has one example, their spread about their
 common mean is taken.

@@ -25,7 +25,7 @@ TEXT_LIMIT = 2_000
 
 
 def task_groups(session: Session, pool: Pool, rows: np.ndarray) -> dict[str, str]:
-    """{source: task group} of the sources at `rows`: by `evaluate.groups`, else what data presets wrote beside their examples."""
+    """{source: task group} of the sources at `rows`: by `evaluate.groups`, else as data presets wrote in their metadata."""
     known = {}
     for source, metadata in zip(pool.sources[rows].tolist(), pool.metadata(rows), strict=True):
         if isinstance(metadata.get("group"), str):
@@ -79,6 +79,7 @@ def generate(session: Session, prepared: Prepared, adapter: Artifact | None, row
     ids = prepared.open_pool().ids[rows].tolist()
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the answers."""
         prompts = _prompts(session, prepared, rows)
         with (
             session.base.adapter(adapter.path / "adapter" if adapter else None) as model,

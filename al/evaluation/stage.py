@@ -27,6 +27,7 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
     params = {"model": session.model_params(), "alternatives": session.config.evaluate.alternatives}
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the measurements of dev and test."""
         from trainer.measure import measure
 
         split = np.load(prepared.split.path / "split.npy")
@@ -96,7 +97,7 @@ def load_measured(artifact: Artifact, split: int) -> tuple[Measured, pa.Table]:
     return Measured(**arrays, source=codes), table
 
 
-def compare(
+def compare_models(
     evaluations: Mapping[str, Artifact], split: int, resamples: int, seed: int, groups: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Metrics of every model on a split, and the differences of "selected" to each other one with intervals.

@@ -33,7 +33,7 @@ CONTROL = Lineage("control", "train control", "control.")
 class History:
     """Artifacts of a line's earlier rounds by role, without its prefix; the first round's come first.
 
-    Roles: pool, clusters, score, shortlist, selection, packs, train, as far as the line has them.
+    Roles: those of pool, clusters, score, shortlist, selection, packs, train that the lineage has.
     """
 
     lineage: Lineage

@@ -1,4 +1,4 @@
-"""Who may be picked in a round, and what stands against everybody else."""
+"""Which examples may be picked in a round, and why each of the others may not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from al.cleaning.stage import reasons
+from al.cleaning.stage import why_left_out
 from al.errors import DataError
 from al.lineage.history import History
 from al.pool.store import Pool, locate
@@ -52,7 +52,7 @@ REMOVED_FILE = "removed.parquet"
 class PoolState:
     """The pool as selection sees it; arrays are row-aligned to the pool (n,).
 
-    `outcome`: code into OUTCOMES, "selectable" where nothing stands against picking. `tokens`: length in tokens.
+    `outcome`: code into OUTCOMES, "selectable" for an example that may be picked. `tokens`: length in tokens.
     """
 
     keys: np.ndarray
@@ -68,7 +68,7 @@ class PoolState:
 
 
 def candidates(prepared: Prepared, clusters: Artifact, history: History, forget: Sequence[str] = ()) -> PoolState:
-    """Who may be picked in the round that follows `history`, and what stands against the others.
+    """Which examples may be picked in the round that follows `history`, and why the others may not.
 
     Args:
         forget: as `review.forget`, what reviews of earlier rounds removed and may be picked again.
@@ -90,7 +90,7 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
         ("no_target", status == NO_TARGET_LEFT),
         ("held_out_dev", split == DEV),
         ("held_out_test", split == TEST),
-        *reasons(prepared.cleaned, len(pool)).items(),
+        *why_left_out(prepared.cleaned, len(pool)).items(),
         ("near_duplicate_of_holdout", split == SHADOW),
         ("near_duplicate_of_target", _near_target(prepared, len(pool))),
         ("near_duplicate", representative != np.arange(len(pool))),

@@ -1,28 +1,34 @@
-"""Where a lineage stands at the start of a round, and what was measured for it."""
+"""The state of a lineage at the start of a round: what is fixed before anything is measured. Each part is made once, on first use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from al.lineage.history import History
 from al.lineage.outcomes import PoolState, candidates
+from al.lineage.past import lowest_before, past_rounds
+from al.lineage.quality import quality_column
 from al.preparation.stages import Prepared
 from al.preparation.target import Target
 from al.run.artifacts import Artifact
 from al.run.session import Session
+from selection.cluster import distinctness
 from selection.config import SelectConfig
-from selection.strategy import by_default
+from selection.strategy import Budget, PastRound, by_default
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a lineage stands at the start of a round. `clusters`: the clustering that this round uses."""
+@dataclass(frozen=True, eq=False)
+class RoundState:
+    """The state of a lineage at the start of a round. `clusters`: the clustering that this round uses; `budget`: of this round."""
 
     session: Session
     prepared: Prepared
     history: History
     clusters: Artifact
+    budget: Budget
 
     @property
     def number(self) -> int:
@@ -31,41 +37,49 @@ class Standing:
 
     @property
     def seed(self) -> tuple[int, int]:
-        """What random draws of this round belong to."""
+        """Seed parts of every random draw of this round."""
         return self.session.config.seed, self.number
 
     @cached_property
+    def adapter(self) -> Artifact | None:
+        """The adapter that measures: that of the round before; None in the first round."""
+        return self.history.adapter()
+
+    @cached_property
     def select(self) -> SelectConfig:
-        """The config's strategy; with a target the default one aims at it, if the pool holds its kind."""
+        """The config's strategy; with a target the default strategy aims at it, if the pool holds its kind."""
         return aimed(self.session.config.select, self.prepared.target)
 
     @cached_property
-    def state(self) -> PoolState:
-        """Who may be picked."""
+    def pool(self) -> PoolState:
+        """Which examples may be picked, and why the others may not."""
         return candidates(self.prepared, self.clusters, self.history, self.session.config.review.forget)
+
+    @cached_property
+    def distinctness(self) -> float:
+        """How far this round's clusters are kinds of example, 0 to 1."""
+        return distinctness(self.clusters.json("clusters.json")["quality"]["silhouette"])
+
+    @cached_property
+    def past(self) -> list[PastRound]:
+        """Earlier rounds by the clusters of this one, oldest first; amounts in the budget's unit."""
+        return past_rounds(self.history, self.pool, self.budget.unit)
+
+    @cached_property
+    def lowest_before(self) -> np.ndarray:
+        """(n,) the lowest mean NLL that an earlier round measured of each example, NaN for none."""
+        return lowest_before(self.history, self.pool.keys)
+
+    @cached_property
+    def quality(self) -> np.ndarray:
+        """(n,) the column `score.quality` of the user's files. Raises ConfigError as `quality_column` does."""
+        return quality_column(str(self.session.config.score.quality), self.prepared, self.pool)
 
 
 def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:
-    """What the default strategy comes to with a target: nearest to it, or random if the pool does not hold its kind."""
-
+    """The config of the default strategy with a target: nearest to it, or random if the pool does not hold its kind."""
     if target is None or not by_default(config):
         return config
     return config.model_copy(
         update={"strategy": "nearest" if target.artifact.json("target.json")["held"] else "random"}
     )
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What was measured for a round: the sample, what is suspected noise, the target (None: nothing looks at one), and the
-    shortlist."""
-
-    sample: Artifact
-    suspects: Artifact
-    aims: Artifact | None
-    shortlist: Artifact | None = None
-
-    @property
-    def of_the_pool(self) -> list[Artifact]:
-        """The measurements of pool examples."""
-        return [self.sample] if self.shortlist is None else [self.sample, self.shortlist]

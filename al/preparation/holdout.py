@@ -67,7 +67,7 @@ def hold_out(
         return previous
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `split.npy`, one side per example, and `split.json`."""
         reader = Pool.open(pool.path)
         usable = trainable(pool, tokens)
         kept = _carry_split(reader.keys, previous)
@@ -108,6 +108,7 @@ def name_sides(session: Session) -> Artifact:
     sources = {side: sources_of(session, files) for side, files in sides.items()}
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the examples of the named files by side."""
         found: dict[int, int] = {}
         for side, entries in sources.items():
             if entries:

@@ -1,6 +1,6 @@
-"""What is measured of a pool's examples when it is looked at: turns, languages, refusals, lengths.
+"""Facts about a pool's examples for `pool inspect`: turns, languages, refusals, lengths.
 
-Turns are counted of every example. What takes a detector or a tokenizer per example looks at a random sample, always the
+Turns are counted of every example. What needs a detector or a tokenizer per example is measured on a random sample, always the
 same one; each result says how many examples it is `of`.
 """
 
@@ -34,7 +34,7 @@ Step = Callable[[int], None]
 
 
 def sample_rows(n: int, size: int) -> np.ndarray:
-    """(min(n, size),) int64 ascending: the random rows that are looked at, all of them where `size` allows."""
+    """(min(n, size),) int64 ascending: the random rows of the sample; all rows if `size` allows."""
     return np.arange(n) if n <= size else np.sort(np.random.default_rng([7]).permutation(n)[:size])
 
 

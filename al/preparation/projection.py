@@ -1,6 +1,6 @@
 """What only the report shows of a pool and its clusters: where examples lie on the map, terms and exemplars of each cluster.
 
-Both are stages of their own, cached like every other, and neither is needed to train: if one fails, the round goes on and says so.
+Both are stages of their own, cached like every other, and neither is needed to train: if one fails, the round continues and prints a note.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ def project(session: Session, prepared: Prepared) -> Artifact | None:
         return None
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `map.npy` (n, 2) and `map.json`."""
         vectors = load_embeddings(prepared.embeddings)
         with session.progress("map", size, "examples") as progress:
             np.save(out / "map.npy", place(vectors, session.config.seed, progress=progress))
         write_json(out / "map.json", {"method": "umap", "fitted": min(size, FITTED)})
 
     def stage() -> Artifact:
+        """The stage `projection`."""
         return session.run.stage(
             "projection",
             version=1,
@@ -66,6 +67,7 @@ def describe_clusters(session: Session, prepared: Prepared, clusters: Artifact) 
     cluster. None when it fails, which is said."""
 
     def build(out: Path, scratch: Path) -> None:
+        """Write terms and exemplars of every cluster."""
         import pyarrow.parquet as pq
 
         assignment = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
@@ -76,6 +78,7 @@ def describe_clusters(session: Session, prepared: Prepared, clusters: Artifact) 
         write_json(out / "cards.json", {"terms": terms, "exemplars": [rows.tolist() for rows in nearest]})
 
     def stage() -> Artifact:
+        """The stage `cards`."""
         return session.run.stage(
             "cards",
             version=1,

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.cleaning.stage import clean, reasons, role, wanted
+from al.cleaning.stage import leave_out, role, wanted, why_left_out
 from al.errors import DataError
 from al.pool.identity import check_same_pool, describe_sources
 from al.pool.importer import import_pool
@@ -63,7 +63,7 @@ class Prepared(Tokenized):
 def prepare(session: Session, number: int) -> Prepared:
     """Bring the newest pool version through every pool stage, for round `number`."""
     version, pool = pool_version(session)
-    cleaned = clean(session, pool)
+    cleaned = leave_out(session, pool)
     tokens = tokenize(session, pool)
     check_trainable(session, pool, tokens, cleaned)
     embeddings = embed(session, pool)
@@ -119,6 +119,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
     sources = _told_apart(session, sources, previous)
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the pool."""
         with session.progress("import", None, "rows") as progress:
             import_pool(
                 sources,
@@ -158,6 +159,7 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the token table."""
         reader = Pool.open(pool.path)
         with session.progress("tokenize", len(reader), "examples") as progress:
             tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
@@ -174,7 +176,7 @@ def embed(session: Session, pool: Artifact) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `embeddings.npy`."""
         reader = Pool.open(pool.path)
         known = _known_embeddings(session, params)
         with session.embedder.at_work() as embedder:
@@ -219,7 +221,7 @@ def group(
     config = session.config.dedup
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `groups.parquet`: the representative of each example."""
         age = _first_version(session, pool)
         preference = np.where(trainable(pool, tokens), age, age.max() + 1)
         preference[~wanted(cleaned, len(preference))] = age.max() + 2
@@ -266,7 +268,7 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
     if (usable & wanted(cleaned, len(usable))).any():
         return
     if usable.any():
-        why = ", ".join(f"{int(rows.sum()):,} {name}" for name, rows in reasons(cleaned, len(usable)).items())
+        why = ", ".join(f"{int(rows.sum()):,} {name}" for name, rows in why_left_out(cleaned, len(usable)).items())
         raise DataError(
             f"none of the {len(usable):,} examples is left to train on: clean.languages and clean.refusals leave out {why}. "
             "Allow more languages, keep refusals, or import other examples."
@@ -285,7 +287,7 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
     config = session.config.cluster
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `clusters.parquet` and `clusters.json`."""
         reader = Pool.open(pool.path)
         vectors = load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:

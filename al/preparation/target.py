@@ -63,6 +63,7 @@ def import_target(session: Session) -> Artifact:
     sources = find_sources(named, held_out=True)
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the target as a pool of its own."""
         with session.progress("import target", None, "rows") as progress:
             import_pool(sources, out, strict=named.strict, progress=progress, repair=make_repair(config.clean))
 
@@ -94,7 +95,7 @@ def keep_apart(
     params = {"threshold": config.dedup.threshold, "overlap": config.holdout.overlap}
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write what of target and pool is kept apart, and `target.json`."""
         theirs, ours = load_embeddings(target_embeddings), load_embeddings(embeddings)
         sides, reader, aims = np.load(split.path / "split.npy"), Pool.open(pool.path), Pool.open(target.path)
         usable = trainable(target, target_tokens)
@@ -151,8 +152,8 @@ def keep_apart(
     )
 
 
-def notices(target: Target | None) -> list[str]:
-    """What is to be told of a target that the pool does not hold the kind of; [] where all is well."""
+def target_notices(target: Target | None) -> list[str]:
+    """A note for the user if the pool holds no examples of the target's kind; otherwise []."""
     if target is None or target.artifact.json("target.json")["held"]:
         return []
     return [TARGET_NOT_HELD]

@@ -1,4 +1,4 @@
-"""A decision applied: what it removes, pins and changes, and the selection that comes of it."""
+"""Applies a decision to a proposal: what it removes, pins and changes, and the resulting selection."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.choosing.stage import candidates_for, quotas_for
+from al.choosing.scored import Scored
 from al.choosing.write import write_picked
 from al.config.pool import PoolConfig
 from al.lineage.outcomes import CODE, OUTCOMES, REMOVED_FILE
-from al.lineage.round_state import Scored, Standing
+from al.lineage.round_state import RoundState
 from al.pool.sources import find_sources
 from al.preparation.stages import import_sources
 from al.review.batch import Batch
@@ -34,46 +34,47 @@ ANSWERS_FILE = "answers.jsonl"
 
 @dataclass(frozen=True)
 class Proposed:
-    """A round's proposal with what made it: enough to show it, and to say what a decision would make of it."""
+    """A round's proposal with its inputs: enough to show it and to compute the effect of a decision."""
 
-    standing: Standing
     scored: Scored
-    amount: Any
     artifact: Artifact
 
     @property
+    def state(self) -> RoundState:
+        """The state of the round that it was made in."""
+        return self.scored.state
+
+    @property
     def session(self) -> Session:
-        """The session it was made in."""
-        return self.standing.session
+        """The session with the config that made the proposal."""
+        return self.state.session
 
     @property
     def number(self) -> int:
         """The round."""
-        return self.standing.number
+        return self.state.number
 
     @cached_property
     def batch(self) -> Batch:
-        """As people read it."""
-        return Batch(self.artifact, self.standing.prepared.open_pool())
+        """The proposal as a readable batch: texts, outcomes and reasons."""
+        return Batch(self.artifact, self.state.prepared.open_pool())
 
     @cached_property
     def terms(self) -> Any:
-        """As `selection.review` takes it, with the order of those who come next."""
-
-        batch, rows = self.batch, self.standing.state.rows
+        """The proposal in the form of `selection.review`, with the order of replacements."""
+        batch, rows = self.batch, self.state.pool.rows
         place = np.full(len(batch.pool), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
         why = batch.table["why"].to_pylist()
         selection = Selection(place[batch.picked], [why[row] for row in batch.picked.tolist()], batch.outcome[rows], 0)
-        quotas = quotas_for(self.standing, self.scored, self.amount)
-        chooser = candidates_for(self.standing, self.scored)
-        return propose(chooser, quotas, self.amount, self.standing.select, self.standing.seed, selection)
+        state, scored = self.state, self.scored
+        return propose(scored.candidates, scored.quotas, state.budget, state.select, state.seed, selection)
 
     def revised(self, decision: Decision) -> Any:
-        """The `Selection` (of the selectable rows) that a decision leads to.
+        """The `Selection` (of the selectable rows) that results from a decision.
 
         Raises:
-            DataError: it cannot be taken on this proposal.
+            DataError: the decision does not fit this proposal.
             SelectionError: it cannot be met: contradictions, quotas beyond the budget, too few examples.
         """
 
@@ -90,11 +91,12 @@ class Proposed:
 
 
 def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
-    """Publish a decision: `decision.json`, and its answers as rows that an import reads, `answers.jsonl`. The same decision on the
+    """Publish a decision: `decision.json`, and its answers as importable rows, `answers.jsonl`. The same decision on the
     same proposal is the same artifact."""
     document = decision.model_copy(update={"proposal": proposed.artifact.fingerprint}).document()
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `decision.json` and, if there are answers, `answers.jsonl`."""
         write_json(out / DECISION_FILE, document)
         if decision.answers:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in answer_rows(proposed.batch, decision))
@@ -111,7 +113,7 @@ def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
 
 
 def answer_rows(batch: Batch, decision: Decision) -> list[dict[str, Any]]:
-    """The answered examples as `label` writes them and `pool import` reads them."""
+    """The answered examples in the format of `label`, for `pool import`."""
     rows = batch.rows_of(list(decision.answers))
     pool = batch.pool
     texts = zip(rows.tolist(), pool.messages(rows), pool.metadata(rows), decision.answers.values(), strict=True)
@@ -129,22 +131,23 @@ def answer_rows(batch: Batch, decision: Decision) -> list[dict[str, Any]]:
 
 
 def decided(artifact: Artifact) -> Decision:
-    """The decision that was recorded."""
+    """Read the decision of a published artifact."""
     return Decision.model_validate(artifact.json(DECISION_FILE))
 
 
 def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
-    """Publish the selection that a recorded decision leads to, with the files of a selection, `removed.parquet` (key, outcome: what
-    was dropped or banned for good) and `review.json` (what was changed, for the report)."""
+    """Publish the selection that results from a recorded decision: the files of a selection, `removed.parquet` (key and outcome of
+    examples dropped or banned permanently) and `review.json` (the changes, for the report)."""
     proposal = proposed.artifact
 
     def build(out: Path, scratch: Path) -> None:
+        """Apply the decision and write the files of the selection."""
         decision = decided(recorded)
         selection = proposed.revised(decision)
         table = revised_table(proposed, selection)
         batch = proposed.batch
         pq.write_table(table, out / "selection.parquet")
-        write_picked(out, batch.pool, proposed.standing.state.rows[selection.picked], table)
+        write_picked(out, batch.pool, proposed.state.pool.rows[selection.picked], table)
         write_json(out / "quotas.json", revised_quotas(batch, decision, table))
         pq.write_table(_removed(batch, decision), out / REMOVED_FILE)
         write_json(out / "review.json", describe_changes(batch, decision, table))
@@ -161,8 +164,8 @@ def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
 
 
 def revised_table(proposed: Proposed, selection: Any) -> pa.Table:
-    """selection.parquet of the proposal with outcome, pick and why of the revised selection."""
-    table, rows = proposed.batch.table, proposed.standing.state.rows
+    """The proposal's selection.parquet with outcome, pick and why of the revised selection."""
+    table, rows = proposed.batch.table, proposed.state.pool.rows
     outcome = np.array([CODE[name] for name in proposed.batch.outcome], dtype=np.int8)
     outcome[rows] = [CODE[name] for name in selection.outcome]
     order, why = np.full(len(table), -1, dtype=np.int64), np.full(len(table), None, dtype=object)
@@ -179,7 +182,7 @@ def revised_table(proposed: Proposed, selection: Any) -> pa.Table:
 
 
 def revised_quotas(batch: Batch, decision: Decision, table: pa.Table) -> list[dict[str, Any]]:
-    """quotas.json of the proposal with what was picked after the review, and quotas and reasons where they were changed."""
+    """The proposal's quotas.json with the picks after the review, and changed quotas and reasons."""
     taken = table["pick"].to_numpy() >= 0
     k = len(batch.quotas)
     count = np.bincount(batch.cluster[taken], minlength=k)
@@ -206,7 +209,7 @@ def _removed(batch: Batch, decision: Decision) -> pa.Table:
 
 
 def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[str, Any]:
-    """What a review changed: counts, and lists of ids with what became of them."""
+    """The changes of a review: counts, and lists of ids with their outcomes."""
     before, after = batch.table["pick"].to_numpy() >= 0, table["pick"].to_numpy() >= 0
     pinned = np.isin(batch.pool.ids, decision.pin)
     ids, sources = batch.pool.ids, batch.pool.sources
@@ -215,6 +218,7 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
     names = [entry["name"] for entry in batch.quotas]
 
     def example(row: int) -> dict[str, Any]:
+        """Id, source and cluster of pool row `row`."""
         return {"id": str(ids[row]), "source": str(sources[row]), "cluster": int(batch.cluster[row])}
 
     return {
@@ -237,8 +241,7 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
 
 
 def take_answers(session: Session, number: int) -> None:
-    """Before round `number` begins, add the answers that the round before was given in its review to the pool, as a new version."""
-
+    """Add the answers given in the previous round's review to the pool, as a new version, before round `number` begins."""
     recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
     present = rounds.current_pool(session.run)
     begun = any(entry.number == number for entry in rounds.all_rounds(session.run))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from al.cleaning.stage import clean, role, wanted
-from al.evaluation.stage import compare, evaluate
+from al.cleaning.stage import leave_out, role, wanted
+from al.evaluation.stage import compare_models, evaluate
 from al.lineage.history import SELECTED
 from al.pool.store import Pool
 from al.preparation.holdout import SIDES, drawn_sizes, name_sides, named_files, named_sides
@@ -29,18 +29,18 @@ def fine_tune(session: Session) -> dict[str, Any]:
     session.check_machine()
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
-    cleaned = clean(session, pool)
+    cleaned = leave_out(session, pool)
     check_trainable(session, pool, tokens, cleaned)
     data = Tokenized(version, pool, tokens, split_plainly(session, pool, tokens, cleaned))
     usable = trainable(pool, tokens) & (np.load(data.split.path / "split.npy") == POOL)
     usable &= wanted(cleaned, len(usable))
-    packs = stages.pack(session, data, np.flatnonzero(usable), SELECTED)
+    packs = stages.plan_packs(session, data, np.flatnonzero(usable), SELECTED)
     adapter = stages.train(session, data, packs, None, 1, SELECTED)
     evaluations = {
         "base": evaluate(session, data, None, "evaluate base"),
         "selected": evaluate(session, data, adapter, "evaluate adapter"),
     }
-    result = compare(evaluations, TEST, session.config.evaluate.bootstrap, session.config.seed)
+    result = compare_models(evaluations, TEST, session.config.evaluate.bootstrap, session.config.seed)
     return {
         "examples": int(usable.sum()),
         "training": adapter.json("train.json"),
@@ -55,6 +55,7 @@ def split_plainly(session: Session, pool: Artifact, tokens: Artifact, cleaned: A
     named = name_sides(session) if named_files(session) else None
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `split.npy` and `split.json`: what is trained on, and dev and test."""
         reader, usable = Pool.open(pool.path), trainable(pool, tokens)
         kept = named_sides(named, reader.keys, usable) if named is not None else None
         dev, test = drawn_sizes(session)

@@ -4,28 +4,29 @@
                                           │          └─(review)
                                           └─────▶ random picks ─────▶ packs ──train──▶ control k ──evaluate──▶ metrics ──┘
 
-Every line below is one arrow. A stage whose artifact is published is not run again, so calling `run_round` after a crash goes on
-where it stopped.
+Every line below is one arrow. A stage whose artifact is published is not run again, so `run_round` after a crash continues after
+the last published stage.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from al.budget import BudgetRequest
 from al.choosing import control
 from al.choosing import stage as selecting
 from al.choosing.adapt_clusters import adapt_clusters
+from al.choosing.scored import MeasuredPool, Scored
 from al.evaluation import generations
 from al.evaluation.stage import evaluate
 from al.lineage.artifacts import Keep, RoundArtifacts
 from al.lineage.history import CONTROL, SELECTED, History
-from al.lineage.round_state import Scored, Standing
+from al.lineage.round_state import RoundState
+from al.lineage.training_rows import late_holdout, training_rows
 from al.planning.forecast import forecast
 from al.preparation.projection import for_the_report
 from al.preparation.stages import Prepared, as_dict, prepare
-from al.preparation.target import notices as target_notices
+from al.preparation.target import target_notices
 from al.report.publish import publish_report
 from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
@@ -36,6 +37,7 @@ from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.scoring import stage as scoring
 from al.scoring.noise import find_suspects
+from selection.strategy import Budget
 
 
 def run_round(
@@ -54,13 +56,13 @@ def run_round(
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
     ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
-    for line in target_notices(prepared.target) + selecting.late_holdout(session, prepared, ours):
+    for line in target_notices(prepared.target) + late_holdout(session, prepared, ours):
         session.tell(f"note: {line}")
     previous = ours.adapter()
 
     done.keep("plan", forecast(session, prepared, budget, number))
-    amount = resolve_budget(session, prepared, budget, done)
-    proposed = propose(session, prepared, ours, amount, done.keep)
+    resolved = resolve_budget(session, prepared, budget, done)
+    proposed = propose(session, prepared, ours, resolved, done.keep)
     selection = settle(proposed, asking or Asking(), done.keep)
     if selection is None:
         return None
@@ -86,26 +88,23 @@ def run_round(
     return summary
 
 
-def choose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Artifact:
-    """The selection of `propose`."""
-    return propose(session, prepared, history, amount, keep).artifact
-
-
-def propose(session: Session, prepared: Prepared, history: History, amount: Any, keep: Keep) -> Proposed:
+def propose(session: Session, prepared: Prepared, history: History, budget: Budget, keep: Keep) -> Proposed:
     """Score and select for the round that follows `history`; every artifact goes through `keep` by role."""
-    standing = Standing(session, prepared, history, keep("clusters", adapt_clusters(session, prepared, history)))
-    sample = keep("score", selecting.score_sample(standing, amount))
-    aims = selecting.score_target(standing)
+    clusters = keep("clusters", adapt_clusters(session, prepared, history))
+    state = RoundState(session, prepared, history, clusters, budget)
+    sample = keep("score", selecting.measure_sample(state))
+    aims = selecting.measure_target(state)
     if aims is not None:
         keep("score.target", aims)
-    scored = Scored(sample, find_suspects(standing, [sample]), aims)
-    scored = replace(scored, shortlist=keep("shortlist", selecting.score_shortlist(standing, scored, amount)))
-    scored = replace(scored, suspects=keep("suspects", find_suspects(standing, scored.of_the_pool)))
-    return Proposed(standing, scored, amount, keep("selection", selecting.select(standing, scored, amount)))
+    measured = MeasuredPool(state, (sample,), aims)
+    scored = Scored(state, measured, measured, find_suspects(state, [sample]))
+    shortlist = keep("shortlist", selecting.measure_shortlist(scored))
+    scored = scored.with_shortlist(shortlist, keep("suspects", find_suspects(state, [sample, shortlist])))
+    return Proposed(scored, keep("selection", selecting.select(scored)))
 
 
 def generate_answers(session: Session, prepared: Prepared, history: History, adapter: Artifact, keep: Keep) -> None:
-    """Answers of base and of this round's adapter to a few dev prompts, beside those that the round before gave."""
+    """Answers of the base and of this round's adapter to a few dev prompts, and those of the round before."""
     before = history.last("generations.selected")
     rows = generations.choose_prompts(session, prepared, before)
     if len(rows):
@@ -118,11 +117,11 @@ def generate_answers(session: Session, prepared: Prepared, history: History, ada
 def train_lineage(
     session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
 ) -> Artifact:
-    """Pack and train a lineage's picks of this round: on the adapter before, with replay, or anew on all picks so far."""
+    """Pack and train a lineage's picks of this round: on the adapter before, with replay, or from scratch on all picks so far."""
     before = history.last("train") if session.config.train.mode == "continue" else None
-    rows = selecting.training_rows(session, prepared, selection, history)
+    rows = training_rows(session, prepared, selection, history)
     lineage = history.lineage
-    packs = keep(f"{lineage.prefix}packs", stages.pack(session, prepared, rows, lineage))
+    packs = keep(f"{lineage.prefix}packs", stages.plan_packs(session, prepared, rows, lineage))
     trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
     return keep(f"{lineage.prefix}train", trained)
 

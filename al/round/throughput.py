@@ -22,7 +22,7 @@ PROBE_STEPS = 3
 """Steps timed after one that warms up."""
 
 
-def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, done: RoundArtifacts) -> Any:
+def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, done: RoundArtifacts) -> Budget:
     """The budget as selection takes it (examples or tokens).
 
     Training time becomes tokens: measured tokens/s × seconds / epochs, less what is replayed in rounds after the first.
@@ -47,6 +47,7 @@ def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `throughput.json`."""
         write_json(out / "throughput.json", _measure(session, prepared, scratch))
 
     return session.run.stage(

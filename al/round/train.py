@@ -29,12 +29,12 @@ from trainer.packing import PLANNERS, PackPlan
 from trainer.tokens import TokenTable
 
 
-def pack(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
+def plan_packs(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
     """Packs of the documents at `rows`, made as `train.batching` says: an index made ahead, `plan/` and `rows.npy`."""
     config = session.config.train
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `plan/`, `rows.npy` and `pack.json`."""
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)[rows]
         plan = PLANNERS[config.batching](lengths, config.pack_length)
         plan.save(out / "plan")
@@ -70,7 +70,7 @@ def train(
     steps: int | None = None,
 ) -> Artifact:
     """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`,
-    and the optimizer's moments where the config's scores look at gradients.
+    and the optimizer's moments if the config's scores need gradients.
 
     Args:
         steps: exactly so many optimizer steps; None: `train.epochs` over the packs, or fewer by `train.patience`.
@@ -92,6 +92,7 @@ def train(
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Train and write the adapter, its curve and `train.json`."""
         from trainer.model import save_adapter
 
         with _adapter_to_train(session, previous, number) as model:
@@ -117,7 +118,7 @@ def train(
 
 
 def _pace(config: TrainConfig, previous: Artifact | None) -> TrainConfig:
-    """The config with the warm-up that suits a new adapter or one that goes on."""
+    """The config with the warm-up for a new or a continued adapter."""
     return config if previous is None else config.model_copy(update={"warmup_ratio": config.rewarmup_ratio})
 
 
@@ -148,9 +149,10 @@ def _run_training(
     with session.progress(lineage.title, total, "steps") as progress:
 
         def on_step(metrics: dict[str, Any]) -> None:
+            """Record a training step: curve, event, progress."""
             curve.append(metrics)
             session.run.event("train.step", round=number, lineage=lineage.name, **metrics)
-            progress.note, progress.seconds_left = describe_step(metrics), metrics["seconds_left"]
+            progress.note, progress.seconds_left = step_note(metrics), metrics["seconds_left"]
             progress.advance_to(metrics["step"])
 
         return train(
@@ -186,6 +188,7 @@ def _evaluation_on_dev(session: Session, prepared: Tokenized, model: Any, tokens
         )
 
     def evaluate() -> float:
+        """NLL per target token of dev."""
         found = measure(model, tokens, rows, batch_tokens=session.config.measure.batch_tokens)
         return float(found.nll_total.sum() / found.targets.sum())
 
@@ -201,8 +204,8 @@ def _flops(session: Session) -> dict[str, float]:
     return {"flops_per_token": shape.training_flops_per_token, "peak_flops": probe_machine(session.config).flops}
 
 
-def describe_step(metrics: dict[str, Any]) -> str:
-    """A step's metrics for the progress line, beside its count and the time left."""
+def step_note(metrics: dict[str, Any]) -> str:
+    """A step's metrics for the progress line, which also has its number and the time left."""
     dev = f", dev {metrics['dev_loss']:.3f}" if "dev_loss" in metrics else ""
     mfu = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
     speed = f", {metrics['tokens_per_s']:,.0f} tokens/s{mfu}"

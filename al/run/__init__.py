@@ -1,1 +1,1 @@
-"""What a run owns: its directory, database, artifacts and trash; its lock, session and progress."""
+"""The run directory: database, artifacts, trash, lock; the session and progress of a process that works on it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import EnvironmentProblem, RunStateError
+from al.run.atomic import fsync_path
 from al.run.failpoints import failpoint
 
 MANIFEST = "manifest.json"
@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """One published directory: what made it (`stage`, `fingerprint`), where it lies (`path`) and its manifest."""
+    """One published directory: what made it (`stage`, `fingerprint`), where it is (`path`) and its manifest."""
 
     stage: str
     fingerprint: str
@@ -38,7 +38,7 @@ class Artifact:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
-def canonical_json(value: Any) -> str:
+def sorted_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
 
@@ -46,7 +46,7 @@ def canonical_json(value: Any) -> str:
 def fingerprint(stage: str, version: int, inputs: Mapping[str, str], params: Mapping[str, Any]) -> str:
     """20 hex digits (80 bits of sha256) that name the result of a stage: its code version, inputs and parameters."""
     document = {"stage": stage, "version": version, "inputs": dict(inputs), "params": dict(params)}
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:20]
+    return hashlib.sha256(sorted_json(document).encode()).hexdigest()[:20]
 
 
 def sha256_file(path: Path) -> str:
@@ -58,15 +58,6 @@ def sha256_file(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; NaN is refused because other readers of JSON would refuse it."""
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def fsync_path(path: Path) -> None:
-    """Flush a file or a directory entry to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def seal(directory: Path, header: Mapping[str, Any]) -> str:

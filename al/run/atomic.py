@@ -1,4 +1,5 @@
-"""Files a user asked for at a path of their own: whole there, or not there at all."""
+"""Files that are there as a whole or not at all: written next to their place, flushed to the disk, renamed. Everything in `al` that
+replaces a single file goes through here; directories are published by `al.run.artifacts`."""
 
 from __future__ import annotations
 
@@ -10,29 +11,61 @@ from pathlib import Path
 from al.errors import ConfigError, EnvironmentProblem
 
 
+def fsync_path(path: Path) -> None:
+    """Flush a file or a directory entry to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def move_into_place(temporary: Path, path: Path, durable: bool = True) -> None:
+    """Rename `temporary`, a finished file of the same folder, to `path`, which it replaces; on the disk when this returns.
+
+    Args:
+        durable: False for a file that need not survive a power failure; the rename is atomic all the same.
+    """
+    if durable:
+        fsync_path(temporary)
+    temporary.replace(path)
+    if durable:
+        fsync_path(path.parent)
+
+
+@contextmanager
+def replaced(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary path next to `path` to write to. When the block ends it replaces `path`; when it fails it is removed.
+
+    Args:
+        durable: as for `move_into_place`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        move_into_place(temporary, path, durable)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to. When the block ends it replaces `path`; when it fails it is removed.
+    """`replaced` for a path that a user named.
 
     Raises:
         ConfigError: the folder of `path` does not exist, or `path` is a folder.
         EnvironmentProblem: the file cannot be written (disk full, no permission).
     """
     if path.is_dir() or not path.parent.is_dir():
-        found = "is a folder" if path.is_dir() else f"lies in a folder that does not exist ({path.parent})"
+        found = "is a folder" if path.is_dir() else f"is in a folder that does not exist ({path.parent})"
         raise ConfigError(
             f"{path}: expected the path of a file to write, but it {found}. Make the folder, or name another."
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        with replaced(path) as temporary:
+            yield temporary
     except OSError as error:
         raise EnvironmentProblem(f"{path}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:

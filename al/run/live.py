@@ -15,7 +15,7 @@ from al.run.store import EVENTS, PROGRESS
 
 BLOCK = 1 << 16
 STEP_KEYS = ("step", "steps", "loss", "tokens_per_s", "dev_loss", "learning_rate", "memory_gib", "seconds_left")
-# Lines that say nothing of the stage are told by their bytes: parsing each of a million steps would take seconds.
+# Lines of training steps are recognised by their bytes: parsing each of a million steps would take seconds.
 _STEP, _DEV = b'"event": "train.step"', b'"dev_loss"'
 
 

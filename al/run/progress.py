@@ -20,6 +20,7 @@ from types import FrameType, TracebackType
 from tqdm import tqdm
 
 from al.errors import Interrupted
+from al.run.atomic import replaced
 
 LINE_EVERY_SECONDS = 5.0
 FILE_EVERY_SECONDS = 1.0
@@ -35,6 +36,7 @@ def stop_on_signals() -> None:
     """Make the first Ctrl-C or SIGTERM stop at the next safe point, and the second one at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        """Ask the work to stop at its next safe point; a second signal stops it at once."""
         if _stop_requested.is_set():
             raise KeyboardInterrupt
         _stop_requested.set()
@@ -60,7 +62,7 @@ def duration(seconds: float) -> str:
 class Progress:
     """A bar over `total` units (None: not known before); call it with the number of units just finished. Use as a context manager.
 
-    `note` is told beside the numbers, and `seconds_left`, where the work knows better than the rate so far. `file` holds what
+    `note` is printed after the numbers. `seconds_left` replaces the estimate from the rate so far. `file` holds what
     `snapshot` says, at most a second old, until the work ends; that it cannot be written stops nothing.
     """
 
@@ -130,10 +132,8 @@ class Progress:
         if self._file is None or moment - self._written < FILE_EVERY_SECONDS:
             return
         self._written = moment
-        part = self._file.with_name(f".{self._file.name}.part")
-        with suppress(OSError):
-            part.write_text(json.dumps(self.snapshot()), encoding="utf-8")
-            part.replace(self._file)
+        with suppress(OSError), replaced(self._file, durable=False) as temporary:
+            temporary.write_text(json.dumps(self.snapshot()), encoding="utf-8")
 
     def _speak(self) -> None:
         moment = time.monotonic()

@@ -163,7 +163,7 @@ class Run:
 
         Args:
             version: of the stage's code; raise it when the same input would give another result.
-            inputs: artifacts it is a function of; None stands for "not there" (no previous adapter).
+            inputs: artifacts it is a function of; None: there is none (no previous adapter).
             params: everything else the result depends on, JSON values.
             build: called as `build(out, scratch)`; writes its files into `out`. `scratch` outlives a kill, so that long work
                 can be continued; it is removed once the artifact is published.
@@ -214,7 +214,7 @@ class Run:
         return Artifact(name, key, final, artifacts.read_manifest(final, sha256))
 
     def unlisted(self) -> ownership.Unlisted:
-        """What lies in artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""
+        """Entries of artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""
         listed = self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall()
         found = ownership.unlisted(self.path, database.meta(self.db, "run"), listed)
         ownership.refuse_newer(self.path, found.newer)
@@ -261,7 +261,7 @@ class Run:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to events.jsonl, and tell the listeners."""
+        """Append one line to events.jsonl and call the listeners with it."""
         event = {"time": now(), "event": kind, **fields}
         line = json.dumps(event, default=str)
         with (self.path / EVENTS).open("a", encoding="utf-8") as handle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.lineage.history import History
-from al.lineage.round_state import Standing
+from al.lineage.past import statistics_of
+from al.lineage.round_state import RoundState
 from al.pool.store import Pool
 from al.run.artifacts import Artifact, write_json
-from al.scoring.columns import statistics_of
 from al.scoring.stage import looks_for_noise
 from selection.noise import suspected_noise
 
@@ -30,19 +31,20 @@ SCHEMA = pa.schema(
 )
 
 
-def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
+def find_suspects(state: RoundState, scored: Sequence[Artifact]) -> Artifact:
     """Compare what this round measured with and without prompts; suspects of earlier rounds stay such until they are measured
     again.
 
     Publishes `suspects.parquet` (key, id, nll and nll_unprompted per response token, gain in nats of the whole response, round,
-    reason) and `suspects.json`: how many were looked at, how many of them are suspects, and how many suspects there are in all.
+    reason) and `suspects.json`: how many were measured, how many of them are suspects, and the number of suspects in all.
     """
-    previous, number = standing.history.last("suspects"), standing.number
-    scored = scored if looks_for_noise(standing.session.config, standing.history.adapter()) else []
+    previous, number = state.history.last("suspects"), state.number
+    scored = list(scored) if looks_for_noise(state.session.config, state.adapter) else []
 
     def build(out: Path, scratch: Path) -> None:
-        pool, measured = standing.prepared.open_pool(), _both_ways(scored)
-        suspect, gain = _suspicion(standing, measured)
+        """Write `suspects.parquet` and `suspects.json`."""
+        pool, measured = state.prepared.open_pool(), _both_ways(scored)
+        suspect, gain = _suspicion(state, measured)
         found = _table(pool, {name: values[suspect] for name, values in measured.items()}, gain[suspect], number)
         known = found
         if previous is not None:
@@ -55,12 +57,12 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
         counts = {"looked_at": len(gain), "found": len(found), "suspects": len(known)}
         write_json(out / "suspects.json", counts)
 
-    return standing.session.run.stage(
+    return state.session.run.stage(
         "suspects",
         version=2,
         inputs={
-            "pool": standing.prepared.pool,
-            "clusters": standing.clusters,
+            "pool": state.prepared.pool,
+            "clusters": state.clusters,
             "previous": previous,
             **{f"measured {i}": artifact for i, artifact in enumerate(scored)},
         },
@@ -71,7 +73,7 @@ def find_suspects(standing: Standing, scored: list[Artifact]) -> Artifact:
 
 
 def suspected_share(history: History, suspects: Artifact) -> tuple[int, float]:
-    """How many examples were looked at in earlier rounds and for this one's `suspects`, and the share of them that were suspects."""
+    """How many examples were checked in earlier rounds and for this one's `suspects`, and the share of them that were suspects."""
     rounds = [done["suspects"] for done in history.rounds if "suspects" in done]
     counts = [artifact.json("suspects.json") for artifact in (*rounds, suspects)]
     looked_at, found = (sum(count.get(name, 0) for count in counts) for name in ("looked_at", "found"))
@@ -88,12 +90,12 @@ def _both_ways(scored: list[Artifact]) -> dict[str, np.ndarray]:
     return columns | {"row": columns["row"].astype(np.int64)}
 
 
-def _suspicion(standing: Standing, measured: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _suspicion(state: RoundState, measured: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(m,) whether each measured example is suspected, and the nats that its prompt takes off its response's NLL."""
 
     rows, targets = measured["row"], measured["targets"]
-    sources = np.unique(np.asarray(standing.prepared.open_pool().sources)[rows], return_inverse=True)[1]
-    groups = (sources, standing.state.cluster[rows])
+    sources = np.unique(np.asarray(state.prepared.open_pool().sources)[rows], return_inverse=True)[1]
+    groups = (sources, state.pool.cluster[rows])
     found = suspected_noise(measured["nll_mean"] * targets, measured[UNPROMPTED] * targets, groups)
     return found.suspect, found.gain
 
@@ -125,7 +127,7 @@ def held_back(
     return np.isin(keys, suspects) & ~np.isin(ids, release)
 
 
-def reasons(artifact: Artifact | None, keys: np.ndarray) -> np.ndarray:
+def why_suspected(artifact: Artifact | None, keys: np.ndarray) -> np.ndarray:
     """(n,) object: why each example is a suspect, None for one that is not."""
     result = np.full(len(keys), None, dtype=object)
     if artifact is not None:

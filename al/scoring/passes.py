@@ -15,7 +15,7 @@ from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 
 MOMENTS = "moments.safetensors"
-"""Beside an adapter: the state of the optimizer that gradients are preconditioned with."""
+"""Folder in a train artifact: the state of the optimizer, with which gradients are preconditioned."""
 FP8_SAMPLE = 256
 """Examples on which 8-bit scores are compared with exact ones."""
 RESPONSE = ("nll_total", "nll_mean", "entropy_mean", "top_mean", "margin_mean", "accuracy", "targets")
@@ -27,7 +27,7 @@ Measure = Callable[[np.ndarray, Callable[[int], None]], Arrays]
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over rows: `open` wears the adapter it needs and gives a function from rows (m,) to arrays (m, …) by name."""
+    """One pass over rows: `open` loads the adapter it needs and gives a function from rows (m,) to arrays (m, …) by name."""
 
     name: str
     open: Callable[[Path], AbstractContextManager[Measure]]
@@ -35,7 +35,7 @@ class Pass:
 
 def passes(session: Session, table: Any, adapter: Artifact | None, wanted: frozenset[str], adam: bool) -> list[Pass]:
     """The passes over rows of a token `table` that measure what is `wanted`, with an adapter (None: the base model). `adam`: whether
-    gradients go through the optimizer's moments, as far as they lie beside the adapter."""
+    gradients go through the optimizer's moments if the adapter's artifact has them."""
     path = adapter.path / "adapter" if adapter else None
     found = [Pass("response", partial(_response, session, table, path, "pooled" in wanted))]
     if "unprompted" in wanted:
@@ -57,6 +57,7 @@ def _response(session: Session, table: Any, path: Path | None, pooled: bool, scr
     with session.base.adapter(path) as model:
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """Loss, uncertainty and, where wanted, hidden states of `rows`."""
             wanted = Wanted(pooled=pooled)
             found = measure(model, table, rows, batch_tokens=config.batch_tokens, wanted=wanted, progress=progress)
             arrays = {name: np.asarray(getattr(found, name), dtype=np.float64) for name in RESPONSE}
@@ -70,7 +71,7 @@ def _response(session: Session, table: Any, path: Path | None, pooled: bool, scr
 
 
 class _Exact:
-    """Scores of a few examples before weights become 8-bit, to tell how little their ranks change."""
+    """Scores of a few examples before weights become 8-bit, to measure how little their ranks change."""
 
     def __init__(self, table: Any, model: Any, batch_tokens: int):
         targets = np.asarray(table.target_counts)
@@ -113,6 +114,7 @@ def _unprompted(session: Session, table: Any, path: Path | None, scratch: Path) 
     config, frame = session.config.measure, response_frame(session.template)
 
     def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+        """NLL of the responses of `rows` without their prompts."""
         alone = Unprompted(table, rows, frame)
         found = measure(model, alone, np.arange(len(alone)), batch_tokens=config.batch_tokens)
         progress(len(rows))
@@ -144,6 +146,7 @@ def _gradient(
         moments = Moments.open(moments_path, session.base.device) if there else None
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """Projected gradients of `rows`."""
             vectors = project_gradients(
                 model,
                 table,
@@ -168,6 +171,7 @@ def _reference(session: Session, table: Any, path: Path, scratch: Path) -> Itera
     with session.base.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """NLL of `rows` under the reference adapter."""
             found = measure(model, table, rows, batch_tokens=config.batch_tokens, progress=progress)
             return {"nll_reference_mean": found.nll_mean}
 

@@ -8,7 +8,6 @@ stays in scratch, so that a kill costs one.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from al.config import Config
 from al.errors import ConfigError
 from al.run.artifacts import Artifact, sha256_file, write_json
+from al.run.atomic import replaced
 from al.run.failpoints import failpoint
 from al.run.rows import rows_digest, split_by_tokens
 from al.run.session import Session
@@ -68,21 +68,19 @@ def measurements(session: Session) -> frozenset[str]:
     return wanted | {"response"}
 
 
-def notices(config: Config) -> list[str]:
-    """What of the config's scoring comes to nothing, for people to read."""
+def scoring_notices(config: Config) -> list[str]:
+    """Notes for the user on settings of the config's scoring that have no effect."""
 
     by, picker = describe(config.score.by), resolve(config.select).picker
     found = []
     looked_at = needs(config.score.by) & TARGETED or aims(config.select) or by_default(config.select)
     if config.target.files and not looked_at:
         found.append(
-            f"the target is kept out of training but aims at nothing: strategy {config.select.strategy} does not look at it and "
+            f"the target is kept out of training but has no effect on the selection: strategy {config.select.strategy} does not use it and "
             f"score.by is {by}; strategies default, nearest, rds and less aim at it"
         )
     if config.score.by != "nll" and not PICKERS[picker].uses_score:
-        found.append(
-            f"score.by={by} is measured but ranks nothing: picker {picker} looks at no score; --strategy top does"
-        )
+        found.append(f"score.by={by} is measured but ranks nothing: picker {picker} uses no score; --strategy top does")
     return found
 
 
@@ -107,10 +105,10 @@ def score(
     return _stage(session, "score", tokens, adapter, rows, wanted, number, label, {}, adam=True)
 
 
-def score_target(
+def score_the_target(
     session: Session, target: Artifact, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int
 ) -> Artifact:
-    """Measure what nearness to the target is told by: as `score`, but gradients are plain ones, as LESS has it."""
+    """Measure the target as `score` measures the pool, but with plain gradients, as LESS defines it."""
     wanted = (measurements(session) & TARGETED) | {"response"}
     inputs = {"target": target}
     return _stage(session, "score_target", tokens, adapter, rows, wanted, number, "score target", inputs, adam=False)
@@ -136,7 +134,7 @@ def _stage(
     }
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Run the passes shard by shard and write the statistics."""
         table = TokenTable.open(tokens.path)
         steps = passes(session, table, adapter, wanted, adam)
         lengths = np.asarray(table.lengths)
@@ -198,7 +196,7 @@ def _run_pass(
     from trainer.model import resolve_device
 
     shards = split_by_tokens(rows, lengths, SHARD_TOKENS[resolve_device(session.config.model).type])
-    # By the rows in them: a run that goes on with other shards, on another device, finds none of these.
+    # Named by their rows: a run that continues on another device, with other shards, reuses none of these.
     paths = [scratch / f"{step.name}-{rows_digest(shard)}.npz" for shard in shards]
     missing = [i for i, path in enumerate(paths) if not _is_sound(path)]
     progress(len(rows) - sum(len(shards[i]) for i in missing))
@@ -232,12 +230,8 @@ def _gather(paths: list[Path], n: int, out: Path) -> Arrays:
 
 
 def _write_shard(path: Path, arrays: Arrays) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as handle:
+    with replaced(path) as temporary, temporary.open("wb") as handle:
         np.savez(handle, **arrays)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(path)
     failpoint("score.shard")
 
 

@@ -235,18 +235,18 @@ def test_another_reference_of_the_same_size_is_another_reference(scored, tmp_pat
 @pytest.mark.parametrize(
     ("options", "note"),
     [
-        (("--set", "score.by=nll"), "the target is kept out of training but aims at nothing"),
-        (("--set", "score.by=rds", "--strategy", "default"), "picker random looks at no score"),
+        (("--set", "score.by=nll"), "the target is kept out of training but has no effect on the selection"),
+        (("--set", "score.by=rds", "--strategy", "default"), "picker random uses no score"),
         (("--set", "score.by=rds", "--strategy", "top"), None),
     ],
 )
 def test_settings_that_come_to_nothing_are_told(scored, options, note):
     from al.config import load
-    from al.scoring.stage import notices
+    from al.scoring.stage import scoring_notices
 
     overrides = [part for part in options if "=" in part]
     overrides += [f"select.strategy={options[-1]}"] if "--strategy" in options else []
-    found = notices(load(scored, overrides))
+    found = scoring_notices(load(scored, overrides))
     assert (found == []) if note is None else any(note in line for line in found)
 
 

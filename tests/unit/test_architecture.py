@@ -1,4 +1,4 @@
-"""The house: imports point one way, the command line is quick, nothing is pickled."""
+"""The floor plan: imports point one way, nothing is imported late without a reason, names are said once, nothing is pickled."""
 
 from __future__ import annotations
 
@@ -7,32 +7,202 @@ import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ALLOWED = {"cli": {"al"}, "al": {"al", "selection", "trainer"}, "selection": {"selection"}, "trainer": {"trainer"}}
-ROOMS = set(ALLOWED)
 SOURCES = sorted(
     [ROOT / "cli.py", *(p for room in ("al", "selection", "trainer") for p in (ROOT / room).rglob("*.py"))]
 )
+ORDER = (
+    ("selection", "trainer", "al.errors", "al.cache", "al.excerpt", "al"),
+    ("al.labels", "al.budget", "al.config"),
+    ("al.run",),
+    ("al.assets", "al.pool"),
+    ("al.cleaning",),
+    ("al.preparation",),
+    ("al.lineage",),
+    ("al.scoring",),
+    ("al.choosing",),
+    ("al.evaluation",),
+    ("al.planning",),
+    ("al.report",),
+    ("al.tracking", "al.review"),
+    ("al.round",),
+    ("al.comparison",),
+    ("al.commands",),
+    ("cli",),
+)
+"""Rooms from the ground up. A module imports modules of its own room and of rooms further down, late imports included."""
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+HEAVY = {
+    *("torch", "transformers", "sentence_transformers", "faiss", "umap", "plotly", "fastapi", "uvicorn", "sklearn", "scipy"),
+    *("peft", "bitsandbytes", "triton", "wandb", "trackio", "mlflow", "tensorboard", "presidio_analyzer", "py3langid"),
+    *("datasets", "safetensors", "huggingface_hub"),
+}  # fmt: skip
+"""What a late import may wait for: each takes from a tenth of a second to several seconds."""
+COMMAND_LINE = ("cli", "al.commands.command_line")
+"""Modules that import late whatever they can, because `--help` answers at once."""
+LARGEST_FOLDER, LARGEST_FLAT_ROOM = 20, 36
+LATE_IMPORTS = 60
 
 
-def imported_rooms(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found & ROOMS
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path):
-    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert imported_rooms(path) <= ALLOWED[room]
+MODULES = {name_of(path): path for path in SOURCES}
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "al" and len(parts) > 1 else parts[0]
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+@cache
+def imports_of(module: str) -> tuple[tuple[str, bool], ...]:
+    """What a module imports, and whether late, inside a function; imports for types alone are left out."""
+    found = []
+
+    def visit(node: ast.AST, late: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if is_type_checking(child):
+                continue
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, late) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
+                names = {f"{child.module}.{alias.name}" for alias in child.names}
+                found.extend((name if name in MODULES else child.module, late) for name in sorted(names))
+            visit(child, late or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+
+    visit(tree_of(module), False)
+    return tuple(dict.fromkeys(found))
+
+
+def project_imports(module: str) -> list[tuple[str, bool]]:
+    return [(target, late) for target, late in imports_of(module) if target in MODULES and target != module]
+
+
+@cache
+def loads_something_heavy(module: str) -> bool:
+    """Whether importing a module loads one of HEAVY."""
+    seen, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name not in MODULES:
+            if name.split(".")[0] in HEAVY:
+                return True
+            continue
+        waiting += [target for target, late in imports_of(name) if not late]
+        waiting += [parent for parent in (name.rpartition(".")[0],) if parent in MODULES]
+    return False
+
+
+def test_every_room_has_a_place():
+    assert {room_of(module) for module in MODULES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    room = room_of(module)
+    upwards = [
+        target
+        for target, _ in project_imports(module)
+        if room_of(target) != room and LEVEL[room_of(target)] >= LEVEL[room]
+    ]
+    assert not upwards, f"{module} imports {upwards}, which are not below it"
+
+
+def test_selection_and_trainer_know_nobody():
+    for module in MODULES:
+        if room_of(module) in ("selection", "trainer"):
+            assert {room_of(target) for target, _ in project_imports(module)} <= {room_of(module)}, module
+
+
+def modules_in_circles() -> list[str]:
+    """Modules are taken away that import none of those left, or that none of those left imports. Circles stay."""
+    left = {module: {target for target, _ in project_imports(module)} for module in MODULES}
+    while True:
+        imported = set().union(*left.values()) if left else set()
+        free = [module for module, targets in left.items() if not targets & left.keys() or module not in imported]
+        if not free:
+            return sorted(left)
+        for module in free:
+            del left[module]
+
+
+def test_no_module_imports_itself_through_others():
+    assert modules_in_circles() == []
+
+
+def test_late_imports_are_few_and_each_waits_for_a_heavy_library():
+    late = [
+        (module, target)
+        for module in MODULES
+        for target, is_late in project_imports(module)
+        if is_late and module not in COMMAND_LINE
+    ]
+    light = [(module, target) for module, target in late if not loads_something_heavy(target)]
+    assert not light, "these load nothing heavy and belong to the top of the file"
+    assert len(late) <= LATE_IMPORTS
+
+
+def test_no_folder_is_crowded():
+    count = defaultdict(int)
+    for path in SOURCES:
+        count[path.parent] += path.name != "__init__.py"
+    crowded = {
+        str(folder.relative_to(ROOT)): number
+        for folder, number in count.items()
+        if number > (LARGEST_FLAT_ROOM if folder.name in ("selection", "trainer") else LARGEST_FOLDER)
+    }
+    assert not crowded
+    assert count[ROOT / "al"] <= 8
+
+
+def test_a_public_name_is_defined_once_in_al():
+    places = defaultdict(list)
+    for module in MODULES:
+        if module.split(".")[0] != "al":
+            continue
+        for node in tree_of(module).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                places[node.name].append(module)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_say_what_they_are_for(module):
+    functions = [
+        node
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_")
+    ]
+    assert [node.name for node in functions if not ast.get_docstring(node)] == []
+
+
+def test_one_place_replaces_files():
+    """`al.run.atomic` writes next to a file's place and renames; directories are published by others."""
+    renames = re.compile(r"os\.replace\(|\btemporary\.(?:replace|rename)\(|\bpart\.(?:replace|rename)\(")
+    directories = {"al.run.artifacts", "al.assets", "trainer.checkpoint"}
+    found = {module for module, path in MODULES.items() if renames.search(path.read_text())}
+    assert found <= {"al.run.atomic"} | directories
 
 
 def test_help_answers_in_half_a_second():

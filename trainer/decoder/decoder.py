@@ -243,11 +243,13 @@ class _Stack(torch.autograd.Function):
     def forward(
         ctx: Any, decoder: Decoder, run: Pass, embeddings_Td: torch.Tensor, *parameters: torch.Tensor
     ) -> torch.Tensor:
+        """Hidden states (T, d); keeps the tape of all layers for the backward pass."""
         ctx.decoder, ctx.run, ctx.tape = decoder, run, []
         return decoder._forward(embeddings_Td, run, ctx.tape)
 
     @staticmethod
     def backward(ctx: Any, gradient_Td: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the LoRA parameters. Raises RuntimeError if called twice, because it consumes the tape."""
         if not ctx.tape:
             raise RuntimeError("the decoder's backward pass runs once for each forward pass")
         gradients = ctx.decoder._backward(gradient_Td.contiguous(), ctx.run, ctx.tape)
@@ -297,6 +299,7 @@ def _layer(index: int, module: torch.nn.Module, config: Any, scratch: Scratch) -
         window = getattr(attention, "sliding_window", None)
 
     def joined(parent: torch.nn.Module, *names: str) -> Joined:
+        """The named linear layers of `parent`, joined."""
         return Joined([_linear(getattr(parent, name)) for name in names], scratch)
 
     return Layer(

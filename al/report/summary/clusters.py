@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from al.lineage.history import SELECTED, History
+from al.lineage.past import losses_before
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact
 from al.run.session import Session
-from al.scoring.columns import losses_before
 from al.scoring.noise import held_back
 from selection.losses import grouped_means
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from al.evaluation.generations import FILE, side_by_side, task_groups
-from al.evaluation.stage import compare
+from al.evaluation.stage import compare_models
 from al.pool.store import locate
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact
@@ -24,8 +24,8 @@ def evaluation(session: Session, prepared: Prepared, roles: Mapping[str, Artifac
     settings, seed = session.config.evaluate, session.config.seed
     split = np.load(prepared.split.path / "split.npy")
     groups = task_groups(session, prepared.open_pool(), np.flatnonzero((split == TEST) | (split == DEV)))
-    test = compare(models, TEST, settings.bootstrap, seed, groups)
-    dev = compare(models, DEV, settings.bootstrap, seed)
+    test = compare_models(models, TEST, settings.bootstrap, seed, groups)
+    dev = compare_models(models, DEV, settings.bootstrap, seed)
     return {
         "evaluation": {"split": "test", **test},
         "dev": {key: dev[key] for key in ("examples", "models", "differences")},

@@ -12,6 +12,7 @@ import pytest
 import al.preparation.projection
 from al.budget import parse_budget
 from al.config import Config
+from al.lineage.round_state import RoundState
 from al.planning.cost import (
     GIB,
     LAUNCH_SECONDS,
@@ -24,6 +25,7 @@ from al.planning.cost import (
 from al.planning.model_shape import ModelShape
 from al.planning.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, estimate
 from al.planning.pool_estimate import PoolEstimate
+from al.scoring.amount import affordable, sample_per_cluster, sample_size
 from selection.config import SelectConfig
 from selection.projection import FITTED, LEAST
 from selection.strategy import Budget
@@ -178,15 +180,13 @@ def test_trap_28_measuring_that_costs_more_than_it_saves_is_warned_of_and_the_de
     ],
 )
 def test_the_default_measures_where_it_pays_and_others_always(strategy, examples, silhouette, size):
-    from al.choosing.stage import _sample_size
-
     clusters = SimpleNamespace(json=lambda name: {"quality": {"silhouette": silhouette}})
-    state = SimpleNamespace(cluster=np.arange(250), rows=np.arange(250))
-    session = SimpleNamespace(config=Config.model_validate({}))
-    select = SelectConfig(strategy=strategy)
     history = SimpleNamespace(adapter=lambda: None)
-    standing = SimpleNamespace(session=session, state=state, select=select, clusters=clusters, history=history)
-    assert _sample_size(standing, Budget("examples", examples)) == size
+    session = SimpleNamespace(config=Config.model_validate({"select": {"strategy": strategy}}))
+    prepared = SimpleNamespace(target=None)
+    state = RoundState(session, prepared, history, clusters, Budget("examples", examples))
+    state.__dict__["pool"] = SimpleNamespace(cluster=np.arange(250), rows=np.arange(250))
+    assert sample_size(state) == size
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,6 @@ def test_the_default_measures_where_it_pays_and_others_always(strategy, examples
     [(1_000, 250, 1, 1), (9_000, 250, 1, 8), (3_000, 250, 1, 4), (3_000, 250, 1.5, 2)],
 )
 def test_measuring_may_take_a_ninth_of_the_time_of_training(examples, clusters, passes, measured):
-    from al.choosing.stage import affordable, sample_per_cluster
-
     assert sample_per_cluster(affordable(examples, passes), clusters) == measured
 
 

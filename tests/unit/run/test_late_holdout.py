@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from al.choosing.stage import late_holdout
+from al.lineage.training_rows import late_holdout
 from selection.holdout import POOL, SHADOW, TEST
 
 KEYS = np.array([3, 5, 7, 9, 11], dtype=np.uint64)

@@ -109,14 +109,15 @@ def grown(tmp_path, monkeypatch):
 def test_loss_trajectories_follow_an_example_through_pools(grown, tmp_path):
     from al.scoring.vectors import _trajectories
 
-    prepared = SimpleNamespace(open_pool=lambda: SimpleNamespace(keys=keys(10, 15, 20, 30, 40)))
-    found = _trajectories(prepared, np.array([0, 1, 2, 4]), [scored(tmp_path / "now", [2], [9.0])], grown)
+    pool = SimpleNamespace(keys=keys(10, 15, 20, 30, 40))
+    state = SimpleNamespace(pool=pool, history=grown, number=grown.number)
+    found = _trajectories(state, np.array([0, 1, 2, 4]), [scored(tmp_path / "now", [2], [9.0])])
     nan = np.nan
     np.testing.assert_array_equal(found, [[3, 0.5, nan], [nan, 1.5, nan], [4, nan, 9], [nan, 2.5, nan]])
 
 
-def test_past_rounds_are_told_by_the_present_clusters(grown):
-    from al.scoring.past import past_rounds
+def test_past_rounds_are_counted_by_the_present_clusters(grown):
+    from al.lineage.past import past_rounds
 
     state = SimpleNamespace(
         keys=keys(10, 15, 20, 30, 40), cluster=np.array([0, 0, 1, 1, 2]), tokens=np.array([5, 6, 7, 8, 9])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from al.planning.model_shape import model_shape
-from al.round.train import Curve, describe_step
+from al.round.train import Curve, step_note
 from trainer.config import LoraConfig, ModelConfig
 
 
@@ -34,8 +34,8 @@ def test_a_curve_holds_null_for_what_is_not_finite(tmp_path):
 
 def test_a_step_tells_loss_speed_and_memory_and_the_rest_when_known():
     metrics = {"loss": 1.2345, "tokens_per_s": 5012.3, "memory_gib": 16.24}
-    assert describe_step(metrics) == ", loss 1.234, 5,012 tokens/s, 16.2 GiB"
-    told = describe_step({**metrics, "dev_loss": 1.5, "mfu": 0.456})
+    assert step_note(metrics) == ", loss 1.234, 5,012 tokens/s, 16.2 GiB"
+    told = step_note({**metrics, "dev_loss": 1.5, "mfu": 0.456})
     assert told == ", loss 1.234, dev 1.500, 5,012 tokens/s, MFU 46%, 16.2 GiB"
 
 
