@@ -70,7 +70,7 @@ class Allocation:
     aims: bool = False
     optional: bool = False
 
-    def looks_at_losses(self, number: int) -> bool:
+    def uses_losses(self, number: int) -> bool:
         """Whether round `number` needs measured losses for it."""
         return self.first_measured is not None and number >= self.first_measured
 

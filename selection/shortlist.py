@@ -22,13 +22,13 @@ SPARE = 1.25
 
 
 def shortlist(
-    candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int], look_at: int = 0
+    candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int], noise_checks: int = 0
 ) -> np.ndarray:
     """Candidates that must be measured before `select` and are not measured yet.
 
     A picker that ranks by measurements chooses among `shortlist_factor` times its quota, plus spares for the tail cut. Inside a cluster
     these are random; from the whole pool they are the nearest to the target by embeddings. Other pickers need no measurement;
-    at most `look_at` of their expected picks and `SPARE` candidates are measured for the noise check.
+    for the noise check, at most `noise_checks` of `SPARE` times their expected picks are measured.
 
     Returns:
         (m,) int64 rows of the candidates, ascending.
@@ -36,7 +36,11 @@ def shortlist(
     strategy = resolve(config)
     if PICKERS[strategy.picker].uses_score or measures(config):
         return _to_rank(candidates, quotas, config, seed_parts)
-    return _to_look_at(candidates, quotas, strategy, seed_parts, look_at) if look_at else np.empty(0, dtype=np.int64)
+    return (
+        _to_check(candidates, quotas, strategy, seed_parts, noise_checks)
+        if noise_checks
+        else np.empty(0, dtype=np.int64)
+    )
 
 
 def _to_rank(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int]) -> np.ndarray:
@@ -59,7 +63,7 @@ def _to_rank(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_
     return rows[~known[rows]]
 
 
-def _to_look_at(
+def _to_check(
     candidates: Candidates, quotas: Quotas, strategy: Strategy, seed_parts: Sequence[int], at_most: int
 ) -> np.ndarray:
     """The picks for larger quotas: expected picks before spares, in random order, because the first few in the picker's order could all be

@@ -62,7 +62,7 @@ def needs_losses(config: SelectConfig, number: int) -> bool:
     """Whether this strategy uses any measurement in round `number`; if not, the round need not measure."""
     strategy = resolve(config)
     picker, allocation = PICKERS[strategy.picker], ALLOCATIONS[strategy.allocation]
-    by_allocation = allocation.looks_at_losses(number) and not picker.whole_pool
+    by_allocation = allocation.uses_losses(number) and not picker.whole_pool
     return by_allocation or _ranks_by_measurements(strategy)
 
 

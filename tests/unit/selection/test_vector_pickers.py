@@ -1,4 +1,4 @@
-"""Pickers that look at vectors: that each looks at the right ones, of the right examples, and takes what it says."""
+"""Pickers that read vectors: each reads the right vectors of the right examples, and takes what it says."""
 
 from __future__ import annotations
 
