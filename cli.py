@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Winnow's command line: parses, calls `al`, prints. Heavy libraries load inside commands, so `--help` is instant.
+"""Winnow's command line: parses options, calls `al.commands`, prints. Heavy libraries load inside commands, so `--help` is fast.
 
 Exit codes: 0 done, 1 a defect of Winnow, 2 usage or configuration, 3 data, 4 environment (no GPU, disk full, out of memory, file
 not reachable), 5 state of the run (locked, another pool, damaged), 6 training diverged, 130 stopped by the user.
@@ -30,9 +30,9 @@ from al.commands.command_line import (
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(al.__version__, prog_name="winnow")
 def cli() -> None:
-    """Find the examples worth training on, train a 4-bit LoRA on them, look again.
+    """Find the examples worth training on, train a 4-bit LoRA on them, measure again.
 
-    Start with `round --budget 5000`; it continues where it stopped, whatever stopped it.
+    Start with `round --budget 5000`. After any interruption the same command resumes the round.
     """
 
 
@@ -43,7 +43,7 @@ def cli() -> None:
     "--review/--auto",
     "review",
     default=None,
-    help="Stop after the selection and serve a page on this machine to read, change and approve it; or ask nobody.  [default: --auto]",
+    help="Stop after the selection and serve a local page to read, change and approve it; or train without asking.  [default: --auto]",
 )
 @click.option(
     "--export",
@@ -53,7 +53,7 @@ def cli() -> None:
 @click.option(
     "--approve",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Take the decision from this file (an edited export, or a decision as .json) and go on.",
+    help="Read the decision from this file (an edited export, or a decision as .json) and continue.",
 )
 @port_option
 @round_options
@@ -66,15 +66,15 @@ def round_command(
     approve: Path | None,
     port: int,
 ) -> None:
-    """Run the next round, or finish the one that was interrupted."""
+    """Run the next round, or finish an interrupted one."""
     from al.commands.rounds import run_next_round
     from al.commands.summary import describe_summary
     from al.review.ask import Asking
 
     if export and not review:
-        raise click.UsageError("--export needs --review beside it.")
+        raise click.UsageError("--export needs --review as well.")
     if approve and review is not None:
-        raise click.UsageError("--approve takes the decision from a file: leave out --review and --auto.")
+        raise click.UsageError("--approve reads the decision from a file: remove --review and --auto.")
     if dry_run:
         _print_plan(options, budget)
         return
@@ -87,7 +87,7 @@ def round_command(
 @port_option
 @common
 def review_command(options: Any, port: int) -> None:
-    """Show the page on which the open round's selection is read, changed and approved; `resume` then trains."""
+    """Serve the review page of the open round's selection; after the approval, `resume` trains."""
     from al.commands.review import review
     from al.commands.summary import describe_summary
 
@@ -95,16 +95,16 @@ def review_command(options: Any, port: int) -> None:
 
 
 @cli.command("run")
-@click.option("--rounds", type=click.IntRange(min=1), required=True, help="Stop after so many rounds in all ...")
+@click.option("--rounds", type=click.IntRange(min=1), required=True, help="Stop after this many rounds in total ...")
 @click.option("--budget", required=True, help="Budget of each round.")
 @click.option(
     "--until-no-gain/--all-rounds",
     default=True,
-    help="... or earlier, when the dev gain over the round before is not significant.",
+    help="... or earlier, if the dev gain over the previous round is not significant.",
 )
 @round_options
 def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> None:
-    """Run rounds until there are K, or until one no longer helps."""
+    """Run rounds until there are K, or until a round brings no significant gain."""
     from al.commands.rounds import run_rounds
     from al.commands.summary import describe_summary
 
@@ -118,12 +118,12 @@ def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> 
     show_default=True,
     help="Names, separated by spaces or commas; NAME:key=value changes a config key for one of them, e.g. top:score.by=ifd.",
 )
-@click.option("--budget", required=True, help="Of all rounds together: 1000 (examples) or 200ktok (tokens).")
+@click.option("--budget", required=True, help="Budget of all rounds together: 1000 (examples) or 200ktok (tokens).")
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds that share the budget."
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each strategy.")
-@click.option("--proxy", default=None, metavar="MODEL", help="A small model to ask first, instead of the config's.")
+@click.option("--proxy", default=None, metavar="MODEL", help="Compare on this small model instead of the config's.")
 @pool_option
 @target_option
 @common
@@ -137,7 +137,7 @@ def compare_command(
     pool: tuple[str, ...],
     target: tuple[str, ...],
 ) -> None:
-    """Train and evaluate several strategies on your pool, with random beside them: does selection pay here?"""
+    """Train and evaluate several strategies on your pool, always including random: does selection pay here?"""
     from al.commands import compare
 
     options = options.for_round(None, False, pool, target)
@@ -163,16 +163,16 @@ def resume_command(options: Any) -> None:
     type=click.FloatRange(min=0.1),
     metavar="[SECONDS]",
     default=None,
-    help="Show it again every so many seconds (2 if none are given) until nothing works on the run.",
+    help="Refresh every SECONDS (default 2) until the run is idle.",
 )
 @common
 def status_command(options: Any, watch: float | None) -> None:
-    """Show rounds, stages and what is running, also while another process works."""
+    """Show rounds, stages and current progress, also while another process works on the run."""
     from al.commands.status import describe_status
     from al.report.status import status
 
     if watch is not None and options.as_json:
-        raise click.UsageError("--watch shows a run as it goes on, --json prints one document: leave one out.")
+        raise click.UsageError("--watch follows a run, --json prints one document: use only one of them.")
     if watch is not None:
         from al.commands.watch import watch as watch_run
 
@@ -187,7 +187,7 @@ def status_command(options: Any, watch: float | None) -> None:
     "--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]"
 )
 @click.option("--md", "markdown", is_flag=True, help="Print it as Markdown, for a pull request.")
-@click.option("--compare", is_flag=True, help="Put the runs named as arguments side by side.")
+@click.option("--compare", is_flag=True, help="Compare the runs given as arguments side by side.")
 @click.option(
     "--figures", type=click.Path(path_type=Path, file_okay=False), help="Write the main charts here, for papers."
 )
@@ -197,11 +197,11 @@ def status_command(options: Any, watch: float | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the text to this file.")
 @common
 def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted: Any) -> None:
-    """Print a round's report again and say where its page is; or as Markdown, figures, or several runs side by side."""
+    """Print a round's report and the path of its page; or write Markdown, figures, or a comparison of several runs."""
     from al.commands.report import Wanted, report
 
     if bool(runs) != compare:
-        raise click.UsageError("--compare takes two runs or more as arguments; name a single run with --run.")
+        raise click.UsageError("--compare needs two or more runs as arguments; name a single run with --run.")
     document, text = report(options, Wanted(compared=runs, **wanted))
     emit(options, document, lambda document: text)
 
@@ -210,7 +210,7 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
 @round_options
 def plan_command(options: Any, budget: str) -> None:
-    """Estimate rows, tokens, memory, time and disk of the next round, before anything runs."""
+    """Estimate rows, tokens, memory, time and disk of the next round without running it."""
     _print_plan(options, budget)
 
 
@@ -221,11 +221,11 @@ def _print_plan(options: Any, budget: str) -> None:
 
 
 @cli.command("label")
-@click.option("--budget", type=click.IntRange(min=1), required=True, help="How many unlabelled prompts to hand out.")
+@click.option("--budget", type=click.IntRange(min=1), required=True, help="Number of unlabelled prompts to export.")
 @pool_option
 @common
 def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
-    """Write the unlabelled prompts that the model is most unsure of to a file, to be answered and imported again."""
+    """Export the unlabelled prompts with the highest model uncertainty to a file, to answer and import."""
     from al.commands import label as labelling
 
     emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)
@@ -233,12 +233,12 @@ def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
 
 @cli.group("pool")
 def pool_group() -> None:
-    """Import data and look at it."""
+    """Import, inspect and export data."""
 
 
 @pool_group.command("import")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--format", "format_name", default=None, help="Row format by name instead of recognising each row.")
+@click.option("--format", "format_name", default=None, help="Row format by name, instead of detection for each row.")
 @map_option
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of quarantining it.")
 @common
@@ -255,7 +255,7 @@ def pool_import(
 @pool_group.command("presets")
 @common
 def pool_presets(options: Any) -> None:
-    """List the published sets that are known by name: where they are, their licence, who wrote them."""
+    """List the published sets that can be loaded by name, with location, licence and authors."""
     from al.pool import presets
 
     emit(options, presets.list_presets(), presets.describe_presets)
@@ -266,7 +266,7 @@ def pool_presets(options: Any) -> None:
 @click.option(
     "--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to render."
 )
-@click.option("--format", "format_name", default=None, help="As for `pool import`, when sources are named.")
+@click.option("--format", "format_name", default=None, help="As for `pool import`; only with SOURCES.")
 @map_option
 @click.option(
     "--html",
@@ -275,7 +275,7 @@ def pool_presets(options: Any) -> None:
     flag_value="",
     default=None,
     metavar="[PAGE.html]",
-    help="Write a page as well.  [default place: RUN/pool.html, ./pool.html for sources]",
+    help="Also write an HTML page.  [default: RUN/pool.html, or ./pool.html with SOURCES]",
 )
 @common
 def pool_inspect(
@@ -286,8 +286,8 @@ def pool_inspect(
     mapped: tuple[str, ...],
     page: str | None,
 ) -> None:
-    """Show what the run's newest pool version holds, or what SOURCES hold before they are imported anywhere: what was
-    recognised, sources, languages, turns, lengths, duplicates, quarantine, and examples as the model sees them."""
+    """Show the contents of the run's newest pool version, or of SOURCES without importing them: detected formats,
+    sources, languages, turns, lengths, duplicates, quarantine, and examples as the model sees them."""
     from al.commands import inspect_pool as pool_inspection
     from al.report.text.pool import describe_inspection
 
@@ -298,7 +298,7 @@ def pool_inspect(
 @pool_group.command("export")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["pool", "dev", "test"]), default=None, help="Only this side of the split.")
-@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @common
 def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None:
     """Write the run's newest pool version to OUT (.jsonl, .jsonl.gz, .jsonl.zst or .parquet) as messages with id, source,
@@ -318,7 +318,7 @@ def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None
 )
 @common
 def train_command(options: Any, datasets: tuple[str, ...]) -> None:
-    """Fine-tune on a whole data set without selection: the baseline."""
+    """Fine-tune on a whole data set without selection, as a baseline."""
     from al.commands import train
 
     emit(options, train.plain_fine_tuning(options, datasets), train.describe_fine_tuning)
@@ -326,7 +326,7 @@ def train_command(options: Any, datasets: tuple[str, ...]) -> None:
 
 @cli.group("config")
 def config_group() -> None:
-    """Look at the configuration."""
+    """Show the configuration."""
 
 
 @config_group.command("show")
@@ -350,7 +350,7 @@ def config_schema(options: Any) -> None:
 
 @cli.command("doctor")
 @click.option(
-    "--drop-damaged", is_flag=True, help="Forget damaged artifacts of the run so that the next round makes them again."
+    "--drop-damaged", is_flag=True, help="Remove damaged artifacts of the run, so that the next round makes them again."
 )
 @common
 def doctor_command(options: Any, drop_damaged: bool) -> None:
@@ -365,23 +365,24 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
 
 @cli.command("gc")
 @click.option(
-    "--yes", is_flag=True, help="Delete without asking. Without it, and without a terminal, nothing is deleted."
+    "--yes", is_flag=True, help="Delete without asking. Without --yes and without a terminal, nothing is deleted."
 )
 @common
 def gc_command(options: Any, yes: bool) -> None:
-    """Show what is in the run's trash (what killed processes left, damaged artifacts), and delete it."""
+    """List the run's trash (leftovers of killed processes, damaged artifacts) and delete it after confirmation."""
     from al.commands import gc
 
     def confirm(document: dict[str, Any]) -> bool:
+        """Print the trash and ask whether to delete it; False without a terminal unless --yes."""
         if not options.as_json:
             click.echo(gc.describe_trash(document))
-        return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it for good?"))
+        return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
 
     emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors a user can act on print one message and exit with their code, without a traceback."""
+    """Run the command line. A user error prints one message and exits with its code, without a traceback."""
     run_command_line(cli, sys.argv[1:] if arguments is None else arguments)
 
 

@@ -1,4 +1,4 @@
-"""Budgets as a user writes them: `5000` (examples), `2Mtok` (tokens), `30min` (of training)."""
+"""Parsing of budgets: `5000` (examples), `2Mtok` (tokens), `30min` (of training)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """What was asked for. `unit` is "examples", "tokens" or "seconds"; `amount` is in that unit; `text` as it was written."""
+    """A requested budget. `unit` is "examples", "tokens" or "seconds"; `amount` is in that unit; `text` is the user's text."""
 
     unit: str
     amount: float
@@ -24,7 +24,7 @@ def parse_budget(text: str) -> BudgetRequest:
     """Parse a budget.
 
     Raises:
-        ConfigError: not a budget, or not above zero.
+        ConfigError: `text` is not a budget, or not above zero.
     """
     match = re.fullmatch(
         r"\s*(-?[\d_]*\.?\d+)\s*([kmb]?)\s*(tok(?:ens?)?|s|sec|min|h|ex(?:amples?)?|)\s*", text, re.IGNORECASE

@@ -1,4 +1,4 @@
-"""Where Winnow keeps what it fetches and can fetch again."""
+"""The cache directory, for files that can be downloaded again."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """`$WINNOW_CACHE`, or `~/.cache/winnow`."""
+    """The cache directory: `$WINNOW_CACHE`, or `~/.cache/winnow`."""
     return Path(os.environ.get("WINNOW_CACHE") or Path.home() / ".cache" / "winnow")

@@ -3,19 +3,19 @@
 | class              | code | meaning                                                            |
 |--------------------|------|--------------------------------------------------------------------|
 | ConfigError        | 2    | a key, value or flag that cannot be used                           |
-| DataError          | 3    | a file that is missing, unreadable or holds nothing usable         |
+| DataError          | 3    | a file that is missing, unreadable or without usable rows          |
 | EnvironmentProblem | 4    | the machine: no GPU, disk full, out of memory, no network          |
 | RunStateError      | 5    | the run directory: locked, made for other inputs, damaged artifact |
-| Interrupted        | 130  | stopped by Ctrl-C or a signal; what was finished is kept           |
+| Interrupted        | 130  | stopped by Ctrl-C or a signal; finished work is kept               |
 
-A message says what was expected, what was found, where (file:line, key, flag) and what to do.
+A message states what was expected, what was found, where (file:line, key, flag) and what to do.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Base of every error that is shown as a message instead of a traceback."""
+    """Base class of errors that are printed as a message instead of a traceback."""
 
     exit_code: int = 1
 
@@ -27,24 +27,24 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Input data that is missing, unreadable or of no use."""
+    """Input data that is missing, unreadable or unusable."""
 
     exit_code = 3
 
 
 class EnvironmentProblem(UserError):
-    """Something the machine lacks: memory, disk, network, a GPU, a package."""
+    """A missing resource of the machine: memory, disk, network, a GPU, a package."""
 
     exit_code = 4
 
 
 class RunStateError(UserError):
-    """A run directory that is locked, belongs to other inputs, or is damaged."""
+    """A run directory that is locked, was made for other inputs, or is damaged."""
 
     exit_code = 5
 
 
 class Interrupted(UserError):
-    """The user stopped the work; everything finished so far is kept."""
+    """The user stopped the command; finished work is kept."""
 
     exit_code = 130

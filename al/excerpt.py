@@ -1,4 +1,4 @@
-"""Texts that a page shows only the beginning of."""
+"""Shortened texts for pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def prompt_and_response(messages: list[dict[str, str]]) -> tuple[str, str]:
-    """A conversation as a page shows it: everything before the last response with its roles, and that response ("" without one)."""
+    """A conversation as (prompt, response) texts: all messages before the last response with their roles, and the response or ""."""
     response = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
     shown = messages[:-1] if response else messages
     return "\n".join(f"{m['role']}: {m['content']}" for m in shown), response

@@ -34,19 +34,23 @@ BROKEN = '{"messages": [{"role": "user", "content": "cut off'
 
 
 def words(rng: random.Random, least: int, most: int) -> str:
+    """`least` to `most` random words."""
     return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
 
 
 def short(rng: random.Random, number: int) -> dict[str, Any]:
+    """A row of one question and answer, about 90 bytes."""
     return {"question": f"{words(rng, 5, 9)} {number}?", "answer": words(rng, 4, 8)}
 
 
 def messages(rng: random.Random, number: int) -> dict[str, Any]:
+    """A row of one turn, about 190 bytes."""
     asked, said = f"{words(rng, 8, 14)} {number}?", words(rng, 8, 12)
     return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}], "source": "made"}
 
 
 def chat(rng: random.Random, number: int) -> dict[str, Any]:
+    """A row of four or six messages, about 1.1 kB."""
     turns = [("user" if turn % 2 == 0 else "assistant", words(rng, 20, 60)) for turn in range(rng.choice([4, 6]))]
     turns[0] = ("user", f"{number}: {turns[0][1]}")
     return {"messages": [{"role": role, "content": said} for role, said in turns], "source": f"task-{number % 50}"}

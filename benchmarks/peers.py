@@ -195,6 +195,7 @@ def watch(trainer: Any, record: Record, checkpointing: bool) -> Any:
 
     class Clock(TrainerCallback):
         def on_step_end(self, *arguments: Any, **more: Any) -> None:
+            """Record the end of the step after the GPU has finished."""
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             record.ended.append(time.perf_counter())
@@ -202,6 +203,7 @@ def watch(trainer: Any, record: Record, checkpointing: bool) -> Any:
     inner = trainer.training_step
 
     def training_step(model: Any, inputs: dict[str, Any], *arguments: Any, **more: Any) -> Any:
+        """Record tokens and documents of the batch, check the first one, then train on it."""
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         record.tokens.append(int(inputs["input_ids"].numel() if mask is None else mask.sum()))
         record.documents.append(len(inputs["input_ids"]) if positions is None else int((positions == 0).sum()))

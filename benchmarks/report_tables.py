@@ -8,7 +8,7 @@ from common import table
 
 MARKS = {
     "first_text_s": "text readable",
-    "first_chart_s": "the verdict's chart drawn",
+    "first_chart_s": "verdict chart drawn",
     "dom_content_loaded_s": "DOMContentLoaded",
     "searchable_s": "map and picked examples ready",
     "plotly_chart_s": "first chart of plotly.js drawn",
@@ -17,7 +17,7 @@ MARKS = {
 
 
 def report_page(record: dict[str, Any]) -> str:
-    """When the page of a large run shows what."""
+    """Loading times of a large run's page."""
     run, opened = record["run"], record["opened"]
     rows = [
         [words, f"{record['median'][mark]:.2f}", f"{max(once[mark] for once in opened):.2f}"]
@@ -30,7 +30,7 @@ def report_page(record: dict[str, Any]) -> str:
             "",
             f"Report of a run of {run['examples']:,} examples, {run['clusters']} clusters and {run['picks']:,} picks: "
             f"{record['page_bytes'] / 1e6:.2f} MB, opened from disk in headless Chromium {len(opened)} times while other work "
-            f"ran (load {record['load_before']:.1f}). Seconds since the navigation began:",
+            f"ran (load {record['load_before']:.1f}). Seconds from the start of navigation:",
             "",
             table(["", "median", "longest"], rows),
         ]
@@ -38,7 +38,7 @@ def report_page(record: dict[str, Any]) -> str:
 
 
 def interval_coverage(record: dict[str, Any]) -> str:
-    """How often intervals hold the truth."""
+    """How often intervals contain the true difference."""
     rows = [
         [
             row["test_set"],
@@ -56,16 +56,16 @@ def interval_coverage(record: dict[str, Any]) -> str:
         "examples",
         "NLL",
         "exact match",
-        "NLL, drawn from the whole",
-        "exact match, drawn from the whole",
+        "NLL, whole test set",
+        "exact match, whole test set",
     ]
     return "\n".join(
         [
             "## Intervals of macro differences",
             _where(record),
             "",
-            f"How often the 95% interval holds the true difference, in {record['simulations']} simulated test sets each; Winnow resamples "
-            "each source by itself (`al/evaluation/bootstrap.py`). Beside it the bootstrap that draws examples from the whole test set.",
+            f"How often the 95% interval contains the true difference, in {record['simulations']} simulated test sets each. Winnow "
+            "resamples within each source (`al/evaluation/bootstrap.py`). The last two columns resample examples of the whole test set.",
             "",
             table(header, rows),
         ]
@@ -78,9 +78,10 @@ def _where(record: dict[str, Any]) -> str:
 
 
 def noise_detection(record: dict[str, Any]) -> str:
-    """Suspected noise against planted noise."""
+    """Suspected noise compared with planted noise."""
 
     def share(value: float | None) -> str:
+        """A percentage, or a dash for None."""
         return "–" if value is None else f"{value:.0%}"
 
     of_versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -101,17 +102,17 @@ def noise_detection(record: dict[str, Any]) -> str:
         "adapter trained on",
         "measured",
         "examples",
-        "of the planted are suspected",
-        "of the suspects are planted",
-        "suspected of what is not planted",
+        "suspected share of planted noise",
+        "planted share of suspects",
+        "suspected share of other examples",
     ]
     text = [
         "## Suspected noise",
         f"{record['device']}; {of_versions}; {record['date']}; `{record['command']}`",
         "",
-        "Pools of the selection study; in the noisy ones the answers of a tenth of the examples are exchanged. SmolLM2-135M; adapters "
-        "trained on examples of all clusters alike. Trained on nothing: the base model, which Winnow does not ask. Samples: means "
-        "of five draws.",
+        "Pools of the selection study; in the noisy ones a tenth of the examples have exchanged answers. SmolLM2-135M; adapters "
+        "trained on equally many examples of each cluster. Trained on 0: the base model, which Winnow does not use for this. "
+        "Samples: means of five draws.",
         "",
         table(header, rows),
     ]

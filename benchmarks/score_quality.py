@@ -136,6 +136,7 @@ def statistics_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[
         exact, _ = reference_statistics(model.double(), table, rows)
 
     def errors(values: Any) -> dict[str, float]:
+        """The largest error of each statistic, absolute under 1, else relative."""
         return {n: float(f"{np.max(np.abs(values(n) - v) / np.maximum(np.abs(v), 1)):.3g}") for n, v in exact.items()}
 
     lengths = np.asarray(table.lengths)[rows]
@@ -189,6 +190,7 @@ def gradient_row(base: Any, out: Path, table: Any, candidates: np.ndarray, targe
         mean, square = (torch.cat([part[n].flatten() for n in parameters]) for part in (moments.mean, moments.square))
 
         def exact(row: int, adam: bool) -> torch.Tensor:
+            """The flat gradient of one example, put through Adam if `adam`."""
             batch = collate(table, [int(row)], base.device)
             hidden = hidden_states(model, batch)[batch.predictors]
             loss = target_nll(hidden, output_head(model), batch.labels).mean()
@@ -255,6 +257,7 @@ def main() -> None:
     }
 
     def add(row: dict[str, Any]) -> None:
+        """Append a row to the record and save it."""
         record["rows"].append(row)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")

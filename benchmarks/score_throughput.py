@@ -122,6 +122,7 @@ def naive(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.n
         device = next(model.parameters()).device
 
         def one(row: int) -> list[float]:
+            """Statistics of one example by transformers, PEFT and bitsandbytes."""
             ids = torch.from_numpy(np.asarray(table.ids(row))).long().to(device)
             logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
             log_p = logits.log_softmax(-1)
@@ -188,6 +189,7 @@ def naive_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any],
         sign = torch.randint(2, mean.shape, device=device) * 2.0 - 1
 
         def one(row: int) -> np.ndarray:
+            """The projected gradient of one example, through Adam."""
             ids = torch.from_numpy(np.asarray(table.ids(row))).long().to(device)
             model(input_ids=ids[None], labels=ids[None], use_cache=False).loss.backward()
             flat = torch.cat([parameter.grad.flatten() for parameter in parameters.values()])
@@ -257,6 +259,7 @@ def main() -> None:
     }
 
     def add(row: dict[str, Any]) -> None:
+        """Append a row to the record and save it."""
         record["rows"].append(row)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -149,6 +149,7 @@ class Bench:
             used: dict[str, Any] = {}
 
             def on_step(metrics: dict[str, float]) -> None:
+                """Record the time of a step and, at the first, how memory is used."""
                 moments.append((time.perf_counter(), metrics))
                 if not used:
                     used.update(
@@ -307,6 +308,7 @@ def main() -> None:
     }
 
     def add(row: dict[str, Any]) -> None:
+        """Append a row to the record, update the ratios, and save it."""
         record["rows"].append(row)
         record["ratios"] = ratios(record["rows"])
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

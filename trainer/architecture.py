@@ -1,8 +1,8 @@
 """Which attention a model gets, and the proof that its documents are isolated.
 
-Llama, Mistral, Qwen2 and Qwen3 are checked by the test suite. Any other architecture is checked when it is loaded:
-two short documents in a pack must give the logits that the model's own forward gives each alone. That catches leaking
-documents, soft caps, scaled logits, recurrent layers and whatever else a model does its own way.
+The test suite proves it for the architectures of trainer/families.py. Any other architecture is checked when it is loaded:
+two short documents in a pack must give the logits that the model's own forward gives each alone. The check finds leaking
+documents, soft caps, scaled logits, recurrent layers and other deviations.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 
 from trainer import attention
 from trainer.errors import TrainerError
+from trainer.families import FAMILIES
 from trainer.forward import Batch, collate, hidden_states, output_head
 
 logger = logging.getLogger(__name__)
 
-CHECKED = ("llama", "mistral", "qwen2", "qwen3")
 # Mean difference of the logits, as a share of their standard deviation: rounding stays below, a leak is above 0.1.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -31,7 +31,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
     """
     attention.register()
     own = causal.config._attn_implementation
-    if causal.config.model_type in CHECKED:
+    if causal.config.model_type in FAMILIES:
         causal.set_attn_implementation(attention.PACKED_ATTENTION)
         return attention.PACKED_ATTENTION
     expected = _alone(causal)
@@ -51,7 +51,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
         failures.append(f"{name}: {failure}")
     raise TrainerError(
         f"model.name: {type(causal).__name__} does not keep documents of a pack apart ({'; '.join(failures)}); "
-        "choose a model of the Llama, Mistral, Qwen2 or Qwen3 family"
+        f"choose a model of one of the families {', '.join(family.name for family in FAMILIES.values())}"
     )
 
 
@@ -63,9 +63,11 @@ class _Probe:
         self.documents = [rng.integers(0, vocabulary, length) for length in (24, 17)]
 
     def ids(self, row: int) -> np.ndarray:
+        """(length,) token ids of a document."""
         return self.documents[row]
 
     def targets(self, row: int) -> np.ndarray:
+        """(length,) ones: every token is a target."""
         return np.ones(len(self.documents[row]), dtype=np.uint8)
 
 

@@ -185,12 +185,14 @@ def _packed(model: torch.nn.Module, tokens: Tokens, rows: np.ndarray, projector:
     share_P = torch.from_numpy(1.0 / counts[batch.label_documents]).to(projector.device)
 
     def slope(hidden_Td: torch.Tensor) -> torch.Tensor:
+        """(T, d) gradient of each document's mean NLL with respect to the hidden states."""
         _, slope_Pd = nll_and_slope(hidden_Td[batch.predictors], output_head(model), batch.labels)
         slope_Td = torch.zeros_like(hidden_Td)
         slope_Td[batch.predictors] = slope_Pd * share_P[:, None].to(slope_Pd.dtype)
         return slope_Td
 
     def sink(joined: Joined, G: torch.Tensor, X: torch.Tensor) -> None:
+        """Project the gradients of one joined layer's LoRA matrices into `into_Dk`."""
         for i, linear in enumerate(joined.linears):
             if linear.lora is None:
                 continue

@@ -109,6 +109,7 @@ def nll_and_slope(
 class _TargetNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_Pd, weight, bias, labels_P):
+        """nll (P,); computes the gradient in the same pass. Raises RuntimeError if the output head is trainable."""
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             raise RuntimeError("the output head must be frozen")
         nll, gradient = nll_and_slope(hidden_Pd, (weight, bias), labels_P, ctx.needs_input_grad[0])
@@ -117,6 +118,7 @@ class _TargetNll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream_P):
+        """The saved gradient (P, d), scaled by that of the NLL."""
         (gradient,) = ctx.saved_tensors
         return gradient * upstream_P[:, None].to(gradient.dtype), None, None, None
 

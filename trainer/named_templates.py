@@ -37,6 +37,7 @@ class SpecialTokens:
         """Look them up in a transformers tokenizer."""
 
         def special(token_id: int | None, target: int = 0) -> Special | None:
+            """The token with this id and its target, or None without an id."""
             return None if token_id is None else Special(token_id, tokenizer.convert_ids_to_tokens(token_id), target)
 
         added = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
@@ -83,6 +84,7 @@ def named(name: str, *, needs: tuple[str, ...], version: int) -> Callable[[Write
     """Register a template under `name`."""
 
     def register(write: Writer) -> Writer:
+        """Add `write` to NAMED and return it unchanged."""
         NAMED[name] = NamedTemplate(write, needs, version)
         return write
 

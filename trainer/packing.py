@@ -185,6 +185,7 @@ class _Rooms:
         self.summary = 0
 
     def smallest(self, least: int) -> int | None:
+        """The smallest room of at least `least` tokens that some pack has, or None."""
         word, bit = divmod(least, self.width)
         high = self.words[word] >> bit if word < len(self.words) else 0
         if high:

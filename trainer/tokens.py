@@ -252,9 +252,11 @@ class _NpyStream:
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, array: np.ndarray) -> None:
+        """Write `array` at the end, converted to the file's dtype."""
         self.file.write(np.ascontiguousarray(array, dtype=self.dtype).tobytes())
         self.length += len(array)
 
     def close(self) -> None:
+        """Write the final length into the header."""
         self.file.seek(0)
         self._header()

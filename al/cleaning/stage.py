@@ -1,7 +1,7 @@
-"""Which examples of a pool version `clean.languages` and `clean.refusals` leave out. The pool itself stays whole.
+"""The examples of a pool version that `clean.languages` and `clean.refusals` exclude. The pool itself does not change.
 
-Two stages, made only where a switch asks for them: `languages` (detection, once per pool version, whichever languages are asked for)
-and `cleaned` (what the switches make of it).
+Two stages, which run only if a switch is on: `languages` (detection, once per pool version, independent of the languages
+asked for) and `cleaned` (the examples excluded by the switches).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 
 WANTED, OTHER_LANGUAGE, REFUSAL = 0, 1, 2
-"""Codes of `unwanted.npy`; an example that is both counts by its language."""
+"""Codes of `unwanted.npy`. A refusal in another language counts by its language."""
 REASONS = {"other_language": OTHER_LANGUAGE, "refusal": REFUSAL}
 
 
 def leave_out(session: Session, pool: Artifact) -> Artifact | None:
-    """What the config's switches leave out of `pool`; None while all of them are off.
+    """Publish which examples of `pool` the config's switches exclude. None if all switches are off.
 
     Publishes `unwanted.npy` (n,) uint8 and `cleaned.json`, counts by reason and of languages.
 
@@ -37,6 +37,7 @@ def leave_out(session: Session, pool: Artifact) -> Artifact | None:
         return None
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `unwanted.npy` and `cleaned.json`."""
         reader = Pool.open(pool.path)
         unwanted = np.full(len(reader), WANTED, dtype=np.uint8)
         if config.refusals == "drop":
@@ -53,17 +54,17 @@ def leave_out(session: Session, pool: Artifact) -> Artifact | None:
     cleaned = session.run.stage("cleaned", version=1, inputs=inputs, params=params, build=build, label="clean")
     counts = cleaned.json("cleaned.json")
     session.tell(
-        f"note: clean: left out {counts['other_language']:,} examples in other languages and {counts['refusal']:,} refusals"
+        f"note: clean: excluded {counts['other_language']:,} examples in other languages and {counts['refusal']:,} refusals"
     )
     return cleaned
 
 
 def detect_languages(session: Session, pool: Artifact) -> Artifact:
-    """The language of every example: publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Raises ConfigError."""
+    """The language of every example. Publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Raises ConfigError."""
     _check_known(session.config.clean.languages)
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Write `languages.npy`."""
         reader = Pool.open(pool.path)
         with session.progress("languages", len(reader), "examples") as progress:
             np.save(out / "languages.npy", example_languages(reader, progress))
@@ -72,8 +73,7 @@ def detect_languages(session: Session, pool: Artifact) -> Artifact:
 
 
 def find_refusals(session: Session, pool: Pool) -> np.ndarray:
-    """(n,) bool: has a response, and it declines the request."""
-
+    """(n,) bool: has a response that declines the request."""
     result = np.zeros(len(pool), dtype=bool)
     with session.progress("refusals", len(pool), "examples") as progress:
         for row, messages in enumerate(pool.iter_messages()):
@@ -83,30 +83,28 @@ def find_refusals(session: Session, pool: Pool) -> np.ndarray:
 
 
 def other_languages(found: np.ndarray, asked: list[str]) -> np.ndarray:
-    """(n,) bool: in none of the languages asked for; what could not be told is not."""
-
+    """(n,) bool: in none of the languages asked for. Undetermined languages are not marked."""
     return ~np.isin(found, [*asked, UNKNOWN])
 
 
 def why_left_out(cleaned: Artifact | None, n: int) -> dict[str, np.ndarray]:
-    """Reason → (n,) bool, which of the pool's n examples are left out for it; none if nothing was cleaned."""
+    """{reason: (n,) bool} of the pool's examples excluded for it; empty if nothing was cleaned."""
     unwanted = np.zeros(n, dtype=np.uint8) if cleaned is None else np.load(cleaned.path / "unwanted.npy")
     return {name: unwanted == code for name, code in REASONS.items()}
 
 
 def wanted(cleaned: Artifact | None, n: int) -> np.ndarray:
-    """(n,) bool: left out for no reason."""
+    """(n,) bool: not excluded for any reason."""
     return ~np.logical_or.reduce(list(why_left_out(cleaned, n).values()))
 
 
 def role(cleaned: Artifact | None) -> dict[str, Artifact]:
-    """`cleaned` as an input of a stage. Where nothing was cleaned it is no input at all, so that fingerprints of runs made before
-    there was cleaning stay what they are."""
+    """`cleaned` as an input of a stage. If nothing was cleaned there is no input, so fingerprints of runs made before
+    cleaning existed do not change."""
     return {} if cleaned is None else {"cleaned": cleaned}
 
 
 def _check_known(languages: list[str]) -> None:
-
     known = known_languages()
     for code in languages:
         if code not in known:

@@ -1,1 +1,1 @@
-"""What each command does, as functions: they open the run, do the work, and return a plain document to print."""
+"""The commands as functions. Each opens the run, does the work, and returns a plain document to print."""

@@ -1,4 +1,4 @@
-"""What the commands of `cli.py` share: options, printing, and how errors end the process."""
+"""Shared parts of the commands of `cli.py`: options, printing, exit codes of errors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import click
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every command takes; they arrive as one `Options`."""
+    """Add the options that every command takes. The command receives them as one `Options`."""
 
     @click.option(
         "--config",
         "config_path",
         type=click.Path(path_type=Path),
         default=None,
-        help="YAML config; a bare name is looked up in configs/.  [default: mistral-7b, or what the run used last]",
+        help="YAML config; a bare name is searched in configs/.  [default: the run's last config, or mistral-7b]",
     )
     @click.option(
         "--set",
@@ -38,10 +38,10 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         default=None,
         help="Run directory.  [default: runs/<config name>]",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout and nothing else.")
+    @click.option("--json", "as_json", is_flag=True, help="Print only one JSON document on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @click.option(
-        "--trust-remote-code", is_flag=True, help="Allow Python code that comes with a model (model.trust_remote_code)."
+        "--trust-remote-code", is_flag=True, help="Allow Python code shipped with a model (model.trust_remote_code)."
     )
     @functools.wraps(command)
     def wrapped(
@@ -53,6 +53,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         trust_remote_code: bool,
         **rest: Any,
     ) -> None:
+        """Collect the shared options in one `Options` and call the command."""
         from al.commands.options import Options
 
         command(Options(config_path, overrides, run_path, as_json, debug, trust_remote_code), **rest)
@@ -64,7 +65,7 @@ pool_option = click.option(
     "--pool",
     multiple=True,
     metavar="SOURCE",
-    help="File, folder, glob, preset or hub:OWNER/NAME to take examples from, instead of the config's. Repeatable.",
+    help="File, folder, glob, preset or hub:OWNER/NAME to read examples from, instead of the config's. Repeatable.",
 )
 
 map_option = click.option(
@@ -72,14 +73,14 @@ map_option = click.option(
     "mapped",
     multiple=True,
     metavar="FIELD=YOURS",
-    help="Which of your fields is which, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
+    help="Map your fields to a format's, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
 )
 
 target_option = click.option(
     "--target",
     multiple=True,
     metavar="FILE",
-    help="Examples of what the model is to be good at (a file or preset), which the selection aims at; never trained on. "
+    help="Examples of the task to be good at (a file or preset). They direct the selection and are never trained on. "
     "Repeatable.",
 )
 
@@ -87,23 +88,23 @@ port_option = click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Port of the review page on 127.0.0.1.  [default: any that is free]",
+    help="Port of the review page on 127.0.0.1.  [default: any free port]",
 )
 
 
 def round_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of commands that run rounds; they arrive inside `Options`."""
+    """Add the options of commands that run rounds. The command receives them inside `Options`."""
 
     @pool_option
     @map_option
     @target_option
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
-    @click.option("--no-control", is_flag=True, help="Do not train the random control beside the run.")
+    @click.option("--no-control", is_flag=True, help="Do not train the random control.")
     @click.option(
         "--track",
         multiple=True,
         metavar="NAME",
-        help="Send metrics to wandb, tensorboard, trackio or mlflow as well; none of them can stop a round. Repeatable.",
+        help="Also send metrics to wandb, tensorboard, trackio or mlflow; a failing tracker cannot stop a round. Repeatable.",
     )
     @common
     @functools.wraps(command)
@@ -117,18 +118,19 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
         track: tuple[str, ...],
         **rest: Any,
     ) -> None:
+        """Add the round options to `Options` and call the command."""
         command(options.for_round(strategy, no_control, pool, target, mapped, track), **rest)
 
     return wrapped
 
 
 def emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
-    """Print a document as JSON, or as `describe` puts it into words."""
+    """Print `document` as JSON with --json, else the text that `describe` makes of it."""
     click.echo(json.dumps(document, indent=1, default=str) if options.as_json else describe(document))
 
 
 def run_command_line(cli: click.Command, arguments: list[str]) -> None:
-    """Run the command line; errors a user can act on print one message and exit with their code, without a traceback."""
+    """Run the command line. A user error prints one message and exits with its code, without a traceback."""
     _quiet_libraries("--debug" in arguments)
     try:
         cli.main(arguments, prog_name="cli.py", standalone_mode=False)
@@ -149,7 +151,7 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
 
 
 def _quiet_libraries(debug: bool) -> None:
-    """Leave the terminal to our own progress: the libraries' bars and deprecation notices show with --debug only."""
+    """Hide the libraries' progress bars and deprecation notices unless --debug is given."""
     if debug:
         return
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -159,7 +161,7 @@ def _quiet_libraries(debug: bool) -> None:
 
 
 def _exit_code_of_foreign(error: Exception) -> int | None:
-    """Exit code 4 for running out of memory, wherever it happens; None for what must be a defect."""
+    """The MachineError for out of memory, wherever it happens; None for any other exception, which is a defect."""
     return (
         4
         if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")

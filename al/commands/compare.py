@@ -1,4 +1,4 @@
-"""`compare`: strategies compared on one pool."""
+"""`compare`: train and evaluate several strategies on one pool."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from selection.strategy import Budget
 def run_comparison(
     options: Options, strategies: str, budget: str, count: int, seeds: int, proxy: str | None
 ) -> dict[str, Any]:
-    """Play a comparison of `count` rounds, or what is left of it, in a run directory of its own; returns its document."""
+    """Run a comparison of `count` rounds, or the rest of it, in its own run directory; returns its document."""
 
     request = parse_budget(budget)
     if request.unit == "seconds":
-        raise ConfigError("compare: a budget of training time is not the same for every seed; give examples or tokens.")
+        raise ConfigError("compare: a time budget differs between seeds; give examples or tokens.")
     if proxy is not None:
         options = replace(options, overrides=(*options.overrides, f"model.name={proxy}", "model.revision=null"))
     config = options.load_config()
@@ -33,7 +33,7 @@ def run_comparison(
     with Run.create_or_open(directory) as run:
         if rounds.last_round(run) is not None:
             raise RunStateError(
-                f"{directory}: this is a run of rounds, and a comparison takes a directory of its own; give another --run, or none."
+                f"{directory}: this is a run of rounds, and a comparison needs its own directory; name another --run, or none."
             )
         session = Session(run, config, quiet=options.as_json)
         amount = Budget(request.unit, int(request.amount))
@@ -44,7 +44,7 @@ def run_comparison(
 
 
 def describe_comparison(document: dict[str, Any]) -> str:
-    """A comparison for the terminal."""
+    """The text of a comparison for the terminal."""
     from al.report.text.comparison import describe_comparison as describe
 
     return f"{describe(document)}\npage: {document['page']}"

@@ -1,4 +1,4 @@
-"""`doctor`: is this machine fit for a round, and is every file of a run what it was when it was published?"""
+"""`doctor`: checks that the machine can run a round, and that the files of a run are as they were published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_FREE_GIB = 5.0
 
 
 def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
-    """Facts about the machine and, when a run is named, damage in it.
+    """Facts about the machine and, with --run, damage in the run.
 
     Returns:
         {"facts": {...}, "problems": [text], "exit_code": 0, 4 or 5, "dropped": [stage/fingerprint], "reopened": [round]}.
@@ -26,7 +26,7 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     facts, problems = _machine(), []
     free = facts["free disk GiB"]
     if free < LEAST_FREE_GIB:
-        problems.append(f"only {free:.1f} GiB of disk are free here; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
+        problems.append(f"only {free:.1f} GiB of disk are free; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
     problems += [
         f"{name} is not installed; run `make test` or pip install -r requirements.txt"
         for name, v in facts["versions"].items()
@@ -66,7 +66,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _strangers_and_trash(path: Path) -> dict[str, Any]:
-    """What lies in the run directory without being part of the run."""
+    """Entries of the run directory that are not part of the run: trash and foreign files."""
     with Run.read(path) as run:
         foreign = [str(entry.relative_to(path)) for entry in run.unlisted().foreign]
     trash = contents(path)
@@ -78,7 +78,7 @@ def _strangers_and_trash(path: Path) -> dict[str, Any]:
 
 
 def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int]]:
-    """What is damaged, what was dropped, and the rounds that must make it again."""
+    """Damaged artifacts, those that were dropped, and the rounds that must make them again."""
     reopened: set[int] = set()
     with Run.create_or_open(path) if drop else Run.read(path) as run:
         damaged = run.verify()
@@ -91,10 +91,10 @@ def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int
 
 
 def describe_findings(document: dict[str, Any]) -> str:
-    """Findings for the terminal."""
+    """The text of the findings for the terminal."""
     lines = [f"{name:<16} {value}" for name, value in document["facts"].items() if name != "versions"]
     lines += [f"{name:<22} {value}" for name, value in document["facts"]["versions"].items()]
     lines += [f"dropped {name}" for name in document["dropped"]]
-    lines += [f"round {number} is open again: `resume` makes what is missing" for number in document["reopened"]]
+    lines += [f"round {number} is open again: `resume` makes the missing artifacts" for number in document["reopened"]]
     lines += [f"problem: {problem}" for problem in document["problems"]] or ["no problem found"]
     return "\n".join(lines)

@@ -20,12 +20,12 @@ SPLITS = ("pool", "dev", "test")
 
 
 def export_pool(options: Options, out: Path, split: str | None, force: bool) -> dict[str, Any]:
-    """Write the run's newest pool version to `out`, or with `split` (of SPLITS) what the newest round's split put on that side.
+    """Write the run's newest pool version to `out`; with `split` (of SPLITS) only that side of the newest round's split.
 
     Returns run, pool version, split, examples written, and the file.
 
     Raises:
-        ConfigError: `out` cannot be written (suffix, folder, or there already without `force`).
+        ConfigError: `out` cannot be written (suffix, folder, or it exists and `force` is False).
         RunStateError: the run has no pool, or no round of it has split the pool.
         EnvironmentProblem: the disk is full.
     """
@@ -46,8 +46,7 @@ def export_pool(options: Options, out: Path, split: str | None, force: bool) -> 
 
 
 def _side(run: Run, pool: Path, split: str) -> np.ndarray:
-    """(n,) bool: the pool's examples on one side of the newest split. An example imported since is on none."""
-
+    """(n,) bool: the pool's examples on one side of the newest split. Examples imported later are on no side."""
     splits = (rounds.recorded(run, entry.number, "split") for entry in reversed(rounds.all_rounds(run)))
     newest = next((found for found in splits if found is not None), None)
     if newest is None:
@@ -60,6 +59,6 @@ def _side(run: Run, pool: Path, split: str) -> np.ndarray:
 
 
 def describe_export(document: dict[str, Any]) -> str:
-    """What was written, for the terminal."""
+    """One line on what was written, for the terminal."""
     what = f"{document['split']} side of pool" if document["split"] else "pool"
     return f"{document['file']}: {document['examples']:,} examples, the {what} version {document['version']} of {document['run']}"

@@ -1,4 +1,4 @@
-"""`gc`: shows what is in a run's trash, and deletes it when that is confirmed."""
+"""`gc`: lists a run's trash and deletes it after confirmation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from al.run.store import Run
 
 
 def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Show the trash to `confirm`, and delete exactly what was shown if it returns True.
+    """Pass the trash to `confirm`, and delete exactly what was listed if it returns True.
 
     Returns:
         {"run", "trash": [{"name", "bytes"}], "bytes", "left_alone": entries of artifacts/ that are not of this run, "deleted": bool}.
     """
     path = options.existing_run()
-    Run.read(path).close()  # raises when there is no run
+    Run.read(path).close()  # raises if there is no run
     with Run.create_or_open(path) as run:
         found = trash.contents(path)
         document = {
@@ -35,7 +35,7 @@ def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> 
 
 
 def describe_trash(document: dict[str, Any]) -> str:
-    """The trash for the terminal."""
+    """The list of the trash for the terminal."""
     lines = [f"{entry['bytes'] / 2**20:10.1f} MiB  {entry['name']}" for entry in document["trash"]]
     head = f"{document['run']}/trash: {len(lines)} entries, {document['bytes'] / 2**20:.1f} MiB"
     foreign = [f"not of this run, left alone: {name}" for name in document["left_alone"]]
@@ -43,7 +43,7 @@ def describe_trash(document: dict[str, Any]) -> str:
 
 
 def describe_emptied(document: dict[str, Any]) -> str:
-    """What became of it, for the terminal; with the trash itself where it was not shown before."""
+    """The outcome for the terminal, after the list of the trash if it was not shown before."""
     if not document["trash"]:
         return describe_trash(document)
     if document["deleted"]:

@@ -1,8 +1,8 @@
-"""`pool inspect`: a document of what a pool holds, of a run's newest version or of files before they are imported anywhere.
+"""`pool inspect`: a document on the contents of a run's newest pool version, or of files that are not imported.
 
-The document is pool.json (see `al.pool.stats`) with, besides it, what was recognised in which file, languages, turns, lengths,
-refusals, the most repeated duplicates, the quarantine by reason, and a few examples as the model would see them.
-`al.report.text.pool` and `al.report.page.pool` show it.
+The document is pool.json (see `al.pool.stats`) plus the detected format of each file, languages, turns, lengths,
+refusals, the most repeated duplicates, the quarantine by reason, and a few examples as the model sees them.
+`al.report.text.pool` and `al.report.page.pool` print and draw it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ HUB_SECONDS = 5.0
 def inspect(
     options: Options, names: Sequence[str], format_name: str | None, shown: int, page: str | None = None
 ) -> dict[str, Any]:
-    """The document of the sources `names`, or without any of the run's newest pool version; `shown` examples are rendered.
+    """The document of the sources `names`, or of the run's newest pool version if there are none; renders `shown` examples.
 
-    With `page` the HTML page is written too ("" names the default place) and the document says where, as `page`.
+    With `page` the HTML page is written too ("" means the default path), and the document gives its path as `page`.
 
     Raises:
-        ConfigError: a page that is not named .html: it may be a file of data that was meant to be looked at.
+        ConfigError: a page whose name does not end in .html; it may be a data file that the user wants to inspect.
     """
     default = Path("pool.html") if names else options.existing_run() / "pool.html"
     place = None if page is None else Path(page or default)
@@ -76,18 +76,18 @@ def inspect(
 
 
 def inspect_run(options: Options, shown: int, samples: int = 0) -> dict[str, Any]:
-    """The newest pool version of a run. `shown` examples are rendered, `samples` listed with shortened texts.
+    """The document of a run's newest pool version. Renders `shown` examples and lists `samples` with shortened texts.
 
     Raises:
-        RunStateError: no run there, or it has no pool yet.
+        RunStateError: there is no run at `path`, or it has no pool yet.
     """
     path = options.existing_run()
     with Run.read(path) as run:
         current = rounds.current_pool(run)
         if current is None:
             raise RunStateError(
-                f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`, or look at "
-                "files straight away with `python cli.py pool inspect FILE…`."
+                f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`; or inspect "
+                "files with `python cli.py pool inspect FILE…`."
             )
         version, artifact = current
         near = _near_duplicates(run, artifact)
@@ -98,10 +98,10 @@ def inspect_run(options: Options, shown: int, samples: int = 0) -> dict[str, Any
 def inspect_sources(
     options: Options, names: Sequence[str], format_name: str | None, shown: int, samples: int = 0
 ) -> dict[str, Any]:
-    """The same of files, folders, globs and hub names without a run: they are read into a temporary folder, which goes again.
+    """The document of files, folders, globs and hub names without a run. They are read into a temporary folder.
 
     Raises:
-        ConfigError, DataError: as an import of them would.
+        ConfigError, DataError: as an import of them.
     """
 
     config = options.load_config()
@@ -153,9 +153,9 @@ def _progress(options: Options, title: str, total: int | None, unit: str) -> Abs
 
 
 def recognised(stats: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry per format that was found in a file: file, rows, format, and the fields it was recognised by.
+    """One entry per format found in a file: file, rows, format, and the fields it was detected by.
 
-    A pool that was imported before Winnow counted formats by file gives one entry per format, of all files together.
+    A pool imported before Winnow counted formats by file gives one entry per format for all files together.
     """
     found = [
         {"file": file["file"], "format": name, "rows": rows}
@@ -169,8 +169,8 @@ def recognised(stats: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _template(config: Config) -> tuple[ChatTemplate | None, str]:
-    """The config's chat template, or None and why it cannot be had. The hub gets five seconds to answer: who looks at files
-    does not want to wait for the minute of retries that training allows."""
+    """The config's chat template, or None and the reason. The hub gets five seconds to answer; a user who inspects
+    files should not wait for the minute of retries that training allows."""
 
     try:
         try:
@@ -194,13 +194,13 @@ def _unreachable(config: Config) -> str | None:
 
     try:
         HfApi().model_info(config.model.name, revision=config.model.revision, timeout=HUB_SECONDS)
-    except Exception as error:  # whatever stands in the way (no network, no such name, a gate): it is told, not raised
+    except Exception as error:  # any failure (no network, unknown name, gated model) is reported, not raised
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None
 
 
 def _near_duplicates(run: Run, pool: Artifact) -> dict[str, Any] | None:
-    """Examples of this pool version that a round found to be near-duplicates; None when none has looked for them yet."""
+    """Number of near-duplicates that a round found in this pool version; None if no round has searched for them yet."""
     for groups in run.published("groups"):
         if groups.manifest["inputs"]["pool"] == pool.fingerprint:
             representative = pq.read_table(groups.path / "groups.parquet")["representative"].to_numpy()
@@ -210,7 +210,7 @@ def _near_duplicates(run: Run, pool: Artifact) -> dict[str, Any] | None:
 
 
 def _most_repeated(pool: Pool) -> list[dict[str, Any]]:
-    """The examples with the most exact duplicates: id, rows that say the same, where the kept one was read, how it begins."""
+    """The examples with the most exact duplicates: id, number of equal rows, origin of the kept row, first words."""
     ids = pq.read_table(pool.path / "duplicates.parquet", columns=["id"])["id"].value_counts().to_pylist()
     most = sorted(ids, key=lambda entry: (-entry["counts"], entry["values"]))[:MOST_REPEATED]
     rows = np.searchsorted(pool.ids, np.array([entry["values"] for entry in most], dtype=pool.ids.dtype))
@@ -221,7 +221,7 @@ def _most_repeated(pool: Pool) -> list[dict[str, Any]]:
 
 
 def quarantine_by_reason(path: Path) -> list[dict[str, Any]]:
-    """Per reason, the most frequent first: rows, and file, line, message and snippet of the first one."""
+    """One entry per reason, most frequent first: number of rows, and file, line, message and snippet of the first row."""
     table = pq.read_table(path / "quarantine.parquet").sort_by([("file", "ascending"), ("line", "ascending")])
     reasons: dict[str, dict[str, Any]] = {}
     for number, reason in enumerate(table["reason"].to_pylist()):
@@ -232,8 +232,8 @@ def quarantine_by_reason(path: Path) -> list[dict[str, Any]]:
 
 
 def _rendered(pool: Pool, template: ChatTemplate | None, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Examples with `segments`: their text through the chat template and the target of each stretch (0 none, 1 response, 2 its
-    end); without a template, or where it refuses them (`refused` says why), none."""
+    """Examples with `segments`: their text through the chat template and the target of each part (0 none, 1 response, 2 its
+    end). Without a template, or if it refuses an example (`refused` gives the reason), the list is empty."""
 
     examples = _described(pool, rows)
     for example in examples:
@@ -254,7 +254,7 @@ def _described(pool: Pool, rows: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _samples(pool: Pool, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Examples with `prompt` and `response` as texts cut at 2,000 characters."""
+    """Examples with `prompt` and `response` as texts of at most 2,000 characters."""
     samples = []
     for example in _described(pool, rows):
         messages = example.pop("messages")

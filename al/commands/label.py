@@ -1,10 +1,10 @@
-"""Unlabelled prompts worth answering next: the model answers a sample of them, and those it is most unsure of are handed out.
+"""`label`: the model answers a sample of the unlabelled prompts; those with the highest uncertainty are exported.
 
     unlabelled prompts ──draw──▶ candidates ──generate, measure──▶ continuations ──choose──▶ labelling/….jsonl
             ▲                                                                                     │
             └─────────────────────── pool import ◀── responses filled in by people ◀──────────────┘
 
-Continuations and choice are stages like those of a round, so a kill costs one shard. docs/labelling.md tells how to use it.
+Continuations and choice are stages like those of a round, so a kill loses one shard. docs/labelling.md describes its use.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from trainer.tokens import TokenTable
 from trainer.uncertainty import continuation_documents, disagreement
 
 SHARD_TOKENS = 32_768
-"""Tokens of the answers of one shard, prompts included, or `generate.batch_tokens` if that is more: what a kill can cost."""
+"""Tokens of the answers of one shard, prompts included, or `generate.batch_tokens` if that is more. A kill loses at most one shard."""
 CONTINUATIONS = pa.schema(
     [
         ("row", pa.int64()),
@@ -57,7 +57,7 @@ CONTINUATIONS = pa.schema(
 
 
 def label(options: Options, budget: int) -> dict[str, Any]:
-    """Hand out `budget` unlabelled prompts of a run for labelling; returns what was done and where the file is."""
+    """Export `budget` unlabelled prompts of a run for labelling. Returns counts and the path of the file."""
     config = options.load_config()
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
@@ -65,10 +65,10 @@ def label(options: Options, budget: int) -> dict[str, Any]:
 
 
 def hand_out(session: Session, budget: int) -> dict[str, Any]:
-    """As `label`, for a run that is open. Asked again before the pool or the adapter changed, it names the same file.
+    """As `label`, for an open run. If the pool and the adapter have not changed, it returns the same file.
 
     Raises:
-        DataError: there is no prompt to hand out, with the counts that say why.
+        DataError: there is no prompt to export; the message has the counts of excluded prompts.
     """
     session.check_machine()
     number = rounds.next_number(session.run)
@@ -94,10 +94,10 @@ def hand_out(session: Session, budget: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The newest pool version as labelling sees it; arrays are row-aligned to the pool (n,).
+    """The newest pool version for labelling; arrays are row-aligned to the pool (n,).
 
-    `eligible`: without a response, and nothing stands against asking for one; `left_out` counts the others without a response
-    by the first thing that does. `length` in tokens.
+    `eligible`: without a response and with no reason for exclusion; `left_out` counts the other examples without a response
+    by the first reason. `length` is in tokens.
     """
 
     pool: Pool
@@ -110,8 +110,8 @@ class Prompts:
 
 
 def unlabelled_prompts(session: Session, number: int) -> Prompts:
-    """Bring the newest pool version through the stages that labelling needs; unlike for a round, no example has to have a
-    response. `number` is the round that comes next."""
+    """Run the stages that labelling needs on the newest pool version. Unlike in a round, no example needs a
+    response. `number` is the next round."""
 
     _, artifact = pool_version(session)
     cleaned = leave_out(session, artifact)
@@ -155,7 +155,7 @@ def _hold_out(
     number: int,
     cleaned: Artifact | None,
 ) -> Artifact | None:
-    """The split of round `number`; None while there are too few responses to hold any out, before the first round."""
+    """The split of round `number`; None before the first round if there are too few responses for a holdout."""
     try:
         return hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
     except SelectionError:
@@ -165,10 +165,10 @@ def _hold_out(
 
 
 def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int) -> np.ndarray:
-    """Rows to measure: about `label.candidates` × `budget`, as many of each cluster as can be, drawn by their keys.
+    """Rows to measure: about `label.candidates` × `budget`, spread equally over clusters and drawn by their keys.
 
     Raises:
-        DataError: nothing is eligible.
+        DataError: no prompt is eligible.
     """
 
     if not prompts.eligible.any():
@@ -188,10 +188,10 @@ def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int
 
 
 def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | None, rows: np.ndarray) -> Artifact:
-    """Let the model answer the prompts at `rows` with the newest adapter (None: the base), and measure how unsure it is.
+    """Generate answers to the prompts at `rows` with the newest adapter (None: the base), and measure the uncertainty.
 
-    Publishes `continuations.parquet`, a row per prompt: row, suggestion (its greedy answer), tokens of that answer, entropy
-    (their mean, in nats) and disagreement (0 to 1, NaN with fewer than two samples; see `trainer.uncertainty`).
+    Publishes `continuations.parquet`, one row per prompt: row, suggestion (the greedy answer), tokens of that answer, entropy
+    (mean per token, in nats) and disagreement (0 to 1, NaN with fewer than two samples; see `trainer.uncertainty`).
     """
     config = session.config.generate
     params = {
@@ -202,6 +202,7 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
     }
 
     def build(out: Path, scratch: Path) -> None:
+        """Answer the prompts shard by shard, longest first, skipping shards in `scratch`; join them in `continuations.parquet`."""
         answers = (prompts.length + config.max_new_tokens) * (1 + config.samples)
         by_length = rows[np.argsort(-prompts.length[rows], kind="stable")]
         shards = split_by_tokens(by_length, answers, max(SHARD_TOKENS, config.batch_tokens))
@@ -229,7 +230,7 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
 
 
 def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progress: Callable[[int], None]) -> pa.Table:
-    """Continuations of one shard; a prompt that the template refuses with a response is left out."""
+    """Continuations of one shard, without prompts that the template refuses once they have a response."""
     from trainer.generate import generate
     from trainer.measure import measure
 
@@ -257,10 +258,11 @@ def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progre
 def choose_most_unsure(session: Session, prompts: Prompts, continuations: Artifact, budget: int) -> Artifact:
     """Choose `budget` of the measured prompts, or all if there are fewer.
 
-    Publishes `labelling.jsonl`, the prompts in the order chosen with an empty `response` to fill in, and `labelling.json`.
+    Publishes `labelling.jsonl`, the prompts in order of choice with an empty `response` to fill in, and `labelling.json`.
     """
 
     def build(out: Path, scratch: Path) -> None:
+        """Rank the prompts and write `labelling.jsonl` and `labelling.json`."""
         measured = pq.read_table(continuations.path / "continuations.parquet")
         rows, entropy, disagreement = (measured[name].to_numpy() for name in ("row", "entropy", "disagreement"))
         order = Order.of(prompts.cluster[rows], prompts.pool.keys[rows], entropy, disagreement)
@@ -282,7 +284,7 @@ def choose_most_unsure(session: Session, prompts: Prompts, continuations: Artifa
 
 
 def _records(prompts: Prompts, measured: pa.Table, order: Order, chosen: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Rows of the file that is handed out; `al.pool.formats` reads them back."""
+    """Rows of the exported file; `al.pool.formats` reads them back."""
     names = prompts.clusters.json("clusters.json")["names"]
     found = measured.take(pa.array(chosen))
     rows = found["row"].to_numpy()
@@ -305,9 +307,9 @@ def _records(prompts: Prompts, measured: pa.Table, order: Order, chosen: np.ndar
 
 @dataclass(frozen=True)
 class Order:
-    """Measured prompts by how unsure the model is of them; arrays (m,).
+    """Measured prompts ranked by uncertainty; arrays (m,).
 
-    `by_entropy` and `by_disagreement`: ranks, 1 the highest, the mean of equal ones; the latter NaN where there is none. `place`:
+    `by_entropy` and `by_disagreement`: ranks, 1 is the highest, ties get their mean; the latter is NaN without samples. `place`:
     rank inside the cluster by the mean of both.
     """
 
@@ -319,7 +321,7 @@ class Order:
 
     @classmethod
     def of(cls, cluster: np.ndarray, keys: np.ndarray, entropy: np.ndarray, disagreement: np.ndarray) -> Order:
-        """Rank the prompts; ties go by key, so the order of rows does not matter."""
+        """Rank the prompts. Ties are broken by key, so the order of rows does not matter."""
         from scipy.stats import rankdata
 
         by_entropy, by_disagreement = (rankdata(-values, nan_policy="omit") for values in (entropy, disagreement))
@@ -331,11 +333,11 @@ class Order:
         return cls(cluster, by_entropy, by_disagreement, place, np.lexsort((keys, mean, place)))
 
     def taken(self, budget: int) -> np.ndarray:
-        """The first `budget`, every cluster in turn: first the most uncertain prompt of each, then the second, …"""
+        """The first `budget` prompts, with clusters in turn: the most uncertain prompt of each, then the second of each, …"""
         return self.order[:budget]
 
     def reason(self, i: int, name: str) -> str:
-        """Why prompt `i`, of the cluster of that name, stands where it does."""
+        """The reason for the position of prompt `i`, in the cluster `name`."""
         c, m = int(self.cluster[i]), len(self.cluster)
         ranks = f"entropy {self.by_entropy[i]:g}"
         if not np.isnan(self.by_disagreement[i]):
@@ -345,7 +347,7 @@ class Order:
 
 
 def _write_once(source: Path, target: Path) -> bool:
-    """Copy a file to where people edit it, unless it is there already; whether it was copied."""
+    """Copy a file into the folder that people edit, unless it exists there. Returns whether it was copied."""
     if target.exists():
         return False
     target.parent.mkdir(exist_ok=True)
@@ -355,21 +357,21 @@ def _write_once(source: Path, target: Path) -> bool:
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
-    """Counts of what is not handed out, in brackets; nothing for none."""
+    """Counts of excluded prompts in parentheses; "" if there are none."""
     known = [f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count]
-    return f" (left out: {', '.join(known)})" if known else ""
+    return f" (excluded: {', '.join(known)})" if known else ""
 
 
 def describe_labelling(document: dict[str, Any]) -> str:
-    """A hand-out for the terminal."""
+    """The text of a finished `label` for the terminal."""
     lines = [
         f"{document['prompts']:,} prompts of {document['clusters']:,} clusters to label, of {document['measured']:,} measured with "
         f"{'the base model' if document['adapter'] == 'base' else 'the adapter of ' + document['adapter']} "
-        f"and {document['eligible']:,} that wait for a response" + _left_out(document["left_out"]),
-        f"  {document['file']}" + (" (was there already and is left as it is)" if document["kept"] else ""),
-        "  fill in `response` in each row; `suggestion` is what the model would say. Then:",
+        f"and {document['eligible']:,} without a response" + _left_out(document["left_out"]),
+        f"  {document['file']}" + (" (exists already; not changed)" if document["kept"] else ""),
+        "  fill in `response` in each row; `suggestion` is the model's own answer. Then:",
         f"  python cli.py pool import {document['file']} --run {document['run']}",
     ]
     if document["prompts"] < document["asked"]:
-        lines.insert(1, f"  {document['asked']:,} were asked for; no more can be handed out")
+        lines.insert(1, f"  {document['asked']:,} were asked for; no more are available")
     return "\n".join(lines)

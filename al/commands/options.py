@@ -1,4 +1,4 @@
-"""The options that every command takes, and the config and run directory that they name."""
+"""The options that every command takes, and how they determine the config and the run directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_CONFIG = "mistral-7b.yaml"
 
 @dataclass(frozen=True)
 class Options:
-    """The options that every command takes, as given."""
+    """The options that every command takes, as given on the command line."""
 
     config_path: Path | None = None
     overrides: tuple[str, ...] = ()
@@ -39,25 +39,24 @@ class Options:
         mapped: tuple[str, ...] = (),
         track: tuple[str, ...] = (),
     ) -> Options:
-        """The same with `--strategy`, `--no-control`, `--pool`, `--target`, `--map` and `--track`."""
+        """A copy with `--strategy`, `--no-control`, `--pool`, `--target`, `--map` and `--track`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
         extra += [f"target.files={json.dumps(target)}"] if target else []
         extra += [f"track={json.dumps(track)}"] if track else []
         return replace(self.with_map(mapped), pool=pool)._with(extra)
 
     def with_map(self, mapped: tuple[str, ...]) -> Options:
-        """The same with `--map`, which takes the place of `pool.map`. Raises ConfigError."""
-
+        """A copy with `--map`, which replaces `pool.map`. Raises ConfigError."""
         return self._with([f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else [])
 
     def _with(self, overrides: list[str]) -> Options:
         return replace(self, overrides=(*self.overrides, *overrides))
 
     def load_config(self) -> Config:
-        """The config these options name: --config, or what the run named by --run used last, or the default.
+        """The config: that of --config, or the last config of the run given by --run, or the default.
 
         Raises:
-            ConfigError: as `al.config.load`; also when a file turns on remote code without the flag on the command line.
+            ConfigError: as `al.config.load`; also if a file turns on remote code without the command-line flag.
         """
         last = self._last_used() if self.config_path is None else None
         config = (
@@ -67,7 +66,7 @@ class Options:
         )
         if config.model.trust_remote_code and not self.trust_remote_code:
             raise ConfigError(
-                "model.trust_remote_code: a config cannot turn this on by itself; add --trust-remote-code if you trust the author."
+                "model.trust_remote_code: a config alone cannot turn this on; add --trust-remote-code if you trust the author."
             )
         if self.pool:
             config = config.model_copy(
@@ -85,19 +84,19 @@ class Options:
         return last.config if last is not None else None
 
     def run_directory(self) -> Path:
-        """The run these options name: --run, or runs/<config name>."""
+        """The run directory: --run, or runs/<config name>."""
         return self.run_path or Path("runs") / (
             self.config_path.stem if self.config_path else Path(DEFAULT_CONFIG).stem
         )
 
     def existing_run(self) -> Path:
-        """The run to look at: as `run_directory`, or the only run under runs/ when neither --run nor --config is given."""
+        """The run to read: as `run_directory`, or the only run under runs/ if neither --run nor --config is given."""
         if self.run_path is None and self.config_path is None:
             found = sorted(Path("runs").glob("*/run.db"))
             if len(found) == 1:
                 return found[0].parent
             if len(found) > 1:
                 raise ConfigError(
-                    "several runs under runs/: name one with --run " + " or ".join(str(p.parent) for p in found)
+                    "several runs under runs/: choose one with --run " + " or ".join(str(p.parent) for p in found)
                 )
         return self.run_directory()

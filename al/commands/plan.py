@@ -1,4 +1,4 @@
-"""`plan`: what the next round will take."""
+"""`plan`: estimates memory, time and disk of the next round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plan_round(options: Options, budget: str) -> dict[str, Any]:
 
 
 def describe_plan(document: dict[str, Any]) -> str:
-    """A plan for the terminal."""
+    """The text of a plan for the terminal."""
     pool, planned, device = document["pool"], document["round"], document["device"]
     about = "" if pool["exact"] else "about "
     lines = [

@@ -18,7 +18,6 @@ from al.run.store import Run
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
     """Add sources to the run's pool as a new version; returns the pool's counts."""
-
     config = options.load_config()
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
@@ -33,13 +32,12 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
 
 
 def describe_pool(document: dict[str, Any]) -> str:
-    """Counts of a pool version for the terminal."""
-
+    """The counts of a pool version as text for the terminal."""
     bad, answered = document["quarantined"], document.get("answered", 0)
     lines = [
         f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
         f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled"
-        + (f", {answered:,} without a response that another example answers)" if answered else ")"),
+        + (f", {answered:,} without a response but answered by another example)" if answered else ")"),
         f"  exact duplicates merged: {document['duplicates']:,}",
         f"  quarantined rows: {sum(bad.values()):,}"
         + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else ""),

@@ -1,4 +1,4 @@
-"""What `report` prints and writes: a round again, as Markdown or as figures, or rounds of several runs side by side."""
+"""`report`: prints a round's report, as text or Markdown, writes figures, or compares rounds of several runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of `report`. `form`: of the figures; `out`: the file that the text goes to instead of the terminal."""
+    """The options of `report`. `form`: file format of the figures; `out`: file to write the text to instead of the terminal."""
 
     number: int | None = None
     compared: tuple[Path, ...] = ()
@@ -30,10 +30,10 @@ class Wanted:
 
 
 def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
-    """The document that `--json` prints, and the text that is printed otherwise.
+    """The document that `--json` prints, and the text that is printed without it.
 
     Raises:
-        ConfigError, RunStateError: as the parts say. EnvironmentProblem: `out` cannot be written.
+        ConfigError, RunStateError: options that do not fit together, or no such round. EnvironmentProblem: `out` cannot be written.
     """
     document, text = _compared(wanted) if wanted.compared else _one(options, wanted)
     if wanted.out is None:
@@ -47,15 +47,14 @@ def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 
 def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
-
     summary = finished_summary(options, wanted.number)
     if wanted.figures is None:
         return summary, render_markdown(summary) if wanted.markdown else describe_summary(summary)
     if wanted.markdown:
-        raise ConfigError("report: --figures writes files and --md prints text; ask for them one after the other.")
+        raise ConfigError("report: --figures writes files and --md prints text; use two commands.")
 
     written = write_figures(summary, wanted.figures, wanted.form)
-    missing = [f"nothing to draw for: {', '.join(written['left_out'])}"] if written["left_out"] else []
+    missing = [f"no data for the charts: {', '.join(written['left_out'])}"] if written["left_out"] else []
     return written, "\n".join([*written["files"], *missing])
 
 
@@ -63,7 +62,7 @@ def _compared(wanted: Wanted) -> tuple[Any, str]:
     import shutil
 
     if wanted.figures is not None:
-        raise ConfigError("report: --figures are of one run; leave out --compare.")
+        raise ConfigError("report: --figures needs a single run; remove --compare.")
     document = compare_runs(wanted.compared, wanted.number)
     width = min(shutil.get_terminal_size((100, 24)).columns, 140)
     return document, runs_as_markdown(document) if wanted.markdown else describe_runs(document, width)

@@ -1,4 +1,4 @@
-"""Rounds that stop for a review, as the commands `round` and `review` play them."""
+"""Rounds that stop for a review: parts of the commands `round` and `review`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from al.run.store import Run
 
 
 def play_round(session: Session, request: BudgetRequest, number: int, asking: Asking) -> dict[str, Any]:
-    """Run a round as `asking` says; its summary with the page's path, or where it stopped for a review."""
+    """Run a round with the review options `asking`. Returns its summary with the page's path, or where it stopped for a review."""
     summary = run_round(session, request, number, asking)
     document = stopped(session, number, asking) if summary is None else with_paths(session.run.path, summary)
     if asking.desk is not None:
@@ -28,7 +28,7 @@ def play_round(session: Session, request: BudgetRequest, number: int, asking: As
 
 
 def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
-    """What there is to say of a round that stopped before training, for a review."""
+    """The document of a round that stopped for a review before training."""
     path, reviewed = session.run.path, rounds.recorded(session.run, number, "decision")
     exported = str(asking.export) if asking.export else None
     changes = summary_line(rounds.required(session.run, number, "selection")) if reviewed and not exported else None
@@ -45,10 +45,10 @@ def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
 
 
 def review(options: Options, port: int) -> dict[str, Any]:
-    """Show the page of the open round's proposal and record what is decided; `resume` then trains.
+    """Serve the review page of the open round's proposal and record the decision; `resume` then trains.
 
     Raises:
-        RunStateError: no round is open, it has no proposal yet, or it is trained already.
+        RunStateError: no round is open, it has no proposal yet, or it is already trained.
     """
     path = options.existing_run()
     Run.read(path).close()
@@ -57,13 +57,13 @@ def review(options: Options, port: int) -> dict[str, Any]:
         last = rounds.unfinished_round(run)
         known = rounds.roles(run, last.number) if last is not None else {}
         if "selection" not in known:
-            state = "no round is open" if last is None else f"round {last.number} has selected nothing yet"
+            state = "no round is open" if last is None else f"round {last.number} has no selection yet"
             raise RunStateError(
                 f"{path}: nothing to review, {state}. `python cli.py round --run {path} --budget N --review` stops after its selection."
             )
         if "train" in known:
             raise RunStateError(
-                f"{path}: round {last.number} is trained already; `python cli.py resume --run {path}` ends it."
+                f"{path}: round {last.number} is already trained; `python cli.py resume --run {path}` finishes it."
             )
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
         return play_round(session, parse_budget(last.budget), last.number, asking)

@@ -1,4 +1,4 @@
-"""`round`, `run` and `resume`: play the next round, several, or what is left of one."""
+"""`round`, `run` and `resume`: run the next round, several rounds, or the rest of one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 
 def run_next_round(options: Options, budget: str, asking: Asking | None = None) -> dict[str, Any]:
-    """Run the next round, or what is left of an unfinished one; returns its summary, or where it stopped for a review."""
-
+    """Run the next round, or the rest of an unfinished one. Returns its summary, or where it stopped for a review."""
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
     stop_on_signals()
@@ -40,8 +39,7 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
 
 
 def _announce(session: Any, number: int, budget: str) -> None:
-    """Say which round runs, and what of its config changed since it was started."""
-
+    """Print which round runs, and which config keys changed since it was started."""
     last = rounds.unfinished_round(session.run)
     if session.quiet:
         return
@@ -61,13 +59,10 @@ def _announce(session: Any, number: int, budget: str) -> None:
 
 
 def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
-    """Run rounds until the run has `count`, or until one brings no significant dev gain; returns the last summary."""
-
+    """Run rounds until the run has `count`, or until one has no significant dev gain. Returns the last summary."""
     request, config = parse_budget(budget), options.load_config()
     if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
-        raise ConfigError(
-            "run: whether a round still helps is told by dev, and holdout.dev is 0. Raise it, or take --all-rounds."
-        )
+        raise ConfigError("run: --until-no-gain needs a dev set, and holdout.dev is 0. Raise it, or use --all-rounds.")
     check_installed(config.track)
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):
@@ -85,17 +80,16 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
 
 def resume(options: Options) -> dict[str, Any]:
     """Finish the unfinished round with its own recorded config and budget; returns its summary."""
-
     path = options.existing_run()
     Run.read(path).close()
     stop_on_signals()
     with Run.create_or_open(path) as run:
         last = rounds.unfinished_round(run)
         if last is None and (path / "comparison.json").exists():
-            raise RunStateError(f"{path}: this is a comparison; the same `compare` command goes on with it.")
+            raise RunStateError(f"{path}: this is a comparison; the same `compare` command resumes it.")
         if last is None:
             newest = rounds.last_round(run)
-            done = "no round was started" if newest is None else f"round {newest.number} is finished"
+            done = "no round has started" if newest is None else f"round {newest.number} is finished"
             raise RunStateError(
                 f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one."
             )

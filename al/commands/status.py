@@ -1,4 +1,4 @@
-"""`status` for the terminal."""
+"""The text of `status` for the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from al.run.progress import duration
 
 
 def describe_status(document: dict[str, Any]) -> str:
-    """Status for the terminal."""
+    """The status document as text: rounds, the current stage with progress, and the command to continue."""
     lines = [
         f"run {document['run']}: pool version {document['pool_version'] or '–'} with {document['pool_examples']:,} examples"
     ]
@@ -26,7 +26,7 @@ def describe_status(document: dict[str, Any]) -> str:
     if document["working"]:
         lines.append(f"  working: {document['owner']}")
     if document["waiting"]:
-        lines.append("  waits for its review: the page's address is where the round was started")
+        lines.append("  waiting for its review: the page's address is in the terminal that started the round")
     if document["progress"] and not (stage and stage["step"]):
         lines.append(f"  {describe_progress(document['progress'])}")
     if stage:
@@ -61,7 +61,7 @@ def describe_step(step: dict[str, Any]) -> str:
 
 
 def _best(found: dict[str, Any]) -> str:
-    """The lowest dev loss, where dev was evaluated."""
+    """The lowest dev loss, if dev was evaluated."""
     if found.get("best_dev_loss") is None:
         return ""
     return f", best dev loss {found['best_dev_loss']:.3f} at step {found['best_step']}"

@@ -1,4 +1,4 @@
-"""The summary of a finished round, as commands return and print it."""
+"""The summary of a finished round, as commands return and print it: numbers, verdict, page paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from al.run.store import Run
 
 def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
     """The summary of a finished round, with the paths of its pages."""
-
     path = options.existing_run()
     with Run.read(path) as run:
         finished = [r.number for r in rounds.all_rounds(run) if r.state == "done"]
@@ -24,13 +23,12 @@ def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
 
 
 def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary with `report_path`, relative to where the run was named from."""
-
+    """The summary with `report_path`, relative to the directory the command ran in."""
     return {**summary, "report_path": str(round_directory(run, summary["round"]) / "report.html")}
 
 
 def describe_summary(summary: dict[str, Any]) -> str:
-    """A summary for the terminal, or what a round that stopped for a review waits for."""
+    """The text of a summary for the terminal, or of a round that stopped for a review."""
     import shutil
     import sys
 
@@ -38,7 +36,7 @@ def describe_summary(summary: dict[str, Any]) -> str:
 
     if "next" in summary:
         said = f"review: {summary['review']}\n" if summary["review"] else ""
-        return f"{said}round {summary['round']} waits before its training. Go on with: {summary['next']}"
+        return f"{said}round {summary['round']} is waiting before training. Continue with: {summary['next']}"
     return render_terminal(
         summary, width=min(shutil.get_terminal_size((100, 24)).columns, 120), color=sys.stdout.isatty()
     )

@@ -14,8 +14,7 @@ from al.run.store import Run
 
 
 def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, Any]:
-    """Fine-tune on everything in `datasets`; returns the training report and the holdout comparison with the base."""
-
+    """Fine-tune on all examples in `datasets`. Returns the training report and the holdout metrics next to the base's."""
     config = options.load_config()
     config = config.model_copy(update={"pool": sources_config(config.pool, datasets, None, config.pool.strict)})
     stop_on_signals()
@@ -24,7 +23,7 @@ def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, 
 
 
 def describe_fine_tuning(document: dict[str, Any]) -> str:
-    """A plain fine-tuning for the terminal."""
+    """The result of plain fine-tuning as text for the terminal."""
     training = document["training"]
     lines = [
         f"trained on {document['examples']:,} examples: {training['steps']:,} steps, {training['tokens']:,} tokens, "

@@ -1,4 +1,4 @@
-"""`status --watch`: what a run does, until nothing works on it any more: drawn in place on a terminal, told line by line elsewhere."""
+"""`status --watch`: shows a run until it is idle. A terminal is redrawn in place; other output gets one line per change."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from al.commands.status import describe_progress, describe_status, describe_step
 from al.report.status import status
 
 SPARE_SECONDS = 1.0
-"""How long nothing may hold the run's lock before it is taken for done: `make demo` twice, or one command after another."""
+"""Seconds without a lock holder after which the run counts as idle. It bridges two commands in sequence, such as `make demo` twice."""
 
 
 def watch(path: Path, every: float, out: TextIO | None = None) -> None:
-    """Show the run at `path` every so many seconds until nothing works on it, then its status once more; Ctrl-C ends it too.
+    """Show the run at `path` every `seconds` until it is idle, then its status once more. Ctrl-C ends it too.
 
     Raises:
         RunStateError: there is no run at `path`.
@@ -31,7 +31,7 @@ def watch(path: Path, every: float, out: TextIO | None = None) -> None:
 
 
 def _next(path: Path, every: float) -> dict[str, Any]:
-    """The status after a while; one that says it is over is looked at twice."""
+    """The status after `seconds`. An idle status is read a second time before it counts."""
     time.sleep(every)
     document = status(path)
     if not document["working"]:
@@ -41,17 +41,17 @@ def _next(path: Path, every: float) -> dict[str, Any]:
 
 
 def _tell(path: Path, every: float, document: dict[str, Any], out: TextIO) -> None:
-    """A line whenever what it would say changed, and the result of each round that ends meanwhile."""
-    told, done = "", {row["round"] for row in document["rounds"] if row["state"] == "done"}
+    """Print a line when its text changed, and the result of each round that ended since."""
+    printed, done = "", {row["round"] for row in document["rounds"] if row["state"] == "done"}
     while document["working"]:
         for row in document["rounds"]:
             if row["state"] == "done" and row["round"] not in done:
                 done.add(row["round"])
                 print(result_line(row), file=out, flush=True)
         line = now_line(document)
-        if line != told:
+        if line != printed:
             print(line, file=out, flush=True)
-        told = line
+        printed = line
         document = _next(path, every)
 
 
@@ -67,12 +67,12 @@ def _draw(path: Path, every: float, document: dict[str, Any], out: TextIO) -> No
 
 
 def screen_of(document: dict[str, Any]) -> Any:
-    """A status as rich draws it: rounds with their results, the stage under way with a bar, the losses so far."""
+    """A status for rich to draw: rounds with their results, the current stage with a bar, the losses so far."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    head = f"{document['run']}: {document['pool_examples']:,} examples, {document['owner'] or 'nothing works on it'}"
+    head = f"{document['run']}: {document['pool_examples']:,} examples, {document['owner'] or 'idle'}"
     parts: list[Any] = [Text(head, style="bold"), *(Text(result_line(row)) for row in document["rounds"])]
     if document["comparison"]:
         parts.append(Text("comparison: {runs_done} of {runs_asked} runs done".format(**document["comparison"])))
@@ -84,19 +84,19 @@ def screen_of(document: dict[str, Any]) -> Any:
 
 
 def now_line(document: dict[str, Any]) -> str:
-    """What is going on, in one line. Of a training it is the step, which is newer than the progress file."""
+    """The current work in one line. For training it is the last step, which is newer than the progress file."""
     progress, stage = document["progress"], document["stage"]
     if document["waiting"]:
-        return "waits for its review: the page's address is where the round was started"
+        return "waiting for its review: the page's address is in the terminal that started the round"
     if stage and stage["step"]:
         return f"{stage['stage']}: {describe_step(stage['step'])}"
     if progress:
         return describe_progress(progress)
-    return f"{stage['stage']}, since {stage['since']}" if stage else "between two stages"
+    return f"{stage['stage']}, since {stage['since']}" if stage else "between stages"
 
 
 def _how_far(document: dict[str, Any]) -> tuple[int, int | None]:
-    """Units done and in all of the work under way; None in all: not known."""
+    """Units done and total units of the current work; a total of None is unknown."""
     progress, stage = document["progress"], document["stage"]
     if stage and stage["step"]:
         return stage["step"]["step"], stage["step"]["steps"]
@@ -104,7 +104,7 @@ def _how_far(document: dict[str, Any]) -> tuple[int, int | None]:
 
 
 def result_line(row: dict[str, Any]) -> str:
-    """A round in one line: its state, budget, and macro NLL on test by model once it is done."""
+    """A round in one line: its state, budget, and, once it is done, macro NLL on test by model."""
     scores = row.get("test_macro_nll") or {}
     said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
     return f"round {row['round']}: {row['state']}, budget {row['budget']}" + (f", test NLL {said}" if said else "")

@@ -1,6 +1,6 @@
-"""The whole configuration: one section per room, YAML files that may extend each other, `--set` on top.
+"""The whole configuration: one section per part of Winnow, YAML files that may extend each other, `--set` on top.
 
-Each section is a pydantic model that lives in the room it configures; unknown keys are refused with the nearest known one.
+Each section is a pydantic model next to the code it configures. An unknown key is an error that names the nearest known key.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
 class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
-    """How the holdout is measured after each round."""
+    """Evaluation on the holdout after each round."""
 
     bootstrap: int = Field(
         2000,
         ge=100,
-        description="Resamples of the paired bootstrap behind every interval; 2,000 is steady to about 0.3 percentage points of the tail.",
+        description="Resamples of the paired bootstrap behind every interval; with 2,000 the tail varies by about 0.3 percentage points.",
     )
     alternatives: int = Field(
         4,
         ge=0,
-        description="Accepted answers besides the first that are tried for exact match, per example. 0: only the first counts.",
+        description="Accepted answers after the first that are checked for exact match, per example. 0: only the first counts.",
     )
     groups: dict[str, list[str]] = Field(
         {},
-        description="Task groups that the report shows apart: {group: [source patterns, as in shells]}, for example "
-        "{reasoning: ['gsm8k*', 'logic-*']}. The first group that fits a source takes it; data presets bring groups of their own.",
+        description="Task groups that the report shows separately: {group: [source patterns, as in shells]}, for example "
+        "{reasoning: ['gsm8k*', 'logic-*']}. A source belongs to the first group that matches; data presets have their own groups.",
     )
     generations: int = Field(
         6,
         ge=0,
-        description="Dev prompts that base and each round's adapter answer, for the report to show side by side; the same ones in "
+        description="Dev prompts that the base and each round's adapter answer for the report, side by side; the same prompts in "
         "every round. Each takes up to generate.max_new_tokens steps of the model. 0: none.",
     )
 
 
 class ReportConfig(BaseModel, extra="forbid", frozen=True):
-    """What the report shows besides what was measured."""
+    """Options of the report that are not measured."""
 
     price_per_hour: float | None = Field(
         None,
         ge=0,
-        description="Price of an hour on this machine; the report then says what each part of the round cost. null: time only.",
+        description="Price of an hour on this machine; the report then shows the cost of each part of the round. null: time only.",
     )
     currency: str = Field("", max_length=12, description="Written after amounts of money, for example EUR.")
 
@@ -75,55 +75,55 @@ TrackerName = Literal["wandb", "tensorboard", "trackio", "mlflow"]
 
 
 class TargetConfig(BaseModel, extra="forbid", frozen=True):
-    """Examples of what the model is to be good at: they aim the selection and are never trained on."""
+    """Examples of the task to be good at. They direct the selection and are never trained on."""
 
     files: list[str] = Field(
         default=[],
-        description="Files, folders, glob patterns or names of presets, read as pool.files are; of a preset its test split is "
-        "taken unless another is named (gsm8k:train). --target FILE is short for it.",
+        description="Files, folders, glob patterns or names of presets, read like pool.files. A preset means its test split "
+        "unless another is named (gsm8k:train). --target FILE sets this key.",
     )
     format: FormatName = Field(default="auto", description="Row format of these files, as pool.format.")
     map: dict[str, str] = Field(default={}, description="Fields of these files, as pool.map.")
     text_template: str | None = Field(
-        default=None, description="How plain text in these files is cut, as pool.text_template."
+        default=None, description="Template of plain text in these files, as pool.text_template."
     )
 
 
 class LabelConfig(BaseModel, extra="forbid", frozen=True):
-    """Which unlabelled prompts the `label` command looks at."""
+    """The unlabelled prompts that the `label` command measures."""
 
     candidates: float = Field(
         4.0,
         ge=1,
-        description="Prompts that are answered by the model and measured for each one asked for, spread evenly over clusters. "
-        "More finds more uncertain ones, and time grows in proportion.",
+        description="Prompts that the model answers and measures for each one requested, spread evenly over clusters. "
+        "More finds prompts of higher uncertainty; time grows in proportion.",
     )
 
 
 class ReviewConfig(BaseModel, extra="forbid", frozen=True):
-    """What reviews of earlier rounds decided for good."""
+    """Permanent decisions of earlier reviews."""
 
     forget: list[str] = Field(
         default=[],
-        description="Ids or source names that a review dropped or banned and that may be picked again; `*` forgets all of it.",
+        description="Ids or source names that a review dropped or banned and that may be picked again; `*` means all.",
     )
 
 
 class Config(BaseModel, extra="forbid", frozen=True):
-    """Everything a round depends on besides the pool's content and the budget."""
+    """Everything a round depends on except the pool's content and the budget."""
 
     seed: int = Field(
-        0, ge=0, description="Root of every random draw: clustering, sampling, picks, order, dropout, noise."
+        0, ge=0, description="Seed of every random draw: clustering, sampling, picks, order, dropout, noise."
     )
     control: bool = Field(
         True,
-        description="Train a second adapter on random picks of the same budget, beside the run. "
-        "It doubles the training time and is the proof that selection pays.",
+        description="Also train a second adapter on random picks of the same budget. "
+        "It doubles the training time and shows whether selection pays.",
     )
     track: list[TrackerName] = Field(
         [],
-        description="Trackers that are sent the metrics of training and the results of each round: wandb, tensorboard, trackio, mlflow, "
-        "each an extra to install. Only numbers, the config and names of sources in it leave the run; a tracker that fails is left out.",
+        description="Trackers that receive the metrics of training and the results of each round: wandb, tensorboard, trackio, mlflow; "
+        "each is an extra to install. Only numbers, the config and its source names leave the run; a failing tracker is dropped.",
     )
     pool: PoolConfig = PoolConfig()
     clean: CleanConfig = CleanConfig()
@@ -151,13 +151,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config, follow its `extends:`, apply `key.sub=value` overrides, and check every key and value.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (with the nearest known one), or a value out of range.
+        ConfigError: no such file, not YAML, an unknown key (the message names the nearest known one), or a value out of range.
     """
     return change(_read_yaml(path, seen=()), overrides, str(path))
 
 
 def change(values: Mapping[str, Any], overrides: Iterable[str], where: str) -> Config:
-    """As `load`, for values that are at hand. Raises ConfigError."""
+    """As `load`, for values in memory. Raises ConfigError."""
     changed = copy.deepcopy(dict(values))
     for text in overrides:
         _apply_override(changed, text)
@@ -179,9 +179,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         else next((p for p in (CONFIG_DIR / path.name, CONFIG_DIR / f"{path.name}.yaml") if p.is_file()), path)
     )
     if path.resolve() in seen:
-        raise ConfigError(
-            f"{path}: `extends:` goes round in a circle ({' → '.join(p.name for p in seen)} → {path.name})."
-        )
+        raise ConfigError(f"{path}: `extends:` is circular ({' → '.join(p.name for p in seen)} → {path.name}).")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -258,7 +256,7 @@ def _names_at(location: list[str]) -> list[str]:
 
 
 def walk(model: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Every leaf key of a config model as (dotted name, pydantic field), in the order of definition."""
+    """Every leaf key of a config model as (dotted name, pydantic field), in order of definition."""
     for name, field in model.model_fields.items():
         section = _section(field)
         if section is not None:
@@ -268,7 +266,7 @@ def walk(model: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def schema_text() -> str:
-    """All keys with type, default and meaning, for `config schema`."""
+    """All keys with type, default and meaning as text, for `config schema`."""
     lines = []
     for name, field in walk(Config):
         kind = (

@@ -1,4 +1,4 @@
-"""Where the candidate examples come from and how strictly their files are read."""
+"""The `pool:` section of the configuration: sources of the examples and how strictly files are read."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ FormatName = Literal[
 
 
 class PoolConfig(BaseModel, extra="forbid", frozen=True):
-    """The `pool:` section."""
+    """Sources of the pool, their formats, and limits of reading."""
 
     files: list[str] = Field(
         default=[],
         description="Files, folders or glob patterns to import: .jsonl, .ndjson, .json, .csv, .tsv, .txt (each also .gz, .zst, "
-        ".bz2), .parquet, .arrow and .feather. A folder stands for every such file below it (.txt only with `text_template`), "
-        "links followed, hidden files left out. A file with another ending is told by its first bytes.",
+        ".bz2), .parquet, .arrow and .feather. A folder means every such file below it (.txt only with `text_template`), "
+        "following links, without hidden files. A file with another extension is identified by its first bytes.",
     )
     root: str | None = Field(
         default=None,
-        description="Folder that every file must lie in, links followed; a path that leads out of it is refused. Null allows all "
-        "files. It is for configs that others write.",
+        description="Folder that must contain every file, after following links; other paths are refused. Null allows all "
+        "files. Use it with configs that others write.",
     )
     hub: list[str] = Field(
         default=[],
@@ -51,41 +51,41 @@ class PoolConfig(BaseModel, extra="forbid", frozen=True):
     )
     format: FormatName = Field(
         default="auto",
-        description="Row format. `auto` recognises each row by its fields, so formats may be mixed; a name forces it, "
-        "and rows that do not fit are quarantined.",
+        description="Row format. `auto` detects the format of each row by its fields, so formats may be mixed. A name forces a format, "
+        "and rows that do not match go to quarantine.",
     )
     map: dict[str, str] = Field(
         default={},
-        description="Which field of a row stands for which field of a known format, as {question: q, answer: choices.0.text}; "
-        "a value with braces is a text made of fields: {question: '{passage} {query}'}. Only what is mapped makes the "
-        "conversation, the rest is metadata. It is for files of one layout; presets are not touched by it.",
+        description="Map from fields of a known format to fields of your rows, as {question: q, answer: choices.0.text}; "
+        "a value with braces is a text built from fields: {question: '{passage} {query}'}. Only mapped fields make the "
+        "conversation, the others are metadata. For files of one layout; presets ignore it.",
     )
     text_template: str | None = Field(
         default=None,
-        description="How rows that hold a whole conversation as plain `text` are taken apart, as "
-        "'### Human: {user}### Assistant: {assistant}', with {system} before if there is one. Turns repeat. A text that does "
-        "not fit is quarantined.",
+        description="Template of rows with a whole conversation as plain `text`, for example "
+        "'### Human: {user}### Assistant: {assistant}', optionally with {system} first. Turns repeat. A text that does "
+        "not match goes to quarantine.",
     )
     source_field: str = Field(
         default="auto",
-        description="Field that names an example's source (its task or dataset). `auto` takes the first of source, dataset, "
-        "task, category, data_source, task_name that is a short string, else the file name; `file` always takes the file name.",
+        description="Field that names an example's source (its task or dataset). `auto` uses the first of source, dataset, "
+        "task, category, data_source, task_name that is a short string, else the file name; `file` always uses the file name.",
         min_length=1,
     )
     strict: bool = Field(
         default=False,
-        description="Stop at the first unusable row (exit code 3) instead of putting it into quarantine.",
+        description="Stop at the first unusable row (exit code 3) instead of quarantining it.",
     )
     max_row_bytes: int = Field(
         default=8 * 2**20,
-        description="Longest row in bytes; a longer line is quarantined without being parsed. It bounds the memory one "
-        "damaged line can take.",
+        description="Maximum size of a row in bytes; a longer line goes to quarantine without parsing. It bounds the memory of one "
+        "damaged line.",
         ge=1024,
         le=2**30,
     )
     max_unpack_ratio: float = Field(
         default=200.0,
-        description="How many bytes a byte of a compressed file may unpack to, on average, once 16 MiB are unpacked. Text reaches 5 "
-        "to 20; a file made to fill the disk or the memory reaches 1,000 and more, and is not read on (`zip_bomb`).",
+        description="Maximum ratio of unpacked to compressed bytes, checked after 16 MiB are unpacked. Text reaches 5 "
+        "to 20; a decompression bomb reaches 1,000 or more. Reading stops there (`zip_bomb`).",
         ge=10,
     )

@@ -1,1 +1,1 @@
-"""Memory, time, tokens and disk of a round before anything runs."""
+"""Estimates of a round's memory, time, tokens and disk before it runs."""

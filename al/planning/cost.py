@@ -1,6 +1,6 @@
-"""What training and measuring cost on a machine: memory by item, tokens per second. Arithmetic over a model's shape.
+"""The cost of training and measuring on a machine: memory by item, tokens per second. Arithmetic over a model's shape.
 
-docs/performance.md tells how the constants were measured and how far predictions were off.
+docs/performance.md describes how the constants were measured, docs/benchmarks.md the errors of predictions.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SHARE = {"cuda": 0.71, "cpu": 0.55}
 TRANSFORMERS_SHARE = {"cuda": 0.67, "cpu": 0.55}
 """The same for models that run through transformers' own forward, once their kernels are launched."""
 FORWARD_SHARE = {"cuda": 0.78, "cpu": 0.55}
-"""The same in passes that nothing follows."""
+"""The same in passes without a backward pass."""
 LAUNCH_SECONDS = {"cuda": 0.5e-3, "cpu": 0.0}
-"""Time that the processor takes to launch one decoder layer for one pass: the least that a layer takes, however small the batch."""
+"""Seconds to launch one decoder layer for one pass: the minimum time of a layer, however small the batch."""
 TRANSFORMERS_LAUNCH_SECONDS = {"cuda": 4.1e-3, "cpu": 0.0}
-"""The same through transformers and PEFT, where launching and computing hardly overlap."""
+"""The same through transformers and PEFT, where launch and computation hardly overlap."""
 PROCESS_GIB = {"cuda": 0.0, "cpu": 0.9}
 """Resident size of the libraries themselves; on a GPU only what torch allocates there is counted."""
 STATE_BYTES = {"adamw": 8.0, "adamw_8bit": 2.0}
@@ -40,8 +40,8 @@ NF4_BYTES = {True: 0.5 + (1 / 64) * (1 + 4 / 256), False: 0.5 + 4 / 64}
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan assumes of the device: kind, bytes per value in the compute dtype, measured matrix-product FLOP/s, bytes/s
-    that memory moves, and memory in GiB."""
+    """The device of a plan: kind, bytes per value in the compute dtype, measured matrix-product FLOP/s, memory
+    bandwidth in bytes/s, and memory in GiB."""
 
     kind: str
     bytes_per_value: int
@@ -51,7 +51,7 @@ class Machine:
 
 
 def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict[str, float]:
-    """Peak bytes while training, by item."""
+    """Peak bytes during training, by item."""
     size, nf4 = machine.bytes_per_value, config.model.quantization == "nf4"
     tokens = config.train.pack_length * config.train.packs_per_batch
     held = NF4_BYTES[config.model.double_quantization] if nf4 else size
@@ -76,7 +76,7 @@ def training_memory(config: Config, shape: ModelShape, machine: Machine) -> dict
 
 
 def divided(config: Config, shape: ModelShape, machine: Machine) -> Memory:
-    """How a training would divide its memory among layers and dequantized weights; see trainer.activation."""
+    """How training would divide its memory among layers and dequantized weights; see trainer.activation."""
     tokens = config.train.pack_length * config.train.packs_per_batch
     nf4 = config.model.quantization == "nf4"
     if config.train.activation_memory != "auto":
@@ -95,7 +95,7 @@ def divided(config: Config, shape: ModelShape, machine: Machine) -> Memory:
 
 
 def training_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
-    """Training speed. What is computed again to save memory takes its time: all but the last product of a layer."""
+    """Training speed in tokens/s. Recomputation to save memory is included: all but the last product of a layer."""
     tokens = config.train.pack_length * config.train.packs_per_batch
     head = 4.0 * shape.vocabulary * shape.hidden
     if shape.widths is None:
@@ -111,7 +111,7 @@ def training_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -
 
 
 def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) -> float:
-    """Speed of scoring and evaluation."""
+    """Speed of scoring and evaluation in tokens/s."""
     tokens = config.measure.batch_tokens
     flops = 2.0 * (shape.linear + shape.lora + shape.vocabulary * shape.hidden)
     if shape.widths is None:
@@ -124,8 +124,8 @@ def forward_tokens_per_s(config: Config, shape: ModelShape, machine: Machine) ->
 def _seconds(
     shape: ModelShape, machine: Machine, tokens: int, flops: float, passes: float, dequantizing: float, share: float
 ) -> float:
-    """Time of a batch: its products, and reading 4 bits and writing a value of each weight per pass that dequantizes; or what
-    the processor takes to launch it all, if that is longer."""
+    """Seconds of a batch: its products, plus reading 4 bits and writing one value of each weight per dequantizing pass;
+    or the launch time, if that is longer."""
     moved = dequantizing * shape.linear * (NF4_BYTES[True] + machine.bytes_per_value)
     computing = tokens * flops / (share * machine.flops) + moved / machine.bandwidth
     return max(computing, passes * shape.layers * LAUNCH_SECONDS[machine.kind])
@@ -134,8 +134,8 @@ def _seconds(
 def transformers_layer_bytes(config: Config, shape: ModelShape, machine: Machine, tokens: int) -> float:
     """Bytes that one layer of transformers and PEFT keeps for its backward pass over `tokens` tokens.
 
-    Per token, in values: the inputs of seven projections, their outputs, rotary copies and the gate; and per projection the LoRA
-    path, whose input is kept once more with its dropout mask (1 byte) when there is dropout.
+    Values per token: the inputs of seven projections, their outputs, rotary copies and the gate. Per projection also the LoRA
+    path; with dropout its input is kept again, with a mask of 1 byte.
     """
     d, ff, kv, size = shape.hidden, shape.intermediate, shape.kv_width, machine.bytes_per_value
     lora = (6 * d + ff) * (size + 1 if config.lora.dropout else 0) / size
@@ -143,7 +143,7 @@ def transformers_layer_bytes(config: Config, shape: ModelShape, machine: Machine
 
 
 def _earlier(config: Config, shape: ModelShape) -> float:
-    """Gradients of a step's earlier batches, which are there during the forward pass of the next."""
+    """Bytes of the gradients of a step's earlier batches, which stay in memory during later forward passes."""
     return 4.0 * shape.lora if config.train.packs_per_step > config.train.packs_per_batch else 0.0
 
 
@@ -152,7 +152,7 @@ def _gradients(shape: ModelShape) -> float:
 
 
 def _matrices(shape: ModelShape, machine: Machine) -> float:
-    """All weights dequantized, with their borders of LoRA."""
+    """Bytes of all weights dequantized, with their LoRA borders."""
     return shape.linear * machine.bytes_per_value * (1 + 3 * shape.widths.rank / shape.hidden)
 
 

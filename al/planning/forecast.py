@@ -1,4 +1,4 @@
-"""What a round was expected to take, written down before it runs so that its report can set it beside what was measured."""
+"""The plan of a round, saved before it runs, so that its report can compare it with the measurements."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NO_PART_OF_IT = {"report", "evaluate", "label", "pool", "track"}
 
 
 def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number: int) -> Artifact:
-    """The plan of round `number` over its tokenized pool, as `plan` prints it. Publishes `plan.json`. Under a second."""
+    """The plan of round `number` over its tokenized pool, as `plan` prints it. Publishes `plan.json`. Takes under a second."""
     config = session.config
 
     def build(out: Path, scratch: Path) -> None:
-
+        """Probe the machine and write `plan.json`."""
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
         size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
         mapped = made_from(session.run, "projection", "embeddings", prepared.embeddings) is not None

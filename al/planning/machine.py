@@ -1,4 +1,4 @@
-"""The machine that a plan is for: speed of matrix products and of memory, measured on the spot."""
+"""The machine of a plan: measured speed of matrix products and of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from al.planning.cost import GIB, Machine
 
 
 def probe_machine(config: Config) -> Machine:
-    """The device of the config, with the speed of a matrix product in its compute dtype (under half a second)."""
+    """The config's device with its measured speed of a matrix product in the compute dtype. Takes under half a second."""
     import time
 
     import psutil

@@ -1,19 +1,20 @@
-"""Sizes of a model from its config alone: what memory and time estimates need, without loading a weight."""
+"""Sizes of a model from its config, for estimates of memory and time; loads no weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from trainer.config import LoraConfig, ModelConfig
-from trainer.decoder.retention import ALIGN, FAMILY, Widths
+from trainer.decoder.retention import ALIGN, Widths
+from trainer.families import FAMILIES
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """Numbers of parameters and widths of a decoder.
 
-    `linear`: parameters in the projections that NF4 holds and LoRA adapts; `other`: embeddings, norms and (untied) output head.
-    `lora`: trainable parameters under the given LoRA section. `widths`: those of a layer of our own decoder, None where the model
+    `linear`: parameters in the projections that NF4 quantizes and LoRA adapts; `other`: embeddings, norms and (untied) output head.
+    `lora`: trainable parameters under the given LoRA section. `widths`: those of a layer of our own decoder, None if the model
     runs through transformers' forward.
     """
 
@@ -31,9 +32,9 @@ class ModelShape:
 
     @property
     def training_flops_per_token(self) -> float:
-        """Operations that training on one token needs: a frozen weight is multiplied with in the forward and in one
-        backward product, a LoRA weight in two; 2 operations each. What is computed again to save memory is not counted,
-        nor are attention scores and the output head, which depend on lengths and targets."""
+        """Operations to train on one token. A frozen weight takes part in the forward and in one backward product, a
+        LoRA weight in two backward products; 2 operations each. Not counted: recomputation, attention scores, and the
+        output head, which depend on lengths and targets."""
         return 2.0 * (2 * self.linear + 3 * self.lora)
 
 
@@ -41,7 +42,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
     """Build the architecture on the meta device and count.
 
     Raises:
-        trainer.errors.MachineError: the config of the model cannot be had.
+        trainer.errors.MachineError: the config of the model cannot be loaded.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -64,7 +65,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
     kv_width = (getattr(config, "num_key_value_heads", None) or heads) * head_width
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     widths = None
-    if config.model_type in FAMILY and not lora.dora:
+    if config.model_type in FAMILIES and not lora.dora:
         widths = Widths(
             hidden=config.hidden_size,
             query=heads * head_width,
@@ -73,7 +74,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
             heads=heads,
             rank=-(-lora.r // ALIGN) * ALIGN,
             itemsize=bytes_per_value,
-            qk_norm=config.model_type == "qwen3",
+            qk_norm=FAMILIES[config.model_type].head_norms,
         )
     return ModelShape(
         name=model.name,

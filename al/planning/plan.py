@@ -1,6 +1,6 @@
-"""What a round will take, before anything runs: rows, tokens, memory by item, time by stage, disk.
+"""Estimates of a round before it runs: rows, tokens, memory by item, time by stage, disk.
 
-Memory and speed are arithmetic (`al.planning.cost`) over the model's shape and the speed of a matrix product, measured on the spot.
+Memory and speed are arithmetic (`al.planning.cost`) over the model's shape and the measured speed of a matrix product.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from al.preparation.projection import laid_out
 from selection.projection import FITTED
 
 KEPT = {
-    "keep": "compute nothing twice",
-    "products": "norms and gates twice",
-    "input": "all but the last product twice",
-    "offload": "the same, and wait in host memory",
+    "keep": "no recomputation",
+    "products": "norms and gates recomputed",
+    "input": "all but the last product recomputed",
+    "offload": "the same, inputs in host memory",
 }
 DEAR_SCORING = 0.25
-"""Share of the time of training from which on measuring is warned of."""
+"""A warning appears if measuring takes more than this share of the training time."""
 LANGUAGES_PER_S = 2_500
-"""Examples whose language is detected in a second (al.cleaning.language)."""
+"""Examples per second of language detection (al.cleaning.language)."""
 COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 3, 1_100, 3_000
-"""Of the map on one core: seconds until umap-learn is imported and compiled, in every process that makes one (and 34 more in the first
-one of an installation), examples fitted in a second, and examples put between those (selection.projection)."""
+"""The map on one core: seconds to import and compile umap-learn, in every process that makes a map (34 more in the first
+process of an installation), examples fitted per second, and examples placed between those per second (selection.projection)."""
 EMBED_FLOP_PER_TOKEN = 2 * 21e6
 """MiniLM-L6: 21 million parameters outside the embedding table."""
 
@@ -53,7 +53,7 @@ def estimate(
     steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
     memory = training_memory(config, shape, machine)
     scored = examples_scored(config, pool, tokens, number)
-    models = 1 + int(config.control) + (number == 1)  # what base and the round before answered is known
+    models = 1 + int(config.control) + (number == 1)  # answers of the base and the previous round exist
     seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
@@ -75,7 +75,7 @@ def estimate(
 
 
 def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, int]:
-    """How many layers keep how much for the backward pass (trainer.decoder.retention)."""
+    """Number of layers by what they keep for the backward pass (trainer.decoder.retention)."""
     if shape.widths is None:
         return {"input": shape.layers}
     return dict(Counter(str(kind) for kind in divided(config, shape, machine).retentions))
@@ -91,7 +91,7 @@ def _budget_tokens(config: Config, request: BudgetRequest, pool: PoolEstimate, s
 
 
 def _passes(config: Config, number: int) -> float:
-    """What round `number` trains on, in budgets: earlier picks too as `train.mode` says, as many a round as in this one."""
+    """The training size of round `number` in budgets, including earlier picks as set by `train.mode`. Assumes equal rounds."""
     if config.train.mode == "retrain":
         return float(number)
     return 1.0 + config.train.replay * (number > 1)
@@ -125,7 +125,6 @@ def _seconds(
 
 
 def _seconds_of_map(examples: int) -> float:
-
     if not laid_out(examples):
         return 0.0
     fitted = min(examples, FITTED)
@@ -161,9 +160,9 @@ def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstima
     scoring, training = document["seconds"]["score"], document["seconds"]["train"]
     if scoring > DEAR_SCORING * training:
         warnings.append(
-            f"measuring takes {scoring / max(training, 1e-9):.0%} of the time of training, which seldom comes back: raise the "
-            "budget, lower score.sample_per_cluster or cluster.k, or take --strategy uniform, which measures nothing"
+            f"measuring takes {scoring / max(training, 1e-9):.0%} of the training time, which rarely pays: raise the "
+            "budget, lower score.sample_per_cluster or cluster.k, or use --strategy uniform, which measures nothing"
         )
     if not pool.exact:
-        warnings.append("the pool is not imported yet: its size is estimated from a sample of its files")
+        warnings.append("the pool is not imported yet; its size is estimated from a sample of its files")
     return warnings

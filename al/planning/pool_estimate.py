@@ -1,4 +1,4 @@
-"""How large a pool is: exact when the run has tokenized it, else estimated from a sample of its files."""
+"""The size of a pool: exact if the run has tokenized it, else estimated from a sample of its files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainer.tokens import TokenTable
 
 ROWS_SAMPLED_PER_FILE = 200
 CHARACTERS_PER_TOKEN = 4.0
-"""Of English text under common tokenizers; used only before the tokenizer has seen the pool."""
+"""Characters per token of English text under common tokenizers; used only before the pool is tokenized."""
 
 
 @dataclass(frozen=True)
 class PoolEstimate:
-    """Size of a pool, and how many examples are still to be embedded and to be laid out on the map.
+    """Size of a pool, and the number of examples still to be embedded and placed on the map.
 
-    `mean_tokens` is cut at tokens.max_length; `exact` says it was counted, not estimated."""
+    `mean_tokens` counts at most tokens.max_length per example; `exact`: counted, not estimated."""
 
     examples: int
     mean_tokens: float
@@ -37,7 +37,7 @@ class PoolEstimate:
 
 
 def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
-    """Count the run's newest pool version if it is tokenized, else sample the config's sources."""
+    """The counts of the run's newest pool version if it is tokenized, else an estimate from the config's sources."""
     if is_run(run_path):
         with Run.read(run_path) as run:
             current = rounds.current_pool(run)
@@ -50,7 +50,7 @@ def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
 
 
 def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artifact | None:
-    """The newest artifact of `stage` whose input `role` is `source`."""
+    """The newest artifact of `stage` with `source` as input `role`."""
     if source is None:
         return None
     found = (a for a in run.published(stage) if a.manifest["inputs"][role] == source.fingerprint)
@@ -58,7 +58,6 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
 
 
 def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool) -> PoolEstimate:
-
     lengths = np.asarray(TokenTable.open(tokens.path).lengths)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
     mean = float(lengths.mean()) if len(lengths) else 0.0
@@ -68,7 +67,6 @@ def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool) -> 
 
 
 def _sampled(sources: list[Source], longest: int) -> PoolEstimate:
-
     rows, characters, sampled, size = 0.0, 0.0, 0, 0
     for source in sources:
         if source.is_hub:

@@ -1,4 +1,4 @@
-"""What a round will measure, and what that takes, before anything runs."""
+"""Estimates of the number of examples a round will measure and the time for it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from al.config import Config
 from al.planning.pool_estimate import PoolEstimate
 from al.scoring.amount import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
 from selection.cluster import choose_k
-from selection.pick import PICKERS
+from selection.registry import PICKERS
 from selection.scores import needs
 from selection.shortlist import SPARE
 from selection.strategy import by_default, can_do_without_losses, measures, needs_losses, resolve
 
 RESPONSE_SHARE = 0.5
-"""Of an example's tokens, those of its responses."""
+"""Share of an example's tokens that belong to its responses."""
 
 
 def seconds_per_token(config: Config, forward: float, speed: float, number: int) -> float:
-    """Of all passes over an example that scores, picker and the look for noise need; gradients take what training takes.
+    """Seconds per token of all passes that scores, picker and the noise check need; gradients cost as much as training.
 
     Args:
         forward, speed: tokens per second of a forward pass and of training.
@@ -29,14 +29,12 @@ def seconds_per_token(config: Config, forward: float, speed: float, number: int)
 
 
 def measured(config: Config) -> frozenset[str]:
-    """Measurements that scores and picker need besides the response's loss."""
-
+    """Measurements that scores and picker need in addition to the response's loss."""
     return needs(config.score.by, *config.score.also) | measures(config.select)
 
 
 def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: int) -> float:
-    """The sample of every cluster, and what the picker ranks inside the quotas or is looked at for noise; at most the pool."""
-
+    """Number of examples measured: the sample of every cluster, plus the picker's shortlist or the noise check; at most the pool."""
     picked, strategy = tokens / max(pool.mean_tokens, 1), resolve(config.select)
     picker = PICKERS[strategy.picker]
     sample = _sampled(config, pool, picked, number)
@@ -48,7 +46,6 @@ def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: i
 
 
 def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:
-
     if not needs_losses(config.select, number) or (config.target.files and by_default(config.select)):
         return 0.0
     per_cluster, clusters = config.score.sample_per_cluster, choose_k(config.cluster.k, pool.examples)
@@ -62,14 +59,13 @@ def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> 
 
 
 def _affordable(config: Config, picked: float, number: int) -> float:
-
     trained = config.train.epochs * picked * (number if config.train.mode == "retrain" else 1)
     return affordable(trained, 1 + RESPONSE_SHARE * _looks_for_noise(config, number))
 
 
 def _looked_at(config: Config, picked: float, number: int, sample: float) -> float:
-    """Picks that are looked at for noise: all, or where nothing else tells how much there is, the first ones. How noisy `auto` will
-    find the pool is not known here."""
+    """Picks checked for noise: all, or only the first ones if they are needed to find out how noisy the pool is. How noisy `auto`
+    will find the pool is unknown here."""
 
     if not _looks_for_noise(config, number) or not config.noise.hold:
         return 0.0

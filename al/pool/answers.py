@@ -1,4 +1,4 @@
-"""Which examples without a response another example answers."""
+"""Finds examples without a response that another example answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from al.pool.store import Pool, locate
 
 
 def find_answered(pool: Pool) -> np.ndarray:
-    """(n,) bool: has no response, and another example is the same conversation with one. O(n) time, 8 bytes a key."""
+    """(n,) bool: has no response, and another example is the same conversation with one. O(n) time, 8 bytes per key."""
     waiting = ~pool.labelled
     if not waiting.any():
         return waiting

@@ -1,9 +1,9 @@
-"""Raw row → stored record: recognise its format, bring the conversation into canonical form, name it by its content.
+"""Raw row → stored record: detect the format, convert the conversation to canonical form, name it by its content.
 
-Canonical form is what every chat template accepts: at most one system message, first; then user and assistant (or tool)
-turns that alternate, the user's first; a last assistant turn is the response. Two things are adjusted to get there, and
-counted: `merged_turns` (neighbouring messages of one role become one, joined by a blank line) and `system_as_user` (a system
-message that does not stand first, or that no user message follows, is a user turn).
+Every chat template accepts canonical form: at most one system message, in first place; then user and assistant (or tool)
+turns that alternate, starting with the user; a last assistant turn is the response. Two adjustments are made and
+counted: `merged_turns` (consecutive messages of one role are joined by a blank line) and `system_as_user` (a system
+message after the first place, or without a following user message, becomes a user turn).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from al.pool.sources import Source
 
 SOURCE_FIELDS = ("source", "dataset", "task", "category", "data_source", "task_name", "_task_name")
 LONGEST_SOURCE_NAME = 80
-LAYOUTS_KEPT = 4096  # a file whose rows all have other fields must not fill the memory
-LAYOUTS_COMPARED = 200  # nor take a millisecond a row to be told what each resembles
+LAYOUTS_KEPT = 4096  # a file whose rows all have different fields must not fill the memory
+LAYOUTS_COMPARED = 200  # nor take a millisecond per row to find the nearest format
 
 _canonical_json = msgspec.json.Encoder().encode
 _metadata_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str, allow_nan=False).encode
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One example as it is stored, less its origin: the columns of examples.parquet in `al.pool.spill`."""
+    """One example as stored, without its origin: the columns of examples.parquet in `al.pool.spill`."""
 
     id: str
     source: str
@@ -46,14 +46,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
-    """One message as it is hashed: its fields in the order of their names."""
+    """One message in the form that is hashed: fields in order of their names."""
 
     content: str
     role: str
 
 
 class _Layout(NamedTuple):
-    """What is done with rows of one set of field names; `format` is None where that is nothing, for the reason `unknown`."""
+    """How rows of one set of field names are converted; a `format` of None means not at all, for the reason `unknown`."""
 
     format: Format | None
     renamed: Mapping[str, str] = {}
@@ -61,7 +61,7 @@ class _Layout(NamedTuple):
 
 
 class Converter:
-    """Turns the rows of one source into records, counting formats and adjustments on the way."""
+    """Converts the rows of one source to records and counts formats and adjustments."""
 
     def __init__(self, source: Source, repair: Repair | None = None):
         self.source = source
@@ -75,9 +75,9 @@ class Converter:
         self._rows = self._unknown = 0
 
     def convert(self, row: Any, line: int | None = None) -> list[Record]:
-        """The records of one raw row (one, except where a format nests several, or tells only in `finish`).
+        """The records of one raw row. Usually one; several in a nesting format; none in a format that ends in `finish`.
 
-        `line` is where the row stands; without it rows are numbered from 1.
+        `line` is the row's line; without it rows are numbered from 1.
 
         Raises:
             RowError: the row cannot be used.
@@ -98,7 +98,7 @@ class Converter:
         try:
             for example in self._gather(found, row, line) if found.gathers else found.convert(row):
                 records.append(self._record(row, example, rest))
-        except RecursionError:  # what reading could still hold, writing cannot
+        except RecursionError:  # deep enough to read, too deep to write
             raise RowError("invalid_json", "nested too deeply") from None
         if renamed:
             self.adjusted["renamed_fields"] += 1
@@ -112,7 +112,7 @@ class Converter:
         return []
 
     def finish(self) -> Iterator[tuple[int, Record | RowError, Any]]:
-        """(line, record or error, raw row) of what could only be told at the end of a file: its message trees."""
+        """(line, record or error, raw row) of everything known only at the end of a file: its message trees."""
         for gathering in self._gathered.values():
             for line, found, row in gathering.finish():
                 try:
@@ -164,7 +164,7 @@ class Converter:
 
 
 def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
-    """Bring turns into canonical form; `adjusted` counts what had to be changed.
+    """Convert turns to canonical form; `adjusted` counts the changes.
 
     Raises:
         RowError: empty_field, nul_character, no_prompt.
@@ -200,7 +200,7 @@ def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
 
 
 def _asked(turns: list[Turn]) -> bool:
-    """Whether a user message (or another system message, which will be one) follows the first."""
+    """Whether a user message follows the first, or another system message, which becomes one."""
     return len(turns) > 1 and turns[1][0] in ("user", "system")
 
 
@@ -208,7 +208,7 @@ def content_id(turns: list[Turn]) -> str:
     """16 hex digits: blake2b-8 of the canonical JSON (sorted keys, no spaces) of the messages.
 
     Raises:
-        RowError: bad_unicode, text that has no UTF-8 form.
+        RowError: bad_unicode, text without a UTF-8 form.
     """
     try:
         document = _canonical_json([_Message(content, role) for role, content in turns])
@@ -218,7 +218,7 @@ def content_id(turns: list[Turn]) -> str:
 
 
 def _not_text(turns: list[Turn]) -> str:
-    """The message that has no UTF-8 form."""
+    """Name of the message that has no UTF-8 form."""
     bad = (
         f"message {index} ({role})"
         for index, (role, text) in enumerate(turns)
@@ -236,7 +236,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def source_name(metadata: Row, source: Source) -> str:
-    """The example's source: a field of the row that is a short printable string, else the file's stem."""
+    """The example's source: a field of the row, if it is a short printable string, else the file's stem."""
     if not metadata or source.source_field == "file":
         return source.stem
     for name in SOURCE_FIELDS if source.source_field == "auto" else (source.source_field,):
@@ -263,7 +263,7 @@ def _dump(metadata: Row) -> str:
         for value in metadata.values():
             if type(value) is not str:
                 return _metadata_json(metadata)
-        # Most rows; the encoder takes twice as long.
+        # the usual case; the encoder takes twice as long
         written = [f"{encode_basestring_ascii(k)}:{encode_basestring_ascii(v)}" for k, v in sorted(metadata.items())]
         return "{" + ",".join(written) + "}"
     except ValueError:
@@ -271,5 +271,5 @@ def _dump(metadata: Row) -> str:
         raise RowError("not_finite", f"{field}holds a number that is not finite (NaN or Infinity)") from None
     except TypeError:
         raise RowError("wrong_type", "field names: expected strings") from None
-    except RecursionError:  # writing takes more of the stack than reading did
+    except RecursionError:  # writing uses more of the stack than reading
         raise RowError("invalid_json", "nested too deeply") from None

@@ -1,9 +1,9 @@
-"""A pool version written to one file that any trainer reads, and that gives the same pool when it is imported again.
+"""Writes a pool version to one file that any trainer can read. Importing the file gives the same pool.
 
 A row is {"id", "messages", "source", "alternatives", "labelled", "metadata"}: `messages` as stored (an example without a response
-ends with the user's turn), `metadata` the other fields of the row it came from (in Parquet as JSON text). The format
-`exported` (al.pool.formats) takes such rows back: same ids, sources, responses, accepted answers and metadata. Only where a
-row was read first is new: it is the exported file.
+ends with the user's turn), `metadata` the other fields of its original row (in Parquet as JSON text). The format
+`exported` (al.pool.formats) reads such rows: same ids, sources, responses, accepted answers and metadata. Only the origin of
+a row changes, to the exported file.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=F
 
 
 def check_destination(out: Path, force: bool) -> None:
-    """Whether `out` can be written.
+    """Check that `out` can be written.
 
     Raises:
-        ConfigError: a suffix that is none of the formats', or a file that is there already, without `force`.
+        ConfigError: an unknown suffix, or an existing file without `force`.
     """
     if not out.name.lower().endswith((*COMPRESSION, ".parquet")):
         raise ConfigError(f"{out}: expected a name that ends in {', '.join(COMPRESSION)} or .parquet.")
@@ -49,9 +49,9 @@ def export_examples(
     force: bool = False,
     progress: Callable[[int], None] = lambda n: None,
 ) -> int:
-    """Write the examples of the pool directory `pool`, or those that `chosen` (n,) bool marks, to `out`; how many there were.
+    """Write the examples of the pool directory `pool`, or those marked by `chosen` (n,) bool, to `out`; returns their number.
 
-    Rows keep the pool's order (ascending ids). Memory stays at a batch of examples; `out` is there whole or not at all.
+    Rows keep the pool's order (ascending ids). Memory holds one batch of examples; `out` is written whole or not at all.
 
     Raises:
         ConfigError: as `check_destination`, or no such folder.
@@ -87,7 +87,7 @@ def _line(row: dict[str, Any]) -> bytes:
     document = {**row, "metadata": json.loads(row["metadata"])}
     try:
         return (_dumps(document) + "\n").encode()
-    except UnicodeEncodeError:  # metadata may hold half a surrogate pair, which JSON can only escape
+    except UnicodeEncodeError:  # metadata may contain half a surrogate pair, which JSON can only escape
         return (json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 

@@ -1,4 +1,4 @@
-"""What a pool version was made from, so that a run notices when its config points at something else."""
+"""The sources of a pool version, so that a run detects a config that points at other data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe_sources(sources: Iterable[Source], repairs: Mapping[str, Any] | Non
                 "label": source.label,
                 "format": source.format,
                 "source_field": source.source_field,
-                # Only where they are set, so that pools made before they could be keep their fingerprint.
+                # Only if set, so that pools made before these options existed keep their fingerprint.
                 **({"map": dict(source.map)} if source.map else {}),
                 **({"text_template": source.text_template} if source.text_template else {}),
                 **({"clean": dict(repairs)} if repairs else {}),
@@ -47,13 +47,13 @@ def check_same_pool(
     run: str,
     repairs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Compare the config's sources with those the run's pool was made from.
+    """Compare the config's sources with those of the run's pool.
 
     Args:
         recorded: `describe_sources` entries of every version of the run's pool.
 
     Raises:
-        RunStateError: a source was changed since, is repaired in another way (`repairs`), or is not in the pool.
+        RunStateError: a source has changed, has other `repairs`, or is not in the pool.
     """
     known: dict[str, list[Mapping[str, Any]]] = {}
     for entry in recorded:
@@ -61,12 +61,12 @@ def check_same_pool(
     for entry in describe_sources(sources, repairs):
         versions = known.get(entry["label"])
         advice = (
-            f"Rounds already run rest on the old pool: start another run (--run DIR), or add to this one with "
+            f"Finished rounds used the old pool: start another run (--run DIR), or add to this one with "
             f"`python cli.py pool import {entry['label']} --run {run}`."
         )
         if versions is None:
             raise RunStateError(
-                f"pool.files: {entry['label']} is not part of the pool that {run} was made with ({len(known)} sources). {advice}"
+                f"pool.files: {entry['label']} is not part of the pool of {run} ({len(known)} sources). {advice}"
             )
         if entry not in versions:
             if any(_less(entry, "clean") == _less(version, "clean") for version in versions):

@@ -1,13 +1,13 @@
 """Import: files and hub datasets → a pool directory (one pool version).
 
     examples.parquet     the examples, sorted by id, exact duplicates merged; the same bytes whatever order the files come in
-    quarantine.parquet   the rows that cannot be used: file, line, reason, message, snippet
-    duplicates.parquet   the rows that equal an example: id, origin, kept_origin
+    quarantine.parquet   the unusable rows: file, line, reason, message, snippet
+    duplicates.parquet   the rows equal to an example: id, origin, kept_origin
     answered.npy         for each example, whether it has no response and another example answers it
     pool.json            PoolStats
 
-Rows are read one at a time and sorted externally (`al.pool.spill`), and bad ones go to the disk at once, so memory does not grow
-with the files.
+Rows are read one at a time and sorted externally (`al.pool.spill`). Bad rows are written to disk immediately. Memory does not
+grow with the files.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROGRESS_EVERY = 1000
 
 @dataclass
 class _Import:
-    """What an import collects: records, bad rows, and one entry of `PoolStats.files` per source read now."""
+    """Collects the results of an import: records, bad rows, and one entry of `PoolStats.files` per source."""
 
     spill: Spill
     quarantine: Quarantine
@@ -55,11 +55,11 @@ class _Import:
     files: list[dict[str, Any]] = field(default_factory=list)
 
     def refuse(self, source: Source, line: int, error: RowError, raw: Any) -> None:
-        """Put a row into quarantine. Raises DataError where that is not wanted."""
+        """Quarantine a row. Raises DataError in strict mode."""
         if self.strict:
             raise DataError(
                 f"{source.label}:{line}: {error} [{error.reason}]. Correct the row, or set `pool.strict: false` "
-                "to put such rows into quarantine."
+                "to quarantine such rows."
             ) from None
         self.quarantine.add(source.label, line, error, raw)
 
@@ -73,18 +73,18 @@ def import_pool(
     progress: Callable[[int], None] = lambda n: None,
     repair: Repair | None = None,
 ) -> PoolStats:
-    """Read `sources` into the existing directory `out`; with `previous`, a pool directory, all its examples are kept.
+    """Import `sources` into the existing directory `out`; all examples of `previous`, a pool directory, are kept.
 
-    A file that `previous` already holds (same label, bytes and format) is not read again. One that changed is, and what was counted,
-    quarantined and merged of it before is forgotten: its rows may have been corrected. `progress` gets numbers of rows.
-    `repair` changes the text of examples before they are named by it; None changes nothing.
+    A file that `previous` already has (same label, bytes and format) is skipped. A changed file is read again and its earlier
+    counts, quarantined rows and duplicates are removed, because its rows may be corrected. `progress` receives numbers of rows.
+    `repair` changes the text of examples before their id is computed; None changes nothing.
 
     Raises:
-        DataError: a file that is missing or in which nothing is recognised, a pool without examples, or with `strict`
+        DataError: a missing file, a file without a recognised row, a pool without examples, or with `strict`
             the first unusable row.
     """
     earlier = PoolStats.read(previous) if previous is not None else None
-    # A file with bad rows is read again: with a raised limit, or with `strict`, another thing comes of it.
+    # A file with bad rows is read again: a raised limit or `strict` may give another result.
     whole = [file for file in earlier.files if not file["quarantined"]] if earlier else []
     present = {(file["file"], file["sha256"], file["format"]) for file in whole}
     folder = out / ".spill"
@@ -142,7 +142,7 @@ def _import_source(source: Source, present: set[tuple[str, str, str]], into: _Im
 def _take_rows(
     source: Source, converter: Converter, into: _Import, digest: Any
 ) -> tuple[int, int, tuple[int, RowError] | None]:
-    """Read all rows: how many there are, how many examples they gave, and the first that cannot be used."""
+    """Read all rows; returns their number, the number of examples, and the first unusable row."""
     rows = used = part = at = 0
     first = None
     convert, add, label, is_hub = converter.convert, into.spill.add, source.label, source.is_hub
@@ -183,12 +183,12 @@ def _open_rows(source: Source) -> Iterator[RawRow]:
 def _check_recognised(source: Source, rows: int, used: int, first: tuple[int, RowError] | None) -> None:
     if rows == 0:
         raise DataError(
-            f"{source.label}: holds no rows. Remove it from `pool.files`, or check that it was written completely."
+            f"{source.label}: contains no rows. Remove it from `pool.files`, or check that it was written completely."
         )
     if first is not None and not used:
         line, error = first
         raise DataError(
-            f"{source.label}: none of its {rows:,} rows can be used. The first is line {line}: {error} [{error.reason}]. "
+            f"{source.label}: none of its {rows:,} rows is usable. The first is line {line}: {error} [{error.reason}]. "
             f"Known formats (docs/pools.md): {', '.join(FORMATS)}."
         )
 
@@ -220,7 +220,7 @@ def _stats(out: Path, fresh: list[dict[str, Any]], earlier: PoolStats | None, du
 
 
 def _added(name: str, files: list[dict[str, Any]], earlier: PoolStats | None) -> dict[str, int]:
-    """The counts `name` of all files. What a pool of an older Winnow counted for all of its files together is kept."""
+    """The counts `name` of all files, including those that an older Winnow counted for all files together."""
     total: Counter[str] = Counter(getattr(earlier, name) if earlier else {})
     for file in earlier.files if earlier else ():
         total.subtract(file.get(name, {}))
@@ -231,4 +231,4 @@ def _added(name: str, files: list[dict[str, Any]], earlier: PoolStats | None) ->
 
 def _reasons(stats: PoolStats) -> str:
     found = Counter(stats.quarantined).most_common()
-    return ", ".join(f"{reason} {count}" for reason, count in found) or "they hold no rows"
+    return ", ".join(f"{reason} {count}" for reason, count in found) or "they contain no rows"

@@ -1,10 +1,10 @@
-"""`pool.map`: which field of a row, or which text made of several, stands for which field of a known format.
+"""`pool.map`: maps fields of a row, or texts built from several, to fields of a known format.
 
     question: q                              the field q
-    answer: choices.0.text                   a field inside a field; a number counts places of a list from 0
-    question: "{passage}\\n\\n{query}"         a text made of fields ({{ and }} are braces)
+    answer: choices.0.text                   a field inside a field; a number is a list index from 0
+    question: "{passage}\\n\\n{query}"         a text built from fields ({{ and }} are braces)
 
-Only what is mapped makes the conversation; the row's other fields are metadata.
+Only mapped fields make the conversation; the row's other fields are metadata.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from al.pool.formats.base import FORMATS, Row, RowError, text
 from al.pool.formats.detect import detect
 
 Piece = tuple[str, str | None]
-"""Words, and the path of the field that follows them, if any."""
+"""Literal text, and the path of the field that follows it, if any."""
 
 _MISSING = object()
 
@@ -27,10 +27,10 @@ _MISSING = object()
 def parse_map(entries: Iterable[str], flag: str = "--map") -> dict[str, str]:
     """{canonical field: field or template} from `instruction=q,output=a` as given on the command line.
 
-    Commas separate, except where what follows is no NAME=VALUE, so templates may hold them.
+    A comma separates only if NAME=VALUE follows, so templates may contain commas.
 
     Raises:
-        ConfigError: an entry that is not NAME=VALUE.
+        ConfigError: an entry is not NAME=VALUE.
     """
     found: dict[str, str] = {}
     for entry in entries:
@@ -55,7 +55,7 @@ def parse_map(entries: Iterable[str], flag: str = "--map") -> dict[str, str]:
 
 
 def check_map(mapping: Mapping[str, str], format_name: str, key: str = "pool.map") -> None:
-    """Raises ConfigError when no format has the mapped names, or a template cannot be read."""
+    """Check a mapping. Raises ConfigError if no format has the mapped names, or a template is invalid."""
     for name, value in mapping.items():
         _pieces(name, value, key)
     if not mapping or format_name != "auto" or detect(mapping.keys()) is not None:
@@ -77,7 +77,7 @@ class FieldMap:
         entries: (canonical field, field or template) pairs.
 
     Raises:
-        ConfigError: a template that cannot be read.
+        ConfigError: an invalid template.
     """
 
     def __init__(self, entries: Iterable[tuple[str, str]], key: str = "pool.map"):
@@ -85,7 +85,7 @@ class FieldMap:
         self._pieces = {name: _pieces(name, value, key) for name, value in entries}
 
     def apply(self, row: Row) -> tuple[Row, Row]:
-        """(the mapped fields, the fields of the row that none was made of).
+        """(mapped fields, other fields of the row).
 
         Raises:
             RowError: missing_field, naming a field that the row lacks.
@@ -102,7 +102,7 @@ class FieldMap:
                 if path is not None:
                     value = self._take(row, path, name, used)
                     if value is None:
-                        raise RowError("missing_field", f"{path}: null; {self._key} makes `{name}` of it")
+                        raise RowError("missing_field", f"{path}: null; {self._key} needs it for `{name}`")
                     written.append(text({path: value}, path))
             mapped[name] = "".join(written)
         return mapped, {key: value for key, value in row.items() if key not in used}
@@ -116,7 +116,7 @@ class FieldMap:
         for step in steps:
             value = _step(value, step)
             if value is _MISSING:
-                raise RowError("missing_field", f"{path}: missing; {self._key} makes `{name}` of it")
+                raise RowError("missing_field", f"{path}: missing; {self._key} needs it for `{name}`")
         used.add(steps[0])
         return value
 
@@ -130,7 +130,7 @@ def _step(value: Any, step: str) -> Any:
 
 
 def _pieces(name: str, value: str, key: str) -> str | list[Piece]:
-    """The path of one field, or what a template is made of."""
+    """The parsed parts of one field path or template."""
     if "{" not in value and "}" not in value:
         return value
     try:

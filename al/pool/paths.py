@@ -1,4 +1,4 @@
-"""Folders, patterns and links: which files a path stands for. Links are followed, but no folder is entered twice."""
+"""Expands folders, patterns and links to files. Links are followed, but no folder is entered twice."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from al.pool.reading.kinds import READABLE
 
 
 def files_below(folder: Path, plain_text: bool = False) -> list[str]:
-    """Every readable file below a folder, in order of its path; hidden ones are left out.
+    """Every readable file below a folder, in order of paths, without hidden files.
 
-    `plain_text` says whether .txt files are data. Without a template that takes them apart they are notes and licences.
+    `plain_text`: whether .txt files are data. Without a text template they are notes and licences.
     """
     endings = tuple(ending for ending in READABLE if plain_text or not ending.startswith(".txt"))
     return [str(path) for path in _walk(folder) if path.name.lower().endswith(endings) and path.is_file()]
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a glob pattern matches; `**` stands for any number of folders."""
-    if "**" not in PurePath(pattern).parts:  # glob follows a link to a folder above it forty times over
+    """The files that match a glob pattern; `**` matches any number of folders."""
+    if "**" not in PurePath(pattern).parts:  # glob follows a link to a parent folder forty times
         return [name for name in glob.glob(pattern) if Path(name).is_file()]
     parts = PurePath(pattern).parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
@@ -52,12 +52,12 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def each_once(paths: Iterable[str]) -> list[str]:
-    """The paths in order, without those that lead to the file of an earlier one."""
+    """The paths in order, without those that resolve to an earlier file."""
     return list({os.path.realpath(path): path for path in sorted(set(paths), reverse=True)}.values())[::-1]
 
 
 def check_within(paths: Iterable[str], root: str | None) -> None:
-    """Raise ConfigError for a path that leads out of the folder `root`, through links too."""
+    """Raise ConfigError for a path outside the folder `root`, after following links."""
     if root is None:
         return
     allowed = os.path.realpath(os.path.expanduser(root))
@@ -65,6 +65,6 @@ def check_within(paths: Iterable[str], root: str | None) -> None:
         real = os.path.realpath(path)
         if os.path.commonpath([allowed, real]) != allowed:
             raise ConfigError(
-                f"pool.files: {path} leads to {real}, which is outside of pool.root ({allowed}). Name files below that folder, "
+                f"pool.files: {path} resolves to {real}, which is outside pool.root ({allowed}). Name files below that folder, "
                 "or change `pool.root`."
             )

@@ -1,6 +1,6 @@
-"""Personal data that is recognised by its form, through Presidio's pattern recognizers (extra `pii`), without a language model: names,
-places and postal addresses are not found. Card numbers, IBANs and wallets count only with a right checksum, e-mail addresses only
-under a known top-level domain, phone numbers only if their numbering plan has them and they are written like one."""
+"""Masks personal data that Presidio's pattern recognizers find (extra `pii`). Without a language model, names, places and postal
+addresses are not found. Card numbers, IBANs and wallets need a valid checksum, e-mail addresses a known top-level domain, phone
+numbers a valid numbering plan and the usual notation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Masker = Callable[[str], tuple[str, Counter[str]]]
 
 
 class Kind(NamedTuple):
-    """How one kind is found: Presidio's class, its arguments, what a text must hold for a closer look to be worth it (a look costs a
-    thousand times more), the least score that counts, and what the matched text itself must hold."""
+    """How one kind is found: Presidio's class and arguments, a cheap pattern that a text must match first (Presidio costs a
+    thousand times more), the minimum score, and a pattern that the matched text must match."""
 
     recognizer: str
     hint: str
@@ -27,12 +27,12 @@ class Kind(NamedTuple):
 
 KINDS = {
     "EMAIL_ADDRESS": Kind("EmailRecognizer", r"@"),
-    # Presidio's own eight regions and leniency take `3000-1500=` and 0.621371 for phone numbers: 22 of 1,319 gsm8k problems, here none.
-    # Numbers that begin with + are found in every country's plan.
+    # Presidio's own eight regions and leniency match `3000-1500=` and 0.621371 as phone numbers in 22 of 1,319 gsm8k problems; ours none.
+    # Numbers that begin with + are found in the plans of all countries.
     "PHONE_NUMBER": Kind(
         "PhoneRecognizer",
         r"(?:\d[ ().\-/\xa0]{0,3}){7}",
-        sure=0.4,  # what Presidio gives a valid number without words around it
+        sure=0.4,  # Presidio's score for a valid number without context words
         arguments={"supported_regions": ("US", "GB"), "leniency": 2},
         holds=r"^\+|\d[ ().\-/\xa0]+\d",
     ),
@@ -50,8 +50,8 @@ KINDS = {
 
 
 def masker(entities: Sequence[str]) -> Masker:
-    """A function from a text to the text with every match of `entities` (keys of KINDS) replaced by `<KIND>`, and how many there were
-    of each kind.
+    """A function from a text to (the text with every match of `entities`, keys of KINDS, replaced by `<KIND>`; number of matches
+    by kind).
 
     Raises:
         ConfigError: the extra is not installed.
@@ -69,6 +69,7 @@ def masker(entities: Sequence[str]) -> Masker:
     engine = AnonymizerEngine()
 
     def matches(text: str) -> list[RecognizerResult]:
+        """All matches of `entities` in `text` with a sufficient score."""
         return [
             match
             for entity, hint, recognizer in finders
@@ -78,6 +79,7 @@ def masker(entities: Sequence[str]) -> Masker:
         ]
 
     def mask(text: str) -> tuple[str, Counter[str]]:
+        """Replace all matches; returns the text and the number of replacements by kind."""
         found = matches(text)
         if not found:
             return text, Counter()
@@ -96,14 +98,14 @@ def _recognizer(entity: str) -> Any:
 
 
 def _offline(parent: Any) -> Any:
-    """A class like Presidio's e-mail recognizer, which keeps to the list of domains that tldextract brings along: it would fetch a
-    newer one from the network."""
+    """Presidio's e-mail recognizer with the domain list that ships with tldextract; the original downloads a newer list."""
     import tldextract
 
     domains = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
     class Email(parent):
         def validate_result(self, pattern_text: str) -> bool:
+            """Whether the matched address has a known top-level domain."""
             return domains(pattern_text).fqdn != ""
 
     return Email

@@ -1,8 +1,8 @@
-"""Published instruction sets by name: where they are, how they are read, and who may use them.
+"""Published instruction sets by name: location, format, licence, and whether the LLM Efficiency Challenge allowed them.
 
-Survey: github.com/Zjh-819/LLMDataHub and the cards of the sets. `rows` are those of the card, in its training split; a licence
-or a count that could not be made sure of says "see the card" or is left out. `allowed` is what the NeurIPS 2023 LLM Efficiency
-Challenge made of it (llm-efficiency-challenge.github.io/challenge): open data, and nothing that another language model wrote, unless
+Survey: github.com/Zjh-819/LLMDataHub and the cards of the sets. `rows` is the card's count for the training split. An uncertain
+licence says "see the card"; an uncertain count is omitted. `allowed` follows the rules of the NeurIPS 2023 LLM Efficiency
+Challenge (llm-efficiency-challenge.github.io/challenge): open data, and no text written by another language model unless
 that model's terms of use allow it.
 """
 
@@ -26,8 +26,8 @@ GPT4 = "no: written by GPT-4"
 class Preset:
     """One published set.
 
-    `path` is its owner/name on the hub, `config` and `files` (a pattern in which {split} may stand) say what of it is read, `split`
-    is taken as a pool and `test` as a target or holdout. `map` and `text_template` are as in the `pool:` section.
+    `path` is its owner/name on the hub. `config` and `files` (a pattern that may contain {split}) select what is read. `split`
+    is used as a pool, `test` as a target or holdout. `map` and `text_template` are as in the `pool:` section.
     """
 
     name: str

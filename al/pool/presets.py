@@ -1,11 +1,11 @@
-"""Presets: published sets by name, wherever a pool, a target or a holdout takes files.
+"""Presets: published sets by name, wherever a pool, a target or a holdout accepts files.
 
-    databricks-dolly-15k      a preset, if there is no file or folder of that name
+    databricks-dolly-15k      a preset, unless a file or folder has that name
     preset:gsm8k              always the preset
     gsm8k:test                one of its splits
 
-Rows come from the hub, or without a network from a copy of it: `$WINNOW_PRESETS_DIR/owner/name/` with the files of the data set's
-repository, where there is one.
+Rows are read from `$WINNOW_PRESETS_DIR/owner/name/`, a copy of the data set's repository, if it exists, else from
+the hub.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _BY_NAME = {preset.name.lower(): preset for preset in PRESETS}
 
 
 def is_preset(entry: str) -> bool:
-    """Whether an entry of `pool.files` names a preset, or claims to (`preset:…`)."""
+    """Whether an entry of `pool.files` is the name of a preset, or starts with `preset:`."""
     return entry.startswith(PREFIX) or entry.partition(":")[0].lower() in _BY_NAME
 
 
 def resolve(entry: str, held_out: bool = False) -> str:
-    """`preset:NAME:SPLIT` for an entry that names a preset; without a split it is the training one.
+    """`preset:NAME:SPLIT` for an entry that names a preset; the default is the training split.
 
     Args:
-        held_out: take the preset's test split, where it has one: for targets and holdouts.
+        held_out: use the preset's test split, if it has one: for targets and holdouts.
 
     Raises:
-        ConfigError: no preset has this name, with the nearest that there is.
+        ConfigError: no preset has this name; the message names the nearest.
     """
     name, _, split = entry.removeprefix(PREFIX).partition(":")
     preset = _BY_NAME.get(name.lower())
@@ -53,20 +53,20 @@ def find(path: str) -> tuple[Preset, str]:
 
 
 def suggestion(name: str) -> str:
-    """ " (did you mean the preset `gsm8k`?)" for a name that is nearly one, else nothing."""
+    """ " (did you mean the preset `gsm8k`?)" for a name similar to a preset's, else ""."""
     near = difflib.get_close_matches(name.lower(), list(_BY_NAME), n=1, cutoff=0.7)
     return f" (did you mean the preset `{_BY_NAME[near[0]].name}`?)" if near else ""
 
 
 def local_copy(preset: Preset) -> Path | None:
-    """The folder of the user's that holds this preset's repository, if there is one."""
+    """The user's local copy of this preset's repository, or None."""
     root = os.environ.get(FOLDER_VARIABLE)
     folder = Path(root).expanduser() / preset.path if root else None
     return folder if folder is not None and folder.is_dir() else None
 
 
 def list_presets() -> list[dict[str, Any]]:
-    """Every preset as a plain document, by group as in the table."""
+    """Every preset as a plain document, grouped as in the table."""
     shown = (
         "name",
         "group",
@@ -86,19 +86,19 @@ def list_presets() -> list[dict[str, Any]]:
 
 
 def describe_presets(presets: list[dict[str, Any]]) -> str:
-    """The list for the terminal."""
+    """The list of presets as text for the terminal."""
     lines = []
     for group in dict.fromkeys(preset["group"] for preset in presets):
         lines.append(f"{group}")
         for preset in (entry for entry in presets if entry["group"] == group):
             rows = f"{preset['rows']:,}" if preset["rows"] else ""
             target = f" (target :{preset['test']})" if preset["test"] else ""
-            told = [f"by {preset['written']}", preset["licence"], f"challenge: {preset['allowed']}"]
-            told += (["gated"] if preset["gated"] else []) + ([preset["note"]] if preset["note"] else [])
+            facts = [f"by {preset['written']}", preset["licence"], f"challenge: {preset['allowed']}"]
+            facts += (["gated"] if preset["gated"] else []) + ([preset["note"]] if preset["note"] else [])
             lines.append(
                 f"  {preset['name']:<24} {rows:>9}  {preset['path']}{_config(preset)}:{preset['split']}{target}"
             )
-            lines.append(f"  {'':<24} {'':>9}  {'; '.join(told)}")
+            lines.append(f"  {'':<24} {'':>9}  {'; '.join(facts)}")
     lines.append("")
     lines.append("challenge: whether the NeurIPS 2023 LLM Efficiency Challenge allowed it. Rows are those of the card.")
     lines.append(

@@ -1,4 +1,4 @@
-"""Rows that cannot be used, kept on disk while an import runs: a file of nothing but bad rows must not fill the memory."""
+"""Unusable rows, kept on disk during an import: a file with only bad rows must not fill the memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_MESSAGE = 500
 
 
 class Quarantine:
-    """Collects bad rows in the order they are read; `folder` is the caller's to remove."""
+    """Collects bad rows in reading order. The caller removes `folder`."""
 
     def __init__(self, folder: Path):
         self.count = 0
@@ -39,7 +39,7 @@ class Quarantine:
         self._rows: list[tuple[str, int, str, str, str]] = []
 
     def add(self, file: str, line: int, error: RowError, raw: Any) -> None:
-        """Put a row of `file` aside; `raw` is what its snippet is cut from."""
+        """Add a row of `file`; `raw` is the source of its snippet."""
         self.count += 1
         self._rows.append((file, line, error.reason, _storable(str(error)[:_LONGEST_MESSAGE]), snippet(raw)))
         if len(self._rows) >= _BUFFERED:
@@ -52,13 +52,13 @@ class Quarantine:
         self._rows = []
 
     def close(self) -> None:
-        """End the file on disk; nothing can be added any more."""
+        """Close the file on disk; no more rows can be added."""
         self._flush()
         self._writer.close()
         self._sink.close()
 
     def write(self, out: Path, previous: Path | None, read: set[str]) -> None:
-        """Write the table of pool `out`: what pool `previous` holds of files that are not among those `read`, then the rows of now."""
+        """Write the table of pool `out`: rows of pool `previous` from files that are not in `read`, then the new rows."""
         with pq.ParquetWriter(out / TABLE, QUARANTINE, compression="zstd") as writer:
             for batch in _earlier(previous / TABLE, read) if previous else ():
                 writer.write_batch(batch)
@@ -75,7 +75,7 @@ def _earlier(previous: Path, read: set[str]) -> Iterator[pa.RecordBatch]:
 
 
 def snippet(raw: Any) -> str:
-    """The start of a raw row on one line, at most 200 characters, with control characters and bad bytes made visible."""
+    """The start of a raw row on one line, at most 200 characters, with control characters and bad bytes escaped."""
     if isinstance(raw, bytes):
         raw = raw[: 4 * SNIPPET].decode("utf-8", errors="backslashreplace")
     elif not isinstance(raw, str):

@@ -1,4 +1,4 @@
-"""Repairs on import: they change the text itself, and so the id of the example."""
+"""Repairs on import: they change the text, and so the id of the example."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from al.pool.formats import RowError, Turn
 from al.pool.pii import masker
 
 ENCODING, PII = "repaired_encoding", "masked_pii"
-"""Counts of examples that were changed; of each kind of personal data `masked_pii_<kind>` counts the places."""
+"""Counts of changed examples; `masked_pii_<kind>` counts the places of each kind of personal data."""
 
 
 class Repair:
-    """What `clean.repair_encoding` and `clean.mask_pii` do to the texts of an example, in this order."""
+    """Applies `clean.repair_encoding` and `clean.mask_pii`, in this order, to the texts of an example."""
 
     def __init__(self, clean: CleanConfig):
-        """Loads what the switches need. Raises ConfigError if that is not installed."""
+        """Load the packages that the switches need. Raises ConfigError if one is not installed."""
         self.identity = clean.repairs()
         self._decode = _encoding_fixer() if clean.repair_encoding else None
         self._mask = None
@@ -26,21 +26,21 @@ class Repair:
             self._mask = masker(clean.entities)
 
     def apply(self, turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
-        """The turns of one example repaired; `adjusted` counts what was changed."""
+        """The repaired turns of one example; `adjusted` counts the changes."""
         tally: Counter[str] = Counter()
         repaired = [(role, self._text(text, tally)) for role, text in turns]
         _count_example(tally, adjusted)
         return repaired
 
     def texts(self, texts: list[str]) -> list[str]:
-        """Accepted answers repaired likewise. They are not counted: an example counts by its turns."""
+        """The repaired accepted answers. They are not counted: an example counts by its turns."""
         return [self._text(text, Counter()) for text in texts]
 
     def fields(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """The other fields of a row, with all text in them repaired likewise (names of fields stay). Not counted either.
+        """The other fields of a row with all text in them repaired; field names do not change. Not counted either.
 
         Raises:
-            RowError: invalid_json, nested more deeply than can be followed.
+            RowError: invalid_json, nested too deeply.
         """
         try:
             return {name: self._value(value) for name, value in metadata.items()}
@@ -67,7 +67,7 @@ class Repair:
 
 
 def make_repair(clean: CleanConfig) -> Repair | None:
-    """The repairs that `clean` asks for; None for none, so that nothing is loaded or called."""
+    """The repairs that `clean` asks for, or None, so that nothing is loaded or called."""
     return Repair(clean) if clean.repairs() else None
 
 
@@ -81,8 +81,8 @@ def _count_example(tally: Counter[str], adjusted: Counter[str]) -> None:
 
 
 def _encoding_fixer() -> Callable[[str], str]:
-    """ftfy's repair of text that was decoded wrongly, and nothing else of what ftfy does: quotes stay curly, ligatures and full-width
-    letters stay, HTML stays escaped (all of them are right in some pool)."""
+    """The text with ftfy's repair of wrong decoding only. Curly quotes, ligatures, full-width letters and escaped HTML do not
+    change, because all of them are correct in some pool."""
     import ftfy
 
     config = ftfy.TextFixerConfig(

@@ -1,4 +1,4 @@
-"""Which files and hub datasets a pool is made from, and what they are called in everything a reader sees."""
+"""The files and hub datasets of a pool, and the labels they have in messages and reports."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Source:
     """One file or hub dataset to import.
 
     `path` opens it; `label` names it in origins and reports and is never an absolute path; `stem` is the example source
-    of rows that name none themselves. `format`, `source_field`, `map` and `text_template` are as in PoolConfig, `max_row_bytes` in
-    bytes, `max_unpack_ratio` of unpacked to packed bytes. `group` is the kind of a preset's examples; it becomes metadata of each.
+    of rows without one. `format`, `source_field`, `map` and `text_template` are as in PoolConfig, `max_row_bytes` in
+    bytes, `max_unpack_ratio` of unpacked to packed bytes. `group` is the kind of a preset's examples and becomes metadata of each.
     """
 
     path: str
@@ -48,7 +48,7 @@ class Source:
 
     @property
     def is_hub(self) -> bool:
-        """Whether `path` is `hub:owner/name…`, or a preset, rather than a file."""
+        """Whether `path` is `hub:owner/name…` or a preset, not a file."""
         return self.path.startswith(("hub:", presets.PREFIX))
 
     @property
@@ -58,12 +58,12 @@ class Source:
 
     @property
     def place(self) -> str | None:
-        """Where a file lies, links followed; None for what is no file."""
+        """The resolved path of a file, after following links; None if it is not a file."""
         return None if self.is_hub else os.path.realpath(self.path)
 
     @property
     def reading(self) -> str:
-        """How rows are read, in one string: the format, and the mapping and text template where there are any."""
+        """The reading settings as one string: the format, and the mapping and text template if set."""
         asked = [("map", dict(self.map))] if self.map else []
         asked += [("text_template", self.text_template)] if self.text_template else []
         return self.format + "".join(f" {key}={json.dumps(value, ensure_ascii=False)}" for key, value in asked)
@@ -71,7 +71,7 @@ class Source:
 
 @dataclass(frozen=True)
 class HubName:
-    """`hub:owner/name@revision[subset]:split` taken apart."""
+    """The parts of `hub:owner/name@revision[subset]:split`."""
 
     name: str
     revision: str | None
@@ -83,12 +83,12 @@ def find_sources(config: PoolConfig, *, held_out: bool = False, trusted: Collect
     """Every file, dataset and preset that `config` names, sorted by label, each once.
 
     Args:
-        held_out: the examples are for a target or holdout, so a preset stands for its test split.
-        trusted: files that may lie outside of `pool.root`: what was piped in.
+        held_out: the examples are for a target or holdout, so a preset means its test split.
+        trusted: files that may be outside `pool.root`: piped data.
 
     Raises:
         DataError: a path that does not exist, or a folder or pattern without a readable file.
-        ConfigError: a path outside of `pool.root`, a hub name or preset that is none, a mapping onto fields of no format, a text
+        ConfigError: a path outside `pool.root`, an invalid hub name or preset, a mapping to fields of no format, a text
             template without placeholders.
     """
     check_map(config.map, config.format)
@@ -112,7 +112,7 @@ def find_sources(config: PoolConfig, *, held_out: bool = False, trusted: Collect
 
 
 def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list[Source]:
-    """Sources for paths (or `hub:` names) taken as they are, sorted by label."""
+    """Sources for the given paths (or `hub:` names), not expanded, sorted by label."""
     config = config or PoolConfig()
     unique = list(dict.fromkeys(paths))
     labels = _labels(unique)
@@ -123,13 +123,13 @@ def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list
 
 
 def tell_apart(sources: Iterable[Source], places: Mapping[str, str], sha256: Mapping[str, str]) -> list[Source]:
-    """Sources with labels that stand for one file each, in a pool that holds other files already.
+    """Sources with unique labels in a pool that already contains other files.
 
-    A file that was imported before keeps the label it had then, also where it was moved or copied since. Another one that would be
-    called the same gets as many more parts of its path as make its label unique.
+    A file that was imported before keeps its label, also if it was moved or copied since. The label of another file with the
+    same label gets more parts of its path until it is unique.
 
     Args:
-        places: {place: label} of what was imported. sha256: {label: sha256}, as the pool holds it.
+        places: {path: label} of imported files. sha256: {label: sha256} in the pool.
     """
     places, named = dict(places), []
     for source in sources:
@@ -142,7 +142,7 @@ def tell_apart(sources: Iterable[Source], places: Mapping[str, str], sha256: Map
 
 
 def _free_label(source: Source, places: Mapping[str, str], sha256: Mapping[str, str]) -> str:
-    """The shortest label that no other file has which is still there."""
+    """The shortest label that no other existing file has."""
     path = os.path.abspath(source.path)
     depths = range(len(Path(source.label).parts) + 1, len(Path(path).parts))
     for label in (source.label, *(_label(path, depth) for depth in depths)):
@@ -164,7 +164,7 @@ def _source(path: str, label: str, stem: str, config: PoolConfig) -> Source:
 
 
 def parse_hub(text: str) -> HubName:
-    """Take a hub name apart. Raises ConfigError when it does not have the form `owner/name@revision[config]:split`."""
+    """Parse a hub name. Raises ConfigError if it does not have the form `owner/name@revision[config]:split`."""
     found = _HUB.fullmatch(text)
     if found is None:
         raise ConfigError(
@@ -178,14 +178,14 @@ def _expand(entry: str, held_out: bool, text_template: bool) -> list[str]:
         return [presets.resolve(entry, held_out)]
     if entry == STDIN:
         raise ConfigError(
-            "pool.files: - (standard input) can be read once only, by `… | python cli.py pool import - --run DIR`; "
-            "then go on with `--run DIR`."
+            "pool.files: - (standard input) can be read only once, by `… | python cli.py pool import - --run DIR`; "
+            "then continue with `--run DIR`."
         )
     path = Path(entry).expanduser()
     if path.is_dir():
         found = files_below(path, plain_text=text_template)
         if not found:
-            raise DataError(f"pool.files: the folder {entry} holds no file that can be imported ({EXPECTED}).")
+            raise DataError(f"pool.files: the folder {entry} contains no importable file ({EXPECTED}).")
         return found
     if path.is_file():
         return [str(path)]
@@ -202,7 +202,7 @@ def _expand(entry: str, held_out: bool, text_template: bool) -> list[str]:
 
 
 def _labels(paths: list[str]) -> dict[str, str]:
-    """The path as given; an absolute one is cut to as many last parts (two at least) as make it unique."""
+    """The path as given; an absolute path is shortened to its last parts, at least two, that make it unique."""
     labels, depth = {}, dict.fromkeys(paths, 2)
     while True:
         labels = {path: _label(path, depth[path]) for path in paths}
@@ -224,14 +224,14 @@ def _label(path: str, depth: int) -> str:
         if not Path(parts.name).is_absolute():
             return path
         return path.replace(parts.name, "/".join(Path(parts.name).parts[1:][-depth:]), 1)
-    path = path.encode("utf-8", "backslashreplace").decode()  # a name of bytes that are no text
+    path = path.encode("utf-8", "backslashreplace").decode()  # a name with bytes that are not text
     if not Path(path).is_absolute():
         return Path(path).as_posix()
     return "/".join(Path(path).parts[1:][-depth:])
 
 
 def _stems(labels: Mapping[str, str]) -> dict[str, str]:
-    """File name without suffix; files that share it (`samples.jsonl` in many folders) get their folder in front."""
+    """File name without suffix; files that share it (`samples.jsonl` in many folders) are prefixed with their folder."""
     depth = dict.fromkeys(labels, 1)
     while True:
         stems = {path: "/".join(without_suffix(label).split("/")[-depth[path] :]) for path, label in labels.items()}

@@ -1,9 +1,9 @@
-"""External sort of records by id: memory stays bounded however large the pool is.
+"""External sort of records by id: memory is bounded for any size of pool.
 
     add(record) … → blocks of columns ──64 MiB──▶ sorted run on disk (Arrow)
     tables()      → for each range of ids: the part of every run, sorted together, exact duplicates merged
 
-Ids are uniform hashes, so equal ranges of them hold nearly equal numbers of rows. In memory are one block as Python objects (1 MiB of
+Ids are uniform hashes, so equal ranges of ids have nearly equal numbers of rows. Memory holds one block as Python objects (1 MiB of
 text), one buffer of columns (about 64 MiB), one range (about 32,768 rows or 64 MiB), and one batch (about 1 MiB) of every run.
 """
 
@@ -32,23 +32,23 @@ EXAMPLES = pa.schema(
     ]
 )
 DUPLICATES = pa.schema([("id", pa.string()), ("origin", pa.string()), ("kept_origin", pa.string())])
-# Among equal ids the first in this order is kept: what an earlier pool version holds, then by file, line, example of the row.
+# Of equal ids the first in this order is kept: examples of an earlier pool version, then by file, line, example of the row.
 _ORDER = [("fresh", pa.int8()), ("file", pa.string()), ("line", pa.int64()), ("part", pa.int32())]
 _RUN = pa.schema([*EXAMPLES, *_ORDER])
 _SORT_KEYS = [("id", "ascending"), *((name, "ascending") for name, _ in _ORDER)]
 
 BUFFER_BYTES = 64 * 2**20
 BLOCKS = 64
-"""Into which a buffer is filled. Rows take several times as much as Python objects as in columns, and few of them stay in the cache."""
-ROW_BYTES = 400  # what a row takes besides its text
+"""Bytes of text per block. Python objects take several times the memory of columns, and few of them stay in the cache."""
+ROW_BYTES = 400  # bytes of a row besides its text
 RANGE_ROWS, RANGE_BYTES = 32_768, 64 * 2**20
 BATCH_BYTES = 2**20
 PAST_ALL = "g"
-"""Sorts after every id."""
+"""A bound that sorts after every id."""
 
 
 class Range(NamedTuple):
-    """The examples and duplicates whose ids lie from `low` up to, not including, `high`; both sorted by id."""
+    """The examples and duplicates with `low` <= id < `high`; both sorted by id."""
 
     low: str
     high: str
@@ -57,7 +57,7 @@ class Range(NamedTuple):
 
 
 class Spill:
-    """Collects records; gives them back sorted by id, without duplicates. `folder` is the caller's to remove."""
+    """Collects records and returns them sorted by id, without duplicates. The caller removes `folder`."""
 
     def __init__(self, folder: Path, buffer_bytes: int = BUFFER_BYTES):
         self._folder = folder
@@ -75,7 +75,7 @@ class Spill:
 
     def add(self, record: Record, file: str, line: int, part: int) -> None:
         """Add one record, read from `line` of `file`; `part` counts the examples of one row from 0."""
-        # Texts and tuples of texts are all that is kept: a list per row would be work for the garbage collector.
+        # Only texts and tuples of texts are kept: a list per row would slow the garbage collector.
         alternatives = tuple(record.alternatives)
         kept = (record.id, record.source, alternatives, record.labelled, record.metadata, file, line, part)
         self._rows.append(kept)
@@ -90,14 +90,14 @@ class Spill:
             self._close_block()
 
     def add_kept(self, examples: pa.Table) -> None:
-        """Add examples of an earlier pool version: each is kept, and wins over an equal new one."""
+        """Add examples of an earlier pool version: each is kept and has precedence over an equal new one."""
         zeros = pa.array(np.zeros(len(examples), dtype=np.int8))
         file = pc.replace_substring_regex(examples["origin"], ":[^:]*$", "")
         columns = [*examples.select(EXAMPLES.names).columns, zeros, file, zeros, zeros]
         self._add_block(pa.table(columns, names=_RUN.names).cast(_RUN))
 
     def _close_block(self) -> None:
-        """Bring the waiting rows into columns."""
+        """Convert the waiting rows to columns."""
         if not self._rows:
             return
         identity, source, alternatives, labelled, metadata, *place = zip(*self._rows, strict=True)
@@ -136,7 +136,7 @@ class Spill:
         self._paths.append(path)
 
     def tables(self) -> Iterator[Range]:
-        """One range of ids after the other, ids ascending overall."""
+        """The ranges of ids in ascending order."""
         self._close_block()
         last = self._take_buffer()
         runs = [_Run(_batches_of(path)) for path in self._paths] + [_Run(iter(last.to_batches()))]
@@ -151,14 +151,14 @@ class Spill:
 
 
 class _Run:
-    """A sorted run, taken from the front."""
+    """A sorted run, read from the front."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch]):
         self._batches = batches
         self._waiting = next(batches, None)
 
     def below(self, bound: str) -> Iterator[pa.RecordBatch]:
-        """Take the rows whose id is below `bound`."""
+        """Remove and return the rows whose id is below `bound`."""
         while self._waiting is not None:
             stop = _first_at_least(self._waiting.column("id"), bound)
             yield self._waiting.slice(0, stop)
@@ -169,7 +169,7 @@ class _Run:
 
 
 def _batches_of(path: Path) -> Iterator[pa.RecordBatch]:
-    # Read, not mapped: mapped pages that were used count as this process's memory until something else needs it.
+    # Read, not mapped: used pages of a mapping count as this process's memory until another process needs it.
     with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
         yield from reader
 
@@ -194,7 +194,7 @@ def _first_at_least(ids: pa.Array, bound: str) -> int:
 def _merge(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Split a sorted table into the first row of each id, and the others with the origin they were merged into.
 
-    A file imported again repeats examples that it gave before. Such a row is the example itself, which stands there now, and no
+    A file that is imported again repeats its earlier examples. Such a row is the example itself at its new place, not a
     duplicate.
     """
     ids, origins = table["id"].combine_chunks(), table["origin"].combine_chunks()

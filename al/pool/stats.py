@@ -1,4 +1,4 @@
-"""The counts of a pool version, as written to pool.json."""
+"""The counts of a pool version, stored in pool.json."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from al.run.artifacts import write_json
 
 @dataclass(frozen=True)
 class PoolStats:
-    """What an import found; for a grown pool the counts cover all its versions.
+    """The counts of a pool; after several imports they cover all versions.
 
     `labelled` examples have a response; `answered` ones have none, but another example is the same conversation with one;
     `unlabelled` are the others without a response. `duplicates` are rows merged into an equal example, `quarantined` counts
     rows by reason, `sources` and `formats` examples by source and rows by format, `adjusted` the changes to conversations
-    (see `al.pool.convert`), and `files` one entry per file, of its newest reading: label, sha256 of its bytes, how it was read, rows,
-    how many of them are in quarantine, and `formats` and `adjusted` of the others.
+    (see `al.pool.convert`), and `files` one entry per file, of its latest import: label, sha256 of its bytes, reading settings, rows,
+    number of quarantined rows, and `formats` and `adjusted` of the others.
 
-    A file that is imported again replaces what was counted of it, but the examples it gave before stay: `examples` may then be more
-    than the files hold today.
+    Importing a file again replaces its counts, but its earlier examples stay. `examples` may then exceed the current content of
+    the files.
     """
 
     examples: int
@@ -37,12 +37,12 @@ class PoolStats:
 
     @property
     def rows(self) -> int:
-        """Raw rows of all files, each as it was read last: examples (where no row nests several), duplicates and bad rows."""
+        """Raw rows of all files in their latest import: examples (unless a row nests several), duplicates and bad rows."""
         return sum(file["rows"] for file in self.files)
 
     @classmethod
     def read(cls, pool: Path) -> PoolStats:
-        """Read pool.json of a pool directory."""
+        """The counts in pool.json of a pool directory."""
         return cls(**json.loads((pool / "pool.json").read_text(encoding="utf-8")))
 
     def write(self, pool: Path) -> None:

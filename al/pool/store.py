@@ -1,4 +1,4 @@
-"""Reading a pool version. Rows are sorted by id; row r of every per-example array of a run is example r."""
+"""Reads a pool version. Rows are sorted by id; row r of every per-example array of a run is example r."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Part = Literal["conversation", "prompt"]
 class Pool:
     """A pool directory opened for reading.
 
-    Ids, sources and flags are kept in memory (about 200 bytes per example); messages stay on disk and are read one row
-    group at a time, so `iter_messages` takes constant memory and `messages(rows)` memory in proportion to `rows`.
+    Ids, sources and flags are in memory (about 200 bytes per example). Messages are read from disk one row
+    group at a time, so `iter_messages` needs constant memory and `messages(rows)` memory in proportion to `rows`.
     """
 
     def __init__(self, path: Path, file: pq.ParquetFile):
@@ -37,7 +37,7 @@ class Pool:
         """Open the pool directory `path`.
 
         Raises:
-            RunStateError: no examples.parquet there, or it cannot be read.
+            RunStateError: examples.parquet is missing or cannot be read.
         """
         file = Path(path) / "examples.parquet"
         try:
@@ -59,7 +59,7 @@ class Pool:
     def keys(self) -> np.ndarray:
         """(n,) uint64, ascending: the ids as numbers."""
         column = self._file.read(columns=["id"])["id"].cast(pa.binary(16)).combine_chunks()
-        first = 16 * column.offset  # a buffer of all ids: as Python strings they would take four times as much
+        first = 16 * column.offset  # one buffer of all ids; Python strings would take four times the memory
         digits = np.frombuffer(column.buffers()[1] or b"", dtype=np.uint8)[first : first + 16 * len(column)].reshape(
             -1, 16
         )
@@ -81,18 +81,18 @@ class Pool:
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """(n,) bool: whether the example ends in a response that can be trained on."""
+        """(n,) bool: whether the example ends in a response to train on."""
         return self._file.read(columns=["labelled"])["labelled"].to_numpy()
 
     @cached_property
     def answered(self) -> np.ndarray:
-        """(n,) bool: has no response, but another example is the same conversation with one. Found on import; a pool that was
-        imported before Winnow looked for them knows of none."""
+        """(n,) bool: has no response, but another example is the same conversation with one. Computed on import; all False in a
+        pool imported by a Winnow that did not compute it."""
         path = self.path / "answered.npy"
         return np.load(path) if path.exists() else np.zeros(len(self), dtype=bool)
 
     def count_roles(self) -> dict[str, np.ndarray]:
-        """Messages of each role per example, {role: (n,) int64}: which examples have a system message, how many turns."""
+        """Number of messages of each role per example, {role: (n,) int64}."""
         counts: dict[str, list[np.ndarray]] = {"system": [], "user": [], "assistant": [], "tool": []}
         for group in range(self._file.num_row_groups):
             messages = self._file.read_row_group(group, columns=["messages"])["messages"].combine_chunks()
@@ -104,7 +104,7 @@ class Pool:
         return {role: np.concatenate([np.zeros(0, np.int64), *parts]) for role, parts in counts.items()}
 
     def messages(self, rows: Sequence[int] | np.ndarray) -> list[list[Message]]:
-        """The conversations of `rows`, in that order. IndexError for a row outside the pool."""
+        """The conversations of `rows`, in that order. Raises IndexError for a row outside the pool."""
         return self._take("messages", rows).to_pylist()
 
     def iter_messages(self) -> Iterator[list[Message]]:
@@ -115,7 +115,7 @@ class Pool:
     def texts(self, rows: Sequence[int] | np.ndarray, part: Part = "conversation") -> Texts:
         """Plain text of `rows`: all message contents, or all but the response, separated by line breaks.
 
-        Held in one compact buffer: the text's own bytes plus 8 per row, no Python object until one is asked for.
+        Held in one compact buffer: the bytes of the text plus 8 per row. Python objects are created on access.
         """
         parts = [_plain_text(column, part) for column in self._row_groups("messages", np.asarray(rows, dtype=np.int64))]
         joined = (
@@ -126,15 +126,15 @@ class Pool:
         return Texts(joined.take(pa.array(_rank_of_sorted(np.asarray(rows, dtype=np.int64)))))
 
     def alternatives(self, rows: Sequence[int] | np.ndarray) -> list[list[str]]:
-        """Accepted answers besides the response in the conversation, per row of `rows`."""
+        """Accepted answers other than the response, per row of `rows`."""
         return self._take("alternatives", rows).to_pylist()
 
     def origin(self, rows: Sequence[int] | np.ndarray) -> list[str]:
-        """Where each of `rows` was read, as "file.jsonl:12"."""
+        """The origin of each of `rows`, such as "file.jsonl:12"."""
         return self._take("origin", rows).to_pylist()
 
     def metadata(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """The fields of the raw rows that are no part of the conversation."""
+        """The fields of the raw rows outside the conversation."""
         return [json.loads(text) for text in self._take("metadata", rows).to_pylist()]
 
     def _take(self, column: str, rows: Sequence[int] | np.ndarray) -> pa.Array:
@@ -147,7 +147,7 @@ class Pool:
     def _row_groups(self, column: str, rows: np.ndarray) -> Iterator[pa.Array]:
         """`column` at `rows`, ascending, one array per row group touched."""
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"rows must lie in 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")
+            raise IndexError(f"rows must be in 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")
         ordered = np.sort(rows, kind="stable")
         bounds = np.searchsorted(ordered, self._starts)
         for group in np.flatnonzero(np.diff(bounds)):
@@ -156,7 +156,7 @@ class Pool:
 
 
 def locate(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each of `wanted` stands in the sorted, non-empty `known`: (m,) positions, and (m,) bool whether it is there at all."""
+    """((m,) positions of `wanted` in the sorted, non-empty `known`, (m,) bool whether each is present)."""
     at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     return at, known[at] == wanted
 
@@ -186,7 +186,7 @@ class Texts(Sequence[str]):
             yield from self._array[start : start + 2048].to_pylist()
 
     def holding(self, words: str) -> np.ndarray:
-        """(n,) bool: which texts hold `words`, whatever the case."""
+        """(n,) bool: which texts contain `words`, ignoring case."""
         return pc.match_substring(self._array, words, ignore_case=True).to_numpy(zero_copy_only=False)
 
     def lengths(self) -> np.ndarray:
@@ -195,7 +195,7 @@ class Texts(Sequence[str]):
 
 
 def _rank_of_sorted(rows: np.ndarray) -> np.ndarray:
-    """Positions that bring sorted rows back into the order of `rows`: sort(rows)[rank] == rows."""
+    """Positions that restore the order of `rows` after sorting: sort(rows)[rank] == rows."""
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.argsort(rows, kind="stable")] = np.arange(len(rows))
     return rank

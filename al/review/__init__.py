@@ -1,6 +1,6 @@
-"""A say before training: the proposed selection is read, changed and approved by people; what they decide is an artifact of the round.
+"""Review before training: people read, change and approve the proposed selection. Their decision is an artifact of the round.
 
     proposal ──page or file──▶ draft ──approve──▶ decision ──revise──▶ reviewed selection ──▶ training
 
-docs/review.md tells how to use it.
+docs/review.md describes its use.
 """

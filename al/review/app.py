@@ -1,7 +1,8 @@
-"""The review page's server: FastAPI on loopback for whoever has the token.
+"""The review page's server: FastAPI on loopback, for clients with the token.
 
-A page of another site can make this browser send requests here. So every request must name this server as its host (a foreign name
-that resolves to loopback does not get in), carry the token, and changes must carry it in a header, which other sites cannot set.
+A page of another site can make the user's browser send requests to this server. Every request must therefore name this server as
+its host (a foreign name that resolves to loopback is refused) and carry the token. Changes must carry it in a header, which other
+sites cannot set.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ChangeRequest(BaseModel, extra="forbid"):
 
 
 class ApproveRequest(BaseModel, extra="forbid"):
-    """`revision` of the draft that was looked at."""
+    """Approval of the draft at `revision`, the one that the page shows."""
 
     revision: int
 
@@ -52,14 +53,15 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
     """The application for one review.
 
     Args:
-        token: every request must carry it, GET in the query or a header, POST in the header.
-        hosts: values of the Host header that are answered, with port.
+        token: required in every request; GET in the query or a header, POST in the header.
+        hosts: accepted values of the Host header, with port.
     """
     app = FastAPI(title="Winnow review", docs_url=None, redoc_url=None, openapi_url=None)
     page, policy = render_page()
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Refuse requests that fail `refusal`; add security headers to every response."""
         response = refusal(request, token, hosts) or await call_next(request)
         response.headers.update(SECURITY | {"Content-Security-Policy": policy})
         return response
@@ -67,19 +69,23 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
     @app.exception_handler(UserError)
     @app.exception_handler(SelectionError)
     async def refuse(request: Request, error: Exception) -> Response:
+        """A user error as JSON: 409 for a state of the run, 422 for anything else."""
         return JSONResponse({"error": str(error)}, 409 if getattr(error, "exit_code", 0) == 5 else 422)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
+        """A request with invalid fields as JSON, 422."""
         said = "; ".join(f"{'.'.join(str(part) for part in e['loc'][1:])}: {e['msg']}" for e in error.errors())
         return JSONResponse({"error": said}, 422)
 
     @app.get("/")
     def index() -> HTMLResponse:
+        """The page."""
         return HTMLResponse(page)
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
+        """The state of the review; see `Desk.state`."""
         return desk.state()
 
     @app.get("/api/examples")
@@ -91,22 +97,27 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> dict[str, Any]:
+        """A page of examples; see `Desk.examples`."""
         return desk.examples(view, cluster, source, search, offset, limit)
 
     @app.get("/api/examples/{name}")
     def example(name: str) -> dict[str, Any]:
+        """One example with its full text."""
         return desk.example(name)
 
     @app.post("/api/change")
     def change(wanted: ChangeRequest) -> dict[str, Any]:
+        """Apply one change to the draft; returns the new state."""
         return desk.change(wanted.kind, wanted.key, wanted.value)
 
     @app.post("/api/approve")
     def approve(wanted: ApproveRequest) -> dict[str, Any]:
+        """Approve the draft at a revision."""
         return desk.approve(wanted.revision)
 
     @app.get("/status")
     def progress() -> dict[str, Any]:
+        """The run's status with `approved` and `finished`, polled by the page after the approval."""
         desk.watched = time.monotonic()
         found = status(desk.proposed.session.run.path)
         return {**found, "approved": desk.approved.is_set(), "finished": desk.finished}
@@ -115,9 +126,9 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
 
 
 def refusal(request: Request, token: str, hosts: frozenset[str]) -> Response | None:
-    """What a request is turned away with, None for one that may pass: 400 host, 403 token or origin, 411 and 413 body."""
+    """The refusal of a request, or None if it may pass: 400 host, 403 token or origin, 411 and 413 body."""
     if request.headers.get("host", "").lower() not in hosts:
-        return JSONResponse({"error": "this server answers on loopback only, under the address it printed."}, 400)
+        return JSONResponse({"error": "this server answers only on loopback, at the address it printed."}, 400)
     reading = request.method in ("GET", "HEAD")
     given = request.headers.get(HEADER) or (request.query_params.get("token") if reading else None) or ""
     if not secrets.compare_digest(given.encode(), token.encode()):

@@ -1,4 +1,4 @@
-"""A decision applied: what it removes, pins and changes, and the selection that comes of it."""
+"""Applies a decision to a proposal: what it removes, pins and changes, and the resulting selection."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANSWERS_FILE = "answers.jsonl"
 
 @dataclass(frozen=True)
 class Proposed:
-    """A round's proposal with what made it: enough to show it, and to say what a decision would make of it."""
+    """A round's proposal with its inputs: enough to show it and to compute the effect of a decision."""
 
     scored: Scored
     artifact: Artifact
@@ -46,7 +46,7 @@ class Proposed:
 
     @property
     def session(self) -> Session:
-        """The session it was made in."""
+        """The session with the config that made the proposal."""
         return self.state.session
 
     @property
@@ -56,13 +56,12 @@ class Proposed:
 
     @cached_property
     def batch(self) -> Batch:
-        """As people read it."""
+        """The proposal as a readable batch: texts, outcomes and reasons."""
         return Batch(self.artifact, self.state.prepared.open_pool())
 
     @cached_property
     def terms(self) -> Proposal:
-        """As `selection.review` takes it, with the order of those who come next."""
-
+        """The proposal in the form of `selection.review`, with the order of replacements."""
         batch, rows = self.batch, self.state.pool.rows
         place = np.full(len(batch.pool), -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
@@ -72,10 +71,10 @@ class Proposed:
         return propose(scored.candidates, scored.quotas, state.budget, state.select, state.seed, selection)
 
     def revised(self, decision: Decision) -> Selection:
-        """The `Selection` (of the selectable rows) that a decision leads to.
+        """The `Selection` (of the selectable rows) that results from a decision.
 
         Raises:
-            DataError: it cannot be taken on this proposal.
+            DataError: the decision does not fit this proposal.
             SelectionError: it cannot be met: contradictions, quotas beyond the budget, too few examples.
         """
 
@@ -92,11 +91,12 @@ class Proposed:
 
 
 def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
-    """Publish a decision: `decision.json`, and its answers as rows that an import reads, `answers.jsonl`. The same decision on the
+    """Publish a decision: `decision.json`, and its answers as importable rows, `answers.jsonl`. The same decision on the
     same proposal is the same artifact."""
     document = decision.model_copy(update={"proposal": proposed.artifact.fingerprint}).document()
 
     def build(out: Path, scratch: Path) -> None:
+        """Write `decision.json` and, if there are answers, `answers.jsonl`."""
         write_json(out / DECISION_FILE, document)
         if decision.answers:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in answer_rows(proposed.batch, decision))
@@ -113,7 +113,7 @@ def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
 
 
 def answer_rows(batch: Batch, decision: Decision) -> list[dict[str, Any]]:
-    """The answered examples as `label` writes them and `pool import` reads them."""
+    """The answered examples in the format of `label`, for `pool import`."""
     rows = batch.rows_of(list(decision.answers))
     pool = batch.pool
     texts = zip(rows.tolist(), pool.messages(rows), pool.metadata(rows), decision.answers.values(), strict=True)
@@ -131,16 +131,17 @@ def answer_rows(batch: Batch, decision: Decision) -> list[dict[str, Any]]:
 
 
 def decided(artifact: Artifact) -> Decision:
-    """The decision that was recorded."""
+    """Read the decision of a published artifact."""
     return Decision.model_validate(artifact.json(DECISION_FILE))
 
 
 def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
-    """Publish the selection that a recorded decision leads to, with the files of a selection, `removed.parquet` (key, outcome: what
-    was dropped or banned for good) and `review.json` (what was changed, for the report)."""
+    """Publish the selection that results from a recorded decision: the files of a selection, `removed.parquet` (key and outcome of
+    examples dropped or banned permanently) and `review.json` (the changes, for the report)."""
     proposal = proposed.artifact
 
     def build(out: Path, scratch: Path) -> None:
+        """Apply the decision and write the files of the selection."""
         decision = decided(recorded)
         selection = proposed.revised(decision)
         table = revised_table(proposed, selection)
@@ -163,7 +164,7 @@ def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
 
 
 def revised_table(proposed: Proposed, selection: Selection) -> pa.Table:
-    """selection.parquet of the proposal with outcome, pick and why of the revised selection."""
+    """The proposal's selection.parquet with outcome, pick and why of the revised selection."""
     table, rows = proposed.batch.table, proposed.state.pool.rows
     outcome = np.array([CODE[name] for name in proposed.batch.outcome], dtype=np.int8)
     outcome[rows] = [CODE[name] for name in selection.outcome]
@@ -181,7 +182,7 @@ def revised_table(proposed: Proposed, selection: Selection) -> pa.Table:
 
 
 def revised_quotas(batch: Batch, decision: Decision, table: pa.Table) -> list[dict[str, Any]]:
-    """quotas.json of the proposal with what was picked after the review, and quotas and reasons where they were changed."""
+    """The proposal's quotas.json with the picks after the review, and changed quotas and reasons."""
     taken = table["pick"].to_numpy() >= 0
     k = len(batch.quotas)
     count = np.bincount(batch.cluster[taken], minlength=k)
@@ -208,7 +209,7 @@ def _removed(batch: Batch, decision: Decision) -> pa.Table:
 
 
 def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[str, Any]:
-    """What a review changed: counts, and lists of ids with what became of them."""
+    """The changes of a review: counts, and lists of ids with their outcomes."""
     before, after = batch.table["pick"].to_numpy() >= 0, table["pick"].to_numpy() >= 0
     pinned = np.isin(batch.pool.ids, decision.pin)
     ids, sources = batch.pool.ids, batch.pool.sources
@@ -217,6 +218,7 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
     names = [entry["name"] for entry in batch.quotas]
 
     def example(row: int) -> dict[str, Any]:
+        """Id, source and cluster of pool row `row`."""
         return {"id": str(ids[row]), "source": str(sources[row]), "cluster": int(batch.cluster[row])}
 
     return {
@@ -239,8 +241,7 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
 
 
 def take_answers(session: Session, number: int) -> None:
-    """Before round `number` begins, add the answers that the round before was given in its review to the pool, as a new version."""
-
+    """Add the answers given in the previous round's review to the pool, as a new version, before round `number` begins."""
     recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
     present = rounds.current_pool(session.run)
     begun = any(entry.number == number for entry in rounds.all_rounds(session.run))

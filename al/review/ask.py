@@ -1,4 +1,4 @@
-"""When a round asks for a decision, and of whom: of nobody, of a page, of a file, or of the decision that is recorded already."""
+"""Where a round's decision comes from: no review, the page, a file, or a decision that is already recorded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from al.run.artifacts import Artifact
 
 @dataclass
 class Asking:
-    """What the command line wants of a review.
+    """The command line's options of a review.
 
-    `page`: serve one and wait. `again`: also where a decision is recorded. `export`: write the batch there and stop. `approve`: take the
-    decision from there. `auto`: ask nobody, and set a decision aside that was taken on another proposal. `go_on`: train after the
-    decision. Used as a context: a page stays until it ends.
+    `page`: serve a page and wait. `again`: also if a decision is recorded. `export`: write the batch to this file and stop.
+    `approve`: read the decision from this file. `auto`: do not ask, and set a decision on another proposal aside. `go_on`: train
+    after the decision. Used as a context: a page is served until it ends.
     """
 
     page: bool = False
@@ -36,7 +36,6 @@ class Asking:
     go_on: bool = True
     port: int = 0
     desk: Desk | None = None
-    told: list[str] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Asking:
@@ -47,19 +46,19 @@ class Asking:
 
     @property
     def silent(self) -> bool:
-        """Whether nobody is to be asked."""
+        """Whether the round trains without asking."""
         return not (self.page or self.export or self.approve)
 
 
 def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
-    """The selection to train on: the proposal, or what a decision makes of it. None where the round stops here.
+    """The selection to train on: the proposal, or the proposal changed by a decision. None if the round stops here.
 
     Raises:
-        RunStateError: a decision is recorded, but for another proposal. DataError, SelectionError: it cannot be taken.
+        RunStateError: the recorded decision is on another proposal. DataError, SelectionError: it cannot be applied.
     """
     recorded = _recorded(proposed, asking)
     if recorded is None and asking.silent:
-        _tell_unapproved(proposed, Decision(proposal=proposed.artifact.fingerprint))
+        _note_unapproved(proposed, Decision(proposal=proposed.artifact.fingerprint))
         return proposed.artifact
     keep("proposal", proposed.artifact)
     if asking.export is not None:
@@ -67,10 +66,10 @@ def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
         return None
     if recorded is not None and asking.approve is None and not asking.again:
         proposed.session.tell(f"review: the decision of {recorded.manifest['created']} is recorded and applied")
-        _tell_unapproved(proposed, decided(recorded))
+        _note_unapproved(proposed, decided(recorded))
     else:
         decision = _ask(proposed, asking, recorded)
-        proposed.revised(decision)  # one that cannot be met is not recorded
+        proposed.revised(decision)  # a decision that cannot be met is not recorded
         recorded = record_decision(proposed, decision)
         if note := supersede_draft(_folder(proposed), decided(recorded)):
             proposed.session.say(f"note: {note}")
@@ -81,20 +80,20 @@ def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
 
 
 def _recorded(proposed: Proposed, asking: Asking) -> Artifact | None:
-    """The decision that this round has on this proposal."""
+    """The recorded decision of this round on this proposal, or None."""
     run, number = proposed.session.run, proposed.number
     recorded = rounds.recorded(run, number, "decision")
     if recorded is None or recorded.manifest["inputs"]["proposal"] == proposed.artifact.fingerprint:
         return recorded
     if asking.auto:
-        proposed.session.tell("review: the recorded decision was taken on another proposal; it is set aside (--auto)")
+        proposed.session.tell("review: the recorded decision is on another proposal; it is set aside (--auto)")
     if asking.auto or not asking.silent:
         for role in ("proposal", "decision"):
             rounds.unrecord(run, number, role)
         return None
     raise RunStateError(
-        f"{run.path}: the decision recorded for round {number} was taken on another proposal; config, pool or budget changed since. "
-        "Review the new one with `round --review`, or set the decision aside with `round --auto`."
+        f"{run.path}: the decision recorded for round {number} is on another proposal; config, pool or budget changed since. "
+        "Review the new proposal with `round --review`, or set the decision aside with `round --auto`."
     )
 
 
@@ -107,12 +106,12 @@ def _folder(proposed: Proposed) -> Path:
     return review_folder(proposed.session.run.path, proposed.number)
 
 
-def _tell_unapproved(proposed: Proposed, decision: Decision) -> None:
-    """Tell of a draft that says something else than the decision that is applied."""
+def _note_unapproved(proposed: Proposed, decision: Decision) -> None:
+    """Print a note about a draft that differs from the applied decision."""
     draft, _ = find_draft(_folder(proposed), proposed.artifact.fingerprint)
     if draft is not None and draft != decision:
         proposed.session.say(
-            "note: a review was begun on the page and not approved; it is not applied (before the training, "
+            "note: a review on the page was not approved and is not applied (before training, "
             f"`python cli.py review --run {proposed.session.run.path}` shows it again)"
         )
 
@@ -120,8 +119,8 @@ def _tell_unapproved(proposed: Proposed, decision: Decision) -> None:
 def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decision:
     session, folder = proposed.session, _folder(proposed)
     if asking.approve is not None:
-        decision, told = read_approval(asking.approve, proposed.batch)
-        for line in told:
+        decision, notes = read_approval(asking.approve, proposed.batch)
+        for line in notes:
             session.say(f"note: {line}")
         return decision
 
@@ -133,25 +132,24 @@ def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decis
     session.run.event("review.opened", round=proposed.number)
     served = asking._stack.enter_context(serve(asking.desk, asking.port))
     session.say(f"review: {served.url}")
-    session.say("waiting for the page's Approve; Ctrl-C leaves the round open, and the draft is kept")
+    session.say("waiting for Approve on the page; Ctrl-C leaves the round open and keeps the draft")
     served.wait()
     return asking.desk.draft
 
 
 def _export(proposed: Proposed, path: Path) -> None:
-
     count = write_batch(proposed.batch, path)
     proposed.session.tell(f"review: {count:,} examples written to {path}")
 
 
 def summary_line(selection: Artifact) -> str:
-    """What a review changed, in one line."""
+    """The changes of a review in one line."""
     changes = selection.json("review.json")
     pinned = sum(entry["pinned"] for entry in changes["brought_in"])
     parts = [
         f"{changes['kept']:,} of {changes['proposed']:,} proposed examples kept",
-        f"{len(changes['taken_out']):,} taken out",
-        f"{pinned:,} pinned and {len(changes['brought_in']) - pinned:,} others brought in",
+        f"{len(changes['taken_out']):,} removed",
+        f"{pinned:,} pinned and {len(changes['brought_in']) - pinned:,} others added",
     ]
     parts += [f"{changes['answered']:,} answered (in the pool from the next round on)"] * bool(changes["answered"])
     return ", ".join(parts)

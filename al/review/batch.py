@@ -1,4 +1,4 @@
-"""The proposed selection as people read it: every example of the pool with its outcome, its reason and its text."""
+"""The proposed selection in readable form: every example of the pool with its outcome, reason and text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from selection.scores import SCORES
 
 @dataclass(frozen=True)
 class Batch:
-    """`proposal`: the selection's artifact. `pool`: the pool it was made from; rows are those of the pool."""
+    """A proposal with its texts. `proposal`: the selection's artifact. `pool`: its pool; row numbers are those of the pool."""
 
     proposal: Artifact
     pool: Pool
@@ -34,7 +34,7 @@ class Batch:
 
     @cached_property
     def outcome(self) -> np.ndarray:
-        """(n,) object: outcome of each example as proposed."""
+        """(n,) object: outcome of each example in the proposal."""
         return np.asarray(self.table["outcome"].cast(pa.string()).to_pylist(), dtype=object)
 
     @cached_property
@@ -44,30 +44,29 @@ class Batch:
 
     @cached_property
     def picked(self) -> np.ndarray:
-        """(m,) rows proposed, in pick order."""
+        """(m,) proposed rows in pick order."""
         order = self.table["pick"].to_numpy()
         rows = np.flatnonzero(order >= 0)
         return rows[np.argsort(order[rows])]
 
     @cached_property
     def quotas(self) -> list[dict[str, Any]]:
-        """quotas.json: an entry per cluster."""
+        """The entries of quotas.json, one per cluster."""
         return self.proposal.json("quotas.json")
 
     @cached_property
     def scores(self) -> list[str]:
-        """Names of the scores that were measured of at least one example."""
-
+        """Names of the scores measured on at least one example."""
         known = (name for name in SCORES if name in self.table.column_names)
         return [name for name in known if np.isfinite(self.table[name].to_numpy()).any()]
 
     @property
     def unit(self) -> str:
-        """The budget's: examples or tokens."""
+        """Unit of the budget: "examples" or "tokens"."""
         return self.proposal.manifest["params"]["budget"]["unit"]
 
     def rows_of(self, ids: list[str], where: str = "") -> np.ndarray:
-        """(m,) pool rows of these ids. Raises DataError naming the first that the pool does not have."""
+        """(m,) pool rows of these ids. Raises DataError with the first id that the pool does not have."""
         keys = np.array([int(name, 16) for name in ids], dtype=np.uint64)
         rows = find_rows(self.pool.keys, keys)
         if len(rows) < len(ids):
@@ -77,11 +76,11 @@ class Batch:
         return rows
 
     def why(self, record: dict[str, Any]) -> str:
-        """One sentence for an example's outcome as proposed."""
+        """One sentence on an example's outcome in the proposal."""
         return record["why"] or explain_outcome(record)
 
     def records(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Rows of the table with `prompt` (as "role: content" lines) and `response`, whole."""
+        """Rows of the table with `prompt` (as "role: content" lines) and `response`, not shortened."""
         found = []
         for record, messages in zip(self.table.take(pa.array(rows)).to_pylist(), self.pool.messages(rows), strict=True):
             answer = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
@@ -91,7 +90,7 @@ class Batch:
         return found
 
     def matching(self, words: str) -> np.ndarray:
-        """(n,) bool: whose text, id or reason holds `words`, whatever the case."""
+        """(n,) bool: examples whose text, id or reason contains `words`, ignoring case."""
         why = pc.fill_null(self.table["why"].cast(pa.string()), "")
         said = [pc.match_substring(column, words, ignore_case=True) for column in (self.table["id"], why)]
         return self._texts.holding(words) | np.logical_or.reduce([f.to_numpy() for f in said])
@@ -101,15 +100,15 @@ class Batch:
         return self.pool.texts(np.arange(len(self.pool)))
 
     def check(self, decision: Decision) -> None:
-        """Whether a decision can be taken on this proposal, as far as single examples, clusters and sources go.
+        """Check a decision's examples, clusters and sources against this proposal.
 
         Raises:
-            DataError: it was taken on another one, or names an example, cluster or source that is not there or cannot be picked.
+            DataError: it is on another proposal, or names an example, cluster or source that does not exist or cannot be picked.
         """
         if decision.proposal not in (None, self.proposal.fingerprint):
             raise DataError(
-                f"the decision was taken on another proposal ({decision.proposal}) than this round's "
-                f"({self.proposal.fingerprint}): the config, the pool or the budget changed since. Review this one."
+                f"the decision is on another proposal ({decision.proposal}) than this round's "
+                f"({self.proposal.fingerprint}): the config, the pool or the budget changed since. Review this proposal."
             )
         self.rows_of(decision.drop, "drop: ")
         self._check_pins(decision)
@@ -130,7 +129,7 @@ class Batch:
                 why = self.why(self.table.slice(int(row), 1).to_pylist()[0])
                 raise DataError(f"pin: {name} cannot be picked: {why}.")
             if self.cluster[row] in decision.ban_clusters or self.pool.sources[row] in decision.ban_sources:
-                raise DataError(f"pin: {name} is pinned, but its cluster or source is banned; take one of them back.")
+                raise DataError(f"pin: {name} is pinned, but its cluster or source is banned; undo one of them.")
 
     def banned(self, decision: Decision) -> np.ndarray:
         """(n,) bool: members of banned clusters and sources."""

@@ -1,4 +1,4 @@
-"""What a review decides, as a JSON document: checked field by field, sorted, so that equal decisions are equal bytes."""
+"""A review decision as a JSON document: checked field by field and sorted, so equal decisions are equal bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_NOTE = 20_000
 
 
 def _clean(text: str) -> str:
-    """Text that can be stored. Raises ValueError."""
+    """`text` if it can be stored. Raises ValueError."""
     if "\0" in text:
         raise ValueError(f"holds a NUL at character {text.index(chr(0)) + 1}")
     return text
@@ -23,7 +23,7 @@ def _clean(text: str) -> str:
 
 def _answer(text: str) -> str:
     if not text.strip():
-        raise ValueError("the answer is empty; leave the example out instead")
+        raise ValueError("the answer is empty; remove the entry instead")
     return _clean(text)
 
 
@@ -36,38 +36,38 @@ Name = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_clea
 
 
 class Decision(BaseModel, extra="forbid", frozen=True):
-    """One review. Nothing in it is required; an empty one approves the proposal as it is."""
+    """One review. Every field is optional; an empty decision approves the proposal unchanged."""
 
     format: Literal[1] = Field(1, description="Version of this document's format.")
     proposal: str | None = Field(
         None,
         pattern=r"^[0-9a-f]{20}$",
-        description="Fingerprint of the selection that was read; checked against the round's where it is given.",
+        description="Fingerprint of the reviewed selection; if given, it must be the round's.",
     )
-    drop: Ids = Field(default=[], description="Ids of examples that are not trained on, in this round or a later one.")
-    pin: Ids = Field(default=[], description="Ids of examples that are trained on; any that can be picked.")
+    drop: Ids = Field(default=[], description="Ids of examples not to train on, in this round or a later one.")
+    pin: Ids = Field(default=[], description="Ids of examples to train on; any that may be picked.")
     ban_clusters: Annotated[list[Cluster], AfterValidator(lambda c: sorted(set(c)))] = Field(
-        default=[], description="Clusters whose present members are not trained on, in this round or a later one."
+        default=[], description="Clusters whose current members are not trained on, in this round or a later one."
     )
     ban_sources: Annotated[list[Name], AfterValidator(lambda s: sorted(set(s)))] = Field(
-        default=[], description="Sources whose present members are not trained on, in this round or a later one."
+        default=[], description="Sources whose current members are not trained on, in this round or a later one."
     )
     quotas: dict[Cluster, Annotated[int, Field(ge=0, le=2**53)]] = Field(
-        default={}, description="How much is picked of a cluster, in the budget's unit (examples or tokens)."
+        default={}, description="Total picked from a cluster, in the budget's unit (examples or tokens)."
     )
     answers: dict[Id, Answer] = Field(
-        default={}, description="Responses to examples without one, by id. They are in the pool from the next round on."
+        default={}, description="Responses to examples without one, by id. They enter the pool in the next round."
     )
     note: Annotated[str, Field(max_length=LONGEST_NOTE), AfterValidator(_clean)] = Field(
-        default="", description="Why; shown in the report."
+        default="", description="The reason for the decision; shown in the report."
     )
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Decision:
         if both := sorted(set(self.drop) & set(self.pin)):
-            raise ValueError(f"{both[0]} is in both drop and pin; take it out of one")
+            raise ValueError(f"{both[0]} is in both drop and pin; remove it from one")
         if both := sorted(set(self.ban_clusters) & set(self.quotas)):
-            raise ValueError(f"cluster {both[0]} is banned and has a quota; take it out of ban_clusters or quotas")
+            raise ValueError(f"cluster {both[0]} is banned and has a quota; remove it from ban_clusters or quotas")
         return self
 
     def document(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Decision(BaseModel, extra="forbid", frozen=True):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the proposal is approved as it is."""
+        """Whether the decision approves the proposal unchanged."""
         return not (self.drop or self.pin or self.ban_clusters or self.ban_sources or self.quotas)
 
 
@@ -85,7 +85,7 @@ def parse_decision(values: Any, where: str) -> Decision:
     """Check a document; `where` names it in errors.
 
     Raises:
-        DataError: not a decision, with the field and what was found.
+        DataError: not a decision; the message names the field and the value found.
     """
     try:
         return Decision.model_validate(values)
@@ -94,7 +94,7 @@ def parse_decision(values: Any, where: str) -> Decision:
 
 
 def read_decision(path: Path) -> Decision:
-    """As `parse_decision`, of a JSON file. Raises DataError."""
+    """As `parse_decision`, from a JSON file. Raises DataError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

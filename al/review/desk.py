@@ -1,6 +1,6 @@
-"""The state of one review while a page shows it: the proposal, the draft, and what the draft would lead to. No HTTP in it.
+"""The state of one review while a page shows it: the proposal, the draft, and the draft's effect. Contains no HTTP.
 
-Methods may be called from several threads; one lock lets them in one by one.
+Methods may be called from several threads; one lock serialises them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from selection.errors import SelectionError
 View = Literal["batch", "changed", "left", "unlabelled"]
 PAGE_ROWS = 200
 CUT = 400
-"""Characters of a text in a list; the whole text comes with the example."""
+"""Characters of a text in a list; the example itself has the whole text."""
 
 
 class Desk:
-    """One proposal under review. `approved` is set once it is settled; nothing can be changed then."""
+    """One proposal under review. `approved` is set when it is approved; no change is possible after that."""
 
     def __init__(self, proposed: Proposed, folder: Path):
         self.proposed = proposed
@@ -35,7 +35,7 @@ class Desk:
         self.approved = threading.Event()
         self.finished: str | None = None
         self.watched = -math.inf
-        """When a page last asked how far the round is, by the monotonic clock."""
+        """Monotonic time of the page's last progress request."""
         self.revision = 0
         self._lock = threading.RLock()
         self._problem: str | None = None
@@ -44,7 +44,7 @@ class Desk:
         self._apply()
 
     def _apply(self) -> None:
-        """Bring what the draft leads to up to date; one that cannot be met leaves the last result and says why."""
+        """Update the draft's effect. If the draft cannot be met, the last result stays, with the reason."""
         batch = self.proposed.batch
         try:
             selection = self.proposed.revised(self.draft)
@@ -58,7 +58,7 @@ class Desk:
         self._why = dict(zip(self._now.tolist(), selection.step, strict=True))
 
     def state(self) -> dict[str, Any]:
-        """Everything but the examples: what is proposed, by cluster and source, and what the draft makes of it."""
+        """Everything but the examples: the proposal by cluster and source, and the draft's effect on it."""
         with self._lock:
             batch, state = self.proposed.batch, self.proposed.state
             budget = batch.proposal.manifest["params"]["budget"]
@@ -121,11 +121,11 @@ class Desk:
     def examples(
         self, view: View, cluster: int | None, source: str | None, search: str, offset: int, limit: int
     ) -> dict[str, Any]:
-        """A page of examples: `total` that match, and `rows`, texts cut at 400 characters.
+        """A page of examples: `total` matches, and `rows` with texts of at most 400 characters.
 
         Args:
-            view: "batch": what the draft would train on; "changed": what came in and went out; "left": what could be picked and is not;
-                "unlabelled": examples without a response.
+            view: "batch": examples the draft would train on; "changed": added and removed examples; "left": examples that may be
+                picked but are not; "unlabelled": examples without a response.
         """
         with self._lock:
             batch = self.proposed.batch
@@ -142,7 +142,7 @@ class Desk:
             return {"total": len(rows), "offset": max(0, offset), "rows": self._describe(shown, CUT)}
 
     def example(self, name: str) -> dict[str, Any]:
-        """One example with its whole text. Raises DataError for an unknown id."""
+        """One example with its full text. Raises DataError for an unknown id."""
         if len(name) != 16 or any(c not in "0123456789abcdef" for c in name):
             raise DataError(f"no example of the pool has the id {name[:40]!r}.")
         with self._lock:
@@ -192,10 +192,10 @@ class Desk:
         return found
 
     def change(self, kind: str, key: str, value: Any) -> dict[str, Any]:
-        """Change the draft, write it to the disk, and return the new state.
+        """Change the draft, save it, and return the new state.
 
         Raises:
-            DataError: the change names what is not there or cannot be picked. RunStateError: it is approved already.
+            DataError: the change names something that does not exist or cannot be picked. RunStateError: already approved.
         """
         with self._lock:
             self._check_open()
@@ -208,15 +208,15 @@ class Desk:
             return self.state()
 
     def approve(self, revision: int) -> dict[str, Any]:
-        """Settle the draft as it was at `revision`.
+        """Approve the draft at `revision`.
 
         Raises:
-            RunStateError: it was changed since, or approved already. DataError: it cannot be met.
+            RunStateError: it was changed since, or is already approved. DataError: it cannot be met.
         """
         with self._lock:
             self._check_open()
             if revision != self.revision:
-                raise RunStateError("the review was changed in another window since; look at it again, then approve.")
+                raise RunStateError("the review was changed in another window; check it again, then approve.")
             if self._problem is not None:
                 raise DataError(self._problem)
             save_draft(self.folder, self.draft)
@@ -225,11 +225,11 @@ class Desk:
 
     def _check_open(self) -> None:
         if self.approved.is_set():
-            raise RunStateError("this review is approved; nothing can be changed any more.")
+            raise RunStateError("this review is approved and cannot be changed any more.")
 
 
 def _state(before: bool, now: bool) -> str:
-    """What the draft makes of an example that it does not name."""
+    """The draft's effect on an example that it does not name."""
     return {(True, True): "kept", (False, True): "filled", (True, False): "out", (False, False): "left"}[before, now]
 
 

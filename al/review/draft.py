@@ -1,4 +1,4 @@
-"""What a review has decided so far: one JSON file, replaced whole with every change, so that a crash loses nothing."""
+"""The draft of a review: one JSON file, replaced as a whole with every change, so that a crash loses nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DRAFT = "draft.json"
 
 
 def find_draft(folder: Path, proposal: str) -> tuple[Decision | None, str | None]:
-    """The draft in `folder` for this proposal; or None, and why one that is there cannot be taken up."""
+    """(draft of `folder` for this proposal or None, reason why an existing draft cannot be used or None)."""
     path = folder / DRAFT
     if not path.exists():
         return None, None
@@ -22,25 +22,25 @@ def find_draft(folder: Path, proposal: str) -> tuple[Decision | None, str | None
         draft = read_decision(path)
     except DataError as error:
         return None, f"cannot be read ({error})"
-    return (draft, None) if draft.proposal == proposal else (None, "was made on another proposal")
+    return (draft, None) if draft.proposal == proposal else (None, "is on another proposal")
 
 
 def load_draft(folder: Path, proposal: str) -> tuple[Decision, str | None]:
-    """The draft to go on with, and what is to be told: one of another proposal, or a damaged one, is set aside."""
+    """(draft to continue, note to print or None). A damaged draft, or one of another proposal, is set aside."""
     draft, why = find_draft(folder, proposal)
     if why is None:
         return draft or Decision(proposal=proposal), None
     aside = _set_aside(folder)
-    return Decision(proposal=proposal), f"the review's draft {why}; it is kept as {aside} and a new one begins"
+    return Decision(proposal=proposal), f"the review's draft {why}; it is kept as {aside} and a new one is started"
 
 
 def supersede_draft(folder: Path, decision: Decision) -> str | None:
-    """Let a decision that was taken elsewhere be the draft, as the newest word; what is to be told of an older one, which is set aside."""
+    """Make a decision from elsewhere the draft, because it is more recent. An older draft is set aside; returns a note, or None."""
     if not (folder / DRAFT).exists() or find_draft(folder, decision.proposal or "")[0] == decision:
         return None
     aside = _set_aside(folder)
     save_draft(folder, decision)
-    return f"the draft of the review page is older than this decision and says something else; it is kept as {aside}"
+    return f"the draft of the review page is older than this decision and differs from it; it is kept as {aside}"
 
 
 def _set_aside(folder: Path) -> str:
@@ -50,14 +50,14 @@ def _set_aside(folder: Path) -> str:
 
 
 def save_draft(folder: Path, decision: Decision) -> None:
-    """Replace the draft."""
+    """Replace the draft file of `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with replaced(folder / DRAFT) as temporary:
         temporary.write_text(json.dumps(decision.document(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def changed(decision: Decision, kind: str, key: str, value: Any) -> dict[str, Any]:
-    """The document of a draft after one change; `value` None or false takes it back.
+    """The document of a draft after one change; a `value` of None or false undoes it.
 
     Args:
         kind: "drop" or "pin" (key: an id), "ban_cluster", "ban_source", "quota" (key: a cluster), "answer" (key: an id), "note".
@@ -69,7 +69,7 @@ def changed(decision: Decision, kind: str, key: str, value: Any) -> dict[str, An
         rest = [other for other in document[lists[kind]] if other != entry]
         document[lists[kind]] = [*rest, entry] if value else rest
         other = {"drop": "pin", "pin": "drop"}.get(kind)
-        if other and value:  # the later word counts
+        if other and value:  # the later change counts
             document[other] = [name for name in document[other] if name != key]
         if kind == "ban_cluster" and value:
             document["quotas"].pop(str(entry), None)

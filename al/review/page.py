@@ -1,4 +1,4 @@
-"""The review page: a shell without data, whose script fetches everything and writes it as text, never as HTML."""
+"""The review page: a shell without data. Its script fetches everything and writes it as text, never as HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPORT_CSS = Path(__file__).parent.parent / "report" / "templates" / "report.css
 
 
 def render_page() -> tuple[str, str]:
-    """The page, and the Content-Security-Policy under which only its own script and styles run and only this server is asked."""
+    """(page, Content-Security-Policy). The policy allows only the page's own script and styles, and requests only to this server."""
     script = (TEMPLATES / "review.js").read_text(encoding="utf-8")
     style = palette() + (TEMPLATES / "review.css").read_text(encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -27,7 +27,7 @@ def render_page() -> tuple[str, str]:
 
 
 def palette() -> str:
-    """The colours of the report, both themes: its stylesheet up to the first rule that is not about them."""
+    """The colours of the report, both themes: its stylesheet up to the first other rule."""
     return REPORT_CSS.read_text(encoding="utf-8").split("* { box-sizing", 1)[0]
 
 

@@ -1,4 +1,4 @@
-"""A review page served on loopback by a thread, until the round that waits for it is over."""
+"""A review page served on loopback by a thread, until the waiting round is over."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from al.review.desk import Desk
 from al.run.progress import check_stop
 
 LAST_LOOK_SECONDS = 3.0
-"""How long a page that is being looked at is still served after the round is over, so that it can say so."""
+"""Seconds to keep serving an open page after the round is over, so that it can show the end."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A page that is being served: its address with the token in it."""
+    """A page that is being served; `address` contains the token."""
 
     desk: Desk
     url: str
 
     def wait(self) -> None:
-        """Until it is approved. Raises Interrupted when the user asks to stop; the draft is kept."""
+        """Wait until the review is approved. Raises Interrupted if the user stops; the draft is kept."""
         while not self.desk.approved.wait(0.2):
             check_stop()
 
 
 @contextmanager
 def serve(desk: Desk, port: int) -> Iterator[Served]:
-    """Serve the page on 127.0.0.1; `port` 0 takes one that is free.
+    """Serve the page on 127.0.0.1; `port` 0 uses any free port.
 
     Raises:
-        EnvironmentProblem: the port is taken or must not be used.
+        EnvironmentProblem: the port is taken or not permitted.
     """
     import uvicorn
 
@@ -72,10 +72,10 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
-        listening.listen(128)  # the address is printed before uvicorn is up: a browser that is as fast waits
+        listening.listen(128)  # the address is printed before uvicorn is up; a fast browser waits
     except (OSError, OverflowError) as error:
         listening.close()
         raise EnvironmentProblem(
-            f"--port {port}: cannot be listened on ({error}). Name another one, or none to take any that is free."
+            f"--port {port}: cannot be used ({error}). Name another one, or none to use any free port."
         ) from None
     return listening

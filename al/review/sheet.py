@@ -1,14 +1,14 @@
-"""The batch as a file to edit: CSV for a spreadsheet, JSON Lines for anything else, and the decision that an edited one holds.
+"""The batch as a file to edit, CSV for spreadsheets or JSON Lines, and the decision in an edited file.
 
 | edit | meaning |
 |---|---|
-| `keep` = no, or the row deleted | drop the example |
+| `keep` = no, or a deleted row | drop the example |
 | `keep` = pin | pin it |
-| a further row with an `id` of the pool | pin that example; with `keep` = no, drop it for good |
-| a further row with an `id` and a `response`, for an example without one | answer it |
+| an added row with an `id` of the pool | pin that example; with `keep` = no, drop it permanently |
+| an added row with an `id` and a `response`, for an example without one | answer it |
 
-Spreadsheets take text that begins with = + - @ for a formula, and ids of digits alone for a number. So such text is written with an
-apostrophe in front and ids with a #; both are taken off again when the file is read.
+Spreadsheets read text that begins with = + - @ as a formula, and ids of digits alone as a number. Such text is written with an
+apostrophe in front and ids with a #; both are removed when the file is read.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of an edited file. `line` where it begins, `proposal` what it was exported from, empty for one written by hand."""
+class EditedRow:
+    """One row of an edited file. `line`: where it begins. `proposal`: its origin, empty for a row written by hand."""
 
     line: int
     keep: str
@@ -48,17 +48,17 @@ class Row:
 
 
 def guard(text: str) -> str:
-    """Text that no spreadsheet takes for a formula; `unguard` gives the text back."""
+    """`text` in a form that no spreadsheet reads as a formula; `unguard` reverses it."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def unguard(text: str) -> str:
-    """The text that `guard` was given."""
+    """The original of a text written by `guard`."""
     return text[1:] if _GUARDED.match(text) else text
 
 
 def batch_rows(batch: Batch) -> Iterator[dict[str, Any]]:
-    """What is written of each example proposed, in pick order."""
+    """The exported row of each proposed example, in pick order."""
     names = [entry["name"] for entry in batch.quotas]
     for start in range(0, len(batch.picked), 2000):
         for record in batch.records(batch.picked[start : start + 2000]):
@@ -79,17 +79,17 @@ def batch_rows(batch: Batch) -> Iterator[dict[str, Any]]:
 
 
 def write_batch(batch: Batch, path: Path) -> int:
-    """Write the batch to `path`, whole or not at all; the number of examples.
+    """Write the batch to `path`, whole or not at all; returns the number of examples.
 
     Raises:
-        ConfigError: neither .csv nor .jsonl. DataError: it cannot be written, or is there already.
+        ConfigError: neither .csv nor .jsonl. DataError: the file cannot be written, or exists.
     """
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ConfigError(f"--export {path}: expected a name that ends in .csv or .jsonl.")
     if path.exists():
-        raise DataError(f"--export {path}: this file exists and may hold edits; name another one, or remove it.")
+        raise DataError(f"--export {path}: this file exists and may contain edits; name another one, or remove it.")
     try:
-        # Excel takes a CSV for UTF-8 only if it begins with a byte order mark.
+        # Excel reads a CSV as UTF-8 only if it begins with a byte order mark.
         encoding = "utf-8-sig" if path.suffix.lower() == ".csv" else "utf-8"
         with replaced(path) as temporary, temporary.open("w", encoding=encoding, newline="") as handle:
             count = (_write_csv if path.suffix.lower() == ".csv" else _write_jsonl)(handle, batch_rows(batch))
@@ -119,10 +119,10 @@ def _write_jsonl(handle: Any, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def read_approval(path: Path, batch: Batch) -> tuple[Decision, list[str]]:
-    """The decision in a file (an edited export, or a decision as JSON), and what is to be told of it.
+    """(decision of a file, notes to print). The file is an edited export or a decision as JSON.
 
     Raises:
-        DataError: it cannot be read, or names what is not there; with file and line.
+        DataError: it cannot be read, or names something that does not exist; with file and line.
     """
     if path.suffix.lower() == ".json":
         return read_decision(path), []
@@ -133,20 +133,20 @@ def read_approval(path: Path, batch: Batch) -> tuple[Decision, list[str]]:
     for row in rows:
         if row.id not in known:
             raise DataError(
-                f"{path}:{row.line}: no example of the pool has the id {row.id!r}. Copy ids as they were exported."
+                f"{path}:{row.line}: no example of the pool has the id {row.id!r}. Copy ids from an export."
             )
         if row.id in seen:
-            raise DataError(f"{path}:{row.line}: {row.id} is in line {seen[row.id]} already; remove one of the two.")
+            raise DataError(f"{path}:{row.line}: {row.id} is already in line {seen[row.id]}; remove one of the two.")
         seen[row.id] = row.line
     return _decide(path, rows, batch)
 
 
-def _decide(path: Path, rows: list[Row], batch: Batch) -> tuple[Decision, list[str]]:
+def _decide(path: Path, rows: list[EditedRow], batch: Batch) -> tuple[Decision, list[str]]:
     proposed = batch.pool.ids[batch.picked].tolist()
     ours, listed = set(proposed), {row.id for row in rows}
     if ours and not ours & listed:
         raise DataError(
-            f"{path}: holds none of the {len(ours):,} examples proposed; is it the export of another round?"
+            f"{path}: contains none of the {len(ours):,} proposed examples; is it the export of another round?"
         )
     waiting = set(batch.pool.ids[~batch.pool.labelled].tolist())
     answers = {row.id: row.response for row in rows if row.id in waiting and (row.response or "").strip()}
@@ -157,28 +157,28 @@ def _decide(path: Path, rows: list[Row], batch: Batch) -> tuple[Decision, list[s
     pin += [row.id for row in further if row.keep == "yes"]
     _check_pins(path, [row for row in rows if row.id in set(pin)], batch)
     document = {"proposal": batch.proposal.fingerprint, "drop": drop, "pin": pin, "answers": answers}
-    told = [f"{len(deleted):,} rows of the batch are not in the file any more: dropped"] if deleted else []
+    notes = [f"{len(deleted):,} rows of the batch are missing in the file: dropped"] if deleted else []
     edited = _edited(rows, batch)
     if edited:
-        told.append(
-            f"{len(edited):,} texts were edited, line {edited[0]} first: that changes nothing, the pool's text is trained on. "
+        notes.append(
+            f"{len(edited):,} texts were edited, first in line {edited[0]}; edits are ignored and the pool's text is used for training. "
             "Import corrected examples with `pool import` and drop these."
         )
-    return parse_decision(document, str(path)), told
+    return parse_decision(document, str(path)), notes
 
 
-def _check_proposal(path: Path, rows: list[Row], proposal: str) -> None:
-    """Raises DataError for an export of another one: what it lacks would be dropped for good, and what it has more would be pinned."""
+def _check_proposal(path: Path, rows: list[EditedRow], proposal: str) -> None:
+    """Raises DataError for an export of another proposal: missing rows would be dropped permanently, added rows pinned."""
     for row in rows:
         if row.proposal not in ("", proposal):
             raise DataError(
-                f"{path}:{row.line}: was exported from another proposal ({row.proposal[:40]}) than this round's ({proposal}): the config, "
-                "the pool or the budget changed since. Set them back, or export and edit this one."
+                f"{path}:{row.line}: is an export of another proposal ({row.proposal[:40]}) than this round's ({proposal}): the config, "
+                "the pool or the budget changed since. Restore them, or export and edit this proposal."
             )
 
 
-def _check_pins(path: Path, rows: list[Row], batch: Batch) -> None:
-    """Raises DataError with the line of the first example that cannot be picked."""
+def _check_pins(path: Path, rows: list[EditedRow], batch: Batch) -> None:
+    """Raises DataError with the line of the first example that may not be picked."""
     for row in rows:
         try:
             batch.check(Decision(pin=[row.id]))
@@ -186,8 +186,8 @@ def _check_pins(path: Path, rows: list[Row], batch: Batch) -> None:
             raise DataError(f"{path}:{row.line}: {error}") from None
 
 
-def _edited(rows: list[Row], batch: Batch) -> list[int]:
-    """Lines of rows of labelled examples whose texts are not the pool's; spreadsheets change line ends, so spaces do not count."""
+def _edited(rows: list[EditedRow], batch: Batch) -> list[int]:
+    """Lines of labelled examples whose texts differ from the pool's. White space is ignored, because spreadsheets change line ends."""
     rows = [row for row in rows if row.prompt is not None and row.response is not None]
     at = batch.rows_of([row.id for row in rows])
     lines = []
@@ -201,10 +201,10 @@ def _edited(rows: list[Row], batch: Batch) -> list[int]:
     return lines
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path) -> Iterator[EditedRow]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
-        raise ConfigError(f"--approve {path}: expected a .csv or .jsonl that was exported, or a decision as .json.")
+        raise ConfigError(f"--approve {path}: expected an exported .csv or .jsonl, or a decision as .json.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             yield from (_read_csv if suffix == ".csv" else _read_jsonl)(path, handle)
@@ -214,11 +214,11 @@ def _read(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as CSV UTF-8.") from None
 
 
-def _read_csv(path: Path, handle: Any) -> Iterator[Row]:
+def _read_csv(path: Path, handle: Any) -> Iterator[EditedRow]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     first = handle.readline()
     handle.seek(0)
-    delimiter = max(",;\t", key=first.count)  # spreadsheets write what their language separates lists with
+    delimiter = max(",;\t", key=first.count)  # spreadsheets write the list separator of their language
     reader = csv.DictReader(handle, delimiter=delimiter, strict=True)
     missing = {"id", "keep"} - set(reader.fieldnames or [])
     if missing:
@@ -236,7 +236,7 @@ def _read_csv(path: Path, handle: Any) -> Iterator[Row]:
         raise DataError(f"{path}:{line}: not valid CSV ({error}).") from None
 
 
-def _read_jsonl(path: Path, handle: Any) -> Iterator[Row]:
+def _read_jsonl(path: Path, handle: Any) -> Iterator[EditedRow]:
     for line, text in enumerate(handle, 1):
         if not text.strip():
             continue
@@ -251,7 +251,7 @@ def _read_jsonl(path: Path, handle: Any) -> Iterator[Row]:
         yield _row(path, line, values)
 
 
-def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
+def _row(path: Path, line: int, values: dict[str, Any]) -> EditedRow:
     keep, name = values.get("keep", ""), values.get("id")
     if not isinstance(keep, str) or keep.strip().lower() not in KEEP:
         raise DataError(f"{path}:{line}: keep: expected yes, no or pin, found {str(keep)[:40]!r}.")
@@ -260,4 +260,4 @@ def _row(path: Path, line: int, values: dict[str, Any]) -> Row:
         raise DataError(f"{path}:{line}: id: expected 16 hexadecimal digits as exported, found {text[:40]!r}.")
     texts = (values.get(field) if isinstance(values.get(field), str) else None for field in ("prompt", "response"))
     proposal = str(values.get("proposal") or "").strip().removeprefix("#")
-    return Row(line, KEEP[keep.strip().lower()], text, proposal, *texts)
+    return EditedRow(line, KEEP[keep.strip().lower()], text, proposal, *texts)

@@ -1,1 +1,1 @@
-"""Trackers outside of the run: what a run records is sent to them as well, and nothing they do can stop or slow a round (trap 32)."""
+"""Trackers: a run's metrics are also sent to wandb and others. A tracker cannot stop or slow a round (trap 32)."""

@@ -1,4 +1,4 @@
-"""From a run's events to its trackers: the rounds that begin and end, and the steps of their trainings."""
+"""Sends a run's events to its trackers: begin and end of rounds, and training steps."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ _left_out: set[str] = set()
 
 @contextmanager
 def tracked(session: Session) -> Iterator[None]:
-    """While the block runs, the trackers of the session's config are told what the run's events say."""
+    """Inside the block, the trackers of the session's config receive the run's events."""
     run, names = session.run, [name for name in session.config.track if name not in _left_out]
     if not names:
         yield
         return
 
     def failed(name: str, reason: str) -> None:
+        """Note that a tracker is dropped, for this process and in the run's events."""
         _left_out.add(name)
         session.say(
-            f"note: tracker {name} is left out: {reason}. The round goes on; its record in {run.path} is complete"
+            f"note: tracker {name} is dropped: {reason}. The round continues; its record in {run.path} is complete"
         )
         run.event("tracker.failed", tracker=name, reason=reason)
 
     workers = [Worker(name, SERVICES[name], failed) for name in dict.fromkeys(names)]
 
     def heard(event: Mapping[str, Any]) -> None:
+        """Forward an event; an exception drops all trackers but does not reach the run."""
         try:
-            tell(run, workers, event)
-        except Exception as error:  # what cannot be told to trackers is no reason to stop
+            send(run, workers, event)
+        except Exception as error:  # an event that cannot be sent to trackers must not stop the round
             for worker in workers:
                 worker.give_up(f"{type(error).__name__}: {error}")
 
@@ -59,13 +61,13 @@ def tracked(session: Session) -> Iterator[None]:
                 session.say(f"note: tracker {worker.name} was too slow for {worker.left_out:,} of the training steps")
 
 
-def tell(run: Run, workers: Sequence[Worker], event: Mapping[str, Any]) -> None:
-    """Pass one event on."""
+def send(run: Run, workers: Sequence[Worker], event: Mapping[str, Any]) -> None:
+    """Send one event to every tracker that is interested in it."""
     kind = event["event"]
     if kind == "round.started":
-        told = _round(run, event["round"])
+        current = _round(run, event["round"])
         for worker in workers:
-            worker.start(told)
+            worker.start(current)
     elif kind == "train.step":
         metrics = step_metrics(event)
         for worker in workers:
@@ -84,13 +86,13 @@ def _round(run: Run, number: int) -> TrackedRound:
 
 
 def step_metrics(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a training step, `selected/loss`; what is not finite is left out."""
+    """The finite numbers of a training step by name, such as `selected/loss`."""
     numbers = {key: value for key, value in event.items() if key not in NO_METRIC and isinstance(value, (int, float))}
     return {f"{event['lineage']}/{key}": float(value) for key, value in numbers.items() if math.isfinite(value)}
 
 
 def headline_numbers(summary: Mapping[str, Any]) -> dict[str, float]:
-    """A round's results by name: `test/macro_nll/selected`, `test/macro_nll/selected - base` and its ends `…/low` and `…/high`."""
+    """A round's results by name: `test/macro_nll/selected`, `test/macro_nll/selected - base`, and its interval `…/low`, `…/high`."""
     found: dict[str, float | None] = {}
     for metric in RESULTS:
         for model, metrics in summary["evaluation"]["models"].items():

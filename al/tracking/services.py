@@ -1,7 +1,7 @@
-"""The trackers by name: each is told of a round's begin, its numbers and its end, in one thread of its own.
+"""The trackers by name. Each receives a round's begin, its numbers and its end, in its own thread.
 
-Every one takes where it sends to, and as whom, from its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI, …). Their libraries
-are extras, imported here only when they are used.
+Each reads its destination and account from its own environment variables (WANDB_MODE, MLFLOW_TRACKING_URI, …). The libraries
+are extras and are imported only when used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROJECT = "winnow"
 
 @dataclass(frozen=True)
 class TrackedRound:
-    """What a tracker is told at a round's begin. `folder`: for files of trackers. `id`: the same when the round goes on after a restart."""
+    """A round as announced to trackers. `folder`: for files of trackers. `id`: unchanged when the round resumes after a restart."""
 
     run: str
     number: int
@@ -39,16 +39,16 @@ class TrackedRound:
 
 
 class Tracker(Protocol):
-    """What a tracker does. Any exception leaves it out for the rest of the process; a call that takes too long does too."""
+    """The interface of a tracker. An exception, or a call that takes too long, drops it for the rest of the process."""
 
-    def start(self, told: TrackedRound) -> None:
-        """A round begins, or goes on after a restart."""
+    def start(self, current: TrackedRound) -> None:
+        """Start a round, or resume it after a restart."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers of a training step by name, `selected/loss`; what stands before the slash is the lineage, whose steps count from 1."""
+        """Log the numbers of a training step by name, `selected/loss`. The part before the slash is the lineage; its steps count from 1."""
 
     def finish(self, summary: Mapping[str, float], verdict: str) -> None:
-        """The round ends: its results by name, and in a sentence; both empty for one that was stopped."""
+        """End the round: its results by name and as one sentence; both are empty if it was stopped."""
 
 
 SERVICES: dict[str, Callable[[], Tracker]] = {}
@@ -58,13 +58,14 @@ NEEDED = {
     "trackio": {"trackio": "trackio"},
     "mlflow": {"mlflow": "mlflow-skinny", "sqlalchemy": "sqlalchemy", "alembic": "alembic"},
 }
-"""{tracker: {module: package}} that has to be installed for each. The whole of mlflow wants an older pyarrow than Winnow does."""
+"""{tracker: {module: package}} to install for each. The full mlflow package needs an older pyarrow than Winnow."""
 
 
 def service(name: str) -> Callable[[type], type]:
-    """Register a class under the name that `track` takes."""
+    """Register a class under its name in the config key `track`."""
 
     def register(made: type) -> type:
+        """Add the class to SERVICES and return it unchanged."""
         SERVICES[name] = made
         return made
 
@@ -72,7 +73,7 @@ def service(name: str) -> Callable[[type], type]:
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Fail before anything runs. Raises ConfigError with the command that installs what is missing."""
+    """Check that the packages of `names` are installed. Raises ConfigError with the command that installs the missing ones."""
     missing = {
         name: packages
         for name in names
@@ -81,30 +82,30 @@ def check_installed(names: Sequence[str]) -> None:
     if missing:
         packages = " ".join(package for lacking in missing.values() for package in lacking)
         raise ConfigError(
-            f"track: {', '.join(missing)} cannot be used, because not all of it is installed. Install it with "
-            f"`pip install {packages}`, or leave it out of --track and of the config key `track`."
+            f"track: {', '.join(missing)} cannot be used, because packages are missing. Install them with "
+            f"`pip install {packages}`, or remove it from --track and the config key `track`."
         )
 
 
 @service("wandb")
 class Wandb:
-    """Weights & Biases. One run for each round; a restarted round goes on in it."""
+    """Weights & Biases. One wandb run per round; a resumed round continues it."""
 
-    def start(self, told: TrackedRound) -> None:
-        """Raises RuntimeError where nobody is logged in: wandb would ask on the terminal and wait."""
+    def start(self, current: TrackedRound) -> None:
+        """Raises RuntimeError without a login, because wandb would ask on the terminal and wait."""
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
         if not wandb.setup().settings._offline and not wandb.login(prompt=False):
-            raise RuntimeError("nobody is logged in; `wandb login`, or WANDB_MODE=offline")
-        told.folder.mkdir(parents=True, exist_ok=True)
+            raise RuntimeError("not logged in; run `wandb login`, or set WANDB_MODE=offline")
+        current.folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=wandb.setup().settings.project or PROJECT,
-            id=told.id,
-            name=told.title,
-            group=told.run,
-            dir=told.folder,
-            config=dict(told.config),
+            id=current.id,
+            name=current.title,
+            group=current.run,
+            dir=current.folder,
+            config=dict(current.config),
             resume="allow",
             settings=settings,
         )
@@ -112,37 +113,37 @@ class Wandb:
             self._run.define_metric(f"{lineage}/*", step_metric=f"{lineage}/step")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Steps are logged as a metric: wandb's own step may never fall, and two lineages are trained one after the other."""
+        """Log the step as a metric: wandb's own step must not decrease, and two lineages train one after the other."""
         lineages = {name.split("/")[0] for name in metrics}
         self._run.log({**metrics, **{f"{lineage}/step": step for lineage in lineages}})
 
     def finish(self, summary: Mapping[str, float], verdict: str) -> None:
-        """Results go into the run's summary."""
+        """Write the results into the wandb run's summary and end it."""
         self._run.summary.update({**summary, **({"verdict": verdict} if verdict else {})})
         self._run.finish()
 
 
 @service("tensorboard")
 class TensorBoard:
-    """Event files in the run's directory, `tracking/tensorboard`; TensorBoard shows each round as a run."""
+    """Event files in the run directory, `tracking/tensorboard`; TensorBoard shows each round as a run."""
 
-    def start(self, told: TrackedRound) -> None:
-        """A file more for a round that goes on; its steps stand beside the earlier ones."""
+    def start(self, current: TrackedRound) -> None:
+        """Open an event file. A resumed round gets a further file; its steps appear next to the earlier ones."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(told.folder / "tensorboard" / f"round-{told.number:03d}")
-        self._number = told.number
-        lines = [f"    {key}: {value}" for key, value in flat(told.config).items()]
-        self._writer.add_text("config", "\n".join(lines), told.number)
+        self._writer = SummaryWriter(current.folder / "tensorboard" / f"round-{current.number:03d}")
+        self._number = current.number
+        lines = [f"    {key}: {value}" for key, value in flat(current.config).items()]
+        self._writer.add_text("config", "\n".join(lines), current.number)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """A scalar each."""
+        """Write each number as a scalar."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, float], verdict: str) -> None:
-        """Results are scalars whose step is the round."""
+        """Write the results as scalars with the round as step."""
         for name, value in summary.items():
             self._writer.add_scalar(name, value, self._number)
         if verdict:
@@ -152,21 +153,21 @@ class TensorBoard:
 
 @service("trackio")
 class Trackio:
-    """Trackio's local store, or where its environment variables point."""
+    """Trackio's local store, or the place set by its environment variables."""
 
-    def start(self, told: TrackedRound) -> None:
-        """A round that goes on is the same run again."""
+    def start(self, current: TrackedRound) -> None:
+        """Start a Trackio run, or continue that of a resumed round."""
         import trackio
 
         for name, module in list(sys.modules.items()):
             if name.split(".")[0] == "trackio":
-                vars(module)["print"] = _say_nothing  # it prints to stdout, which --json keeps for one document
+                vars(module)["print"] = _say_nothing  # it prints to stdout, which --json reserves for one document
         self._trackio = trackio
         trackio.init(
             project=PROJECT,
-            name=told.title,
-            group=told.run,
-            config=flat(told.config),
+            name=current.title,
+            group=current.run,
+            config=flat(current.config),
             resume="allow",
             embed=False,
             auto_log_gpu=False,
@@ -174,11 +175,11 @@ class Trackio:
         )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Each lineage counts its own steps."""
+        """Log the numbers; each lineage counts its own steps."""
         self._trackio.log(dict(metrics), step=step)
 
     def finish(self, summary: Mapping[str, float], verdict: str) -> None:
-        """Results are logged as a last entry."""
+        """Log the results as the last entry and end the run."""
         if summary:
             self._trackio.log({**summary, "verdict": verdict})
         self._trackio.finish()
@@ -186,31 +187,31 @@ class Trackio:
 
 @service("mlflow")
 class Mlflow:
-    """MLflow: where MLFLOW_TRACKING_URI points, else a database in the run's directory, `tracking/mlflow.db`."""
+    """MLflow at MLFLOW_TRACKING_URI, else in a database in the run directory, `tracking/mlflow.db`."""
 
     LONGEST = 500
-    """Characters of a parameter; MLflow refuses longer ones."""
+    """Maximum characters of a parameter that MLflow accepts."""
 
-    def start(self, told: TrackedRound) -> None:
-        """A round that goes on is a run more, of the same name."""
+    def start(self, current: TrackedRound) -> None:
+        """Start an MLflow run. A resumed round gets a further run of the same name."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         uri = os.environ.get("MLFLOW_TRACKING_URI")
-        self._client = MlflowClient(uri or f"sqlite:///{told.folder.resolve() / 'mlflow.db'}")
-        told.folder.mkdir(parents=True, exist_ok=True)
+        self._client = MlflowClient(uri or f"sqlite:///{current.folder.resolve() / 'mlflow.db'}")
+        current.folder.mkdir(parents=True, exist_ok=True)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
-        tags = {"winnow.run": told.run, "winnow.round": str(told.number)}
-        self._id = self._client.create_run(experiment, run_name=told.title, tags=tags).info.run_id
-        values = [Param(key, str(value)[: self.LONGEST]) for key, value in flat(told.config).items()]
+        tags = {"winnow.run": current.run, "winnow.round": str(current.number)}
+        self._id = self._client.create_run(experiment, run_name=current.title, tags=tags).info.run_id
+        values = [Param(key, str(value)[: self.LONGEST]) for key, value in flat(current.config).items()]
         for start in range(0, len(values), 100):
             self._client.log_batch(self._id, params=values[start : start + 100])
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """One batch for a step."""
+        """Log the numbers of a step in one batch."""
         from mlflow.entities import Metric
 
         moment = int(time.time() * 1000)
@@ -218,7 +219,7 @@ class Mlflow:
         self._client.log_batch(self._id, metrics=named)
 
     def finish(self, summary: Mapping[str, float], verdict: str) -> None:
-        """A round that was stopped is shown as killed."""
+        """Log the results and end the run; a stopped round is marked as killed."""
         self.log(summary, 0)
         if verdict:
             self._client.set_tag(self._id, "winnow.verdict", verdict)
@@ -226,9 +227,9 @@ class Mlflow:
 
 
 def _mlflow_name(name: str) -> str:
-    """MLflow takes letters, digits and `_-. /`."""
+    """`name` reduced to the characters that MLflow accepts: letters, digits and `_-. /`."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
 
 
 def _say_nothing(*args: Any, **kwargs: Any) -> None:
-    """Stands in for `print`."""
+    """A `print` that prints nothing."""

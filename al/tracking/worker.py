@@ -1,4 +1,4 @@
-"""The thread that a tracker runs in: what it is told waits in a queue of bounded length, and the round never waits for it."""
+"""The thread of a tracker. Messages wait in a bounded queue; the round never waits for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from al.tracking.services import TrackedRound, Tracker
 
 CALL_SECONDS = 60.0
-"""How long one call of a tracker may take, logging in and the last upload included, before it counts as hanging."""
+"""Seconds that one call of a tracker may take, including login and last upload, before it counts as hanging."""
 QUEUED = 1000
-"""Steps that wait at most. More come only of a tracker that is slower than training; those in excess are left out and counted."""
+"""Maximum number of waiting steps. A tracker slower than training exceeds it; further steps are skipped and counted."""
 
 
 class Worker:
-    """One tracker in a daemon thread. `failed` is told once, with the reason, when it is left out for the rest of the process."""
+    """One tracker in a daemon thread. `failed` is called once with the reason if it is dropped for the rest of the process."""
 
     def __init__(self, name: str, make: Callable[[], Tracker], failed: Callable[[str, str], None]):
         self.name = name
@@ -31,25 +31,25 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def start(self, told: TrackedRound) -> None:
-        """A round begins."""
-        self._put("start", told)
+    def start(self, current: TrackedRound) -> None:
+        """Queue the start of a round."""
+        self._put("start", current)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers of a training step."""
+        """Queue the numbers of a training step; if the queue is full they are skipped and counted."""
         self._put("log", metrics, step)
 
     def finish(self, summary: Mapping[str, float], verdict: str) -> None:
-        """A round ends."""
+        """Queue the end of a round."""
         self._put("finish", summary, verdict)
 
     @property
     def busy(self) -> bool:
-        """Whether the tracker is at work on a message."""
+        """Whether the tracker is handling a message."""
         return self._busy_since is not None
 
     def close(self) -> None:
-        """Let it send what waits, no longer than `CALL_SECONDS`; a round that is still open is ended as stopped."""
+        """Wait up to `CALL_SECONDS` for queued messages to be sent. A round that is still open ends as stopped."""
         if not self.alive:
             return
         self._put("close")
@@ -62,7 +62,7 @@ class Worker:
     def _put(self, *message: Any) -> None:
         since = self._busy_since
         if since is not None and time.monotonic() - since > CALL_SECONDS:
-            self.give_up(f"it has not answered for {CALL_SECONDS:.0f} s")
+            self.give_up(f"it has not responded for {CALL_SECONDS:.0f} s")
         if not self.alive:
             return
         if message[0] == "log" and self._queue.qsize() >= QUEUED:
@@ -86,12 +86,12 @@ class Worker:
                 self._busy_since = None
                 if kind == "close":
                     return
-        except BaseException as error:  # whatever it is, SystemExit included: trackers die, rounds do not
+        except BaseException as error:  # any exception, SystemExit included: a tracker may die, the round must not
             self.give_up(f"{type(error).__name__}: {error}")
 
     def give_up(self, reason: str) -> None:
-        """Leave the tracker out from now on."""
+        """Drop the tracker for the rest of the process."""
         with self._lock:
-            told, self.alive = not self.alive, False
-        if not told:
+            reported, self.alive = not self.alive, False
+        if not reported:
             self._failed(self.name, " ".join(reason.split())[:300])

@@ -98,7 +98,7 @@ def test_refusals_and_other_languages_are_left_out_and_counted(cleaned):
 def test_the_report_says_what_was_left_out(cleaned, untouched):
     page = (cleaned / "rounds/001/report.html").read_text()
     assert "whose response is a refusal" in page and "its response declines the request (clean.refusals)" in page
-    assert "clean: left out" in winnow_again(cleaned).out
+    assert "clean: excluded" in winnow_again(cleaned).out
 
 
 def winnow_again(run):

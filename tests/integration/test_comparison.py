@@ -265,7 +265,7 @@ def test_a_run_of_rounds_is_no_place_for_a_comparison(world, tmp_path):
     with Run.create_or_open(tmp_path / "run") as run:
         rounds.open_round(run, 1, "9", {})
     result = winnow("compare", "--config", world, "--run", tmp_path / "run", "--budget", BUDGET)
-    assert result.code == 5 and "a comparison takes a directory of its own" in result.err
+    assert result.code == 5 and "a comparison needs its own directory" in result.err
     assert not (tmp_path / "run/comparison.json").exists()
 
 

@@ -208,7 +208,7 @@ def test_nothing_to_hand_out_is_said_with_the_reasons(world, tmp_path):
 
     assert "has 0 examples without a response. Add prompts" in refused("labelled")
     more = ("--pool", write_prompts(tmp_path / "p.jsonl", count=8), "--set", "generate.max_new_tokens=95")
-    assert "has 9 examples without a response (left out: too long 9)" in (error := refused("long", *more))
+    assert "has 9 examples without a response (excluded: too long 9)" in (error := refused("long", *more))
     assert "lower generate.max_new_tokens" in error
 
 

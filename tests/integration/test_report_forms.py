@@ -105,13 +105,13 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--compare"], 2, "two runs or more"),
+        (["--compare"], 2, "two or more runs"),
         (["ours"], 2, "name a single run with --run"),
         (["--compare", "ours"], 2, "expected two runs or more, found 1"),
         (["--compare", "ours", "nowhere"], 5, "there is no run here"),
         (["--compare", "ours", "random", "--round", "7"], 5, "round 7 has no report yet"),
-        (["--compare", "ours", "random", "--figures", "f"], 2, "leave out --compare"),
-        (["--run", "ours", "--figures", "f", "--md"], 2, "one after the other"),
+        (["--compare", "ours", "random", "--figures", "f"], 2, "remove --compare"),
+        (["--run", "ours", "--figures", "f", "--md"], 2, "use two commands"),
         (["--run", "ours", "--figures", "f", "--format", "gif"], 2, "'svg', 'png', 'pdf'"),
         (["--run", "ours", "--md", "--out", "ours/run.db/x.md"], 4, "cannot be written"),
     ],

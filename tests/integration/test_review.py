@@ -30,7 +30,7 @@ def proposed(world, tmp_path_factory) -> Path:
     pools = ("--pool", world.parent / "pool", "--pool", root / "prompts.jsonl")
     command = ("round", "--config", world, "--run", root / "run", "--budget", BUDGET, "--no-control", *pools)
     result = winnow(*command, "--review", "--export", root / "batch.csv")
-    assert result.code == 0 and "waits before its training" in result.out, result.err
+    assert result.code == 0 and "is waiting before training" in result.out, result.err
     return root
 
 
@@ -103,7 +103,7 @@ def test_an_edited_batch_drops_pins_and_answers_and_the_budget_stays(run):
         return [*rows[:2], *rows[3:], *extra]
 
     result = approve(run, edit(run.parent / "batch.csv", change))
-    assert result.code == 0 and "1 rows of the batch are not in the file any more: dropped" in result.out, result.err
+    assert result.code == 0 and "1 rows of the batch are missing in the file: dropped" in result.out, result.err
     after = selection(run)
     chosen = set(after[after.outcome == "selected"].id)
     assert len(chosen) == BUDGET and left in chosen and not chosen & set(gone[:3])
@@ -200,7 +200,7 @@ def test_a_decision_for_another_proposal_is_not_applied_in_silence(run):
     assert winnow_child(*command, WINNOW_FAILPOINT="packs.start").code == -signal.SIGKILL
     changed = ("round", "--run", run, "--budget", BUDGET, "--set", "seed=3")
     refused = winnow(*changed)
-    assert refused.code == 5 and "taken on another proposal" in refused.err and "round --auto" in refused.err
+    assert refused.code == 5 and "is on another proposal" in refused.err and "round --auto" in refused.err
     assert winnow(*changed, "--auto").code == 0
     assert json.loads((run / "rounds/001/selection/manifest.json").read_text())["stage"] == "selection"
 
@@ -212,7 +212,7 @@ def test_a_decision_for_another_proposal_is_not_applied_in_silence(run):
             lambda rows: [{**rows[0], "id": "#00000000000000ff"}, *rows[1:]],
             r"batch.csv:2: no example of the pool has the id",
         ),
-        (lambda rows: [*rows, rows[3]], r"batch.csv:\d+: \w+ is in line \d+ already"),
+        (lambda rows: [*rows, rows[3]], r"batch.csv:\d+: \w+ is already in line \d+"),
         (
             lambda rows: [{**rows[0], "keep": "maybe"}, *rows[1:]],
             "batch.csv:2: keep: expected yes, no or pin, found 'maybe'",
@@ -228,7 +228,7 @@ def test_a_decision_for_another_proposal_is_not_applied_in_silence(run):
 def test_a_file_that_cannot_be_right_is_refused_with_its_line(run, change, message):
     result = approve(run, edit(run.parent / "batch.csv", change))
     if message is None:  # nearly everything is dropped, and there is enough else to fill the places
-        assert result.code == 0 and "29 rows of the batch are not in the file any more" in result.out
+        assert result.code == 0 and "29 rows of the batch are missing in the file" in result.out
     else:
         assert result.code == 3 and re.search(message, result.err), result.err
 
@@ -243,7 +243,7 @@ def test_flags_that_contradict_each_other_are_refused(run):
     for flags in (("--export", run / "x.csv"), ("--review", "--approve", run / "run.db")):
         assert winnow("round", "--run", run, "--budget", BUDGET, *flags).code == 2
     existing = winnow("round", "--run", run, "--budget", BUDGET, "--review", "--export", run.parent / "batch.csv")
-    assert existing.code == 3 and "may hold edits" in existing.err
+    assert existing.code == 3 and "may contain edits" in existing.err
 
 
 class Page:
@@ -334,7 +334,7 @@ def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run,
     stopped = with_person(leaves, "round", "--run", run, "--budget", BUDGET, "--review")
     assert stopped.code == 130 and "continue" in stopped.err
     reviewed = with_person(returns, "review", "--run", run)
-    assert reviewed.code == 0 and "1 taken out" in reviewed.out and "resume" in reviewed.out, reviewed.err
+    assert reviewed.code == 0 and "1 removed" in reviewed.out and "resume" in reviewed.out, reviewed.err
     assert seen["draft"]["drop"] == [seen["out"]]
     assert winnow("resume", "--run", run).code == 0
     assert selection(run).set_index("id").outcome[seen["out"]] == "dropped_in_review"
@@ -382,4 +382,4 @@ def test_a_draft_that_nobody_approved_is_told_of_before_training(run, decided):
         assert winnow_child(*command, WINNOW_FAILPOINT="packs.start").code == -signal.SIGKILL
     begin_review(run, first)
     resumed = winnow_child("resume", "--run", run, WINNOW_FAILPOINT="packs.start")
-    assert "note: a review was begun on the page and not approved; it is not applied" in resumed.out
+    assert "note: a review on the page was not approved and is not applied" in resumed.out

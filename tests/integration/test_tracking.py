@@ -1,4 +1,4 @@
-"""Trackers beside a round: what they are told, and that the round is the same whatever they do."""
+"""Trackers beside a round: what they are received, and that the round is the same whatever they do."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ BUDGET = 30
 class Recorded:
     """A tracker that remembers."""
 
-    told: list[tuple]
+    received: list[tuple]
 
-    def start(self, told: TrackedRound) -> None:
-        self.told.append(("start", told))
+    def start(self, received: TrackedRound) -> None:
+        self.received.append(("start", received))
 
     def log(self, metrics: dict, step: int) -> None:
-        self.told.append(("log", metrics, step))
+        self.received.append(("log", metrics, step))
 
     def finish(self, summary: dict, verdict: str) -> None:
-        self.told.append(("finish", summary, verdict))
+        self.received.append(("finish", summary, verdict))
 
 
 class Raising(Recorded):
@@ -42,14 +42,14 @@ class Raising(Recorded):
 class Hanging(Recorded):
     """A tracker that never answers."""
 
-    def start(self, told: TrackedRound) -> None:
+    def start(self, received: TrackedRound) -> None:
         threading.Event().wait(60)
 
 
 @pytest.fixture
 def trackers(monkeypatch):
     """Trackers by these names that need nothing installed; one call may take a second."""
-    Recorded.told = []
+    Recorded.received = []
     for name, made in (("tensorboard", Recorded), ("wandb", Raising), ("mlflow", Hanging)):
         monkeypatch.setitem(services.SERVICES, name, made)
         monkeypatch.setitem(services.NEEDED, name, {"json": "json"})
@@ -78,7 +78,7 @@ def test_trap_32_trackers_that_raise_or_hang_leave_the_round_as_it_is(world, tmp
     assert ours == theirs
     assert result.document["round"] == 1  # stdout holds the one document
     notes = [line for line in result.err.splitlines() if line.startswith("note: tracker")]
-    assert sorted(line.split(" is left out: ")[0] for line in notes) == ["note: tracker mlflow", "note: tracker wandb"]
+    assert sorted(line.split(" is dropped: ")[0] for line in notes) == ["note: tracker mlflow", "note: tracker wandb"]
     assert any("ConnectionError: the server is gone" in line for line in notes)
     failed = [event for event in events(tmp_path / "run") if event["event"] == "tracker.failed"]
     assert sorted(event["tracker"] for event in failed) == ["mlflow", "wandb"]
@@ -99,14 +99,14 @@ def test_trap_32_one_that_failed_is_not_asked_again_in_this_process(world, tmp_p
     )
     assert result.code == 0, result.err
     assert sum(event["event"] == "tracker.failed" for event in events(tmp_path)) == 1
-    assert sum(kind == "start" for kind, *_ in Recorded.told) == 1
+    assert sum(kind == "start" for kind, *_ in Recorded.received) == 1
 
 
-def test_a_tracker_is_told_the_steps_of_both_lines_and_the_rounds_results(world, tmp_path, trackers):
+def test_a_tracker_is_received_the_steps_of_both_lines_and_the_rounds_results(world, tmp_path, trackers):
     result = play(world, tmp_path / "run", "--track", "tensorboard", "--json")
     assert result.code == 0, result.err
-    (_, told), *steps, (_, results, verdict) = Recorded.told
-    assert (told.run, told.number, told.config["track"]) == ("run", 1, ["tensorboard"])
+    (_, received), *steps, (_, results, verdict) = Recorded.received
+    assert (received.run, received.number, received.config["track"]) == ("run", 1, ["tensorboard"])
     logged = [(metrics, step) for kind, metrics, step in steps]
     trained = [event for event in events(tmp_path / "run") if event["event"] == "train.step"]
     assert [(metrics[f"{e['lineage']}/loss"], step) for (metrics, step), e in zip(logged, trained, strict=True)] == [

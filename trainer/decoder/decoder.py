@@ -20,7 +20,8 @@ from trainer.decoder.layer import Kept, Layer, Norm, Pass, Sink
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.offload import HostStore
 from trainer.decoder.projections import Joined, Linear, Lora, Scratch
-from trainer.decoder.retention import FAMILY, Memory, Retention, Widths
+from trainer.decoder.retention import Memory, Retention, Widths
+from trainer.families import FAMILIES
 
 
 class Unsupported(Exception):
@@ -242,11 +243,13 @@ class _Stack(torch.autograd.Function):
     def forward(
         ctx: Any, decoder: Decoder, run: Pass, embeddings_Td: torch.Tensor, *parameters: torch.Tensor
     ) -> torch.Tensor:
+        """Hidden states (T, d); keeps the tape of all layers for the backward pass."""
         ctx.decoder, ctx.run, ctx.tape = decoder, run, []
         return decoder._forward(embeddings_Td, run, ctx.tape)
 
     @staticmethod
     def backward(ctx: Any, gradient_Td: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the LoRA parameters. Raises RuntimeError if called twice, because it consumes the tape."""
         if not ctx.tape:
             raise RuntimeError("the decoder's backward pass runs once for each forward pass")
         gradients = ctx.decoder._backward(gradient_Td.contiguous(), ctx.run, ctx.tape)
@@ -257,7 +260,7 @@ def is_family(causal: torch.nn.Module) -> bool:
     """Whether transformers' own class of one of these architectures computes the model: code that comes with a checkpoint may call
     itself llama and compute something else."""
     kind = causal.config.model_type
-    if kind not in FAMILY or not hasattr(causal.base_model, "layers"):
+    if kind not in FAMILIES or not hasattr(causal.base_model, "layers"):
         return False
     first = causal.base_model.layers[0]
     parts = (causal, first.self_attn, first.mlp)
@@ -296,6 +299,7 @@ def _layer(index: int, module: torch.nn.Module, config: Any, scratch: Scratch) -
         window = getattr(attention, "sliding_window", None)
 
     def joined(parent: torch.nn.Module, *names: str) -> Joined:
+        """The named linear layers of `parent`, joined."""
         return Joined([_linear(getattr(parent, name)) for name in names], scratch)
 
     return Layer(

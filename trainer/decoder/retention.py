@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-"""Architectures (transformers' model_type) that our own decoder computes."""
 ALIGN = 8
 """The rank of LoRA is padded to a multiple: 16 bytes in bfloat16, which matrix products need to be fast."""
 LOGITS_CHUNK = 2**26

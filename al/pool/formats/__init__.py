@@ -1,9 +1,9 @@
 """Row formats: how a raw row (a dict) becomes examples.
 
-A format is one function with the `row_format` decorator. It is recognised by the row's field names alone, so that a file
-may mix formats and recognition costs one lookup per distinct set of names. The first that fits wins, in the order of
-definition (the more special first): what `pool export` wrote (`exported`), conversations (`chat`), trees, single questions
-(`single`), what is left (`plain`).
+A format is one function with the `row_format` decorator. Detection uses only the row's field names, so a file
+may mix formats, and detection costs one lookup per distinct set of names. The first match wins, in order of
+definition, more specific formats first: exports (`exported`), conversations (`chat`), trees, single questions
+(`single`), all others (`plain`).
 """
 
 from al.pool.formats import exported, chat, trees, single, plain  # noqa: I001, F401  (the order in which formats are tried)

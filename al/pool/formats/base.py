@@ -1,4 +1,4 @@
-"""What every row format is made of: the registry, and how a field of a raw row is read."""
+"""Shared parts of row formats: the registry, and reading of fields."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Turn = tuple[str, str]
 
 ROLES_EXPECTED = "expected system, user, assistant or tool"
 RESPONSES = ("completion", "response", "output", "answer", "solution")
-"""Fields that hold a response beside a prompt, in the order in which they are tried."""
+"""Fields that may hold the response to a prompt, in the order in which they are tried."""
 
 
 class RowError(ValueError):
-    """A row that cannot be used: `reason` is a code that is counted, the message names the field."""
+    """An unusable row: `reason` is a code that is counted, the message names the field."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -27,11 +27,11 @@ class RowError(ValueError):
 
 
 class Example(msgspec.Struct, frozen=True, gc=False):
-    """One conversation as a format found it.
+    """One conversation as read by a format.
 
-    `turns` end with the response, or with the prompt when there is none (unlabelled). `used` names the row's fields that
-    are not metadata. `alternatives` are accepted answers besides the response. `adjusted` names what was changed or left
-    out on the way, one code each time; `metadata`, where given, stands for the row's other fields, and `source` is the example's.
+    `turns` end with the response, or with the prompt if there is none (unlabelled). `used` names the row's fields that
+    are not metadata. `alternatives` are other accepted answers. `adjusted` lists one code per change or omission.
+    `metadata`, if given, replaces the row's other fields; `source` is the example's source.
     """
 
     turns: list[Turn]
@@ -43,21 +43,21 @@ class Example(msgspec.Struct, frozen=True, gc=False):
 
 
 class Gathering(Protocol):
-    """Rows that make examples only together, as the messages of a tree do."""
+    """Rows that form examples only together, such as the messages of a tree."""
 
     def add(self, row: Row, line: int) -> None:
-        """Take one row. Raises RowError."""
+        """Add one row. Raises RowError."""
 
     def finish(self) -> Iterator[tuple[int, Example | RowError, Row]]:
-        """(line, example or why there is none, row) of everything that was taken."""
+        """(line, example or error, row) of all added rows."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A named way to write examples: `matches(field names)`, and `convert(row)`, which raises RowError.
+    """A named row format: `matches(field names)`, and `convert(row)`, which raises RowError.
 
-    `fields` describes it to a reader; `expects` are the fields that a whole row has. A format whose rows belong together
-    has `gathers`, which the rows of one file go through instead.
+    `fields` describes it in messages; `expects` are the fields of a complete row. A format whose rows belong together
+    has `gathers`, which collects the rows of one file instead.
     """
 
     name: str
@@ -78,9 +78,10 @@ def row_format(
     expects: tuple[str, ...] = (),
     gathers: Callable[[], Gathering] | None = None,
 ) -> Callable:
-    """Register a function Row → list[Example] as format `name`; the other arguments are those of `Format`."""
+    """Register a function Row → list[Example] as format `name`; the other arguments are the fields of `Format`."""
 
     def register(convert: Callable[[Row], list[Example]]) -> Callable[[Row], list[Example]]:
+        """Add `convert` to FORMATS and return it unchanged."""
         FORMATS[name] = Format(name, fields, matches, convert, expects, gathers)
         return convert
 
@@ -88,12 +89,12 @@ def row_format(
 
 
 def has(*names: str) -> Callable[[Collection[str]], bool]:
-    """Matches rows that have all of `names`."""
+    """A `matches` function for rows that have all of `names`."""
     return set(names).issubset
 
 
 def text(row: Row, name: str, default: str | None = None) -> str:
-    """The string in field `name`; numbers and booleans are written out. Missing or null gives `default`, else RowError."""
+    """The string in field `name`; numbers and booleans become text. A missing or null field gives `default`, or RowError without one."""
     value = row.get(name)
     if isinstance(value, str):
         return value
@@ -109,7 +110,7 @@ def text(row: Row, name: str, default: str | None = None) -> str:
 
 
 def answers(row: Row, name: str) -> list[str]:
-    """One or several accepted answers in field `name`, given as a string or a list; [] when missing, null or blank."""
+    """The accepted answers in field `name`, a string or a list; [] if missing, null or blank."""
     value = row.get(name)
     if not isinstance(value, list):
         return [given] if (given := text(row, name, "")).strip() else []
@@ -117,7 +118,7 @@ def answers(row: Row, name: str) -> list[str]:
 
 
 def response_field(row: Row, names: tuple[str, ...] = RESPONSES) -> str:
-    """The first of `names` that holds something in this row; the first of all where none does."""
+    """The first of `names` with a value in this row; the first of all if none has one."""
     for name in names:
         if row.get(name):
             return name
@@ -127,7 +128,7 @@ def response_field(row: Row, names: tuple[str, ...] = RESPONSES) -> str:
 
 
 def ask(question: str, responses: list[str], used: tuple[str, ...], system: str = "") -> list[Example]:
-    """One question with the first response, the others as alternatives."""
+    """One question with the first response; the others become alternatives."""
     turns = [("system", system), ("user", question)] if system.strip() else [("user", question)]
     if responses:
         turns.append(("assistant", responses[0]))
@@ -135,12 +136,12 @@ def ask(question: str, responses: list[str], used: tuple[str, ...], system: str 
 
 
 def with_input(instruction: str, context: str) -> str:
-    """An instruction and what it is about, as one question."""
+    """An instruction and its input as one question."""
     return f"{instruction}\n\n{context}" if context.strip() else instruction
 
 
 def kind(value: Any) -> str:
-    """The JSON type of a value in words."""
+    """The JSON type of a value in words, for messages."""
     if value is None:
         return "null or nothing"
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}

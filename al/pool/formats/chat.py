@@ -1,4 +1,4 @@
-"""Formats that hold whole conversations."""
+"""Formats of whole conversations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from al.pool.formats.turns import listed, read_turns, unanswered, with_tools
 
 _HH = TextTemplate("\n\nHuman: {user}\n\nAssistant: {assistant}", "a conversation as text")
 _ASKED = ("prompt", "question", "instruction", "input")
-# What says who spoke and what they said: OpenAI's keys, ShareGPT's, and those of two smaller families.
+# (role key, content key): OpenAI's, ShareGPT's, and those of two smaller families.
 _KEYS = (("role", "content"), ("from", "value"), ("from", "content"), ("user", "text"), ("speaker", "text"))
 _PAIRS = (("human", "assistant"), ("input", "output"), ("user", "assistant"), ("prompt", "response"))
 
 
 @row_format(
     "labelling",
-    "messages: [{role, content}, …], response, suggestion: what `label` wrote, its responses filled in",
+    "messages: [{role, content}, …], response, suggestion: an answered export of `label`",
     has("messages", "response", "suggestion"),
     ("messages", "response", "suggestion"),
 )
@@ -35,7 +35,7 @@ def _labelling(row: Row) -> list[Example]:
 
 @row_format(
     "preference",
-    "chosen, rejected: conversations or responses (with prompt or question); the chosen one is taken",
+    "chosen, rejected: conversations or responses (with prompt or question); the chosen one is used",
     has("chosen", "rejected"),
     ("chosen", "rejected"),
 )
@@ -90,12 +90,12 @@ def _sharegpt(row: Row) -> list[Example]:
 
 
 def conversation(value: Any, name: str, adjusted: list[str]) -> list[Turn]:
-    """Turns of field `name`: objects that say who spoke, bare texts in turn, or pairs of a question and its answer."""
+    """Turns of field `name`: objects with a role, alternating plain texts, or pairs of question and answer."""
     value = listed(value, name)
     first = value[0] if value else None
-    if isinstance(first, str):  # LIMA and UltraChat write the turns as bare strings, the user's first
+    if isinstance(first, str):  # LIMA and UltraChat write the turns as plain strings, starting with the user
         if not all(isinstance(said, str) for said in value):
-            raise RowError("wrong_type", f"{name}: expected strings only, found also {kind(_other(value))}")
+            raise RowError("wrong_type", f"{name}: expected only strings, also found {kind(_other(value))}")
         return [("assistant" if i % 2 else "user", said) for i, said in enumerate(value)]
     if isinstance(first, dict):
         for asked, answered in _PAIRS:

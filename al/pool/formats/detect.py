@@ -1,4 +1,4 @@
-"""Which format a row has, and what is told of a row that has none."""
+"""Detects the format of a row, and writes the message for a row without one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Collection, Mapping, Sequence
 from al.pool.formats.base import FORMATS, Format
 
 LOOKED_AT = 40
-"""Fields of an unknown row that are compared with the known ones; a header may have a million."""
+"""Maximum number of fields of an unknown row that are compared; a header may have a million."""
 
 
 def detect(names: Collection[str]) -> str | None:
-    """Name of the first format that a row with these field names fits, or None."""
+    """The first format that matches a row with these field names, or None."""
     return next((candidate.name for candidate in FORMATS.values() if candidate.matches(names)), None)
 
 
 def recognise(names: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
-    """Format of a row with these field names, and how its fields are to be renamed for it, or None.
+    """(format, {field: new name}) for a row with these field names, or None.
 
-    Names are renamed only where no format fits them as they are: "Question " becomes "question", unless that is taken.
+    Fields are renamed only if no format matches the exact names: "Question " becomes "question", unless that exists.
     """
     found = detect(frozenset(names))
     if found is not None:
@@ -36,23 +36,23 @@ def recognise(names: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
 
 
 def unknown_row(names: Collection[str], compared: bool = True) -> str:
-    """What is told of a row that no format fits: its fields, and if `compared` the nearest format and what is missing for it (1 ms)."""
+    """The message for a row without a format: its fields and, if `compared`, the nearest format and its missing fields (1 ms)."""
     known = sorted(str(name) for name in names)
     shown = ", ".join(known[:LOOKED_AT])[:120] or "none"
     known = known[:LOOKED_AT]
-    told = f"fields {shown}: no known format has these"
-    advice = "say which fields hold what with --map, for example --map instruction=FIELD,output=FIELD (`pool.map`)"
+    found = f"fields {shown}: no known format has these"
+    advice = "map the fields with --map, for example --map instruction=FIELD,output=FIELD (`pool.map`)"
     if not compared:
-        return f"{told}; {advice}"
+        return f"{found}; {advice}"
     nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
     if _likeness(nearest, known) <= 0 or all(name in known for name in nearest.expects):
-        return f"{told}; {advice}"
+        return f"{found}; {advice}"
     lacking = [f"`{name}`{_meant(name, known)}" for name in nearest.expects if name not in known]
-    return f"{told}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice}"
+    return f"{found}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice}"
 
 
 def _likeness(candidate: Format, names: list[str]) -> float:
-    """How many of the format's fields the row has, a name written nearly so counting less; 0 where it has none."""
+    """Number of the format's fields in the row; a similar name counts less; 0 if there are none."""
     if not candidate.expects:
         return 0.0
     exact = sum(name in names for name in candidate.expects)

@@ -1,4 +1,4 @@
-"""Rows that `pool export` wrote: they come back as they were."""
+"""Rows written by `pool export`: they are read back unchanged."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FIELDS = ("id", "messages", "source", "alternatives", "labelled", "metadata")
 
 @row_format(
     "exported",
-    "id, messages, source, alternatives, labelled, metadata and nothing else: what `pool export` wrote",
+    "id, messages, source, alternatives, labelled, metadata and nothing else: written by `pool export`",
     lambda names: len(names) == len(FIELDS) and set(FIELDS).issubset(names),
 )
 def _exported(row: Row) -> list[Example]:
     alternatives, metadata = row.get("alternatives") or [], row.get("metadata") or {}
     if not isinstance(alternatives, list) or not all(isinstance(answer, str) for answer in alternatives):
         raise RowError("wrong_type", f"alternatives: expected a list of texts, found {kind(alternatives)}")
-    if isinstance(metadata, str):  # as Parquet has it
+    if isinstance(metadata, str):  # in Parquet
         try:
             metadata = json.loads(metadata)
         except ValueError:

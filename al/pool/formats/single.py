@@ -1,4 +1,4 @@
-"""Formats that hold one question and its answers. Recognised after those of whole conversations; the more special first."""
+"""Formats of one question and its answers. Tried after those of whole conversations; more specific formats first."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _dolly(row: Row) -> list[Example]:
 def _alpaca(row: Row) -> list[Example]:
     question = with_input(text(row, "instruction"), text(row, "input", ""))
     given = response_field(row, ("output", "response", "answer", "completion", "solution"))
-    # Code Alpaca repeats its `output` as `response`; what says the same twice is no metadata.
+    # Code Alpaca repeats its `output` as `response`; a repetition is not metadata.
     twice = [name for name in ("output", "response") if row.get(name) in (None, "", row.get(given))]
     used = ("instruction", "input", given, *_SYSTEM, *twice)
     return ask(question, answers(row, given), used, _system(row))
@@ -114,7 +114,7 @@ def _multiple_choice(row: Row) -> list[Example]:
     at = answer if isinstance(answer, int) and not isinstance(answer, bool) else None
     if isinstance(answer, str):
         at = next((where.index(answer.strip()) for where in (labels, texts) if answer.strip() in where), None)
-        if at is None:  # an answer in words of its own
+        if at is None:  # a free-text answer
             return ask(question, [answer], used)
     if at is None or not 0 <= at < len(labels):
         raise RowError(
@@ -140,9 +140,7 @@ def _is_evals(names: Collection[str]) -> bool:
             ("input", "ideal"))  # fmt: skip
 def _evals(row: Row) -> list[Example]:
     if "ideal" not in row:
-        raise RowError(
-            "missing_field", "ideal: missing; expected an answer, a list of them, or null where there is none"
-        )
+        raise RowError("missing_field", "ideal: missing; expected an answer, a list of answers, or null for none")
     value, responses = row.get("input"), answers(row, "ideal")
     if not isinstance(value, list):
         return ask(text(row, "input"), responses, ("input", "ideal"))
@@ -192,7 +190,7 @@ def _question_answer(row: Row) -> list[Example]:
             lambda names: has("inputs", "targets")(names) or has("inputs_pretokenized", "targets_pretokenized")(names),
             ("inputs", "targets"))  # fmt: skip
 def _flan(row: Row) -> list[Example]:
-    if "inputs_pretokenized" in row:  # P3: beside the text stand the ids of a T5 tokenizer
+    if "inputs_pretokenized" in row:  # P3 also has the ids of a T5 tokenizer
         used = ("inputs_pretokenized", "targets_pretokenized", "inputs", "targets")
         return ask(text(row, used[0]).strip(), [said.strip() for said in answers(row, used[1])], used)
     return ask(text(row, "inputs"), answers(row, "targets"), ("inputs", "targets"))

@@ -1,10 +1,10 @@
-"""Plain text that holds a whole conversation, taken apart by a template of the user's.
+"""Parses plain text with a whole conversation by the user's template.
 
     "### Human: {user}### Assistant: {assistant}"
 
-The words around the placeholders are the markers that the text is cut at; those of {user} and {assistant} repeat for as many
-turns as there are. White space around markers does not count, but a marker that the template puts at the start of a line is
-found only there. Turns lose the white space around them.
+The text around the placeholders forms the markers at which the text is split; those of {user} and {assistant} repeat for
+every turn. White space around markers is ignored, but a marker at the start of a line in the template matches only at the
+start of a line. White space around turns is removed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import string
 from al.errors import ConfigError
 from al.pool.formats.base import RowError, Turn
 
-_FORM = "expected {user} and {assistant}, in this order, after {system} if there is one, with words between them"
+_FORM = "expected {user} and {assistant} in this order, after an optional {system}, with text between them"
 
 
 class TextTemplate:
-    """A compiled template; `split` takes a text apart.
+    """A compiled template; `split` parses a text.
 
     Raises:
-        ConfigError: a template without {user} and {assistant}, or without words that tell them apart.
+        ConfigError: a template without {user} and {assistant}, or without text between them.
     """
 
     def __init__(self, template: str, key: str = "pool.text_template"):
@@ -37,17 +37,17 @@ class TextTemplate:
         literals = [literal for literal, name, _, _ in pieces if name is not None]
         self._names = {"user": literals[-2].strip(), "assistant": literals[-1].strip()}
         if not literals[-1] or (len(names) == 3 and not self._names["user"]):
-            raise ConfigError(f"{key}: nothing tells the placeholders of {template!r} apart; {_FORM}.")
+            raise ConfigError(f"{key}: no text separates the placeholders of {template!r}; {_FORM}.")
         self._system = literals[0].strip() if len(names) == 3 else None
         self._user = _marker(literals[-2]) if self._names["user"] else None
         self._assistant = _marker(literals[-1])
         self._tail = pieces[-1][0].strip() if pieces[-1][1] is None else ""
 
     def split(self, text: str, name: str = "text") -> list[Turn]:
-        """The turns of a text; one that ends with a question has no response.
+        """The turns of a text; a text that ends with a question has no response.
 
         Raises:
-            RowError: template_mismatch, naming the field `name` and the marker that it lacks.
+            RowError: template_mismatch, with the field `name` and the missing marker.
         """
         turns: list[Turn] = []
         position = 0

@@ -1,12 +1,12 @@
 """Message trees of OpenAssistant (OASST1, OASST2): the best-ranked thread of each.
 
-Köpf et al. 2023, arXiv 2304.07327: people ranked the replies to a message, 0 being the best. From the first prompt on, the reply
-of the lowest rank is followed; one without a rank comes after all that have one, and equal ones go by message_id. Left out are
-messages that were deleted or that reviewers turned down, with all that follows them; and a last prompt that nobody answered, unless it
-is the only message. All that is not on the thread is counted (`replies_not_best`, `replies_turned_down`, `unanswered_turn_cut`).
-Only trees that are `ready_for_export` are used, or that do not say: the others are unfinished or were stopped by moderators.
+Köpf et al. 2023, arXiv 2304.07327: people ranked the replies to a message; 0 is the best. Starting at the first prompt, the reply
+of the lowest rank is followed; replies without a rank come last, and ties are broken by message_id. Excluded are
+messages that were deleted or rejected by reviewers, with everything below them, and a final prompt without a reply, unless it
+is the only message. Messages outside the thread are counted (`replies_not_best`, `replies_turned_down`, `unanswered_turn_cut`).
+Only trees with the state `ready_for_export`, or without a state, are used: the others are unfinished or stopped by moderators.
 
-The rows of a file may stand in any order, so its messages are kept in memory until its end (about 1 KB each; OASST2 has 135,000).
+The rows of a file may have any order, so its messages are kept in memory until its end (about 1 KB each; OASST2 has 135,000).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Message = dict[str, Any]
 
 
 def _flat_row(row: Row) -> list[Example]:
-    raise RowError("wrong_type", "parent_id: the messages of a tree are read together")  # they go through Messages
+    raise RowError("wrong_type", "parent_id: the messages of a tree are read together")  # read through Messages instead
 
 
 class Messages(Gathering):
-    """The flat messages of one file, put together into trees at its end."""
+    """The flat messages of one file, joined into trees at its end."""
 
     def __init__(self) -> None:
         self._messages: dict[str, tuple[int, Row]] = {}
 
     def add(self, row: Row, line: int) -> None:
-        """Take one message. Raises RowError: it cannot be used, or an earlier one has its message_id."""
+        """Add one message. Raises RowError: it is unusable, or an earlier one has its message_id."""
         identity = text(row, "message_id")
         _turn(row)
         if identity in self._messages:
@@ -53,6 +53,7 @@ class Messages(Gathering):
                 replies.setdefault(str(row["parent_id"]), []).append(row)
 
         def replies_of(message: Message) -> list[Message]:
+            """The direct replies to a message, in reading order."""
             return replies.get(str(message["message_id"]), [])
 
         reached: set[str] = set()
@@ -69,7 +70,7 @@ class Messages(Gathering):
 
 row_format(
     "oasst",
-    "message_id, parent_id, text, role, rank: one message of a tree each; the best-ranked thread is taken",
+    "message_id, parent_id, text, role, rank: one message of a tree per row; the best-ranked thread is used",
     has(*_FLAT),
     _FLAT,
     Messages,
@@ -97,17 +98,17 @@ def _nested_replies(message: Message) -> list[Message]:
 
 
 def _tree(root: Message, replies_of: Callable[[Message], list[Message]]) -> Example | RowError:
-    """The best-ranked thread below `root`, or why there is none."""
+    """The best-ranked thread below `root`, or the error why there is none."""
     state = root.get("tree_state")
     thread, adjusted = [root], Counter[str]()
     try:
         size = len(_below(root, replies_of))
         if state not in (None, "", READY):
-            told = f"tree_state: {str(state)[:40]}, expected {READY}; its {size} message(s) are left out"
-            return RowError("tree_not_ready", told)
+            why = f"tree_state: {str(state)[:40]}, expected {READY}; its {size} message(s) are excluded"
+            return RowError("tree_not_ready", why)
         if _turned_down(root):
-            told = f"the tree's first prompt was deleted or turned down; its {size} message(s) are left out"
-            return RowError("turned_down", f"deleted, review_result: {told}")
+            why = f"the tree's first prompt was deleted or rejected; its {size} message(s) are excluded"
+            return RowError("turned_down", f"deleted, review_result: {why}")
         while True:
             replies = replies_of(thread[-1])
             usable = sorted((reply for reply in replies if not _turned_down(reply)), key=_order)

@@ -1,13 +1,13 @@
-"""Messages as they are written in the wild → turns of text.
+"""Messages in their various published forms → turns of text.
 
-An example holds text alone, so what is not text is written out, in the form that Hermes and Qwen models were trained on
+An example contains only text, so tools and calls are written as text, in the form that Hermes and Qwen models were trained on
 (github.com/NousResearch/Hermes-Function-Calling; the chat template of Qwen2.5):
 
     assistant with tool_calls → its content, then one `<tool_call>\\n{"name": …, "arguments": …}\\n</tool_call>` per call
     tools of the conversation → `# Tools … <tools>\\n{one function per line}\\n</tools>`, at the end of the system message
     content in parts          → the text of its parts, joined by line breaks; an image or sound is refused
 
-JSON is written with sorted keys, so that equal calls have equal ids. Ids of calls are left out: order tells which result is whose.
+JSON is written with sorted keys, so that equal calls have equal ids. Ids of calls are omitted: results follow in the order of calls.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ROLES = {
     "tool_result": "tool", "ipython": "tool",
 }  # fmt: skip
 _CALLS = {"function_call", "tool_call", "tool_calls"}
-# In OpenAI's files a few-shot example is a message whose *name* says who is speaking in it.
+# In OpenAI's files a few-shot example is a message whose *name* gives its role.
 _SPEAKERS = {"example_user": "user", "example_assistant": "assistant"}
-# Fields of a message that say nothing to the model, or that are written out.
+# Fields of a message that are irrelevant to the model, or written as text.
 _NO_LOSS = {"name", "tool_calls", "function_call", "tool_call_id", "refusal", "id", "weight", "type", "index"}
 
 _TOOLS = """# Tools
@@ -53,7 +53,7 @@ def read_turns(
 ) -> list[Turn]:
     """Turns from a list (or JSON text of one) of objects that hold a role and a content under the given keys.
 
-    `adjusted` gets `message_fields_left_out` when a message has fields that could not be kept.
+    `adjusted` gets `message_fields_left_out` if a message has fields that cannot be kept.
 
     Raises:
         RowError: wrong_type, unknown_role, not_text, naming the message.
@@ -79,7 +79,7 @@ def read_turns(
 
 
 def listed(value: Any, name: str) -> list[Any]:
-    """The list of messages in field `name`, also where it is JSON text, as in a table. Raises RowError: wrong_type."""
+    """The list of messages in field `name`, given as a list or, in tables, as JSON text. Raises RowError: wrong_type."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -91,7 +91,7 @@ def listed(value: Any, name: str) -> list[Any]:
 
 
 def unanswered(value: Any, name: str, answer: str) -> list[Turn]:
-    """Turns of a conversation whose last message the field `answer` responds to."""
+    """Turns of a conversation whose last message is answered by the field `answer`."""
     turns = read_turns(value, name)
     if turns and turns[-1][0] == "assistant":
         raise RowError(
@@ -101,7 +101,7 @@ def unanswered(value: Any, name: str, answer: str) -> list[Turn]:
 
 
 def with_tools(turns: list[Turn], tools: Any, name: str) -> list[Turn]:
-    """The turns with what field `name` offers (a list of functions, or JSON text of one) written into the system message."""
+    """The turns with the tools of field `name` (a list of functions, or JSON text of one) written into the system message."""
     if isinstance(tools, str):
         try:
             tools = json.loads(tools) if tools.strip() else None
@@ -120,7 +120,7 @@ def with_tools(turns: list[Turn], tools: Any, name: str) -> list[Turn]:
 
 
 def canonical_json(value: Any, name: str) -> str:
-    """JSON with sorted keys and no line breaks. Raises RowError for what has no JSON form, naming the field `name`."""
+    """JSON with sorted keys and no line breaks. Raises RowError, naming the field `name`, for values without a JSON form."""
     try:
         return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -130,7 +130,7 @@ def canonical_json(value: Any, name: str) -> str:
 
 
 def _unusual(message: dict[str, Any], where: str, role_key: str, content_key: str) -> tuple[str, str]:
-    """Role and text of a message that is more than a known role and a string."""
+    """Role and text of a message in a complex form: aliases of roles, parts, tool calls."""
     role, content, speaker = message.get(role_key), message.get(content_key), message.get("name")
     spelling = role.strip().lower() if isinstance(role, str) else ""
     known = ROLES.get(spelling)
@@ -167,7 +167,7 @@ def _parts(parts: list[Any], where: str) -> str:
             raise RowError("wrong_type", f"{where}[{index}]: expected an object with type and text, found {kind(part)}")
         if not isinstance(part.get("text"), str):
             found = str(part.get("type", "no type"))[:40]
-            raise RowError("not_text", f"{where}[{index}]: {found}; only parts of text can be trained on")
+            raise RowError("not_text", f"{where}[{index}]: {found}; only text parts can be trained on")
         texts.append(part["text"])
     return "\n".join(texts)
 
@@ -195,7 +195,7 @@ def _call(name: str, arguments: Any, where: str) -> str:
         try:
             arguments = json.loads(arguments)
         except (ValueError, RecursionError):
-            pass  # a model's broken JSON is kept as the text that it is
+            pass  # a model's broken JSON is kept as text
     elif isinstance(arguments, dict):
         arguments = _without_null(arguments)
     given = canonical_json({} if arguments is None else arguments, where)
@@ -216,7 +216,7 @@ def _call_text(content: str) -> str:
 
 
 def _without_null(value: Any) -> Any:
-    """Without the keys that Parquet fills with null where another row has them."""
+    """The value without null keys, which Parquet adds if another row has them."""
     if isinstance(value, dict):
         return {key: _without_null(item) for key, item in value.items() if item is not None}
     return [_without_null(item) for item in value] if isinstance(value, list) else value

@@ -1,1 +1,1 @@
-"""Raw rows out of files of every kind, streams and data sets of the hub; what cannot be read is a row of its own."""
+"""Reads raw rows from files of every kind, streams and hub data sets; an unreadable row becomes a RowError in its place."""

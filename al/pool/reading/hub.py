@@ -1,6 +1,6 @@
 """Rows of Hugging Face datasets, streamed. `hub:owner/name@revision[config]:split`; the name may be a local folder.
 
-A preset is read the same way: from the user's copy of its repository, if there is one, else from the hub.
+A preset is read the same way: from the user's local copy of its repository if it exists, else from the hub.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
     """(row number from 1, row, row) for every row of the dataset.
 
     Raises:
-        DataError: no such dataset, config or split, a gated one without access, or one that needs code of its own to load.
-        EnvironmentProblem: the hub cannot be reached, breaks off, is overloaded, or limits the requests.
+        DataError: no such dataset, config or split, a gated one without access, or one that needs its own loading code.
+        EnvironmentProblem: the hub cannot be reached, disconnects, is overloaded, or limits requests.
     """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError
@@ -47,7 +47,7 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
 
 
 def _gave_no_answer(error: Exception) -> bool:
-    """Whether the network or the hub failed, rather than what was asked for."""
+    """Whether the network or the hub failed, as opposed to a wrong name."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if isinstance(error, HfHubHTTPError):
@@ -71,7 +71,7 @@ def _open(source: Source) -> Iterable[dict[str, Any]]:
     if preset.files is None:
         revision = preset.revision if copy is None else None
         return load_dataset(name, preset.config, split=split, revision=revision, streaming=True)
-    # Named files are read without the repository's own loading code, which `datasets` no longer runs.
+    # Named files need no loading code of the repository, which `datasets` no longer runs.
     files = preset.files.format(split=split)
     revision = f"@{preset.revision}" if preset.revision else ""
     root = name if copy is not None else f"hf://datasets/{name}{revision}"

@@ -1,4 +1,4 @@
-"""JSON Lines: one value a line. Each line stands alone, so a broken one costs no other."""
+"""JSON Lines: one value per line. Lines are independent, so a broken one affects no other."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from al.pool.reading.kinds import BOM
 from al.pool.reading.unpacking import Damaged
 
 RawRow = tuple[int, Any, Any]
-"""Line (from 1; row number in Parquet and Arrow), the row or a RowError, and what a quarantine snippet is cut from."""
+"""(line from 1, or row number in Parquet and Arrow; row or RowError; source of a quarantine snippet)."""
 
 SNIPPET_BYTES = 800
 _CHUNK = 2**18
-# Three times as fast as the json module. It refuses some of what that takes (NaN, lone surrogates, 1e999), so what it refuses is
-# read again, and what both take they read alike (orjson makes floats of integers above 64 bits).
+# Three times as fast as the json module. It refuses some values that json accepts (NaN, lone surrogates, 1e999); refused lines
+# are read again with json. Values that both accept are equal (orjson converts integers above 64 bits to floats).
 _decode_fast = msgspec.json.Decoder().decode
 _decoder = json.JSONDecoder()
 _lenient = json.JSONDecoder(strict=False)
 
 
 def read_lines(stream: BufferedReader, longest: int) -> Iterator[RawRow]:
-    """The rows of a JSON Lines stream; a line above `longest` bytes is passed over unread."""
+    """The rows of a JSON Lines stream; a line above `longest` bytes is skipped unread."""
     for number, line, size in split_lines(stream, longest):
         if isinstance(line, RowError):
             yield number, line, b""
@@ -42,14 +42,14 @@ def oversize(size: int, longest: int) -> RowError:
 
 
 def split_lines(stream: BufferedReader, longest: int) -> Iterator[tuple[int, bytes | RowError, int]]:
-    """(number from 1, line without its end, its size in bytes) of every line that is not empty; the start alone of a line
-    above `longest` bytes; a RowError where the stream is damaged."""
+    """(number from 1, line without its end, size in bytes) of every non-empty line. Of a line above `longest` bytes only the
+    start is given; damage in the stream gives a RowError."""
     number, rest = 0, b""
     try:
         while chunk := stream.read1(_CHUNK):
             if not (number or rest):
                 chunk = chunk.removeprefix(BOM)
-            if not rest and chunk.isspace():  # a bomb of line ends must not be gone through one by one
+            if not rest and chunk.isspace():  # a bomb of line ends must not be read one by one
                 number += chunk.count(b"\n")
                 continue
             *lines, rest = (rest + chunk).split(b"\n")
@@ -93,7 +93,7 @@ def _parse_carefully(line: bytes) -> Any:
     try:
         content = line.decode("utf-8")
         value, end = _decoder.raw_decode(content)
-        if content[end:].strip() in ("", ","):  # a comma is left where an array was cut into lines
+        if content[end:].strip() in ("", ","):  # a comma remains if an array was cut into lines
             return value
         return RowError("invalid_json", f"character {end + 1}: more after the JSON value")
     except UnicodeDecodeError as error:
@@ -110,7 +110,7 @@ def _parse_carefully(line: bytes) -> Any:
 
 
 def bad_utf8(line: bytes, error: UnicodeDecodeError) -> RowError:
-    """The error of a row with bytes that are no text, naming the field that holds them where that can be told."""
+    """The error of a row with invalid bytes; it names their field if possible."""
     content = line.decode("utf-8", errors="surrogateescape")
     field = _field_with(content, content[len(line[: error.start].decode("utf-8"))])
     byte = line[error.start]
@@ -118,7 +118,7 @@ def bad_utf8(line: bytes, error: UnicodeDecodeError) -> RowError:
 
 
 def _field_with(content: str, character: str) -> str:
-    """ "path.to.field: " of the first string that holds `character`, or "" where the line is no JSON."""
+    """ "path.to.field: " of the first string that contains `character`, or "" if the line is not JSON."""
     try:
         value, _ = _lenient.raw_decode(content)
     except (ValueError, RecursionError):
@@ -127,7 +127,7 @@ def _field_with(content: str, character: str) -> str:
 
 
 def path_to(value: Any, character: str) -> str | None:
-    """Where in a JSON value `character` stands, as `messages[1].content`; None where it does not."""
+    """The place of `character` in a JSON value, such as `messages[1].content`; None if it is absent."""
     waiting = [("", value)]
     while waiting:
         path, value = waiting.pop()

@@ -1,7 +1,7 @@
-"""JSON that is not one value a line: arrays, written-out objects one after another, and an object around a list of rows.
+"""JSON that is not one value per line: arrays, multi-line objects in sequence, and an object around a list of rows.
 
-The text is read through a window that holds little more than one row (`al.pool.reading.json_window`), so memory does not grow with the
-file. A broken value ends the reading, except where the next one is certain: on a line of its own, indented as the broken one was.
+The text is read through a window of little more than one row (`al.pool.reading.json_window`), so memory does not grow with the
+file. A broken value ends the reading, unless the next value is certain: on its own line, with the same indentation.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from al.pool.reading.json_lines import RawRow
 from al.pool.reading.json_window import Window
 
 LONGEST_OBJECT = 128 * 2**20
-"""Characters; an object that is the whole file (a task file) may be longer than other rows."""
+"""Maximum characters of an object that is the whole file (a task file); it may be longer than other rows."""
 WRAPPERS = ("data", "train", "rows", "examples", "records", "samples", "validation", "dev", "test")
 _WRAPPED = re.compile(rf'\{{\s*"(?:{"|".join(WRAPPERS)})"\s*:\s*\[(?=\s*\{{)')
 _LONGEST_HEAD = 200
 
 
 def read_values(stream: BufferedReader, longest: int) -> Iterator[RawRow]:
-    """The elements of arrays and the objects of a JSON stream, each with the line it begins on.
+    """The elements of arrays and the objects of a JSON stream, each with its first line.
 
     A file that is one object around one list of objects (`{"data": [{…}, …]}`, see `WRAPPERS`) gives those. Commas between
-    values may be missing or too many.
+    values may be missing or repeated.
     """
     window = Window(stream)
     wrapped = inside = _enter_wrapper(window)
@@ -61,14 +61,14 @@ def read_values(stream: BufferedReader, longest: int) -> Iterator[RawRow]:
 
 
 def _broken(window: Window, line: int, error: RowError) -> Generator[RawRow, None, bool]:
-    """Yield the error of the value at the window's position, and go to the next value; False where that cannot be found."""
+    """Yield the error of the value at the window's position, and go to the next value; False if that cannot be found."""
     snippet = window.text[window.position : window.position + 400]
-    if window.end >= 0:  # the value is no good, but where it ends is known
+    if window.end >= 0:  # the value is invalid, but its end is known
         window.position = window.end
         yield line, error, snippet
         return True
     if window.find_next():
-        yield line, RowError(error.reason, f"{error}; reading goes on at line {window.line()}"), snippet
+        yield line, RowError(error.reason, f"{error}; reading continues at line {window.line()}"), snippet
         return True
     yield line, window.damage or RowError(error.reason, f"{error}; the rest of the file cannot be read"), snippet
     return False
@@ -87,7 +87,7 @@ def _enter_wrapper(window: Window) -> bool:
 
 
 def _rest_of_wrapper(window: Window, longest: int) -> Generator[RawRow, None, bool]:
-    """Read the fields after the list, up to the end of the object; False where that is not to be found.
+    """Read the fields after the list, up to the end of the object; False if that cannot be found.
 
     Another list of rows among them is an error.
     """
@@ -114,7 +114,7 @@ def _rest_of_wrapper(window: Window, longest: int) -> Generator[RawRow, None, bo
 
 
 def _list_within(window: Window, value: Any) -> int | None:
-    """Where the one list of rows begins in an object that is the whole file; None where there is none."""
+    """Start of the only list of rows in an object that is the whole file; None if there is none."""
     lists = _lists_of_rows(value)
     if len(lists) != 1 or not window.is_last_value():
         return None
@@ -137,6 +137,4 @@ def _are_objects(rows: Any) -> bool:
 
 def _several(names: list[str]) -> RowError:
     found = ", ".join(f"`{name}`" for name in names)
-    return RowError(
-        "several_lists", f"{found}: more than one list of rows in a file; write each into a file of its own"
-    )
+    return RowError("several_lists", f"{found}: more than one list of rows in a file; write each into its own file")

@@ -1,4 +1,4 @@
-"""A JSON stream seen through a window that moves forward: little more than one value is in memory at a time."""
+"""A moving window over a JSON stream: little more than one value is in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from al.pool.reading.json_lines import oversize, path_to
 from al.pool.reading.unpacking import Damaged
 
 _CHUNK = 2**18
-_KEPT = 256  # characters before the position; the indentation of the value there is among them
-_NEAR_END = 16  # an error this near to the end of the text may only say that the text goes on
-_MOST_WASTED = (
-    64 * 2**20
-)  # characters parsed in vain, besides as many as were used; more is a file made to take for ever
-_DEEP = 2**20  # what a value counts for in that sum whose nesting has no end; how far it was followed is not known
+_KEPT = 256  # characters before the position, including the indentation of the value there
+_NEAR_END = 16  # an error this near to the end of the text may only mean that more text follows
+_MOST_WASTED = 64 * 2**20  # wasted characters, beyond as many as were used; more means a file made to take forever
+_DEEP = 2**20  # the count in that sum for a value of endless nesting, because its parsed length is unknown
 _between = re.compile(r"[ \t\n\r,]*")
 _escaped_byte = re.compile("[\udc80-\udcff]")
 _decoder = json.JSONDecoder()
 
 
 class Window:
-    """The stretch of a stream from `position` on, as `text`; `damage` says that the stream broke off behind it.
+    """The part of a stream from `position` on, as `text`; `damage`: the stream broke off after it.
 
-    After `value`, `end` is where the value ends, or -1 where that cannot be told. Bad bytes are lone surrogates in `text`.
+    After `value`, `end` is the end of the value, or -1 if unknown. Bad bytes are lone surrogates in `text`.
     """
 
     def __init__(self, stream: BufferedReader):
@@ -46,7 +44,7 @@ class Window:
         return self._line
 
     def grow(self) -> bool:
-        """Add as much text as there is from the position on (256 KiB at least); False at the end of the stream."""
+        """At least double the text from the position on (256 KiB or more); False at the end of the stream."""
         if self._ended:
             return False
         self.line()
@@ -68,7 +66,7 @@ class Window:
         return len(parts) > 1 and any(parts[1:])
 
     def skip_space(self) -> str | None:
-        """Go to the next character that is neither space nor comma, and return it; None at the end."""
+        """Move to the next character that is neither space nor comma, and return it; None at the end."""
         while True:
             self.position = _between.match(self.text, self.position).end()  # type: ignore[union-attr]
             if self.position < len(self.text):
@@ -77,7 +75,7 @@ class Window:
                 return None
 
     def value(self, longest: int) -> Any:
-        """The JSON value at the position, which stays; a RowError where it is broken or takes more than `longest` bytes."""
+        """The JSON value at the position, which does not move; a RowError if it is broken or longer than `longest` bytes."""
         while True:
             self.end = -1
             try:
@@ -115,20 +113,20 @@ class Window:
         return value
 
     def is_last_value(self) -> bool:
-        """Whether nothing but space follows the value that was read last."""
+        """Whether only white space follows the last value."""
         while not self.text[self.end :].strip():
             if not self.grow():
                 return True
         return False
 
     def open_object(self) -> None:
-        """Read on from the middle of an object as if it began with the field at the position."""
+        """Continue in the middle of an object as if it began with the field at the position."""
         self.position -= 1
         self.text = f"{self.text[: self.position]}{{{self.text[self.position + 1 :]}"
         self._counted = min(self._counted, self.position)
 
     def find_next(self) -> bool:
-        """Go from a broken value to the next that is certain; False where there is none."""
+        """Move from a broken value to the next certain one; False if there is none."""
         pattern = self._beginning()
         if pattern is None or self._wasted > _MOST_WASTED + self._dropped + self.position:
             return False
@@ -142,7 +140,7 @@ class Window:
         return True
 
     def _beginning(self) -> re.Pattern[str] | None:
-        """What begins a value like the one at the position: the same indentation on a line of its own."""
+        """A pattern for the start of a value like the one at the position: the same indentation on its own line."""
         start = self.text.rfind("\n", 0, self.position)
         indent = self.text[start + 1 : self.position]
         if start < 0 and self._dropped:
@@ -155,5 +153,5 @@ class Window:
             return re.compile(rf"\n{re.escape(indent)}\{{")
         if re.match(r"\{\r?\n[ \t]", self.text[self.position : self.position + 4]):
             return re.compile(r"\n\{(?=\r?\n[ \t])")
-        # Values that fill a line each. Were they written over several lines without indentation, an inner object could pass for one.
+        # Values of one line each. With multi-line values without indentation, an inner object could be mistaken for a row.
         return None if self._tall else re.compile(r"\n\{(?=[^\r\n])")

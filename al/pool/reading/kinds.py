@@ -1,4 +1,4 @@
-"""What kind of file one is: by its suffix, and by its first bytes where the suffix says nothing."""
+"""The kind of a file: by its suffix, or by its first bytes if the suffix is unknown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READABLE = (
     *SUFFIXES,
     *(kind + codec for kind in KINDS if kind not in _COMPRESSED_ALREADY for codec in CODECS),
 )
-"""Every ending of a file that can be read."""
+"""All suffixes of readable files."""
 EXPECTED = ".jsonl, .ndjson, .json, .csv, .tsv, .txt (each also .gz, .zst, .bz2), .parquet, .arrow or .feather"
 
 BOM = b"\xef\xbb\xbf"
@@ -49,23 +49,23 @@ def without_suffix(name: str) -> str:
 
 
 def kind_by_name(name: str) -> Kind | None:
-    """The kind that a file name promises, or None."""
+    """The kind of a file by its name, or None."""
     name = _without_codec(name.lower())
     return next((kind for suffix, kind in KINDS.items() if name.endswith(suffix)), None)
 
 
 def codec_of(name: str, head: bytes) -> Codec | None:
-    """How a file is compressed. Its first bytes say so; a name ending in .gz (.zst, .bz2) over plain text is ignored."""
+    """The compression of a file by its first bytes; a suffix .gz (.zst, .bz2) on plain text is ignored."""
     found = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
     promised = next((codec for suffix, codec in CODECS.items() if name.lower().endswith(suffix)), None)
     return found or (promised if head and not _is_text(head) else None)
 
 
 def kind_by_content(head: bytes, label: str) -> Kind:
-    """The kind of a file whose name says nothing, from its first (unpacked) bytes.
+    """The kind of a file without a known suffix, from its first (unpacked) bytes.
 
     Raises:
-        DataError: it is none that can be read.
+        DataError: the kind cannot be read.
     """
     for magic, kind in _BINARY.items():
         if head.startswith(magic):
@@ -98,5 +98,5 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:
-        return error.start >= len(head) - 3  # a character cut by the end of `head`
+        return error.start >= len(head) - 3  # a character cut at the end of `head`
     return b"\0" not in head

@@ -1,6 +1,6 @@
-"""Raw rows of files, each with the line it stands on. What cannot be read becomes a `RowError` in the row's place.
+"""Raw rows of files, each with its line. An unreadable row becomes a `RowError` in its place.
 
-Every kind is streamed: in memory is one row, or one batch of rows, whatever the size of the file.
+Every kind is streamed: memory holds one row, or one batch of rows, whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from al.pool.sources import Source
 __all__ = ["RawRow", "parse_line", "read_rows"]
 
 SEPARATOR = b"---"
-"""A line of a .txt file that ends one document; the next begins after it."""
+"""The line that separates documents in a .txt file."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""What stands in a clone in place of a large file that was not fetched (github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
+"""First bytes of a Git LFS pointer, which replaces a large file in a clone (github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
 _LOOKED_AT = 20
 
 
@@ -31,7 +31,7 @@ def read_rows(source: Source) -> Iterator[RawRow]:
     """Every row of a file, broken ones included.
 
     Raises:
-        DataError: the file does not exist, cannot be opened, or is of no kind that can be read.
+        DataError: the file does not exist, cannot be opened, or has an unreadable kind.
     """
     path = Path(source.path)
     try:
@@ -68,7 +68,7 @@ def _read_text(stream: BufferedReader, kind: Kind, longest: int) -> Iterator[Raw
 
 
 def _is_by_line(head: bytes, is_json: bool) -> bool:
-    """Whether a JSON file is to be read line by line; the suffix says only what is likelier."""
+    """Whether a JSON file is read line by line; the suffix is only a hint."""
     *lines, last = head.removeprefix(BOM).lstrip().split(b"\n")
     first = (lines[0] if lines else last).strip()
     if first.startswith(b"[") and first[1:].lstrip()[:1] in (b"", b"{"):
@@ -76,7 +76,7 @@ def _is_by_line(head: bytes, is_json: bool) -> bool:
     if not first.startswith(b"{"):
         return not (is_json and first.startswith(b"["))
     if is_json and lines and first.endswith((b"[", b",", b"{")) and not isinstance(parse_line(first), dict):
-        return False  # an object that goes on at the next line: `{"data": [{…},`
+        return False  # an object that continues on the next line: `{"data": [{…},`
     alone = [
         line for line in lines[:_LOOKED_AT] if line.startswith(b"{") and isinstance(parse_line(line.strip()), dict)
     ]
@@ -84,7 +84,7 @@ def _is_by_line(head: bytes, is_json: bool) -> bool:
 
 
 def _read_documents(stream: BufferedReader, longest: int) -> Iterator[RawRow]:
-    """Plain text as rows {"text": …}: one per document; a line that holds only `---` stands between two."""
+    """Plain text as rows {"text": …}, one per document; a line of only `---` separates two."""
     lines: list[bytes] = []
     start = size = before = 0
     for number, line, length in split_lines(stream, longest):

@@ -1,4 +1,4 @@
-"""Standard input as a file: what was piped in is kept with the run, so that its digest can be taken and it can be read again."""
+"""Standard input as a file: piped data is kept with the run, so that it has a digest and can be read again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from al.run.atomic import move_into_place
 
 STDIN = "-"
 SPOOLED = re.compile(r"stdin-[0-9a-f]{8}")
-"""Name of a file that holds what was piped in, told apart by the sha256 of its bytes."""
+"""Name of a file of piped data; it contains the sha256 of its bytes."""
 _CHUNK = 2**20
 
 
 def spool(folder: Path, stream: BinaryIO | None = None) -> Path:
-    """Copy standard input (or `stream`) into `folder`, which is made; the same bytes give the same file."""
+    """Copy standard input (or `stream`) into `folder`, creating it; the same bytes give the same file."""
     folder.mkdir(parents=True, exist_ok=True)
     waiting, digest = folder / "stdin.part", hashlib.sha256()
     stream = stream or sys.stdin.buffer
@@ -32,5 +32,5 @@ def spool(folder: Path, stream: BinaryIO | None = None) -> Path:
 
 
 def with_stdin_spooled(names: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """The names of sources, `-` replaced by a file in `folder` that holds standard input."""
+    """The names of sources, with `-` replaced by a file in `folder` with the data of standard input."""
     return tuple(str(spool(folder)) if name == STDIN else name for name in names)

@@ -1,4 +1,4 @@
-"""Tables: CSV and TSV, Parquet, Arrow. Columns of one name are kept apart as `name`, `name (2)`."""
+"""Tables: CSV and TSV, Parquet, Arrow. Columns with the same name become `name`, `name (2)`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH_ROWS, BATCH_BYTES = 1024, 16 * 2**20
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names, with (2), (3), … behind those that an earlier column has."""
+    """The names, with (2), (3), … appended to repeated ones."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:
@@ -32,9 +32,9 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def read_csv(stream: BufferedReader, delimiter: str, longest: int) -> Iterator[RawRow]:
-    """The rows of a table in text form, its first row the header; `delimiter` is a tab, or a comma (or what takes its place).
+    """The rows of a table in text form, whose first row is the header; `delimiter` is a tab, or a comma (or its replacement).
 
-    A quote that is never closed, or is followed by text, costs the line it stands on; reading goes on at the next line.
+    A quote that is never closed, or is followed by text, makes its line a bad row; reading continues at the next line.
     """
     if delimiter == ",":
         delimiter = _delimiter(head_of(stream))
@@ -44,10 +44,10 @@ def read_csv(stream: BufferedReader, delimiter: str, longest: int) -> Iterator[R
         if isinstance(fields, RowError):
             yield line, fields, raw
             if names is None:
-                return  # without a header nothing after it has a meaning
+                return  # without a header the rows have no meaning
         elif names is None:
             if len(fields) > MOST_COLUMNS:
-                found = f"the header has {len(fields):,} columns, the most is {MOST_COLUMNS:,}"
+                found = f"the header has {len(fields):,} columns, the maximum is {MOST_COLUMNS:,}"
                 yield line, RowError("invalid_csv", found), raw
                 return
             names = distinct_names(fields)
@@ -76,7 +76,7 @@ def _as_text(row: dict[str, str | None]) -> dict[str, str | None] | RowError:
 
 
 class _Lines:
-    """The lines of a stream as text, those of the record that is being read kept, so that they can be read again.
+    """The lines of a stream as text. Lines of the current record are kept, so that they can be read again.
 
     A line above `longest` bytes ends the iteration with its RowError in `refused`, as damage does (`damaged`).
     """
@@ -118,14 +118,14 @@ class _Lines:
         return line.decode("utf-8", "surrogateescape")
 
     def pass_over_blank(self) -> None:
-        """Go to the next line that holds something, at once: a bomb may hold millions that do not."""
+        """Skip to the next non-empty line in one step: a bomb may contain millions of empty ones."""
         while not self._again and (waiting := head_of(self._stream))[:1] in (b"\n", b"\r"):
             blank = waiting[: len(waiting) - len(waiting.lstrip(b"\r\n"))]
             self._stream.read(len(blank))
             self.number += blank.count(b"\n")
 
     def read_again(self) -> None:
-        """Give out all lines of the record but its first once more."""
+        """Return all lines of the record except its first to the input."""
         self._again += self.record[:0:-1]
         self.number -= len(self.record) - 1
         self.record = self.record[:1]
@@ -133,7 +133,7 @@ class _Lines:
 
 
 def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | RowError, str]]:
-    """(first line, fields or error, raw text) of every record that is not blank."""
+    """(first line, fields or error, raw text) of every non-blank record."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.record = []
@@ -146,7 +146,7 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | R
         start = lines.number - len(lines.record) + 1
         if error is not None and lines.record:
             if "new-line character" in str(error):
-                found = "a carriage return stands alone, outside of quotes; end lines with LF or CR LF"
+                found = "a single carriage return outside quotes; end lines with LF or CR LF"
                 error = RowError("invalid_csv", found)
             elif "unexpected end" in str(error) or len(lines.record) > 1:
                 error = RowError("invalid_csv", f"a quote is not closed, or text follows it ({error})")
@@ -189,7 +189,7 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
 
 
 def read_arrow(path: Path) -> Iterator[RawRow]:
-    """The rows of an Arrow IPC file or stream (Feather 2, and what `datasets` keeps on disk), numbered from 1."""
+    """The rows of an Arrow IPC file or stream (Feather 2, and the files of `datasets`), numbered from 1."""
     number = 0
     try:
         with pa.memory_map(str(path)) as file:
@@ -220,7 +220,7 @@ def _arrow_batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
 
 
 def python_rows(batch: pa.RecordBatch, check: bool = False) -> Iterator[Any]:
-    """The rows of a batch as dicts; a RowError for one that Python cannot hold. `check` looks for offsets that lie."""
+    """The rows of a batch as dicts; a RowError for a row that Python cannot represent. `check` detects invalid offsets."""
     try:
         if check:
             batch.validate(full=True)
@@ -232,7 +232,7 @@ def python_rows(batch: pa.RecordBatch, check: bool = False) -> Iterator[Any]:
         for index in range(batch.num_rows):
             yield from python_rows(batch.slice(index, 1), check)
         return
-    for row in rows:  # pandas writes NaN where a value is missing
+    for row in rows:  # pandas writes NaN for a missing value
         yield {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
 
 

@@ -1,4 +1,4 @@
-"""Files as streams of plain bytes: unpacked on the way, everything before a damaged place handed out."""
+"""Files as streams of plain bytes, unpacked while reading; everything before damage is read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from al.pool.reading.kinds import UTF_16, Codec, codec_of
 
 BUFFER = 2**20
 HEAD = 2**16
-"""Bytes looked at to tell what a file is."""
+"""Bytes read to detect the kind of a file."""
 LEAST_BOMB = 16 * 2**20
-"""Bytes; a file that unpacks to less is harmless however well it is compressed."""
+"""Bytes; a file that unpacks to less is harmless at any compression ratio."""
 
-# Compressed bytes handed to a decompressor at a time. They bound what one call can unpack: 4 MB of gzip, 64 MiB of zstd (4 bytes
-# stand for 128 KiB), 92 MB of bzip2.
+# Compressed bytes per call of a decompressor. They bound the output of a call: 4 MB for gzip, 64 MiB for zstd (4 bytes
+# unpack to 128 KiB), 92 MB for bzip2.
 _FEED: dict[Codec, int] = {"gz": 4096, "zst": 2048, "bz2": 64}
 
 
 class Damaged(OSError):
-    """A stream cannot be read on from here; `row` is the RowError that says so."""
+    """A stream cannot be read any further; `row` is the RowError."""
 
     def __init__(self, row: RowError):
         super().__init__(str(row))
@@ -35,7 +35,7 @@ def open_plain(path: Path, max_ratio: float) -> io.BufferedReader:
     """Open a file for reading, unpacked if it is compressed, UTF-16 as UTF-8; reading it may raise `Damaged`.
 
     Args:
-        max_ratio: of unpacked to packed bytes; a larger file that is past `LEAST_BOMB` is not read on.
+        max_ratio: of unpacked to packed bytes; above it, and past `LEAST_BOMB`, reading stops.
     """
     file = path.open("rb", buffering=BUFFER)
     codec = codec_of(path.name, file.peek(HEAD)[:HEAD])
@@ -44,7 +44,7 @@ def open_plain(path: Path, max_ratio: float) -> io.BufferedReader:
 
 
 def head_of(stream: io.BufferedReader) -> bytes:
-    """The next bytes of a stream, at most `HEAD`, which stay to be read; none where it is damaged, which the reading will tell."""
+    """The next bytes of a stream, at most `HEAD`, without consuming them; empty if it is damaged, which reading will report."""
     try:
         return stream.peek(HEAD)[:HEAD]
     except Damaged:
@@ -62,7 +62,7 @@ def _decompressor(codec: Codec) -> Any:
 
 
 class _Unpacked(io.RawIOBase):
-    """The unpacked bytes of a compressed file; its members (frames, streams) follow each other."""
+    """The unpacked bytes of a compressed file; its members (frames, streams) in sequence."""
 
     def __init__(self, file: io.BufferedReader, codec: Codec, max_ratio: float):
         self._file, self._codec, self._max_ratio = file, codec, max_ratio
@@ -75,9 +75,11 @@ class _Unpacked(io.RawIOBase):
         self._ended = False
 
     def readable(self) -> bool:
+        """True, as `io` requires of a readable raw stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with unpacked bytes; returns their number, 0 at the end. Raises Damaged after the last good byte."""
         if self._at == len(self._output):
             self._fill(len(buffer))
         part = self._output[self._at : self._at + len(buffer)]
@@ -105,14 +107,14 @@ class _Unpacked(io.RawIOBase):
                 RowError(
                     "zip_bomb",
                     f"{self._packed:,} bytes unpack to more than {self._unpacked:,}; the limit `pool.max_unpack_ratio` is "
-                    f"{self._max_ratio:g}. What came before is kept.",
+                    f"{self._max_ratio:g}. Earlier rows are kept.",
                 )
             )
         if self._fed == len(self._input):
             self._input, self._fed = self._file.read1(HEAD), 0
             if not self._input:
                 if self._member is not None:
-                    raise self._damaged("it ends in the middle")
+                    raise self._damaged("it is truncated")
                 self._ended = True
                 return b""
         if self._member is None and not self._starts_member():
@@ -122,7 +124,7 @@ class _Unpacked(io.RawIOBase):
         self._packed += len(fed)
         try:
             part = self._member.decompress(fed)
-        except Exception as error:  # each library has its own: zlib.error, OSError, ZstdError
+        except Exception as error:  # each library has its own error: zlib.error, OSError, ZstdError
             self._failed = self._damaged(str(error))
             return self._rescued(fed)
         self._unpacked += len(part)
@@ -132,7 +134,7 @@ class _Unpacked(io.RawIOBase):
         return part
 
     def _starts_member(self) -> bool:
-        rest = self._input[self._fed :].lstrip(b"\0")  # padding, as tar and tapes leave it
+        rest = self._input[self._fed :].lstrip(b"\0")  # padding of tar and tapes
         self._fed = len(self._input) - len(rest)
         if rest:
             self._member = _decompressor(self._codec)
@@ -140,7 +142,7 @@ class _Unpacked(io.RawIOBase):
         return bool(rest)
 
     def _rescued(self, fed: bytes) -> bytes:
-        """What comes out of `fed` before the damage in it: the decompressor has dropped it, so the member is unpacked again."""
+        """The output of `fed` before the damage in it. The decompressor has dropped it, so the member is unpacked again."""
         left = self._file.tell() - len(self._input) + self._fed - len(fed) - self._member_at
         self._file.seek(self._member_at)
         member, parts = _decompressor(self._codec), []
@@ -158,17 +160,18 @@ class _Unpacked(io.RawIOBase):
         return Damaged(
             RowError(
                 f"truncated_{self._codec}",
-                f"the compressed file is cut off or damaged from here on ({why}); what came before is kept",
+                f"the compressed file is truncated or damaged from here on ({why}); earlier rows are kept",
             )
         )
 
     def close(self) -> None:
+        """Close the underlying file too."""
         self._file.close()
         super().close()
 
 
 class _FromUtf16(io.RawIOBase):
-    """A UTF-16 stream with a byte order mark, as spreadsheets export it, read as UTF-8."""
+    """A UTF-16 stream with a byte order mark, as exported by spreadsheets, converted to UTF-8."""
 
     def __init__(self, stream: io.BufferedReader):
         self._stream = stream
@@ -176,9 +179,11 @@ class _FromUtf16(io.RawIOBase):
         self._waiting = b""
 
     def readable(self) -> bool:
+        """True, as `io` requires of a readable raw stream."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with UTF-8 bytes; returns their number, 0 at the end. Raises Damaged for invalid UTF-16."""
         while not self._waiting:
             content = self._stream.read1(BUFFER)
             try:
@@ -194,5 +199,6 @@ class _FromUtf16(io.RawIOBase):
         return len(part)
 
     def close(self) -> None:
+        """Close the underlying file too."""
         self._stream.close()
         super().close()

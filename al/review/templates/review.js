@@ -1,18 +1,18 @@
 "use strict";
-// Shows the batch, sends every change at once, follows the round after the approval. Texts are only ever set as textContent.
+// Shows the batch, sends every change immediately, follows the round after the approval. Texts are only set as textContent.
 (() => {
   const token = new URLSearchParams(location.search).get("token") || "";
   const $ = (id) => document.getElementById(id);
   const PAGE = 50;
   const STATES = {
-    kept: "proposed", filled: "comes in for another", pinned: "pinned", dropped: "dropped", out: "goes out", left: "not picked",
+    kept: "proposed", filled: "replacement", pinned: "pinned", dropped: "dropped", out: "removed", left: "not picked",
     unlabelled: "no response",
   };
   const NOTES = {
-    batch: "What would be trained on. Drop what should not be; the next candidates of the same cluster take its place at once.",
-    changed: "What you named, what goes out and what comes in.",
-    left: "What could be picked and is not. Pin what should be in; as many others of its cluster go out.",
-    unlabelled: "Examples without a response. An answer is in the pool from the next round on; this round does not train on it.",
+    batch: "The examples to train on. Drop unwanted ones; the next candidates of the same cluster replace them immediately.",
+    changed: "Your changes, removed examples and replacements.",
+    left: "Examples that may be picked but are not. Pin wanted ones; each replaces another example of its cluster.",
+    unlabelled: "Examples without a response. An answer enters the pool in the next round; this round does not train on it.",
   };
   let state = null;
   let rows = [];
@@ -40,7 +40,7 @@
     try {
       response = await fetch(path, options);
     } catch {
-      throw new Error("The server does not answer: its process has ended. The draft is kept; the same command shows this page again.");
+      throw new Error("No response from the server: its process has ended. The draft is kept; the same command shows this page again.");
     }
     const document = await response.json();
     if (!response.ok) throw new Error(document.error || JSON.stringify(document.detail));
@@ -55,7 +55,7 @@
   const number = (value) => value.toLocaleString("en");
   const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
 
-  // -- what stands around the list -----------------------------------------------------------------------------------
+  // -- around the list -----------------------------------------------------------------------------------------------
   function showState() {
     const c = state.counts;
     document.title = `Review of ${state.run}, round ${state.round}`;
@@ -66,7 +66,7 @@
     $("notice").hidden = !state.notice;
     complain(state.problem || "");
     const unit = state.unit === "tokens" ? `${number(state.spent)} of ${number(state.budget)} tokens` : `${number(state.spent)} of ${number(state.budget)} examples`;
-    $("sum").textContent = `${unit} · ${number(c.kept)} proposed kept, ${number(c.out)} taken out, ${number(c.filled)} brought in, ${number(c.pinned)} pinned`
+    $("sum").textContent = `${unit} · ${number(c.kept)} proposed kept, ${number(c.out)} removed, ${number(c.filled)} added, ${number(c.pinned)} pinned`
       + (c.answered ? `, ${number(c.answered)} answered` : "");
     $("approve").disabled = Boolean(state.problem);
     for (const button of document.querySelectorAll("[data-view]")) {
@@ -82,7 +82,7 @@
   function banButton(banned, what, change) {
     const button = make("button", { type: "button", textContent: banned ? "Banned" : "Ban", className: "drop" });
     button.setAttribute("aria-pressed", String(banned));
-    button.setAttribute("aria-label", `${banned ? "Take back the ban of" : "Ban"} ${what}`);
+    button.setAttribute("aria-label", `${banned ? "Undo the ban of" : "Ban"} ${what}`);
     button.addEventListener("click", change);
     return button;
   }
@@ -228,7 +228,7 @@
   }
 
   // -- changes -------------------------------------------------------------------------------------------------------
-  // One after the other, so that what comes back last is what was sent last.
+  // One after the other, so the last answer belongs to the last request.
   let queue = Promise.resolve();
   let refused = 0;
   function change(kind, key, value, focus = null, redraw = true) {
@@ -307,15 +307,15 @@
   $("previous").addEventListener("click", () => turn(-1, 0));
   $("next").addEventListener("click", () => turn(1, 0));
 
-  // -- approval, and what follows ------------------------------------------------------------------------------------
+  // -- approval, and training ---------------------------------------------------------------------------------------
   $("approve").addEventListener("click", async () => {
     const before = refused;
-    await queue; // a note or an answer that was still in hand
-    if (refused > before || state.problem) return; // what stands against it is shown
+    await queue; // a note or an answer that is still being sent
+    if (refused > before || state.problem) return; // the reason is shown
     const c = state.counts;
     $("confirm-text").textContent =
-      `${number(c.kept)} of ${plural(c.proposed, "proposed example", "proposed examples")} kept, ${number(c.out)} taken out, `
-      + `${number(c.filled)} brought in for others, ${number(c.pinned)} pinned.`;
+      `${number(c.kept)} of ${plural(c.proposed, "proposed example", "proposed examples")} kept, ${number(c.out)} removed, `
+      + `${number(c.filled)} replacements added, ${number(c.pinned)} pinned.`;
     $("confirm").showModal();
   });
   $("no").addEventListener("click", () => $("confirm").close());
@@ -328,7 +328,7 @@
       complain(error.message);
       const fresh = await ask("/api/state").catch(() => null);
       if (!fresh) return;
-      state = fresh; // what is approved next is what is shown
+      state = fresh; // approve only the state that is shown
       showState();
       if (!state.approved) {
         await refresh();
@@ -356,7 +356,7 @@
     try {
       found = await ask("/status");
     } catch {
-      $("live-state").textContent = "The process has ended; `status` and `report` on the command line say how far it came.";
+      $("live-state").textContent = "The process has ended; `status` and `report` on the command line show its progress.";
       return;
     }
     const { stage } = found;

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sentences import NO_LANGUAGE, SENTENCES
 
-from al.cleaning.language import UNKNOWN, detect_languages, example_languages, known_languages
+from al.cleaning.language import UNKNOWN, example_languages, known_languages, languages_of_texts
 from al.config.pool import PoolConfig
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
@@ -27,7 +27,7 @@ def languages_of(folder: Path, rows: list[dict]) -> list[str]:
 
 
 def test_no_sentence_is_taken_for_another_language_and_nine_in_ten_are_told():
-    found = detect_languages([text for _, text in SENTENCES])
+    found = languages_of_texts([text for _, text in SENTENCES])
     wrong = [(text, code) for (right, text), code in zip(SENTENCES, found, strict=True) if code not in (right, UNKNOWN)]
     assert wrong == []
     assert (found != UNKNOWN).mean() > 0.9
@@ -35,7 +35,7 @@ def test_no_sentence_is_taken_for_another_language_and_nine_in_ten_are_told():
 
 @pytest.mark.parametrize("text", NO_LANGUAGE)
 def test_numbers_and_code_are_no_language_or_english_at_most(text):
-    assert detect_languages([text])[0] in (UNKNOWN, "en")
+    assert languages_of_texts([text])[0] in (UNKNOWN, "en")
 
 
 def test_every_code_is_of_two_letters():

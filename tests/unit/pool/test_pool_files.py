@@ -288,7 +288,7 @@ class TestTables:
     def test_a_lone_carriage_return_is_told_as_what_it_is(self, importing):
         imported = importing({"a.csv": CSV + "old\rmac,line\nlast?,yes\n"})
         assert (imported.stats.examples, imported.refused) == (5, [("in/a.csv:6", "invalid_csv")])
-        assert "a carriage return stands alone" in imported.quarantine[0]["message"]
+        assert "a single carriage return" in imported.quarantine[0]["message"]
 
     def test_columns_of_one_name_are_kept_apart(self, importing):
         imported = importing({"a.csv": "question,answer,answer\nA?,B,C\n"})

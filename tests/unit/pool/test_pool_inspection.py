@@ -133,7 +133,7 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_told(world, monkeypatch, t
             raise ConnectionError("no route")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(tokenizer, "load_tokenizer", watched)
+    monkeypatch.setattr(pool_inspection, "load_tokenizer", watched)
     options = Options(world, overrides=("model.name=no-such-owner/no-such-model",), as_json=True)
     document = pool_inspection.inspect_sources(options, [str(write(tmp_path / "x.jsonl", asks("two")))], None, 0)
     assert asked == [("no-such-owner/no-such-model", pool_inspection.HUB_SECONDS)]

@@ -197,13 +197,13 @@ class TestDamagedFiles:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])
 def test_an_empty_file_is_an_error_that_names_it(importing, name):
-    with pytest.raises(DataError, match=f"in/{name}: holds no rows"):
+    with pytest.raises(DataError, match=f"in/{name}: contains no rows"):
         importing({"good.jsonl": JSONL, name: b""})
 
 
 def test_a_file_without_one_usable_row_is_an_error_that_shows_the_first(importing):
     with pytest.raises(
         DataError,
-        match=r"in/b\.jsonl: none of its 2 rows can be used\. The first is line 1: .*Known formats .*, messages",
+        match=r"in/b\.jsonl: none of its 2 rows is usable\. The first is line 1: .*Known formats .*, messages",
     ):
         importing({"a.jsonl": JSONL, "b.jsonl": [{"ask": "q"}, {"ask": "r"}]})

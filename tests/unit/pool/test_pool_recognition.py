@@ -65,7 +65,7 @@ def test_the_fields_that_a_format_expects_are_recognised_as_it(name):
         (["instructions", "output"], "no `instruction` (`instructions`?)"),
         (["chosen", "score"], "looks like preference, but has no `rejected`"),
         (["targets"], "looks like flan, but has no `inputs`"),
-        (["x", "y"], "no known format has these; say which fields hold what with --map"),
+        (["x", "y"], "no known format has these; map the fields with --map"),
         ([], "fields none"),
     ],
 )

@@ -124,7 +124,7 @@ class TestImportsOneAfterTheOther:
     [
         ("nowhere.jsonl", "there is no file or folder"),
         ("no*.jsonl", "no file matches the pattern"),
-        ("", "holds no file that can be"),
+        ("", "contains no importable file"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_an_error(tmp_path, entry, message):

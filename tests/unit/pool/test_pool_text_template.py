@@ -75,8 +75,8 @@ def test_a_text_that_does_not_fit_says_what_it_lacks(text, told):
         ("no placeholder", "found no placeholder"),
         ("{user}", "found user in"),
         ("{assistant} {user}", "found assistant, user in"),
-        ("{user}{assistant}", "nothing tells the placeholders"),
-        ("{system}{user}: {assistant}", "nothing tells the placeholders"),
+        ("{user}{assistant}", "no text separates the placeholders"),
+        ("{system}{user}: {assistant}", "no text separates the placeholders"),
         ("{user", "pool.text_template: "),
     ],
 )
@@ -95,7 +95,7 @@ def test_rows_of_text_are_imported_through_the_template(importing):
 
 
 def test_rows_of_text_without_a_template_are_told_of_it(importing):
-    with pytest.raises(DataError, match=r"line 1: text: say in `pool\.text_template`.*\[no_template\]"):
+    with pytest.raises(DataError, match=r"line 1: text: set `pool\.text_template`.*\[no_template\]"):
         importing({"a.jsonl": [{"text": "### Human: a### Assistant: b"}]})
 
 

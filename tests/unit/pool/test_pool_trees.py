@@ -141,7 +141,7 @@ def test_every_message_that_hangs_from_none_is_told(importing):
 
 def test_a_tree_that_is_left_out_says_how_many_messages_it_has(importing):
     rows = [*TREE, message("x", None, tree_state="growing"), message("Y", "x", 0)]
-    assert "its 2 message(s) are left out" in importing({"a.jsonl": rows}).quarantine[0]["message"]
+    assert "its 2 message(s) are excluded" in importing({"a.jsonl": rows}).quarantine[0]["message"]
 
 
 def test_strict_stops_at_a_tree_that_cannot_be_used(importing):

@@ -51,7 +51,7 @@ def test_a_draft_is_taken_up_again_and_one_of_another_proposal_is_set_aside(desk
     path = tmp_path / "review/draft.json"
     path.write_text(path.read_text().replace(PROPOSAL, "f" * 20))
     other = Desk(desk.proposed, desk.folder)
-    assert not other.draft.pin and "was made on another proposal" in other.notice
+    assert not other.draft.pin and "is on another proposal" in other.notice
     assert (tmp_path / "review/draft-1.json").exists() and not path.exists()
     path.write_text("{")
     assert "cannot be read" in Desk(desk.proposed, desk.folder).notice

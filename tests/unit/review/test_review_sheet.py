@@ -43,8 +43,8 @@ def proposed(tmp_path):
 def test_an_export_that_nobody_edited_changes_nothing(proposed, tmp_path, suffix):
     path = tmp_path / f"batch{suffix}"
     assert write_batch(proposed.batch, path) == 12
-    decision, told = read_approval(path, proposed.batch)
-    assert decision.changes_nothing and told == [] and not list(tmp_path.glob("*.tmp"))
+    decision, notes = read_approval(path, proposed.batch)
+    assert decision.changes_nothing and notes == [] and not list(tmp_path.glob("*.tmp"))
     assert proposed.revised(decision).picked.tolist() == proposed.terms.picked.tolist()
 
 
@@ -53,7 +53,7 @@ def test_the_export_of_another_proposal_is_refused_before_what_it_lacks_is_dropp
     path = tmp_path / f"batch{suffix}"
     write_batch(proposed.batch, path)
     other = replace(proposed.batch, proposal=replace(proposed.artifact, fingerprint="f" * 20))
-    with pytest.raises(DataError, match=rf"batch{suffix}:\d+: was exported from another proposal \({PROPOSAL}\)"):
+    with pytest.raises(DataError, match=rf"batch{suffix}:\d+: is an export of another proposal \({PROPOSAL}\)"):
         read_approval(path, other)
 
 
@@ -78,18 +78,18 @@ def test_a_spreadsheet_may_write_other_separators_and_quotes(proposed, tmp_path,
         writer = csv.DictWriter(handle, list(rows[0]), delimiter=delimiter, quoting=csv.QUOTE_ALL)
         writer.writeheader()
         writer.writerows(rows)
-    decision, told = read_approval(path, proposed.batch)
-    assert decision.drop == [rows[4]["id"].removeprefix("#")] and told == []
+    decision, notes = read_approval(path, proposed.batch)
+    assert decision.drop == [rows[4]["id"].removeprefix("#")] and notes == []
 
 
-def test_an_edited_text_is_told_of_since_it_changes_nothing(proposed, tmp_path):
+def test_an_edited_text_gets_a_note_because_it_changes_nothing(proposed, tmp_path):
     path = tmp_path / "batch.jsonl"
     write_batch(proposed.batch, path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[2]["response"] = "a better answer"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    decision, (told,) = read_approval(path, proposed.batch)
-    assert decision.changes_nothing and "line 3 first" in told and "pool import" in told
+    decision, (note,) = read_approval(path, proposed.batch)
+    assert decision.changes_nothing and "first in line 3" in note and "pool import" in note
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_edited_text_is_told_of_since_it_changes_nothing(proposed, tmp_path):
         ("7", r"b.jsonl:1: expected an object with an id, found int"),
         ('{"id": 7}', r"b.jsonl:1: id: expected 16 hexadecimal digits"),
         ('{"id": "00000000000000ff"}', r"b.jsonl:1: no example of the pool"),
-        ("", "holds none of the 12 examples proposed"),
+        ("", "contains none of the 12 proposed examples"),
     ],
 )
 def test_what_is_no_batch_is_refused(proposed, tmp_path, text, message):
@@ -121,5 +121,5 @@ def test_the_line_of_a_pin_that_cannot_be_is_named(proposed, tmp_path):
 def test_names_of_other_kinds_are_refused_before_anything_is_written(proposed, tmp_path):
     with pytest.raises(ConfigError, match="ends in .csv or .jsonl"):
         write_batch(proposed.batch, tmp_path / "batch.xlsx")
-    with pytest.raises(ConfigError, match="expected a .csv or .jsonl"):
+    with pytest.raises(ConfigError, match="expected (a name that ends in|an exported) .csv or .jsonl"):
         read_approval(tmp_path / "batch.xlsx", proposed.batch)

@@ -94,7 +94,7 @@ def test_a_config_extends_another_and_circles_are_refused(tmp_path):
     loaded = config.load(write(tmp_path, "extends: base.yaml\ntrain: {epochs: 4}"))
     assert (loaded.seed, loaded.train.epochs, loaded.train.replay) == (3, 4, 0.5)
     write(tmp_path, "extends: y.yaml", "x.yaml")
-    with pytest.raises(ConfigError, match="circle"):
+    with pytest.raises(ConfigError, match="circular"):
         config.load(write(tmp_path, "extends: x.yaml", "y.yaml"))
 
 

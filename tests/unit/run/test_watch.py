@@ -28,14 +28,14 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("document", "line"),
     [
-        ({}, "between two stages"),
+        ({}, "between stages"),
         ({"progress": PROGRESS}, "embed: 30 of 120 examples, 0.50/s, 3 min left"),
         ({"progress": {**PROGRESS, "total": None, "seconds_left": None}}, "embed: 30 examples, 0.50/s"),
         (
             {"progress": PROGRESS, "stage": {"stage": "train", "since": "now", "step": STEP}},
             "train: step 7/8, loss 2.000, 300 tokens/s, 1.5 GiB, 2 min left",
         ),
-        ({"waiting": "review"}, "waits for its review: the page's address is where the round was started"),
+        ({"waiting": "review"}, "waiting for its review: the page's address is in the terminal that started the round"),
     ],
 )
 def test_one_line_says_what_is_going_on(document: dict, line: str):

@@ -144,7 +144,7 @@ def test_wandb_asks_nobody_on_the_terminal_to_log_in(tmp_path):
         timeout=60,
         stdin=subprocess.DEVNULL,
     )
-    assert "nobody is logged in; `wandb login`, or WANDB_MODE=offline" in done.stderr
+    assert "not logged in; run `wandb login`, or set WANDB_MODE=offline" in done.stderr
 
 
 def test_mlflow_keeps_a_finished_run_in_the_runs_directory(tmp_path):

@@ -1,4 +1,4 @@
-"""A tracker's thread: what it is told arrives in order, and whatever it does the caller goes on."""
+"""A tracker's thread: what it is received arrives in order, and whatever it does the caller goes on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ROUND = TrackedRound("demo", 1, "a1", Path("nowhere"), {"seed": 0})
 
 
 class Notes:
-    """A tracker that writes down what it is told; `trouble` is called with each message's kind first."""
+    """A tracker that writes down what it is received; `trouble` is called with each message's kind first."""
 
     def __init__(self, trouble: Callable[[str], None] = lambda kind: None):
-        self.told: list[tuple] = []
+        self.received: list[tuple] = []
         self.trouble = trouble
 
-    def start(self, told: TrackedRound) -> None:
-        self._note("start", told)
+    def start(self, received: TrackedRound) -> None:
+        self._note("start", received)
 
     def log(self, metrics: dict, step: int) -> None:
         self._note("log", metrics, step)
@@ -34,7 +34,7 @@ class Notes:
 
     def _note(self, kind: str, *values: object) -> None:
         self.trouble(kind)
-        self.told.append((kind, *values))
+        self.received.append((kind, *values))
 
 
 def working(tracker: Notes) -> tuple[Worker, list[tuple[str, str]]]:
@@ -58,8 +58,8 @@ def test_everything_arrives_in_order_before_close_returns():
         found.log({"selected/loss": 1.0 / step}, step)
     found.finish({"test": 1.0}, "it helped")
     found.close()
-    assert [kind for kind, *_ in tracker.told] == ["start", *["log"] * 50, "finish"] and not failures
-    assert tracker.told[0] == ("start", ROUND) and tracker.told[-1] == ("finish", {"test": 1.0}, "it helped")
+    assert [kind for kind, *_ in tracker.received] == ["start", *["log"] * 50, "finish"] and not failures
+    assert tracker.received[0] == ("start", ROUND) and tracker.received[-1] == ("finish", {"test": 1.0}, "it helped")
 
 
 def test_a_round_that_was_stopped_is_ended_without_results():
@@ -67,12 +67,12 @@ def test_a_round_that_was_stopped_is_ended_without_results():
     found, _ = working(tracker)
     found.start(ROUND)
     found.close()
-    assert tracker.told[-1] == ("finish", {}, "")
+    assert tracker.received[-1] == ("finish", {}, "")
 
 
 @pytest.mark.parametrize("bad", ["start", "log", "finish"])
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_one_that_raises_is_left_out_and_told_once_in_one_line(bad: str, error: type[BaseException]):
+def test_one_that_raises_is_left_out_and_received_once_in_one_line(bad: str, error: type[BaseException]):
     tracker = Notes(raise_at(bad, error))
     found, failures = working(tracker)
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_one_that_hangs_is_left_out_and_nobody_waits_for_it(monkeypatch):
     found.log({}, 1)
     found.close()
     assert time.monotonic() - started < 0.15
-    assert failures == [("notes", "it has not answered for 0 s")]
+    assert failures == [("notes", "it has not responded for 0 s")]
     forever.set()
 
 
@@ -119,4 +119,4 @@ def test_steps_that_a_slow_one_has_no_room_for_are_counted_and_the_round_does_no
         found.log({}, step)
     go_on.set()
     found.close()
-    assert found.left_out == 15 and len(tracker.told) == 1 + 5 + 1 and not failures
+    assert found.left_out == 15 and len(tracker.received) == 1 + 5 + 1 and not failures
