@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the facts that go with every figure, and how a table is written."""
+"""Shared parts of the benchmark scripts: the provenance of figures, and Markdown tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes")
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of the packages a figure depends on, as far as they are installed."""
+    """Versions of the packages that a figure depends on, if installed."""
     found = {}
     for name in (*PACKAGES, *more):
         try:
@@ -20,7 +20,7 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The GPU, or the processor."""
+    """Name of the GPU, or of the processor with its number of threads."""
     import torch
 
     if torch.cuda.is_available():
@@ -36,6 +36,6 @@ def now() -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """The rows as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -64,7 +64,7 @@ def measure_entry(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the grid and write the record."""
+    """Measure every dtype and write the record."""
     import torch
 
     from al.run.store import versions

@@ -1,4 +1,4 @@
-"""Time and memory of the demo's rounds on this machine, as a user would run them: one child process each.
+"""Time and memory of the demo's rounds on this machine, run as by a user: one child process per round.
 
 python benchmarks/demo_round.py --work DIR --rounds 2 --out benchmarks/results/demo_round.json
 """
@@ -50,7 +50,7 @@ def run_once(run: Path, budget: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as Linux tells it."""
+    """The processor's name as reported by Linux."""
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -58,7 +58,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Parse, run the rounds one after the other, write the record."""
+    """Parse arguments, run the rounds in sequence, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

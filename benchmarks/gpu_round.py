@@ -1,8 +1,8 @@
-"""A real round on the Mistral-7B shape on one GPU, with random weights, next to what `plan` predicted for it.
+"""A complete round on the Mistral-7B shape on one GPU, with random weights, compared with the prediction of `plan`.
 
     python benchmarks/gpu_round.py --pool rows.jsonl --tokenizer DIR --embedder DIR --work DIR --out benchmarks/results/gpu_round.json
 
-Random weights are as fast and as large as trained ones, so speed and memory are those of the real model; losses mean nothing.
+Random weights have the speed and size of trained ones, so speed and memory are those of the real model; losses are meaningless.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def write_config(
 
 
 def run_round(config: Path, run: Path, budget: str) -> dict[str, Any]:
-    """Plan, then run, one round; returns prediction, measurement and their ratios."""
+    """Plan and run one round; returns prediction, measurement and their ratios."""
     from al.commands.options import Options
     from al.commands.plan import plan_round
     from al.commands.rounds import run_next_round
@@ -92,7 +92,7 @@ def run_round(config: Path, run: Path, budget: str) -> dict[str, Any]:
 
 
 def nf4_census(config: Path) -> dict[str, int]:
-    """Load the base as the round does and count its 4-bit layers; AssertionError when one linear layer is not NF4."""
+    """Load the base as in a round and count its 4-bit layers. Raises AssertionError if a linear layer is not NF4."""
     import torch
 
     from al.config import load
@@ -108,7 +108,7 @@ def nf4_census(config: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    """Parse, build, run, write the record."""
+    """Parse arguments, build the model, run the round, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pool", "tokenizer", "embedder", "work", "out"):
         parser.add_argument(f"--{name}", required=True, type=Path)

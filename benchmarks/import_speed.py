@@ -1,11 +1,11 @@
-"""Speed and memory of `pool import` on one core: rows a second for several kinds of files, and the peak memory of a large one.
+"""Speed and memory of `pool import` on one core: rows per second for several kinds of files, and peak memory of a large file.
 
     python benchmarks/import_speed.py --work DIR --out benchmarks/results/import_speed.json [--rows 200000] [--gigabytes 5]
 
-The files are made: words drawn at random, so exact duplicates are rare. `short` rows are one question and answer of about 90 bytes,
+The files are generated from random words, so exact duplicates are rare. `short` rows are one question and answer of about 90 bytes,
 `messages` rows one turn of about 190 bytes, `chat` rows several turns of about 1.1 kB; all are read by `al.pool.importer.import_pool`,
-from opening the file to the written pool. Every measurement is a process of its own; `cpu_rows_per_s` counts the seconds the processor
-worked for it, which other work on the machine disturbs less than the wall clock. `peak_mib` is the largest resident set. The large file
+from opening the file to the written pool. Every measurement runs in its own process; `cpu_rows_per_s` uses CPU
+seconds, which other work on the machine disturbs less than wall time. `peak_mib` is the largest resident set. The large file
 is JSON Lines of chat rows, every thousandth line of it broken.
 """
 
@@ -57,20 +57,20 @@ def chat(rng: random.Random, number: int) -> dict[str, Any]:
 
 
 def lines(made: Callable, rows: int, path: Path) -> None:
-    """One row a line."""
+    """Write one row per line."""
     rng = random.Random(0)
     with gzip.open(path, "wt", compresslevel=1) if path.suffix == ".gz" else path.open("w") as file:
         file.writelines(json.dumps(made(rng, number)) + "\n" for number in range(rows))
 
 
 def array(made: Callable, rows: int, path: Path) -> None:
-    """One array, indented."""
+    """Write one indented array."""
     rng = random.Random(0)
     path.write_text(json.dumps([made(rng, number) for number in range(rows)], indent=1))
 
 
 def table(made: Callable, rows: int, path: Path) -> None:
-    """CSV or Parquet."""
+    """Write CSV or Parquet, by suffix."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -95,7 +95,7 @@ FILES: dict[str, tuple[Callable, Callable]] = {
 
 
 def large_lines(size: int) -> Iterator[str]:
-    """JSON Lines of chat rows, `size` bytes in all; texts repeat after 20,000 rows, numbers do not."""
+    """Write `size` bytes of chat rows as JSON Lines; texts repeat after 20,000 rows, numbers do not."""
     rng = random.Random(0)
     block = [chat(rng, number) for number in range(20_000)]
     number = 0
@@ -109,13 +109,13 @@ def large_lines(size: int) -> Iterator[str]:
 
 
 def peak_mib() -> int:
-    """The largest resident set of this process so far. `getrusage` would count that of the process that started it."""
+    """The largest resident set of this process so far. `getrusage` would include that of the parent process."""
     status = Path("/proc/self/status").read_text()
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def measured(path: Path, work: Path, answer: Any) -> None:
-    """Import a file and send what it took; runs in a process of its own."""
+    """Import a file and send time and memory; runs in its own process."""
     from al.config.pool import PoolConfig
     from al.pool.importer import import_pool
     from al.pool.sources import find_sources
@@ -146,7 +146,7 @@ def measured(path: Path, work: Path, answer: Any) -> None:
 
 
 def measure(path: Path, work: Path) -> dict[str, Any]:
-    """What importing a file takes, with the load of the machine before."""
+    """Time and memory of importing a file, with the machine's load before."""
     load = os.getloadavg()[0]
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
@@ -158,7 +158,7 @@ def measure(path: Path, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every kind of file, then the large one, and write the record."""
+    """Measure every kind of file, then the large file, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/import_speed.json")

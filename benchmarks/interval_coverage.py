@@ -1,12 +1,12 @@
-"""How often the 95% intervals of macro differences hold the true difference, in simulations.
+"""Coverage of the 95% intervals of macro differences, in simulations.
 
     python benchmarks/interval_coverage.py [--simulations 500]
 
-Test sets of several make-ups are drawn again and again from a world in which every source has its own true difference of NLL, its spread
-and the accuracies of both models; two models are "measured" on each, and `paired_bootstrap` gives intervals. Counted is how
-often they hold the mean of the sources' true differences. Beside it: the bootstrap that draws examples from the whole test set, in which
-a small source is missing from many resamples. A 95% interval should hold the truth in 95% of the simulations; with 500 of them the
-count itself has a standard error of 1 point.
+Test sets of several compositions are drawn repeatedly from a world in which every source has its own true difference of NLL, its spread
+and the accuracies of both models. Two models are "measured" on each, and `paired_bootstrap` gives intervals. The script counts how
+often these contain the mean of the sources' true differences, and compares with the bootstrap over the whole test set, in which
+a small source is missing from many resamples. A 95% interval should contain the truth in 95% of the simulations; with 500
+simulations the count has a standard error of 1 point.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ SIZES = {
     "40 of 2": [2] * 40,
     "60 of 1": [1] * 60,
 }
-"""Examples of each source of a test set."""
+"""{name: number of examples of each source of the test set}."""
 RESAMPLES, METRICS = 400, ("macro_nll", "macro_em")
 Ends = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class World:
-    """What is true of each source: `gain` nats between the models, `spread` of an example's gain, and how often each model is right."""
+    """The truth of each source: `gain` nats between the models, `spread` of an example's gain, and each model's accuracy."""
 
     source: np.ndarray
     gain: np.ndarray
@@ -53,7 +53,7 @@ class World:
 
     @classmethod
     def of(cls, sizes: list[int]) -> World:
-        """Sources of these sizes; those of one example gain more than the others."""
+        """A world with sources of these sizes; sources of one example have a larger gain."""
         rng, count = np.random.default_rng(11), len(sizes)
         gain = rng.normal(-0.1, 0.25, count) - 0.2 * (np.array(sizes) == 1)
         before = rng.uniform(0, 0.6, count)
@@ -62,7 +62,7 @@ class World:
 
     @property
     def truth(self) -> dict[str, float]:
-        """The macro differences."""
+        """The true macro differences."""
         return {"macro_nll": float(self.gain.mean()), "macro_em": float((self.right[0] - self.right[1]).mean())}
 
     def measured(self, rng: np.random.Generator) -> tuple[Measured, Measured]:
@@ -91,7 +91,7 @@ def by_source(a: Measured, b: Measured, seed: int) -> Ends:
 
 
 def from_the_whole(a: Measured, b: Measured, seed: int) -> Ends:
-    """Percentile intervals of examples drawn from the whole test set."""
+    """Percentile intervals of a bootstrap over the whole test set."""
     n = len(a.nll)
     weights = np.random.default_rng([seed, 1]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     first, second = metrics(a, weights), metrics(b, weights)
@@ -99,7 +99,7 @@ def from_the_whole(a: Measured, b: Measured, seed: int) -> Ends:
 
 
 def coverage(world: World, intervals: Callable[..., Ends], simulations: int) -> dict[str, float]:
-    """Share of simulations whose interval holds the truth, by metric."""
+    """Share of simulations whose interval contains the truth, by metric."""
     held = dict.fromkeys(METRICS, 0)
     for seed in range(simulations):
         ends = intervals(*world.measured(np.random.default_rng([5, seed])), seed)
@@ -109,7 +109,7 @@ def coverage(world: World, intervals: Callable[..., Ends], simulations: int) -> 
 
 
 def main() -> None:
-    """Simulate every make-up and write the record."""
+    """Simulate every composition and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=500)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/interval_coverage.json")

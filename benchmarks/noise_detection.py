@@ -1,10 +1,10 @@
-"""How much of planted noise is suspected, how much of what is suspected is noise, and how much of clean pools is.
+"""Recall and precision of suspected noise on pools with planted noise, and the suspected share of clean pools.
 
     python benchmarks/noise_detection.py measure --pool POOLS/evals-noisy --model DIR --embedder DIR --work DIR --out FILE.npz
     python benchmarks/noise_detection.py judge FILE.npz ... --out benchmarks/results/noise_detection.json
 
-`measure` needs a GPU: it trains adapters on 1,000 and on 4,000 examples of a pool of benchmarks/study_pools.py, clusters in turn, and
-measures what they were not trained on, and all of it with the base model, with and without prompts. `judge` runs anywhere.
+`measure` needs a GPU. It trains adapters on 1,000 and on 4,000 examples of a pool of benchmarks/study_pools.py, with clusters in turn,
+and measures the other examples, and all examples with the base model, with and without prompts. `judge` runs anywhere.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def _turn(cluster: np.ndarray, draw: np.ndarray) -> np.ndarray:
-    """(n,) how many examples of its cluster come before each by their draw."""
+    """(n,) rank of each example inside its cluster by its draw."""
     order = np.lexsort((draw, cluster))
     first = np.r_[0, np.flatnonzero(np.diff(cluster[order])) + 1]
     turn = np.empty(len(order), dtype=np.int64)
@@ -94,7 +94,7 @@ def _turn(cluster: np.ndarray, draw: np.ndarray) -> np.ndarray:
 
 
 def judge(arguments: argparse.Namespace) -> None:
-    """Precision, recall and false suspicion, for whole and sampled measurement."""
+    """Precision, recall and false suspicions, for full and sampled measurement."""
     rows = []
     for path in arguments.files:
         with np.load(path) as stored:
@@ -147,7 +147,7 @@ def _rates(totals: dict[str, float], draws: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure or judge."""
+    """Run `measure` or `judge`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     measuring = commands.add_parser("measure")

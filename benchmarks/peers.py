@@ -1,13 +1,13 @@
-"""QLoRA training throughput of TRL and Unsloth, on the documents that Winnow's own benchmark trains.
+"""QLoRA training throughput of TRL and Unsloth, on the documents of Winnow's own benchmark.
 
     python benchmarks/peers.py trl --model DIR --rank 16 --out rows.json
 
 DIR holds an NF4 checkpoint saved by transformers and its tokenizer. One row is appended to the JSON list in `--out`: the median speed of
-the steps after the first four, and the peak memory of training; or {"name", "error", "out_of_memory"}, with exit code 3 when the GPU's
-memory was too small and 1 for everything else. A peer is set up as its documentation says: its packing (2,048 tokens, four packs a
+the steps after the first four, and the peak memory of training; or {"name", "error", "out_of_memory"}, with exit code 3 if the GPU's
+memory is too small and 1 for any other error. A peer is set up according to its documentation: its packing (2,048 tokens, four packs a
 batch), its gradient checkpointing (`-nogc`: none), its trainer, LoRA on all seven projections, NEFTune. `document_lengths` needs no torch.
 
-Packages beside torch, transformers, peft and bitsandbytes: trl and datasets; for Unsloth also unsloth and, for attention over packed
+Packages next to torch, transformers, peft and bitsandbytes: trl and datasets; for Unsloth also unsloth and, for attention over packed
 documents, xformers (whose PyPI wheel needs the CUDA 12 runtime: nvidia-cuda-runtime-cu12).
 """
 
@@ -30,7 +30,7 @@ from common import versions
 
 SEQ, PACKS, NEFTUNE_ALPHA, LEARNING_RATE = 2048, 4, 5.0, 1e-4
 DROPPED_STEPS = 4
-DOCUMENTS_PER_STEP = 60  # about twice what a step takes (275 tokens each), so that packs come out nearly full
+DOCUMENTS_PER_STEP = 60  # about twice the documents of a step (275 tokens each), so that packs are nearly full
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PACKAGES = ("trl", "unsloth", "unsloth_zoo", "xformers", "liger-kernel", "datasets", "accelerate")
 FAILED, OUT_OF_MEMORY = 1, 3
@@ -38,12 +38,12 @@ FAILED, OUT_OF_MEMORY = 1, 3
 
 @dataclass(frozen=True)
 class Peer:
-    """A library and how it is set up."""
+    """A library and its setup."""
 
     library: str
     checkpointing: bool = True
     liger: bool = False
-    """TRL only: the fused kernels of liger-kernel."""
+    """Only TRL: the fused kernels of liger-kernel."""
 
 
 PEERS = {
@@ -57,20 +57,20 @@ PEERS = {
 
 @dataclass
 class Record:
-    """What training did, step by step."""
+    """The record of a training, step by step."""
 
     started: float = 0.0
     ended: list[float] = field(default_factory=list)
     """Time at the end of each step, in seconds, with the GPU's queue drained."""
     tokens: list[int] = field(default_factory=list)
-    """Tokens of each batch, padding left out."""
+    """Tokens of each batch without padding."""
     documents: list[int] = field(default_factory=list)
-    """Documents of each batch that attention keeps apart: places where the positions restart."""
+    """Isolated documents of each batch: places where the positions restart."""
     checkpointing: bool = False
-    """Some layer had gradient checkpointing on when training began."""
+    """Whether a layer had gradient checkpointing on when training began."""
 
     def speeds(self) -> list[float]:
-        """Tokens per second of the steps that count."""
+        """Median tokens per second after the first steps, which do not count."""
         seconds = np.diff(self.ended)[DROPPED_STEPS - 1 :]
         return [float(n / s) for n, s in zip(self.tokens[DROPPED_STEPS:], seconds, strict=True)]
 
@@ -88,7 +88,7 @@ def documents(n: int, seed: int) -> list[list[int]]:
 
 
 def prepare_environment(peer: Peer, scratch: str) -> None:
-    """Offline, nothing sent home, nothing written into the working directory; to be called before any import of the peer."""
+    """Set the environment: offline, no telemetry, no files in the working directory. Call it before importing the peer."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "UNSLOTH_DISABLE_STATISTICS"):
         os.environ[name] = "1"
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -99,7 +99,7 @@ def prepare_environment(peer: Peer, scratch: str) -> None:
 
 
 def _load_cuda_12_runtime() -> None:
-    """xformers' library asks for libcudart.so.12, which a torch built for CUDA 13 does not bring; without it Unsloth falls back."""
+    """Preload libcudart.so.12 for xformers. A torch built for CUDA 13 lacks it, and without it Unsloth falls back."""
     for directory in sys.path:
         library = Path(directory) / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12"
         if library.exists():
@@ -189,7 +189,7 @@ def build_trainer(peer: Peer, directory: Path, rank: int, steps: int, scratch: s
 
 
 def watch(trainer: Any, record: Record, checkpointing: bool) -> Any:
-    """Let `trainer` write the contents of each batch and the time of each step into `record`, and stop at a first step gone wrong."""
+    """Make `trainer` record the contents of each batch and the time of each step, and stop if the first step is wrong."""
     import torch
     from transformers import TrainerCallback
 
@@ -220,15 +220,15 @@ def watch(trainer: Any, record: Record, checkpointing: bool) -> Any:
 
 
 def check_first(record: Record, checkpointing: bool) -> None:
-    """RuntimeError when the first batch shows a setup other than what the row would claim."""
+    """Raises RuntimeError if the first batch shows another setup than the row claims."""
     tokens, count = record.tokens[0], record.documents[0]
     if tokens < 0.9 * PACKS * SEQ or count <= PACKS:
         raise RuntimeError(
-            f"not packed: {tokens} tokens and {count} documents kept apart in the first batch, "
+            f"not packed: {tokens} tokens and {count} isolated documents in the first batch, "
             f"expected about {PACKS * SEQ} tokens and more than {PACKS} documents"
         )
     if record.checkpointing and not checkpointing:
-        raise RuntimeError("gradient checkpointing is on though it was switched off")
+        raise RuntimeError("gradient checkpointing is on although it was switched off")
 
 
 def measure(name: str, directory: Path, rank: int, steps: int, scratch: str) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def measure(name: str, directory: Path, rank: int, steps: int, scratch: str) -> 
 
 
 def attention_of(trainer: Any, peer: Peer) -> str:
-    """The attention that packed documents go through."""
+    """Name of the attention used for packed documents."""
     import torch
 
     if peer.library == "unsloth" and torch.cuda.is_available():
@@ -278,7 +278,7 @@ def attention_of(trainer: Any, peer: Peer) -> str:
 
 
 def failure(name: str, rank: int, error: Exception) -> dict[str, Any]:
-    """The row of a peer that did not come through."""
+    """The row of a peer that failed."""
     text = f"{type(error).__name__}: {error}"
     full = "OutOfMemoryError" in text or "out of memory" in text.lower()
     return {"name": name, "rank": rank, "error": text[:500], "out_of_memory": full, "versions": versions(*PACKAGES)}
@@ -309,7 +309,7 @@ def main() -> int:
         prepare_environment(PEERS[arguments.name], scratch)
         try:
             row = measure(arguments.name, arguments.model.resolve(), arguments.rank, arguments.steps, scratch)
-        except Exception as error:  # whatever a peer throws becomes its row
+        except Exception as error:  # any exception of a peer becomes its row
             traceback.print_exc()
             row = failure(arguments.name, arguments.rank, error)
             code = OUT_OF_MEMORY if row["out_of_memory"] else FAILED

@@ -1,10 +1,10 @@
-"""Fifty training steps on real data beside a plain reference: transformers + PEFT, float32, on the CPU, one document a forward, unpacked.
+"""Losses of 50 training steps on real data, compared with a plain reference: transformers + PEFT in float32 on the CPU, unpacked.
 
     python benchmarks/reference_loss.py --model DIR --data FILE... --out benchmarks/results/reference_loss_cpu.json
 
 On a CPU Winnow's trainer runs in float32 and must give the reference's loss at every step. On a GPU it runs as shipped (NF4 weights,
-bfloat16, our own decoder); the reference then takes the same dequantized weights in float32 on the CPU, and a second one, transformers +
-PEFT in bfloat16 on the GPU, shows how far rounding alone takes the loss away.
+bfloat16, our own decoder). The reference then uses the same dequantized weights in float32 on the CPU. A second reference,
+transformers + PEFT in bfloat16 on the GPU, shows the effect of rounding alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SEED, ROUND = 0, 1
 
 
 def configs(model: Path, quantization: str, steps: int) -> tuple[Any, Any, Any]:
-    """Model, LoRA and training sections. Without noise and dropout, which a reference cannot draw alike."""
+    """Model, LoRA and training sections, without noise and dropout, which a reference cannot reproduce."""
     from trainer.config import LoraConfig, ModelConfig, TrainConfig
 
     on_gpu = torch.cuda.is_available()
@@ -73,7 +73,7 @@ def read_documents(files: list[Path], model_config: Any, count: int, longest: in
 def ours(
     base: Any, lora: Any, config: Any, table: Any, plan: Any, steps: int
 ) -> tuple[list[float], dict[str, Any], float]:
-    """Losses of Winnow's trainer, the adapter it started from, seconds."""
+    """(losses of Winnow's trainer, its initial adapter, seconds)."""
     from trainer.adapters import trainable_parameters
     from trainer.train import train
 
@@ -175,7 +175,7 @@ def difference(losses: list[float], expected: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run both, write the record."""
+    """Run both trainings and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path, nargs="+")

@@ -1,12 +1,12 @@
-"""When the report page of a large run shows its text and its first chart, in headless Chromium.
+"""Loading times of a large run's report page in headless Chromium.
 
     python benchmarks/report_page.py [--repeats 7]     (needs playwright and a Chromium, as tests/browser)
 
-The run is made: 100,000 examples on the map, 300 clusters, 5,000 picked, written by `al.report.page.html.render_html` and opened from disk
-in a new browser context each time. Times are seconds since the navigation began: DOMContentLoaded; the first paint of text; the first
-frame in which the verdict's chart stands; the first chart that plotly.js drew, when the page is scrolled to it as soon as it is
-there; and picked examples searchable. `blocked_s` is the longest task of the page: for so long nothing that a reader does is answered.
-Medians.
+The run is generated: 100,000 examples on the map, 300 clusters, 5,000 picks, written by `al.report.page.html.render_html` and opened
+from disk in a new browser context each time. Times are seconds from the start of navigation: DOMContentLoaded; the first paint of
+text; the first frame with the verdict's chart; the first chart drawn by plotly.js, with the page scrolled to it immediately;
+and picked examples searchable. `blocked_s` is the longest task of the page, during which it does not respond.
+Medians are reported.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TIMES = """() => ({
 
 
 def write_page(path: Path) -> None:
-    """The report of a made run of `EXAMPLES` examples."""
+    """The report of a generated run of `EXAMPLES` examples."""
     from report_details import details
     from report_summaries import later_round
 
@@ -68,7 +68,7 @@ def write_page(path: Path) -> None:
 
 
 def open_once(browser: Any, path: Path) -> dict[str, float]:
-    """The times of one opening."""
+    """The times of loading the page once."""
     context = browser.new_context(viewport={"width": 1280, "height": 850})
     page = context.new_page()
     page.add_init_script(WATCH)
@@ -77,13 +77,13 @@ def open_once(browser: Any, path: Path) -> dict[str, float]:
     found = page.evaluate(TIMES)
     found["first_chart_s"] = max(
         found["first_chart_s"], found["first_text_s"]
-    )  # nothing is seen before the first paint
+    )  # nothing is visible before the first paint
     context.close()
     return found
 
 
 def main() -> None:
-    """Write the page, open it, write the record."""
+    """Write the page, load it repeatedly, write the record."""
     from conftest import FLAGS, chromium_path
     from playwright.sync_api import sync_playwright
 

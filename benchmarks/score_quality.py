@@ -1,12 +1,12 @@
-"""What packing, 8-bit floats and projection do to scores, on SmolLM2-135M, an adapter trained for a few steps, and real conversations.
+"""The effect of packing, 8-bit floats and projection on scores: SmolLM2-135M with a briefly trained adapter, real conversations.
 
     python benchmarks/score_quality.py --model DIR --pool FILE... --long FILE... --out benchmarks/results/score_quality_cpu.json
 
-On a CPU everything is float32 beside transformers + PEFT, one example a call: the largest difference of every statistic from
-the reference in float64 (absolute for values under 1, else relative) beside that of the reference in float32, and how much
-faster packs are, on conversations of median 60 tokens. On a GPU weights are NF4 and computing is bfloat16: the rank
-correlation of scores with those of 8-bit floats, on the pool's short answers and on the long ones of the files after --long.
-On both: the rank correlation of nearness to a target by projected gradients with that by exact ones (one backward pass an
+On a CPU everything is float32 and compared with transformers + PEFT, one example per call: the largest difference of every
+statistic from the reference in float64 (absolute for values under 1, else relative), that of the reference in float32, and the
+speed-up of packs, on conversations of median 60 tokens. On a GPU weights are NF4 and computation is bfloat16: the rank
+correlation of scores with 8-bit scores, on the pool's short answers and on the long answers of the files after --long.
+On both: the rank correlation of nearness to a target by projected and by exact gradients (one backward pass per
 example), for several seeds of the projection.
 """
 
@@ -90,7 +90,7 @@ def trained(base: Any, lora: Any, table: Any, out: Path) -> None:
 
 
 def reference_statistics(model: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-    """Every statistic through transformers and PEFT in the model's dtype, one example a call, and the seconds of it."""
+    """(every statistic by transformers and PEFT in the model's dtype, one example per call; seconds)."""
     from trainer.model import plain_attention
 
     found: dict[str, list[float]] = {}
@@ -119,7 +119,7 @@ def reference_statistics(model: Any, table: Any, rows: np.ndarray) -> tuple[dict
 
 
 def statistics_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[str, Any]:
-    """Packed against one example a call: differences and speed."""
+    """Packed compared with one example per call: differences and speed."""
     from trainer.activation import measuring
     from trainer.measure import Wanted, measure
 
@@ -153,7 +153,7 @@ def statistics_row(base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[
 
 
 def fp8_row(name: str, base: Any, path: Path, table: Any, rows: np.ndarray) -> dict[str, Any]:
-    """Rank correlation of scores by 8-bit floats with exact ones."""
+    """Rank correlation of 8-bit and exact scores."""
     from scipy.stats import spearmanr
 
     from trainer.activation import measuring
@@ -176,7 +176,7 @@ def fp8_row(name: str, base: Any, path: Path, table: Any, rows: np.ndarray) -> d
 
 
 def gradient_row(base: Any, out: Path, table: Any, candidates: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-    """Rank correlation of the mean cosine with the targets, projected against exact."""
+    """Rank correlation of projected and exact mean cosines with the targets."""
     from scipy.stats import spearmanr
 
     from trainer.adapters import trainable_parameters
@@ -235,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--pool", required=True, type=Path, nargs="+")
-    parser.add_argument("--long", default=[], type=Path, nargs="*", help="files with answers of a hundred tokens or so")
+    parser.add_argument("--long", default=[], type=Path, nargs="*", help="files with answers of about a hundred tokens")
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available()

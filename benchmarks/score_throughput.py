@@ -1,17 +1,17 @@
-"""Scoring a pool on the Mistral-7B shape on one GPU: Winnow's packed passes, and one example a call.
+"""Scoring speed on the Mistral-7B shape on one GPU: Winnow's packed passes, and one example per call.
 
     python benchmarks/score_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/score_h100.json
 
-Random weights are as fast and as large as trained ones, so speed and memory are those of the real model. LoRA r=16 is attached and not
+Random weights have the speed and size of trained ones, so speed and memory are those of the real model. LoRA r=16 is attached and not
 zero. 4,096 documents of log-normal length (median 200, clipped at 2,048), every token a target; NLL, entropy and margin of each document
-together. Winnow's rows run `trainer.measure.measure` as a round does, over the whole pool, after one pass to warm up. `naive-nf4` is
-what most published selection code does: transformers, PEFT and bitsandbytes, one example a call, on the first documents of the pool.
+together. Winnow's rows run `trainer.measure.measure` as in a round, over the whole pool, after one warm-up pass. `naive-nf4` is
+the method of most published selection code: transformers, PEFT and bitsandbytes, one example per call, on the first documents.
 `max_rel_err` is the largest relative difference of a document's NLL from `naive-nf4`'s, over those documents.
 
-`winnow-less` are projected gradients with Adam's moments (16,384 numbers an example), `naive-less` the same one example a call: a backward
-pass through transformers and PEFT, the gradient put through Adam and through a count sketch whole.
+`winnow-less` are projected gradients with Adam's moments (16,384 numbers per example), `naive-less` the same with one example per call:
+a backward pass through transformers and PEFT, the whole gradient put through Adam and a count sketch.
 
-What 8-bit floats and projections do to ranks is measured where ranks mean something: benchmarks/score_quality.py.
+The effect of 8-bit floats and projections on ranks needs a trained model: see benchmarks/score_quality.py.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def documents(count: int, vocabulary: int) -> Any:
 
 @contextmanager
 def adapted(base: Any, seed: int = 0) -> Iterator[Any]:
-    """The model with a LoRA of r=16 whose B is not zero."""
+    """The model with a LoRA of r=16 and non-zero B."""
     import torch
 
     from trainer.config import LoraConfig
@@ -76,7 +76,7 @@ def peak_gib() -> float:
 
 
 def reset_peak() -> None:
-    """Start counting anew."""
+    """Reset the peak of allocated GPU memory."""
     import torch
 
     _clear()
@@ -85,7 +85,7 @@ def reset_peak() -> None:
 
 
 def synchronize() -> None:
-    """Wait for the GPU."""
+    """Wait until the GPU is idle."""
     import torch
 
     if torch.cuda.is_available():
@@ -93,7 +93,7 @@ def synchronize() -> None:
 
 
 def winnow(base: Any, table: Any, name: str, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """Score `rows` as ROWS[name] says; the row of the record and each document's mean NLL."""
+    """Score `rows` with the settings ROWS[name]; returns the record's row and each document's mean NLL."""
     from trainer.activation import measuring
     from trainer.measure import measure
 
@@ -112,7 +112,7 @@ def winnow(base: Any, table: Any, name: str, rows: np.ndarray) -> tuple[dict[str
 
 
 def naive(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """One example a call through transformers, PEFT and bitsandbytes."""
+    """Score one example per call with transformers, PEFT and bitsandbytes."""
     import torch
 
     from trainer.model import plain_attention
@@ -143,7 +143,7 @@ def naive(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.n
 
 
 def some_moments(model: Any) -> Any:
-    """Moments of Adam as after some training: any numbers cost the same."""
+    """Random Adam moments; the values do not affect the cost."""
     import torch
 
     from trainer.adapters import trainable_parameters
@@ -156,7 +156,7 @@ def some_moments(model: Any) -> Any:
 
 
 def winnow_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """Projected gradients of `rows`; the row of the record and the vectors."""
+    """Projected gradients of `rows`; returns the record's row and the vectors."""
     from trainer.gradients import project_gradients
 
     reset_peak()
@@ -174,7 +174,7 @@ def winnow_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any]
 
 
 def naive_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """The same, one example a call."""
+    """Projected gradients with one example per call."""
     import torch
 
     from trainer.adapters import trainable_parameters
@@ -221,13 +221,13 @@ def _row(name: str, table: Any, rows: np.ndarray, seconds: float, peak: float) -
 
 
 def _cosine_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Root mean square difference of the cosines among the same examples, the projections of both included."""
+    """Root mean square difference of the cosines among the same examples, including the error of both projections."""
     one, other = (vectors.astype(np.float64) @ vectors.astype(np.float64).T for vectors in (ours, theirs))
     return float(np.sqrt(((one - other)[~np.eye(len(one), dtype=bool)] ** 2).mean()))
 
 
 def main() -> None:
-    """Parse, build, run, write the record after each row."""
+    """Parse arguments, build the model, run, write the record after each row."""
     import torch
 
     from trainer.config import ModelConfig
@@ -239,8 +239,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="mistral-7b")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--documents", type=int, default=4096)
-    parser.add_argument("--naive", type=int, default=128, help="documents that are scored one a call")
-    parser.add_argument("--less", type=int, default=1024, help="documents whose gradients are projected; 0: none")
+    parser.add_argument("--naive", type=int, default=128, help="documents to score one per call")
+    parser.add_argument("--less", type=int, default=1024, help="documents to project gradients of; 0: none")
     parser.add_argument("--naive-less", type=int, default=48)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,7 @@ def main() -> None:
                     "times_naive": round(row["tokens_per_s"] / slow["tokens_per_s"], 2),
                 }
             )
-        except Exception as error:  # one row must not cost the others
+        except Exception as error:  # an error in one row must not lose the others
             add({"name": name, "error": f"{type(error).__name__}: {error}"[:500]})
             _clear()
     if arguments.less:

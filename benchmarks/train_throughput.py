@@ -1,11 +1,11 @@
-"""QLoRA training on the Mistral-7B shape on one GPU: Winnow's trainer at several memory sizes, and its peers, on the same documents.
+"""QLoRA training speed on the Mistral-7B shape on one GPU: Winnow's trainer at several memory sizes, and its peers.
 
     python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/train_h100.json --peers trl unsloth
 
-Random weights are as fast and as large as trained ones, so speed and memory are those of the real model; losses mean nothing. Every row
-trains the same documents (log-normal lengths, median 200, clipped at 2,048, every token a target) in packs of 2,048, 8,192 tokens a step,
-with NEFTune. Winnow's rows run `trainer.train.train` as a round does; speed is the median over steps of the time from one step to the
-next. Peers run in processes of their own (`benchmarks/peers.py`).
+Random weights have the speed and size of trained ones, so speed and memory are those of the real model; losses are meaningless. Every row
+trains the same documents (log-normal lengths, median 200, clipped at 2,048, every token a target) in packs of 2,048, 8,192 tokens per
+step, with NEFTune. Winnow's rows run `trainer.train.train` as in a round; speed uses the median time between steps. Peers run in
+separate processes (`benchmarks/peers.py`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def build_model(directory: Path, tokenizer: Path, shape: str) -> None:
-    """Save a Mistral of random weights in NF4, as bitsandbytes checkpoint, and the tokenizer beside it."""
+    """Save a Mistral with random weights in NF4, as bitsandbytes checkpoint, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, MistralConfig, MistralForCausalLM
 
@@ -128,12 +128,12 @@ class Bench:
         self.efficiency = self.plan.efficiency
 
     def useful_flops(self, rank: int) -> float:
-        """Operations per token that training needs with LoRA of this rank, the output head included."""
+        """Operations per token of training with LoRA of this rank, including the output head."""
         shape = self.shape_of(self.config.model, self.config.lora.model_copy(update={"r": rank}))
         return shape.training_flops_per_token + 4.0 * shape.vocabulary * shape.hidden
 
     def row(self, name: str, matmul_tflops: float) -> dict[str, Any]:
-        """Train one configuration; {"name", "tokens_per_s", "peak_gib", ...} beside what `plan` says of it."""
+        """Train one configuration; returns {"name", "tokens_per_s", "peak_gib", ...} with the predictions of `plan`."""
         from al.planning.cost import training_memory, training_tokens_per_s
         from trainer.train import train
 
@@ -216,7 +216,7 @@ class Bench:
 
 
 def _config(model: Path) -> Any:
-    """The shipped Mistral config on this model."""
+    """The shipped Mistral config with this model."""
     import torch
     import yaml
 
@@ -236,9 +236,9 @@ def _config(model: Path) -> Any:
 
 
 def run_peer(name: str, model: Path, rank: int, work: Path, path: str | None, seconds: int) -> dict[str, Any]:
-    """One peer in a process of its own; {"name", "error"} when it fails."""
+    """Run one peer in its own process; returns {"name", "error"} if it fails."""
     out = work / f"{name}-{rank}.json"
-    out.unlink(missing_ok=True)  # of an earlier run in the same directory
+    out.unlink(missing_ok=True)  # from an earlier run in the same directory
     command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), name, "--model", str(model)]
     command += ["--rank", str(rank), "--out", str(out)]
     environment = {**os.environ, **({"PYTHONPATH": path} if path else {})}
@@ -256,7 +256,7 @@ def run_peer(name: str, model: Path, rank: int, work: Path, path: str | None, se
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Winnow's speed over each peer's at the same rank: the fastest row, and the fastest that needs no more memory than the peer."""
+    """Winnow's speed relative to each peer's at the same rank: the fastest row, and the fastest without more memory than the peer."""
     ours = [row for row in rows if row["name"].startswith("winnow") and "tokens_per_s" in row]
     found = {}
     for peer in rows:
@@ -282,13 +282,13 @@ def _clear() -> None:
 
 
 def main() -> None:
-    """Parse, build, run, write the record (after each row, so that a cut-off run leaves what it measured)."""
+    """Parse arguments, build the model, run, write the record after each row, so that an interrupted run keeps its rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("work", "tokenizer", "out"):
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="mistral-7b")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
-    parser.add_argument("--peers", nargs="*", default=[], help="of peers.py; NAME:RANK for another rank than 16")
+    parser.add_argument("--peers", nargs="*", default=[], help="names of peers.py; NAME:RANK for a rank other than 16")
     parser.add_argument("--peer-path", default=[], nargs="*", help="PEER=PATH: PYTHONPATH of a peer's process")
     parser.add_argument("--peer-seconds", type=int, default=150)
     parser.add_argument("--steps", type=int, default=14)
@@ -322,7 +322,7 @@ def main() -> None:
         for name in arguments.rows:
             try:
                 add(bench.row(name, record["matmul_tflops"]))
-            except Exception as error:  # one row must not cost the others
+            except Exception as error:  # an error in one row must not lose the others
                 add({"name": name, "rank": ROWS[name]["r"], "error": f"{type(error).__name__}: {error}"[:500]})
                 _clear()
         needed = {rank: bench.useful_flops(rank) for rank in (16, 256)}

@@ -73,7 +73,7 @@ def make_proposed(root: Path, texts: list[str] = (), names: list[str] = (), budg
 
 
 def make_desk(root: Path, texts: list[str] = (), names: list[str] = ()) -> Desk:
-    """The desk of `make_proposed`; its draft lies in `root`/review."""
+    """The desk of `make_proposed`; its draft is in `root`/review."""
     return Desk(make_proposed(root, texts, names), root / "review")
 
 

@@ -1,1 +1,1 @@
-"""4-bit LoRA training and measuring on isolated packs of documents; knows nothing of selection or runs."""
+"""4-bit LoRA training and measuring on isolated packs of documents. Independent of selection and runs."""

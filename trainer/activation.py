@@ -1,4 +1,4 @@
-"""How a model is put into training or measuring and taken out again: mode, dropout, and what is held in memory."""
+"""Puts a model into training or measuring mode and back: mode, dropout, and what is held in memory."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ GIB = 2**30
 def training_mode(
     model: torch.nn.Module, activation_memory: Literal["auto"] | float, tokens: int, accumulating: bool = False
 ) -> Iterator[Memory | None]:
-    """Inside the block dropout acts and activations are kept within a budget for batches of `tokens` tokens.
+    """Inside the block dropout is on, and activations of batches of `tokens` tokens stay within a budget.
 
-    `accumulating`: a step has several batches, so the gradients of earlier ones are there during a forward pass.
+    `accumulating`: a step has several batches, so gradients of earlier ones are in memory during a forward pass.
 
-    Our own decoder divides `activation_memory` (GiB; auto: what is free) among its layers and the dequantized weights;
-    the block's value says how. Models that run through transformers' forward recompute every
-    layer (value None). Afterwards the model is in evaluation mode and no gradient is left.
+    Our own decoder divides `activation_memory` (GiB; auto: the free memory) among its layers and the dequantized weights;
+    the block's value is this division. Models that run through transformers' forward recompute every
+    layer (value None). After the block the model is in evaluation mode and has no gradients.
     """
     decoder = bound_decoder(model)
     layers = [] if decoder else _decoder_layers(model)
@@ -42,7 +42,7 @@ def training_mode(
         memory = decoder and _divide(decoder, lora, activation_memory, tokens, accumulating)
         model.train()
         for layer in layers:
-            # Non-reentrant: the reentrant kind gives no gradients when the embeddings are frozen.
+            # Non-reentrant: the reentrant kind gives no gradients if the embeddings are frozen.
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
             layer.gradient_checkpointing = True
         yield memory
@@ -57,7 +57,7 @@ def training_mode(
 
 @contextmanager
 def backward_memory(model: torch.nn.Module, tokens: int) -> Iterator[None]:
-    """Inside the block backward passes over `tokens` tokens, whose gradients nobody keeps, use the memory that is free."""
+    """Inside the block backward passes over `tokens` tokens use the free memory; their gradients are not kept."""
     decoder = bound_decoder(model)
     try:
         if decoder:
@@ -72,13 +72,13 @@ def backward_memory(model: torch.nn.Module, tokens: int) -> Iterator[None]:
 def measuring(
     model: torch.nn.Module, weights: Literal["auto", "nf4", "dequantized", "fp8"], batch_tokens: int
 ) -> Iterator[str]:
-    """Inside the block NF4 weights are held as `weights` says for passes without gradients; the value says how they are.
+    """Inside the block NF4 weights are held as set by `weights` for passes without gradients; the value is the form in use.
 
     nf4: dequantized layer by layer in each pass. dequantized: all of them once, the same values. fp8: as 8-bit floats, which
     changes results. auto: dequantized if a pass over `batch_tokens` tokens then still fits the free memory, else nf4. Models that
-    run through transformers' forward, and weights that are no NF4, stay as they are (value "own").
+    run through transformers' forward, and weights that are not NF4, do not change (value "own").
 
-    Raises MachineError for fp8 where the GPU has no such products or the model runs through transformers' forward.
+    Raises MachineError for fp8 if the GPU has no such products or the model runs through transformers' forward.
     """
     decoder = bound_decoder(model)
     if weights == "fp8":
@@ -98,7 +98,7 @@ def measuring(
             decoder.measure_in_fp8(held == "fp8")
         except torch.OutOfMemoryError as error:
             raise MachineError(
-                f"measure.weights: {held} does not fit the GPU beside the NF4 weights; set measure.weights to auto"
+                f"measure.weights: {held} does not fit the GPU next to the NF4 weights; set measure.weights to auto"
             ) from error
         yield held
     finally:
@@ -115,7 +115,7 @@ def _check_own_decoder(decoder: Decoder | None) -> None:
 
 
 def check_fp8(device: torch.device) -> None:
-    """Raises MachineError where a device has no products of 8-bit floats."""
+    """Raises MachineError if a device has no products of 8-bit floats."""
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     if capability is None or capability < (8, 9):
         found = "no GPU" if capability is None else f"{torch.cuda.get_device_name(device)}"
@@ -126,7 +126,7 @@ def check_fp8(device: torch.device) -> None:
 
 
 def _divide(decoder: Decoder, lora: int, wanted: Literal["auto"] | float, tokens: int, accumulating: bool) -> Memory:
-    """Let the decoder use its memory for a training of `lora` parameters; 0: gradients are not kept."""
+    """Divide the decoder's memory for training `lora` parameters; 0: gradients are not kept."""
     on_gpu = decoder.scratch.device.type == "cuda"
     budget = _free_bytes(decoder, lora, accumulating) if wanted == "auto" else float(wanted) * GIB
     layers = len(decoder.layers)
@@ -139,8 +139,8 @@ def _divide(decoder: Decoder, lora: int, wanted: Literal["auto"] | float, tokens
 
 
 def _free_bytes(decoder: Decoder, lora: int, accumulating: bool) -> float:
-    """What activations and dequantized weights may take, once the state of the optimizer of `lora` parameters and the
-    scratch for one matrix have theirs."""
+    """Bytes available for activations and dequantized weights, after the optimizer state of `lora` parameters and the
+    scratch for one matrix."""
     device = decoder.scratch.device
     if device.type != "cuda":
         return HOST_SHARE * psutil.virtual_memory().available
@@ -155,7 +155,7 @@ def _free_bytes(decoder: Decoder, lora: int, accumulating: bool) -> float:
 
 
 def _decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Layers of a transformers model that can be recomputed; [] for a model without such: it keeps everything."""
+    """Layers of a transformers model that can be recomputed; [] if there are none and everything is kept."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

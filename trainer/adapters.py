@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's format: put on a base model, written to disk byte for byte the same each time."""
+"""LoRA adapters in PEFT's format: loading into a base model, and saving with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 def attach_new(causal: torch.nn.Module, lora: LoraConfig, base: ModelConfig) -> peft.PeftModel:
-    """Put a new LoRA on `causal` (in place). Weights are float32 and drawn from torch's global generator."""
+    """Add a new LoRA to `causal` (in place). Weights are float32 and drawn from torch's global generator."""
     whole = float(lora.alpha).is_integer()
     settings = peft.LoraConfig(
         r=lora.r,
@@ -36,16 +36,16 @@ def attach_new(causal: torch.nn.Module, lora: LoraConfig, base: ModelConfig) -> 
         model = peft.get_peft_model(causal, settings)
     except ValueError as error:
         raise TrainerError(f"lora.targets: {lora.targets} do not fit {type(causal).__name__}: {error}") from error
-    # PEFT copies the name from the loaded model; the configured one is what another machine can resolve.
+    # PEFT copies the name from the loaded model; other machines can resolve the configured one.
     settings.base_model_name_or_path = base.name
     trainable_parameters(model)
     return model
 
 
 def attach_saved(causal: torch.nn.Module, path: Path, trainable: bool, device: torch.device) -> peft.PeftModel:
-    """Put the adapter saved at `path` on `causal` (in place), trainable or frozen.
+    """Load the adapter saved at `path` into `causal` (in place), trainable or frozen.
 
-    Raises CheckpointError when files are absent or damaged, or when their tensors are not those of this model.
+    Raises CheckpointError if files are missing or damaged, or their tensors do not match this model.
     """
     try:
         stored = _tensor_shapes(path / WEIGHTS_FILE)
@@ -76,23 +76,23 @@ def adapter_tensors(model: peft.PeftModel) -> dict[str, torch.Tensor]:
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Name → parameter that takes gradients, in the model's order.
+    """Name → trainable parameter, in the model's order.
 
-    Raises TrainerError when there is none (an adapter loaded frozen trains nothing, silently).
+    Raises TrainerError if there is none (a frozen adapter would silently train nothing).
     """
     found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not found:
         raise TrainerError(
-            "the model has no trainable parameters: put an adapter on with new_adapter or adapter(path, trainable=True)"
+            "the model has no trainable parameters: add an adapter with new_adapter or adapter(path, trainable=True)"
         )
     return found
 
 
 def save_adapter(model: peft.PeftModel, path: Path) -> None:
-    """Write the adapter into directory `path` in the form that PeftModel.from_pretrained loads.
+    """Write the adapter into directory `path` in the format of PeftModel.from_pretrained.
 
-    Equal adapters give equal bytes: no time stamps, keys and lists sorted (PEFT keeps target_modules as a set, whose
-    order changes from process to process).
+    Equal adapters give equal bytes: no time stamps, sorted keys and lists (PEFT keeps target_modules as a set, whose
+    order changes between processes).
     """
     path.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(model).items()}
@@ -104,7 +104,7 @@ def save_adapter(model: peft.PeftModel, path: Path) -> None:
 
 
 def _linear_names(causal: torch.nn.Module) -> list[str]:
-    """Last parts of the names of all linear layers below the output head, as other tools expect to find them."""
+    """Last parts of the names of all linear layers below the output head, as other tools expect them."""
     modules = causal.base_model.named_modules()
     return sorted({name.split(".")[-1] for name, module in modules if isinstance(module, (torch.nn.Linear, Conv1D))})
 
@@ -112,7 +112,7 @@ def _linear_names(causal: torch.nn.Module) -> list[str]:
 def _plain(value: object) -> object:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    raise TypeError(f"{type(value).__name__} has no place in {CONFIG_FILE}")
+    raise TypeError(f"{type(value).__name__} cannot be written to {CONFIG_FILE}")
 
 
 def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

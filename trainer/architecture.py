@@ -1,7 +1,7 @@
-"""Which attention a model gets, and the proof that its documents are isolated.
+"""Chooses the attention of a model and verifies that documents of a pack are isolated.
 
-The test suite proves it for the architectures of trainer/families.py. Any other architecture is checked when it is loaded:
-two short documents in a pack must give the logits that the model's own forward gives each alone. The check finds leaking
+The test suite checks the architectures of trainer/families.py. Any other architecture is checked when it is loaded:
+two short documents in a pack must give the logits that the model's own forward gives each alone. This detects leaking
 documents, soft caps, scaled logits, recurrent layers and other deviations.
 """
 
@@ -19,15 +19,15 @@ from trainer.forward import Batch, collate, hidden_states, output_head
 
 logger = logging.getLogger(__name__)
 
-# Mean difference of the logits, as a share of their standard deviation: rounding stays below, a leak is above 0.1.
+# Mean difference of the logits relative to their standard deviation: rounding stays below, a leak is above 0.1.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 def prepare_attention(causal: torch.nn.Module) -> str:
     """Set up the attention of a freshly loaded model (in evaluation mode) and return its name.
 
-    winnow_packed where it is right, else the model's own with position_ids that restart (slower: transformers builds a
-    mask of T × T). Raises TrainerError when neither isolates documents.
+    winnow_packed if it is correct, else the model's own with restarting position_ids (slower: transformers builds a
+    T × T mask). Raises TrainerError if neither isolates documents.
     """
     attention.register()
     own = causal.config._attn_implementation
@@ -36,7 +36,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
         return attention.PACKED_ATTENTION
     expected = _alone(causal)
     choices = [own]
-    # Attention in chunks exists only as a mask, which packed attention does not get.
+    # Chunked attention exists only as a mask, which packed attention does not receive.
     if getattr(causal, "_supports_attention_backend", False) and not getattr(
         causal.config, "attention_chunk_size", None
     ):
@@ -50,7 +50,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
             return name
         failures.append(f"{name}: {failure}")
     raise TrainerError(
-        f"model.name: {type(causal).__name__} does not keep documents of a pack apart ({'; '.join(failures)}); "
+        f"model.name: {type(causal).__name__} does not isolate the documents of a pack ({'; '.join(failures)}); "
         f"choose a model of one of the families {', '.join(family.name for family in FAMILIES.values())}"
     )
 
@@ -87,9 +87,9 @@ def _alone(causal: torch.nn.Module) -> torch.Tensor:
 def _difference(causal: torch.nn.Module, expected_TV: torch.Tensor) -> str | None:
     try:
         hidden = hidden_states(causal, _probe_batch(causal))
-    except (TypeError, ValueError) as error:  # a forward without position_ids, or with arguments we cannot honour
+    except (TypeError, ValueError) as error:  # a forward without position_ids, or with unsupported arguments
         return str(error).splitlines()[0]
     weight, bias = output_head(causal)
     logits_TV = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
     share = ((logits_TV - expected_TV).abs().mean() / expected_TV.std()).item()
-    return None if share <= TOLERANCE[weight.dtype] else f"logits differ by {share:.3g} of their spread"
+    return None if share <= TOLERANCE[weight.dtype] else f"logits differ by {share:.3g} of their standard deviation"

@@ -1,6 +1,6 @@
-"""Attention over packs: documents lie end to end in one sequence and none sees another.
+"""Attention over packs: documents are concatenated in one sequence and do not see each other.
 
-A pack of documents a and b attends like this (rows query, columns key), and the empty squares are never computed:
+The mask of a pack of documents a and b (rows query, columns key); empty squares are not computed:
 
         a a a b b
       a x
@@ -9,9 +9,9 @@ A pack of documents a and b attends like this (rows query, columns key), and the
       b       x
       b       x x
 
-transformers hands every attention call to a function registered by name. Under a name that has no mask function it
-builds no T × T mask, and keyword arguments given to the model arrive at that function unchanged; so the borders of
-the documents are worked out once per batch and travel as one argument, `pack`.
+transformers passes every attention call to a function registered by name. For a name without a mask function it
+builds no T × T mask, and keyword arguments of the model reach that function unchanged. The borders of
+the documents are therefore computed once per batch and passed as one argument, `pack`.
 
 Shapes: B batch (always 1), T tokens of the pack, H query heads, K key/value heads, D head width.
 """
@@ -32,8 +32,8 @@ from trainer.errors import TrainerError
 
 PACKED_ATTENTION = "winnow_packed"
 VARLEN_DTYPES = (torch.bfloat16, torch.float16)
-VARLEN_HEAD_WIDTH = 256  # widest head of the flash kernels behind varlen_attn
-KERNEL_WIDTHS = (32, 64, 128)  # of heads that our own kernel takes
+VARLEN_HEAD_WIDTH = 256  # maximum head width of the flash kernels behind varlen_attn
+KERNEL_WIDTHS = (32, 64, 128)  # head widths that our own kernel supports
 KERNEL_ROWS, KERNEL_KEYS, KERNEL_WARPS, KERNEL_STAGES = 64, 32, 4, 3  # of one tile: fastest of those tried on an H100
 LOG2_E = 1.4426950408889634
 
@@ -43,8 +43,8 @@ class PackLayout:
     """Borders of the documents of one pack.
 
     `borders` are the cumulative lengths [0, l0, l0+l1, …] as Python numbers, `cu_seqlens` the same as an int32 tensor
-    on the model's device, `longest` the longest document: with both at hand no layer has to ask the device for a
-    number.
+    on the model's device, `longest` the longest document. With both known, no layer has to read a number from the
+    device.
     """
 
     borders: tuple[int, ...]
@@ -64,11 +64,11 @@ def packed_attention(
     pack: PackLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each document, in the form that transformers calls.
+    """Causal attention inside each document, with the signature that transformers calls.
 
     query is (1, H, T, D), key and value (1, K, T, D) with K dividing H; returns (1, T, H, D) and no weights. A
-    `sliding_window` of w lets a token see itself and the w - 1 before it. Raises TrainerError for what it cannot honour
-    (a ready-made mask, soft-capped scores, attention sinks), so that no model is computed wrongly in silence.
+    `sliding_window` of w lets a token see itself and the w - 1 before it. Raises TrainerError for unsupported options
+    (a given mask, soft-capped scores, attention sinks), so that no model is silently computed wrongly.
     """
     _refuse(attention_mask, pack, query, kwargs)
     if _has_flash(query):
@@ -83,7 +83,7 @@ def packed_attention(
 def attend(
     q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, pack: PackLayout, scale: float, window: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Causal attention inside each document: (T, H, D), and what `attend_backward` needs of it besides."""
+    """Causal attention inside each document: (T, H, D), and the further values that `attend_backward` needs."""
     if _has_flash(q_THD):
         left = -1 if window is None else window - 1
         out, log_sums, *_ = torch.ops.aten._flash_attention_forward(
@@ -106,11 +106,11 @@ def attend_into(
     scale: float,
     window: int | None,
 ) -> None:
-    """As `attend`, for measuring: nothing is kept, and the result goes into `out` (T, H · D), rows of a wider buffer.
+    """As `attend`, for measuring: nothing is kept, and the result is written to `out` (T, H · D), rows of a wider buffer.
 
-    `qkv` (T, H · D + 2 · K · D) holds q, k and v side by side, k with its rotary embedding and q without, which may be given
-    its own in place. `heads` is (H, K, D), `first_T` (T,) int32 the first key that each token sees. On a GPU one kernel for
-    all documents: flash kernels give each document tiles of 128 tokens, of which short ones leave most empty.
+    `qkv` (T, H · D + 2 · K · D) holds q, k and v side by side, k with its rotary embedding and q without; q may be rotated
+    in place. `heads` is (H, K, D), `first_T` (T,) int32 the first key that each token sees. On a GPU one kernel handles all
+    documents: flash kernels give each document tiles of 128 tokens, which short documents leave mostly empty.
     """
     count, kv_count, width = heads
     groups = count // kv_count
@@ -149,10 +149,10 @@ def attend_backward(
     scale: float,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, given that of what `attend` returned."""
+    """Gradients of q, k and v, given the gradient of the result of `attend`."""
     if log_sums is not None:
         left = -1 if window is None else window - 1
-        nothing = torch.zeros(2, dtype=torch.uint64, device=q_THD.device)  # the state of a dropout that is not there
+        nothing = torch.zeros(2, dtype=torch.uint64, device=q_THD.device)  # the state of an unused dropout
         return torch.ops.aten._flash_attention_backward(
             gradient_THD, q_THD, k_TKD, v_TKD, out_THD, log_sums, pack.cu_seqlens, pack.cu_seqlens, pack.longest,
             pack.longest, 0.0, window is None, nothing, nothing, scale=scale, window_size_left=left,
@@ -165,7 +165,7 @@ def attend_backward(
 
 
 def _has_flash(query: torch.Tensor) -> bool:
-    """Whether the flash kernels take heads like these (…, D)."""
+    """Whether the flash kernels support heads like these (…, D)."""
     width = query.shape[-1]
     return query.is_cuda and query.dtype in VARLEN_DTYPES and width <= VARLEN_HEAD_WIDTH and width % 8 == 0
 
@@ -178,7 +178,7 @@ def _refuse(mask: torch.Tensor | None, pack: PackLayout | None, query: torch.Ten
         )
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            raise TrainerError(f"packed attention does not know '{name}'")
+            raise TrainerError(f"packed attention does not support '{name}'")
 
 
 def _varlen(
@@ -234,7 +234,7 @@ def _documents(
     window: int | None,
     dropout: float,
 ) -> Iterator[torch.Tensor]:
-    """Attention of each document for itself, (1, H, length, D)."""
+    """Attention of each document alone, (1, H, length, D)."""
     grouped = query.shape[1] != key.shape[1]
     lengths = [end - start for start, end in pairwise(pack.borders)]
     # split, not slices: the backward pass of a slice fills a tensor of the whole pack for each document.
@@ -255,14 +255,14 @@ def _documents(
 
 @lru_cache(maxsize=16)
 def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """(length, length) of bool: key j is seen from query i when i - window < j <= i."""
+    """(length, length) bool: query i sees key j if i - window < j <= i."""
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance < window)
 
 
 def register() -> None:
-    """Make `packed_attention` known to transformers as PACKED_ATTENTION. Idempotent."""
+    """Register `packed_attention` with transformers as PACKED_ATTENTION. Idempotent."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -1,13 +1,13 @@
-"""Checkpoints that a crash cannot spoil.
+"""Checkpoints that a crash cannot damage.
 
     checkpoints/step-000010/
       state.safetensors   tensors
       state.json          counters and the identity of the training
       manifest.json       sha256 and size of the two
 
-A checkpoint is written under a temporary name, synced, renamed, and read back against its manifest; only then are
-others removed: older ones, and later ones that were passed over. On loading the newest whose files match its manifest
-counts; a damaged one is passed over with a warning, because training from an earlier step gives the same result, only
+A checkpoint is written under a temporary name, synced, renamed, and verified against its manifest. Only then are
+others removed: older ones, and later ones that were skipped. Loading uses the newest checkpoint whose files match its
+manifest. A damaged one is skipped with a warning, because training from an earlier step gives the same result, only
 later.
 """
 
@@ -36,7 +36,7 @@ TENSORS_FILE, STATE_FILE, MANIFEST_FILE = "state.safetensors", "state.json", "ma
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: where it lies, the steps done when it was made, its tensors (on the CPU), its state."""
+    """A loaded checkpoint: its path, the number of steps done, its tensors (on the CPU), its state."""
 
     path: Path
     step: int
@@ -54,10 +54,10 @@ def save_checkpoint(
     spare: int | None = None,
     failpoint: Callable[[str], None] = lambda name: None,
 ) -> Path:
-    """Write checkpoint `step` into `directory` and return its path; the newest `keep` stay, and that of step `spare`.
+    """Write checkpoint `step` into `directory` and return its path; the newest `keep` are kept, and that of step `spare`.
 
-    `state` must be plain JSON. Raises MachineError when the disk is full, CheckpointError when what was written does
-    not read back.
+    `state` must be plain JSON. Raises MachineError if the disk is full, CheckpointError if the written files fail
+    verification.
     """
     final = _path(directory, step)
     temporary = directory / f".tmp-{final.name}"
@@ -67,7 +67,7 @@ def save_checkpoint(
         temporary.mkdir()
         _write(temporary, tensors, state)
         failpoint("train.checkpoint.before_rename")
-        if final.exists():  # a damaged one that was passed over on loading
+        if final.exists():  # a damaged one that loading skipped
             shutil.rmtree(final)
         os.rename(temporary, final)
         _sync(directory)
@@ -75,11 +75,11 @@ def save_checkpoint(
         if error.errno != errno.ENOSPC:
             raise
         raise MachineError(
-            f"{final}: no space left for a checkpoint; free some and start again, training continues"
+            f"{final}: no space left for a checkpoint; free some and run again, training continues"
         ) from error
     problem = _damage(final)
     if problem:
-        raise CheckpointError(f"{final}: the checkpoint does not read back as written ({problem}); check the disk")
+        raise CheckpointError(f"{final}: the checkpoint differs from what was written ({problem}); check the disk")
     newest = [path for path in _checkpoints(directory) if _step(path) <= step][:keep]
     for other in _checkpoints(directory):
         if other not in newest and _step(other) != spare:
@@ -88,14 +88,14 @@ def save_checkpoint(
 
 
 def load_newest(directory: Path, before: int | None = None) -> Checkpoint | None:
-    """The newest undamaged checkpoint of `directory` (made before step `before`, when given), or None."""
+    """The newest undamaged checkpoint of `directory` (from before step `before`, if given), or None."""
     steps = [_step(path) for path in _checkpoints(directory)]
     found = (load_step(directory, step) for step in steps if before is None or step < before)
     return next((checkpoint for checkpoint in found if checkpoint is not None), None)
 
 
 def load_step(directory: Path, step: int) -> Checkpoint | None:
-    """The checkpoint made after `step` steps, or None with a warning where it is absent or damaged."""
+    """The checkpoint after `step` steps, or None with a warning if it is missing or damaged."""
     if not is_sound(directory, step):
         return None
     path = _path(directory, step)
@@ -104,11 +104,11 @@ def load_step(directory: Path, step: int) -> Checkpoint | None:
 
 
 def is_sound(directory: Path, step: int) -> bool:
-    """Whether the checkpoint made after `step` steps is there and whole; says so in a warning where it is not."""
+    """Whether the checkpoint after `step` steps is complete; logs a warning if not."""
     path = _path(directory, step)
     problem = _damage(path)
     if problem:
-        logger.warning("%s is damaged (%s): passed over", path, problem)
+        logger.warning("%s is damaged (%s): skipped", path, problem)
     return problem is None
 
 
@@ -137,13 +137,13 @@ def _write(directory: Path, tensors: dict[str, torch.Tensor], state: dict[str, A
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """The damage of a checkpoint, or None."""
     try:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         wrong = [name for name in (TENSORS_FILE, STATE_FILE) if manifest[name] != _fingerprint(path / name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
-    return f"{', '.join(wrong)} not as in the manifest" if wrong else None
+    return f"{', '.join(wrong)} differ from the manifest" if wrong else None
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The trainer's sections of the configuration. Nothing heavy is imported here."""
+"""The trainer's sections of the configuration. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 NO_PART_OF_THE_RESULT = frozenset(
     {"activation_memory", "checkpoint_every", "keep_checkpoints", "max_loss_ratio", "mode", "replay", "rewarmup_ratio"}
 )
-"""Keys of TrainConfig on which a finished adapter does not depend: they may change while a training is interrupted. The last three decide
-what it is trained on, from which adapter, and which warm-up is used."""
+"""Keys of TrainConfig that may change between interruption and resume, because the trainer's result does not depend on them. The last
+three act outside the trainer: they set the training data, the starting adapter, and which warm-up is used."""
 
 
 class ModelConfig(BaseModel, extra="forbid", frozen=True):
-    """The base model, and how it is held and computed."""
+    """The base model, its quantization and its compute dtype."""
 
     name: str = Field("mistralai/Mistral-7B-v0.3", description="Directory, or repository id on the hub.")
     revision: str | None = Field(
@@ -23,57 +23,56 @@ class ModelConfig(BaseModel, extra="forbid", frozen=True):
     )
     quantization: Literal["nf4", "none"] = Field(
         "nf4",
-        description="nf4 holds the linear layers in 4 bits (about 0.52 bytes a weight); none keeps compute_dtype.",
+        description="nf4 stores the linear layers in 4 bits (about 0.52 bytes per weight); none keeps compute_dtype.",
     )
     double_quantization: bool = Field(
-        True, description="Quantize the NF4 scales too: saves 0.4 bits a weight, costs no accuracy."
+        True, description="Quantize the NF4 scales too: saves 0.4 bits per weight, costs no accuracy."
     )
     compute_dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="Activations and matrix products. auto: bfloat16 where the device is fast at it, else float32.",
+        description="Activations and matrix products. auto: bfloat16 if the device is fast at it, else float32.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU when there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses the GPU if there is one.")
     chat_template: str = Field(
-        "auto", description="auto takes the tokenizer's own chat template, else mistral; or mistral, chatml, plain."
+        "auto", description="auto uses the tokenizer's own chat template, else mistral. Others: mistral, chatml, plain."
     )
     trust_remote_code: bool = Field(
-        False, description="Run Python code that comes with the model. Only for authors you trust."
+        False, description="Run Python code shipped with the model. Only for authors you trust."
     )
 
 
 class LoraConfig(BaseModel, extra="forbid", frozen=True):
-    """The adapter that is trained (LoRA, arXiv 2106.09685)."""
+    """The LoRA adapter (arXiv 2106.09685)."""
 
     r: int = Field(
         16,
         ge=1,
         le=1024,
-        description="Rank. 2 × the rank trains twice as many parameters; memory and time grow little.",
+        description="Rank. Doubling it doubles the trained parameters; memory and time grow little.",
     )
     alpha: float = Field(
         32.0, gt=0, description="Scale: the update is multiplied by alpha / r (rslora: alpha / sqrt(r))."
     )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout before A, in training only. Costs a sixth of the speed."
+        0.0, ge=0, lt=1, description="Dropout before A, only in training. Costs a sixth of the speed."
     )
     targets: Literal["all-linear"] | list[str] = Field(
-        "all-linear", description=f"Every linear layer but the output head, or a list out of {', '.join(PROJECTIONS)}."
+        "all-linear",
+        description=f"all-linear: every linear layer except the output head; or a list of {', '.join(PROJECTIONS)}.",
     )
     init: Literal["default", "gaussian"] = Field(
         "default",
-        description="How A starts (B starts at 0): default is uniform (Kaiming), gaussian has deviation 1 / r. Starts "
-        "that change the base weights (PiSSA, OLoRA) are not offered: NF4 cannot hold the change, and every round's "
+        description="Initialisation of A (B starts at 0): default is uniform (Kaiming), gaussian has deviation 1 / r. Initialisations "
+        "that change the base weights (PiSSA, OLoRA) are not offered: NF4 cannot store the change, and every round's "
         "adapter must fit the same base.",
     )
     dora: bool = Field(
         False,
-        description="Train the length of each weight row apart from its direction (DoRA, arXiv 2402.09353): a little "
-        "better at small ranks, and every layer's full weight is formed in each pass, which makes training slower.",
+        description="Train magnitude and direction of weights separately (DoRA, arXiv 2402.09353): slightly "
+        "better at small ranks, but slower, because every pass forms each layer's full weight.",
     )
     rslora: bool = Field(False, description="Rank-stabilised scale (arXiv 2312.03732); use it for ranks above 64.")
-    bias: Literal["none"] = Field(
-        "none", description="Biases stay as they are: the base model must come back unchanged."
-    )
+    bias: Literal["none"] = Field("none", description="Biases are never trained: the base model must not change.")
 
     @model_validator(mode="after")
     def _known_targets(self) -> LoraConfig:
@@ -87,56 +86,60 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class TrainConfig(BaseModel, extra="forbid", frozen=True):
-    """One round's training."""
+    """Training of one round."""
 
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw",
-        description="adamw keeps 8 bytes of state a trained weight; adamw_8bit (bitsandbytes, arXiv 2110.02861) keeps 2, "
-        "which matters for large ranks only.",
+        description="adamw keeps 8 bytes of state per trained weight; adamw_8bit (bitsandbytes, arXiv 2110.02861) keeps 2, "
+        "which matters only for large ranks.",
     )
     lora_plus_ratio: float = Field(
         1.0,
         ge=1,
-        description="The learning rate of LoRA's B matrices is so many times that of A (LoRA+, arXiv 2402.12354: "
+        description="Ratio of the learning rates of LoRA's B and A matrices (LoRA+, arXiv 2402.12354: "
         "about 16, with a lower learning_rate). 1: the same rate for both.",
     )
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         "cosine",
-        description="Course of the learning rate after warm-up. wsd: constant, then a line to 0 over the last "
+        description="Learning rate after warm-up. wsd: constant, then linear to 0 over the last "
         "decay_ratio of the steps (arXiv 2405.18392).",
     )
     decay_ratio: float = Field(
-        0.2, gt=0, le=1, description="With schedule wsd: share of the steps in which the learning rate falls to 0."
+        0.2, gt=0, le=1, description="With schedule wsd: share of the steps in which the learning rate decreases to 0."
     )
     warmup_ratio: float = Field(
-        0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises linearly."
+        0.03, ge=0, lt=1, description="Share of the steps in which the learning rate increases linearly."
     )
     rewarmup_ratio: float = Field(
         0.2,
         ge=0,
         lt=1,
-        description="The same where an adapter goes on from the round before: the optimizer's moments start anew there, and large "
-        "first steps undo what was learned (re-warming, arXiv 2403.08763).",
+        description="warmup_ratio of an adapter that continues the previous round's. The optimizer's moments restart there, and large "
+        "first steps would undo earlier training (re-warming, arXiv 2403.08763).",
     )
-    epochs: float = Field(1.0, gt=0, description="Passes over the selection; a fraction trains on part of the packs.")
+    epochs: float = Field(
+        1.0, gt=0, description="Passes over the selection; with a fraction part of the packs are used."
+    )
     pack_length: int = Field(
         2048,
         ge=8,
-        description="Tokens of one pack, at least the longest document. Longer packs waste less and need more memory.",
+        description="Tokens per pack, at least the longest document. Longer packs waste less and need more memory.",
     )
     batching: Literal["packed", "length_sorted"] = Field(
         "packed",
-        description="packed fills packs as full as it can; length_sorted cuts documents of similar length into batches "
-        "of at most pack_length tokens. Neither splits or pads a document; packed makes fewer, evener steps.",
+        description="packed fills packs as much as possible; length_sorted groups documents of similar length into batches "
+        "of at most pack_length tokens. Neither splits or pads a document; packed makes fewer and more even steps.",
     )
-    packs_per_step: int = Field(4, ge=1, description="Packs whose gradient makes one step of the optimizer.")
+    packs_per_step: int = Field(4, ge=1, description="Packs per optimizer step.")
     packs_per_batch: int = Field(
         4,
         ge=1,
-        description="Packs that go through the model together: memory against speed, which drops below 8k tokens.",
+        description="Packs per forward pass. More need more memory; below 8k tokens speed drops.",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Maximum gradient norm; larger gradients are scaled down to it."
+    )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
     neftune_alpha: float = Field(
         5.0,
@@ -145,52 +148,52 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     )
     activation_memory: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         "auto",
-        description="GiB for what the forward pass keeps for the backward pass, and for NF4 weights held dequantized. "
-        "What does not fit is computed again (a third more time at most) or waits in host memory. auto: what the "
-        "device has free. Changes speed and memory, not the result.",
+        description="GiB for activations kept for the backward pass, and for NF4 weights held dequantized. "
+        "Activations that do not fit are recomputed (at most a third more time) or moved to host memory. auto: the "
+        "device's free memory. Changes speed and memory, not the result.",
     )
-    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints; a crash loses at most these.")
+    checkpoint_every: int = Field(50, ge=1, description="Steps between checkpoints; a crash loses at most this many.")
     keep_checkpoints: int = Field(
         2,
         ge=1,
-        description="Newest checkpoints kept while training runs, and the one with the lowest dev loss besides.",
+        description="Newest checkpoints kept during training, in addition to the one with the lowest dev loss.",
     )
     eval_every: int | None = Field(
         None,
         ge=1,
-        description="Steps between evaluations on dev; the adapter with the lowest dev loss is the one that is kept. "
-        "Each takes a forward pass over dev. null: the adapter of the last step is kept, and dev is not looked at.",
+        description="Steps between evaluations on dev; the adapter with the lowest dev loss is kept. "
+        "Each takes a forward pass over dev. null: no evaluation; the adapter of the last step is kept.",
     )
     patience: int = Field(
         0,
         ge=0,
-        description="With eval_every: stop after so many evaluations in a row without a lower dev loss. 0: never early. "
-        "The control always trains as many steps as the selected adapter did.",
+        description="With eval_every: stop after this many consecutive evaluations without a lower dev loss. 0: never early. "
+        "The control always trains as many steps as the selected adapter.",
     )
     max_loss_ratio: float | None = Field(
         4.0,
         gt=1,
-        description="Training stops as diverged when a step's loss is over so many times the median of the 20 steps "
-        "before; a median under 1 nat counts as 1, since one hard batch is no divergence. null: only when it is not "
-        "finite.",
+        description="Training stops as diverged if a step's loss exceeds this many times the median of the previous 20 steps. "
+        "A median under 1 nat counts as 1, because one hard batch is not divergence. null: only a loss that is not "
+        "finite stops it.",
     )
     mode: Literal["continue", "retrain"] = Field(
         "continue",
-        description="continue trains the adapter of the round before on the new examples; retrain starts anew on all "
-        "that was picked so far.",
+        description="continue trains the previous round's adapter on the new examples; retrain starts from scratch on all "
+        "examples picked so far.",
     )
     replay: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="With continue: examples of earlier rounds mixed in, as a share of the new ones. Training takes so much longer, "
-        "and much less is forgotten.",
+        description="With continue: examples of earlier rounds to mix in, as a share of the new ones. Training takes longer by this share "
+        "and forgets much less.",
     )
 
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> TrainConfig:
         if self.patience and self.eval_every is None:
-            raise ValueError(f"patience: {self.patience} needs evaluations to count; set eval_every too")
+            raise ValueError(f"patience: {self.patience} needs evaluations; set eval_every too")
         if self.schedule == "wsd" and max(self.warmup_ratio, self.rewarmup_ratio) + self.decay_ratio > 1:
             raise ValueError(
                 f"warmup_ratio + decay_ratio: expected at most 1, found {self.warmup_ratio} + {self.decay_ratio} "
@@ -200,59 +203,59 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class MeasureConfig(BaseModel, extra="forbid", frozen=True):
-    """Forward passes that score examples and evaluate adapters."""
+    """Forward passes for scoring and evaluation."""
 
     batch_tokens: int = Field(
         16384,
         ge=8,
-        description="Tokens that go through the model together; a longer example goes alone. Changes speed and memory only.",
+        description="Tokens per forward pass; a longer example gets its own pass. Changes only speed and memory.",
     )
     gradient_tokens: int = Field(
         8192,
         ge=8,
-        description="The same for gradients of examples (score less), which hold as much memory as training does.",
+        description="The same for gradients of examples (score less), which need as much memory as training.",
     )
     weights: Literal["auto", "nf4", "dequantized", "fp8"] = Field(
         "auto",
-        description="How NF4 weights are held while examples are scored: nf4 dequantizes layer by layer; dequantized holds "
-        "them in compute_dtype (the same values, up to 2% faster, 2 bytes a weight); auto takes that if it fits. fp8 is 1.6 "
-        "times as fast and rounds weights and activations to 8 bits: scores change, and how little their ranks do is "
-        "measured and printed. Evaluation never uses it.",
+        description="How NF4 weights are held during scoring: nf4 dequantizes layer by layer; dequantized holds "
+        "them in compute_dtype (the same values, up to 2% faster, 2 bytes per weight); auto uses that if it fits. fp8 is 1.6 "
+        "times as fast and rounds weights and activations to 8 bits: scores change, and the rank agreement with exact "
+        "scores is measured and printed. Evaluation never uses it.",
     )
 
 
 class GenerateConfig(BaseModel, extra="forbid", frozen=True):
-    """Answers that the model writes itself, to find the unlabelled prompts that it is unsure of."""
+    """Answers generated by the model, to find unlabelled prompts of high uncertainty."""
 
     max_new_tokens: int = Field(
         128,
         ge=1,
-        description="Longest answer in tokens. Time and memory grow with it; a prompt that leaves less room than this "
-        "in tokens.max_length is not offered for labelling.",
+        description="Maximum tokens of an answer. Time and memory grow with it. A prompt that leaves less room than this "
+        "in tokens.max_length is not exported for labelling.",
     )
     samples: int = Field(
         4,
         ge=0,
-        description="Answers drawn by chance besides the greedy one; their disagreement is measured. 0 or 1: only the "
+        description="Sampled answers in addition to the greedy one; their disagreement is measured. 0 or 1: only the "
         "entropy of the greedy answer counts. Time grows in proportion to 1 + samples.",
     )
     temperature: float = Field(
         0.7,
         gt=0,
-        description="Logits are divided by it before an answer is drawn. At 1 long answers differ for every prompt; "
-        "below, what still differs is what the model is unsure of.",
+        description="Logits are divided by it before sampling. At 1 long answers differ for every prompt; "
+        "at lower values mainly uncertain answers differ.",
     )
     top_p: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Answers are drawn from the most probable tokens that hold this share of the probability (nucleus, "
+        description="Tokens are sampled from the most probable ones with this total probability (nucleus sampling, "
         "arXiv 1904.09751). 1: from all.",
     )
     batch_tokens: int = Field(
         16384,
         ge=1,
-        description="Tokens of all answers that are written together, their prompts and padding included; the answers "
-        "to one prompt are never parted. More is faster and holds a longer cache (128 KiB a token for Mistral-7B in "
-        "bfloat16). Changes speed only.",
+        description="Tokens per batch of answers, including prompts and padding; the answers "
+        "to one prompt are never split. More is faster and needs a larger cache (128 KiB per token for Mistral-7B in "
+        "bfloat16). Changes only speed and memory.",
     )

@@ -1,5 +1,5 @@
-"""What a training has counted so far. Every checkpoint holds it, so that a resumed training reports, keeps the best and
-stops as if it had never been interrupted."""
+"""The counters of a training. Every checkpoint contains them, so a resumed training reports, keeps the best adapter and
+stops exactly like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from trainer.step import StepResult
 
 RECENT = 20
-"""Steps whose losses a spike is measured against."""
+"""Number of recent steps whose median loss a spike is compared with."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Counters:
     evaluations_since_best: int = 0
 
     def after_step(self, result: StepResult, seconds: float, peak_gib: float) -> Counters:
-        """With one more step, which took `seconds`."""
+        """A copy after one more step, which took `seconds`."""
         return replace(
             self,
             step=self.step + 1,
@@ -48,7 +48,7 @@ class Counters:
         )
 
     def after_evaluation(self, dev_loss: float) -> Counters:
-        """With the dev loss of the step just taken; an equal one is no improvement."""
+        """A copy with the dev loss of the last step; an equal loss is not an improvement."""
         if self.best_dev_loss is None or dev_loss < self.best_dev_loss:
             return replace(self, best_step=self.step, best_dev_loss=dev_loss, evaluations_since_best=0)
         return replace(self, evaluations_since_best=self.evaluations_since_best + 1)

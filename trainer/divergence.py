@@ -1,4 +1,4 @@
-"""When a training has gone wrong for good: a loss or gradient that is not finite, or a loss far above the recent ones."""
+"""Detection of divergence: a loss or gradient that is not finite, or a loss far above the recent ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trainer.errors import Diverged
 from trainer.step import StepResult, Training
 
 LEAST_MEDIAN = 1.0
-"""Nats. A model that knows its examples by heart meets a hard batch with many times its usual loss, and is sound."""
+"""Nats; the minimum median for spikes. Once a model fits its examples, one hard batch has many times the usual loss."""
 
 
 def check_step(training: Training, counters: Counters, result: StepResult) -> None:
-    """Raise Diverged when the step after `counters` went wrong, naming the last checkpoint of sound weights."""
+    """Raise Diverged if the step after `counters` diverged; the message names the last good checkpoint."""
     if not result.finite:
         what = f"loss {result.loss}, gradient norm {result.grad_norm}"
         raise Diverged(_message(training, counters.step + 1, what, before=counters.step))
@@ -31,15 +31,15 @@ def check_step(training: Training, counters: Counters, result: StepResult) -> No
 
 
 def check_dev_loss(training: Training, step: int, dev_loss: float) -> None:
-    """Raise Diverged when the dev loss after `step` steps is not finite."""
+    """Raise Diverged if the dev loss after `step` steps is not finite."""
     if not math.isfinite(dev_loss):
         raise Diverged(_message(training, step, f"dev loss {dev_loss}", before=step))
 
 
 def _message(training: Training, step: int, what: str, *, before: int) -> str:
-    # The checkpoint made after `before` steps holds the very weights that gave this loss.
+    # The checkpoint after `before` steps contains the weights that gave this loss.
     good = load_newest(training.directory, before)
-    kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been made yet"
+    kept = f"the last good checkpoint is {good.path}" if good else "there is no checkpoint yet"
     return (
         f"training diverged at step {step} of {training.steps}: {what}; {kept}. "
         f"Lower train.learning_rate (now {training.config.learning_rate}) or raise train.warmup_ratio"

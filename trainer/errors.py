@@ -1,10 +1,10 @@
-"""What can go wrong in the trainer through a user's input or machine, each with the exit code that the CLI returns."""
+"""Errors of the trainer caused by input or machine, each with the exit code of the command line."""
 
 from __future__ import annotations
 
 
 class TrainerError(ValueError):
-    """A setting or input that cannot be used; the message says what was expected, found, where, and what to do."""
+    """An unusable setting or input; the message states what was expected, found, where, and what to do."""
 
     exit_code: int = 2
 
@@ -16,7 +16,7 @@ class DataError(TrainerError):
 
 
 class MachineError(TrainerError):
-    """The machine lacks something: no GPU, out of memory, disk full, model files absent."""
+    """A missing resource: no GPU, out of memory, disk full, model files missing."""
 
     exit_code: int = 4
 
@@ -34,6 +34,6 @@ class Diverged(TrainerError):
 
 
 class Interrupted(TrainerError):
-    """Asked to stop; the state was saved first and the same command continues from it."""
+    """The user stopped training; the state is saved, and the same command continues from it."""
 
     exit_code: int = 130

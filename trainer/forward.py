@@ -1,4 +1,4 @@
-"""The one forward pass, shared by training and measuring: a pack of documents in, final hidden states out.
+"""The forward pass of training and measuring: a pack of documents in, final hidden states out.
 
 Shapes: T tokens of the pack, D documents, P positions whose next token is a target, d width of the model.
 """
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tokens(Protocol):
-    """What the forward needs of a token table; `trainer.tokens.TokenTable` is one."""
+    """The part of a token table that the forward pass needs; `trainer.tokens.TokenTable` implements it."""
 
     def ids(self, row: int) -> np.ndarray:
         """(length,) token ids of one document."""
@@ -34,7 +34,7 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents laid end to end, without padding.
+    """Concatenated documents without padding.
 
     input_ids (T,) int64, position_ids (T,) int64 restarting at 0 in each document, cu_seqlens (D+1,) int32, targets
     (T,) uint8 as in Tokens.targets, rows (D,) int64 rows of the token table. predictors (P,) int64: positions whose
@@ -62,11 +62,11 @@ class Batch:
 
     @property
     def layout(self) -> PackLayout:
-        """Borders of the documents, as attention wants them."""
+        """Borders of the documents, for attention."""
         return PackLayout(self.borders, self.cu_seqlens, int(self.lengths.max()))
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device`; copies to a GPU go by pinned memory and wait for nothing."""
+        """A copy with its tensors on `device`; copies to a GPU are asynchronous, through pinned memory."""
         names = ("input_ids", "position_ids", "cu_seqlens", "targets", "predictors", "labels")
         here = {name: getattr(self, name) for name in names}
         if device.type == "cuda":
@@ -80,10 +80,10 @@ def collate(
     device: torch.device | str = "cpu",
     every_token: bool = False,
 ) -> Batch:
-    """Lay documents `rows` of `tokens` end to end, in that order; with `every_token` all are labels, not targets alone.
+    """Concatenate documents `rows` of `tokens` in that order; with `every_token` all tokens are labels, not only targets.
 
-    The first token of a document is never a label, whatever its target says: nothing inside the document predicts it.
-    Raises DataError when there is no document or an empty one.
+    The first token of a document is never a label, whatever its target, because nothing in the document predicts it.
+    Raises DataError if there is no document or an empty one.
     """
     ids = [np.asarray(tokens.ids(int(row))) for row in rows]
     lengths = np.array([len(x) for x in ids], dtype=np.int64)
@@ -128,12 +128,12 @@ def hidden_states(
     inputs_embeds: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Final hidden states (T, d), after the last norm, of every token of the batch, each document for itself; with `rows`
-    (P,) int64 those of these tokens alone, (P, d), which is a little faster without gradients.
+    """Final hidden states (T, d), after the last norm, of every token of the batch, with isolated documents. With `rows`
+    (P,) int64 only those of these tokens, (P, d), which is slightly faster without gradients.
 
-    `model` comes from trainer.model, which binds our own decoder where it can and sets up transformers' attention for
-    the rest; LoRA's float32 weights are used in the model's compute dtype. `inputs_embeds` (T, d) stand in for the
-    embeddings of input_ids when given (NEFTune).
+    `model` comes from trainer.model, which binds our own decoder if possible and otherwise sets up transformers'
+    attention. LoRA's float32 weights are used in the model's compute dtype. `inputs_embeds` (T, d), if given, replace
+    the embeddings of input_ids (NEFTune).
     """
     causal = causal_lm(model)
     decoder = bound_decoder(causal)
@@ -152,24 +152,24 @@ def hidden_states(
 
 
 def bind_decoder(causal: torch.nn.Module) -> Decoder | None:
-    """Let `hidden_states` of this model go through our own decoder, from now on and whatever adapter it wears.
+    """Make `hidden_states` of this model use our own decoder from now on, with any adapter.
 
-    Returns None, and says so, when the model has something that only transformers' forward computes.
+    Returns None, with a warning, if only transformers' forward supports the model.
     """
     signature = layers_signature(causal)
-    causal.winnow_decoder = (None, None)  # the old one's matrices must not lie beside the new ones
+    causal.winnow_decoder = (None, None)  # free the old decoder's matrices before making new ones
     try:
         decoder = Decoder.bind(causal, compute_dtype(causal))
     except Unsupported as reason:
         name = type(causal).__name__
-        logger.info("%s runs through transformers' own forward, which is slower: it has %s", name, reason)
+        logger.info("%s runs through transformers' own forward, which is slower, because it has %s", name, reason)
         decoder = None
     causal.winnow_decoder = (signature, decoder)
     return decoder
 
 
 def bound_decoder(model: torch.nn.Module) -> Decoder | None:
-    """The decoder that `bind_decoder` gave the model, if any; bound anew when an adapter was put on or taken off."""
+    """The model's decoder from `bind_decoder`, or None; it is bound again after an adapter was loaded or removed."""
     causal = causal_lm(model)
     bound = getattr(causal, "winnow_decoder", None)
     if bound is None:
@@ -181,6 +181,6 @@ def bound_decoder(model: torch.nn.Module) -> Decoder | None:
 
 
 def output_head(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight (vocabulary, d) and bias (vocabulary,) or None of the layer that turns hidden states into logits."""
+    """Weight (vocabulary, d) and bias (vocabulary,) or None of the output head."""
     head = causal_lm(model).get_output_embeddings()
     return head.weight, getattr(head, "bias", None)

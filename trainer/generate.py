@@ -1,17 +1,17 @@
-"""Continuations: what a model writes after a prompt, its first choice and answers drawn by chance.
+"""Continuations of prompts: one greedy answer and several sampled ones.
 
-A batch of prompts goes through the model once, padded on the left; its key/value cache is then repeated for the answers
-of each prompt, and every further step feeds one token per answer. An answer that has ended leaves the batch:
+A batch of prompts goes through the model once, padded on the left. Its key/value cache is then repeated for the answers
+of each prompt, and every further step feeds one token per answer. Finished answers leave the batch:
 
     prompts    . . a a a        answers   a₀ x x ■            greedy
                . b b b b                  a₁ y y y ■          drawn
                c c c c c                  b₀ z ■     …
 
-Which token is drawn depends on the seed, the prompt, the number of the answer and the place in it, never on the batch:
-uniform numbers made from these go through the inverse of the cumulative probabilities. transformers' own `generate`
-draws a batch from one generator, and is not used for that.
+The sampled token depends on the seed, the prompt, the number of the answer and the position, never on the batch:
+uniform numbers derived from these select from the cumulative probabilities. transformers' own `generate`
+draws a batch from one generator, so it is not used.
 
-Shapes: S sequences in work, T tokens, V vocabulary, N new tokens.
+Shapes: S active sequences, T tokens, V vocabulary, N new tokens.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def generate(
     seed: int,
     progress: Callable[[int], None] = lambda prompts: None,
 ) -> list[list[np.ndarray]]:
-    """What `model`, wearing whatever adapter it wears, writes after each prompt (its token ids).
+    """Continuations of each prompt (its token ids) by `model` with its current adapter.
 
-    Per prompt `1 + config.samples` arrays (length,) int64 of new token ids: the greedy continuation, then the drawn
-    ones. Each ends with the first of `end_ids`, or without one after `config.max_new_tokens`. Prompts are sorted by
-    length and batched as `config.batch_tokens` says; order and batching change results by rounding only. `progress`
-    gets the number of prompts just finished.
+    Per prompt `1 + config.samples` arrays (length,) int64 of new token ids: the greedy continuation, then the sampled
+    ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`. Prompts are sorted by
+    length and batched by `config.batch_tokens`; order and batching change results only by rounding. `progress`
+    receives the number of prompts just finished.
 
-    Raises DataError for an empty prompt or one that leaves no room in the model's context, and MachineError when a
+    Raises DataError for an empty prompt or one that leaves no room in the model's context, and MachineError if a
     batch does not fit the GPU.
     """
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
@@ -90,7 +90,7 @@ def _check_lengths(lengths: np.ndarray, causal: torch.nn.Module, config: Generat
 
 
 def _batches(lengths: np.ndarray, config: GenerateConfig) -> Iterator[np.ndarray]:
-    """Prompts, longest first, in runs whose padded answers take at most batch_tokens tokens (or of one prompt)."""
+    """Prompts, longest first, in batches whose padded answers take at most batch_tokens tokens (or of one prompt)."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -130,7 +130,7 @@ def _answer(
 
 
 def _left_padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and mask (S, T) int64. Padding is masked, so it does not matter which token stands there."""
+    """ids and mask (S, T) int64. Padding is masked, so its token does not matter."""
     longest = max(len(prompt) for prompt in prompts)
     ids, mask = np.zeros((2, len(prompts), longest), dtype=np.int64)
     for row, prompt in enumerate(prompts):
@@ -140,12 +140,12 @@ def _left_padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch
 
 
 def _step(model: torch.nn.Module, ids_ST: torch.Tensor, mask_ST: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-    """Logits (S, V) after the last of these tokens, which join those in the cache; the mask covers both.
+    """Logits (S, V) after the last of these tokens, which are added to the cache; the mask covers both.
 
     Logits are the hidden states times the output head, as everywhere in the trainer (see `trainer.architecture`).
     """
     base = causal_lm(model).base_model
-    # transformers 5 renamed the argument on the way.
+    # transformers 5 renamed this argument.
     name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
     positions_ST = (mask_ST.cumsum(1) - 1).clamp(min=0)[:, -ids_ST.shape[1] :]
     output = base(input_ids=ids_ST, attention_mask=mask_ST, position_ids=positions_ST, use_cache=True, **{name: cache})
@@ -154,7 +154,7 @@ def _step(model: torch.nn.Module, ids_ST: torch.Tensor, mask_ST: torch.Tensor, c
 
 
 def _uniform(prompt: Prompt, config: GenerateConfig, seed: int) -> np.ndarray:
-    """(1 + samples, N) float64 in [0, 1), one number per drawn token; NaN in the first row, which is greedy."""
+    """(1 + samples, N) float64 in [0, 1), one number per sampled token; NaN in the first row, which is greedy."""
     digest = blake2b(np.asarray(prompt, dtype=np.int64).tobytes(), digest_size=8).digest()
     key, size = int.from_bytes(digest, "little"), config.max_new_tokens
     drawn = (np.random.default_rng(derive_seed(seed, key, i, SAMPLING)).random(size) for i in range(config.samples))
@@ -162,10 +162,10 @@ def _uniform(prompt: Prompt, config: GenerateConfig, seed: int) -> np.ndarray:
 
 
 def _choose(logits_SV: torch.Tensor, uniform_S: torch.Tensor, config: GenerateConfig) -> torch.Tensor:
-    """(S,) next tokens: the most probable where `uniform_S` is NaN, else the one whose share of [0, 1) holds it.
+    """(S,) next tokens: the most probable if `uniform_S` is NaN, else the one whose share of [0, 1) contains it.
 
-    In float64, so that the shares are exact; in the order of the vocabulary, so that rounding of the logits moves a
-    border and does not exchange tokens.
+    In float64, so that the shares are exact, and in vocabulary order, so that rounding of the logits moves a
+    border but does not swap tokens.
     """
     best_S = logits_SV.argmax(-1)
     if not config.samples:
@@ -179,7 +179,7 @@ def _choose(logits_SV: torch.Tensor, uniform_S: torch.Tensor, config: GenerateCo
 
 
 def _nucleus(share_SV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The most probable tokens that hold `top_p` together, 0 for the others (Holtzman et al. 2020, arXiv 1904.09751)."""
+    """The probabilities of the most probable tokens with total `top_p`, 0 for the others (Holtzman et al. 2020, arXiv 1904.09751)."""
     sorted_SV = share_SV.sort(-1, descending=True).values
     more_probable_SV = sorted_SV.cumsum(-1) - sorted_SV
     least_S = sorted_SV.masked_fill(more_probable_SV >= top_p, torch.inf).amin(-1, keepdim=True)

@@ -1,16 +1,16 @@
 """Projected gradients of LoRA, one vector per example (LESS, arXiv 2402.04333).
 
-A packed backward pass sums the gradients of its documents; before it does, the gradient of a LoRA matrix is a sum over
-tokens of outer products, and the tokens of one document make that document's:
+A packed backward pass sums the gradients of its documents. Before that, the gradient of a LoRA matrix is a sum of outer
+products over tokens, and the tokens of one document give that document's gradient:
 
     gradient of A = Σ_t (s·g_t·B) ⊗ x_t,    gradient of B = Σ_t g_t ⊗ (x_t·Aᵀ)
 
 LoRA's matrices are small, so these are formed layer by layer for all documents of a batch (a few hundred MB), put
-through Adam as LESS puts them, exactly, and projected at once. What is kept of an example is one vector.
+exactly through Adam as in LESS, and projected immediately. Only one vector per example is kept.
 
 The projection is a count sketch (Charikar et al. 2002): entry (i, j) of a matrix is added, with a random sign, to place
-(h_i + j) mod k, where h_i is drawn for each row i of each matrix. As good as dense random projection of the whole gradient
-(docs/performance.md has the measurement), at the cost of reading the gradient once, and neighbours stay neighbours, so that a
+(h_i + j) mod k, where h_i is drawn for each row i of each matrix. It is as accurate as dense random projection of the whole gradient
+(measured in docs/performance.md) and reads the gradient once. Neighbours stay neighbours, so a
 GPU adds whole lines at once.
 
 Shapes: T tokens of the pack, D documents, r rank, w width of the other side, k dimension of the projection.
@@ -35,9 +35,9 @@ from trainer.loss import nll_and_slope, target_nll
 from trainer.measure import length_batches
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-"""Adam's, as trained with and as in LESS."""
+"""Adam's constants, as in training and in LESS."""
 GRADIENT_ELEMENTS = 2**24
-"""Elements of the gradients of one matrix that are held at once on a CPU."""
+"""Maximum number of gradient elements of one matrix held at once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Moments:
 
     @classmethod
     def open(cls, path: Path, device: torch.device | str) -> Moments:
-        """Read what `trainer.optim.save_moments` wrote. Raises CheckpointError for a file that is absent or damaged."""
+        """Read a file of `trainer.optim.save_moments`. Raises CheckpointError for a missing or damaged file."""
         from safetensors.torch import load_file
 
         try:
@@ -74,16 +74,16 @@ def project_gradients(
     moments: Moments | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> np.ndarray:
-    """(n, dimension) float16 unit vectors: the gradient of each document's mean NLL per target with respect to the LoRA that
-    `model` wears (trainable), projected at random by `seed`. Documents without targets get zeros.
+    """(n, dimension) float16 unit vectors: the gradient of each document's mean NLL per target with respect to the trainable
+    LoRA of `model`, projected at random by `seed`. Documents without targets get zeros.
 
     With `moments` the gradient goes through Adam first, as LESS does with candidates (not with targets):
-    (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). DoRA's magnitudes are left out. Cosines of the vectors are those of the
-    gradients, give or take 1/√dimension. Order and batching change results by rounding only. Costs about what training
-    costs; what the forward pass keeps takes the memory that is free.
+    (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). DoRA's magnitudes are omitted. Cosines of the vectors approximate those of the
+    gradients to 1/√dimension. Order and batching change results only by rounding. Costs about as much as training;
+    activations use the free memory.
 
-    Raises MachineError when a batch does not fit the GPU, CheckpointError when `moments` are of another adapter,
-    TrainerError when the adapter is not trainable.
+    Raises MachineError if a batch does not fit the GPU, CheckpointError if `moments` belong to another adapter,
+    TrainerError if the adapter is not trainable.
     """
     rows = np.asarray(rows, dtype=np.int64)
     parameters = {
@@ -111,7 +111,7 @@ def project_gradients(
 
 @dataclass(frozen=True)
 class _Sketch:
-    """How one LoRA matrix, oriented (r, w), is projected: `start` (r,) int32 where row i begins, `row_sign` (r,) and
+    """The projection of one LoRA matrix, oriented (r, w): `start` (r,) int32 where row i begins, `row_sign` (r,) and
     `column_sign` (w,) float32 of ±1; `moments` of Adam in the same orientation, or None."""
 
     start: torch.Tensor
@@ -131,7 +131,7 @@ class Projector:
         if moments is not None:
             shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
             if shapes != {name: tuple(moments.mean[name].shape) for name in shapes if name in moments.mean}:
-                raise CheckpointError("the moments of the optimizer belong to another adapter than the model wears")
+                raise CheckpointError("the optimizer's moments belong to another adapter than the model's")
         self._sketches = {
             id(parameter): self._sketch(place, name, parameter, seed, moments)
             for place, (name, parameter) in enumerate(parameters.items())
@@ -160,7 +160,7 @@ class Projector:
         parameter: torch.nn.Parameter,
         pack: PackLayout,
     ) -> None:
-        """Add to `into_Dk` (float32) the projected gradients of `parameter`: of each document Σ_t scale · left_t ⊗ right_t."""
+        """Add the projected gradients of `parameter` to `into_Dk` (float32): of each document Σ_t scale · left_t ⊗ right_t."""
         sketch = self._sketches[id(parameter)]
         if into_Dk.is_cuda:
             _fused_products(into_Dk, left_Tr, right_Tw, scale, sketch, pack)
@@ -172,7 +172,7 @@ class Projector:
             _add_gradients(into_Dk[first : first + size], torch.stack(products) * scale, sketch)
 
     def add_gradient(self, into_k: torch.Tensor, gradient: torch.Tensor, name: str) -> None:
-        """Add to `into_k` the projected gradient of one document, in the shape of parameter `name`."""
+        """Add the projected gradient of one document, in the shape of parameter `name`, to `into_k`."""
         oriented = gradient if ".lora_A." in name else gradient.t()
         _add_gradients(into_k[None], oriented[None].float(), self._sketches[id(self.parameters[name])])
 
@@ -245,7 +245,7 @@ def _fused_products(
     sketch: _Sketch,
     pack: PackLayout,
 ) -> None:
-    """The same in one Triton kernel: a gradient is formed, put through Adam and added to its places without leaving the chip."""
+    """The same in one Triton kernel: forms a gradient, puts it through Adam and adds it to its places without writing it to memory."""
     from trainer.decoder.kernels import gradient_sketch_kernel
 
     rank, width, documents = left_Tr.shape[1], right_Tw.shape[1], len(into_Dk)

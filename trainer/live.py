@@ -1,4 +1,4 @@
-"""What each step tells the outside: losses, speed, memory, time left."""
+"""The metrics of each step: losses, speed, memory, time left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECENT_STEPS = 20
 
 
 class Live:
-    """Turns steps into metrics. MFU, the share of the device's speed that useful operations reach, is among them when
+    """Converts steps to metrics. MFU, the share of the device's speed that useful operations reach, is among them when
     `flops_per_token` (without recomputation, as in PaLM, arXiv 2204.02311, appendix B) and `peak_flops` are known."""
 
     def __init__(self, steps: int, device: torch.device, flops_per_token: float | None, peak_flops: float | None):
@@ -24,7 +24,7 @@ class Live:
         self._seconds: deque[float] = deque(maxlen=RECENT_STEPS)
 
     def metrics(self, counters: Counters, result: StepResult, seconds: float) -> dict[str, float]:
-        """Metrics of the step that led to `counters` and took `seconds`; the keys are those that train() lists."""
+        """Metrics of the step that led to `counters` and took `seconds`; train() lists the keys."""
         self._seconds.append(seconds)
         rate = result.tokens / seconds
         return {

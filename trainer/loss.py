@@ -1,10 +1,10 @@
-"""Cross-entropy and statistics at target positions, without ever holding all logits.
+"""Cross-entropy and statistics at target positions, without holding all logits.
 
 With P targets and a vocabulary of V, the logits would take P × V × 4 bytes (8k tokens of a 32k vocabulary: 1 GiB, and
-as much again for their gradient). They are made chunk by chunk instead. The head is frozen, so the gradient with
-respect to each hidden state is (softmax - onehot) · W, known as soon as the chunk's logits are: it is taken in the
-forward pass, and the backward pass only scales it. That costs two products with the head instead of the three of
-recomputation (the idea is that of Liger's fused linear cross-entropy, arXiv 2410.10989).
+as much again for their gradient). They are computed in chunks instead. The head is frozen, so the gradient with
+respect to each hidden state is (softmax - onehot) · W, available with the chunk's logits. The forward pass computes
+it, and the backward pass only scales it. That costs two products with the head; recomputation would cost three
+(the idea of Liger's fused linear cross-entropy, arXiv 2410.10989).
 
 Shapes: P positions, V vocabulary, d width.
 """
@@ -26,7 +26,7 @@ Head = tuple[torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Of the distributions predicted at P positions, (P,) float32 each; `correct` bool.
+    """Statistics of the distributions predicted at P positions, (P,) float32 each; `correct` bool.
 
     nll: of the label, nats. entropy: nats. top: the highest probability. margin: by how much it exceeds the second.
     correct: the label is the most probable token (the first of several).
@@ -46,7 +46,7 @@ def target_nll(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor) -> t
 
 @torch.no_grad()
 def target_statistics(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor) -> TokenStatistics:
-    """What the distributions predicted at P positions say of the labels that came."""
+    """Statistics of the distributions predicted at P positions, given the labels."""
     count = len(labels_P)
     found = torch.empty(4, count, dtype=torch.float32, device=hidden_Pd.device)
     best = torch.empty(count, dtype=torch.int64, device=hidden_Pd.device)
@@ -61,7 +61,7 @@ def target_statistics(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tenso
 def fused_statistics(
     logits_CV: torch.Tensor, labels_C: torch.Tensor, found_4C: torch.Tensor, best_C: torch.Tensor
 ) -> None:
-    """Write nll, entropy and the two highest probabilities, and the most probable token. A Triton kernel, one reading."""
+    """Write nll, entropy and the two highest probabilities, and the most probable token. A Triton kernel, one read."""
     from trainer.decoder.kernels import statistics_kernel
 
     count, vocabulary = logits_CV.shape
@@ -83,7 +83,7 @@ def plain_statistics(
     total = weight_CV.sum(-1)
     log_total = total.log()
     found_4C[0] = log_total - below_CV.gather(1, labels_C[:, None])[:, 0]
-    # -inf logits (masked tokens of a vocabulary) have weight 0 and must not make 0 · inf.
+    # -inf logits (masked tokens of a vocabulary) have weight 0 and must not give 0 · inf.
     found_4C[1] = log_total - weight_CV.mul_(below_CV.clamp(min=-1e30)).sum(-1) / total
     below_CV.scatter_(1, best, -torch.inf)
     found_4C[2] = 1 / total
@@ -124,7 +124,7 @@ class _TargetNll(torch.autograd.Function):
 
 
 def fused_nll_(logits_CV: torch.Tensor, labels_C: torch.Tensor, gradient: bool) -> torch.Tensor:
-    """nll (C,) float32 of the labels; with `gradient` the logits become softmax - onehot in place. A Triton kernel."""
+    """nll (C,) float32 of the labels; with `gradient` the logits are replaced by softmax - onehot in place. A Triton kernel."""
     from trainer.decoder.kernels import nll_kernel
 
     count, vocabulary = logits_CV.shape

@@ -1,4 +1,4 @@
-"""What a model makes of examples: one packed forward pass gives every statistic, and full logits never exist."""
+"""Measures examples: one packed forward pass gives every statistic, without full logits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trainer.rendering import END_OF_TURN, NO_TARGET
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `measure` finds out besides the statistics of responses.
+    """Optional measurements of `measure`, in addition to the statistics of responses.
 
-    conversation: the NLL of every token, prompts too; they go through the output head then, which costs up to 3% on a 7B model.
+    conversation: the NLL of every token, including prompts, which then also need the output head: up to 3% on a 7B model.
     turns: the NLL of each response of a conversation. pooled: a vector of each conversation (RDS+).
     """
 
@@ -30,7 +30,7 @@ class Wanted:
 @dataclass(frozen=True)
 class Turns:
     """Each response of each example, in order: `counts` (n,) int64 responses of an example; nll_total float64 nats and
-    targets int64 of all of them, (sum of counts,)."""
+    targets int64 of all responses, (sum of counts,)."""
 
     counts: np.ndarray
     nll_total: np.ndarray
@@ -39,14 +39,14 @@ class Turns:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per example, aligned to the rows that were measured. NLL and entropy are in nats; means are over target tokens.
+    """Statistics per example, aligned to the measured rows. NLL and entropy are in nats; means are over target tokens.
 
     nll_total, nll_mean, entropy_mean (n,) float64; top_mean, margin_mean: highest probability, and by how much it exceeds
     the second; accuracy: share of targets that are the model's most probable token; targets (n,) int64; correct (n,)
     bool: all of them are. nll_total_no_end, targets_no_end and correct_no_end are the same without the end-of-turn
     tokens. An example without targets has zeros, NaN means and False.
 
-    As wanted, else None: conversation_nll (n,) float64 in nats and conversation_tokens (n,) int64, of every token but
+    Optional, else None: conversation_nll (n,) float64 in nats and conversation_tokens (n,) int64, of every token but
     the first; turns; pooled (n, d) float16, unit vectors: the mean of the final hidden states, the i-th token weighing
     i (position-weighted pooling, RDS+ of arXiv 2503.01807).
     """
@@ -78,11 +78,11 @@ def measure(
     wanted: Wanted = Wanted(),  # noqa: B008 - frozen
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Statistics:
-    """Statistics of documents `rows` (n,) of `tokens` under `model`, wearing whatever adapter it wears.
+    """Statistics of documents `rows` (n,) of `tokens` under `model` with its current adapter.
 
-    Documents are sorted by length and packed up to `batch_tokens` tokens a batch; a longer document goes alone. Order
-    and batching change results by rounding only. `progress` gets the number of rows just finished. Raises
-    MachineError when a batch does not fit the GPU.
+    Documents are sorted by length and packed up to `batch_tokens` tokens per batch; a longer document gets its own batch.
+    Order and batching change results only by rounding. `progress` receives the number of rows just finished. Raises
+    MachineError if a batch does not fit the GPU.
     """
     rows = np.asarray(rows, dtype=np.int64)
     lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
@@ -99,7 +99,7 @@ def measure(
                 f"out of GPU memory while measuring {lengths[members].sum()} tokens at once: "
                 f"lower measure.batch_tokens (now {batch_tokens})"
             ) from error
-        if under_way is not None:  # read what the GPU has finished while it works on the next batch
+        if under_way is not None:  # read finished results while the GPU works on the next batch
             progress(sums.add(under_way))
         under_way = following
     if under_way is not None:
@@ -108,7 +108,7 @@ def measure(
 
 
 def length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Indices of non-empty documents, longest first, in runs of at most batch_tokens tokens (or one document)."""
+    """Indices of non-empty documents, longest first, in batches of at most batch_tokens tokens (or one document)."""
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     start = 0
@@ -121,7 +121,7 @@ def length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarra
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """A batch that the device may still be working on: what comes back of it, and when it is there."""
+    """A batch that the device may still be working on: its results, and the event of their arrival."""
 
     members: np.ndarray
     batch: Batch
@@ -169,7 +169,7 @@ def _pool(hidden_Td: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 @dataclass
 class _Sums:
-    """Sums per example in float64, by name; those that end in no_end leave end-of-turn tokens out."""
+    """Sums per example in float64, by name; those that end in no_end exclude end-of-turn tokens."""
 
     n: int
     wanted: Wanted
@@ -178,7 +178,7 @@ class _Sums:
     pooled: np.ndarray | None = None
 
     def add(self, done: _UnderWay) -> int:
-        """Take a batch in, waiting for it if need be; returns its number of examples."""
+        """Add a batch, waiting for it if necessary; returns its number of examples."""
         if done.ready is not None:
             done.ready.synchronize()
         nll, entropy, top, margin, correct = done.found.double().numpy()
@@ -218,7 +218,7 @@ class _Sums:
         self.turns.append((members[document[begins]], np.bincount(turn, weights=nll[at]), np.bincount(turn)))
 
     def finish(self) -> Statistics:
-        """Statistics of the sums."""
+        """The statistics computed from the sums."""
         zero = np.zeros(self.n)
         s = {name: self.sums.get(name, zero) for name in (*_MEANS, "nll_no_end", "wrong_no_end", "targets_no_end")}
         targets = self.sums.get("targets", zero)

@@ -1,4 +1,4 @@
-"""Memory, now and at its peak: of the GPU where there is one, else of this process."""
+"""Current and peak memory: of the GPU if there is one, else of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start counting anew on a GPU; a process's own peak cannot be reset."""
+    """Reset the peak of a GPU; that of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

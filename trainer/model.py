@@ -1,4 +1,4 @@
-"""Base model and adapters: load the base once, put adapters on and take them off again."""
+"""Base model and adapters: loads the base once, loads and removes adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Base", "plain_attention", "resolve_device", "resolve_dtype", "save_a
 
 
 def resolve_device(config: ModelConfig) -> torch.device:
-    """The device that `config.device` asks for. Raises MachineError for a GPU that is not there."""
+    """The device of `config.device`. Raises MachineError for a missing GPU."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise MachineError(
@@ -34,7 +34,7 @@ def resolve_device(config: ModelConfig) -> torch.device:
 
 
 def resolve_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """The dtype that `config.compute_dtype` asks for; auto takes bfloat16 where the device multiplies in it."""
+    """The dtype of `config.compute_dtype`; auto is bfloat16 if the device multiplies in it."""
     if config.compute_dtype != "auto":
         return getattr(torch, config.compute_dtype)
     if device.type == "cuda":
@@ -46,7 +46,7 @@ def resolve_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen base model in evaluation mode. `attention` says how its packs are isolated. Use `adapter` and
+    """A frozen base model in evaluation mode. `attention` is the name of the attention that isolates packs. Use `adapter` and
     `new_adapter`; the model itself never changes."""
 
     model: torch.nn.Module
@@ -59,8 +59,8 @@ class Base:
     def load(cls, config: ModelConfig) -> Base:
         """Load the base model as configured.
 
-        Raises MachineError for absent files, GPU or memory, and TrainerError when the model cannot be held in NF4,
-        needs remote code without leave, or does not keep documents apart.
+        Raises MachineError for missing files, GPU or memory, and TrainerError if the model cannot be held in NF4,
+        needs remote code without permission, or does not isolate documents.
         """
         device = resolve_device(config)
         dtype = resolve_dtype(config, device)
@@ -75,12 +75,12 @@ class Base:
 
     @property
     def decoder(self) -> Decoder | None:
-        """Our own decoder over this model's weights, or None where transformers' forward runs."""
+        """Our own decoder over this model's weights, or None if transformers' forward runs."""
         return bound_decoder(self.model)
 
     @contextmanager
     def new_adapter(self, lora: LoraConfig, seed: int) -> Iterator[torch.nn.Module]:
-        """The model with a new trainable LoRA, its weights drawn from `seed`; off again after the block."""
+        """The model with a new trainable LoRA, drawn from `seed`; it is removed after the block."""
         with forked_rng(derive_seed(seed, ADAPTER), self.device):
             model = adapters.attach_new(self.model, lora, self.config)
         with self._worn(model):
@@ -88,13 +88,13 @@ class Base:
 
     @contextmanager
     def adapter(self, path: Path | None, trainable: bool = False) -> Iterator[torch.nn.Module]:
-        """The model with the adapter saved at `path` (None: the bare base); off again at the end of the block.
+        """The model with the adapter saved at `path` (None: the base alone); it is removed after the block.
 
-        Raises CheckpointError when the files are absent, damaged or of another model.
+        Raises CheckpointError if the files are missing, damaged or of another model.
         """
         if path is None:
             if trainable:
-                raise TrainerError("the bare base model has nothing to train: use new_adapter")
+                raise TrainerError("the base model alone has no trainable weights: use new_adapter")
             yield self.model
             return
         model = adapters.attach_saved(self.model, Path(path), trainable, self.device)
@@ -112,7 +112,7 @@ class Base:
 
 @contextmanager
 def plain_attention(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Inside the block the model takes padded batches and generates, as any transformers model; packs only outside."""
+    """Inside the block the model accepts padded batches and generates like any transformers model; packs only outside."""
     causal = causal_lm(model)
     packed = causal.config._attn_implementation
     causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")

@@ -1,7 +1,7 @@
-"""The templates that Winnow brings along, for tokenizers without one of their own.
+"""The chat templates shipped with Winnow, for tokenizers without one.
 
-They put special tokens in by id and encode what lies between as plain text, so that a `</s>` or `<|im_end|>` written
-inside an example stays text and can neither end a turn nor open one.
+They insert special tokens by id and encode the rest as plain text, so a `</s>` or `<|im_end|>` in the text of
+an example stays text and can neither end nor open a turn.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SEPARATOR = "\n\n"
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The tokens that the named templates are made of, None where the tokenizer has none.
+    """The special tokens of the named templates; None if the tokenizer lacks one.
 
-    `adds_bos`: the tokenizer opens every text with bos by itself. `swallows_space`: it puts a space in front of a text,
-    but not of one that has one already (Metaspace), so that "a" and " a" come out alike.
+    `adds_bos`: the tokenizer adds bos to every text. `swallows_space`: it adds a space in front of a text that does not
+    begin with one (Metaspace), so "a" and " a" give the same tokens.
     """
 
     bos: Special | None
@@ -34,7 +34,7 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: Any) -> SpecialTokens:
-        """Look them up in a transformers tokenizer."""
+        """The special tokens of a transformers tokenizer."""
 
         def special(token_id: int | None, target: int = 0) -> Special | None:
             """The token with this id and its target, or None without an id."""
@@ -53,7 +53,7 @@ class SpecialTokens:
         )
 
     def require(self, template: str, *names: str) -> None:
-        """Raise TrainerError naming what `template` needs and the tokenizer lacks."""
+        """Raise TrainerError with the tokens that `template` needs and the tokenizer lacks."""
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             raise TrainerError(
@@ -67,9 +67,9 @@ Writer = Callable[[list[dict[str, str]], SpecialTokens], list[Piece]]
 
 @dataclass(frozen=True)
 class NamedTemplate:
-    """A template of our own: `write` turns messages into pieces; `needs` names the special tokens it cannot do without.
+    """A named template: `write` converts messages to pieces; `needs` names the required special tokens.
 
-    `version` goes into the template's hash: raise it whenever the tokens change.
+    `version` is part of the template's hash: raise it whenever the tokens change.
     """
 
     write: Writer
@@ -93,10 +93,10 @@ def named(name: str, *, needs: tuple[str, ...], version: int) -> Callable[[Write
 
 @named("mistral", needs=("bos", "eos"), version=1)
 def write_mistral(messages: list[dict[str, str]], special: SpecialTokens) -> list[Piece]:
-    """`<s>[INST] user [/INST] response</s>[INST] user [/INST] …`, as mistral-common's v1 tokenizer has it.
+    """`<s>[INST] user [/INST] response</s>[INST] user [/INST] …`, as in mistral-common's v1 tokenizer.
 
-    Like there, each piece is encoded on its own, system prompts are joined and put in front of the first user turn,
-    neighbouring messages of one role are joined, both by a blank line, and a conversation that opens with a response
+    As there, each piece is encoded separately. System prompts are joined and put in front of the first user turn, and
+    consecutive messages of one role are joined, both with a blank line. A conversation that opens with a response
     gets an empty user turn first. Source: mistral_common InstructRequestNormalizer and InstructTokenizerV1.
     """
     system = SEPARATOR.join(m["content"] for m in messages if m["role"] == "system" and m["content"])
@@ -106,7 +106,7 @@ def write_mistral(messages: list[dict[str, str]], special: SpecialTokens) -> lis
         turns.insert(0, ("user", "", 0))
     for role, content, turn in turns:
         if role == "assistant":
-            # SentencePiece puts its space in front of every text, also of one that begins with a space.
+            # SentencePiece adds a space in front of every text, also one that begins with a space.
             text = f" {content}" if special.swallows_space and content.startswith(" ") else content
             pieces += [Text(text, (Response(0, len(text), None, turn),)), special.eos]
         else:
@@ -120,10 +120,10 @@ def _joined_turns(messages: list[dict[str, str]]) -> Iterator[tuple[str, str, in
     for turn, message in numbered:
         if message["role"] not in ("system", "user", "assistant"):
             raise DataError(
-                f"chat template 'mistral' knows the roles system, user and assistant; "
+                f"chat template 'mistral' supports the roles system, user and assistant; "
                 f"turn {turn + 1} has the role '{message['role']}'"
             )
-    # mistral-common breaks a run of user messages at a system message too, but writes nothing for it.
+    # mistral-common also splits user messages at a system message, but writes nothing for it.
     for role, group in groupby(numbered, key=lambda item: item[1]["role"]):
         members = list(group)
         if role != "system":
@@ -132,7 +132,7 @@ def _joined_turns(messages: list[dict[str, str]]) -> Iterator[tuple[str, str, in
 
 @named("chatml", needs=("im_start", "im_end"), version=1)
 def write_chatml(messages: list[dict[str, str]], special: SpecialTokens) -> list[Piece]:
-    """`<|im_start|>role\\ncontent<|im_end|>\\n` for each message, any role, nothing added or joined."""
+    """`<|im_start|>role\\ncontent<|im_end|>\\n` for each message of any role; nothing is added or joined."""
     pieces: list[Piece] = [special.bos] if special.adds_bos else []
     for turn, message in enumerate(messages):
         header, content = f"{message['role']}\n", message["content"]
@@ -145,7 +145,7 @@ def write_chatml(messages: list[dict[str, str]], special: SpecialTokens) -> list
 
 @named("plain", needs=("eos",), version=1)
 def write_plain(messages: list[dict[str, str]], special: SpecialTokens) -> list[Piece]:
-    """The contents alone, parted by blank lines, and the tokenizer's end token after each response."""
+    """Only the contents, separated by blank lines, with the tokenizer's end token after each response."""
     pieces: list[Piece] = [special.bos] if special.adds_bos else []
     text = ""
     for turn, message in enumerate(messages):

@@ -1,7 +1,7 @@
 """NEFTune: uniform noise on the embeddings during training (arXiv 2310.05914).
 
-The paper's scale is alpha / sqrt(L · d) for an example of L tokens and width d. In a pack L is the length of each
-document, not of the pack: with the pack's 2,048 tokens a document of 200 would get 3.2 times too little noise.
+The paper's scale is alpha / sqrt(L · d) for an example of L tokens and width d. In a pack, L is the length of each
+document, not of the pack: with the pack's 2,048 tokens, a document of 200 would get 3.2 times too little noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def noisy_embeddings(model: torch.nn.Module, batch: Batch, alpha: float, seed: i
     """Embeddings (T, d) of the batch with noise, uniform within ± alpha / sqrt(L · d), L the length of the token's
     document.
 
-    The noise depends on `seed` and the shape alone.
+    The noise depends only on `seed` and the shape.
     """
     embeddings_Td = causal_lm(model).get_input_embeddings()(batch.input_ids)
     generator = torch.Generator(device=embeddings_Td.device).manual_seed(seed)

@@ -14,12 +14,12 @@ from trainer.config import TrainConfig
 
 
 def build_optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101) over `parameters`, as `config.optimizer` says: torch's fused one, or bitsandbytes' with
+    """AdamW (arXiv 1711.05101) over `parameters`, chosen by `config.optimizer`: torch's fused one, or bitsandbytes' with
     state in 8 bits (arXiv 2110.02861; tensors under 4,096 weights keep 32).
 
-    The rates are set anew before each step, by `set_learning_rate`: a group's `lr_scale` is config.lora_plus_ratio for
-    LoRA's B matrices (LoRA+, arXiv 2402.12354) and 1 for the others. Never paged: a paged optimizer's state does not
-    survive being restored (axolotl #864), and LoRA's is small.
+    `set_learning_rate` sets the rates before each step: a group's `lr_scale` is config.lora_plus_ratio for
+    LoRA's B matrices (LoRA+, arXiv 2402.12354) and 1 for the others. Never paged: a paged optimizer's state is not
+    restored correctly (axolotl #864), and LoRA's is small.
     """
     scaled = defaultdict(list)
     for name, parameter in parameters.items():
@@ -34,15 +34,15 @@ def build_optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainConf
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let the next step move each group at `rate` times the group's scale."""
+    """Set the learning rate of each group to `rate` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def step_unless(optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
-    """Move the parameters, or leave them and the state as they are where `bad` (a 0-dim bool on their device) holds.
+    """Update the parameters, or leave them and the state unchanged if `bad` (a 0-dim bool on their device) is True.
 
-    torch's fused AdamW decides on the device, so nothing waits for the answer.
+    torch's fused AdamW decides on the device, so the host does not wait.
     """
     if isinstance(optimizer, torch.optim.AdamW):
         optimizer.found_inf = bad.float()
@@ -54,9 +54,9 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Learning rate of step `step` (0 … steps - 1).
 
-    Rises linearly over warmup_ratio × steps to the configured peak, then stays (constant), falls to 0 at the end along
-    a line or half a cosine, or stays and falls along a line over the last decay_ratio × steps (wsd). The first step
-    already moves: warm-up counts from 1.
+    Increases linearly over warmup_ratio × steps to the configured peak. Then it stays (constant), decreases to 0 at the end
+    (linear or half a cosine), or stays and decreases linearly over the last decay_ratio × steps (wsd). Warm-up counts from
+    1, so the first step has a rate above 0.
     """
     warmup = math.ceil(config.warmup_ratio * steps)
     if step < warmup:
@@ -74,8 +74,8 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 def training_tensors(
     optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """Parameters and all of the optimizer's state as parameter.NAME and ENTRY.NAME; before the first step there is no
-    state."""
+    """Parameters and the complete optimizer state as parameter.NAME and ENTRY.NAME; there is no state before the first
+    step."""
     tensors = {f"parameter.{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         for entry, value in optimizer.state.get(parameter, {}).items():
@@ -87,7 +87,7 @@ def training_tensors(
 def restore_tensors(
     tensors: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
 ) -> None:
-    """Put what `training_tensors` gave back, bit for bit, onto the parameters' devices."""
+    """Restore the tensors of `training_tensors`, bit for bit, on the parameters' devices."""
     for parameter in parameters.values():
         optimizer.state[parameter] = {}
     for key, tensor in tensors.items():
@@ -99,8 +99,8 @@ def restore_tensors(
 
 
 def _own_tensor(value: torch.Tensor | int) -> torch.Tensor:
-    """A state entry as a tensor of its own: bitsandbytes counts steps in a Python number, and lets all parameters share
-    two maps of 256 values, which safetensors refuses to write."""
+    """A state entry as a separate tensor: bitsandbytes counts steps in a Python number and shares two maps of 256
+    values among all parameters, which safetensors refuses to write."""
     if isinstance(value, int):
         return torch.tensor(value, dtype=torch.int64)
     return value.clone() if value.numel() <= 256 else value
@@ -112,7 +112,7 @@ def _own_value(tensor: torch.Tensor, device: torch.device) -> torch.Tensor | int
 
 def save_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], path: Path) -> None:
     """Write Adam's averages of each gradient and of its square as float32, mean.NAME and square.NAME, to one safetensors
-    file; `trainer.gradients.Moments` reads it. Parameters that no step has moved have zeros."""
+    file; `trainer.gradients.Moments` reads it. Parameters without a step have zeros."""
     tensors = {}
     for name, parameter in parameters.items():
         state = optimizer.state.get(parameter, {})
@@ -122,7 +122,7 @@ def save_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.n
 
 
 def _moment(state: dict[str, Any], entry: str, entry_8bit: str, parameter: torch.nn.Parameter) -> torch.Tensor:
-    """One average in float32, whichever optimizer holds it."""
+    """One average in float32, from either optimizer."""
     if entry in state:
         return state[entry].float()
     if entry_8bit not in state:

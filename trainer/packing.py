@@ -1,23 +1,23 @@
-"""Packing: documents into packs of a fixed number of tokens, none split, as few packs as best-fit decreasing finds.
+"""Packing: best-fit decreasing of documents into packs of a fixed number of tokens, without splitting.
 
     capacity 16                              document   length
     pack 0  |aaaaaaaaaaaaaa|..|              a          14
     pack 1  |bbbbbbbbb|ccccccc|              b, c        9, 7
     pack 2  |dddddd|eeeee|fff|..|            d, e, f     6, 5, 3
-             <- offsets mark where a pack's members begin; dots are left empty ->
+             <- offsets mark where a pack's members begin; dots are empty ->
 
-Documents are taken from long to short, each into the fullest pack that still holds it. Best-fit decreasing needs at
-most 11/9 of the fewest possible packs (Johnson et al. 1974, doi:10.1137/0203025) and wastes under 1% on the lengths of
-instruction data, because the many short documents fill what the long ones leave.
+Documents are placed from long to short, each into the fullest pack with enough room. Best-fit decreasing needs at
+most 11/9 of the minimum number of packs (Johnson et al. 1974, doi:10.1137/0203025) and wastes under 1% on the lengths of
+instruction data, because the many short documents fill the gaps of the long ones.
 
-Only lengths matter, so all documents of one length go together, and all packs with the same room are one group: a
-document of length l goes r // l times into a pack with room r before the next pack has its turn. The room is found in a
-two-level bit set. Time is O(m + g·sqrt(capacity)/64) for m documents and g <= m groups met, memory O(m + capacity): a
-second or two and under 300 MiB for a million documents.
+Only lengths matter, so all documents of one length form a group, and all packs with the same free space form a group: a
+document of length l goes r // l times into a pack with r free tokens before the next pack. A two-level bit set finds the
+free space. Time is O(m + g·sqrt(capacity)/64) for m documents and g <= m visited groups, memory O(m + capacity): one to two
+seconds and under 300 MiB for a million documents.
 
-The other way, `plan_length_sorted`, puts documents of like length together and leaves more room: sorted are only
-stretches of a shuffled order, so that which ones meet, and how full a batch is, is left to chance (as group_by_length
-of transformers does). Either plan is a function of the lengths alone.
+The alternative, `plan_length_sorted`, groups documents of similar length and leaves more free space. It sorts only
+segments of a shuffled order, so the composition and fullness of batches are random (as group_by_length
+in transformers). Both plans are functions of the lengths alone.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ import numpy as np
 from trainer.errors import CheckpointError, DataError, TrainerError
 
 STRETCH = 50
-"""Batches' worth of tokens that plan_length_sorted sorts by length at once, as transformers does."""
+"""Size of the segments that plan_length_sorted sorts by length, in batches; as in transformers."""
 
 
 @dataclass(frozen=True)
 class PackPlan:
     """Which documents share a pack: pack p holds `members[offsets[p]:offsets[p + 1]]`.
 
-    offsets (p+1,) int64; members (m,) int64, indices into the lengths that were planned, each exactly once, longest
+    offsets (p+1,) int64; members (m,) int64, indices into the planned lengths, each exactly once, longest
     first within a pack; capacity and total_tokens in tokens.
     """
 
@@ -58,7 +58,7 @@ class PackPlan:
         return self.total_tokens / (len(self) * self.capacity) if len(self) else 1.0
 
     def save(self, directory: Path) -> None:
-        """Write offsets.npy, members.npy and packs.json into `directory`, made where it is missing."""
+        """Write offsets.npy, members.npy and packs.json into `directory`, creating it if missing."""
         directory.mkdir(parents=True, exist_ok=True)
         np.save(directory / "offsets.npy", self.offsets)
         np.save(directory / "members.npy", self.members)
@@ -72,7 +72,7 @@ class PackPlan:
 
     @classmethod
     def open(cls, directory: Path) -> PackPlan:
-        """Read what `save` wrote, arrays memory-mapped. Raises CheckpointError where files are absent or disagree."""
+        """Read a plan written by `save`, with memory-mapped arrays. Raises CheckpointError if files are missing or inconsistent."""
         try:
             facts = json.loads((directory / "packs.json").read_text())
             offsets, members = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("offsets", "members"))
@@ -83,16 +83,14 @@ class PackPlan:
                 f"{directory}: expected a pack plan (packs.json, offsets.npy, members.npy): {error}"
             ) from error
         if not sound:
-            raise CheckpointError(
-                f"{directory}: packs.json and the arrays beside it do not belong together; pack again"
-            )
+            raise CheckpointError(f"{directory}: packs.json and the arrays do not belong together; pack again")
         return plan
 
 
 def plan_packs(lengths: np.ndarray, capacity: int) -> PackPlan:
     """Pack documents of `lengths` (m,) tokens into packs of `capacity` tokens by best-fit decreasing.
 
-    Deterministic: of equal documents the one with the lower index goes first. Raises DataError for a document that is
+    Deterministic: of equal documents the one with the lower index comes first. Raises DataError for a document that is
     empty or longer than the capacity, TrainerError for a capacity under 1.
     """
     lengths = _checked(lengths, capacity)
@@ -104,10 +102,10 @@ def plan_packs(lengths: np.ndarray, capacity: int) -> PackPlan:
 
 
 def plan_length_sorted(lengths: np.ndarray, capacity: int) -> PackPlan:
-    """Cut documents of `lengths` (m,) tokens into batches of like length and at most `capacity` tokens.
+    """Divide documents of `lengths` (m,) tokens into batches of similar length and at most `capacity` tokens.
 
-    The shuffled documents are cut into stretches of STRETCH × capacity tokens; each is sorted from long to short and
-    cut wherever a batch is full. Raises as plan_packs does.
+    The shuffled documents are divided into segments of STRETCH × capacity tokens. Each is sorted from long to short and
+    split whenever a batch is full. Raises the errors of plan_packs.
     """
     lengths = _checked(lengths, capacity)
     shuffled = np.random.default_rng(len(lengths)).permutation(len(lengths))
@@ -145,7 +143,7 @@ def _checked(lengths: np.ndarray, capacity: int) -> np.ndarray:
 
 
 def _pack_numbers(lengths: np.ndarray, capacity: int) -> Iterator[int]:
-    """The pack of each document, in order of falling length."""
+    """The pack of each document, in order of decreasing length."""
     rooms = _Rooms(capacity)
     distinct, counts = np.unique(lengths, return_counts=True)
     packs = 0
@@ -173,9 +171,9 @@ def _pack_numbers(lengths: np.ndarray, capacity: int) -> Iterator[int]:
 
 
 class _Rooms:
-    """Packs that are open, by their room (free tokens); finds the smallest room of at least so many tokens.
+    """Open packs by their free space in tokens; finds the smallest sufficient one.
 
-    `words[w]` has a bit for each room of its stretch that some pack has, `summary` a bit for each word that is not 0.
+    `words[w]` has one bit for each free space in its range that some pack has, `summary` one bit for each non-zero word.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -185,7 +183,7 @@ class _Rooms:
         self.summary = 0
 
     def smallest(self, least: int) -> int | None:
-        """The smallest room of at least `least` tokens that some pack has, or None."""
+        """The smallest free space of at least `least` tokens that some pack has, or None."""
         word, bit = divmod(least, self.width)
         high = self.words[word] >> bit if word < len(self.words) else 0
         if high:
@@ -198,7 +196,7 @@ class _Rooms:
         return word * self.width + (bits & -bits).bit_length() - 1
 
     def take(self, room: int, count: int) -> list[int]:
-        """At most `count` packs with exactly this room, the ones put there last."""
+        """Remove and return at most `count` packs with exactly this free space, the last added ones."""
         packs = self.packs[room]
         taken = packs[-count:]
         del packs[-count:]
@@ -210,7 +208,7 @@ class _Rooms:
         return taken
 
     def put(self, room: int, packs: list[int] | range) -> None:
-        """Full packs are not kept: nothing fits."""
+        """Add packs with this free space; full packs are not stored, because nothing fits."""
         if packs and room:
             self.packs[room].extend(packs)
             word, bit = divmod(room, self.width)

@@ -1,4 +1,4 @@
-"""NF4 through bitsandbytes: its settings, and the proof that it happened."""
+"""NF4 through bitsandbytes: its settings, and verification that it took effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.errors import TrainerError
 
 
 def nf4_settings(config: ModelConfig, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """How transformers is to load the model in NF4."""
+    """The settings with which transformers loads the model in NF4."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -27,11 +27,11 @@ def nf4_layers(model: torch.nn.Module) -> list[bnb.nn.Linear4bit]:
 
 
 def settle_nf4(causal: torch.nn.Module) -> None:
-    """Check that every linear layer below the output head is really NF4, and make its gradients right on every CPU.
+    """Check that every linear layer below the output head is NF4, and ensure correct gradients on every CPU.
 
     bitsandbytes repacks weights for CPUs with AVX512-BF16 in the first forward without gradients, and the layer then
-    has no backward: later gradients are silently wrong (relative error 0.93 measured with 0.50.2). Raises
-    TrainerError naming layers that are not NF4.
+    has no backward: later gradients are silently wrong (relative error 0.93, measured with 0.50.2). Raises
+    TrainerError with the layers that are not NF4.
     """
     left = [
         name

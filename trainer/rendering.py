@@ -1,4 +1,4 @@
-"""What a chat template makes of a conversation before anything is encoded: texts, single tokens, places of responses."""
+"""The output of a chat template before encoding: texts, single tokens, positions of responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Response:
     """One response inside a text, in characters: the model writes [start, stop), then the first special token of
     [stop, limit).
 
-    limit is None where that token is a piece of its own; the response then goes to the end of the text. `turn` is the
+    limit is None if that token is a separate piece; the response then extends to the end of the text. `turn` is the
     index of the message, for error messages.
     """
 
@@ -30,7 +30,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is encoded in one go, and the responses in it, in order and without overlap."""
+    """A text that is encoded as a whole, and the responses in it, in order and without overlap."""
 
     text: str
     responses: tuple[Response, ...] = ()
@@ -38,7 +38,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Special:
-    """One token put in by its id, with the code of its target; `text` is how people see it."""
+    """One token inserted by id, with the code of its target; `text` is its readable form."""
 
     id: int
     text: str
@@ -49,17 +49,17 @@ Piece = Text | Special
 
 
 class Segment(NamedTuple):
-    """A stretch of a rendered conversation whose tokens share one target: NO_TARGET, RESPONSE or END_OF_TURN."""
+    """A part of a rendered conversation whose tokens have the same target: NO_TARGET, RESPONSE or END_OF_TURN."""
 
     text: str
     target: int
 
 
 def segments_of(text: str, spans: Sequence[tuple[int, int]], targets: Sequence[int]) -> list[Segment]:
-    """Cut `text` where the target changes. `spans` are the tokens' [start, stop) in characters.
+    """Split `text` where the target changes. `spans` are the tokens' [start, stop) in characters.
 
-    A character shared by tokens (one of several bytes) counts as trained on if any of them is; one that no token holds
-    (a normalizer dropped it) goes with the character before it. The texts joined are `text` again.
+    A character shared by tokens (one of several bytes) counts as trained on if any of them is. A character of no token
+    (dropped by a normalizer) belongs to the previous one. The joined texts equal `text`.
     """
     codes: list[int | None] = [None] * len(text)
     for (start, stop), target in zip(spans, targets, strict=True):
@@ -76,7 +76,7 @@ def segments_of(text: str, spans: Sequence[tuple[int, int]], targets: Sequence[i
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:
-    """Segments with neighbours of one target made one."""
+    """The segments, with consecutive ones of the same target merged."""
     groups = groupby(segments, key=lambda segment: segment.target)
     return [Segment("".join(segment.text for segment in group), target) for target, group in groups]
 
@@ -84,7 +84,7 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
 def checked(messages: Conversation) -> list[dict[str, str]]:
     """Role and content of each message, as plain dicts.
 
-    Raises ValueError naming the turn (counted from 1) when there is no message, or one without a role or with a content
+    Raises ValueError with the turn (counted from 1) if there is no message, or one without a role or with a content
     that is not text.
     """
     if not messages:

@@ -1,4 +1,4 @@
-"""Which packs make which step: a function of (seed, round, step), so that resumed trainings see the same."""
+"""The packs of each step: a function of (seed, round, step), so that a resumed training sees the same packs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.randomness import ORDER
 
 
 def planned_steps(packs: int, config: TrainConfig, steps: int | None) -> int:
-    """Number of steps: `steps` when given, else what `config.epochs` passes over `packs` packs take (the last may be
+    """Number of steps: `steps` if given, else that of `config.epochs` passes over `packs` packs (the last step may be
     short).
 
-    Raises DataError when there is nothing to train on.
+    Raises DataError if there is nothing to train on.
     """
     if packs == 0:
         raise DataError("expected at least one pack to train on, found none: the selection is empty")
@@ -26,7 +26,7 @@ def planned_steps(packs: int, config: TrainConfig, steps: int | None) -> int:
 def packs_of_step(step: int, packs: int, config: TrainConfig, *, seed: int, round: int, steps: int | None) -> list[int]:
     """Indices of the packs of step `step` (from 0).
 
-    Every epoch is a permutation of its own, the epochs lie end to end and are cut into steps of packs_per_step. With
+    Every epoch is a separate permutation. The epochs are concatenated and divided into steps of packs_per_step. With
     `steps` None the last step ends with the last epoch; with a number every step is full, cycling through epochs.
     """
     first = step * config.packs_per_step

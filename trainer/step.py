@@ -1,11 +1,11 @@
 """One optimizer step: its packs, their gradients, the update.
 
-A step draws `packs_per_step` packs, sends them through the model in micro-batches of `packs_per_batch` laid end to end,
-and adds up the gradients of
+A step takes `packs_per_step` packs, runs them through the model in micro-batches of `packs_per_batch` concatenated packs,
+and sums the gradients of
 
     loss = sum of the step's target NLLs / number of the step's targets
 
-so that the split into micro-batches does not change the step (a mean of means would weigh short micro-batches more,
+so that the division into micro-batches does not change the step (a mean of means would weight short micro-batches more,
 transformers #34191). Order, dropout and noise are functions of (seed, round, step, micro-batch).
 """
 
@@ -28,7 +28,7 @@ from trainer.randomness import DROPOUT, NOISE, derive_seed, forked_rng
 
 
 class Plan(Protocol):
-    """What training needs of trainer.packing.PackPlan: pack p holds members[offsets[p]:offsets[p + 1]]."""
+    """The part of trainer.packing.PackPlan that training needs: pack p holds members[offsets[p]:offsets[p + 1]]."""
 
     offsets: np.ndarray
     members: np.ndarray
@@ -36,9 +36,9 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """Everything of a training that stays the same over its steps; `asked_steps` None trains whole epochs.
+    """The constant state of a training over its steps; `asked_steps` None trains whole epochs.
 
-    `ahead` holds the batches of the step to come, made while the device computes the present one.
+    `ahead` holds the batches of the next step, prepared while the device computes the current one.
     """
 
     model: torch.nn.Module
@@ -59,8 +59,8 @@ class Training:
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss in nats per target, norm of the gradient before clipping, learning rate, and what was trained on. When
-    loss or norm is not finite the model was left as it was."""
+    """Loss in nats per target, norm of the gradient before clipping, learning rate, and counts of the step. If
+    loss or norm is not finite, the model was not changed."""
 
     loss: float
     grad_norm: float
@@ -71,12 +71,12 @@ class StepResult:
 
     @property
     def finite(self) -> bool:
-        """Whether the step could be taken."""
+        """Whether loss and norm are finite, so that the step was taken."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 def run_step(training: Training, step: int) -> StepResult:
-    """Take step `step` (from 0). Raises DataError when none of its documents has a target."""
+    """Take step `step` (from 0). Raises DataError if none of its documents has a target."""
     batches = training.ahead.pop(step, None) or _batches(training, step)
     examples, targets = sum(len(b.rows) for b in batches), sum(len(b.labels) for b in batches)
     if targets == 0:
@@ -92,7 +92,7 @@ def run_step(training: Training, step: int) -> StepResult:
     training.optimizer.zero_grad(set_to_none=True)
     if step + 1 < training.steps:
         training.ahead[step + 1] = _batches(training, step + 1)
-    loss, grad_norm = found.tolist()  # the step's only wait for the device: all its work is queued by now
+    loss, grad_norm = found.tolist()  # the step's only synchronisation with the device: all its work is queued by now
     return StepResult(loss, grad_norm, rate, sum(len(b.input_ids) for b in batches), targets, examples)
 
 
@@ -108,11 +108,11 @@ def _batches(training: Training, step: int) -> list[Batch]:
 
 
 def _accumulate(training: Training, batch: Batch, step: int, index: int, targets: int) -> torch.Tensor:
-    """Add the gradient of one micro-batch's share of the step's loss; returns that share."""
+    """Add the gradient of one micro-batch's part of the step's loss; returns that part."""
     model, alpha = training.model, training.config.neftune_alpha
     place = (training.seed, training.round)
     with forked_rng(derive_seed(*place, DROPOUT, step, index), training.device):
-        # No name is kept for embeddings and hidden states: they would stay in memory through the backward pass.
+        # Embeddings and hidden states get no name: they would stay in memory during the backward pass.
         noise_seed = derive_seed(*place, NOISE, step, index)
         nll_P = target_nll(
             hidden_states(

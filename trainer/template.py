@@ -1,13 +1,13 @@
-"""Chat templates: conversations to token ids, and which of them are trained on.
+"""Chat templates: convert conversations to token ids and mark the training targets.
 
-The tokens of a response are targets, and so is the token that ends it (without it a model never learns to stop); the
-generation prompt before a response and what follows its end token are not. With ChatML, R marks response tokens, E end
+The tokens of a response are targets, and so is the token that ends it (without it a model never learns to stop). The
+generation prompt before a response and the text after its end token are not. With ChatML, R marks response tokens, E end
 tokens:
 
     <|im_start|> user \\n Hi <|im_end|> \\n <|im_start|> assistant \\n Hello ! <|im_end|> \\n
                                                                        R   R     E
 
-A token that lies across the border of prompt and response counts as response, so that no character of it is lost.
+A token across the border of prompt and response counts as response, so that no character of the response is lost.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ChatTemplate:
     """A template bound to a tokenizer. Make one with `ChatTemplate.resolve`.
 
     `name` is "tokenizer" for the tokenizer's own, else mistral, chatml or plain; `hash` (64 hex digits) changes
-    whenever the same conversation could come out as other text; `tokenizer_name` is where the tokenizer was loaded from.
+    whenever the same conversation could give another text; `tokenizer_name` is the source of the tokenizer.
     """
 
     name: str
@@ -70,9 +70,9 @@ class ChatTemplate:
     def resolve(cls, tokenizer: Any, name: str = "auto") -> ChatTemplate:
         """The template `name` for a transformers tokenizer; "auto" is the tokenizer's own if it has one, else mistral.
 
-        Raises TrainerError where the name is unknown, the tokenizer lacks a token that the template needs or is not a
-        fast one, or where a short probe conversation does not come out right (no end token, targets that decode to
-        something else than the response).
+        Raises TrainerError if the name is unknown, the tokenizer lacks a token that the template needs or is not a
+        fast one, or a short probe conversation gives a wrong result (no end token, or targets that do not decode to
+        the response).
         """
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise TrainerError(f"expected a fast tokenizer (with character offsets), found {type(tokenizer).__name__}")
@@ -102,7 +102,7 @@ class ChatTemplate:
     def tokenize(self, messages: Conversation) -> Tokenized:
         """Tokens and targets of one conversation (role and content of each message; other keys are not used).
 
-        Raises DataError where the template cannot be used for it, naming the turn.
+        Raises DataError, naming the turn, if the template cannot be used for it.
         """
         (result,) = self.tokenize_batch([messages])
         if isinstance(result, DataError):
@@ -110,7 +110,7 @@ class ChatTemplate:
         return result
 
     def tokenize_batch(self, conversations: Sequence[Conversation]) -> list[Tokenized | DataError]:
-        """Like `tokenize` for many at once, several times faster; a conversation that is refused gives its error."""
+        """As `tokenize` for many at once, several times faster; a refused conversation gives its error."""
         rendered = self._pieces(conversations)
         texts = [
             piece.text
@@ -133,10 +133,10 @@ class ChatTemplate:
         return results
 
     def prompt_ids(self, messages: Conversation) -> list[int]:
-        """Tokens of a conversation that waits for a response, up to where the model begins to write it.
+        """Tokens of a conversation without its response, up to the position where the model begins to write.
 
-        They are the tokens that stand in front of a response which begins with a word: where a tokenizer joins the end of
-        the prompt with such a word in one token, that token is the model's to write, in training as here.
+        These are the tokens before a response that begins with a word. If a tokenizer joins the end of the prompt and
+        such a word in one token, the model writes that token, in training as here.
 
         Raises DataError as `tokenize` does, and for a conversation that is empty or ends with a response.
         """
@@ -146,7 +146,7 @@ class ChatTemplate:
         return result
 
     def prompt_ids_batch(self, conversations: Sequence[Conversation]) -> list[list[int] | DataError]:
-        """Like `prompt_ids` for many at once; a conversation that is refused gives its error."""
+        """As `prompt_ids` for many at once; a refused conversation gives its error."""
         results: list[list[int] | DataError] = []
         answered = [[*messages, PROBE[1]] for messages in conversations]
         for messages, tokenized in zip(conversations, self.tokenize_batch(answered), strict=True):
@@ -160,21 +160,21 @@ class ChatTemplate:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end a response: the one that the template trains on, and the tokenizer's own end token."""
+        """Tokens that end a response: the template's trained end token, and the tokenizer's own."""
         probe = self.tokenize(PROBE)
         ends = {token for token, target in zip(probe.ids, probe.targets, strict=True) if target == END_OF_TURN}
         return frozenset(ends if self._special.eos is None else ends | {self._special.eos.id})
 
     def render(self, messages: Conversation) -> str:
-        """The conversation as text, for people to read. Raises DataError as `tokenize` does."""
+        """The conversation as readable text. Raises DataError as `tokenize` does."""
         (pieces,) = self._pieces([messages])
         if isinstance(pieces, DataError):
             raise pieces
         return "".join(piece.text for piece in pieces)
 
     def segments(self, messages: Conversation) -> list[Segment]:
-        """`render`'s text cut where training begins and ends, for people to see what is trained on: the targets are those
-        of `tokenize`. Raises DataError as `tokenize` does."""
+        """`render`'s text, split where targets begin and end, to show what is trained on; the targets are those of
+        `tokenize`. Raises DataError as `tokenize` does."""
         (pieces,) = self._pieces([messages])
         if isinstance(pieces, DataError):
             raise pieces
@@ -242,7 +242,7 @@ class ChatTemplate:
             token += 1
         raise DataError(
             f"turn {response.turn + 1}: the tokenizer's chat template ends this response with "
-            f"{piece.text[response.stop : response.limit]!r}, which holds no special token, so that a model trained on "
+            f"{piece.text[response.stop : response.limit]!r}, which contains no special token, so a model trained on "
             "it would never learn to stop. Set model.chat_template to mistral, chatml or plain"
         )
 
@@ -253,7 +253,7 @@ class ChatTemplate:
             raise TrainerError(f"chat template '{self.name}' cannot be used: {error}") from error
         response = [i for i, target in zip(tokenized.ids, tokenized.targets, strict=True) if target == RESPONSE]
         found = tokenizer.decode(response, clean_up_tokenization_spaces=False)
-        # A Qwen3-like template lets the model write an empty <think> block first; a tokenizer of a few words knows none
+        # A Qwen3-like template makes the model write an empty <think> block first; a tokenizer of a few words has none
         # of the probe's.
         if PROBE[1]["content"] not in found and tokenizer.unk_token_id not in response:
             raise TrainerError(
@@ -263,7 +263,7 @@ class ChatTemplate:
 
 
 def _last_response(targets: Sequence[int]) -> int:
-    """Where the last response begins."""
+    """Index of the first token of the last response."""
     start = len(targets) - 1 - targets[::-1].index(END_OF_TURN)
     while targets[start - 1] == RESPONSE:
         start -= 1
@@ -271,7 +271,7 @@ def _last_response(targets: Sequence[int]) -> int:
 
 
 def _token_at(encoding: Any, start: int, stop: int, default: int) -> int:
-    """The first token with a character of [start, stop); a normalizer may have left some of them without one."""
+    """The first token with a character of [start, stop); a normalizer may have dropped some characters."""
     for position in range(start, stop):
         token = encoding.char_to_token(position)
         if token is not None:
@@ -280,9 +280,9 @@ def _token_at(encoding: Any, start: int, stop: int, default: int) -> int:
 
 
 def _private_backend(tokenizer: Any, parse_special: bool) -> Any:
-    """A copy of the tokenizer's Rust half that adds and cuts nothing, and sees special tokens in text only if told so.
+    """A copy of the tokenizer's Rust backend that adds and truncates nothing, and parses special tokens in text only on request.
 
-    The post-processor goes because ByteLevel's trims white space off the offsets.
+    It has no post-processor, because ByteLevel's trims white space from the offsets.
     """
     from tokenizers import Tokenizer
 

@@ -1,4 +1,4 @@
-"""Loading the base model's tokenizer, without what the model itself needs."""
+"""Loads the base model's tokenizer, without the model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from trainer.errors import MachineError
 
 
 def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
-    """The transformers tokenizer of the base model; `only_local` asks no hub, only this machine's folders and cache.
+    """The transformers tokenizer of the base model; `only_local` uses only this machine's folders and cache, not the hub.
 
-    Raises MachineError when its files cannot be had.
+    Raises MachineError if its files cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -25,7 +25,7 @@ def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
 
 
 def unavailable(config: ModelConfig, error: OSError | ValueError) -> MachineError:
-    """The error for a model whose files cannot be had."""
+    """The error for a model whose files cannot be loaded."""
     reason = str(error).strip().splitlines()[0]
     return MachineError(
         f"model.name: expected a model directory or a reachable repository, found {config.name!r} ({reason}); "

@@ -1,15 +1,15 @@
-"""The chat template that a tokenizer brings along (Jinja), and where the responses lie in what it renders.
+"""A tokenizer's own chat template (Jinja), and the positions of responses in its output.
 
-Templates rarely mark what the model writes, so it is found by rendering. Once per sequence of roles the template is given
-marks in place of the contents, for the whole conversation and for each of its starts with the generation prompt:
+Templates rarely mark the responses, so rendering finds them. Once per sequence of roles the template renders
+marks in place of the contents, for the whole conversation and for each of its prefixes with the generation prompt:
 
     <|im_start|>user\\n[0]<|im_end|>\\n<|im_start|>assistant\\n[1]<|im_end|>\\n
     <----------------- start with generation prompt --------->
 
-What stands between the marks is the skeleton: literal texts around the contents. Each conversation is then rendered in
-full, and must equal the skeleton filled with its contents (as they are, or without white space at their borders). Where a
-template looks at the contents and so does not, each content is searched for, in order; where that fails as well, or
-leaves a doubt, the conversation is refused.
+The text between the marks is the skeleton: literal texts around the contents. Each conversation is then rendered in
+full and must equal the skeleton filled with its contents (unchanged, or without white space at their ends). If a
+template depends on the contents and this fails, each content is searched in order. If that also fails or
+is ambiguous, the conversation is refused.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SKELETONS_KEPT = 4096
 
 @dataclass(frozen=True)
 class Skeleton:
-    """`literals` (n+1 of them) stand around the n contents; `opened[i]` characters of literals[i], at its end, are written
-    by the model before content i (Qwen3's empty <think> block), because the generation prompt ends before them."""
+    """`literals`: n+1 texts around the n contents. The model writes the last `opened[i]` characters of literals[i] before
+    content i (Qwen3's empty <think> block), because the generation prompt ends before them."""
 
     literals: tuple[str, ...]
     opened: tuple[int, ...]
@@ -45,7 +45,7 @@ class TokenizerTemplate:
     _skeletons: dict[tuple[str, ...], Skeleton | None] = field(default_factory=dict, repr=False)
 
     def render_batch(self, conversations: Sequence[Messages]) -> list[Text | DataError]:
-        """The text of each conversation with its responses, or why the template cannot be used for it."""
+        """The text of each conversation with its responses, or the error why the template cannot be used."""
         try:
             texts: list[str | DataError] = list(self._render(conversations))
         except (TemplateError, TypeError):
@@ -81,7 +81,7 @@ class TokenizerTemplate:
         return Text(text, responses)
 
     def _skeleton(self, roles: tuple[str, ...]) -> Skeleton | None:
-        """None where the template does not show every mark once and in order."""
+        """The skeleton, or None if the template does not output every mark once and in order."""
         marked = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
         text = self._render_one(marked)
         if not isinstance(text, str):
@@ -98,17 +98,17 @@ class TokenizerTemplate:
         return Skeleton((*literals, text[position:]), tuple(opened))
 
     def _prompt(self, text: str, messages: Messages) -> int | None:
-        """Characters of `text` that the messages and the generation prompt take; None where there is no such prompt."""
+        """Number of characters of `text` taken by the messages and the generation prompt; None without such a prompt."""
         if not messages:
             return None
         try:
             (with_prompt,), (without,) = self._render([messages], prompt=True), self._render([messages])
         except (TemplateError, TypeError):
-            return None  # a template may refuse a conversation that stops here; then nothing is known
+            return None  # a template may refuse a conversation that ends here; the length is then unknown
         return len(with_prompt) if with_prompt != without and text.startswith(with_prompt) else None
 
     def _search(self, text: str, messages: Messages) -> tuple[Response, ...]:
-        """Find each content in order. Raises DataError for one that is missing, or that also occurs in the markup."""
+        """Find each content in order. Raises DataError for a content that is missing, or also occurs in the markup."""
         spans, position = [], 0
         for turn, message in enumerate(messages):
             role = message["role"]
@@ -124,7 +124,7 @@ class TokenizerTemplate:
                 )
             if role == "assistant" and not _unmistakable(content, text[position:], messages[turn:]):
                 raise DataError(
-                    f"{self.name}: turn {turn + 1} ({role}) cannot be told from the text around it: {content!r:.60}"
+                    f"{self.name}: turn {turn + 1} ({role}) cannot be distinguished from the text around it: {content!r:.60}"
                 )
             position = found + len(content)
             spans.append((found, position))
@@ -137,7 +137,7 @@ class TokenizerTemplate:
 
 
 def fill(skeleton: Skeleton, text: str, messages: Messages) -> tuple[Response, ...] | None:
-    """The responses of `text`, if it is the skeleton filled with the contents of `messages`; None if it is not."""
+    """The responses of `text` if it is the skeleton filled with the contents of `messages`, else None."""
     literals = skeleton.literals
     if not text.startswith(literals[0]):
         return None
@@ -158,7 +158,7 @@ def fill(skeleton: Skeleton, text: str, messages: Messages) -> tuple[Response, .
 
 
 def _variants(content: str) -> tuple[str, ...]:
-    """The content, and what templates leave of it that trim white space."""
+    """The content, and its version with trimmed white space."""
     if content == content.strip():
         return (content,)
     trimmed = (

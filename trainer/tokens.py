@@ -1,7 +1,7 @@
-"""The token table: conversations as flat arrays of token ids and targets on disk, streamed out, read memory-mapped.
+"""The token table: conversations as flat arrays of token ids and targets, streamed to disk and read memory-mapped.
 
-Row r is conversation r, in the order they came; its tokens are `ids[offsets[r]:offsets[r + 1]]`. Nothing is dropped
-without being counted: the tokens of row r and `dropped[r]` together are always the whole conversation.
+Row r is conversation r, in input order; its tokens are `ids[offsets[r]:offsets[r + 1]]`. Every dropped token is
+counted: the tokens of row r and `dropped[r]` together are the whole conversation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TokenTable:
 
     flat_ids (N,) int32 and flat_targets (N,) uint8 (0 not trained on, 1 token of a response, 2 its end token), row r
     from offsets[r] to offsets[r + 1], offsets (n+1,) int64; status (n,) uint8: 0 ok, 1 over length and skipped (its row
-    has no tokens), 2 truncated, 3 nothing to train on; dropped (n,) int32 tokens left out; target_counts (n,) int32.
+    has no tokens), 2 truncated, 3 nothing to train on; dropped (n,) int32 omitted tokens; target_counts (n,) int32.
     """
 
     flat_ids: np.ndarray
@@ -64,7 +64,7 @@ class TokenTable:
 
     @classmethod
     def open(cls, path: Path) -> TokenTable:
-        """Map what `tokenize_pool` wrote. Raises CheckpointError where files are missing or do not agree in size."""
+        """Memory-map a table written by `tokenize_pool`. Raises CheckpointError if files are missing or inconsistent in size."""
         try:
             arrays = {
                 name: np.load(path / f"{name}.npy", mmap_mode=_mmap_mode(path / f"{name}.npy"))
@@ -93,7 +93,7 @@ class TokenTable:
 
     @classmethod
     def build(cls, tokenized: Sequence[Tokenized]) -> TokenTable:
-        """A table in memory, nothing left out: status is 0, or 3 for a conversation without a target."""
+        """A table in memory without omissions: status is 0, or 3 for a conversation without a target."""
         rows = [_Row(t, NO_TARGET_LEFT if not any(t.targets) else OK, 0) for t in tokenized]
         flat_ids, flat_targets = _flat(rows)
         return cls(flat_ids, flat_targets, **_row_arrays([_columns(rows)]))
@@ -107,9 +107,9 @@ class _Row:
 
 
 def fit(tokenized: Tokenized, config: TokensConfig) -> tuple[Tokenized, int, int]:
-    """Bring a conversation to at most `config.max_length` tokens the way `config.overlength` says.
+    """Shorten a conversation to at most `config.max_length` tokens by the method `config.overlength`.
 
-    Returns what is kept, its status (as in TokenTable) and the number of tokens left out.
+    Returns the kept tokens, their status (as in TokenTable) and the number of omitted tokens.
     """
     ids, targets = tokenized.ids, tokenized.targets
     keep = len(ids)
@@ -130,7 +130,7 @@ def fit(tokenized: Tokenized, config: TokensConfig) -> tuple[Tokenized, int, int
 
 
 def _whole_turns(targets: list[int], limit: int) -> int:
-    """Length of the longest start within `limit` that ends with a response's end token; 0 if there is none."""
+    """Length of the longest prefix within `limit` that ends with a response's end token; 0 if there is none."""
     return next((i + 1 for i in range(limit - 1, -1, -1) if targets[i] == END_OF_TURN), 0)
 
 
@@ -141,13 +141,13 @@ def tokenize_pool(
     out: Path,
     progress: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Tokenize `conversations` into the directory `out`; memory does not grow with their number but for 24 bytes each.
+    """Tokenize `conversations` into the directory `out`; memory grows by only 24 bytes per conversation.
 
     Writes the arrays of TokenTable as npy files, and tokens.json: counts by status, tokens, target tokens and dropped
     tokens, the template with its hash, the tokenizer, and the conversations that the template refused. Those have status
-    3 and no tokens; their reasons are counted and the first rows named. `progress` is given conversations done.
+    3 and no tokens; their reasons are counted and the first rows listed. `progress` receives finished conversations.
 
-    Raises DataError where the template refuses every conversation of the first 1,024: then the template is at fault.
+    Raises DataError if the template refuses all of the first 1,024 conversations: then the template is at fault.
     """
     out.mkdir(parents=True, exist_ok=True)
     columns: list[np.ndarray] = []
@@ -210,7 +210,7 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _flat(rows: Sequence[_Row]) -> tuple[np.ndarray, np.ndarray]:
-    """ids and targets of the rows end to end."""
+    """Concatenated ids and targets of the rows."""
     ids = [token for row in rows for token in row.tokenized.ids]
     targets = [target for row in rows for target in row.tokenized.targets]
     return np.array(ids, dtype=_FLAT["ids"]), np.array(targets, dtype=_FLAT["targets"])
@@ -232,15 +232,15 @@ def _row_arrays(columns: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _mmap_mode(path: Path) -> str | None:
-    """Arrays of no elements cannot be mapped; the file is then nothing but the header (128 bytes at most)."""
+    """The mmap mode of a file: empty arrays cannot be mapped; such a file is only a header of at most 128 bytes."""
     return "r" if path.stat().st_size > 128 else None
 
 
 class _NpyStream:
-    """A one-dimensional npy file of a length that is known only at the end.
+    """A one-dimensional npy file whose length is known only at the end.
 
-    numpy leaves room in the header for the length to grow (numpy.lib.format, GROWTH_AXIS_MAX_DIGITS), so that the
-    header written last covers the first exactly.
+    numpy reserves space in the header for a growing length (numpy.lib.format, GROWTH_AXIS_MAX_DIGITS), so the
+    final header replaces the first exactly.
     """
 
     def __init__(self, file: BinaryIO, dtype: type[np.generic]) -> None:

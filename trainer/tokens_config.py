@@ -1,4 +1,4 @@
-"""The section of the configuration that says how conversations become tokens. Nothing heavy is imported here."""
+"""The `tokens:` section of the configuration. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import BaseModel, Field
 
 
 class TokensConfig(BaseModel, extra="forbid", frozen=True):
-    """Length of one tokenized conversation, and what becomes of longer ones. Whatever is dropped is counted."""
+    """Maximum length of a tokenized conversation, and the treatment of longer ones. Everything dropped is counted."""
 
     max_length: int = Field(
         2048,
         ge=8,
-        description="Tokens of one conversation, at most train.pack_length. Memory and time grow in proportion.",
+        description="Maximum tokens of one conversation, at most train.pack_length. Memory and time grow in proportion.",
     )
     overlength: Literal["skip", "truncate", "truncate_turns"] = Field(
         "skip",
-        description="A conversation over max_length: skip leaves it out; truncate cuts it at max_length, in the middle "
-        "of a response if need be; truncate_turns keeps the longest start that ends with a whole response, and skips it "
-        "where not even the first fits.",
+        description="A conversation over max_length: skip excludes it; truncate cuts it at max_length, even in the middle "
+        "of a response; truncate_turns keeps the longest prefix that ends with a whole response, and excludes it "
+        "if not even the first response fits.",
     )

@@ -1,8 +1,8 @@
 """QLoRA training on isolated packs, exact and resumable.
 
-Every step is a function of the state before it and of (seed, round, step), and checkpoints hold that state whole: a
-training that was killed and started again ends, on a CPU in float32, with the same bits. With evaluations on dev the
-adapter of the best one is kept, and the training may end before its last step.
+Every step is a function of the previous state and of (seed, round, step), and checkpoints contain the complete state. A
+training that was killed and resumed ends, on a CPU in float32, with the same bits. With evaluations on dev the
+best adapter is kept, and training may end before its last step.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class TrainReport:
     """A finished training.
 
     Counts are over all steps taken, epochs counted again; seconds (of steps) and peak_gib too, over interruptions.
-    Losses are in nats per target: those of the first and last step, and the lowest on dev. best_step is the step whose
-    adapter the model now wears (None: nothing was evaluated, and it is the last one's); stopped_early says that it was
-    not to be bettered any more. resumed_from is the step this process continued from (0: the start).
+    Losses are in nats per target: those of the first and last step, and the lowest on dev. best_step is the step of
+    the model's final adapter (None: no evaluation, so it is that of the last step); stopped_early: patience ended the
+    training. resumed_from is the step this process continued from (0: the start).
     """
 
     steps: int
@@ -76,26 +76,26 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     failpoint: Callable[[str], None] = lambda name: None,
 ) -> TrainReport:
-    """Train the adapter that `model` wears, in place.
+    """Train the adapter of `model`, in place.
 
     `plan` packs documents 0 … m-1; `rows` (m,) are their rows in `tokens`. `steps` None trains config.epochs, or less
-    when config.patience ends it; a number exactly that many steps. Checkpoints go to scratch/checkpoints; when some are
-    there, training continues from the newest sound one.
+    if config.patience ends it; a number trains exactly that many steps. Checkpoints are in scratch/checkpoints; if there
+    are some, training continues from the newest undamaged one.
 
-    `evaluate` gives the dev loss (nats per target) of the model as it is, in evaluation mode, every config.eval_every
-    steps and after the last one; the model ends with the adapter of the lowest.
+    `evaluate` returns the dev loss (nats per target) of the current model in evaluation mode. It runs every config.eval_every
+    steps and after the last one; the model ends with the adapter of the lowest loss.
 
-    `moments`: where to write the optimizer's moments of the adapter that the model ends with; None: nowhere.
+    `moments`: file for the optimizer's moments of the final adapter; None: do not write them.
 
-    `on_step` gets step (from 1), steps, loss (nats per target), learning_rate, grad_norm (before clipping), tokens and
+    `on_step` receives step (from 1), steps, loss (nats per target), learning_rate, grad_norm (before clipping), tokens and
     target_tokens (of the step), tokens_per_s, seconds (of steps so far), seconds_left (for the steps planned, at the
-    pace of the last 20), memory_gib (now), peak_gib, dev_loss where it was evaluated, and mfu when flops_per_token (of
-    useful operations) and peak_flops (of the device, per second) are given. A step that is repeated after a crash is
-    told again. `stop` is asked after each step.
+    pace of the last 20), memory_gib (now), peak_gib, dev_loss if it was evaluated, and mfu if flops_per_token (of
+    useful operations) and peak_flops (of the device, per second) are given. A step repeated after a crash is
+    reported again. `stop` is called after each step.
 
-    Raises Interrupted, after saving, when `stop` says so; Diverged on a loss or gradient that is not finite or, by
-    config.max_loss_ratio, far above the recent ones; DataError when there is nothing to train on; CheckpointError when
-    scratch belongs to another training; MachineError when memory or disk is full.
+    Raises Interrupted, after saving, if `stop` returns True; Diverged on a loss or gradient that is not finite or, by
+    config.max_loss_ratio, far above the recent ones; DataError if there is nothing to train on; CheckpointError if
+    scratch belongs to another training; MachineError if memory or disk is full.
     """
     training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch)
     identity = _identity(training)
@@ -154,7 +154,7 @@ def _set_up(
 
 
 def _is_over(training: Training, counters: Counters) -> bool:
-    """Whether the last step was taken, or patience has run out; a given number of steps is always taken."""
+    """Whether the last step was taken, or patience is exhausted; a given number of steps is always taken."""
     patience = training.config.patience if training.asked_steps is None else 0
     return counters.step == training.steps or 0 < patience <= counters.evaluations_since_best
 
@@ -179,7 +179,7 @@ def _evaluation_is_due(training: Training, counters: Counters) -> bool:
 def _dev_loss(
     training: Training, counters: Counters, evaluate: Callable[[], float], metrics: dict[str, float]
 ) -> float:
-    """The dev loss now, told in `metrics`; without dropout, and noise exists only inside a step."""
+    """The current dev loss, added to `metrics`; without dropout, and noise exists only inside a step."""
     training.model.eval()
     metrics["dev_loss"] = float(evaluate())
     training.model.train()
@@ -188,14 +188,14 @@ def _dev_loss(
 
 
 def _wear_the_best(training: Training, counters: Counters) -> None:
-    """Put the parameters of the best evaluated step back, unless they are the last step's, which the model has on."""
+    """Restore the parameters of the best evaluated step, unless it is the last step."""
     if counters.best_step in (None, counters.step):
         return
     best = load_step(training.directory, counters.best_step)
     if best is None:
         raise CheckpointError(
-            f"{training.directory}: the best checkpoint, of step {counters.best_step}, is gone or damaged; check the "
-            "disk and run again: training is repeated from before it"
+            f"{training.directory}: the best checkpoint, of step {counters.best_step}, is missing or damaged; check the "
+            "disk and run again: training repeats from an earlier step"
         )
     optim.restore_tensors(best.tensors, training.optimizer, training.parameters)
 
@@ -207,7 +207,7 @@ def _save(
     failpoint: Callable[[str], None],
     parameters_only: bool,
 ) -> None:
-    """Write a checkpoint; that of the last step can do without the optimizer's state, two thirds of it, which no step needs."""
+    """Write a checkpoint. That of the last step omits the optimizer's state, two thirds of its size, because no step follows."""
     tensors = optim.training_tensors(training.optimizer, training.parameters)
     save_checkpoint(
         training.directory,
@@ -236,7 +236,7 @@ def _resume(training: Training, identity: dict[str, Any]) -> Counters:
 
 
 def _newest_with_its_best(directory: Path) -> Checkpoint | None:
-    """The newest sound checkpoint whose best checkpoint is sound too; the way to one from earlier steps is the same."""
+    """The newest undamaged checkpoint whose best checkpoint is undamaged too; training from an earlier one gives the same result."""
     checkpoint = load_newest(directory)
     while checkpoint is not None:
         best = checkpoint.state["counters"].get("best_step")
@@ -247,7 +247,7 @@ def _newest_with_its_best(directory: Path) -> Checkpoint | None:
 
 
 def _identity(training: Training) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued."""
+    """The identity of a training; it must be equal to continue from a checkpoint."""
     shapes = {name: list(parameter.shape) for name, parameter in training.parameters.items()}
     packs = hashlib.sha256()
     for array in (training.plan.offsets, training.plan.members, training.rows):

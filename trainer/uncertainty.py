@@ -1,7 +1,7 @@
-"""How unsure a model is of prompts that nobody has answered, from what it writes itself.
+"""Uncertainty of a model on unlabelled prompts, from its own answers.
 
-Two numbers a prompt. The entropy of its own greedy answer: that answer becomes a document like any other, and
-`trainer.measure.measure` gives `entropy_mean`. The disagreement of answers drawn by chance: one minus their mean
+Two numbers per prompt. The entropy of the greedy answer: the answer becomes a document, and
+`trainer.measure.measure` gives `entropy_mean`. The disagreement of sampled answers: one minus their mean
 pairwise ROUGE-L, "lexical similarity" in Fomicheva et al. 2020 (arXiv 2005.10608) and Kuhn et al. 2023 (arXiv 2302.09664).
 """
 
@@ -22,7 +22,7 @@ TokenIds = Sequence[int] | np.ndarray
 def continuation_documents(
     prompts: Sequence[TokenIds], continuations: Sequence[TokenIds], end_ids: Collection[int]
 ) -> TokenTable:
-    """Each prompt with its continuation as one document: what was generated is a target, `end_ids` as end tokens."""
+    """Each prompt with its continuation as one document: generated tokens are targets, `end_ids` are end tokens."""
     documents = []
     for prompt, continuation in zip(prompts, continuations, strict=True):
         marks = [END_OF_TURN if token in end_ids else RESPONSE for token in continuation]
@@ -31,7 +31,7 @@ def continuation_documents(
 
 
 def disagreement(answers: Sequence[TokenIds], end_ids: Collection[int]) -> float:
-    """1 − mean pairwise ROUGE-L of the answers' token ids, end tokens left out: 0 where all are the same, 1 where no two
+    """1 − mean pairwise ROUGE-L of the answers' token ids, without end tokens: 0 if all are the same, 1 if no two
     share a token. NaN for fewer than two answers."""
     if len(answers) < 2:
         return float("nan")
@@ -46,8 +46,8 @@ def rouge_l(one: Sequence[int], other: Sequence[int]) -> float:
 
 
 def longest_common_subsequence(one: Sequence[int], other: Sequence[int]) -> int:
-    """Its length. A row of the usual table is one integer, whose bit i is 0 where the row grows at place i of `one`
-    (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): O(length) operations on integers of that many bits."""
+    """Length of the longest common subsequence. A row of the usual table is one integer; its bit i is 0 if the row grows at place i
+    of `one` (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"): O(length) operations on integers of that many bits."""
     places: dict[int, int] = {}
     for i, token in enumerate(one):
         places[token] = places.get(token, 0) | 1 << i

@@ -1,9 +1,9 @@
-"""Responses in the frame of their template but without the prompt, for instruction-following difficulty (IFD).
+"""Responses in their template's frame but without the prompt, for instruction-following difficulty (IFD).
 
-IFD divides the NLL of a response given its prompt by its NLL without (arXiv 2308.12032). Both must stand in the same frame,
-or the ratio measures the frame: a response that follows a bare beginning-of-text token is improbable as such, and with
-another template IFD may lie above 1 for everything. So a response stands here behind what the template writes around
-any prompt:
+IFD divides the NLL of a response given its prompt by its NLL without the prompt (arXiv 2308.12032). Both need the same frame,
+or the ratio measures the frame: a response directly after the beginning-of-text token is improbable by itself, and with
+another template IFD may be above 1 for all examples. A response is therefore placed after the text that the template
+writes around any prompt:
 
     with prompt       <|im_start|> user \\n Name a colour. <|im_end|> \\n <|im_start|> assistant \\n Red. <|im_end|>
     without           <|im_start|>                         <|im_end|> \\n <|im_start|> assistant \\n Red. <|im_end|>
@@ -21,8 +21,8 @@ PROBES = ("a", "Name two things that are red.", "1 + 1 =\n")
 
 
 class Unprompted:
-    """Each response of documents `rows` (n,) of `tokens` behind `frame`, as a document of its own; `owner` (m,) int64 is the
-    index into `rows` that each belongs to. A `trainer.forward.Tokens`."""
+    """Each response of documents `rows` (n,) of `tokens` after `frame`, as a separate document; `owner` (m,) int64 is its
+    index into `rows`. Implements `trainer.forward.Tokens`."""
 
     def __init__(self, tokens: Tokens, rows: np.ndarray, frame: np.ndarray):
         self._documents: list[tuple[np.ndarray, np.ndarray]] = []
@@ -49,9 +49,9 @@ class Unprompted:
 
 
 def response_spans(targets: np.ndarray) -> list[tuple[int, int]]:
-    """(start, stop) of each response in a document's targets; an end token ends one even where the next follows at once.
+    """(start, stop) of each response in a document's targets; an end token ends a response even if the next follows directly.
 
-    A target at place 0 is none: nothing predicts it.
+    A target at position 0 does not count, because nothing predicts it.
     """
     spans: list[tuple[int, int]] = []
     open_ = False
@@ -67,8 +67,8 @@ def response_spans(targets: np.ndarray) -> list[tuple[int, int]]:
 
 
 def response_frame(template: ChatTemplate) -> np.ndarray:
-    """(h,) int64 ids of what the template writes around any prompt: the first token, where it is always the same, and the
-    longest common end of the prompts of a few conversations."""
+    """(h,) int64 ids of the text that the template writes around any prompt: the first token, if it is always the same, and
+    the longest common suffix of the prompts of a few conversations."""
     prompts = []
     for prompt in PROBES:
         tokenized = template.tokenize([{"role": "user", "content": prompt}, {"role": "assistant", "content": "It is."}])

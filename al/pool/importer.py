@@ -1,6 +1,6 @@
 """Import: files and hub datasets → a pool directory (one pool version).
 
-    examples.parquet     the examples, sorted by id, exact duplicates merged; the same bytes whatever order the files come in
+    examples.parquet     the examples, sorted by id, exact duplicates merged; the same bytes for any order of files
     quarantine.parquet   the unusable rows: file, line, reason, message, snippet
     duplicates.parquet   the rows equal to an example: id, origin, kept_origin
     answered.npy         for each example, whether it has no response and another example answers it

@@ -1,4 +1,4 @@
-"""The tables of a pool directory, written range by range of ids (`al.pool.spill`) and counted batch by batch."""
+"""The tables of a pool directory: written one range of ids at a time (`al.pool.spill`), counted one batch at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from al.pool.spill import DUPLICATES, EXAMPLES, Range
 
 ROW_GROUP, ROW_GROUP_BYTES = 8_192, 64 * 2**20
 FEW_VALUES = ["source", "messages.list.element.role", "metadata"]
-"""Columns that are written as a dictionary. Where every row says something else, that takes twice the time and more room."""
+"""Columns written with a dictionary. For columns of distinct values a dictionary takes twice the time and more space."""
 _PLACE = r":\d+(#\d+)?$"
 
 
 def write_tables(ranges: Iterable[Range], out: Path, previous: Path | None, read: set[str]) -> int:
-    """Write examples.parquet and duplicates.parquet; the number of duplicates.
+    """Write examples.parquet and duplicates.parquet; returns the number of duplicates.
 
     Args:
-        previous: an earlier pool directory, whose duplicates are kept, save those in files that were `read` anew.
+        previous: an earlier pool directory; its duplicates are kept, except those in files that were `read` again.
     """
     earlier = previous / "duplicates.parquet" if previous else None
     count = 0
@@ -43,7 +43,7 @@ def write_tables(ranges: Iterable[Range], out: Path, previous: Path | None, read
 
 
 def _earlier_duplicates(path: Path, part: Range, read: set[str]) -> pa.Table:
-    """What the earlier version merged into examples of this range, each with the place where its example stands now."""
+    """Duplicates of the earlier version for examples of this range, each with the current origin of its example."""
     table = pq.read_table(path, filters=[("id", ">=", part.low), ("id", "<", part.high)])
     files = pc.replace_substring_regex(table["origin"], _PLACE, "")
     table = table.filter(pc.invert(pc.is_in(files, value_set=pa.array(sorted(read), pa.string()))))
@@ -60,7 +60,7 @@ def _distinct(table: pa.Table) -> pa.Table:
 
 
 class _Writer:
-    """A Parquet file whose row groups depend on its rows alone, not on how they were cut into tables."""
+    """A Parquet file whose row groups depend only on its rows, not on their division into tables."""
 
     def __init__(self, path: Path, schema: pa.Schema):
         self._file = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=FEW_VALUES)
@@ -86,7 +86,7 @@ class _Writer:
 
 
 def _row_group(table: pa.Table) -> int | None:
-    """How many rows from the start make a full row group; None where there are too few."""
+    """Number of rows from the start that make a full row group; None if there are too few."""
     size = np.cumsum(_sizes(table.slice(0, ROW_GROUP)))
     full = int(np.searchsorted(size, ROW_GROUP_BYTES)) + 1
     if full <= len(size):
@@ -95,7 +95,7 @@ def _row_group(table: pa.Table) -> int | None:
 
 
 def _sizes(table: pa.Table) -> np.ndarray:
-    """(rows,) int64 bytes of text in each example; 0 for tables without."""
+    """(rows,) int64 bytes of text of each example; 0 for tables without text."""
     if "messages" not in table.column_names or not len(table):
         return np.zeros(len(table), dtype=np.int64)
     messages = table["messages"].combine_chunks()
@@ -106,7 +106,7 @@ def _sizes(table: pa.Table) -> np.ndarray:
 
 
 def counts(path: Path, column: str) -> Counter:
-    """How often each value stands in a column of a Parquet file."""
+    """Number of occurrences of each value in a column of a Parquet file."""
     found: Counter = Counter()
     for values in _column(path, column):
         for entry in values.value_counts().to_pylist():

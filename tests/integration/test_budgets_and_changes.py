@@ -240,7 +240,7 @@ def test_the_pool_can_be_named_on_the_command_line(world, tmp_path):
     assert {source["source"] for source in summary["evaluation"]["by_source"]} == {"source-0"}
 
 
-def test_a_pool_can_be_imported_and_looked_at_first(world, tmp_path):
+def test_a_pool_can_be_imported_and_inspected_first(world, tmp_path):
     data = yaml.safe_load(world.read_text())["pool"]["files"][0]
     assert winnow("pool", "import", data, "--config", world, "--run", tmp_path / "run").code == 0
     looked = winnow("pool", "inspect", "--run", tmp_path / "run")

@@ -117,7 +117,7 @@ def test_nothing_left_out_is_held_out_or_drawn_for_the_control(cleaned):
     assert not np.isin(np.load(cleaned / "rounds/001/control.selection/picked.npy"), keys[unwanted]).any()
 
 
-def test_a_refusal_never_stands_for_the_answer_to_the_same_question(cleaned, untouched):
+def test_a_refusal_never_replaces_the_answer_to_the_same_question(cleaned, untouched):
     def answers_hidden_by_refusals(run):
         table = outcomes(run)
         groups = pq.read_table(run / "rounds/001/groups/groups.parquet")["representative"].to_numpy()
@@ -150,7 +150,7 @@ def test_other_languages_asked_for_later_are_not_detected_again(cleaned, config,
 
 def test_what_is_left_out_from_the_second_round_on_is_not_trained_on_again(config, tmp_path):
     run = tmp_path / "run"
-    play(config, run, "--budget", 120, "--no-control")  # so many that there are refusals among them
+    play(config, run, "--budget", 120, "--no-control")  # enough that some are refusals
     first = outcomes(run)
     refused = first.index[(first.response == REFUSAL) & (first.outcome == "selected")]
     play(config, run, *ON, "--set", "train.mode=retrain")

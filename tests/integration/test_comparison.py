@@ -80,7 +80,7 @@ def alone(world, tmp_path_factory) -> dict:
     return json.loads((run / "comparison.json").read_text())
 
 
-def test_every_strategy_runs_with_every_seed_and_random_beside_them(compared):
+def test_every_strategy_and_random_run_with_every_seed(compared):
     document = compared.document
     assert [entry["name"] for entry in document["strategies"]] == ["default", OTHER, "random"]
     assert document["seeds"] == [SEED, SEED + 1] and document["baseline"] == "random"
@@ -108,7 +108,7 @@ def test_where_adapters_are_continued_all_have_as_many_rounds(world, tmp_path):
     )
 
 
-def test_a_killed_comparison_can_be_looked_at_and_goes_on_without_training_twice(compared):
+def test_a_killed_comparison_can_be_read_and_resumes_without_training_twice(compared):
     assert compared.between["runs_done"] == 1 and compared.between["runs_asked"] == 6
     trainings = 2 * (2 + 2 + 1)
     assert len(compared.manifests("train")) == trainings
@@ -125,7 +125,7 @@ def test_it_gives_the_numbers_of_a_comparison_in_one_go_whatever_else_is_compare
     assert [run["strategy"] for run in alone["runs"]] == ["default", "random"]
 
 
-def test_asked_again_it_only_shows_what_is_there(compared, world):
+def test_the_same_command_again_only_shows_the_results(compared, world):
     before = (compared.run / "events.jsonl").read_text().count("\n")
     again = winnow(*arguments(world, compared.run, f"default {OTHER}", 2, "--json"))
     assert again.document["strategies"] == compared.document["strategies"]
@@ -208,14 +208,14 @@ def test_the_page_shows_the_documents_numbers(compared):
     assert compared.document["page"] == str(compared.run / "comparison.html")
 
 
-def test_times_tell_what_choosing_cost(compared):
+def test_times_include_the_cost_of_choosing(compared):
     for run in compared.document["runs"]:
         assert all(set(r["seconds"]) == {"score", "select", "train", "evaluate"} for r in run["rounds"])
     assert 0 < compared.strategy(OTHER)["scoring_share"] < 1
     assert compared.strategy(OTHER)["seconds"]["score"] > compared.strategy("random")["seconds"]["score"]
 
 
-def test_a_proxy_stands_in_for_the_model(world, tmp_path):
+def test_a_proxy_replaces_the_model(world, tmp_path):
     config = yaml.safe_load(world.read_text())
     proxy = tmp_path / "proxy"
     shutil.copytree(config["model"]["name"], proxy)
@@ -269,10 +269,10 @@ def test_a_run_of_rounds_is_no_place_for_a_comparison(world, tmp_path):
     assert not (tmp_path / "run/comparison.json").exists()
 
 
-def test_status_tells_how_far_it_is(compared, tmp_path):
-    told = winnow("status", "--run", compared.run)
-    assert told.code == 0 and f"comparison of default, {OTHER}, random at {BUDGET}: 6 of 6 runs done" in told.out
-    assert "continue with" not in told.out
+def test_status_shows_its_progress(compared, tmp_path):
+    shown = winnow("status", "--run", compared.run)
+    assert shown.code == 0 and f"comparison of default, {OTHER}, random at {BUDGET}: 6 of 6 runs done" in shown.out
+    assert "continue with" not in shown.out
     cut = tmp_path / "run"
     shutil.copytree(compared.run, cut, symlinks=True)
     (cut / "comparison.json").write_text(json.dumps(compared.document | {"runs_done": 4}))
@@ -285,7 +285,7 @@ def test_an_error_is_one_json_document_too(world, tmp_path):
     assert result.document["exit_code"] == 2 and "defualt" in result.document["error"]
 
 
-def test_names_are_told_apart_by_spaces_and_commas():
+def test_spaces_and_commas_separate_names():
     from al.comparison.play import parse_strategy, split_names
 
     assert split_names("default,random top:score.by=ifd,select.tail_cut=0.1,loss") == [
@@ -301,7 +301,7 @@ def test_names_are_told_apart_by_spaces_and_commas():
 
 
 def test_steps_hold_as_many_examples_whatever_their_length(compared, world, tmp_path, monkeypatch):
-    """A step holds so many packs; those who pick short examples would take fewer steps on as many."""
+    """A step has a fixed number of packs; with short examples a strategy would take fewer steps on as many examples."""
     from al.comparison import play as comparison
     from al.config import load
     from al.lineage.history import History, Lineage

@@ -1,4 +1,4 @@
-"""Prompts that nobody has answered: handed out where the model is unsure, filled in, imported, and trained on as any example."""
+"""Unlabelled prompts: the uncertain ones are exported, answered, imported, and trained on like any example."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def data(world):
     return yaml.safe_load(world.read_text())["pool"]["files"][0]
 
 
-def test_files_can_be_looked_at_before_anything_is_imported(world, data, tmp_path, monkeypatch):
+def test_files_can_be_inspected_without_an_import(world, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     looked = winnow("pool", "inspect", data, "--config", world)
     assert looked.code == 0, looked.err
@@ -50,7 +50,7 @@ def test_the_page_is_written_on_demand(world, data, tmp_path, monkeypatch):
     assert "Content-Security-Policy" in (tmp_path / "pool.html").read_text()
 
 
-def test_a_run_is_looked_at_with_its_own_config_and_its_near_duplicates(run):
+def test_a_run_is_inspected_with_its_own_config_and_its_near_duplicates(run):
     looked = winnow("pool", "inspect", "--run", run, "--json", "--examples", 2)
     assert looked.code == 0, looked.err
     document = looked.document

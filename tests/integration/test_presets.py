@@ -59,7 +59,7 @@ def test_the_target_is_the_test_split(done):
     assert len(origins) == 12 and all(origin.startswith("preset:gsm8k:test:") for origin in origins)
 
 
-def test_results_are_told_by_group(done):
+def test_results_are_reported_by_group(done):
     summary = json.loads((done / "rounds/001/summary.json").read_text())
     groups = summary["evaluation"]["by_group"]
     assert [row["group"] for row in groups] == ["QA", "math"]

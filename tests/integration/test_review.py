@@ -1,4 +1,4 @@
-"""A say before training: what is dropped stays out, what is pinned comes in, and a round that nobody reviews is what it always was."""
+"""Review before training: dropped examples stay out, pinned ones are picked, and a round without review does not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPTS = [f"please answer {word}" for word in ("this", "that", "these", "those"
 
 @pytest.fixture(scope="module")
 def proposed(world, tmp_path_factory) -> Path:
-    """A run that waits before its first training, its pool with prompts nobody answered; the batch beside it as batch.csv."""
+    """A run that waits before its first training, its pool with unlabelled prompts; the batch next to it as batch.csv."""
     root = tmp_path_factory.mktemp("review")
     rows = [{"messages": [{"role": "user", "content": text}], "source": "asked"} for text in PROMPTS]
     (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -36,7 +36,7 @@ def proposed(world, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(proposed, tmp_path) -> Path:
-    """A copy of that run, to be changed; the batch lies beside it."""
+    """A copy of that run to change, with the batch next to it."""
     shutil.copytree(proposed / "run", tmp_path / "run", symlinks=True)
     shutil.copy(proposed / "batch.csv", tmp_path / "batch.csv")
     return tmp_path / "run"
@@ -375,7 +375,7 @@ def test_a_decision_from_a_file_takes_the_place_of_an_older_draft(run, with_pers
 
 
 @pytest.mark.parametrize("decided", [False, True])
-def test_a_draft_that_nobody_approved_is_told_of_before_training(run, decided):
+def test_an_unapproved_draft_gets_a_note_before_training(run, decided):
     first, second = proposal(run).sort_values("pick").id.tolist()[-2:]
     if decided:
         command = ("round", "--run", run, "--budget", BUDGET, "--approve", decide(run, drop=[second]))

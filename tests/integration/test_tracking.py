@@ -1,4 +1,4 @@
-"""Trackers beside a round: what they are received, and that the round is the same whatever they do."""
+"""Trackers of a round: what they receive, and that the round is the same whatever they do."""
 
 from __future__ import annotations
 

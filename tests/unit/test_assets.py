@@ -35,7 +35,7 @@ def needs(path: Path) -> Path:
 
 @pytest.fixture
 def wheel(tmp_path) -> Wheel:
-    """A small file that lies where a fetched wheel would lie in the cache `tmp_path`."""
+    """A small file at the path of a downloaded wheel in the cache `tmp_path`."""
     file = tmp_path / "wheels" / "toy-1.whl"
     file.parent.mkdir()
     file.write_bytes(b"content")
@@ -294,7 +294,7 @@ class TestModels:
         assert "Paris" in tokenizer.decode(answer)
         assert answer[-1] == tokenizer.eos_token_id
 
-    def test_the_embedder_tells_near_from_far(self):
+    def test_the_embedder_separates_near_from_far(self):
         from sentence_transformers import SentenceTransformer
 
         embedder = SentenceTransformer(str(needs(cache_dir() / "minilm")), device="cpu")

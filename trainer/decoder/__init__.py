@@ -1,11 +1,11 @@
-"""The decoder of the Llama family, forward and backward by hand: what training and scoring spend their time in.
+"""The decoder of the Llama family with hand-written forward and backward passes, for training and scoring.
 
     decoder.py      the stack: one autograd function over all layers
-    layer.py        one layer, forward and backward, and what it keeps in between
-    projections.py  linear layers that share an input, joined, with NF4 weights and LoRA
+    layer.py        one layer, forward and backward, and what it keeps between them
+    projections.py  joined linear layers of one input, with NF4 weights and LoRA
     inference.py    the projections in passes without gradients: in the model's dtype, or in 8-bit floats
     retention.py    how much each layer keeps for its backward pass, under a memory budget
-    offload.py      layer inputs that wait for the backward pass in host memory
+    offload.py      layer inputs kept in host memory until the backward pass
     elementwise.py  norms, rotary embeddings, gates: fused kernels on a GPU (kernels.py), plain torch elsewhere
 
 Shapes: T tokens of the pack, d width of the model, H query heads, K key/value heads, D head width, F width of the

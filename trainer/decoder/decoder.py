@@ -1,8 +1,8 @@
-"""The stack of layers of a Llama-family model, bound to the weights and the LoRA that a transformers model holds.
+"""The stack of layers of a Llama-family model, bound to the weights and LoRA of a transformers model.
 
-The transformers (and PEFT) model stays the owner of every weight: a Decoder reads them where they are, so adapters load
-and save in PEFT's format, and the model can be used as any other in between. What a Decoder cannot compute exactly
-(another architecture, DoRA, several adapters at once) it refuses to bind, and transformers' own forward runs instead.
+The transformers (and PEFT) model owns every weight. A Decoder reads the weights in place, so adapters load
+and save in PEFT's format, and the model remains usable as usual. A Decoder refuses to bind to anything it cannot compute
+exactly (another architecture, DoRA, several adapters at once); transformers' own forward then runs instead.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from trainer.families import FAMILIES
 
 
 class Unsupported(Exception):
-    """The model has something that this decoder does not compute; the message says what."""
+    """The model has a feature that this decoder does not support; the message names it."""
 
 
 @dataclass
 class Decoder:
-    """Layers and what they share. `retention` says what each layer keeps in training; see `trainer.decoder.retention`.
+    """Layers and their shared state. `retention`: what each layer keeps in training; see `trainer.decoder.retention`.
 
-    `resident` tells whether NF4 weights are held dequantized as well (same values, no dequantization in each pass).
-    `measured`: versions of the parameters in the last pass, if nothing followed it.
+    `resident`: whether NF4 weights are also held dequantized (same values, no dequantization in each pass).
+    `measured`: versions of the parameters in the last pass, if it had no backward pass.
     """
 
     layers: list[Layer]
@@ -47,9 +47,9 @@ class Decoder:
 
     @classmethod
     def bind(cls, causal: torch.nn.Module, dtype: torch.dtype) -> Decoder:
-        """A decoder over the weights of `causal` (a transformers model, wearing a PEFT LoRA or not), in `dtype`.
+        """A decoder over the weights of `causal` (a transformers model with or without a PEFT LoRA), in `dtype`.
 
-        Raises Unsupported with the reason when it would not compute the same.
+        Raises Unsupported with the reason if its results would differ.
         """
         config, base = causal.config, causal.base_model
         if not is_family(causal):
@@ -65,7 +65,7 @@ class Decoder:
         decoder = cls(layers, _norm(base.norm), base.rotary_emb, scratch, [Retention.KEEP] * len(layers))
         lora = {id(parameter) for parameter in decoder.parameters()}
         if lora and any(p.requires_grad and id(p) not in lora for p in causal.parameters()):
-            raise Unsupported("trainable weights besides LoRA's A and B")
+            raise Unsupported("trainable weights other than LoRA's A and B")
         for layer in layers:
             for joined in layer.joined:
                 if not any(isinstance(linear.weight, Nf4Weight) for linear in joined.linears):
@@ -74,7 +74,7 @@ class Decoder:
 
     @property
     def widths(self) -> Widths:
-        """Widths of a layer, for the arithmetic of memory."""
+        """Widths of a layer, for computing memory."""
         layer = self.layers[0]
         return Widths(
             hidden=layer.qkv.inputs,
@@ -89,12 +89,12 @@ class Decoder:
 
     @property
     def matrix_bytes(self) -> int:
-        """Size of the dequantized weights of all NF4 layers."""
+        """Bytes of the dequantized weights of all NF4 layers."""
         return sum(joined.matrix_bytes for joined in self.nf4)
 
     @property
     def nf4(self) -> list[Joined]:
-        """The joined layers whose weights are NF4."""
+        """The joined layers with NF4 weights."""
         return [
             joined
             for layer in self.layers
@@ -103,13 +103,13 @@ class Decoder:
         ]
 
     def settle(self, memory: Memory | None) -> None:
-        """Use memory in training as `memory` says; None after training, when nothing is kept."""
+        """Use memory in training as set by `memory`; None after training, when nothing is kept."""
         self.retention = [Retention.KEEP] * len(self.layers) if memory is None else memory.retentions
         self.hold(memory is not None and memory.resident)
         self.store = None
 
     def hold(self, resident: bool) -> None:
-        """Hold NF4 weights dequantized, or no longer."""
+        """Hold NF4 weights dequantized (True) or stop doing so."""
         if not resident:
             for joined in self.nf4:
                 joined.release()
@@ -119,14 +119,14 @@ class Decoder:
         self.resident = resident
 
     def measure_in_fp8(self, wanted: bool) -> None:
-        """Let passes without gradients use 8-bit copies of the weights, or no longer; see `trainer.decoder.inference`."""
+        """Make passes without gradients use 8-bit copies of the weights, or stop doing so; see `trainer.decoder.inference`."""
         for layer in self.layers:
-            layer.measuring = [Plain(joined) for joined in layer.joined]  # the old copies go before the new ones come
+            layer.measuring = [Plain(joined) for joined in layer.joined]  # free the old copies before making new ones
         for layer in self.layers if wanted else ():
             layer.measuring = [Fp8(joined) for joined in layer.joined]
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Every A and B."""
+        """Every A and B of LoRA, in order of layers."""
         return [parameter for layer in self.layers for parameter in layer.parameters()]
 
     def hidden_states(
@@ -137,10 +137,10 @@ class Decoder:
         training: bool,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Final hidden states (T, d) after the last norm, or (P, d) of `rows` (P,); differentiable in A and B when gradients
-        are on.
+        """Final hidden states (T, d) after the last norm, or (P, d) of `rows` (P,); differentiable in A and B if gradients
+        are enabled.
 
-        With `training`, LoRA's dropout acts, drawn from torch's global generator.
+        With `training`, LoRA's dropout is applied, drawn from torch's global generator.
         """
         parameters = self.parameters()
         differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
@@ -151,15 +151,15 @@ class Decoder:
         run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), seed)
         if differentiable:
             hidden_Td = _Stack.apply(self, run, embeddings_Td, *parameters)
-        elif dropout:  # in training mode without gradients: the training forward, its tape thrown away
+        elif dropout:  # training mode without gradients: the training forward, its tape discarded
             hidden_Td = self._forward(embeddings_Td, run, [])
         else:
             return self._measure(embeddings_Td, position_ids_T, run, rows)
         return hidden_Td if rows is None else hidden_Td[rows]
 
     def _count_pass(self, versions: int | None) -> None:
-        """Let LoRA be copied anew, unless this pass and the one before are without gradients and nothing changed in between
-        (an optimizer does not tell, but it only steps after a pass with gradients)."""
+        """Make layers copy LoRA again, unless this pass and the previous one have no gradients and no parameter changed
+        (an optimizer's step is not visible, but it always follows a pass with gradients)."""
         if versions is None or versions != self.measured:
             self.scratch.generation += 1
         self.measured = versions
@@ -173,9 +173,9 @@ class Decoder:
         pack: PackLayout,
         slope: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
-        """A forward and a backward pass in which `sink` takes what LoRA's gradients are made of, layer by layer from the last.
+        """A forward and a backward pass in which `sink` receives the factors of LoRA's gradients, from the last layer to the first.
 
-        `slope` gives the gradient (T, d) of the loss with respect to the final hidden states (T, d). No dropout acts.
+        `slope` gives the gradient (T, d) of the loss with respect to the final hidden states (T, d). No dropout is applied.
         """
         self._count_pass(None)
         cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
@@ -186,8 +186,8 @@ class Decoder:
     def _measure(
         self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, run: Pass, rows: torch.Tensor | None
     ) -> torch.Tensor:
-        """Hidden states of a pass that nothing follows: one residual stream, changed in place. Of the last layer only `rows`
-        are needed behind attention."""
+        """Hidden states of a pass without a backward pass: one residual stream, changed in place. In the last layer only
+        `rows` are computed after attention."""
         x = embeddings_Td.clone()
         places = torch.arange(run.tokens, device=x.device)
         starts = places - position_ids_T
@@ -199,7 +199,7 @@ class Decoder:
         return hidden
 
     def _forward(self, x: torch.Tensor, run: Pass, tape: list[Kept]) -> torch.Tensor:
-        """Hidden states; what layers keep is appended to `tape`, and at its end the input of the last norm."""
+        """Hidden states. Appends what each layer keeps to `tape`, and finally the input of the last norm."""
         delta = None
         for layer, retention in zip(self.layers, self.retention, strict=True):
             x, delta, kept = layer.forward(x, delta, run, retention)
@@ -213,7 +213,7 @@ class Decoder:
         return hidden
 
     def _backward(self, gradient_Td: torch.Tensor, run: Pass, tape: list[Kept]) -> list[torch.Tensor]:
-        """Gradients of all A and B; empties `tape`, so that memory is free as soon as it can be."""
+        """Gradients of all A and B; empties `tape`, so that memory is freed as early as possible."""
         top = self.layers[-1].down
         G = top.new_gradient(run.tokens)
         shape = gradient_Td.shape
@@ -257,7 +257,7 @@ class _Stack(torch.autograd.Function):
 
 
 def is_family(causal: torch.nn.Module) -> bool:
-    """Whether transformers' own class of one of these architectures computes the model: code that comes with a checkpoint may call
+    """Whether the model is of transformers' own class of one of these architectures. Code shipped with a checkpoint may call
     itself llama and compute something else."""
     kind = causal.config.model_type
     if kind not in FAMILIES or not hasattr(causal.base_model, "layers"):
@@ -268,7 +268,7 @@ def is_family(causal: torch.nn.Module) -> bool:
 
 
 def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
-    """Changes when a linear layer is exchanged (an adapter put on or off) or its adapter is switched."""
+    """A key that changes when a linear layer is replaced (an adapter loaded or removed) or its adapter is switched."""
     if not is_family(causal):
         return (causal.config.model_type,)
     modules = [
@@ -323,7 +323,7 @@ def _norm(module: torch.nn.Module) -> Norm:
 
 
 def _linear(module: torch.nn.Module) -> Linear:
-    """A linear layer, bare or under a PEFT LoRA."""
+    """A linear layer, with or without a PEFT LoRA."""
     import bitsandbytes as bnb
     from peft.tuners.lora import LoraLayer
 

@@ -1,7 +1,7 @@
-"""Norms, rotary embeddings and gates, each in one pass over memory, written where the next matrix product wants them.
+"""Norms, rotary embeddings and gates, each in one pass over memory, written directly into the next product's input.
 
-On a GPU these are the Triton kernels of kernels.py; elsewhere plain torch with the same roundings. Tensors are
-(rows, width) with contiguous rows that may lie in a wider buffer.
+On a GPU these are the Triton kernels of kernels.py; elsewhere plain torch with the same rounding. Tensors are
+(rows, width) with contiguous rows, which may be part of a wider buffer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _kernels(tensor: torch.Tensor) -> ModuleType | None:
 def add_rms_norm(
     x: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float, normed: torch.Tensor
 ) -> torch.Tensor:
-    """Write rms_norm(x + y) · weight into `normed` and return x + y (x itself when y is None)."""
+    """Write rms_norm(x + y) · weight into `normed` and return x + y (x itself if y is None)."""
     kernels = _kernels(x)
     if kernels is None:
         total = x if y is None else x + y
@@ -54,7 +54,7 @@ def rms_norm_backward(
     residual: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
-    """Write into `out` the gradient with respect to x of rms_norm(x) · weight, plus `residual`; out may be either."""
+    """Write into `out` the gradient of rms_norm(x) · weight with respect to x, plus `residual`; out may be either input."""
     kernels = _kernels(x)
     if kernels is None:
         value = x.float()
@@ -77,7 +77,7 @@ def rotate(
 ) -> None:
     """Rotary embedding of heads side by side, (T, heads · D) into `target` (which may be `source`).
 
-    Half of a head is rotated against the other half, as transformers does. `inverse` gives its gradient.
+    Rotates one half of a head against the other, as in transformers. `inverse` gives the gradient.
     """
     tokens, head_width = cos_TD.shape
     heads, half = source.shape[1] // head_width, head_width // 2
@@ -98,7 +98,7 @@ def rotate(
 
 
 def move(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy (rows, width) into `target`. torch's own copy between different strides reaches 60% of the bandwidth."""
+    """Copy (rows, width) into `target`. torch's copy between different strides reaches only 60% of the bandwidth."""
     rows, width = source.shape
     kernels = _kernels(source)
     if kernels is None:
@@ -112,7 +112,7 @@ def move(source: torch.Tensor, target: torch.Tensor) -> None:
 
 
 def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """Write silu(gate) · up into `out` (T, F), gate and up being the halves of `gate_up` (T, 2F)."""
+    """Write silu(gate) · up into `out` (T, F); gate and up are the halves of `gate_up` (T, 2F)."""
     rows, width = out.shape
     kernels = _kernels(gate_up)
     if kernels is None:
@@ -124,9 +124,9 @@ def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def silu_mul_backward_(gate_up: torch.Tensor, product: torch.Tensor, recompute: bool) -> None:
-    """In place: `gate_up` (T, 2F) becomes its gradient, given that of the product in `product` (T, F).
+    """In place: replace `gate_up` (T, 2F) by its gradient, given that of the product in `product` (T, F).
 
-    With `recompute`, `product` becomes the product itself.
+    With `recompute`, `product` is replaced by the product itself.
     """
     rows, width = product.shape
     kernels = _kernels(gate_up)
@@ -152,7 +152,7 @@ def fp8_rows(
 ) -> torch.Tensor:
     """Write rows of `source` into `out` (T, width) of 8-bit floats and return their scales (T, 1) float32.
 
-    out · scale is the row itself, rms_norm(row) · weight with `norm` (weight, eps), or with `gate` silu(gate) · up of a
+    out · scale is the row itself; with `norm` (weight, eps) rms_norm(row) · weight; with `gate` silu(gate) · up of a
     source (T, 2 · width).
     """
     rows, width = out.shape
@@ -178,8 +178,8 @@ def fp8_rows(
 
 
 def fp8_border(source: torch.Tensor, unit: torch.Tensor, out: torch.Tensor, share: float) -> None:
-    """Write `source` (T, w) · share / unit, cut to the range of 8-bit floats, into the first w columns of `out`, and zeros
-    into the others."""
+    """Write `source` (T, w) · share / unit, clipped to the range of 8-bit floats, into the first w columns of `out`, and
+    zeros into the others."""
     rows, width = source.shape
     kernels = _kernels(source)
     if kernels is None:

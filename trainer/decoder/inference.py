@@ -1,16 +1,16 @@
-"""A joined projection as a forward pass without gradients uses it: in the model's dtype, or in 8-bit floats.
+"""Joined projections for forward passes without gradients: in the model's dtype, or in 8-bit floats.
 
-Both offer the same steps: an input is made where its matrix product wants it (normed, gated, or filled by attention),
-then multiplied, the result being new or added to the residual stream in the same product.
+Both have the same steps: write an input directly into the buffer of its matrix product (normed, gated, or filled by
+attention), then multiply. The same product either makes a new result or adds to the residual stream.
 
 In 8-bit floats (e4m3) the bordered matrix of projections.py has its borders on one side,
 
     M = [ W_0 │ s·B_0   0    0 ]  / row scales        X = [ x │ x·A_0ᵀ │ x·A_1ᵀ │ 0 ]  / row scales
         [ W_1 │   0   s·B_1  0 ]
 
-with zeros up to a multiple of 128 columns, which the products need to be fast (1,080 instead of 1,470 TFLOP/s measured
-for 4,144 columns on an H100). Every row of M and X has a scale of its own; LoRA stays apart from the base weights, so
-that two adapters are compared over the same rounding of the base.
+with zeros up to a multiple of 128 columns, which makes the products fast (for 4,144 columns on an H100: 1,080 TFLOP/s
+unpadded, 1,470 padded). Every row of M and X has its own scale. LoRA is separate from the base weights, so
+two adapters are compared with the same rounding of the base.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from trainer.decoder.projections import Joined
 FP8 = torch.float8_e4m3fn
 FP8_ALIGN = 128
 HEADROOM = 16.0
-"""So many times the largest base weight of a row fits its range: room for LoRA's s·B. Floats lose nothing by it."""
+"""The range of a row is this many times its largest base weight, to leave room for LoRA's s·B. Floats lose no precision by it."""
 SHARE = 0.25
-"""x·Aᵀ is stored so many times itself, since it may exceed what the scale of x reaches."""
+"""x·Aᵀ is stored multiplied by this factor, because it may exceed the range of x's scale."""
 
 
 class Projection(Protocol):
-    """What a layer asks of a projection. T tokens, `inputs` opaque between the calls."""
+    """The interface between a layer and a projection. T tokens; `inputs` is opaque between the calls."""
 
     def normed(self, x_Td: torch.Tensor, weight: torch.Tensor, eps: float) -> Any:
-        """Inputs out of the residual stream, by RMSNorm."""
+        """Inputs from the residual stream, by RMSNorm."""
 
     def gated(self, gate_up: torch.Tensor) -> Any:
         """Inputs silu(gate) · up."""
 
     def blank(self, tokens: int) -> tuple[Any, torch.Tensor]:
-        """What `filled` takes, and the (T, in) tensor to write the input into."""
+        """(argument for `filled`, (T, in) tensor to write the input into)."""
 
     def filled(self, held: Any) -> Any:
-        """Inputs out of what `blank` gave."""
+        """Inputs from the buffer of `blank`."""
 
     def product(self, inputs: Any, out: torch.Tensor) -> None:
-        """Outputs of all layers side by side into `out` (T, out)."""
+        """Write the outputs of all layers side by side into `out` (T, out)."""
 
     def add_to(self, inputs: Any, x_Td: torch.Tensor) -> None:
         """Add the output of the only layer to `x_Td`."""
 
 
 class Plain:
-    """In the model's dtype: the bordered matrix of projections.py."""
+    """A projection in the model's dtype: the bordered matrix of projections.py."""
 
     def __init__(self, joined: Joined):
         self.joined = joined
@@ -94,7 +94,7 @@ class Plain:
 
 
 class Fp8:
-    """In 8-bit floats; see the module's docstring. Holds its matrix, apart from the base weights."""
+    """A projection in 8-bit floats; see the module's docstring. Holds its own matrix in addition to the base weights."""
 
     def __init__(self, joined: Joined):
         self.joined, self.generation = joined, -1
@@ -156,7 +156,7 @@ class Fp8:
         return X, unit
 
     def _refresh(self) -> None:
-        """LoRA as it was when this pass began."""
+        """Copy LoRA as it is at the start of this pass."""
         joined = self.joined
         if self.generation == joined.scratch.generation:
             return

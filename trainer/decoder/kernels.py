@@ -1,7 +1,7 @@
 """Triton kernels behind elementwise.py. Each reads and writes every value once; matrix products are left to cuBLAS.
 
-Rows may lie in a wider buffer: every tensor comes with the stride of its rows, and the last axis is contiguous.
-Arithmetic is float32; results are rounded once, where transformers rounds too.
+Rows may be part of a wider buffer: every tensor comes with its row stride, and the last axis is contiguous.
+Arithmetic is float32; results are rounded once, at the same place as in transformers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def add_rms_norm_kernel(
     x, y, weight, total, normed, x_stride, y_stride, total_stride, normed_stride, width, eps,
     ADD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A row: total = x + y (when ADD), normed = rms_norm(total) · weight."""
+    """One row: total = x + y (if ADD), normed = rms_norm(total) · weight."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -37,7 +37,7 @@ def rms_norm_backward_kernel(
     gradient, x, weight, residual, out, gradient_stride, x_stride, residual_stride, out_stride, width, eps,
     ADD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A row: gradient of rms_norm with respect to x, plus the residual stream's gradient (when ADD)."""
+    """One row: gradient of rms_norm with respect to x, plus the residual stream's gradient (if ADD)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -59,7 +59,7 @@ def rotate_kernel(
     source, target, cos, sin, source_stride, target_stride, heads, half,
     INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """One token: rotary embedding of all its heads. Reads both halves before it writes, so target may be source."""
+    """One token: rotary embedding of all its heads. Reads both halves before writing, so target may be source."""
     token = tl.program_id(0).to(tl.int64)
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (column < half)
@@ -93,7 +93,7 @@ def move_kernel(source, target, source_stride, target_stride, rows, width, ROWS:
 
 @triton.jit
 def silu_mul_kernel(gate_up, out, gate_up_stride, out_stride, width, BLOCK: tl.constexpr):
-    """Part of a row: silu(gate) · up, gate and up side by side."""
+    """Part of a row: silu(gate) · up, with gate and up side by side."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
@@ -109,7 +109,7 @@ def silu_mul_kernel(gate_up, out, gate_up_stride, out_stride, width, BLOCK: tl.c
 def silu_mul_backward_kernel(
     gate_up, product, gate_up_stride, product_stride, width, PRODUCT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """In place: gate and up become their gradients, and (with PRODUCT) the gradient of the product the product."""
+    """In place: gate and up are replaced by their gradients, and (with PRODUCT) the product's gradient by the product."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
@@ -133,9 +133,9 @@ def dequantize_nf4_kernel(
     packed, code, absmax, absmax_code, absmax_scale, offset, out, blocks, width, out_stride,
     NESTED: tl.constexpr, OUTER: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """BLOCKS quantization blocks of 2 · HALF weights each, two weights in a byte, the first in its high half.
+    """BLOCKS quantization blocks of 2 · HALF weights each, two weights per byte, the first in its high half.
 
-    With NESTED the scales are 8-bit codes with a scale of their own for every OUTER of them, and an offset.
+    With NESTED the scales are 8-bit codes with one scale per OUTER codes, and an offset.
     """
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     there = block < blocks
@@ -156,18 +156,18 @@ def dequantize_nf4_kernel(
 
 @triton.jit
 def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
-    """A row of logits: nll of its label, and (with GRADIENT) softmax - onehot in place of the logits."""
+    """One row of logits: nll of its label, and (with GRADIENT) softmax - onehot in place of the logits."""
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
     label = tl.load(labels + row)
-    chosen = tl.load(start + label).to(tl.float32)  # before another warp may put its gradient there
+    chosen = tl.load(start + label).to(tl.float32)  # before another warp may write its gradient there
     columns = tl.arange(0, BLOCK)
     largest = tl.full([BLOCK], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(0, vocabulary, BLOCK):
         value = tl.load(start + first + columns, mask=first + columns < vocabulary, other=-float("inf")).to(tl.float32)
         higher = tl.maximum(largest, value)
-        # Where nothing has been seen yet both are -inf, and their difference would not be a number.
+        # Before the first value both are -inf, and their difference would be NaN.
         shift = tl.where(higher == -float("inf"), 0.0, higher)
         total = total * tl.exp(largest - shift) + tl.exp(value - shift)
         largest = higher
@@ -184,10 +184,10 @@ def nll_kernel(logits, labels, nll, stride, vocabulary, GRADIENT: tl.constexpr, 
 
 @triton.jit
 def statistics_kernel(logits, labels, out, best, stride, vocabulary, rows, BLOCK: tl.constexpr):
-    """A row of logits, read once: `out` (4, rows) takes the nll of its label, the entropy and the two highest
-    probabilities, `best` (rows) the first of the highest logits.
+    """One row of logits, read once: `out` (4, rows) receives the nll of its label, the entropy and the two highest
+    probabilities, `best` (rows) the index of the first highest logit.
 
-    Each lane goes through the row online: its two highest logits, the sum of exponentials and their sum weighted by
+    Each lane computes online: its two highest logits, the sum of exponentials, and their sum weighted by
     the distance from the highest (the entropy without the cancellation of logsumexp - E[logit]).
     """
     row = tl.program_id(0).to(tl.int64)
@@ -204,7 +204,7 @@ def statistics_kernel(logits, labels, out, best, stride, vocabulary, rows, BLOCK
         second = tl.maximum(second, tl.minimum(value, first))
         top = tl.maximum(first, value)
         place = tl.where(higher, begin + columns, place)
-        # Where nothing has been seen both are -inf, and their difference would not be a number.
+        # Before the first value both are -inf, and their difference would be NaN.
         fallen = tl.where(first == -float("inf"), 0.0, first - top)
         risen = tl.where(value == -float("inf"), 0.0, value - top)
         shrink, grown = tl.exp(fallen), tl.where(value == -float("inf"), 0.0, tl.exp(risen))
@@ -234,10 +234,10 @@ def attention_kernel(
     GROUPS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """QUERIES tokens × all query heads of one key head: token t sees the keys first[t] … t. Queries are rotated here, keys
-    have been. Heads are taken in two halves, which the rotation turns against each other.
+    before. Heads are processed in two halves, which the rotation turns against each other.
 
-    Documents lie end to end and first never falls, so a tile that spans several of them goes through the keys from the
-    first of its first token to its own last, and the comparison with `first` keeps them apart.
+    Documents are concatenated and first never decreases. A tile that spans several of them reads the keys from the
+    first of its first token to its own last, and the comparison with `first` isolates them.
     """
     block, head = tl.program_id(0), tl.program_id(1)
     inner = tl.arange(0, QUERIES * GROUPS)
@@ -288,7 +288,7 @@ def fp8_rows_kernel(
     source, weight, out, scale, source_stride, out_stride, width, eps,
     NORM: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A row in 8-bit floats and its scale: out · scale = the row, its rms norm (NORM), or silu(gate) · up (GATE)."""
+    """One row in 8-bit floats and its scale: out · scale = the row, its rms norm (NORM), or silu(gate) · up (GATE)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -312,7 +312,7 @@ def fp8_border_kernel(
     source, scale, out, source_stride, out_stride, width, filled, share, rows,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Columns beside a row that has its scale already: source · share / scale, what exceeds the range at its edge, and
+    """Columns next to a row with a given scale: source · share / scale, clipped to the range, and
     zeros from `width` to `filled`."""
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     column = tl.arange(0, BLOCK)[None, :]
@@ -329,7 +329,7 @@ def gradient_sketch_kernel(
     left_stride, right_stride, mean_row, mean_column, rank, width, dimension, scale, beta_1, beta_2, eps,
     MOMENTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of one document's gradient scale · leftᵀ · right, through Adam (with MOMENTS), and its entry (i, j) added with
+    """A tile of one document's gradient scale · leftᵀ · right, through Adam (with MOMENTS). Adds entry (i, j) with
     its sign to place (start[i] + j) mod dimension of the document's row of `out`."""
     document = tl.program_id(1)
     row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)

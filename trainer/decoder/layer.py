@@ -3,7 +3,7 @@
     x ──norm──qkv──rotary──attention──o──(+)──norm──gate, up──silu·──down──(+)
     └────────────────────────────────────┘└────────────────────────────────┘
 
-The last addition is left to the next layer's norm, which reads the sum anyway: a layer takes (x, delta) and gives
+The next layer's norm does the last addition, because it reads the sum anyway: a layer takes (x, delta) and returns
 (x2, delta).
 """
 
@@ -30,13 +30,13 @@ class Norm:
 
 
 Sink = Callable[[Joined, torch.Tensor, torch.Tensor], None]
-"""Takes a joined projection, its complete gradient buffer (T, rows) and its complete input (T, width); see projections.py."""
+"""A function of a joined projection, its complete gradient buffer (T, rows) and its complete input (T, width); see projections.py."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What all layers share in one pass over a pack: its number, borders, rotary angles (T, D), the seed of LoRA's
-    dropout, and who takes what LoRA's gradients are made of instead of having them summed over the pack."""
+    """Shared state of all layers in one pass over a pack: its number, borders, rotary angles (T, D), the seed of LoRA's
+    dropout, and the sink that receives the factors of LoRA's gradients instead of summing them over the pack."""
 
     number: int
     pack: PackLayout
@@ -53,7 +53,7 @@ class Pass:
 
 @dataclass
 class Kept:
-    """Tensors of a forward pass that its backward pass needs; those that are None are made again.
+    """Tensors of a forward pass that its backward pass needs; those that are None are recomputed.
 
     x, x2 (T, d) residual stream before attention and before the MLP; X_qkv, X_o, X_mlp, X_down inputs of the
     projections with their LoRA columns; qkv (T, H·D + 2·K·D) with q and k rotated; raw (T, (H+K)·D) q and k before
@@ -72,7 +72,7 @@ class Kept:
     X_down: torch.Tensor | None = None
 
     def reduced(self, retention: Retention) -> Kept:
-        """What stays under `retention` (for offload the caller takes x away)."""
+        """The tensors kept under `retention` (for offload the caller removes x)."""
         if retention is Retention.KEEP:
             return self
         if retention is Retention.PRODUCTS:
@@ -83,7 +83,7 @@ class Kept:
         return Kept(x=self.x)
 
     def update(self, other: Kept) -> None:
-        """Take over what is missing here."""
+        """Fill missing tensors from `other`."""
         for field in fields(self):
             if getattr(self, field.name) is None:
                 setattr(self, field.name, getattr(other, field.name))
@@ -124,9 +124,9 @@ class Layer:
     def measure(
         self, x: torch.Tensor, run: Pass, first_T: torch.Tensor, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The residual stream `x` (T, d) behind the layer, changed in place; with `rows` (P,) a new one (P, d) of these
-        tokens alone, which are not computed further than attention needs. `first_T` (T,) int32: the first token that each
-        one sees."""
+        """The residual stream `x` (T, d) after the layer, changed in place. With `rows` (P,) a new one (P, d) of only these
+        tokens; the others are computed only as far as attention needs. `first_T` (T,) int32: the first token that each
+        token sees."""
         qkv, o, mlp, down = self.measuring
         inputs = qkv.normed(x, self.norms[0].weight, self.norms[0].eps)
         made = x.new_empty(run.tokens, self.qkv.out)
@@ -157,7 +157,7 @@ class Layer:
     def forward(
         self, x: torch.Tensor, delta: torch.Tensor | None, run: Pass, retention: Retention
     ) -> tuple[torch.Tensor, torch.Tensor, Kept]:
-        """(x2, delta of the MLP, what was kept)."""
+        """(x2, delta of the MLP, kept tensors)."""
         kept = Kept()
         self._attention_half(x, delta, run, kept)
         self._mlp_half(run, kept)
@@ -195,7 +195,7 @@ class Layer:
         self.down.project_down(kept.X_down, self._mask(self.down, 3, run))
 
     def _position(self, run: Pass, kept: Kept) -> None:
-        """Norms of q and k where the model has them, then the rotary embedding, in place."""
+        """Norms of q and k, if the model has them, then the rotary embedding, in place."""
         rotated = kept.qkv[:, : self.q_width + self.kv_width]
         if self.qk_norms is not None:
             kept.raw = rotated.clone()
@@ -219,9 +219,9 @@ class Layer:
         return tuple(part.unflatten(1, (-1, self.head_width)) for part in parts)
 
     def _mask(self, joined: Joined, site: int, run: Pass) -> torch.Tensor | None:
-        """LoRA's dropout at one of the four inputs, (T, in) of 0 or 1 / (1 - p); the same again in the backward pass.
+        """LoRA's dropout at one of the four inputs, (T, in) of 0 or 1 / (1 - p); the same in the backward pass.
 
-        PEFT draws one for each of the layers that share the input, here they share it.
+        PEFT draws one mask per layer; here the layers of one input share a mask.
         """
         if run.dropout_seed is None or not joined.dropout or not joined.rank:
             return None
@@ -235,11 +235,11 @@ class Layer:
     def backward(
         self, G: torch.Tensor, kept: Kept, run: Pass, above: Joined | None, input_gradient: bool
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """Gradient of x in the buffer that the layer below wants (the columns before its LoRA), and those of A and B in
-        the order of `parameters`.
+        """(gradient of x in the buffer of the layer below, in the columns before its LoRA; gradients of A and B in
+        the order of `parameters`).
 
-        `G` (T, rows of down) holds the gradient of x2 + delta. `above` is the joined layer whose gradient buffer takes
-        the result (None: a plain tensor); without `input_gradient` nothing is given.
+        `G` (T, rows of down) holds the gradient of x2 + delta. `above` is the joined layer whose gradient buffer receives
+        the result (None: a plain tensor); without `input_gradient` there is none.
         """
         self._make_again(kept, run)
         d = kept.x2.shape[1]
@@ -260,7 +260,7 @@ class Layer:
         return [parameter for joined in self.joined for parameter in joined.parameters()]
 
     def _make_again(self, kept: Kept, run: Pass) -> None:
-        """What was not kept, except the gate's product, which the backward pass makes as it goes."""
+        """The tensors that were not kept, except the gate's product, which the backward pass computes itself."""
         if kept.qkv is None:
             again = Kept()
             self._attention_half(kept.x, None, run, again)
@@ -277,7 +277,7 @@ class Layer:
                 setattr(kept, name, X)
 
     def _mlp_backward(self, G: torch.Tensor, kept: Kept, run: Pass) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Gradients of the MLP's LoRA, and that of its normed input (T, d). Uses up gate_up."""
+        """Gradients of the MLP's LoRA, and of its normed input (T, d). Overwrites gate_up."""
         mask = self._mask(self.down, 3, run)
         made = kept.X_down is None
         X_down = self.down.new_input(run.tokens) if made else kept.X_down
@@ -308,7 +308,7 @@ class Layer:
     def _attention_backward(
         self, G_o: torch.Tensor, kept: Kept, run: Pass, input_gradient: bool
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Gradients of attention's LoRA, and that of its normed input (T, d)."""
+        """Gradients of attention's LoRA, and of its normed input (T, d)."""
         mask = self._mask(self.o, 1, run)
         upstream = self.o.backward_input(G_o, mask).unflatten(1, (-1, self.head_width))
         o = self._lora_gradients(self.o, G_o, kept.X_o, mask, run)

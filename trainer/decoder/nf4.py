@@ -1,4 +1,4 @@
-"""An NF4 weight as bitsandbytes stores it, dequantized to where a matrix product wants it."""
+"""An NF4 weight in bitsandbytes' format, dequantized directly into a product's matrix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Nf4Weight:
         return self.state.shape
 
     def dequantize_into(self, target: torch.Tensor) -> None:
-        """Write the weight into `target` (out, in), whose rows may lie in a wider matrix.
+        """Write the weight into `target` (out, in), whose rows may be part of a wider matrix.
 
         The values are those of bitsandbytes.functional.dequantize_4bit, bit for bit, in the target's dtype.
         """
@@ -36,7 +36,7 @@ class Nf4Weight:
         state, nested = self.state, self.state.nested
         blocks = self.shape.numel() // state.blocksize
         inner = state.state2 if nested else state
-        # Without fusion of multiply and add, which would round once where bitsandbytes rounds twice.
+        # No fused multiply-add: it would round once, bitsandbytes rounds twice.
         dequantize_nf4_kernel[(-(-blocks // BLOCKS_PER_PROGRAM),)](
             self.packed, state.code, state.absmax, inner.code, inner.absmax, state.offset if nested else state.absmax,
             target, blocks, self.shape[1], target.stride(0),
@@ -45,7 +45,7 @@ class Nf4Weight:
         )  # fmt: skip
 
     def _has_kernel(self, target: torch.Tensor) -> bool:
-        """The kernel rounds once, from float32 to the target: where bitsandbytes has another dtype in between, it does
-        not serve."""
+        """Whether the kernel gives bitsandbytes' values: it rounds once, from float32 to the target, so bitsandbytes must not
+        use another dtype in between."""
         whole = self.shape.numel() % self.state.blocksize == 0
         return whole and target.is_cuda and self.packed.dtype == torch.uint8 and self.state.dtype == target.dtype

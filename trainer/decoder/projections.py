@@ -1,4 +1,4 @@
-"""Linear layers that share an input, joined with their LoRA into one matrix.
+"""Joins linear layers of one input and their LoRA into one matrix.
 
 For n layers W_i of input x, with LoRA A_i (r, in), B_i (out_i, r) and scale s, one bordered matrix holds everything:
 
@@ -11,11 +11,11 @@ For n layers W_i of input x, with LoRA A_i (r, in), B_i (out_i, r) and scale s, 
      r    │       │  A_1  │       │      of x     = G · the middle columns
           └───────┴───────┴───────┘
 
-So the low-rank update costs a few more columns of the products that are done anyway: the output is never read again to
+The low-rank update then costs a few more columns of products that are computed anyway. The output is never read again to
 add to it, and x is multiplied with all A at once.
 
-W is a frozen weight, dense or NF4. Its matrix is either resident (dequantized once) or filled into a shared scratch
-each time it is needed; the values are the same.
+W is a frozen weight, dense or NF4. Its matrix is either resident (dequantized once) or written to a shared scratch
+for each use; the values are the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainer.decoder import elementwise
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.retention import ALIGN
 
-JOINT_WASTE = 1 / 32  # of the products' width that may be zeros
+JOINT_WASTE = 1 / 32  # maximum share of zeros in the products' width
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Linear:
 
 @dataclass
 class Scratch:
-    """Memory for one bordered matrix at a time, shared by all layers; `owner` is the one whose matrix it holds.
+    """Memory for one bordered matrix at a time, shared by all layers; `owner` is the layer of the current matrix.
 
-    `generation` counts passes between which parameters may have changed, so that LoRA is copied anew. (Versions of
-    tensors do not tell: the fused optimizers change parameters without counting.)
+    `generation` counts passes between which parameters may have changed, so that LoRA is copied again. (Tensor versions
+    do not show this: the fused optimizers change parameters without incrementing them.)
     """
 
     device: torch.device
@@ -70,15 +70,15 @@ class Scratch:
     generation: int = 0
 
     def take(self, rows: int, columns: int) -> torch.Tensor:
-        """(rows, columns), its content undefined; what was taken before is overwritten."""
+        """(rows, columns) of undefined content; overwrites the matrix taken before."""
         if self.held is None or self.held.numel() < rows * columns:
-            with torch.inference_mode(False):  # made while measuring, it must serve training too
+            with torch.inference_mode(False):  # allocated outside inference mode, so that training can use it too
                 self.held = torch.empty(rows * columns, dtype=self.dtype, device=self.device)
         return self.held[: rows * columns].view(rows, columns)
 
 
 class Joined:
-    """Linear layers of one input, with their LoRA. See the module's docstring for the layout."""
+    """Linear layers of one input with their LoRA. See the module's docstring for the layout."""
 
     def __init__(self, linears: list[Linear], scratch: Scratch):
         self.linears, self.scratch = linears, scratch
@@ -114,7 +114,7 @@ class Joined:
     def products(self) -> list[tuple[slice, slice]]:
         """(rows, columns) of the matrix products of a forward pass.
 
-        One for all layers where multiplying each with the others' zeros costs little (a large product is a few percent
+        One product for all layers if multiplying with the zeros of the others costs little (a large product is a few percent
         faster than two halves), else the first layer alone.
         """
         if self.rank == 0 or len(self.linears) == 1 or self._joint:
@@ -128,13 +128,13 @@ class Joined:
 
     @property
     def matrix_bytes(self) -> int:
-        """Size of the resident matrix."""
+        """Bytes of the resident matrix."""
         return self.rows * self.width * self.scratch.dtype.itemsize
 
     def make_resident(self) -> None:
-        """Keep the matrix. A dense weight moves into it: the layer's own tensor becomes a view, and no second copy is
-        held."""
-        with torch.inference_mode(False):  # made while measuring, it must serve training too
+        """Make the matrix resident. A dense weight moves into it: the layer's own tensor becomes a view, so there is no
+        second copy."""
+        with torch.inference_mode(False):  # allocated outside inference mode, so that training can use it too
             self.resident = torch.zeros(self.rows, self.width, dtype=self.scratch.dtype, device=self.scratch.device)
             self._fill_weights(self.resident)
             for i, linear in enumerate(self.linears):
@@ -147,7 +147,7 @@ class Joined:
         self.resident = None
 
     def matrix(self) -> torch.Tensor:
-        """The bordered matrix (rows, width) with the parameters as they were when this pass began."""
+        """The bordered matrix (rows, width) with the parameters at the start of this pass."""
         generation = self.scratch.generation
         if self.resident is not None:
             if self.generation != generation:
@@ -172,7 +172,7 @@ class Joined:
                 target.copy_(linear.weight)
 
     def _clear_borders(self, matrix: torch.Tensor) -> None:
-        """Zero what _fill_lora leaves: others' columns in a product of several layers, and padding of the rank."""
+        """Zero the cells that _fill_lora does not write: other layers' columns, and padding of the rank."""
         padded = any(linear.lora is None or linear.lora.a.shape[0] != self.rank for linear in self.linears)
         if padded:
             matrix[:, : self.rank].zero_()
@@ -193,15 +193,15 @@ class Joined:
     # The products
 
     def new_input(self, tokens: int) -> torch.Tensor:
-        """A buffer (T, width) whose columns `x` take the input."""
+        """A buffer (T, width); its columns `x` are for the input."""
         return torch.empty(tokens, self.width, dtype=self.scratch.dtype, device=self.scratch.device)
 
     def new_gradient(self, tokens: int) -> torch.Tensor:
-        """A buffer (T, rows) whose first `out` columns take outputs, and later their gradient."""
+        """A buffer (T, rows); its first `out` columns are for outputs, and later their gradient."""
         return torch.empty(tokens, self.rows, dtype=self.scratch.dtype, device=self.scratch.device)
 
     def project_down(self, X: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-        """Fill the columns x·Aᵀ of X (T, width); `mask` (T, in) of dropout is applied to x on that way only."""
+        """Fill the columns x·Aᵀ of X (T, width); `mask` (T, in) of dropout is applied to x only there."""
         if self.rank:
             x = X[:, self.x] if mask is None else X[:, self.x] * mask
             a = self.matrix()[self.out :, self.x].t()
@@ -213,7 +213,7 @@ class Joined:
             elementwise.move(h[:, self.rank :], X[:, self.rank + self.inputs :])
 
     def forward(self, X: torch.Tensor, out: torch.Tensor) -> None:
-        """Outputs of all layers side by side into `out` (T, ≥ out), X being complete (see project_down)."""
+        """Write the outputs of all layers side by side into `out` (T, ≥ out). X must be complete (see project_down)."""
         matrix = self.matrix()
         for rows, columns in self.products():
             torch.mm(X[:, columns], matrix[rows, columns].t(), out=out[:, rows])
@@ -231,7 +231,7 @@ class Joined:
     def backward_input(
         self, G: torch.Tensor, mask: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Gradient (T, in) of the input, into `out` when given; completes G (T, rows)."""
+        """Gradient (T, in) of the input, written to `out` if given; completes G (T, rows)."""
         self.complete(G)
         matrix = self.matrix()
         out = G.new_empty(len(G), self.inputs) if out is None else out
@@ -241,7 +241,7 @@ class Joined:
         return out.add_(mask * (G[:, self.out :] @ matrix[self.out :, self.x]))
 
     def backward_lora(self, G: torch.Tensor, X: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
-        """Gradients of A and B of every layer with LoRA, in that order, float32; G and X complete."""
+        """Gradients of A and B of every layer with LoRA, in that order, float32. G and X must be complete."""
         if not self.rank:
             return []
         x = X[:, self.x] if mask is None else X[:, self.x] * mask
@@ -262,7 +262,7 @@ class Joined:
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right in float32, whatever the inputs: gradients are added up over batches."""
+    """left @ right in float32 for any input dtype, because gradients are summed over batches."""
     if left.is_cuda and left.dtype == torch.bfloat16:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()

@@ -1,12 +1,12 @@
 """How much each decoder layer keeps between its forward and its backward pass, under a memory budget.
 
-    keep       everything: the backward pass computes nothing twice
-    products   inputs of matrix products that are cheap to make again (norms, the gate) are made again
-    input      only the layer's input: all but its last matrix product is done again
-    offload    as input, but the input waits in host memory
+    keep       everything: the backward pass recomputes nothing
+    products   all but cheap inputs of matrix products (norms, the gate), which are recomputed
+    input      only the layer's input: all but its last matrix product is recomputed
+    offload    as input, but the input is kept in host memory
 
-The bytes of each are arithmetic over the model's widths, so that `plan` can tell them without a GPU. A layer that keeps
-more costs memory and saves time; all layers are alike, so only how many of each kind matters.
+The bytes of each are arithmetic over the model's widths, so `plan` can compute them without a GPU. A layer that keeps
+more uses memory and saves time. All layers are equal, so only the number of layers of each kind matters.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from enum import StrEnum
 from itertools import pairwise
 
 ALIGN = 8
-"""The rank of LoRA is padded to a multiple: 16 bytes in bfloat16, which matrix products need to be fast."""
+"""LoRA's rank is padded to a multiple of this: 16 bytes in bfloat16, for fast matrix products."""
 LOGITS_CHUNK = 2**26
-"""Logits that are held at once on a GPU."""
+"""Number of logits held at once on a GPU."""
 RESERVE = 0.06
-"""Share of a GPU's memory that the automatic budget leaves free: what libraries take, and what lies between tensors."""
+"""Share of a GPU's memory that the automatic budget leaves free, for libraries and fragmentation."""
 HOST_SHARE = 0.25
-"""Share of the free memory that the automatic budget takes on a CPU."""
+"""Share of the free memory that the automatic budget uses on a CPU."""
 
 
 class Retention(StrEnum):
-    """What a layer keeps for its backward pass."""
+    """What a layer keeps for its backward pass; see the module's docstring."""
 
     KEEP = "keep"
     PRODUCTS = "products"
@@ -70,8 +70,8 @@ def kept_bytes(widths: Widths, retention: Retention, tokens: int) -> int:
 
 
 def working_bytes(widths: Widths, retention: Retention, tokens: int) -> int:
-    """Most bytes alive in the backward pass of one layer beyond what it keeps: what is made again, the gradient of the
-    gated product, and three of the width of the model; with offload, one input that arrives and one that leaves."""
+    """Peak bytes in the backward pass of one layer beyond what it keeps: recomputed tensors, the gradient of the
+    gated product, and three tensors of the model's width; with offload, one input arriving and one leaving."""
     d, ff, r = widths.hidden, widths.intermediate, widths.rank
     values = 3 * (d + r) + (2 * d if retention is Retention.OFFLOAD else 0)
     if retention is Retention.KEEP:
@@ -83,14 +83,14 @@ def working_bytes(widths: Widths, retention: Retention, tokens: int) -> int:
 
 
 def peak_bytes(widths: Widths, retentions: list[Retention], tokens: int, gradients: float = 0.0) -> float:
-    """Most bytes of activations at once in a forward and backward pass over `tokens` tokens.
+    """Peak bytes of activations in a forward and backward pass over `tokens` tokens.
 
-    The backward pass goes through the layers from the last to the first; each frees what it kept and leaves `gradients`
+    The backward pass runs from the last layer to the first; each frees what it kept and leaves `gradients`
     bytes of its LoRA, which count too.
     """
     kept: float = sum(kept_bytes(widths, retention, tokens) for retention in retentions)
     peak = kept + loss_bytes(widths, tokens)
-    kept += tokens * widths.hidden * widths.itemsize  # the gradient that the loss handed over
+    kept += tokens * widths.hidden * widths.itemsize  # the gradient from the loss
     for retention in reversed(retentions):
         peak = max(peak, kept + gradients + working_bytes(widths, retention, tokens))
         kept += gradients - kept_bytes(widths, retention, tokens)
@@ -98,12 +98,12 @@ def peak_bytes(widths: Widths, retentions: list[Retention], tokens: int, gradien
 
 
 def loss_bytes(widths: Widths, tokens: int) -> int:
-    """Bytes alive while the loss is computed: hidden states, those of the targets, their gradient, a chunk of logits."""
+    """Bytes in use while the loss is computed: hidden states, those of the targets, their gradient, a chunk of logits."""
     return tokens * widths.hidden * widths.itemsize * 3 + LOGITS_CHUNK * widths.itemsize
 
 
 def measuring_bytes(widths: Widths, tokens: int) -> int:
-    """Most bytes alive in a forward pass that keeps nothing: the residual stream, the gate and up outputs and their
+    """Peak bytes in a forward pass that keeps nothing: the residual stream, the gate and up outputs and their
     product with its border, then the hidden states (twice in float32 when they are pooled); and a chunk of logits."""
     values = 2 * widths.hidden + max(3 * widths.intermediate + widths.rank, 8 * widths.hidden // widths.itemsize)
     return tokens * values * widths.itemsize + 2 * LOGITS_CHUNK * widths.itemsize
@@ -112,9 +112,9 @@ def measuring_bytes(widths: Widths, tokens: int) -> int:
 def choose(
     widths: Widths, layers: int, tokens: int, budget: float, can_offload: bool, gradients: float = 0.0
 ) -> list[Retention]:
-    """Retention of each layer: the one that does least again among those whose peak fits `budget` bytes.
+    """Retention of each layer: the one with the least recomputation whose peak fits `budget` bytes.
 
-    The first layers keep least, because their backward pass comes last. When nothing fits, the smallest.
+    The first layers keep least, because their backward pass comes last. If none fits, the smallest.
     """
     for retentions in _from_most_to_least(layers, can_offload):
         if peak_bytes(widths, retentions, tokens, gradients) <= budget:
@@ -132,7 +132,7 @@ def _from_most_to_least(layers: int, can_offload: bool) -> Iterator[list[Retenti
 
 @dataclass(frozen=True)
 class Memory:
-    """How a training uses its memory: what each layer keeps, and whether NF4 weights are held dequantized."""
+    """How training uses memory: what each layer keeps, and whether NF4 weights are held dequantized."""
 
     retentions: list[Retention]
     resident: bool

@@ -47,7 +47,7 @@ def _preference(row: Row) -> list[Example]:
         row, used = {**row, "instruction": with_input(text(row, "instruction"), context)}, (*used, "input")
     if isinstance(chosen, list):
         turns = read_turns(chosen, "chosen")
-        if turns and turns[0][0] == "assistant" and asked:  # TRL's explicit form: the prompt is a field of its own
+        if turns and turns[0][0] == "assistant" and asked:  # TRL's explicit form: the prompt is a separate field
             prompt = row[asked]
             turns = (read_turns(prompt, asked) if isinstance(prompt, list) else [("user", text(row, asked))]) + turns
     elif asked is None:

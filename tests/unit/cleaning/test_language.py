@@ -1,4 +1,4 @@
-"""Languages: told where a text is long enough, left open where it is not, and a row's own word is believed."""
+"""Languages: detected in texts that are long enough, undetermined in others, and a row's own field has precedence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def languages_of(folder: Path, rows: list[dict]) -> list[str]:
     return [found[origin] for origin in sorted(found, key=lambda origin: int(origin.rpartition(":")[2]))]
 
 
-def test_no_sentence_is_taken_for_another_language_and_nine_in_ten_are_told():
+def test_no_sentence_gets_a_wrong_language_and_nine_in_ten_are_detected():
     found = languages_of_texts([text for _, text in SENTENCES])
     wrong = [(text, code) for (right, text), code in zip(SENTENCES, found, strict=True) if code not in (right, UNKNOWN)]
     assert wrong == []

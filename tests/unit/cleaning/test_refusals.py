@@ -1,4 +1,4 @@
-"""Refusals: told by how a response begins; being sorry, or not being able to do something of one's own, is none."""
+"""Refusals: detected by how a response begins; an apology, or something the writer cannot do for themselves, does not count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repairs on import: what they change, what they must not touch, and that they are counted and told in a pool's identity."""
+"""Repairs on import: what they change, what they must not change, and that they are counted and part of a pool's identity."""
 
 from __future__ import annotations
 

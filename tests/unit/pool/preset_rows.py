@@ -130,7 +130,7 @@ def write_repository(root: Path, preset: Preset) -> None:
 
 
 def changed(row: Row) -> Row:
-    """The row with another text, so that splits can be told apart."""
+    """The row with another text, so that splits can be distinguished."""
     return json.loads(json.dumps(row).replace("Say A.", "Repeat A.").replace("Which?", "Which one?"))
 
 

@@ -134,15 +134,15 @@ def test_an_export_that_breaks_off_leaves_what_was_there(pool, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("out.csv", "expected a name that ends in .jsonl"), ("no/such/out.jsonl", "folder that does not exist")],
 )
-def test_a_name_that_cannot_be_written_is_refused_with_what_to_do(pool, tmp_path, name, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_name_that_cannot_be_written_is_refused_with_what_to_do(pool, tmp_path, name, message):
+    with pytest.raises(ConfigError, match=message):
         export_examples(pool, tmp_path / name)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(pool):
+def test_a_full_disk_is_an_error_and_leaves_nothing(pool):
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here")
@@ -173,7 +173,7 @@ def test_memory_does_not_grow_with_the_pool(importing, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason", "told"),
+    ("changed", "reason", "message"),
     [
         ({"metadata": "{"}, "invalid_json", "metadata"),
         ({"metadata": [1]}, "wrong_type", "metadata"),
@@ -182,7 +182,7 @@ def test_memory_does_not_grow_with_the_pool(importing, tmp_path):
         ({"messages": None}, "wrong_type", "messages"),
     ],
 )
-def test_an_exported_row_that_was_damaged_is_quarantined_naming_the_field(importing, good, changed, reason, told):
+def test_an_exported_row_that_was_damaged_is_quarantined_naming_the_field(importing, good, changed, reason, message):
     row = {
         "id": "0",
         "messages": [{"role": "user", "content": "hi"}],
@@ -192,7 +192,7 @@ def test_an_exported_row_that_was_damaged_is_quarantined_naming_the_field(import
     }
     result = importing({"a.jsonl": [good, {**row, "metadata": {}, **changed}]})
     (bad,) = result.quarantine
-    assert bad["reason"] == reason and told in bad["message"] and bad["line"] == 2
+    assert bad["reason"] == reason and message in bad["message"] and bad["line"] == 2
 
 
 def test_a_row_with_more_fields_than_an_export_has_is_messages_and_loses_nothing(importing):

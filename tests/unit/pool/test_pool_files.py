@@ -96,7 +96,7 @@ SNIFFED = {
 
 
 @pytest.mark.parametrize("kind", SNIFFED)
-def test_a_file_without_a_telling_name_is_told_by_its_first_bytes(importing_one, kind):
+def test_a_file_without_a_known_suffix_is_identified_by_its_first_bytes(importing_one, kind):
     assert sorted(importing_one("rows", SNIFFED[kind]).conversations) == EXPECTED
 
 
@@ -131,7 +131,7 @@ def test_an_object_that_is_the_whole_file_may_be_longer_than_a_row(importing):
 
 
 class TestDocuments:
-    def test_a_line_of_three_dashes_stands_between_two_documents(self, importing):
+    def test_a_line_of_three_dashes_separates_two_documents(self, importing):
         content = "user: A\n\nbot: B\n---\n\nuser: C\nbot: D\n---\n---\n"
         imported = importing({"a.txt": content}, text_template="user: {user}\nbot: {assistant}")
         assert imported.conversations and {c[0][1] for c in imported.conversations} == {"A", "C"}
@@ -236,7 +236,7 @@ class TestBrokenArrays:
         imported = importing({"a.json": content}, max_row_bytes=2048)
         assert (imported.stats.examples, imported.refused) == (4, [("in/a.json:2", "oversize_row")])
 
-    def test_an_array_that_is_never_closed_is_told(self, importing):
+    def test_an_array_that_is_never_closed_is_reported(self, importing):
         assert self.broken(importing, "[" + ",\n".join(LINES)) == (4, [("in/a.json:4", "invalid_json")])
 
     def test_rows_of_a_large_array_are_read_across_the_edges_of_what_is_in_memory(self, importing):
@@ -246,7 +246,7 @@ class TestBrokenArrays:
         assert "in/a.json:" + str(2 + 4 * 5999) in imported.pool.origin(range(6000))
 
 
-def test_values_that_are_no_objects_are_read_as_they_stand(tmp_path):
+def test_values_that_are_no_objects_are_read_unchanged(tmp_path):
     values = [number * 7919 % 100_003 for number in range(200_000)] + [True, None, "x", 1.5, [2]]
     (tmp_path / "a.json").write_text(json.dumps(values))
     (source,) = make_sources([str(tmp_path / "a.json")])
@@ -254,7 +254,7 @@ def test_values_that_are_no_objects_are_read_as_they_stand(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_a_git_lfs_pointer_is_told_as_what_it_is(importing, name):
+def test_a_git_lfs_pointer_is_named_in_the_error(importing, name):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
     with pytest.raises(DataError, match=rf"in/{name}: a Git LFS pointer, .*`git lfs pull`"):
         importing({name: pointer})
@@ -285,7 +285,7 @@ class TestTables:
         assert imported.only == [("user", "A?"), ("assistant", "B")]
         assert imported.refused == [("in/a.csv:3", "wrong_type")]
 
-    def test_a_lone_carriage_return_is_told_as_what_it_is(self, importing):
+    def test_a_lone_carriage_return_is_named_in_the_error(self, importing):
         imported = importing({"a.csv": CSV + "old\rmac,line\nlast?,yes\n"})
         assert (imported.stats.examples, imported.refused) == (5, [("in/a.csv:6", "invalid_csv")])
         assert "a single carriage return" in imported.quarantine[0]["message"]

@@ -307,6 +307,6 @@ class TestSourceNames:
             "sums": 1
         }
 
-    def test_files_of_one_name_are_told_apart_by_their_folder(self, importing, good):
+    def test_files_of_one_name_get_their_folder_in_the_label(self, importing, good):
         imported = importing({"x/samples.jsonl": [good], "y/samples.jsonl": [{"question": "Who?", "answer": "I."}]})
         assert imported.stats.sources == {"x/samples": 1, "y/samples": 1}

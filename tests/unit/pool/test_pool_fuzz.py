@@ -232,7 +232,7 @@ class TestTwoThousandCases:
 class TestEveryKnownBreakage:
     """A broken line between two good ones: its place, its reason, and the field or character that is to blame."""
 
-    def test_is_told_with_its_place_and_what_is_to_blame(self, line):
+    def test_is_reported_with_its_place_and_cause(self, line):
         reason, named = BROKEN_LINES[line]
         found = import_bytes("a.jsonl", b"\n".join([good_row(0), line, good_row(1)]))
         (row,) = found.bad

@@ -32,7 +32,7 @@ class Failing(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def failing_hub(status: int | None) -> Iterator[str]:
-    """The address of a hub on this machine that answers with `status`; None is one that nobody listens at."""
+    """The address of a hub on this machine that answers with `status`; None is one without a server."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (Failing,), {"status": status}))
     if status is None:
         server.server_close()
@@ -53,7 +53,7 @@ def failing_hub(status: int | None) -> Iterator[str]:
         (404, 3, "404", "Check the name"),
     ],
 )
-def test_a_hub_that_fails_is_told_in_a_line_and_nothing_is_published(tmp_path, status, code, message, advice):
+def test_a_hub_that_fails_is_a_one_line_error_and_nothing_is_published(tmp_path, status, code, message, advice):
     with failing_hub(status) as address:
         done = subprocess.run(
             [sys.executable, "cli.py", "pool", "import", "lima", "--run", str(tmp_path / "run")],

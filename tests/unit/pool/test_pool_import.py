@@ -141,13 +141,13 @@ class TestGrowth:
         new = importing({"a.jsonl": ROWS[:1], "b.jsonl": [ROWS[1], ROWS[1]]}, previous=old)
         assert new.duplicates == [("in/b.jsonl:2", "in/b.jsonl:1")]
 
-    def test_rows_that_moved_in_their_file_are_no_duplicates_and_stand_where_they_are_now(self, importing):
+    def test_rows_that_moved_in_their_file_are_no_duplicates_and_have_their_new_origin(self, importing):
         old = importing({"a.jsonl": ROWS[:3]})
         new = importing({"a.jsonl": [ROWS[9], *ROWS[:3], ROWS[1]]}, previous=old)
         assert new.duplicates == [("in/a.jsonl:5", "in/a.jsonl:3")]
         assert sorted(new.pool.origin(range(4))) == [f"in/a.jsonl:{line}" for line in (1, 2, 3, 4)]
 
-    def test_a_duplicate_in_another_file_names_where_its_example_stands_now(self, importing):
+    def test_a_duplicate_in_another_file_names_the_current_origin_of_its_example(self, importing):
         old = importing({"a.jsonl": ROWS[:3], "b.jsonl": [ROWS[1]]})
         new = importing({"a.jsonl": [ROWS[9], *ROWS[:3]], "b.jsonl": [ROWS[1]]}, previous=old)
         assert new.duplicates == [("in/b.jsonl:1", "in/a.jsonl:3")]

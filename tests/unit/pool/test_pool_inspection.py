@@ -56,7 +56,7 @@ def test_each_file_says_what_was_recognised_in_it_and_why(looked):
     assert "question" in found["b.jsonl", "question_answer"]["fields"]
 
 
-def test_a_pool_of_before_formats_were_counted_by_file_is_told_as_a_whole():
+def test_a_pool_of_before_formats_were_counted_by_file_is_described_as_a_whole():
     stats = {"files": [{"file": "a.jsonl", "rows": 3}], "formats": {"alpaca": 1, "evals": 2}}
     assert [(e["file"], e["format"], e["rows"]) for e in pool_inspection.recognised(stats)] == [
         (None, "evals", 2),
@@ -118,7 +118,7 @@ def test_without_a_tokenizer_characters_are_counted_and_the_reason_is_given(look
     assert document["shown"][0]["segments"] == [] and document["shown"][0]["messages"][0]["role"] == "user"
 
 
-def test_a_hub_that_does_not_answer_is_asked_once_and_told(world, monkeypatch, tmp_path):
+def test_a_hub_that_does_not_answer_is_asked_once_and_reported(world, monkeypatch, tmp_path):
     from trainer import tokenizer
 
     asked, loaded, load_tokenizer = [], [], tokenizer.load_tokenizer
@@ -176,10 +176,10 @@ def test_the_most_repeated_example_is_named_with_its_rows(looked):
     assert "What is 0 and 0" in document["most_repeated"][0]["text"] and document["duplicates"] == 2
 
 
-def test_the_quarantine_is_told_by_reason_with_the_first_row_of_each(looked):
+def test_the_quarantine_is_listed_by_reason_with_the_first_row_of_each(looked):
     document = looked([*asks("two"), "{broken", '{"question": 1', {"question": [1], "answer": "x"}])
-    told = [(e["reason"], e["rows"], e["file"].split("/")[-1], e["line"]) for e in document["quarantine"]]
-    assert told == [("invalid_json", 2, "a.jsonl", 2), ("wrong_type", 1, "a.jsonl", 4)]
+    entries = [(e["reason"], e["rows"], e["file"].split("/")[-1], e["line"]) for e in document["quarantine"]]
+    assert entries == [("invalid_json", 2, "a.jsonl", 2), ("wrong_type", 1, "a.jsonl", 4)]
     assert "question" in document["quarantine"][1]["message"]
 
 
@@ -243,7 +243,7 @@ def test_a_page_must_be_named_html_so_that_no_data_is_overwritten(world, tmp_pat
     assert data.read_text().startswith("{")
 
 
-def test_a_page_is_written_where_it_was_asked_for_and_beside_the_run_by_default(world, tmp_path, monkeypatch):
+def test_a_page_is_written_to_the_named_path_and_into_the_run_by_default(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = str(write(tmp_path / "data.jsonl", asks("two")))
     for asked, place in (("", "pool.html"), ("named.html", "named.html")):

@@ -65,7 +65,7 @@ def test_a_mapped_field_names_the_source(importing):
 
 
 @pytest.mark.parametrize(
-    ("mapping", "told"),
+    ("mapping", "message"),
     [
         ({"question": "q", "answer": "b"}, "b: missing; pool.map makes `answer` of it"),
         ({"question": "{q} {b}", "answer": "a"}, "b: missing; pool.map makes `question` of it"),
@@ -73,7 +73,7 @@ def test_a_mapped_field_names_the_source(importing):
         ({"question": "{none}", "answer": "a"}, "none: null"),
     ],
 )
-def test_a_row_without_a_mapped_field_is_quarantined_and_names_it(importing, mapping, told):
+def test_a_row_without_a_mapped_field_is_quarantined_and_names_it(importing, mapping, message):
     whole = (
         {"q": {"x": "Say B."}, "b": "B", "a": "A", "none": "n"}
         if "q.x" in mapping.values()
@@ -81,7 +81,7 @@ def test_a_row_without_a_mapped_field_is_quarantined_and_names_it(importing, map
     )
     imported = importing({"a.jsonl": [whole, {**ROW, "none": None}]}, map=mapping)
     (row,) = imported.quarantine
-    assert (row["line"], row["reason"]) == (2, "missing_field") and told in row["message"]
+    assert (row["line"], row["reason"]) == (2, "missing_field") and message in row["message"]
 
 
 def test_null_in_a_plain_field_is_no_response(importing):
@@ -90,7 +90,7 @@ def test_null_in_a_plain_field_is_no_response(importing):
 
 
 @pytest.mark.parametrize(
-    ("mapping", "told"),
+    ("mapping", "message"),
     [
         ({"instrucion": "q"}, "did you mean `instruction` for `instrucion`"),
         ({"question": "{q"}, "pool.map: question: "),
@@ -98,8 +98,8 @@ def test_null_in_a_plain_field_is_no_response(importing):
         ({"question": "{q!r}"}, "expected the name of a field"),
     ],
 )
-def test_a_mapping_that_cannot_work_is_refused_before_anything_is_read(importing, mapping, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_mapping_that_cannot_work_is_refused_before_anything_is_read(importing, mapping, message):
+    with pytest.raises(ConfigError, match=message):
         importing({"a.jsonl": [ROW]}, map=mapping)
 
 

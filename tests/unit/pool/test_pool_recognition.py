@@ -1,4 +1,4 @@
-"""How a row's format is told from its field names, and what is said of a row that has none."""
+"""How a row's format is detected from its field names, and the message for a row without one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_fields_that_a_format_expects_are_recognised_as_it(name):
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["output", "data"], None),
         (["output", "q"], "looks like alpaca, but has no `instruction` and no `input`"),
@@ -69,8 +69,8 @@ def test_the_fields_that_a_format_expects_are_recognised_as_it(name):
         ([], "fields none"),
     ],
 )
-def test_an_unknown_row_is_told_its_nearest_format_and_what_is_missing(names, told):
-    assert detect(names) is not None if told is None else told in unknown_row(names)
+def test_the_message_for_an_unknown_row_names_the_nearest_format_and_what_is_missing(names, message):
+    assert detect(names) is not None if message is None else message in unknown_row(names)
 
 
 def test_an_unknown_file_is_refused_with_the_way_to_map_it(importing):

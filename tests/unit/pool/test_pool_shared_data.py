@@ -1,4 +1,4 @@
-"""Published data sets, where a checkout has them beside it: each imports with nothing but its path, and every row is accounted for."""
+"""Published data sets next to the checkout, if present: each imports by its path alone, and every row is accounted for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no folder shared/data beside the checkout")
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no folder shared/data next to the checkout")
 
 # File → rows as its README counts them, the format they are recognised as, examples of a row that nests several.
 FILES = {
@@ -31,7 +31,7 @@ def raw_rows(name: str) -> list[dict[str, Any]]:
         return json.load(file) if ".json." in name else [json.loads(line) for line in file]
 
 
-def test_every_file_of_the_folder_is_looked_at():
+def test_every_file_of_the_folder_is_tested():
     assert set(FILES) == {path.name for path in DATA.iterdir() if path.name != "README.md"}
 
 

@@ -36,11 +36,11 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_folder_stands_for_the_readable_files_below_it(folder):
+def test_a_folder_means_the_readable_files_below_it(folder):
     assert labels(folder) == ["data/a.csv", "data/b.jsonl", "deep/c.json.gz"]
 
 
-def test_a_pattern_stands_for_what_it_matches(folder):
+def test_a_pattern_means_its_matches(folder):
     assert labels(folder / "*.csv") == ["data/a.csv"]
 
 
@@ -162,7 +162,7 @@ class TestLinks:
 
 
 class TestRoot:
-    """`pool.root`: where every file must lie."""
+    """`pool.root`: the folder that must contain every file."""
 
     def test_files_below_it_pass(self, folder):
         assert len(find_sources(PoolConfig(files=[str(folder)], root=str(folder)))) == 3
@@ -178,7 +178,7 @@ class TestRoot:
         with pytest.raises(ConfigError, match=r"link\.jsonl leads to .*/data/b\.jsonl"):
             find_sources(PoolConfig(files=[str(folder / "deep")], root=str(folder / "deep")))
 
-    def test_a_folder_beside_it_with_a_longer_name_is_outside(self, tmp_path):
+    def test_a_sibling_folder_with_a_longer_name_is_outside(self, tmp_path):
         for name in ("in", "inner"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "a.jsonl").touch()

@@ -33,7 +33,7 @@ def test_a_text_is_cut_at_the_markers(template, text, turns):
     assert TextTemplate(template).split(text) == [(roles[i % 2], said) for i, said in enumerate(turns)]
 
 
-def test_what_stands_before_the_first_question_is_the_system_message():
+def test_text_before_the_first_question_is_the_system_message():
     assert TextTemplate(SYSTEM).split("Be brief.\n\nUSER: a\nASSISTANT: b")[0] == ("system", "Be brief.")
 
 
@@ -56,21 +56,21 @@ def test_any_conversation_comes_back_but_for_the_space_around_its_turns(said):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a", r"text: has no `### Human:`, which pool\.text_template asks for"),
         ("### Human: a", "text: has no `### Assistant:`"),
         ("Hello. ### Human: a### Assistant: b", "text: does not start with `### Human:`"),
     ],
 )
-def test_a_text_that_does_not_fit_says_what_it_lacks(text, told):
-    with pytest.raises(RowError, match=told) as caught:
+def test_a_text_that_does_not_fit_says_what_it_lacks(text, message):
+    with pytest.raises(RowError, match=message) as caught:
         TextTemplate(GUANACO).split(text)
     assert caught.value.reason == "template_mismatch"
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("no placeholder", "found no placeholder"),
         ("{user}", "found user in"),
@@ -80,8 +80,8 @@ def test_a_text_that_does_not_fit_says_what_it_lacks(text, told):
         ("{user", "pool.text_template: "),
     ],
 )
-def test_a_template_that_cannot_work_is_refused_before_anything_is_read(importing, good, template, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_template_that_cannot_work_is_refused_before_anything_is_read(importing, good, template, message):
+    with pytest.raises(ConfigError, match=message):
         importing({"a.jsonl": [good]}, text_template=template)
 
 
@@ -94,7 +94,7 @@ def test_rows_of_text_are_imported_through_the_template(importing):
     assert {"kind": "x"} in imported.pool.metadata([0, 1])
 
 
-def test_rows_of_text_without_a_template_are_told_of_it(importing):
+def test_rows_of_text_without_a_template_name_the_key_to_set(importing):
     with pytest.raises(DataError, match=r"line 1: text: set `pool\.text_template`.*\[no_template\]"):
         importing({"a.jsonl": [{"text": "### Human: a### Assistant: b"}]})
 

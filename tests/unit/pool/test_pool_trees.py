@@ -73,7 +73,7 @@ def test_language_and_tree_are_kept_as_metadata(importing):
     ]
 
 
-def test_the_example_stands_at_the_line_of_its_first_prompt(importing):
+def test_the_example_has_the_line_of_its_first_prompt(importing):
     assert importing({"a.jsonl": [*TREE[1:], TREE[0]]}).pool.origin([0]) == ["in/a.jsonl:7"]
 
 
@@ -83,7 +83,7 @@ def test_a_reply_without_a_rank_comes_after_all_that_have_one(importing):
     ]
 
 
-def test_replies_of_one_rank_go_by_message_id(importing):
+def test_message_ids_break_ties_of_rank(importing):
     assert texts(importing({"a.jsonl": [message("a", None), message("C", "a"), message("B", "a")]}))[1:] == [
         "text of B"
     ]
@@ -97,17 +97,17 @@ def test_a_reply_that_was_turned_down_is_not_followed_and_counted_with_all_below
     assert imported.stats.adjusted == {"replies_turned_down": 2}
 
 
-def test_a_message_that_nobody_reviewed_is_used(importing):
+def test_a_message_without_a_review_is_used(importing):
     assert len(texts(importing({"a.jsonl": [message("a", None), message("B", "a", review_result=None)]}))) == 2
 
 
-def test_a_last_prompt_that_nobody_answered_is_cut_and_counted(importing):
+def test_a_final_prompt_without_a_reply_is_cut_and_counted(importing):
     imported = importing({"a.jsonl": [*TREE[:1], TREE[2], TREE[4]]})
     assert texts(imported) == ["text of a", "text of C"]
     assert imported.stats.adjusted == {"unanswered_turn_cut": 1}
 
 
-def test_a_first_prompt_that_nobody_answered_is_an_unlabelled_example(importing):
+def test_a_first_prompt_without_a_reply_is_an_unlabelled_example(importing):
     imported = importing({"a.jsonl": TREE[:1]})
     assert (texts(imported), imported.stats.unlabelled) == (["text of a"], 1)
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_used_is_quarantined_at_its_line_and_the_other_tree_comes
     assert texts(imported) == BEST
 
 
-def test_every_message_that_hangs_from_none_is_told(importing):
+def test_every_message_without_a_tree_is_reported(importing):
     imported = importing(
         {"a.jsonl": [*TREE, message("x", "lost"), message("Y", "x"), message("z", "W"), message("W", "z")]}
     )

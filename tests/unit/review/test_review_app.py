@@ -1,4 +1,4 @@
-"""The page's server answers whoever holds the token, under its own name, and nobody else; texts stay texts."""
+"""The page's server answers only requests with the token, under its own name; texts stay texts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ GETS = [
 
 @pytest.mark.parametrize("path", GETS)
 @pytest.mark.parametrize("token", ["", "the toke", "the token!", "\xe9"])
-def test_without_the_token_nothing_is_told(client, path, token):
+def test_without_the_token_there_is_no_answer(client, path, token):
     headers = [(b"x-review-token", token.encode("latin-1"))]
     assert client.get(path, headers=headers).status_code == 403
     assert client.get(path, params={"token": token}, headers={"x-review-token": ""}).status_code == 403
@@ -67,7 +67,7 @@ def test_a_change_needs_the_token_in_its_header_and_no_foreign_origin(client):
     assert client.post("/api/change", json=body, headers={"origin": f"http://{HOST}"}).status_code == 200
 
 
-def test_a_change_that_is_none_is_told_in_words(client):
+def test_an_invalid_change_gets_a_message(client):
     answer = client.post("/api/change", json={"kind": "quota", "key": "1", "value": 2.5})
     assert answer.status_code == 422 and "value" in answer.json()["error"]
     wild = client.post("/api/change", content=b'{"kind": "quota", "key": "1", "value": NaN}')
@@ -124,5 +124,5 @@ def test_a_change_comes_back_with_the_new_state_and_an_error_with_its_message(cl
 
 
 @pytest.mark.parametrize("path", ["/api/state", "/api/examples", "/status"])
-def test_what_is_told_is_json_that_a_browser_reads(client, path):
+def test_answers_are_json_that_a_browser_reads(client, path):
     json.loads(client.get(path).text, parse_constant=lambda name: pytest.fail(f"{path} holds {name}"))

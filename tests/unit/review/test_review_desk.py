@@ -1,4 +1,4 @@
-"""The draft of a review: every change is on the disk at once, and what it leads to is told before anything is approved."""
+"""The draft of a review: every change is saved immediately, and its effect is shown before the approval."""
 
 from __future__ import annotations
 

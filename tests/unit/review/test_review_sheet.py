@@ -40,7 +40,7 @@ def proposed(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_an_export_that_nobody_edited_changes_nothing(proposed, tmp_path, suffix):
+def test_an_unedited_export_changes_nothing(proposed, tmp_path, suffix):
     path = tmp_path / f"batch{suffix}"
     assert write_batch(proposed.batch, path) == 12
     decision, notes = read_approval(path, proposed.batch)

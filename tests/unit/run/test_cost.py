@@ -205,7 +205,7 @@ def scored(number, budget=1_000, **sections):
     return examples_scored(Config.model_validate(sections), pool, budget * 150.0, number)
 
 
-def test_a_plan_counts_the_picks_that_are_looked_at_for_noise():
+def test_a_plan_counts_the_picks_that_are_checked_for_noise():
     random = {"strategy": "random"}
     assert [scored(number, budget=9_000, select=random) for number in (1, 2, 3)] == [0, 512, 0]
     assert scored(2, budget=900, select=random) == 200  # a ninth of the time of training

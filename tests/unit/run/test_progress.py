@@ -19,19 +19,19 @@ def every_call_speaks(monkeypatch):
     progress._stop_requested.clear()
 
 
-def test_a_line_tells_done_total_rate_and_time_left(capsys):
+def test_a_line_shows_done_total_rate_and_time_left(capsys):
     with Progress("embed", 100, "examples") as bar:
         bar(25)
-    told, finished = capsys.readouterr().err.splitlines()
-    assert told.startswith("embed: 25/100 examples, ") and "/s, " in told and told.endswith(" s left")
+    line, finished = capsys.readouterr().err.splitlines()
+    assert line.startswith("embed: 25/100 examples, ") and "/s, " in line and line.endswith(" s left")
     assert finished.startswith("embed: 25 examples in ")
 
 
-def test_a_total_that_is_not_known_is_not_told(capsys):
+def test_an_unknown_total_is_not_shown(capsys):
     with Progress("import", None, "rows") as bar:
         bar(1000)
-    told = capsys.readouterr().err.splitlines()[0]
-    assert told.startswith("import: 1,000 rows, ") and "left" not in told
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("import: 1,000 rows, ") and "left" not in line
 
 
 def test_time_left_is_what_the_work_says_where_it_knows_better(capsys):
@@ -41,7 +41,7 @@ def test_time_left_is_what_the_work_says_where_it_knows_better(capsys):
     assert capsys.readouterr().err.splitlines()[0].endswith(", 30 min left, loss 1.000")
 
 
-def test_a_duration_is_told_in_the_unit_that_suits_it():
+def test_a_duration_is_shown_in_the_unit_that_suits_it():
     assert [duration(seconds) for seconds in (0, 89, 90, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 

@@ -26,7 +26,7 @@ def stage_of(directory: Path, *events: dict) -> dict | None:
     return stage_under_way(directory)
 
 
-def test_the_lowest_dev_loss_so_far_is_told_with_its_step(tmp_path: Path):
+def test_the_lowest_dev_loss_so_far_is_shown_with_its_step(tmp_path: Path):
     events = (step(1), step(2, dev_loss=1.9), step(3), step(4, dev_loss=1.7), step(5), step(6, dev_loss=1.8))
     found = stage_of(tmp_path, STARTED, *events)["step"]
     assert (found["step"], found["best_step"], found["best_dev_loss"]) == (6, 4, 1.7)

@@ -42,7 +42,7 @@ def test_one_line_says_what_is_going_on(document: dict, line: str):
     assert watch.now_line(QUIET | document) == line
 
 
-def test_a_finished_round_is_told_with_its_results():
+def test_a_finished_round_is_printed_with_its_results():
     row = {"round": 2, "state": "done", "budget": "30", "test_macro_nll": {"base": 6.0, "selected": 5.75}}
     assert watch.result_line(row) == "round 2: done, budget 30, test NLL base 6.000, selected 5.750"
 

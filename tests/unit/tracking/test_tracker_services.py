@@ -41,15 +41,15 @@ from al.tracking.worker import Worker
 name, folder, config = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 failures = []
 def worker():
-    return Worker(name, SERVICES[name], lambda *told: failures.append(told))
+    return Worker(name, SERVICES[name], lambda *failure: failures.append(failure))
 first, second = (TrackedRound("demo", number, f"id{number}", folder, config) for number in (1, 2))
 stopped = worker()
 stopped.start(first)
 stopped.log({"selected/loss": 1.0}, 1)
 stopped.close()
 goes_on = worker()
-for told in (first, second):
-    goes_on.start(told)
+for current in (first, second):
+    goes_on.start(current)
     goes_on.log({"selected/loss": 0.5, "selected/learning_rate": 0.001}, 2)
     goes_on.log({"control/loss": 0.75}, 1)
     goes_on.finish({"test/macro_nll/selected - base/low": -0.25}, "the selection beat the base model")
@@ -59,7 +59,7 @@ assert not failures, failures
 
 
 def play(name: str, folder: Path, program: str = PLAY, **environment: str) -> str:
-    """A round told to a tracker in a process of its own, as wandb and trackio keep state of their own; what was printed."""
+    """A round sent to a tracker in a separate process, because wandb and trackio keep global state; returns the output."""
     for module in NEEDED[name]:
         pytest.importorskip(module)
     done = subprocess.run(
@@ -76,7 +76,7 @@ def play(name: str, folder: Path, program: str = PLAY, **environment: str) -> st
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_every_tracker_takes_a_round_that_is_stopped_goes_on_and_is_followed_by_another(tmp_path, name):
-    """In a thread, as a round tells it; nothing is printed on stdout, which `--json` keeps for one document."""
+    """In a thread, as in a round; nothing is printed on stdout, which `--json` reserves for one document."""
     alone = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": "", "TRACKIO_DIR": str(tmp_path / "store")}
     assert play(name, tmp_path / "tracking", CONTRACT, **alone) == ""
 
@@ -133,7 +133,7 @@ def _wandb_records(path: Path) -> list:
     return found
 
 
-def test_wandb_asks_nobody_on_the_terminal_to_log_in(tmp_path):
+def test_wandb_never_asks_for_a_login_on_the_terminal(tmp_path):
     pytest.importorskip("wandb")
     done = subprocess.run(
         [sys.executable, "-c", PLAY, "wandb", str(tmp_path), "{}"],

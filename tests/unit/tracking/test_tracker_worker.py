@@ -83,7 +83,7 @@ def test_one_that_raises_is_left_out_and_received_once_in_one_line(bad: str, err
     assert failures == [("notes", f"{error.__name__}: the server is gone")] and not found.alive
 
 
-def test_one_that_hangs_is_left_out_and_nobody_waits_for_it(monkeypatch):
+def test_one_that_hangs_is_dropped_and_the_round_does_not_wait(monkeypatch):
     monkeypatch.setattr(worker, "CALL_SECONDS", 0.2)
     forever = threading.Event()
     found, failures = working(Notes(lambda kind: forever.wait(30)))
@@ -107,7 +107,7 @@ def test_close_waits_for_a_hanging_end_no_longer_than_a_call_may_take(monkeypatc
     forever.set()
 
 
-def test_steps_that_a_slow_one_has_no_room_for_are_counted_and_the_round_does_not_wait(monkeypatch):
+def test_steps_that_a_slow_one_cannot_queue_are_counted_and_the_round_does_not_wait(monkeypatch):
     monkeypatch.setattr(worker, "QUEUED", 5)
     go_on = threading.Event()
     tracker = Notes(lambda kind: kind == "start" and go_on.wait(30))

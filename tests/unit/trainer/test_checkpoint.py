@@ -93,7 +93,7 @@ def test_older_checkpoints_go_only_after_the_newer_was_read_back(tmp_path, monke
         (target / "state.safetensors").write_bytes(b"")
 
     monkeypatch.setattr(os, "rename", rename_and_harm)
-    with pytest.raises(CheckpointError, match="does not read back"):
+    with pytest.raises(CheckpointError, match="differs from what was written"):
         save(tmp_path, 2, keep=1)
     assert load_newest(tmp_path).step == 1
 

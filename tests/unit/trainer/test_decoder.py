@@ -1,4 +1,4 @@
-"""Our own decoder computes what transformers and PEFT compute, whatever it keeps and wherever its weights lie."""
+"""Our own decoder computes the results of transformers and PEFT, whatever it keeps and wherever its weights are."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_list_of_families_says_whether_heads_have_norms(kind):
 
 
 def with_adapter(name, r=4, **settings):
-    """A model of architecture `name` wearing a LoRA whose B is not zero, with biases that are not zero either."""
+    """A model of architecture `name` with a LoRA whose B is not zero, with biases that are not zero either."""
     kind, changes = ARCHITECTURES[name]
     causal = build(kind, **changes)
     settings = {"target_modules": "all-linear", "lora_alpha": 3 * r, "task_type": "CAUSAL_LM", **settings}
@@ -276,7 +276,7 @@ def test_weights_trained_besides_lora_are_refused():
     model = peft.get_peft_model(
         build("llama"), peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["norm"])
     )
-    with pytest.raises(Unsupported, match="besides LoRA"):
+    with pytest.raises(Unsupported, match="other than LoRA"):
         Decoder.bind(model.get_base_model(), torch.float32)
 
 

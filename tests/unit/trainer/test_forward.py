@@ -86,7 +86,7 @@ def test_trap_2_no_mask_over_the_pack_is_built(monkeypatch):
 
 
 def test_recurrent_model_is_refused_because_documents_leak():
-    with pytest.raises(TrainerError, match="does not keep documents of a pack apart"):
+    with pytest.raises(TrainerError, match="does not isolate the documents of a pack"):
         prepare_attention(build("mamba"))
 
 

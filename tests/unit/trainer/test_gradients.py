@@ -1,4 +1,4 @@
-"""Projected gradients stand for the gradients of one document alone, whatever pack it was in."""
+"""Projected gradients represent the gradient of one document alone, whatever its pack."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_cosines_are_those_of_exact_gradients(model, adam):
     assert found.dtype == np.float16 and found.shape == (len(ROWS), 65536)
     error = cosines(found) - expected
     assert np.sqrt((error**2).mean()) < 0.02 and np.abs(error).max() < 0.1
-    assert np.ptp(expected) > 0.2  # there is something to tell apart
+    assert np.ptp(expected) > 0.2  # the values differ
 
 
 def test_each_vector_is_the_sketch_of_the_exact_gradient(model):

@@ -162,7 +162,7 @@ def by_row(statistics):
     return columns | {"turn_nll": np.split(turns.nll_total, ends), "turn_targets": np.split(turns.targets, ends)}
 
 
-def test_trap_17_what_lies_beside_a_document_has_no_weight_in_its_pooled_vector(model):
+def test_trap_17_other_documents_of_a_pack_have_no_weight_in_a_pooled_vector(model):
     """In a padded batch the pads would come last and weigh most."""
     tokens, wanted = table([3, 60, 2]), Wanted(pooled=True)
     together = measure(model, tokens, np.arange(3), batch_tokens=100, wanted=wanted).pooled

@@ -63,7 +63,7 @@ def test_every_document_is_in_one_pack_and_no_pack_is_over_capacity(planner, cas
 
 @settings(max_examples=400, deadline=None)
 @given(documents())
-def test_it_leaves_the_rooms_that_plain_best_fit_decreasing_leaves(case: tuple[list[int], int]) -> None:
+def test_it_leaves_the_free_space_of_plain_best_fit_decreasing(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
     plan = plan_packs(np.array(lengths, dtype=np.int64), capacity)
     assert sorted(capacity - load for load in loads(plan, lengths)) == sorted(naive_packs(lengths, capacity))
@@ -125,7 +125,7 @@ def test_sorted_batches_hold_documents_of_like_length_that_chance_brings_togethe
     packs = [plan.members[a:b] for a, b in zip(plan.offsets, plan.offsets[1:], strict=False)]
     spread = np.mean([np.ptp(lengths[pack]) for pack in packs])
     assert spread < 12 < 100 < np.mean([np.ptp(lengths[i : i + 10]) for i in range(0, 20_000, 10)])
-    # Lengths fall inside a stretch and start anew with the next one: what meets is not the order of all lengths.
+    # Lengths decrease inside a segment and start again with the next one: batches do not follow the order of all lengths.
     restarts = int((np.diff([lengths[pack[0]] for pack in packs]) > 0).sum())
     assert restarts == -(-int(lengths.sum()) // (STRETCH * 1000)) - 1
     assert all((np.diff(lengths[pack]) <= 0).all() for pack in packs)
@@ -157,7 +157,7 @@ def test_a_million_documents_are_planned_in_seconds_and_little_memory(planner, c
     assert seconds < 10 and gib < 1 and found > efficiency
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no folder shared/data beside the checkout")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no folder shared/data next to the checkout")
 @pytest.mark.parametrize(("capacity", "efficiency"), [(512, 0.98), (2048, 0.99)])
 def test_packs_of_p3_are_nearly_full(p3_lengths, capacity: int, efficiency: float) -> None:
     assert plan_packs(p3_lengths[p3_lengths <= capacity], capacity).efficiency >= efficiency

@@ -102,7 +102,7 @@ def test_a_batch_gives_what_single_conversations_give(byte_tokenizer: Any, name:
 
 
 @pytest.mark.parametrize("name", ("mistral", "chatml", "plain"))
-def test_bos_stands_once_and_in_front(byte_tokenizer: Any, name: str) -> None:
+def test_bos_appears_once_at_the_start(byte_tokenizer: Any, name: str) -> None:
     ids = ChatTemplate.resolve(byte_tokenizer, name).tokenize(chat("Hello", "Fine.", "So?", "Yes.")).ids
     assert [i for i, token in enumerate(ids) if token == byte_tokenizer.bos_token_id] == [0]
 
@@ -165,7 +165,7 @@ def test_a_template_without_an_end_token_is_refused(byte_tokenizer: Any) -> None
         ChatTemplate.resolve(with_template(byte_tokenizer, CHATML.replace("<|im_end|>", "")))
 
 
-def test_a_conversation_that_the_template_refuses_is_told_apart_from_the_others(byte_tokenizer: Any) -> None:
+def test_a_conversation_that_the_template_refuses_does_not_affect_the_others(byte_tokenizer: Any) -> None:
     strict = (
         "{% if messages[0].role == 'assistant' %}{{ raise_exception('must begin with user') }}{% endif %}"
         + CHATML
@@ -277,7 +277,7 @@ def before_last_response(tokenized: Tokenized) -> list[int]:
 @pytest.mark.parametrize("messages", CONVERSATIONS, ids=("one", "several", "the probe's own words"))
 @pytest.mark.parametrize("response", ("Paris.", "a", "Answer the question", "2 2", "日本"))
 @pytest.mark.parametrize("name", NAMES)
-def test_a_prompt_is_what_stands_before_the_response_in_training(
+def test_a_prompt_is_the_text_before_the_response_in_training(
     byte_tokenizer: Any, name: str, response: str, messages: list[dict[str, str]]
 ) -> None:
     template = resolve(byte_tokenizer, name)

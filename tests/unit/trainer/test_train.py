@@ -293,7 +293,7 @@ def test_divergence_names_the_last_checkpoint_of_sound_weights(base, tmp_path, e
         with pytest.raises(Diverged, match=f"step {spoilt_at + 1} of 7.*Lower train.learning_rate") as caught:
             train(model, table(LENGTHS), PACKS, np.arange(7), config, **options)
     assert caught.value.exit_code == 6
-    assert (f"step-{good:06d}" if good else "no checkpoint had been made yet") in str(caught.value)
+    assert (f"step-{good:06d}" if good else "there is no checkpoint yet") in str(caught.value)
 
 
 def test_documents_without_targets_and_empty_selections_are_errors(base, tmp_path):

@@ -44,7 +44,7 @@ def test_trap_18_with_and_without_prompt_the_same_tokens_are_predicted_behind_th
         ids, targets = alone.ids(document), alone.targets(document)
         assert ids[: len(frame)].tolist() == frame.tolist() and not targets[: len(frame)].any()
         assert ids[len(frame) :].tolist() == table.ids(1)[start:stop].tolist()
-        # What stands right before the response is what stands there with its prompt.
+        # The tokens directly before the response are the same as with its prompt.
         assert frame[-1] == table.ids(1)[start - 1]
     assert len(collate(alone, [0, 1]).labels) == (table.targets(1) > 0).sum()
 

@@ -1,4 +1,4 @@
-"""A training that is watched: dev loss keeps the best adapter and ends early, spikes stop it, steps tell their speed."""
+"""Training with evaluations: dev loss keeps the best adapter and stops early, spikes stop it, steps report their speed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def watched(base, scratch, config=WATCHED, losses=None, on_step=lambda metrics: 
     metrics, seen = [], []
     given = iter(losses or [])
 
-    def told(found):
+    def report_step(found):
         metrics.append(found)
         on_step(found)
 
@@ -60,7 +60,9 @@ def watched(base, scratch, config=WATCHED, losses=None, on_step=lambda metrics: 
 
         options = {"seed": 1, "round": 2, "steps": None, **options}
         tokens, rows = table(LENGTHS), np.arange(len(LENGTHS))
-        report = train(model, tokens, PACKS, rows, config, scratch=scratch, evaluate=evaluate, on_step=told, **options)
+        report = train(
+            model, tokens, PACKS, rows, config, scratch=scratch, evaluate=evaluate, on_step=report_step, **options
+        )
         assert losses or report.best_dev_loss == dev_loss(model)
         return weights(), report, metrics, seen
 
@@ -93,7 +95,7 @@ def test_patience_counts_evaluations_without_improvement(base, tmp_path, patienc
     assert report.stopped_early is (taken < (steps or 9))
 
 
-def test_evaluations_come_every_so_many_steps_and_after_the_last(base, tmp_path):
+def test_evaluations_run_every_n_steps_and_after_the_last(base, tmp_path):
     config = WATCHED.model_copy(update={"eval_every": 4})
     _, report, metrics, _ = watched(base, tmp_path, config, [3, 2, 1])
     assert [found["step"] for found in metrics if "dev_loss" in found] == [4, 8, 9]
@@ -246,7 +248,7 @@ def test_a_hard_batch_among_examples_known_by_heart_is_no_spike(base, tmp_path, 
         check_step(training, counters, result)
 
 
-def test_steps_tell_time_left_memory_and_mfu(base, tmp_path):
+def test_steps_report_time_left_memory_and_mfu(base, tmp_path):
     _, _, metrics = run(base, tmp_path / "a", PLAIN, flops_per_token=1e6, peak_flops=1e9)
     assert all(m["mfu"] == pytest.approx(m["tokens_per_s"] * 1e-3) for m in metrics)
     assert all(0.01 < m["memory_gib"] <= m["peak_gib"] * 1.01 for m in metrics)
