@@ -1,8 +1,10 @@
-"""The words a report uses for the codes of a summary, in one place for the terminal and the page."""
+"""The words of reports for the codes of a summary, shared by the terminal and the page."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+from selection import scores
 
 MODELS = {"base": "Base", "previous": "Previous round", "selected": "Selected", "control": "Random control"}
 
@@ -11,10 +13,10 @@ WORK = {
     "selecting": "Scoring and selecting",
     "training": "Training",
     "evaluation": "Evaluation and report",
-    "control": "Random control, all of it",
+    "control": "Random control, all its work",
     "total": "Total",
 }
-"""Kinds of work that time and money are counted by."""
+"""The kinds of work that time and cost are counted for."""
 
 OUTCOMES = {
     "selected": "selected for training",
@@ -42,14 +44,14 @@ ADJUSTED = {
     "repaired_encoding": "text decoded with the wrong character set was repaired",
     "masked_pii": "personal data was masked",
     "merged_turns": "neighbouring messages of one role became one",
-    "system_as_user": "system message that does not stand first became a user's",
-    "message_fields_left_out": "conversation whose messages hold more than role and text: the rest is left out",
-    "renamed_fields": "row whose field names were read in lower case with underscores",
-    "rejected_set_aside": "preference pair of which the chosen side was taken",
-    "task_examples_left_out": "worked example of a task file, left out",
-    "replies_not_best": "reply of a message tree that is not on its best-ranked thread, left out",
-    "replies_turned_down": "reply of a message tree that was deleted or turned down in review, left out",
-    "unanswered_turn_cut": "message tree whose last turn has no answer: it was cut off",
+    "system_as_user": "system message after the first message became a user's",
+    "message_fields_left_out": "message fields other than role and text were left out",
+    "renamed_fields": "field names were read in lower case with underscores",
+    "rejected_set_aside": "the chosen side of a preference pair was taken",
+    "task_examples_left_out": "worked example of a task file was left out",
+    "replies_not_best": "reply outside the best-ranked thread of a message tree was left out",
+    "replies_turned_down": "reply of a message tree that was deleted or rejected in review was left out",
+    "unanswered_turn_cut": "last turn of a message tree without an answer was cut off",
 }
 
 LANGUAGES = {
@@ -60,31 +62,20 @@ LANGUAGES = {
     "nl": "Dutch", "no": "Norwegian", "nb": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian",
     "ru": "Russian", "sk": "Slovak", "sl": "Slovenian", "sr": "Serbian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil",
     "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
-    "und": "not told (too short or unsure)",
+    "und": "unknown (too short or unsure)",
 }  # fmt: skip
 
-SCORES = {
-    "nll": "NLL, nats per response token",
-    "entropy": "Entropy, nats per response token",
-    "margin": "Margin: 1 − gap of the two likeliest tokens",
-    "least_confidence": "1 − the likeliest token's probability",
-    "ifd": "IFD: NLL with the prompt over NLL without it",
-    "learnability": "Learnability: NLL above the reference adapter's, nats",
-    "forgetting": "Forgetting: NLL above the lowest of earlier rounds, nats",
-    "rds": "RDS: nearness to the target by hidden states",
-    "less": "LESS: nearness to the target by gradients",
-    "quality": "Quality, your own column",
-}
-"""What the axis of a score's distribution says."""
+SCORES = {name: score.label or f"{name}: {score.about}" for name, score in scores.SCORES.items() if name != "length"}
+"""The axis of each score's distribution. Length has a chart of its own, of picked against left."""
 
 TARGET_NOT_HELD = (
-    "the pool does not hold the target's kind: most target examples are farther from the nearest pool example than from another "
-    "target example. Aiming there is no better than random, so strategy default picks at random; add examples that are like it"
+    "the pool does not contain the target's kind: most target examples are farther from the nearest pool example than from another "
+    "target example. Selecting for it is no better than random, so strategy default picks at random; add similar examples"
 )
 
 
 class Metric(NamedTuple):
-    """A metric of the evaluation: its key in the summary, name, style of `values.STYLES`, and which way is better."""
+    """A metric of the evaluation: its key in the summary, its name, its style in `values.STYLES`, and whether lower is better."""
 
     key: str
     name: str
@@ -92,7 +83,7 @@ class Metric(NamedTuple):
     lower_is_better: bool
 
 
-# Macro: plain mean of the sources' values. Micro: every token (NLL) or example (exact match) alike. The page says so.
+# Macro: mean of the sources' values. Micro: mean over all tokens (NLL) or examples (exact match). The page explains both.
 METRICS = (
     Metric("macro_nll", "NLL, macro", "nll", True),
     Metric("micro_nll", "NLL, micro", "nll", True),
@@ -106,22 +97,22 @@ METRICS = (
 
 
 def outcome(code: str) -> str:
-    """The meaning of an outcome or quarantine code; an unknown one is shown as its own words."""
+    """The meaning of an outcome or quarantine code; an unknown code is shown with spaces for underscores."""
     return OUTCOMES.get(code, code.replace("_", " "))
 
 
 def adjusted(code: str) -> str:
-    """What an import changed; an unknown code is shown as its own words."""
+    """What an import changed; an unknown code is shown with spaces for underscores."""
     return ADJUSTED.get(code, code.replace("_", " "))
 
 
 def language(code: str) -> str:
-    """A language's English name with its ISO 639-1 code; an unknown one is its code."""
+    """A language's English name with its ISO 639-1 code; the code alone if it is unknown."""
     return f"{LANGUAGES[code]} ({code})" if code in LANGUAGES and code != "und" else LANGUAGES.get(code, code)
 
 
 def comparison(key: str) -> str:
-    """A key of the differences such as "selected - control" in the words of the page."""
+    """A difference's key, such as "selected - control", in words: "Selected minus random control"."""
     left, separator, right = key.partition(" - ")
     if not separator:
         return key
@@ -134,12 +125,12 @@ def difference_style(metric: str) -> tuple[str, str]:
 
 
 def models_of(evaluation: dict[str, Any] | None) -> list[str]:
-    """The measured models in the order in which a reader compares them; unknown ones come last."""
+    """The evaluated models in the order of MODELS; unknown ones come last."""
     models = (evaluation or {}).get("models") or {}
     known = [name for name in MODELS if models.get(name)]
     return known + [name for name in models if name not in MODELS]
 
 
 def metric(key: str) -> Metric:
-    """The metric of a key of the evaluation; an unknown one is shown by its key."""
+    """The metric with this key; an unknown one is named by its key."""
     return next((m for m in METRICS if m.key == key), Metric(key, key, "nll", "nll" in key))

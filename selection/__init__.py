@@ -1,1 +1,1 @@
-"""Which examples of a pool are worth training on: embeddings, near-duplicates, holdout, clusters, quotas, picks. Numpy in, numpy out."""
+"""Choose the examples of a pool to train on: embeddings, near-duplicates, holdout, clusters, quotas, picks. NumPy in, NumPy out."""

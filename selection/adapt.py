@@ -1,8 +1,8 @@
-"""Clusters that adapt to what was measured: split where the loss inside is uneven, merged where two neighbours do not differ.
+"""Adapt clusters to measured losses: split a cluster with uneven losses, merge two neighbours with similar losses.
 
-A cluster gets one quota, from the mean of its losses. Where it holds two tasks, one learned and one not, the mean says neither; and where
-two clusters hold one task, it is measured twice. Splitting by the embedding and testing by the loss keeps the test honest: the halves are
-made without looking at what is tested.
+A cluster gets one quota, from its mean loss. If it holds two tasks, one learned and one not, the mean describes neither. If two clusters
+hold one task, the task is measured twice. Splits use the embeddings and tests use the losses, so the test is valid: the halves do not
+depend on the tested values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selection.vectors import blocks, unit
 
 @dataclass(frozen=True)
 class Change:
-    """`old` clusters that became `new` ones, one into two or two into one, and why."""
+    """`old` clusters that became `new` ones, one into two or two into one, with the reason."""
 
     old: tuple[int, ...]
     new: tuple[int, ...]
@@ -26,7 +26,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Adapted:
-    """`assignment`: (n,) int32, clusters 0 … k' - 1. `parent`: for each of these the old clusters that it comes from."""
+    """`assignment`: (n,) int32, clusters 0 … k' - 1. `parent`: for each new cluster, the old clusters that it comes from."""
 
     assignment: np.ndarray
     parent: list[tuple[int, ...]]
@@ -36,7 +36,7 @@ class Adapted:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One measurement per example, the latest; arrays (m,). `cluster`: the old one's."""
+    """The latest measurement of each example; arrays (m,). `cluster`: its old cluster."""
 
     rows: np.ndarray
     loss: np.ndarray
@@ -46,8 +46,8 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _Split:
-    """Halves of a cluster: `second` marks its members that go to the half of the higher loss. `difference`: between the halves, nats.
-    `effect`: the same in standard deviations. `counts`: measured on each side."""
+    """Two halves of a cluster. `second`: bool, the members in the half with the higher loss. `difference`: of the halves' losses, nats.
+    `effect`: the difference in standard deviations. `counts`: measured examples of each half."""
 
     cluster: int
     second: np.ndarray
@@ -79,27 +79,28 @@ def adapt(
     effect: float = 0.5,
     near: float = 0.8,
 ) -> Adapted:
-    """Split uneven clusters, and merge at most as many pairs of like ones, so that k stays about the same.
+    """Split uneven clusters, and merge at most as many pairs of similar ones, so that k stays about the same.
 
-    A cluster is split into the halves that 2-means finds in the embeddings of what is measured in it, if their losses differ: by Welch's
-    test within rounds (see `within_rounds`), at a false discovery rate of `level` over all clusters tested (Benjamini & Hochberg 1995),
-    and by at least `effect` standard deviations. Two clusters are merged if each is the other's nearest by cosine of centroids, neither is
-    split, and their mean losses of the latest round differ by at most one standard error; the nearest pairs first. What is measured more
-    than once counts once, with its latest loss: repetitions are no new examples.
+    2-means on the embeddings of a cluster's measured examples gives two halves. The cluster is split if the halves' losses differ: by
+    Welch's test within rounds (see `within_rounds`), at a false discovery rate of `level` over all tested clusters (Benjamini & Hochberg
+    1995), and by at least `effect` standard deviations. Two clusters are merged if each is the other's nearest by cosine of centroids,
+    neither is split, and their mean losses of the latest round differ by at most one standard error; the nearest pairs come first. An
+    example that was measured more than once counts once, with its latest loss.
 
     On the 60,410 examples and 391 tasks of `evals` (benchmarks/study_pools.py), 256 clusters with 32 random ones of each measured: 19 to 31
     splits, 17 to 22 merges; the clusters explain 0.77 of the variance of all losses instead of 0.74. With 16 of each, 2 to 7 splits.
 
-    New clusters stand where the old ones stood: halves side by side, the lower loss first; a merged pair in the place of its lower one.
-    Nothing is random, and the order of rows matters only as far as it does to rounding. Suspected noise is best left out of `rows`.
+    New clusters keep the order of the old ones: the two halves follow each other, the lower loss first; a merged pair takes the place of
+    its lower index. There is no randomness; the order of rows changes results only by rounding. Leave suspected noise out of `rows`.
 
     Args:
-        embeddings: (n, d) float, may be memory-mapped; float32 copies are made of what one cluster has measured and of a block at a time.
+        embeddings: (n, d) float, may be memory-mapped; one cluster's measured rows and one block at a time are copied to float32.
         assignment: (n,) int, clusters 0 … k - 1.
-        rows: (m,) int, measured rows. loss: (m,) theirs, nats per response token, NaN is skipped. epoch: (m,) int, rounds: losses are only
-            compared within one.
-        least: measured on each side of a split, and of each cluster of a merge.
-        near: cosine of centroids from which on a pair may be merged.
+        rows: (m,) int, measured rows.
+        loss: (m,) their losses, nats per response token; NaN is skipped.
+        epoch: (m,) int, the round of each measurement; losses are compared only within a round.
+        least: the fewest measured examples in each half of a split, and in each cluster of a merge.
+        near: the lowest cosine of centroids for a merge.
     """
     k = int(assignment.max()) + 1
     measured = _latest(assignment, rows, loss, epoch)
@@ -112,22 +113,22 @@ def adapt(
 
 
 def within_rounds(loss: np.ndarray, second: np.ndarray, epoch: np.ndarray) -> tuple[float, float, float]:
-    """Do two halves differ in loss, when losses of different rounds cannot be compared?
+    """Test whether two halves differ in loss, comparing losses only within rounds.
 
-    Least squares of the loss on the half (x = 0 or 1) and the round. With e the residuals and x centred within rounds:
+    The test is a least-squares fit of the loss on the half (x = 0 or 1) and the round. With residuals e, and x centred within rounds:
 
         difference = Σ x · loss / Σ x²
         variance   = Σ x² e² / (1 - h) / (Σ x²)²,   h = 1 / (measured in the round) + x² / Σ x²      (HC2: MacKinnon & White 1985)
 
-    and degrees of freedom by Satterthwaite out of the halves' parts of the variance. With one round this is Welch's test exactly; with
-    more, testing deviations from the rounds' means by Welch would count every mean as known and find differences that are not there.
+    The degrees of freedom are Satterthwaite's, from the halves' parts of the variance. With one round this is exactly Welch's test. With
+    more rounds, Welch's test on deviations from the rounds' means would treat every mean as known and give too small p.
 
     Args:
         loss: (m,) nats. second: (m,) bool, the half. epoch: (m,) int.
 
     Returns:
         The second half's loss minus the first's in nats, the same in standard deviations within halves, and the two-sided p. The last two
-        are 0 and 1 if no round has both halves or too little is measured.
+        are 0 and 1 if no round has both halves, or if too few examples are measured.
     """
     from scipy.stats import t
 
@@ -147,7 +148,7 @@ def within_rounds(loss: np.ndarray, second: np.ndarray, epoch: np.ndarray) -> tu
     rounding = 1e-9 * max(1.0, float(np.abs(loss).max()))
     if deviation < rounding:
         return (difference, np.copysign(np.inf, difference), 0.0) if abs(difference) > rounding else (0.0, 0.0, 1.0)
-    if halves.sum() < rounding**2:  # rounds with both halves are even by chance; the others tell the spread
+    if halves.sum() < rounding**2:  # no residual in rounds with both halves: take the spread of the others
         p = 2 * t.sf(abs(difference) / (deviation / np.sqrt(squares)), degrees)
         return difference, difference / deviation, float(p)
     counts = np.array([(~second).sum(), second.sum()])
@@ -166,7 +167,7 @@ def _latest(assignment: np.ndarray, rows: np.ndarray, loss: np.ndarray, epoch: n
 def _splits(
     embeddings: np.ndarray, assignment: np.ndarray, measured: _Measured, k: int, level: float, least: int, effect: float
 ) -> list[_Split]:
-    """The splits worth making, by cluster."""
+    """The significant splits, by cluster."""
     from scipy.stats import false_discovery_control
 
     count = np.bincount(measured.cluster, minlength=k)
@@ -188,7 +189,7 @@ def _splits(
 
 
 def _members(assignment: np.ndarray, clusters: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Clusters and their rows, ascending; O(n log n) once."""
+    """Each of `clusters` and its rows, ascending. O(n log n) time for all."""
     order = np.argsort(assignment, kind="stable")
     bounds = np.searchsorted(assignment[order], [clusters, clusters + 1])
     for cluster, start, stop in zip(clusters, *bounds, strict=True):
@@ -196,8 +197,9 @@ def _members(assignment: np.ndarray, clusters: np.ndarray) -> Iterator[tuple[int
 
 
 def _halves(embeddings: np.ndarray, measured: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """(members,) bool, the half of each: 2-means of the unit vectors of the `measured` rows, the others to the nearer mean. It begins
-    from the two sides of the first principal component (Su & Dy 2007, doi 10.3233/IDA-2007-11402): no seed, no dependence on order."""
+    """(members,) bool, the half of each member: 2-means of the unit vectors of the `measured` rows; the others go to the nearer mean. It
+    starts from the two sides of the first principal component (Su & Dy 2007, doi 10.3233/IDA-2007-11402), so it needs no seed and does not
+    depend on the order."""
     from sklearn.cluster import KMeans
 
     vectors = unit(embeddings[measured])
@@ -211,7 +213,7 @@ def _halves(embeddings: np.ndarray, measured: np.ndarray, members: np.ndarray) -
 
 
 def _centroids(embeddings: np.ndarray, assignment: np.ndarray, k: int) -> np.ndarray:
-    """(k, d) unit means of unit vectors; zeros for an empty cluster."""
+    """(k, d) mean of each cluster's unit vectors, scaled to unit length; zeros for an empty cluster."""
     from scipy.sparse import csr_matrix
 
     sums = np.zeros((k, embeddings.shape[1]), dtype=np.float64)
@@ -222,7 +224,7 @@ def _centroids(embeddings: np.ndarray, assignment: np.ndarray, k: int) -> np.nda
 
 
 def _merges(centroids: np.ndarray, measured: _Measured, whole: np.ndarray, least: int, near: float) -> list[_Merge]:
-    """Pairs out of `whole` that may be merged, the nearest first."""
+    """Pairs of the unsplit clusters `whole` that may be merged, the nearest first."""
     cosine = centroids @ centroids.T
     np.fill_diagonal(cosine, -2.0)
     nearest = cosine.argmax(axis=1)

@@ -1,31 +1,31 @@
-"""How a budget is divided over clusters.
+"""Divide a budget over clusters.
 
-An allocation gives each cluster a weight and says why; `largest_remainder` turns weights into whole numbers that sum to the
-budget and ask no cluster for more than it has.
+An allocation gives each cluster a weight and a reason. `largest_remainder` turns the weights into whole numbers that sum to the
+budget and exceed no cluster's capacity. Further allocations are in selection/allocations/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from selection.candidates import Candidates, PastRound, Strategy, Vectors
+from selection.candidates import Candidates, PastRound, Strategy
 from selection.errors import SelectionError
 from selection.evidence import Evidence, gather
 from selection.losses import ClusterLosses, cluster_means
 from selection.randomness import DRAW, keyed_draw
-from selection.vectors import blocks, unit
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What an allocation may look at.
+    """The input of an allocation.
 
-    `open_` (n,) bool: candidates that quotas are for (not explored, not held back). `size` (k,): how many of them. `capacity`
-    (k,): what each cluster can surely give, in the budget's unit. `total`: the budget that is left, or all there is if that is
-    less. `past`: earlier rounds. `distinct`: how far clusters are kinds of example, 0 to 1. The candidates are sorted by key.
+    `candidates`: sorted by key. `open_`: (n,) bool, candidates that quotas can take: not explored, not held back. `size`: (k,) their
+    number. `capacity`: (k,) the most that each cluster's quota can be, in the budget's unit. `total`: the budget without what was
+    explored, or the sum of all capacities if that is less. `past`: earlier rounds, oldest first. `distinct`: how distinct the
+    clusters are, 0 to 1.
     """
 
     candidates: Candidates
@@ -42,13 +42,13 @@ class Situation:
 
     @property
     def amount(self) -> np.ndarray:
-        """(k,) what each cluster holds, in the budget's unit."""
+        """(k,) size of each cluster, in the budget's unit."""
         return self.size if self.unit == "examples" else self.capacity
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each cluster (k,), of any scale, 0 for a cluster that gets nothing; and one reason for each."""
+    """`weight`: (k,) float, of any scale, 0 for no quota. `reason`: k lines, one for each cluster, never empty."""
 
     weight: np.ndarray
     reason: list[str]
@@ -59,28 +59,39 @@ Weigh = Callable[[Situation], Weights]
 
 @dataclass(frozen=True)
 class Allocation:
-    """`weigh` gives the clusters' weights. `first_measured`: the first round in which it looks at losses; None: never. `aims`:
-    whether it needs embeddings of a target. `optional`: whether it makes do without losses where measuring would not pay."""
+    """An allocation and what it needs.
+
+    `weigh`: gives the clusters' weights. `first_measured`: the first round in which it uses losses; None: never. `aims`: whether it needs
+    embeddings of a target. `optional`: whether it also works without losses, if measuring would cost too much.
+    """
 
     weigh: Weigh
     first_measured: int | None
     aims: bool = False
     optional: bool = False
 
-    def looks_at_losses(self, number: int) -> bool:
+    def uses_losses(self, number: int) -> bool:
         """Whether round `number` needs measured losses for it."""
         return self.first_measured is not None and number >= self.first_measured
 
 
 ALLOCATIONS: dict[str, Allocation] = {}
+"""Filled when `selection.registry` imports the modules of selection/allocations/; take it from there."""
 
 
 def allocation(
     name: str, first_measured: int | None = None, aims: bool = False, optional: bool = False
 ) -> Callable[[Weigh], Weigh]:
-    """Register an allocation under `name`."""
+    """Register an allocation under `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def register(function: Weigh) -> Weigh:
+        """Add the function to ALLOCATIONS."""
+        if name in ALLOCATIONS:
+            raise ValueError(f"allocation {name!r} is registered twice")
         ALLOCATIONS[name] = Allocation(function, first_measured, aims, optional)
         return function
 
@@ -89,9 +100,9 @@ def allocation(
 
 @allocation("random")
 def random_allocation(situation: Situation) -> Weights:
-    """As if there were no clusters: a uniform draw from all candidates, counted by cluster.
+    """A uniform draw from all candidates, counted by cluster, as if there were no clusters.
 
-    The draw is the one the random picker makes, so the two together pick exactly its first examples. O(n log n).
+    The random picker makes the same draw, so the two together pick exactly its first examples. O(n log n) time.
     """
     candidates = situation.candidates
     rows = np.flatnonzero(situation.open_)
@@ -112,15 +123,17 @@ def random_allocation(situation: Situation) -> Weights:
 
 @allocation("uniform")
 def uniform_allocation(situation: Situation) -> Weights:
-    """Every cluster alike, whatever its size. O(k)."""
+    """The same weight for every cluster, whatever its size. O(k) time."""
     size = situation.size
-    return Weights((size > 0).astype(np.float64), [f"as every cluster, {n} selectable" for n in size])
+    return Weights((size > 0).astype(np.float64), [f"the same as every cluster, {n} selectable" for n in size])
 
 
 @allocation("size")
 def size_allocation(situation: Situation) -> Weights:
-    """What a cluster holds, in the budget's unit, ^ temperature: 1 keeps the pool's proportions, 0 is uniform (temperature sampling
-    of multilingual pretraining, arXiv 1911.02116, section 3.1). O(k)."""
+    """size ^ temperature, in the budget's unit: 1 keeps the pool's proportions, 0 is uniform. O(k) time.
+
+    This is the temperature sampling of multilingual pretraining (arXiv 1911.02116, section 3.1).
+    """
     amount, temperature = situation.amount, situation.strategy.temperature
     weight = np.where(situation.size > 0, np.maximum(amount, 1.0) ** temperature, 0.0)
     unit = " tokens" if situation.unit == "tokens" else ""
@@ -129,9 +142,11 @@ def size_allocation(situation: Situation) -> Weights:
 
 @allocation("loss", first_measured=1)
 def loss_allocation(situation: Situation) -> Weights:
-    """Expected mean NLL of the cluster under the current adapter ^ temperature; the estimate is shrunk as
-    `selection.losses.cluster_losses` says. In the manner of the 2023 efficiency challenge's winner on one 4090, who sampled
-    the tasks more where the model scored low. Equal weights if nothing is measured. O(n)."""
+    """(expected mean NLL of the cluster under the current adapter) ^ temperature; equal weights if nothing is measured. O(n) time.
+
+    `selection.losses.cluster_losses` gives the estimate. It follows the winner of the 2023 efficiency challenge on one 4090, who
+    sampled a task more if the model scored low on it.
+    """
     losses, temperature = situation.losses, situation.strategy.temperature
     level = np.where(situation.size > 0, np.nan_to_num(losses.expected, nan=1.0), 0.0)
     weight = np.where(situation.size > 0, np.maximum(level, 1e-9) ** temperature, 0.0)
@@ -140,16 +155,19 @@ def loss_allocation(situation: Situation) -> Weights:
 
 @allocation("confidence", first_measured=1)
 def confidence_allocation(situation: Situation) -> Weights:
-    """How unsure the model is of its first choices in a cluster (one minus their mean probability, shrunk as losses are)
-    ^ temperature: by what it does not know, whatever the answers say, so that wrong answers do not attract. O(n)."""
+    """(1 - mean probability of the model's first choices in the cluster) ^ temperature, shrunk as losses are. O(n) time.
 
+    Unlike loss it does not depend on the given answers, so wrong answers get no larger share.
+    """
     candidates, temperature = situation.candidates, situation.strategy.temperature
     unsure = np.full(len(candidates), np.nan) if candidates.confidence is None else 1 - candidates.confidence
     found = cluster_means(candidates, unsure)
     level = np.where(situation.size > 0, np.nan_to_num(found.expected, nan=1.0), 0.0)
     weight = np.where(situation.size > 0, np.maximum(level, 1e-9) ** temperature, 0.0)
     reason = [
-        f"unsure of {value:.0%} of its tokens ({m} measured)" if m else "nothing measured here; as the average cluster"
+        f"unsure of {value:.0%} of its tokens ({m} measured)"
+        if m
+        else "nothing measured here; the average cluster's value"
         for value, m in zip(level, found.measured, strict=True)
     ]
     return Weights(weight, [text + _power(temperature) for text in reason])
@@ -157,24 +175,27 @@ def confidence_allocation(situation: Situation) -> Weights:
 
 @allocation("adaptive", first_measured=2, optional=True)
 def adaptive_allocation(situation: Situation) -> Weights:
-    """What each cluster should have had by the end of this round, less what it has had.
+    """Each cluster's target share of all picks of the run, minus what earlier rounds picked of it. O(n) time.
 
-    With a power law L(n) = L(1) n^-α for a cluster's loss after n examples, an example more is worth about α L(n) / n, and that is the
-    same everywhere when n is in proportion to α L. So the shares of all that is picked in the end are
+    Suppose a cluster's loss follows a power law L(n) = L(1) n^-α in the number n of its examples. One more example then lowers it by
+    about α L(n) / n, which is the same for all clusters if n is proportional to α L. So the target shares are
 
         size ^ (1 - d) · (loss ^ temperature · (fall / mean fall) ^ learn) ^ d
 
-    loss: the cluster's now, shrunk (`selection.losses`); fall: α, how fast it fell so far, shrunk (`selection.evidence`), 1 of the mean
-    where nothing is known; d: how distinct the clusters are (`selection.cluster.distinctness`). Where they are kinds of task every one
-    counts alike whatever its size; where they are cuts through a continuum, which over-sampling would only distort, the shares are
-    those of the pool, as at random. In the first round nothing is known of what training changes, and losses of a model
-    that does not know the tasks' form yet say little: the shares go by d alone. O(n).
+    loss: the cluster's current loss, shrunk (`selection.losses`). fall: α, the speed of its fall so far, shrunk (`selection.evidence`);
+    the mean if unknown. d: how distinct the clusters are (`selection.cluster.distinctness`). Clusters that are kinds of task (d = 1) count
+    alike, whatever their size. Clusters that cut a continuum (d = 0) get the pool's own shares, because over-sampling some would only
+    distort it. The first round has no evidence on training, and losses of a model that does not know the tasks' form are not
+    informative, so its shares depend on d alone.
     """
     size, amount, past, d = situation.size, situation.amount, situation.past, situation.distinct
-    kind = f"clusters {d:.0%} distinct: {_size_counts(1 - d)}"
+    by_size = f"{_by_size(1 - d)} (cluster distinctness {d:.0%})"
     if not past or np.isnan(situation.losses.pool_mean):
         even = np.where(size > 0, np.maximum(amount, 1.0) ** (1 - d), 0.0)
-        return Weights(even, [f"nothing learned yet; {kind}, {n} selectable" for n in size])
+        return Weights(
+            even,
+            [f"{'no losses to compare' if past else 'first round'}: quota {by_size}, {n} selectable" for n in size],
+        )
     evidence, strategy = gather(past, situation.losses), situation.strategy
     even = np.where(size > 0, np.maximum(amount + evidence.spent, 1.0) ** (1 - d), 0.0)
     level = np.maximum(situation.losses.expected, 1e-9) ** strategy.temperature
@@ -183,74 +204,20 @@ def adaptive_allocation(situation: Situation) -> Weights:
     reason = [
         _loss_reason(situation.losses, c)
         + _power(strategy.temperature)
-        + _fall_reason(evidence, c)
-        + f"; {kind}; had {evidence.spent[c]:g} so far"
+        + _fall_reason(past, situation.losses, evidence, c)
+        + f"; target share {by_size}; {evidence.spent[c]:g} picked in earlier rounds"
         for c in range(len(size))
     ]
     return Weights(weight, reason)
 
 
-def _size_counts(exponent: float) -> str:
-    """How the size of a cluster counts, in words."""
-    return "size does not count" if exponent == 0 else f"size ^ {exponent:.2g} counts"
-
-
-@allocation("learnability", first_measured=1)
-def learnability_allocation(situation: Situation) -> Weights:
-    """By how much a cluster's loss falls for what is spent on it: Thompson sampling (1933) over clusters, whose arms are the
-    clusters and whose reward is the fall of loss per unit, known with the error that `selection.evidence` gives. In the
-    first round: as `loss`; where earlier rounds tell nothing, every cluster alike. O(n)."""
-    if len(situation.past) == 0:
-        return loss_allocation(situation)
-    evidence = gather(situation.past, situation.losses)
-    rng = np.random.default_rng([*situation.seed_parts, DRAW])
-    drawn = evidence.gain + evidence.gain_error * rng.standard_normal(len(situation.size))
-    least = 0.05 * max(float(np.nanmean(np.maximum(evidence.gain, 0))), 1e-12)
-    weight = np.where(situation.size > 0, np.maximum(drawn, least), 0.0)
-    reason = [
-        f"loss fell by {gain:.2g} ± {error:.1g} for each doubling of what it had, drawn {draw:.2g}"
-        for gain, error, draw in zip(evidence.gain, evidence.gain_error, drawn, strict=True)
-    ]
-    return Weights(weight, reason)
-
-
-NEIGHBOURS = 16
-"""Nearest candidates that tell which clusters a target example lies in."""
-
-
-@allocation("target", aims=True)
-def target_allocation(situation: Situation) -> Weights:
-    """Size · (density of the target / density of the pool) ^ temperature: at 1 the clusters' shares of the target, at 0 the pool's own
-    (importance weights: Xie et al. 2023, arXiv 2302.03169, by clusters). The densities are shares of the target's and of all candidates; a
-    target example is spread over the clusters of its 16 nearest candidates by embeddings. O(n · targets · d) time."""
-    candidates, size = situation.candidates, situation.size
-    rows = np.flatnonzero(situation.open_)
-    vectors = candidates.vectors["embedding"].take(rows)
-    nearest = _nearest_candidates(vectors, min(NEIGHBOURS, len(rows)))
-    near = np.bincount(candidates.cluster[rows[nearest.ravel()]], minlength=len(size)).astype(np.float64)
-    target, pool = near / max(near.sum(), 1), size / max(size.sum(), 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(size > 0, target / pool, 0.0)
-    weight = np.where(size > 0, size * ratio**situation.strategy.temperature, 0.0)
-    return Weights(weight, [f"{t:.1%} of the target, {p:.1%} of the pool" for t, p in zip(target, pool, strict=True)])
-
-
-def _nearest_candidates(vectors: Vectors, count: int) -> np.ndarray:
-    """(t, count) positions of the candidates nearest to each target example by cosine, in blocks."""
-    targets = unit(np.asarray(vectors.targets))
-    best = np.full((len(targets), 0), -np.inf, dtype=np.float32)
-    where = np.empty((len(targets), 0), dtype=np.int64)
-    for block in blocks(np.arange(len(vectors.row))):
-        cosine = targets @ unit(np.nan_to_num(vectors.take(block).values())).T
-        best, where = np.hstack([best, cosine]), np.hstack([where, np.broadcast_to(block, cosine.shape)])
-        kept = np.argsort(-best, axis=1, kind="stable")[:, :count]
-        best, where = np.take_along_axis(best, kept, axis=1), np.take_along_axis(where, kept, axis=1)
-    return where
+def _by_size(exponent: float) -> str:
+    return "independent of size" if exponent == 0 else f"proportional to size^{exponent:.2g}"
 
 
 def _fill_up(worth: np.ndarray, spent: np.ndarray, total: int) -> np.ndarray:
-    """(k,) what to add to `spent` so that all together is in proportion to `worth`, as far as `total` goes and nothing is taken
-    back: max(0, s · worth - spent) with the s at which it sums to `total`; nothing where nothing has worth."""
+    """(k,) what to add to `spent` to bring the sums near to proportions of `worth`: max(0, s · worth - spent), where s makes the sum
+    `total`. Zeros if no cluster has worth."""
     if not (worth > 0).any():
         return np.zeros(len(worth))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -270,28 +237,38 @@ def _power(temperature: float) -> str:
 
 def _loss_reason(losses: ClusterLosses, c: int) -> str:
     if np.isnan(losses.expected[c]):
-        return "no example of the pool is measured; as every cluster"
-    ratio = f"{losses.expected[c] / losses.pool_mean:.2f} × the pool's" if losses.pool_mean > 0 else "as the pool's"
+        return "no example of the pool is measured; the same as every cluster"
+    ratio = (
+        f"{losses.expected[c] / losses.pool_mean:.2f} × the pool's"
+        if losses.pool_mean > 0
+        else "the same as the pool's"
+    )
     if losses.measured[c] == 0:
-        return f"nothing measured here; expected NLL {losses.expected[c]:.2f} as of the average cluster, {ratio}"
+        return f"nothing measured here; NLL {losses.expected[c]:.2f} of the average cluster, {ratio}"
     error = f" ± {losses.stderr[c]:.2f}" if np.isfinite(losses.stderr[c]) else ""
     return (
-        f"mean NLL {losses.mean[c]:.2f}{error} over {losses.measured[c]} measured, "
+        f"NLL {losses.mean[c]:.2f}{error}, mean of {losses.measured[c]} measured, "
         f"shrunk to {losses.expected[c]:.2f}, {ratio}"
     )
 
 
-def _fall_reason(evidence: Evidence, c: int) -> str:
+def _fall_reason(past: Sequence[PastRound], now: ClusterLosses, evidence: Evidence, c: int) -> str:
+    """How the cluster's loss changed since it was first measured, and the speed that its share uses."""
     if np.isnan(evidence.fall[c]):
         return ""
-    return (
-        f", fell by {evidence.fall[c]:.0%} ± {evidence.fall_error[c]:.0%} at each doubling, "
-        f"counted as {evidence.relative_fall[c]:.2f} × the mean"
-    )
+    speed = f"speed of its fall {evidence.relative_fall[c]:.2f} × the mean"
+    before = [
+        (number, entry.loss[c]) for number, entry in enumerate(past, 1) if not np.isnan(entry.loss[c : c + 1]).all()
+    ]
+    if not before or np.isnan(now.mean[c]):
+        return f", {speed}"
+    number, loss = before[0]
+    verb = "fell" if now.mean[c] < loss else "rose"
+    return f", {verb} from {loss:.2f} to {now.mean[c]:.2f} since round {number}, {speed}"
 
 
 def _running_total(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """(n,) sum of `amount` up to and with each row over the rows of the same group."""
+    """(n,) running sum of `amount` inside each group, up to and including each row."""
     if not len(group):
         return np.empty(0, dtype=np.int64)
     order = np.argsort(group, kind="stable")
@@ -306,12 +283,12 @@ def _running_total(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
 def largest_remainder(weights: np.ndarray, total: int, capacity: np.ndarray) -> np.ndarray:
     """Whole numbers in proportion to `weights` that sum to `total`, none above its capacity (Hamilton's method).
 
-    What a full cluster cannot take goes to the others in proportion to their weights; clusters of weight 0 get something only
-    when all others are full, then in proportion to capacity. Remainders tie by larger capacity, then lower index.
+    The part that a full cluster cannot take goes to the others in proportion to their weights. Clusters of weight 0 get a part only if
+    all others are full, in proportion to capacity. Equal remainders go to the larger capacity, then to the lower index.
 
     Args:
         weights: (k,) float, 0 or more, finite.
-        total: what to divide, 0 or more.
+        total: the sum to reach, 0 or more.
         capacity: (k,) int, 0 or more.
 
     Returns:
@@ -324,9 +301,7 @@ def largest_remainder(weights: np.ndarray, total: int, capacity: np.ndarray) -> 
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise SelectionError("allocation: expected finite weights of 0 or more.")
     if not 0 <= total <= capacity.sum():
-        raise SelectionError(
-            f"allocation: {total} cannot be divided over clusters that hold {capacity.sum()} together."
-        )
+        raise SelectionError(f"allocation: {total} exceed the {capacity.sum()} that all clusters hold together.")
     quota = np.zeros(len(weights), dtype=np.int64)
     for share in (weights, capacity.astype(np.float64)):
         room = capacity - quota

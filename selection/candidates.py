@@ -1,4 +1,4 @@
-"""What goes into a selection and what comes out."""
+"""The inputs and outputs of a selection."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ UNITS = ("examples", "tokens")
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows of a matrix that belong to candidates. `matrix` (N, d), may be memory-mapped; `row` (n,) the row of each candidate,
-    -1 for one that has none. `targets` (t, d): the same of the target's examples, where there is a target."""
+    """One vector for each candidate that has one.
+
+    `matrix`: (N, d), may be memory-mapped. `row`: (n,) int, each candidate's row of the matrix, -1 for none. `targets`: (t, d), the
+    vectors of the target's examples, if the run has a target.
+    """
 
     matrix: np.ndarray
     row: np.ndarray
     targets: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Vectors:
-        """Those of the candidates at `rows`."""
+        """The vectors of the candidates at `rows`."""
         return Vectors(self.matrix, self.row[rows], self.targets)
 
     def values(self) -> np.ndarray:
-        """(n, d) float32, NaN where a candidate has none."""
+        """(n, d) float32, NaN for a candidate without a vector."""
         result = np.full((len(self.row), self.matrix.shape[1]), np.nan, dtype=np.float32)
-        there = self.row >= 0
-        result[there] = self.matrix[self.row[there]]
+        known = self.row >= 0
+        result[known] = self.matrix[self.row[known]]
         return result
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The selectable examples, and only those; all arrays (n,).
+    """The selectable examples, and no others; all arrays (n,).
 
-    `keys`: uint64, distinct. `cluster`: int, 0 or more. `tokens`: int, length in tokens, 1 or more. `score`: float, higher is
-    more worth training on. `loss`: float, mean NLL in nats per response token. `confidence`: mean probability of the model's
-    first choice. NaN where not measured. `suspect`: held back as noise. `vectors`: by name, "embedding", "pooled", "gradient",
-    "trajectory" (losses of earlier rounds), as far as the strategy's picker asks for them.
+    `keys`: uint64, distinct. `cluster`: int, 0 or more. `tokens`: int, length in tokens, 1 or more. `score`: float, higher = more
+    worth training on. `loss`: float, mean NLL in nats per response token. `confidence`: float, mean probability of the model's
+    first choice. Scores, losses and confidences are NaN where not measured. `suspect`: bool, held back as noise. `vectors`: by name,
+    only those that `vectors_needed` names: "embedding", "pooled", "gradient", "trajectory" (losses of earlier rounds).
 
     Raises:
         SelectionError: arrays of different lengths, values out of range, repeated keys, or no example at all.
@@ -59,7 +62,7 @@ class Candidates:
         n = len(self.keys)
         if n == 0:
             raise SelectionError(
-                "there is no selectable example: all are held out, duplicates, unlabelled, over length or trained."
+                "there is no selectable example: all are held out, duplicates, unlabelled, over length or already trained on."
             )
         for name in self._arrays():
             if getattr(self, name).shape != (n,):
@@ -94,12 +97,12 @@ class Candidates:
 
     @property
     def is_sorted(self) -> bool:
-        """Whether the keys do not decrease, which is how a pool stores them."""
+        """Whether the keys do not decrease. A pool stores them in that order."""
         return bool((self.keys[1:] >= self.keys[:-1]).all())
 
     @property
     def clusters(self) -> int:
-        """Number of clusters: the highest one's index plus one."""
+        """Number of clusters: the highest index plus one."""
         return int(self.cluster.max()) + 1
 
     @property
@@ -115,10 +118,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class PastRound:
-    """What an earlier round measured and spent, by the present clusters; all (k,).
+    """What an earlier round measured and spent in each of the present clusters; all (k,).
 
-    `loss`, `stderr`: mean NLL before its training, and the standard error of it; NaN where unknown. `spent`: what was picked, in
-    the budget's unit.
+    `loss`, `stderr`: mean NLL before that round's training and its standard error, NaN where unknown. `spent`: the size of the
+    picks, in the budget's unit.
     """
 
     loss: np.ndarray
@@ -128,10 +131,10 @@ class PastRound:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be selected: `amount` examples, met exactly, or tokens, never exceeded.
+    """How much to select: exactly `amount` examples, or at most `amount` tokens.
 
     Raises:
-        SelectionUsageError: another unit, or an amount that is not a whole number above zero.
+        SelectionUsageError: an unknown unit, or an amount that is not a whole number above zero.
     """
 
     unit: str
@@ -139,7 +142,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
-            raise SelectionUsageError(f"budget: expected a unit out of {', '.join(UNITS)}, found {self.unit!r}.")
+            raise SelectionUsageError(f"budget: expected one of the units {', '.join(UNITS)}, found {self.unit!r}.")
         if not isinstance(self.amount, (int, np.integer)) or self.amount < 1:
             raise SelectionUsageError(
                 f"budget: expected a whole number of {self.unit} above zero, found {self.amount!r}."
@@ -148,7 +151,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Strategy:
-    """An allocation and a picker by name, with every parameter they read; `selection.config.SelectConfig` describes each."""
+    """An allocation and a picker by name, and their parameters; `selection.config.SelectConfig` describes each.
+
+    `about`: what the strategy does and when to use it, for help, docs and reports.
+    """
 
     allocation: str
     picker: str
@@ -165,12 +171,12 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Quotas:
-    """The budget divided over clusters; all (k,), k = highest cluster among the candidates + 1.
+    """The budget divided over clusters; all (k,), k = highest cluster index among the candidates + 1.
 
-    `quota`: int64, in `unit`, the budget's. `reason`: one line each. `loss_mean`: measured mean NLL, NaN where nothing is
-    measured. `loss_stderr`: its standard error, NaN where unknown. `loss_expected`: the mean after shrinkage, what weights
-    are made of. `measured`: number of measured examples. `weight`: share of the budget before rounding and capacities.
-    `explored`: keys picked at random from the whole pool before anything else, part of the budget but of no quota.
+    `quota`: int64, in `unit`. `reason`: one line for each cluster. `loss_mean`: measured mean NLL, NaN where nothing is measured.
+    `loss_stderr`: its standard error, NaN where unknown. `loss_expected`: the mean after shrinkage, which the weights use.
+    `measured`: number of measured examples. `weight`: share of the budget before rounding and capacities. `unit`: the budget's.
+    `explored`: keys of the examples picked at random from the whole pool. They count towards the budget, not towards a quota.
     """
 
     quota: np.ndarray
@@ -186,11 +192,11 @@ class Quotas:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was picked and why.
+    """The picks, with reasons.
 
-    `picked`: (m,) int64 rows of the candidates in pick order; any first part of it is spread over the clusters as the whole.
-    `step`: m lines, why this one. `outcome`: (n,) object, one of OUTCOMES for each candidate. `short_by`: what the budget
-    leaves unspent, in its unit; 0 for examples.
+    `picked`: (m,) int64 rows of the candidates in pick order; any first part of it is spread over the clusters like the whole.
+    `step`: m reasons, one for each pick. `outcome`: (n,) object, one of OUTCOMES for each candidate. `short_by`: the unspent part
+    of the budget, in its unit; 0 for a budget of examples.
     """
 
     picked: np.ndarray
@@ -200,5 +206,5 @@ class Selection:
 
 
 OUTCOMES = ("selected", "suspected_noise", "tail_cut", "quota_full", "no_quota")
-"""What became of a candidate: picked; held back because its neighbours' losses contradict its own; left out among its cluster's
-highest losses; its cluster's quota was full; its cluster had no quota."""
+"""The outcome of a candidate: picked; held back because its prompt makes its response less likely (`selection.noise`); excluded as one
+of its cluster's highest losses; its cluster's quota was full; its cluster had no quota."""

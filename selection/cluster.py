@@ -1,9 +1,9 @@
-"""Clusters, what they are called, how good they are, and where they lie in two dimensions.
+"""Cluster embeddings; name clusters, measure their quality, and project them to two dimensions.
 
-k-means spends its centroids where the examples are: of a pool that is half one task it makes half of all clusters out of that
-task, and hundreds of small ones share the rest. So k-means only makes cells, many small ones; the cells, each counting once
-whatever it holds, are then joined from the bottom up. A task of 20,000 examples lies in cells that are near each other and
-becomes a few clusters, a task of 12 becomes one.
+k-means alone spends its centroids where the examples are: if half of the pool is one task, half of all clusters are that task, and
+hundreds of small tasks share the rest. So k-means only makes many small cells. The cells, each with the same weight whatever its
+size, are then joined bottom-up. A task of 20,000 examples lies in cells near each other and becomes a few clusters; a task of 12
+becomes one.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 MAX_CLUSTERS, MAX_CELLS = 4096, 8192
 CELLS_PER_CLUSTER, EXAMPLES_PER_CELL = 12, 4
-"""auto: so many cells for each cluster, as far as every cell has so many examples on average."""
+"""auto: this many cells per cluster, if every cell then has at least this many examples on average."""
 QUALITY_SAMPLE = 2000
 PROJECTION_SAMPLE = 20_000
 NAME_TEXTS, NAME_CHARACTERS, NAME_TERMS = 200, 2000, 3
-"""A cluster's name is made from this many of its texts, this much of each, and so many terms."""
+"""Texts of a cluster that its name is made from, characters of each text, and terms in the name."""
 
 
 @dataclass(frozen=True)
 class Clusters:
     """`assignment`: (n,) int32. `distance`: (n,) float32, one minus the cosine to the centroid. `centroids`: (k, d) float32.
 
-    `quality`: k, cells, sizes, the k-means objective on the sample, and scikit-learn's measures on a random part (None for one cluster).
+    `quality`: k, cells, sizes, the k-means objective on the sample, and scikit-learn's measures on a random sample (None if there is only
+    one cluster).
     """
 
     assignment: np.ndarray
@@ -46,24 +47,25 @@ class Clusters:
 
 
 def choose_k(k: int | Literal["auto"], n: int) -> int:
-    """`k`, or for auto a number of clusters that suits n examples: √n, at most 4,096."""
+    """The number of clusters for n examples: `k`, or √n for auto, at most 4,096."""
     return k if k != "auto" else int(min(max(1, n**0.5), MAX_CLUSTERS))
 
 
 def choose_cells(cells: int | Literal["auto"], k: int, n: int) -> int:
-    """`cells`, or for auto 12 a cluster, no more than a quarter of n, nor than 8,192; never fewer than k."""
+    """The number of k-means cells: `cells`, or 12 per cluster for auto, at most n / 4 and 8,192; at least k."""
     return max(k, cells if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
 
 
 def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
-    """Cells by k-means (faiss) from a random sample, joined to clusters by average linkage (Sokal & Michener 1958) or Ward's
-    method (1963, doi 10.2307/2282967); every example belongs to the cell of highest cosine.
+    """Make k-means cells (faiss) from a random sample and join them to clusters; each example belongs to the cell of highest cosine.
+
+    Cells are joined by average linkage (Sokal & Michener 1958) or Ward's method (1963, doi 10.2307/2282967).
 
     Args:
-        embeddings: (n, d) float, may be memory-mapped; float32 copies are made of the sample and of one block at a time.
+        embeddings: (n, d) float, may be memory-mapped; the sample and one block at a time are copied to float32.
 
     Raises:
-        SelectionError: fewer examples than clusters, or than cells.
+        SelectionError: fewer examples than clusters or cells.
     """
     n = len(embeddings)
     k = choose_k(config.k, n)
@@ -80,7 +82,7 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
     sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
     looked_at = np.sort(rng.choice(n, size=min(n, QUALITY_SAMPLE), replace=False))
     centres, objective = _k_means(unit(embeddings[sample]), cells, config, seed)
-    cell, cosine = _assign(embeddings, centres)
+    cell, cosine = near(embeddings, centres)
     held = np.bincount(cell, minlength=cells)
     ways = ("average", "ward") if config.linkage == "auto" and cells > k else (config.linkage,)
     found = []
@@ -107,8 +109,11 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
 
 
 def distinctness(silhouette: float | None) -> float:
-    """How far clusters are kinds of example and not cuts through a continuum, 0 to 1: their silhouette on the scale of Kaufman &
-    Rousseeuw (1990, table 4), where up to 0.25 says that there is no structure and above 0.5 that there is a reasonable one."""
+    """How distinct the clusters are: 0 for cuts through a continuum, 1 for separate kinds of example, from their silhouette.
+
+    On the scale of Kaufman & Rousseeuw (1990, table 4), a silhouette up to 0.25 means no structure, above 0.5 a reasonable one. None
+    counts as 0.
+    """
     return float(np.clip(((silhouette or 0.0) - 0.25) / 0.25, 0.0, 1.0))
 
 
@@ -130,9 +135,9 @@ def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) 
 
 
 def _join(centres: np.ndarray, size: np.ndarray, k: int, way: str, spherical: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The cluster of each cell (cells,), numbered by first cell, and each cluster's centroid (k, d): the mean of its cells.
+    """The cluster of each cell (cells,), numbered by first cell, and each cluster's centroid (k, d), the mean of its cells.
 
-    Cells without examples, which duplicates leave behind, join the nearest that has some, unless they are needed to make k.
+    Duplicates can leave cells without examples. Those join the nearest cell with examples, unless they are needed to reach k.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
 
@@ -156,11 +161,6 @@ def _join(centres: np.ndarray, size: np.ndarray, k: int, way: str, spherical: bo
     return cluster_of, unit(centroids) if spherical else centroids
 
 
-def _assign(embeddings: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-
-    return near(embeddings, centroids)
-
-
 def _distances(embeddings: np.ndarray, assignment: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """(n,) one minus the cosine of each example to its own centroid."""
     centroids, result = unit(centroids), np.empty(len(embeddings))
@@ -170,7 +170,7 @@ def _distances(embeddings: np.ndarray, assignment: np.ndarray, centroids: np.nda
 
 
 def _quality(vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Silhouette (cosine), Davies–Bouldin and Calinski–Harabasz of a random part of the pool."""
+    """Silhouette (cosine), Davies–Bouldin and Calinski–Harabasz of these examples; None for each if there is only one cluster."""
     from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
     if not 1 < len(np.unique(labels)) < len(vectors):
@@ -183,14 +183,16 @@ def _quality(vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
-    """A name for each cluster, of the three terms that set it apart most. Equal names are numbered."""
+    """A name for each cluster: its three most distinctive terms. Equal names get numbers."""
     terms = telling_terms(texts, assignment, k, NAME_TERMS)
     return _distinct([", ".join(best) or f"cluster {c}" for c, best in enumerate(terms)])
 
 
 def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: int) -> list[list[str]]:
-    """The at most `count` terms of each cluster that are frequent in it and rare in the others, best first, by TF-IDF over clusters
-    (each cluster is one document, as in BERTopic, arXiv 2203.05794, section 3.3)."""
+    """Up to `count` distinctive terms of each cluster, best first: frequent in it and rare in the others.
+
+    The measure is TF-IDF with each cluster as one document, as in BERTopic (arXiv 2203.05794, section 3.3).
+    """
     from sklearn.feature_extraction.text import CountVectorizer
 
     rows, cluster_of = _naming_rows(assignment)
@@ -210,7 +212,7 @@ def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: i
 
 
 def nearest_to_centre(embeddings: np.ndarray, assignment: np.ndarray, k: int, count: int) -> list[np.ndarray]:
-    """The at most `count` rows of each cluster with the highest cosine to the mean of its unit vectors, nearest first."""
+    """Up to `count` rows of each cluster with the highest cosine to the mean of its unit vectors, nearest first."""
     centres = np.zeros((k, embeddings.shape[1]))
     for rows in blocks(np.arange(len(embeddings))):
         centres += _indicator(assignment[rows], k).T @ unit(embeddings[rows])
@@ -220,7 +222,7 @@ def nearest_to_centre(embeddings: np.ndarray, assignment: np.ndarray, k: int, co
 
 
 def _telling(counts: csr_matrix) -> csr_matrix:
-    """(k, terms) log(1 + count) × log(clusters / clusters with the term): next to nothing for a term that all clusters have."""
+    """(k, terms) log(1 + count) × log(clusters / clusters with the term): close to 0 for a term that all clusters have."""
     present = np.bincount(counts.indices, minlength=counts.shape[1])
     clusters = max(int((np.diff(counts.indptr) > 0).sum()), 1)
     weights = counts.copy()
@@ -229,7 +231,7 @@ def _telling(counts: csr_matrix) -> csr_matrix:
 
 
 def _naming_rows(assignment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first few rows of each cluster, and their clusters. Pools are sorted by content hash, so these are random ones."""
+    """The first NAME_TEXTS rows of each cluster, and their clusters. Pools are sorted by content hash, so these rows are random."""
     order = np.argsort(assignment, kind="stable")
     size = np.bincount(assignment)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
@@ -260,7 +262,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def project(embeddings: np.ndarray) -> np.ndarray:
-    """(n, 2) float32 principal components for the report's map; fitted on at most 20,000 rows, evenly spaced."""
+    """(n, 2) float32: the first two principal components, for the report's map; fitted on at most 20,000 evenly spaced rows."""
     from sklearn.decomposition import PCA
 
     n, d = embeddings.shape

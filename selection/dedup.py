@@ -1,8 +1,8 @@
 """Near-duplicates by cosine of embeddings.
 
-Groups are made around leaders (Hartigan 1975, chapter 3): examples come in order of preference, and each joins the nearest earlier
-leader within the threshold or else becomes a leader. So every member is near its representative, and groups never chain
-A–B–C into one although A and C differ. Memory is one float16 copy of the leaders' vectors; n × n is never formed.
+Groups form around leaders (Hartigan 1975, chapter 3): examples come in order of preference, and each joins the nearest earlier leader
+within the threshold, or becomes a leader. So every member is near its representative, and A–B–C never chain into one group if A and C
+differ. Memory is one copy of the leaders' vectors (float16 above EXACT_UP_TO); no n × n matrix is formed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import faiss
 
 EXACT_UP_TO = 50_000
-"""Examples up to which every leader is compared; above, only those in the neighbouring cells of an inverted index."""
+"""Up to this many examples, every leader is compared; above, only leaders in the neighbouring cells of an inverted index."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """`representative`: (n,) int64, the row that stands for each row, itself for a leader. `cosine`: (n,) float32 to it."""
+    """`representative`: (n,) int64, the leader of each row; a leader is its own. `cosine`: (n,) float32 to the representative."""
 
     representative: np.ndarray
     cosine: np.ndarray
@@ -38,14 +38,14 @@ def near_duplicate_groups(
     neighbours: int,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Groups:
-    """Group near-duplicates.
+    """Group near-duplicates around leaders.
 
     Args:
         embeddings: (n, d) float, may be memory-mapped.
-        preference: (n,) int; rows of a lower one lead rows of a higher one, ties by row.
-        threshold: cosine from which on a row belongs to a leader.
-        neighbours: cells searched above `EXACT_UP_TO` rows (faiss' nprobe).
-        progress: called with the number of rows just done.
+        preference: (n,) int; rows with a lower value can lead rows with a higher one, ties by row.
+        threshold: lowest cosine at which a row joins a leader.
+        neighbours: cells to search above `EXACT_UP_TO` rows (faiss' nprobe).
+        progress: called with the number of rows just processed.
     """
     n = len(embeddings)
     order = np.argsort(preference, kind="stable")
@@ -66,7 +66,7 @@ def near_duplicate_groups(
 def _lead_within(
     vectors: np.ndarray, rows: np.ndarray, best: np.ndarray, leader: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """Go through a block in order; update each row's nearest leader in place; positions of the new leaders."""
+    """Positions of a block's new leaders. Updates the block's `best` and `leader` in place."""
     cosines = vectors @ vectors.T
     new = []
     for i in range(len(rows)):
@@ -80,8 +80,11 @@ def _lead_within(
 
 
 def vector_index(embeddings: np.ndarray, rows: np.ndarray, cells_searched: int) -> faiss.Index:
-    """An empty index by inner product, for unit vectors of `rows` of `embeddings` (n, d): exact up to `EXACT_UP_TO` rows, above it an
-    inverted one in float16, trained on a random part of them, that searches the nearest `cells_searched` cells."""
+    """An empty inner-product index for the unit vectors of `rows` of `embeddings` (n, d).
+
+    Up to `EXACT_UP_TO` rows the index is exact. Above, it is an inverted index in float16, trained on a random sample, that searches the
+    nearest `cells_searched` cells.
+    """
     import faiss
 
     n, d = len(rows), embeddings.shape[1]
@@ -98,7 +101,7 @@ def vector_index(embeddings: np.ndarray, rows: np.ndarray, cells_searched: int) 
 
 
 def _nearest(index: faiss.Index, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine to the nearest indexed vector (-1 where none is found) and its row."""
+    """Cosine to the nearest indexed vector and its row; -1 for both if none is found."""
     if not len(rows):
         return np.full(len(vectors), -1.0, dtype=np.float32), np.full(len(vectors), -1, dtype=np.int64)
     cosine, at = index.search(vectors, 1)
@@ -107,7 +110,7 @@ def _nearest(index: faiss.Index, vectors: np.ndarray, rows: np.ndarray) -> tuple
 
 
 def near(embeddings: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row its nearest among `others`, exactly.
+    """For each row, the exact nearest row of `others` by cosine.
 
     Args:
         embeddings: (n, d) float, may be memory-mapped. others: (m, d) float, m ≥ 1.

@@ -1,4 +1,4 @@
-"""Texts → unit vectors, with sentence-transformers."""
+"""Embed texts as unit vectors with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 CHUNK = 4096
-"""Texts tokenized at a time to learn their lengths."""
+"""Texts tokenized at a time to get their lengths."""
 
 
 def load_embedder(config: EmbedConfig) -> SentenceTransformer:
     """The embedder that `config` names, on its device and in its dtype.
 
     Raises:
-        SelectionError: there is no such model, or it cannot be read.
+        SelectionError: the model does not exist or cannot be read.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -62,12 +62,15 @@ def embed_texts(
     progress: Callable[[int], None] = lambda n: None,
     embedder: SentenceTransformer | None = None,
 ) -> None:
-    """Embed `texts` into `out`, longest first, so that a batch holds texts of about the same length and memory peaks at once.
+    """Embed `texts` into `out`, longest first.
+
+    So a batch holds texts of similar length, and memory peaks in the first batch.
 
     Args:
-        texts: n texts; what exceeds the embedder's maximum length is cut off by it.
+        texts: n texts; the embedder truncates them to its maximum length.
         out: (n, d) float16 array to fill with unit vectors.
-        progress: called with the number of texts just done.
+        progress: called with the number of texts just embedded.
+        embedder: a loaded model; None loads the one of `config`.
     """
     embedder = embedder or load_embedder(config)
     order = np.argsort(-_character_lengths(texts), kind="stable")
@@ -96,7 +99,7 @@ def _token_lengths(embedder: SentenceTransformer, texts: list[str]) -> np.ndarra
 
 
 def _batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Indices of texts in batches of at most `batch_tokens` tokens, padding included (one longer text is a batch by itself)."""
+    """Indices of texts in batches of at most `batch_tokens` tokens, including padding; a longer text is a batch of its own."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

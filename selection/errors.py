@@ -1,4 +1,4 @@
-"""Errors a user can cause in selection. The command line prints the message and exits with `exit_code`."""
+"""Errors that a user can cause in selection. The command line prints the message and exits with `exit_code`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class SelectionError(ValueError):
-    """The pool cannot give what was asked for; the message says what was found and what to do. Exit code 3 (data)."""
+    """The pool does not have what was asked for. The message says what was found and what to do. Exit code 3 (data)."""
 
     exit_code: int = 3
 
 
 class SelectionUsageError(SelectionError):
-    """A name, number or budget that cannot be used, whatever the pool. Exit code 2 (usage)."""
+    """A name, number or budget that no pool could satisfy. Exit code 2 (usage)."""
 
     exit_code = 2
 
 
 def nearest_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The text of an error about an unknown `name` of a registry: names the nearest known one and lists all."""
+    """The message for an unknown `name`: it suggests the nearest known name and lists all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""What earlier rounds teach about clusters: how fast the loss of each falls with what is spent on it, and how sure that is."""
+"""Estimates from earlier rounds: how fast each cluster's loss falls per amount spent on it, with errors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from selection.candidates import PastRound
 from selection.losses import ClusterLosses
 
 LEAST, MOST = 0.25, 4.0
-"""However slowly or fast a cluster's loss is seen to fall, it counts as no less and no more than so much of the mean."""
+"""Limits of a cluster's speed, relative to the mean."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All (k,). `spent`: what each cluster had so far. `fall`: share of its loss that goes at each doubling of that, shrunk towards
-    the mean, NaN where no round tells; `fall_error`: its standard error. `relative_fall`: over the mean, between LEAST and
-    MOST; 1 where nothing is known. `gain`, `gain_error`: `fall` in nats of the loss that is left, and its error."""
+    """Estimates for each cluster; arrays (k,).
+
+    `spent`: the size of all earlier picks, in the budget's unit. `fall`: share of the loss that goes with each doubling of `spent`,
+    shrunk towards the mean, NaN without evidence. `fall_error`: its standard error. `relative_fall`: `fall` over the mean, between
+    LEAST and MOST, 1 without evidence. `gain`, `gain_error`: `fall` in nats of the present loss, and its error.
+    """
 
     spent: np.ndarray
     fall: np.ndarray
@@ -29,16 +32,19 @@ class Evidence:
 
 
 def gather(past: Sequence[PastRound], now: ClusterLosses) -> Evidence:
-    """Estimate every cluster's rate of learning.
+    """Estimate how fast every cluster's loss falls.
 
-    Between two measurements of a cluster, of loss a before and b after its total went from m to n (one is added to both: a
-    cluster learns a little from the others before it has anything of its own),
+    Between two measurements the total picked from a cluster goes from m to n, and its loss from a to b. Then
 
         y = log(a / b) = β + α · x + error,   x = log2((n + 1) / (m + 1))
 
-    with β what a round teaches whatever is spent, the same for all. The error of y follows from the standard errors of a and b. α of
-    a cluster is the mean α plus a deviation, shrunk by the ratio of its variance to that of the estimate (the empirical
-    Bayes of `selection.losses`).
+    β is the fall of a round without any pick from the cluster, the same for all clusters. One is added to m and n because a cluster also
+    learns from the others. The error of y follows from the standard errors of a and b. A cluster's α is the mean α plus a
+    deviation, shrunk by the ratio of its variance to that of the estimate (empirical Bayes, as in `selection.losses`).
+
+    Args:
+        past: earlier rounds, oldest first; at least one.
+        now: the losses of the present round.
     """
     k = len(now.size)
     spent = np.cumsum([_fit(entry.spent, k, 0.0) for entry in past], axis=0)
@@ -60,7 +66,7 @@ def gather(past: Sequence[PastRound], now: ClusterLosses) -> Evidence:
 
 
 def _slopes(x: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """α of each cluster (k,), shrunk; its standard error; and the mean α. Arrays are (rounds, k), NaN where not measured."""
+    """Shrunk α of each cluster (k,), its standard error (k,), and the mean α. Inputs are (rounds, k), NaN where not measured."""
     k = x.shape[1]
     nothing = np.full(k, np.nan), np.full(k, np.nan), 0.0
     known = np.isfinite(y) & np.isfinite(v)
@@ -81,7 +87,7 @@ def _slopes(x: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Intercept and slope of the weighted least squares line."""
+    """Intercept and slope of the weighted least-squares line."""
     centre_x, centre_y = np.average(x, weights=weight), np.average(y, weights=weight)
     spread = float((weight * (x - centre_x) ** 2).sum())
     slope = float((weight * (x - centre_x) * (y - centre_y)).sum()) / spread if spread > 0 else 0.0
@@ -89,5 +95,5 @@ def _line(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, floa
 
 
 def _fit(values: np.ndarray, k: int, fill: float = np.nan) -> np.ndarray:
-    """The first k of `values`, filled up."""
+    """(k,) the first k of `values`, padded with `fill`."""
     return np.r_[np.asarray(values, dtype=np.float64)[:k], np.full(max(0, k - len(values)), fill)]

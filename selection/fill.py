@@ -1,4 +1,4 @@
-"""Taking examples from ranked clusters until a token budget is spent."""
+"""Take examples from ranked clusters until a token budget is spent."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import heapq
 import numpy as np
 
 BLOCK = 256
-"""Rows looked at together when searching for one that fits."""
+"""Rows searched at a time for one that fits."""
 
 
 def prefix_within(tokens: np.ndarray, quota: int) -> int:
-    """How many of the first examples fit into `quota` tokens together."""
+    """How many of the first examples fit together into `quota` tokens."""
     return int(np.searchsorted(np.cumsum(tokens), quota, side="right"))
 
 
 def fill_tokens(ranked: list[np.ndarray], quota: np.ndarray, budget: int) -> tuple[list[tuple[int, int]], int]:
-    """Take the prefix of each cluster that its quota holds, then spend what is left.
+    """Take the longest prefix of each cluster that fits its quota, then spend the rest of the budget.
 
-    What is left goes one example at a time to the cluster furthest below its quota, which gives its best-ranked example that
-    still fits. It ends when no example of any cluster fits. Taking only prefixes in the first pass keeps long examples from
-    being passed over; that happens at the end only, where nothing else fits. O(n + leftover · log k).
+    The rest goes one example at a time to the cluster furthest below its quota, which gives its best-ranked example that still
+    fits. The search ends when no example of any cluster fits. The first pass takes prefixes only, so a long example is passed over
+    only at the end, when nothing else fits. O(n + leftover · log k) time.
 
     Args:
-        ranked: per cluster the lengths in tokens, best first.
+        ranked: for each cluster the lengths in tokens, best example first.
         quota: (k,) tokens.
-        budget: tokens in all, at least the sum of the quotas.
+        budget: total tokens, at least the sum of the quotas.
 
     Returns:
-        (cluster, place in its ranking) in the order taken, prefixes first; and the number of them that are prefixes.
+        (cluster, place in its ranking) in the order taken, and how many of them the first pass took.
     """
     taken: list[tuple[int, int]] = []
     place, heap, left = [], [], budget

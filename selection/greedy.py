@@ -1,10 +1,10 @@
-"""Orders of one group's examples that keep away from what was taken before, and the contract of all such orders.
+"""Greedy orders of a group's examples that avoid examples similar to those taken before, and the contract of all orders.
 
-Arrays over a group's m examples come in a random order that belongs to the examples' keys, so that ties, which go to the lower
-index, are no bias. Every function takes `count` examples (all m where it asks for more), best first; examples that were not
-measured (NaN in their row or their score) come last, in the given order. An order for a smaller `count` is the beginning of one
-for a larger. Memory is a float32 copy of the vectors and some blocks; m × m is never formed. Orders that cover a group are in
-selection/submodular.py, those that take turns in selection/turns.py.
+Arrays over a group's m examples are in a random order that depends on the examples' keys. Ties go to the lower index, so they are
+random too. Every function takes `count` examples, or all m if there are fewer, best first. Unmeasured examples (NaN in their row or
+score) come last, in the given order. An order for a smaller `count` is the beginning of the order for a larger one. Memory is a
+float32 copy of the vectors and a few blocks; no m × m matrix is formed. Orders that cover a group are in selection/submodular.py,
+orders that take turns in selection/turns.py.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from selection.vectors import blocks, unit
 
 STEPS = 2.0**20
-"""Cosines are compared in whole steps of 1/STEPS, several times float32's error in a sum of 384 products: equal vectors tie in
-whatever order BLAS adds, and sums of steps in float64 are exact."""
+"""Cosines are compared in whole steps of 1/STEPS, several times float32's error in a sum of 384 products. So equal vectors tie in
+any order of BLAS additions, and sums of steps in float64 are exact."""
 BLOCK_VALUES = 2**21
-"""Cosines made at a time: 8 MB in float32."""
+"""Cosines computed at a time: 8 MB in float32."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """`order`: (count,) int64 indices into the group, distinct, best first. `value`: (count,) float64 what each was worth when it
-    was taken, NaN where it was not measured. `target`: (count,) int64 which target took it, -1 for none; of `round_robin` only."""
+    """`order`: (count,) int64 distinct indices into the group, best first. `value`: (count,) float64, the criterion when each was taken,
+    NaN if unmeasured. `target`: (count,) int64, the target that took each, -1 for none; only `round_robin` sets it."""
 
     order: np.ndarray
     value: np.ndarray
@@ -33,12 +33,12 @@ class Order:
 
 
 def k_center(vectors: np.ndarray, count: int, trim: float = 0.02) -> Order:
-    """Farthest first: next comes the example farthest from all taken before (Gonzalez 1985, doi 10.1016/0304-3975(85)90224-5;
-    Sener & Savarese 2018, arXiv 1708.00489). No example that is not trimmed is then more than twice as far from a taken one as
-    under the best choice of as many.
+    """Farthest first: the next example is the farthest from all taken before (Gonzalez 1985, doi 10.1016/0304-3975(85)90224-5;
+    Sener & Savarese 2018, arXiv 1708.00489). The largest distance of an untrimmed example to a taken one is then at most twice that of
+    the best choice of the same size.
 
-    It starts at the example nearest to the group's mean direction. Farthest-first chases outliers, so the share `trim` farthest
-    from that direction comes after the others, nearest to it first. A small mode far from the rest is trimmed as well.
+    The order starts at the example nearest to the group's mean direction. Farthest-first prefers outliers, so the share `trim` that is
+    farthest from that direction comes after the others, nearest first. A small mode far from the rest is trimmed as well.
     O(m · count · d) time.
 
     Args:
@@ -46,7 +46,7 @@ def k_center(vectors: np.ndarray, count: int, trim: float = 0.02) -> Order:
         trim: share of the measured examples, 0 ≤ trim < 1; rounded down to whole examples.
 
     Returns:
-        Values are Euclidean distances of unit vectors, 0 … 2, to the nearest one taken before; NaN for the first.
+        Values are Euclidean distances of unit vectors, 0 … 2, to the nearest example taken before; NaN for the first.
     """
     known = measured(vectors)
     points = scaled(vectors, known)
@@ -70,15 +70,15 @@ def k_center(vectors: np.ndarray, count: int, trim: float = 0.02) -> Order:
 
 
 def k_means_plus_plus(vectors: np.ndarray, count: int, uniform: np.random.Generator) -> Order:
-    """Each example drawn with probability proportional to its squared distance to the nearest one taken before, the first
+    """Draw each example with probability proportional to its squared distance to the nearest example taken before; the first
     uniformly (Arthur & Vassilvitskii 2007). On gradients of the loss at the last layer this is BADGE (Ash et al. 2020,
-    arXiv 1906.03671): far apart, and long where the model is unsure. O(m · count · d) time.
+    arXiv 1906.03671): examples far apart, with long gradients, where the model is unsure. O(m · count · d) time.
 
-    Once all that is left equals something taken, the rest comes in the given order.
+    If every remaining example equals a taken one, the rest comes in the given order.
 
     Args:
-        vectors: (m, d) float, whose length counts: not scaled here.
-        uniform: one number is drawn from it per example taken.
+        vectors: (m, d) float, not scaled here, because their length matters.
+        uniform: gives one number for each example taken.
 
     Returns:
         Values are the squared distances, NaN for the first.
@@ -101,8 +101,8 @@ def k_means_plus_plus(vectors: np.ndarray, count: int, uniform: np.random.Genera
 
 
 def score_then_filter(vectors: np.ndarray, score: np.ndarray, count: int, threshold: float = 0.9) -> Order:
-    """The highest score first, without examples too similar to one taken before (the filter of DEITA, Liu et al. 2024,
-    arXiv 2312.15685); when no other is left, those come too, again the highest score first. O(m · count · d) time.
+    """Highest score first, without examples too similar to one taken before (the filter of DEITA, Liu et al. 2024,
+    arXiv 2312.15685). The filtered examples come last, again highest score first. O(m · count · d) time.
 
     Args:
         vectors: (m, d) float, scaled to unit length here.
@@ -136,19 +136,19 @@ def score_then_filter(vectors: np.ndarray, score: np.ndarray, count: int, thresh
 
 
 def _draw(weights: np.ndarray, at: float) -> int:
-    """An index with probability proportional to its weight, by `at`, uniform in [0, 1); never one of weight 0."""
+    """An index drawn with probability proportional to its weight, from `at`, uniform in [0, 1). Weight 0 is never drawn."""
     upto = np.cumsum(weights)
     return int(np.searchsorted(upto, min(at * upto[-1], np.nextafter(upto[-1], 0)), side="right"))
 
 
 def measured(vectors: np.ndarray) -> np.ndarray:
-    """(k,) int64: rows of finite numbers only, ascending."""
+    """(k,) int64: the rows whose numbers are all finite, ascending."""
     finite = [np.isfinite(vectors[rows]).all(axis=1) for rows in blocks(np.arange(len(vectors)))]
     return np.flatnonzero(np.concatenate(finite)) if finite else np.empty(0, dtype=np.int64)
 
 
 def scaled(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(k, d) float32: those rows, scaled to unit length block by block."""
+    """(k, d) float32: the vectors at `rows`, scaled to unit length block by block."""
     result = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
     for places in blocks(np.arange(len(rows))):
         result[places] = unit(vectors[rows[places]])
@@ -156,13 +156,13 @@ def scaled(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def cosine_steps(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(k, n) cosines of unit vectors (k, d) to (n, d), in whole steps of 1/STEPS, as floats."""
+    """(k, n) float: cosines of unit vectors (k, d) to unit vectors (n, d), in whole steps of 1/STEPS."""
     cosines = (some * some.dtype.type(STEPS)) @ others.T
     return np.rint(cosines, out=cosines)
 
 
 def completed(m: int, count: int, order: np.ndarray, value: np.ndarray, target: np.ndarray | None = None) -> Order:
-    """The first `count` of `order` and then of all that is not in it; order, value and target (k,) of what was measured."""
+    """An `Order` of `count` of m examples: first `order` (k,), with its values and targets, then the other, unmeasured examples."""
     unmeasured = np.ones(m, dtype=bool)
     unmeasured[order] = False
     rest = np.flatnonzero(unmeasured)[: max(count - len(order), 0)]

@@ -1,4 +1,4 @@
-"""Dev and test: examples kept out of the pool, stratified by source, whole near-duplicate groups on one side."""
+"""Hold out dev and test: stratified by source, with every near-duplicate group on one side."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from selection.errors import SelectionError
 from selection.randomness import HOLDOUT, keyed_draw
 
 POOL, DEV, TEST, SHADOW, NEW = 0, 1, 2, 3, -1
-"""Sides of the split: selectable; held out to develop on; held out to report; near-duplicate of a held-out example, used for
-nothing. NEW marks, in `kept`, examples that an earlier split did not know."""
+"""Sides of the split: selectable; held out for development; held out for reports; unused near-duplicate of a held-out example. In `kept`,
+NEW marks examples that the earlier split did not contain."""
 
 
 def hold_out(
@@ -23,23 +23,27 @@ def hold_out(
     seed: int,
     kept: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Split a pool.
+    """Split a pool into selectable, dev and test examples.
 
-    Each source gives in proportion to its distinct trainable examples (largest remainder); which ones, is a draw that belongs to
-    the example's key, so the order of the pool does not matter. A near-duplicate group is held out by its representative, the
-    others of the group become SHADOW.
+    Each source gives in proportion to its distinct trainable examples (largest remainder). The draw depends on the examples' keys, so
+    the order of the pool does not matter. The representative of a near-duplicate group is held out; the rest of the group becomes
+    SHADOW.
 
     Args:
-        keys: (n,) uint64. sources: (n,) str. representative: (n,) int, as from `selection.dedup`. trainable: (n,) bool.
-        dev, test: counts, or shares of the distinct trainable examples.
-        kept: (n,) the side that an earlier split gave each example, NEW where it did not know it. What was held out stays so, and
-            what was not, may have been trained on: only groups that are new altogether are added.
+        keys: (n,) uint64.
+        sources: (n,) str.
+        representative: (n,) int, from `selection.dedup`.
+        trainable: (n,) bool.
+        dev: a count, or a share of the distinct trainable examples.
+        test: as `dev`.
+        kept: (n,) int, each example's side in an earlier split, or NEW. Held-out examples stay held out. The others may have been
+            trained on, so only groups without any earlier example can be added.
 
     Returns:
-        (n,) int8 side of each example.
+        (n,) int8, the side of each example.
 
     Raises:
-        SelectionError: too few examples to hold out as many and leave some to pick from.
+        SelectionError: too few examples to hold out as many and leave some to pick.
     """
     groups = np.flatnonzero((representative == np.arange(len(keys))) & trainable)
     split = np.full(len(keys), POOL, dtype=np.int8)
@@ -77,8 +81,8 @@ def _check(dev: int | float, test: int | float, wanted: list[int], groups: int, 
         return
     if grown:
         raise SelectionError(
-            f"holdout: dev {dev} and test {test} need {sum(wanted)} examples more than were held out when this run began, but only "
-            f"{groups} of the pool are new; the others may have been trained on. Keep the sizes, or start a new run."
+            f"holdout: dev {dev} and test {test} need {sum(wanted)} more examples than this run first held out, but the pool has only "
+            f"{groups} new ones; the others may have been trained on. Keep the sizes, or start a new run."
         )
     raise SelectionError(
         f"holdout: dev {dev} and test {test} take {sum(wanted)} of the {groups} distinct trainable examples and leave nothing to pick. "
@@ -87,7 +91,7 @@ def _check(dev: int | float, test: int | float, wanted: list[int], groups: int, 
 
 
 def _stratified(sources: np.ndarray, draw: np.ndarray, amount: int) -> np.ndarray:
-    """(n,) bool: `amount` rows, each source in proportion, those of the lowest draw."""
+    """(n,) bool: `amount` rows, in proportion to the sources, with the lowest draws of each source."""
     chosen = np.zeros(len(sources), dtype=bool)
     if amount == 0:
         return chosen

@@ -1,4 +1,4 @@
-"""Mean loss of each cluster from a sample of it, shrunk towards the mean of all clusters as far as the sample is thin."""
+"""Mean loss of each cluster, estimated from a sample; small samples are shrunk more towards the mean of all clusters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PRIOR_DEGREES = 4.0
 
 @dataclass(frozen=True)
 class ClusterLosses:
-    """What the measured losses say of each cluster; arrays (k,), losses in nats per response token.
+    """Estimates for each cluster; arrays (k,), losses in nats per response token.
 
-    `size`: candidates that are not held back. `measured`: how many of them have a loss. `mean`, `stderr`: of the measured, NaN
-    where unknown.
-    `expected`: the mean after shrinkage, NaN only if nothing at all is measured. `pool_mean`: `expected` weighted by `size`.
+    `size`: candidates that are not held back. `measured`: how many of them have a loss. `mean`, `stderr`: of the measured losses, NaN
+    where unknown. `expected`: the mean after shrinkage, NaN only if the whole pool has no measurement. `pool_mean`: mean of
+    `expected`, weighted by `size`.
     """
 
     size: np.ndarray
@@ -45,8 +45,8 @@ def cluster_means(candidates: Candidates, values: np.ndarray) -> ClusterLosses:
         μ  = Σ y / (v + τ²) / Σ 1 / (v + τ²)
         expected = B μ + (1 - B) y,   B = v / (v + τ²)            (Efron & Morris 1975, unequal variances: Casella 1985)
 
-    A cluster without measurements gets μ. If no cluster has two measurements there is no telling noise from difference,
-    and all get μ.
+    A cluster without measurements gets μ. If no cluster has two measurements, the sampling variance is unknown, and every cluster
+    gets the mean of all measurements.
     """
     trusted = candidates.trusted
     size = np.bincount(candidates.cluster[trusted], minlength=candidates.clusters)
@@ -54,7 +54,7 @@ def cluster_means(candidates: Candidates, values: np.ndarray) -> ClusterLosses:
 
 
 def grouped_means(cluster: np.ndarray, values: np.ndarray, size: np.ndarray) -> ClusterLosses:
-    """As `cluster_means`, for `values` (m,) of examples in `cluster` (m,), where clusters hold `size` (k,) examples in all."""
+    """As `cluster_means`, for `values` (m,) of examples in clusters `cluster` (m,); `size` (k,): all examples of each cluster."""
     k, known = len(size), ~np.isnan(values)
     cluster, values = cluster[known], values[known]
     measured = np.bincount(cluster, minlength=k)

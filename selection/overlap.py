@@ -1,7 +1,7 @@
-"""Passages shared word for word: what templates put around the same underlying text, and embeddings of long prompts miss.
+"""Find examples that share passages word for word: the same text in different templates, which embeddings of long prompts miss.
 
-Texts are compared by their runs of 13 words (shingles; the length GPT-3 used against contamination, arXiv 2005.14165, appendix C).
-Runs that are common in the held-out example's own source are the task's instructions and say nothing of the underlying text.
+Texts are compared by their runs of 13 words (shingles; GPT-3 used this length against contamination, arXiv 2005.14165, appendix C).
+Runs that are common in the held-out example's own source are the task's instructions. They do not identify the text and are ignored.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from selection.randomness import splitmix64
 
 RUN = 13
 COMMON_SHARE = 0.25
-"""A run in more than this share of a source's examples (and in more than 2) is one of its instructions."""
+"""A run in more than this share of a source's examples (and in more than 2 of them) is an instruction."""
 COMMON_ANYWHERE = 50
-"""With `apart`: a run in more texts than this is an instruction, too."""
+"""With `apart`: a run in more texts than this is also an instruction."""
 _WORD = re.compile(r"\w+")
 
 
@@ -30,17 +30,19 @@ def shares_passages(
     progress: Callable[[int], None] = lambda n: None,
     apart: bool = False,
 ) -> np.ndarray:
-    """Which examples share a passage with a held-out one.
+    """Which examples share a passage with a held-out example. O(words) time, O(words of the held-out texts) memory.
 
     Args:
-        texts: n texts. sources: (n,) str. held: (m,) rows of the held-out ones.
-        threshold: share of the held-out example's telling runs, or of the other example's runs, above which they overlap.
-        progress: called with numbers of texts, 2n in all.
-        apart: the held-out ones are all of their sources that there is (a target beside a pool), so that what is common in a
-            source is judged among them; a passage that several pool examples ask about is none of a small target's instructions.
+        texts: n texts.
+        sources: (n,) str.
+        held: (m,) int, rows of the held-out examples.
+        threshold: two examples overlap above this share of the held-out example's informative runs, or of the other example's runs.
+        progress: called with numbers of texts, 2n in total.
+        apart: whether the held-out examples are all of their sources (a target next to a pool). Common runs are then counted among the
+            held-out examples alone, because a passage that several pool examples use is not one of a small target's instructions.
 
     Returns:
-        (n,) bool, False for the held-out rows themselves. Time O(words), memory O(words of the held-out texts).
+        (n,) bool, False for the held-out rows themselves.
     """
     n, result = len(texts), np.zeros(len(texts), dtype=bool)
     runs, owner = _runs_of(texts, held)
@@ -68,8 +70,8 @@ def shares_passages(
 def _telling(
     seen: np.ndarray, slot: np.ndarray, source: np.ndarray, owner: np.ndarray, size: np.ndarray | None
 ) -> np.ndarray:
-    """Which of the held-out examples' runs say something of their texts. `source` (m,) of each held-out example; `size` of each
-    source, None: held-out examples alone make it up."""
+    """Which runs of the held-out examples are informative, not instructions. `source`: (m,) of each held-out example. `size`: examples of
+    each source; None if all of a source's examples are held out."""
     of = source[owner]
     if size is not None:
         return seen[slot] <= np.maximum(2, COMMON_SHARE * size[of])
@@ -81,7 +83,7 @@ def _telling(
 def _overlaps(
     text: str, known: np.ndarray, slot: np.ndarray, owner: np.ndarray, total: np.ndarray, threshold: float
 ) -> bool:
-    """Whether `text` has more than the threshold of one held-out example's telling runs, or that example more than so much of its."""
+    """Whether `text` shares more than the threshold of a held-out example's informative runs, or of its own runs, with that example."""
     own = runs_of_words(text)
     found = _slots(own, known)
     first, last = np.searchsorted(slot, found, "left"), np.searchsorted(slot, found, "right")
@@ -93,7 +95,7 @@ def _overlaps(
 
 
 def _runs_of(texts: Sequence[str], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct runs of each text at `rows`, and which of `rows` each belongs to."""
+    """The distinct runs of the texts at `rows`, and for each run its index into `rows`."""
     runs = [runs_of_words(texts[int(row)]) for row in rows]
     owner = np.repeat(np.arange(len(rows)), [len(entry) for entry in runs])
     return np.concatenate(runs or [np.empty(0, np.uint64)]), owner
@@ -104,13 +106,13 @@ def _found(text: str, known: np.ndarray) -> np.ndarray:
 
 
 def _slots(runs: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Positions in the sorted `known` of those runs that are there."""
+    """Positions in the sorted `known` of those runs that it contains."""
     at = np.minimum(np.searchsorted(known, runs), len(known) - 1)
     return at[known[at] == runs]
 
 
 def runs_of_words(text: str) -> np.ndarray:
-    """(k,) uint64: a hash of each distinct run of 13 words, case and punctuation aside; sorted. None for shorter texts."""
+    """(k,) uint64, sorted: a hash of each distinct run of 13 words, ignoring case and punctuation. Empty for shorter texts."""
     words = np.fromiter((zlib.crc32(word.encode()) for word in _WORD.findall(text.lower())), dtype=np.uint64)
     if len(words) < RUN:
         return np.empty(0, dtype=np.uint64)

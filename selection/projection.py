@@ -1,7 +1,7 @@
-"""Where a pool's examples lie in two dimensions, for a map: UMAP (McInnes, Healy & Melville 2018, arXiv 1802.03426).
+"""Project a pool to two dimensions for the map, with UMAP (McInnes, Healy & Melville 2018, arXiv 1802.03426).
 
-UMAP is fitted on a random part of the pool, since its time grows faster than the pool. Every other example is put between its nearest
-fitted ones, which is how UMAP's own transform begins, and takes a search by faiss instead of an optimization.
+UMAP is fitted on a random sample, because its time grows faster than the pool. Every other example is placed between its nearest fitted
+ones. UMAP's own transform starts in the same way; leaving out its optimization saves most of the time.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from selection.vectors import blocks, unit
 FITTED = 20_000
 """Examples that UMAP is fitted on: 19 seconds on one core at 384 dimensions."""
 NEIGHBOURS, APART, EPOCHS = 30, 0.99, 200
-"""UMAP's n_neighbors, min_dist and n_epochs. Its defaults, 15 and 0.1, draw a task as a dot; these spread it out, and are no less true
-(trustworthiness 0.978 against 0.975 on the demo's pool). 200 is its default above 10,000 examples."""
+"""UMAP's n_neighbors, min_dist and n_epochs. The defaults, 15 and 0.1, draw a task as a dot. These values spread it out and are as faithful
+(trustworthiness 0.978, with the defaults 0.975, on the demo's pool). 200 is the default above 10,000 examples."""
 BETWEEN = 5
-"""Nearest fitted examples between which each other one is put."""
+"""Fitted examples between which each other example is placed."""
 LEAST = 300
-"""Below so many examples two principal components show as much, and compiling UMAP would take longer than a small round."""
+"""Below this number of examples two principal components show as much, and compiling UMAP takes longer than a small round."""
 MAP = 0x3A9
-"""Purpose of the random draws."""
+"""The purpose of the random draws, as in selection.randomness."""
 
 
 def project(
     embeddings: np.ndarray, seed: int, fitted: int = FITTED, progress: Callable[[int], None] = lambda n: None
 ) -> np.ndarray:
-    """(n, 2) float32 coordinates of `embeddings` (n, d), the same for the same seed. n is at least `LEAST`.
+    """(n, 2) float32 coordinates of `embeddings` (n, d), n ≥ `LEAST`; the same for the same seed.
 
     Args:
-        fitted: examples that UMAP is fitted on; the others are put between their nearest `BETWEEN` of these, weighted by
-            exp(-distance / mean distance), as UMAP's transform starts them.
+        fitted: examples that UMAP is fitted on. The others are placed between their nearest `BETWEEN` fitted ones, weighted by
+            exp(-distance / mean distance), as at the start of UMAP's transform.
         progress: called with the number of examples just placed.
 
     Raises:
@@ -67,17 +67,17 @@ def _exact_index(embeddings: np.ndarray, rows: np.ndarray):
 
 
 def _fit(index, vectors: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP of unit vectors (m, d), with the exact neighbours that `index` finds of them."""
+    """UMAP of unit vectors (m, d), with the exact neighbours that `index` finds."""
     with warnings.catch_warnings():
-        # Said of a given seed (one core), of given neighbours (no transform) and of disconnected examples: all meant so.
+        # UMAP warns of a fixed seed (one core), of given neighbours (no transform) and of disconnected examples; all are intended.
         warnings.simplefilter("ignore")
         from umap import UMAP, umap_
 
         for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
-            function.enable_caching()  # on disk, as UMAP's other functions are: else these take 8 s in every process
+            function.enable_caching()  # on disk, as for UMAP's other functions: without it these compile for 8 s in every process
         cosine, nearest = index.search(vectors, NEIGHBOURS)
         distance = _distance(cosine)
-        distance[:, 0], nearest[:, 0] = 0.0, np.arange(len(vectors))  # of duplicates, another may come before itself
+        distance[:, 0], nearest[:, 0] = 0.0, np.arange(len(vectors))  # a duplicate may come before the example itself
         model = UMAP(
             n_neighbors=NEIGHBOURS,
             min_dist=APART,

@@ -1,6 +1,6 @@
-"""Ranked groups of candidates, what is taken from them, and the words that say why.
+"""Rank groups of candidates, take picks from them, and write each pick's reason.
 
-A group is a cluster, or all candidates for a picker that looks at the whole pool; what was explored is a group of its own.
+A group is a cluster, or all candidates for a picker of the whole pool. The explored examples are a group of their own.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import numpy as np
 from selection.candidates import Candidates, Quotas, Strategy
 from selection.errors import SelectionError
 from selection.fill import fill_tokens
-from selection.pick import PICKERS, ClusterView, suspects
+from selection.pick import ClusterView, suspects
 from selection.randomness import DRAW, EXPLORE, keyed_draw
+from selection.registry import PICKERS
 
 EXPLORED = -1
 
 
 @dataclass(frozen=True)
 class RankedGroup:
-    """`rows`: candidates that may be picked, best first. `explain(i)`: why place i of `rows` is where it is."""
+    """`rows`: candidates that may be picked, best first. `explain(i)`: the reason for place i of `rows`."""
 
     rows: np.ndarray
     explain: Callable[[int], str]
@@ -34,7 +35,7 @@ Pick = tuple[int, int]
 def groups_in_random_order(
     candidates: Candidates, group: np.ndarray, seed_parts: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each group (n,) that has candidates, with their rows in the order of a draw keyed by their keys."""
+    """Each non-empty group of `group` (n,) and its rows, in a random order that depends on the candidates' keys."""
     draw = keyed_draw(candidates.keys, *seed_parts, DRAW)
     order = np.lexsort((candidates.keys, draw, group))
     ordered = group[order]
@@ -44,13 +45,13 @@ def groups_in_random_order(
 
 
 def in_exploring_order(candidates: Candidates, among: np.ndarray, seed_parts: Sequence[int]) -> np.ndarray:
-    """Rows of those `among` (n,) bool in the order in which they are explored."""
+    """Rows of the candidates `among` (n,) bool, in the order in which exploration takes them."""
     rows = np.flatnonzero(among)
     return rows[np.lexsort((candidates.keys[rows], keyed_draw(candidates.keys[rows], *seed_parts, EXPLORE)))]
 
 
 def tail_cut(candidates: Candidates, strategy: Strategy) -> np.ndarray:
-    """(n,) bool: the highest measured losses of each cluster, as `selection.pick.suspects` says; those held back aside."""
+    """(n,) bool: the highest measured losses of each cluster (`selection.pick.suspects`), not counting candidates that are held back."""
     cut = np.zeros(len(candidates), dtype=bool)
     if strategy.tail_cut > 0:
         loss = np.where(candidates.trusted, candidates.loss, np.nan)
@@ -64,7 +65,7 @@ def tail_cut(candidates: Candidates, strategy: Strategy) -> np.ndarray:
 def rank_groups(
     candidates: Candidates, explored: np.ndarray, quotas: Quotas, strategy: Strategy, seed_parts: Sequence[int]
 ) -> dict[int, RankedGroup]:
-    """Let the strategy's picker rank every group. `explored` (n,) bool. Memory O(n); time is the picker's."""
+    """Every group in the order of the strategy's picker. `explored`: (n,) bool. O(n) memory; the time is the picker's."""
     picker = PICKERS[strategy.picker]
     open_ = candidates.trusted & ~explored & ~tail_cut(candidates, strategy)
     group = np.zeros(len(candidates), dtype=np.int64) if picker.whole_pool else candidates.cluster
@@ -79,22 +80,24 @@ def rank_groups(
             result[c] = RankedGroup(rows[ranking.order], ranking.explain)
     if explored.any():
         rows = in_exploring_order(candidates, explored, seed_parts)
-        result[EXPLORED] = RankedGroup(rows, lambda i: f"exploration: random {i + 1} of {len(rows)} of the whole pool")
+        result[EXPLORED] = RankedGroup(
+            rows, lambda i: f"exploration: random {i + 1} of {len(rows)} from the whole pool"
+        )
     return result
 
 
 def _at_most(tokens: np.ndarray, quota: int, unit: str) -> int:
-    """How many examples of a group a quota can take at most."""
+    """The most examples of a group that a quota can take."""
     if unit == "examples":
         return min(quota, len(tokens))
     return int(np.searchsorted(np.cumsum(np.sort(tokens)), quota, side="right"))
 
 
 def pick_examples(ranked: Mapping[int, RankedGroup], tokens: np.ndarray, quota: np.ndarray, budget: int) -> list[Pick]:
-    """The first `quota` of each group, and all that is explored.
+    """The first `quota` of each group, and all explored examples.
 
     Raises:
-        SelectionError: a group has fewer than its quota, which quotas made for the same candidates rule out.
+        SelectionError: a group has fewer examples than its quota; the quotas are for other candidates.
     """
     with_quota = np.flatnonzero(quota).tolist()
     for c in with_quota:
@@ -108,7 +111,7 @@ def pick_examples(ranked: Mapping[int, RankedGroup], tokens: np.ndarray, quota: 
 
 
 def pick_tokens(ranked: Mapping[int, RankedGroup], tokens: np.ndarray, quota: np.ndarray, budget: int) -> list[Pick]:
-    """As `selection.fill.fill_tokens` says: prefixes within each quota, then whatever still fits; and all that is explored."""
+    """Prefixes within each quota, then examples that still fit (`selection.fill.fill_tokens`), and all explored examples."""
     names = [c for c in ranked if c != EXPLORED]
     taken, prefixes = fill_tokens([tokens[ranked[c].rows] for c in names], quota[names], budget)
     picks = [(names[c], i) for c, i in taken]
@@ -120,7 +123,7 @@ def _explored(ranked: Mapping[int, RankedGroup]) -> list[Pick]:
 
 
 def _interleaved(picks: list[Pick]) -> list[Pick]:
-    """By how far down its group's picks each one is, so that any first part is spread over the groups like the whole."""
+    """Picks sorted by relative place in their group, so that any first part is spread over the groups like the whole."""
     count: dict[int, int] = {}
     for c, _ in picks:
         count[c] = count.get(c, 0) + 1
@@ -128,7 +131,7 @@ def _interleaved(picks: list[Pick]) -> list[Pick]:
 
 
 def explain(candidates: Candidates, ranked: Mapping[int, RankedGroup], picks: Sequence[Pick]) -> list[str]:
-    """Why each pick was taken: its place in the picker's order, and the rank of its loss in its cluster (1 = highest)."""
+    """The reason for each pick: the picker's, and the rank of its loss in its cluster (1 = highest)."""
     rows = np.array([ranked[c].rows[i] for c, i in picks], dtype=np.int64)
     cluster, rank, measured = candidates.cluster[rows], *_loss_ranks(candidates, rows)
     return [
@@ -138,7 +141,7 @@ def explain(candidates: Candidates, ranked: Mapping[int, RankedGroup], picks: Se
 
 
 def _loss_ranks(candidates: Candidates, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row: how many measured losses of its cluster are higher, plus one; and how many are measured."""
+    """For each row: the number of higher measured losses in its cluster, plus one; and the number of measured losses."""
     known = np.flatnonzero(~np.isnan(candidates.loss))
     order = known[np.lexsort((-candidates.loss[known], candidates.cluster[known]))]
     counts = np.bincount(candidates.cluster[known], minlength=candidates.clusters)

@@ -1,39 +1,108 @@
-"""The strategies that have a name."""
+"""Everything that a config can name: strategies (the table below), allocations, pickers and scores.
+
+A picker or an allocation registers itself with a decorator. This module imports every module of selection/pickers/ and
+selection/allocations/, so a new one needs its own file and no other edit. Import PICKERS and ALLOCATIONS from here, because only then
+are they complete.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from selection import allocations, pickers
+from selection.allocate import ALLOCATIONS
 from selection.candidates import Strategy
+from selection.pick import PICKERS
+from selection.scores import SCORES
+
+__all__ = ["ALLOCATIONS", "PICKERS", "SCORES", "STRATEGIES", "described", "registry"]
+
 
 STRATEGIES: dict[str, Strategy] = {
     "default": Strategy(
         "adaptive",
         "random",
-        "kinds of example alike, then more where loss remains and falls; as the pool where there are no kinds",
+        "start here: distinct clusters alike, later more where loss is high and falls; with a target, the examples nearest to it",
         learn=0.5,
         explore=0.02,
     ),
-    "random": Strategy("random", "random", "uniform over the whole pool, no clusters: the control"),
-    "uniform": Strategy("uniform", "random", "every cluster alike, random inside"),
-    "size": Strategy("size", "random", "clusters by the square root of their size, random inside", temperature=0.5),
-    "loss": Strategy("loss", "random", "clusters by what the current adapter gets wrong, random inside", tail_cut=0.05),
+    "random": Strategy("random", "random", "uniform over the whole pool: the baseline"),
+    "uniform": Strategy("uniform", "random", "the same share for every cluster; for uneven pools, without measuring"),
+    "size": Strategy(
+        "size",
+        "random",
+        "clusters by the square root of their size; between random and uniform",
+        temperature=0.5,
+    ),
+    "loss": Strategy(
+        "loss", "random", "clusters by the current adapter's loss, without the default's memory", tail_cut=0.05
+    ),
     "top": Strategy(
-        "loss", "top", "clusters by loss, inside the highest scores of each length, tail cut", tail_cut=0.05
+        "loss",
+        "top",
+        "clusters by loss, inside them the highest scores of each length; for clean labels",
+        tail_cut=0.05,
     ),
-    "mid": Strategy("loss", "mid", "clusters by loss, inside the middle of the scores, tail cut", tail_cut=0.05),
+    "mid": Strategy(
+        "loss", "mid", "clusters by loss, inside them the middle of the scores; for noisy labels", tail_cut=0.05
+    ),
     "rising": Strategy(
-        "loss", "mid", "as mid, from harder examples in every round: a curriculum", tail_cut=0.05, rising=True
+        "loss", "mid", "as mid, with harder examples in every round: a curriculum", tail_cut=0.05, rising=True
     ),
-    "confidence": Strategy("confidence", "random", "clusters by how unsure the model is, random inside"),
-    "learnability": Strategy("learnability", "random", "clusters by how fast their loss falls, random inside"),
-    "k_center": Strategy("uniform", "k_center", "every cluster alike, inside the farthest from each other"),
-    "facility_location": Strategy("uniform", "facility_location", "every cluster alike, inside what covers it best"),
-    "badge": Strategy("loss", "badge", "clusters by loss, inside gradients far apart and long"),
-    "deita": Strategy("loss", "deita", "clusters by loss, inside the highest scores that are not alike", tail_cut=0.05),
-    "qdit": Strategy("loss", "qdit", "clusters by loss, inside score and coverage, half and half", tail_cut=0.05),
-    "s2l": Strategy("uniform", "s2l", "every cluster alike, inside every kind of loss trajectory alike"),
-    "longest": Strategy("uniform", "longest", "every cluster alike, inside the longest"),
-    "target": Strategy("target", "random", "clusters by their share of the target's kind, random inside"),
-    "nearest": Strategy("uniform", "nearest", "to the target by embedding, target examples taking turns"),
-    "rds": Strategy("uniform", "rds", "to the target by hidden states (RDS+), target examples taking turns"),
-    "less": Strategy("uniform", "less", "to the target by gradients (LESS), target examples taking turns"),
+    "confidence": Strategy("confidence", "random", "clusters by the model's uncertainty"),
+    "learnability": Strategy(
+        "learnability", "random", "clusters by how fast their loss falls; if parts of the pool cannot be learned"
+    ),
+    "k_center": Strategy(
+        "uniform", "k_center", "inside every cluster the examples farthest from each other; for variety"
+    ),
+    "facility_location": Strategy(
+        "uniform", "facility_location", "inside every cluster the examples that cover it best; for variety"
+    ),
+    "badge": Strategy("loss", "badge", "clusters by loss, inside them large gradients far apart; for small budgets"),
+    "deita": Strategy(
+        "loss",
+        "deita",
+        "clusters by loss, inside them the highest scores that are not similar; for small budgets",
+        tail_cut=0.05,
+    ),
+    "qdit": Strategy(
+        "loss", "qdit", "clusters by loss, inside them score and coverage; for small budgets", tail_cut=0.05
+    ),
+    "s2l": Strategy(
+        "uniform",
+        "s2l",
+        "inside every cluster all kinds of loss trajectory alike; from the third round, with score.sample_per_cluster=all",
+    ),
+    "longest": Strategy("uniform", "longest", "inside every cluster the longest examples: a baseline"),
+    "target": Strategy(
+        "target", "random", "clusters by their share of the target; more variety than nearest; needs a target"
+    ),
+    "nearest": Strategy("uniform", "nearest", "nearest to the target by embeddings, target examples take turns"),
+    "rds": Strategy("uniform", "rds", "nearest to the target by hidden states (RDS+), target examples take turns"),
+    "less": Strategy("uniform", "less", "nearest to the target by gradients (LESS), target examples take turns"),
 }
+"""By name. The help, docs/selection.md and the comparison report show `about`."""
+
+
+def registry(kind: str) -> Mapping[str, Any]:
+    """All entries of a `kind` by name: "strategy", "allocation", "picker" or "score"."""
+    return {"strategy": STRATEGIES, "allocation": ALLOCATIONS, "picker": PICKERS, "score": SCORES}[kind]
+
+
+def described(kind: str) -> str:
+    """All strategies or scores for a help text: one line each, with its name and `about`."""
+    return "".join(f"\n      {name}: {entry.about}" for name, entry in registry(kind).items())
+
+
+def _import_modules_of(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+
+
+_import_modules_of(allocations)
+_import_modules_of(pickers)

@@ -1,8 +1,8 @@
-"""What becomes of a selection when somebody who read it drops, pins and bans examples, or changes quotas.
+"""Revise a selection after a review drops, pins or bans examples, or changes quotas.
 
-Picks that nobody objects to stay. A place that becomes free goes to the next candidate of the same strategy in the same cluster,
-and what a cluster can no longer take goes to the other clusters in proportion to what they have. The order of the next ones is a
-function of the proposal alone, so one change more never reshuffles what another one brought in.
+Picks without objection stay. A freed place goes to the strategy's next candidate in the same cluster. The part of the budget that a
+cluster can no longer take goes to the other clusters, in proportion to their picks. The order of the next candidates depends on the
+proposal alone, so a further change does not replace the candidates that an earlier change added.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from selection.candidates import Budget, Candidates, Quotas, Selection
 from selection.config import SelectConfig
 from selection.errors import SelectionError
 from selection.fill import fill_tokens, prefix_within
-from selection.pick import PICKERS
 from selection.ranked import RankedGroup, explain, rank_groups
+from selection.registry import PICKERS
 from selection.strategy import resolve
 
 DROPPED, BANNED = "dropped_in_review", "banned_in_review"
 SPARE_EXAMPLES = 16
-"""A picker ranks twice a cluster's quota and so many more; what lies deeper follows in any order."""
+"""For a review, a picker ranks twice a cluster's quota plus this many; the rest follows in any order."""
 _NO_KEYS = np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a review asks for. `dropped`, `pinned`, `banned`: (m,) uint64 keys, of candidates or not. `quotas`: by cluster, the most
-    that shall be picked of it, in the budget's unit."""
+    """The changes of a review.
+
+    `dropped`, `pinned`, `banned`: (m,) uint64 keys, not necessarily of candidates. `quotas`: new quotas by cluster, in the budget's unit;
+    each is the most to pick from its cluster.
+    """
 
     dropped: np.ndarray = field(default_factory=lambda: _NO_KEYS)
     pinned: np.ndarray = field(default_factory=lambda: _NO_KEYS)
@@ -40,10 +43,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A selection as proposed, and who comes next.
+    """A proposed selection and the candidates that come next.
 
-    `picked`, `step`, `outcome`: as in `Selection`, of `candidates`. `ranked`: who could take a freed place, by cluster, best first (by
-    0 alone for a picker of the whole pool). `place` (n,): place in that order, -1 for those held back.
+    `picked`, `step`, `outcome`: as in `Selection`. `ranked`: for each cluster the candidates for a freed place, best first; a
+    picker of the whole pool has group 0 alone. `place`: (n,) int, each candidate's place in that order, -1 if held back.
     """
 
     candidates: Candidates
@@ -57,7 +60,7 @@ class Proposal:
 
     @property
     def amount(self) -> np.ndarray:
-        """(n,) what each candidate takes of the budget."""
+        """(n,) each candidate's part of the budget."""
         return (
             np.ones(len(self.candidates), dtype=np.int64) if self.budget.unit == "examples" else self.candidates.tokens
         )
@@ -71,13 +74,12 @@ def propose(
     seed_parts: tuple[int, ...],
     selection: Selection,
 ) -> Proposal:
-    """The selection that `selection.strategy.select` made of these, with the order of those who come next. Costs a selection again."""
-
+    """The selection that `selection.strategy.select` made from these inputs, with the candidates that come next. Ranks again."""
     strategy = resolve(config)
     spare = SPARE_EXAMPLES * (1 if quotas.unit == "examples" else int(candidates.tokens.mean()))
     deeper = replace(quotas, quota=2 * quotas.quota + spare)
-    nobody = np.zeros(len(candidates), dtype=bool)
-    ranked = rank_groups(candidates, nobody, deeper, strategy, seed_parts)
+    unexplored = np.zeros(len(candidates), dtype=bool)
+    ranked = rank_groups(candidates, unexplored, deeper, strategy, seed_parts)
     place = np.full(len(candidates), -1, dtype=np.int64)
     for group in ranked.values():
         place[group.rows] = np.arange(len(group.rows))
@@ -86,14 +88,14 @@ def propose(
 
 
 def revise(proposal: Proposal, change: Change) -> Selection:
-    """The selection after the change. Deterministic; without a change it is the proposal.
+    """The selection after the change. It is deterministic; without a change it equals the proposal.
 
-    Budgets of examples are met exactly, budgets of tokens never exceeded. All that is pinned is in, nothing dropped or banned is;
-    a quota that was set is exceeded by pins only. Outcomes as of a selection, and `dropped_in_review`, `banned_in_review`.
-    Picks come in the order of the proposal, then what is new: pins, then what fills freed places.
+    Budgets of examples are met exactly, budgets of tokens are never exceeded. Pinned examples are picked, dropped and banned ones are not.
+    Only pins can exceed a changed quota. The outcomes are those of a selection, plus `dropped_in_review` and `banned_in_review`. Picks
+    keep the order of the proposal; new pins follow, then the examples that fill freed places.
 
     Raises:
-        SelectionError: an example is both pinned and dropped or banned, a quota or the pins ask for more than there is, or too few
+        SelectionError: an example is pinned and also dropped or banned; a quota or the pins exceed the candidates or the budget; or too few
             candidates are left for the budget.
     """
     keys = proposal.candidates.keys
@@ -101,7 +103,7 @@ def revise(proposal: Proposal, change: Change) -> Selection:
     pinned, out = np.isin(keys, change.pinned), np.isin(keys, change.dropped) | np.isin(keys, change.banned)
     if (pinned & out).any():
         at = int(np.flatnonzero(pinned & out)[0])
-        raise SelectionError(f"{keys[at]:016x} is pinned, and it is dropped or banned too; take one of them back.")
+        raise SelectionError(f"{keys[at]:016x} is pinned and also dropped or banned; undo one of the two.")
     group = _groups(proposal, change)
     target = _targets(proposal, change, group, pinned, out)
     kept = _keep(proposal, group, target, pinned, out)
@@ -110,12 +112,12 @@ def revise(proposal: Proposal, change: Change) -> Selection:
     filled = _fill(proposal, change, group, target, taken, out)
     back = np.isin(
         filled, proposal.picked
-    )  # of tokens, one that was proposed may be what fits best into what its pins left
+    )  # with a budget of tokens, a proposed example may fill the part that its cluster's pins left
     kept = proposal.picked[np.isin(proposal.picked, np.concatenate([kept, filled[back]]))]
     filled = filled[~back]
     picked = np.concatenate([kept, new_pins, filled])
     if not len(picked):
-        raise SelectionError("nothing is left to be picked; take back a drop, a ban or a quota.")
+        raise SelectionError("no candidate is left to pick; undo a drop, a ban or a quota.")
     spent = int(proposal.amount[picked].sum())
     outcome = proposal.outcome.copy()
     outcome[outcome == "selected"] = "quota_full"
@@ -127,7 +129,8 @@ def revise(proposal: Proposal, change: Change) -> Selection:
 
 
 def _groups(proposal: Proposal, change: Change) -> np.ndarray:
-    """(n,) the candidates that share an amount: those of a cluster, or all of the whole pool but for the clusters given a quota."""
+    """(n,) the group of each candidate that shares one target: its cluster, or for a picker of the whole pool one common group for all
+    clusters without a changed quota."""
     cluster = proposal.candidates.cluster
     if not proposal.whole_pool:
         return cluster
@@ -135,11 +138,11 @@ def _groups(proposal: Proposal, change: Change) -> np.ndarray:
 
 
 def _targets(proposal: Proposal, change: Change, group: np.ndarray, pinned: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """(groups,) what each shall have: the quota that was set, else as much as proposed, in proportion to that where the sum is not
-    the budget; never less than what is pinned of it."""
+    """(groups,) the target of each: its changed quota, or its proposed amount, scaled so that all sum to the budget; at least its pins."""
     k, amount, budget = proposal.candidates.clusters + 1, proposal.amount, proposal.budget
 
     def of_group(rows: np.ndarray) -> np.ndarray:
+        """(groups,) sum of the amounts at `rows`."""
         return np.bincount(group[rows], weights=amount[rows], minlength=k).astype(np.int64)
 
     can = (proposal.place >= 0) | pinned
@@ -150,7 +153,7 @@ def _targets(proposal: Proposal, change: Change, group: np.ndarray, pinned: np.n
         if quota > (capacity[c] if c < k - 1 else 0) and budget.unit == "examples":
             has = int(capacity[c]) if c < k - 1 else 0
             raise SelectionError(
-                f"cluster {c}: a quota of {quota} is asked for, but only {has} of its examples can be picked."
+                f"cluster {c}: the quota is {quota}, but only {has} of its examples can be picked; lower the quota."
             )
         if c < k - 1:
             target[c], fixed[c] = max(quota, int(floor[c])), True
@@ -158,8 +161,8 @@ def _targets(proposal: Proposal, change: Change, group: np.ndarray, pinned: np.n
         left = budget.amount - int(target[fixed].sum())
         if left < 0:
             raise SelectionError(
-                f"budget: the quotas that were set and the pinned examples ask for {budget.amount - left:,} {budget.unit}, "
-                f"the budget is {budget.amount:,}; lower a quota or take back a pin."
+                f"budget: the changed quotas and the pinned examples need {budget.amount - left:,} {budget.unit}, "
+                f"the budget is {budget.amount:,}; lower a quota or undo a pin."
             )
         room = np.where(fixed, 0, capacity)
         target[~fixed] = largest_remainder(np.where(fixed, 0, weight), min(left, int(room.sum())), room)[~fixed]
@@ -170,14 +173,14 @@ def _targets(proposal: Proposal, change: Change, group: np.ndarray, pinned: np.n
     missing = budget.amount - int(target.sum())
     if missing > 0 and budget.unit == "examples":
         raise SelectionError(
-            f"budget: {missing:,} of {budget.amount:,} places cannot be filled, nothing is left that is neither dropped, banned nor over a "
-            "quota that was set; take some of that back, or start the round with a lower budget."
+            f"budget: {missing:,} of {budget.amount:,} places cannot be filled, because all other candidates are dropped, banned or over a "
+            "changed quota; undo some of these changes, or start the round with a lower budget."
         )
     return target
 
 
 def _keep(proposal: Proposal, group: np.ndarray, target: np.ndarray, pinned: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Rows of the proposal that stay, in its order: all that is pinned, and of each group the first that fit beside its pins."""
+    """The rows of the proposal that stay, in its order: its pins, and from each group the first that fit next to the pins."""
     amount, rows = proposal.amount, proposal.picked
     left = target - np.bincount(group[pinned], weights=amount[pinned], minlength=len(target)).astype(np.int64)
     free = rows[~pinned[rows] & ~out[rows]]
@@ -192,7 +195,7 @@ def _keep(proposal: Proposal, group: np.ndarray, target: np.ndarray, pinned: np.
 def _fill(
     proposal: Proposal, change: Change, group: np.ndarray, target: np.ndarray, taken: np.ndarray, out: np.ndarray
 ) -> np.ndarray:
-    """Rows that take the freed places, group by group: the next ones of each, then for tokens whatever still fits."""
+    """The rows that fill freed places: the next candidates of each group; for a budget of tokens, then any that still fit."""
     amount, budget = proposal.amount, proposal.budget
     used = np.bincount(group[taken], weights=amount[taken], minlength=len(target)).astype(np.int64)
     open_ = (proposal.place >= 0) & ~out
@@ -220,7 +223,7 @@ def _reasons(
     said = dict(zip(proposal.picked.tolist(), proposal.step, strict=True))
     lines = [said[row] + ("; pinned in review" if pinned[row] else "") for row in kept.tolist()]
     before = proposal.outcome[new_pins].tolist()
-    lines += [f"pinned in review; as proposed it was left out: {name.replace('_', ' ')}" for name in before]
+    lines += [f"pinned in review; the proposal left it out: {name.replace('_', ' ')}" for name in before]
     at = [0] * len(filled) if proposal.whole_pool else proposal.candidates.cluster[filled].tolist()
     next_ones = list(zip(at, proposal.place[filled].tolist(), strict=True))
     if next_ones:

@@ -1,4 +1,4 @@
-"""The stratified sample that is measured to set the quotas."""
+"""The stratified sample that a round measures to set quotas."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def stratified_sample(
     per_cluster: int | Literal["all"],
     seed_parts: Sequence[int],
 ) -> np.ndarray:
-    """Rows to measure: `per_cluster` eligible ones of each cluster, uniformly at random; all of a smaller cluster.
+    """Rows to measure: `per_cluster` eligible rows of each cluster, uniformly at random; all rows of a smaller cluster.
 
-    The draw is the one that the random picker uses for the same `seed_parts`, so that most of what it picks is measured
-    already. Uniform all the same: a row's number depends on its key alone.
+    The random picker uses the same draw for the same `seed_parts`, so most of its picks are measured already. The sample is still
+    uniform, because a row's draw depends on its key alone.
 
     Args:
-        cluster: (n,) int. keys: (n,) uint64, distinct. eligible: (n,) bool.
+        cluster: (n,) int.
+        keys: (n,) uint64, distinct.
+        eligible: (n,) bool.
 
     Returns:
         (m,) int64 rows, ascending.

@@ -1,6 +1,6 @@
-"""Scores: one number per example out of what was measured of it, higher = more worth training on.
+"""Scores: one number per example from its measurements, higher = more worth training on.
 
-A score names the measurements it needs; whoever measures takes the union of what is asked for and measures once. Columns of
+A score names the measurements it needs. The scoring stage measures the union of what all scores in use need, once. Columns of
 measurements (n,), NaN where an example was not measured:
 
     response     nll_mean, entropy_mean, top_mean, margin_mean   per response token, from one forward pass
@@ -29,63 +29,127 @@ COLUMNS = (
     "rds_similarity", "less_similarity", "quality", "tokens",
 )  # fmt: skip
 """Every column that a score reads."""
+MEASUREMENTS = {
+    "response": "one forward pass, shared with the quotas",
+    "unprompted": "a second pass over the responses",
+    "reference": "a second pass with the other adapter",
+    "history": "losses of earlier rounds",
+    "pooled": "one vector an example",
+    "gradient": "about as much as training on the measured examples, 32 KB an example",
+    "quality": "nothing",
+}
+"""What each measurement costs."""
 TARGETED = frozenset({"pooled", "gradient"})
-"""Measurements that need examples of what to be good at."""
+"""Measurements that need target examples."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """`compute` gives (n,) float64 from the columns, NaN where an example lacks what it needs. `needs`: names of measurements."""
+    """One number per example. Help, docs/selection.md and the report take their words from here.
+
+    `compute` gives (n,) float64 from the columns, NaN where an example lacks what the score needs. `needs`: names of MEASUREMENTS.
+    `about`: what the score is, without a final full stop. `label`: the axis of its chart, with the unit; without one, name and
+    about. `source`: the paper, or what it follows.
+    """
 
     about: str
     needs: frozenset[str]
     compute: Callable[[Columns], np.ndarray]
+    label: str = ""
+    source: str = ""
 
 
-def _score(about: str, needs: str, compute: Callable[[Columns], np.ndarray]) -> Score:
-    return Score(about, frozenset(needs.split()), compute)
+def _score(
+    about: str, needs: str, compute: Callable[[Columns], np.ndarray], label: str = "", source: str = ""
+) -> Score:
+    return Score(about, frozenset(needs.split()), compute, label, source)
 
 
 SCORES: dict[str, Score] = {
-    "nll": _score("what the model gets wrong, noise included", "response", lambda c: c["nll_mean"]),
-    "entropy": _score("what it is unsure of, whatever the answer", "response", lambda c: c["entropy_mean"]),
+    "nll": _score(
+        "mean NLL per response token: the model's errors, including noise",
+        "response",
+        lambda c: c["nll_mean"],
+        label="NLL, nats per response token",
+    ),
+    "entropy": _score(
+        "the model's uncertainty: mean entropy of its predictions",
+        "response",
+        lambda c: c["entropy_mean"],
+        label="Entropy, nats per response token",
+        source="Settles 2009",
+    ),
     "margin": _score(
-        "how near the second most probable token comes to the first", "response", lambda c: 1 - c["margin_mean"]
+        "the model's uncertainty: 1 - (highest - second-highest probability)",
+        "response",
+        lambda c: 1 - c["margin_mean"],
+        label="Margin: 1 − gap of the two likeliest tokens",
+        source="Settles 2009",
     ),
     "least_confidence": _score(
-        "how far the most probable token is from certain", "response", lambda c: 1 - c["top_mean"]
+        "the model's uncertainty: 1 - highest probability",
+        "response",
+        lambda c: 1 - c["top_mean"],
+        label="1 − the likeliest token's probability",
+        source="Settles 2009",
     ),
-    # Li et al. 2023 (arXiv 2308.12032): the ratio of the two losses. It costs a second forward pass over the responses.
     "ifd": _score(
-        "how little the prompt helps to predict the response (instruction-following difficulty)",
+        "NLL given the prompt over NLL without it (instruction-following difficulty)",
         "response unprompted",
         lambda c: _ratio(c["nll_mean"], c["nll_unprompted_mean"]),
+        label="IFD: NLL with the prompt over NLL without it",
+        source="arXiv 2308.12032",
     ),
-    # Mindermann et al. 2022 (arXiv 2206.07137): loss that a model which knows better does not have is not noise.
     "learnability": _score(
-        "what a reference adapter has learned and this one has not",
+        "NLL minus that of `score.reference`, a better adapter: high loss that can be learned",
         "response reference",
         lambda c: c["nll_mean"] - c["nll_reference_mean"],
+        label="Learnability: NLL above the reference adapter's, nats",
+        source="arXiv 2206.07137",
     ),
-    # After Toneva et al. 2019 (arXiv 1812.05159), with losses in place of right and wrong.
     "forgetting": _score(
-        "what earlier rounds knew better", "response history", lambda c: c["nll_mean"] - c["nll_before"]
+        "NLL minus the lowest of earlier rounds; only for examples measured before",
+        "response history",
+        lambda c: c["nll_mean"] - c["nll_before"],
+        label="Forgetting: NLL above the lowest of earlier rounds, nats",
+        source="after arXiv 1812.05159, with losses in place of right and wrong",
     ),
-    # Ivison et al. 2025 (arXiv 2503.01807).
-    "rds": _score("nearness to the target, by pooled hidden states", "pooled", lambda c: c["rds_similarity"]),
-    # Xia et al. 2024 (arXiv 2402.04333).
-    "less": _score("how much it moves the model towards the target", "gradient", lambda c: c["less_similarity"]),
-    "length": _score("long examples, a baseline that is hard to beat", "", lambda c: c["tokens"].astype(np.float64)),
-    "quality": _score("a column of your own", "quality", lambda c: c["quality"]),
+    "rds": _score(
+        "cosine of position-weighted pooled hidden states to the nearest target example",
+        "pooled",
+        lambda c: c["rds_similarity"],
+        label="RDS: nearness to the target by hidden states",
+        source="arXiv 2503.01807",
+    ),
+    "less": _score(
+        "cosine of gradients, candidates' through Adam, to the target's (highest mean over its sources)",
+        "gradient",
+        lambda c: c["less_similarity"],
+        label="LESS: nearness to the target by gradients",
+        source="arXiv 2402.04333",
+    ),
+    "length": _score(
+        "length in tokens: a baseline", "", lambda c: c["tokens"].astype(np.float64), label="Length, tokens"
+    ),
+    "quality": _score(
+        "the numeric column `score.quality` of your files",
+        "quality",
+        lambda c: c["quality"],
+        label="Quality, your own column",
+    ),
 }
-"""By name; docs/selection.md says more of each."""
+"""By name."""
 
 Wish = str | Mapping[str, float]
 """A score, or several with weights: {"nll": 1, "quality": 2}."""
 
 
 def check(wish: Wish) -> None:
-    """Raises SelectionUsageError for an unknown score (naming the nearest) or weights that are all zero or not finite."""
+    """Check a score's name, or the names and weights of several.
+
+    Raises:
+        SelectionUsageError: an unknown name (the message names the nearest), weights that are not finite or all zero.
+    """
     weights = _weights(wish)
     for name in weights:
         if name not in SCORES:
@@ -96,13 +160,16 @@ def check(wish: Wish) -> None:
 
 
 def needs(*wishes: Wish) -> frozenset[str]:
-    """The measurements that scores need, in all."""
+    """The union of the measurements that these scores need."""
     return frozenset().union(*(SCORES[name].needs for wish in wishes for name in _weights(wish)))
 
 
 def compute(wish: Wish, columns: Columns) -> np.ndarray:
-    """(n,) a score, or the combination of several: the weighted mean of their ranks, scaled to 0 … 1 over the examples that
-    have all of them; NaN for the others. Ranks, because scores have no common unit; ties share their mean rank."""
+    """(n,) float64: one score, or the weighted mean of the ranks of several.
+
+    Ranks are scaled to 0 … 1 over the examples that have all of the scores; the others get NaN. Ties share their mean rank. Ranks and
+    not values are averaged because scores have no common unit.
+    """
     weights = _weights(wish)
     if list(weights.values()) == [1.0]:
         return np.asarray(SCORES[next(iter(weights))].compute(columns), dtype=np.float64)
@@ -119,20 +186,22 @@ def compute(wish: Wish, columns: Columns) -> np.ndarray:
 
 
 def describe(wish: Wish) -> str:
-    """A score or a combination in words: `nll`, `1 × nll + 2 × quality (ranks)`."""
+    """A score by its name, a combination as `1 × nll + 2 × quality (ranks)`."""
     if isinstance(wish, str):
         return wish
     return " + ".join(f"{weight:g} × {name}" for name, weight in wish.items()) + " (ranks)"
 
 
 def computable(columns: Columns, measured: frozenset[str]) -> dict[str, np.ndarray]:
-    """Every score whose needs are among `measured`, by name: what a report can show without another measurement."""
+    """Every score whose needs are among `measured`, by name: the scores that a report can show without another measurement."""
     return {name: compute(name, columns) for name, score in SCORES.items() if score.needs <= measured}
 
 
 def similarity(vectors: np.ndarray, targets: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """(n,) cosine of unit `vectors` (n, d) to unit `targets` (t, d): to the nearest one, or with `groups` (t,) the highest
-    mean over a group (LESS: groups are the target's tasks). O(n · t) time, in blocks."""
+    """(n,) cosine of unit `vectors` (n, d) to unit `targets` (t, d): to the nearest target, or the highest mean over a group.
+
+    `groups` (t,): the target's tasks, as in LESS (arXiv 2402.04333); None: no groups. O(n · t · d) time, in blocks.
+    """
     result = np.empty(len(vectors), dtype=np.float64)
     targets = np.asarray(targets, dtype=np.float32)
     if groups is not None:
@@ -149,7 +218,8 @@ def similarity(vectors: np.ndarray, targets: np.ndarray, groups: np.ndarray | No
 def length_correlation(score: np.ndarray, tokens: np.ndarray) -> float | None:
     """Spearman's rank correlation of a score with length, over the examples where the score is measured.
 
-    Far from 0 means that ranking by the score ranks by length. None if fewer than 3 are measured or one of the two is constant.
+    A value far from 0 means that ranking by the score is ranking by length. None if fewer than 3 examples are measured or one of the
+    two is constant.
     """
     from scipy.stats import spearmanr
 

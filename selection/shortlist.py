@@ -1,4 +1,4 @@
-"""What must be measured before picks are made: what a picker ranks by, and what a pick is looked at for."""
+"""The candidates to measure before `select`: for a picker that ranks by measurements, and for the noise check of picks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import numpy as np
 from selection.candidates import Candidates, Quotas, Strategy
 from selection.config import SelectConfig
 from selection.fill import prefix_within
-from selection.pick import PICKERS, Prefilter
+from selection.pick import Prefilter
 from selection.randomness import LOOK, keyed_draw
 from selection.ranked import EXPLORED, groups_in_random_order, in_exploring_order, rank_groups, tail_cut
+from selection.registry import PICKERS
 from selection.strategy import measures, resolve
 
 SPARE = 1.25
-"""Of what will probably be picked, so many times as much is looked at, for what turns out to be suspected noise."""
+"""The noise check covers this many times the expected picks, so that spares can replace suspects."""
 
 
 def shortlist(
-    candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int], look_at: int = 0
+    candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int], noise_checks: int = 0
 ) -> np.ndarray:
-    """Candidates that must be measured before `select`, and are not yet.
+    """Candidates that must be measured before `select` and are not measured yet.
 
-    A picker that ranks by what is measured chooses among `shortlist_factor` times its quota (with spares for what the tail cut
-    may take): drawn at random in a cluster; of the whole pool, those whose embeddings are nearest to the target. The
-    other pickers need nothing measured; of theirs, at most `look_at` are, of what they would pick and `SPARE` more.
+    A picker that ranks by measurements chooses among `shortlist_factor` times its quota, plus spares for the tail cut. Inside a cluster
+    these are random; from the whole pool they are the nearest to the target by embeddings. Other pickers need no measurement;
+    for the noise check, at most `noise_checks` of `SPARE` times their expected picks are measured.
 
     Returns:
         (m,) int64 rows of the candidates, ascending.
@@ -35,7 +36,11 @@ def shortlist(
     strategy = resolve(config)
     if PICKERS[strategy.picker].uses_score or measures(config):
         return _to_rank(candidates, quotas, config, seed_parts)
-    return _to_look_at(candidates, quotas, strategy, seed_parts, look_at) if look_at else np.empty(0, dtype=np.int64)
+    return (
+        _to_check(candidates, quotas, strategy, seed_parts, noise_checks)
+        if noise_checks
+        else np.empty(0, dtype=np.int64)
+    )
 
 
 def _to_rank(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_parts: Sequence[int]) -> np.ndarray:
@@ -58,12 +63,12 @@ def _to_rank(candidates: Candidates, quotas: Quotas, config: SelectConfig, seed_
     return rows[~known[rows]]
 
 
-def _to_look_at(
+def _to_check(
     candidates: Candidates, quotas: Quotas, strategy: Strategy, seed_parts: Sequence[int], at_most: int
 ) -> np.ndarray:
-    """What the picker would take of larger quotas: picks before spares, in an order that has nothing to do with the picker's, or a few
-    would be of large clusters only. One that spreads its picks out (k_center, facility_location) may go other ways once suspects
-    are gone, and take some that nobody looked at."""
+    """The picks for larger quotas: expected picks before spares, in random order, because the first few in the picker's order could all be
+    from large clusters. A picker that spreads its picks (k_center, facility_location) may pick others after suspects are removed, and so
+    take some that were not checked."""
     explored = np.isin(candidates.keys, quotas.explored)
     larger = replace(quotas, quota=np.ceil(SPARE * quotas.quota).astype(np.int64))
     lists = [
@@ -90,8 +95,8 @@ def _to_look_at(
 def _prefiltered(
     prefilter: Prefilter, candidates: Candidates, rows: np.ndarray, quotas: Quotas, strategy: Strategy
 ) -> np.ndarray:
-    """The first of `rows` by a picker's prefilter, as many as must be measured: of tokens, what comes first may be shorter than
-    what a random order began with."""
+    """The rows to measure, chosen by a picker's prefilter. For a budget of tokens the number depends on the order, since the first rows by
+    the prefilter may be shorter than the first of a random order."""
     group, count = candidates.take(rows), _depth(candidates.tokens[rows], quotas, 0, strategy)
     while True:
         order = prefilter(group, count)
@@ -101,11 +106,11 @@ def _prefiltered(
 
 
 def _depth(tokens: np.ndarray, quotas: Quotas, c: int, strategy: Strategy) -> int:
-    """How many of a group's examples, in random order, must be measured."""
+    """How many of a group's examples must be measured, in random order."""
     count = _reach(tokens, strategy.shortlist_factor * int(quotas.quota[c]), quotas.unit)
-    return math.ceil((count - 1) / (1 - strategy.tail_cut)) + 1  # so many that `count` are left after the cut
+    return math.ceil((count - 1) / (1 - strategy.tail_cut)) + 1  # `count` are left after the cut
 
 
 def _reach(tokens: np.ndarray, amount: float, unit: str) -> int:
-    """How many examples in this order it takes for so many examples or tokens."""
+    """How many examples, in this order, hold `amount` examples or tokens."""
     return math.ceil(amount) if unit == "examples" else prefix_within(tokens, math.ceil(amount)) + 1

@@ -1,34 +1,31 @@
-"""Strategies by name, and the steps of a selection: quotas, what must be measured to fill them, picks with reasons.
+"""The steps of a selection: quotas, then picks with reasons; and what a strategy needs for them.
 
-    losses of a sample ──allocate──▶ quotas ──shortlist──▶ measure ──select──▶ picks, and why not the others
+    losses of a sample ──allocate──▶ quotas ──shortlist──▶ measure ──select──▶ picks, and an outcome for every candidate
 
-The one between stands in selection.shortlist. All are deterministic, depend on the examples' keys and not on the order of rows,
-and take O(n) memory.
+`shortlist` is in selection/shortlist.py. All steps are deterministic, depend on the examples' keys and not on the order of rows, and
+take O(n) memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from selection.allocate import ALLOCATIONS, Situation, largest_remainder
+from selection.allocate import Situation, largest_remainder
 from selection.candidates import OUTCOMES, Budget, Candidates, PastRound, Quotas, Selection, Strategy, Vectors
 from selection.config import SelectConfig
 from selection.errors import SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
-from selection.pick import PICKERS, most_suspects
+from selection.pick import most_suspects
 from selection.ranked import explain, in_exploring_order, pick_examples, pick_tokens, rank_groups, tail_cut
-from selection.registry import STRATEGIES
-from selection.vector_pickers import longest_picker as _registers_the_rest  # noqa: F401
+from selection.registry import ALLOCATIONS, PICKERS, STRATEGIES, registry
 
 __all__ = [
     "OUTCOMES",
-    "STRATEGIES",
     "Budget",
     "Candidates",
     "PastRound",
@@ -41,23 +38,17 @@ __all__ = [
     "by_default",
     "measures",
     "needs_losses",
-    "registry",
     "resolve",
     "select",
     "vectors_needed",
 ]
 
 
-def registry(kind: str) -> Mapping[str, Any]:
-    """The names that `kind` ("strategy", "allocation", "picker") can take, with what each stands for."""
-    return {"strategy": STRATEGIES, "allocation": ALLOCATIONS, "picker": PICKERS}[kind]
-
-
 def resolve(config: SelectConfig) -> Strategy:
-    """The strategy that a config names, with the config's overrides.
+    """The strategy that a config names, with the parameters that the config overrides.
 
     Raises:
-        SelectionUsageError: an unknown name; the message names the nearest known one.
+        SelectionUsageError: an unknown name; the message suggests the nearest known one.
     """
     for kind in ("strategy", "allocation", "picker"):
         name = getattr(config, kind)
@@ -68,15 +59,15 @@ def resolve(config: SelectConfig) -> Strategy:
 
 
 def needs_losses(config: SelectConfig, number: int) -> bool:
-    """Whether anything this strategy does in round `number` depends on measurements; if not, nothing need be measured."""
+    """Whether this strategy uses any measurement in round `number`; if not, the round need not measure."""
     strategy = resolve(config)
     picker, allocation = PICKERS[strategy.picker], ALLOCATIONS[strategy.allocation]
-    by_allocation = allocation.looks_at_losses(number) and not picker.whole_pool
+    by_allocation = allocation.uses_losses(number) and not picker.whole_pool
     return by_allocation or _ranks_by_measurements(strategy)
 
 
 def can_do_without_losses(config: SelectConfig) -> bool:
-    """Whether all that looks at losses is an allocation that makes do with the clusters where measuring would not pay."""
+    """Whether only an optional allocation (see `Allocation.optional`) uses losses, so that a round may skip measuring."""
     strategy = resolve(config)
     return ALLOCATIONS[strategy.allocation].optional and not _ranks_by_measurements(strategy)
 
@@ -87,12 +78,12 @@ def _ranks_by_measurements(strategy: Strategy) -> bool:
 
 
 def measures(config: SelectConfig) -> frozenset[str]:
-    """Measurements (as selection.scores names them) that the picker's vectors come from: "pooled", "gradient"."""
+    """The measurements that the picker's vectors come from: a part of "pooled" and "gradient", as in selection.scores."""
     return PICKERS[resolve(config).picker].vectors & {"pooled", "gradient"}
 
 
 def by_default(config: SelectConfig) -> bool:
-    """Whether nothing but the default strategy is asked for, which with a target aims at it."""
+    """Whether the config uses the default strategy unchanged. With a target, a round then selects for the target."""
     return config.strategy == "default" and config.allocation is None and config.picker is None
 
 
@@ -107,7 +98,7 @@ def _allocation_aims(strategy: Strategy) -> bool:
 
 
 def vectors_needed(config: SelectConfig) -> frozenset[str]:
-    """Names of `Candidates.vectors` that the picker or the allocation looks at."""
+    """Names of the `Candidates.vectors` that the picker or the allocation reads; a round passes no others."""
     strategy = resolve(config)
     return PICKERS[strategy.picker].vectors | ({"embedding"} if _allocation_aims(strategy) else set())
 
@@ -120,17 +111,17 @@ def allocate(
     past: Sequence[PastRound] = (),
     distinct: float = 1.0,
 ) -> Quotas:
-    """Divide the budget over the clusters, from the losses measured so far; a picker of the whole pool gets it undivided.
+    """Divide the budget over the clusters, from the losses measured so far. A picker of the whole pool gets one undivided quota.
 
     Args:
         candidates: n selectable examples; a random sample of them has a loss.
         seed_parts: non-negative integers, for example (seed, round).
-        past: what earlier rounds measured and spent, oldest first.
-        distinct: how far the clusters are kinds of example, 0 to 1 (`selection.cluster.distinctness`).
+        past: earlier rounds, oldest first.
+        distinct: how distinct the clusters are, 0 to 1 (`selection.cluster.distinctness`).
 
     Raises:
-        SelectionError: more examples asked for than can be selected once the tail cut has had its share, or fewer tokens than
-            the shortest example has.
+        SelectionError: the budget has more examples than can be selected after the tail cut, or fewer tokens than the shortest
+            example.
     """
     strategy = resolve(config)
     _check_vectors(candidates, strategy, vectors_needed(config) & {"embedding"})
@@ -143,7 +134,7 @@ def allocate(
     capacity = _capacity(candidates, open_, size, budget, left, strategy)
     if PICKERS[strategy.picker].whole_pool:
         capacity, share = capacity.sum(keepdims=True), np.ones(1)
-        reason = ["the picker looks at the whole pool at once"]
+        reason = ["one quota: the picker ranks the whole pool"]
     else:
         total = min(left, int(capacity.sum()))
         situation = Situation(
@@ -182,7 +173,7 @@ def allocate(
 
 
 def _explore(candidates: Candidates, budget: Budget, strategy: Strategy, seed_parts: Sequence[int]) -> np.ndarray:
-    """(n,) bool: the share of the budget that goes to random examples of the whole pool, whatever the strategy thinks of them."""
+    """(n,) bool: the random examples of the whole pool that take the strategy's `explore` share of the budget."""
     explored = np.zeros(len(candidates), dtype=bool)
     amount = math.floor(strategy.explore * min(budget.amount, 2**53))
     if amount > 0:
@@ -199,8 +190,8 @@ def _left(budget: Budget, candidates: Candidates, explored: np.ndarray) -> int:
 def _capacity(
     candidates: Candidates, open_: np.ndarray, size: np.ndarray, budget: Budget, left: int, strategy: Strategy
 ) -> np.ndarray:
-    """What each cluster can surely give (k,). The tail cut only shrinks it by what it can take once all is measured, so that
-    quotas made from a sample can be met after more has been measured."""
+    """(k,) the most that each cluster's quota can be. It leaves out the most that the tail cut can take once everything is measured, so
+    quotas set from a sample can be met after more is measured."""
     if not candidates.trusted.any():
         raise SelectionError("every selectable example is held back as suspected noise; set noise.hold=false.")
     if budget.unit == "tokens":
@@ -231,7 +222,7 @@ def _capacity(
 def _quota_reason(reason: str, share: float, total: int, unit: str, quota: int, capacity: int, size: int) -> str:
     if size == 0:
         return "no selectable example"
-    full = "; all it can give" if quota == capacity else ""
+    full = "; the most it can have" if quota == capacity else ""
     return f"{reason}; weight {share:.1%} of {total} {unit}{full}"
 
 
@@ -241,14 +232,15 @@ def select(
     """Pick inside the quotas.
 
     Args:
-        candidates: the ones that `allocate` saw, now with the shortlist measured. quotas: from `allocate`, for this budget.
+        candidates: those that `allocate` got, now with the shortlist measured.
+        quotas: from `allocate`, for this budget.
 
     Returns:
-        For a budget of examples exactly as many; for tokens never more, and so that no candidate left would still fit
-        (unless it is held back).
+        For a budget of examples, exactly as many picks. For tokens, at most as many, and no other candidate would still fit, unless it
+        is held back.
 
     Raises:
-        SelectionError: the quotas were made for other candidates or another budget, or nothing fits a token budget.
+        SelectionError: the quotas are for other candidates or another budget, or no example fits a token budget.
     """
     strategy = resolve(config)
     _check_vectors(candidates, strategy, vectors_needed(config))

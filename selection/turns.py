@@ -1,5 +1,5 @@
-"""Orders of one group's examples in which clusters of loss trajectories, or target examples, take turns; selection/greedy.py's
-contract."""
+"""Orders of a group's examples in which clusters of loss trajectories, or target examples, take turns. They keep the contract of
+selection/greedy.py."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from selection.vectors import blocks, unit
 
 
 def trajectory_balanced(trajectories: np.ndarray, count: int, groups: int, uniform: np.random.Generator) -> Order:
-    """Equally many of every kind of loss trajectory, so that rare kinds come early (S2L, Yang et al. 2024, arXiv 2403.07384):
-    k-means on the trajectories, whose clusters then take turns, the smallest first, until they run out. Inside a cluster the
-    given order holds, which is random. S2L gives what does not divide to the largest clusters, the turns give it to the smallest:
-    one example a cluster at most. O(m · groups · r) time per k-means step.
+    """The same number of examples from every kind of loss trajectory, so rare kinds come early (S2L, Yang et al. 2024,
+    arXiv 2403.07384). O(m · groups · r) time per k-means step.
 
-    A missing loss is filled in with the mean of its round; an example without any is not measured. Without rounds (r = 0) the
-    order is the given one.
+    k-means clusters the trajectories. The clusters then take turns, the smallest first, until they run out. Inside a cluster the
+    given random order holds. S2L gives the remainder of the division to the largest clusters, the turns give it to the smallest; that
+    is at most one example per cluster.
+
+    The mean of its round replaces a missing loss. An example without any loss is unmeasured. Without rounds (r = 0) the order is the
+    given one.
 
     Args:
-        trajectories: (m, r) float, an example's loss in each of r rounds, NaN where it was not measured.
-        groups: clusters, fewer where there are fewer distinct trajectories.
-        uniform: one number is drawn from it, the seed of k-means.
+        trajectories: (m, r) float, an example's loss in each of r rounds, NaN where not measured.
+        groups: number of clusters; fewer if there are fewer distinct trajectories.
+        uniform: gives one number, the seed of k-means.
 
     Returns:
-        Values are sizes of the examples' clusters.
+        Values are the sizes of the examples' clusters.
     """
     from sklearn.cluster import KMeans
 
@@ -48,21 +50,22 @@ def trajectory_balanced(trajectories: np.ndarray, count: int, groups: int, unifo
 
 
 def round_robin(vectors: np.ndarray, targets: np.ndarray, count: int) -> Order:
-    """Each target in turn takes the most similar example not taken yet, so that no target is left out (Ivison et al. 2025,
-    arXiv 2503.01807). If there are more targets than `count`, only the first `count` get a turn.
+    """Each target in turn takes the most similar example that is not taken yet (Ivison et al. 2025, arXiv 2503.01807), so every target
+    gets its share. If there are more targets than `count`, only the first `count` get a turn.
 
-    Of every target only a list of its most similar examples is kept, made anew when it runs dry: O(m · t · d) time, and
-    O(m · d) more for each time, which is often only if many targets want the same examples. O(count + t) memory for the lists.
+    Each target keeps a list of its most similar examples, which is recomputed when it runs out. O(m · t · d) time, plus O(m · d) for each
+    recomputed list; that is frequent only if many targets take the same examples. O(count + t) memory for the lists.
 
     Args:
-        vectors: (m, d) float; targets: (t, d) float, finite, t ≥ 1. Scaled to unit length here.
+        vectors: (m, d) float, scaled to unit length here.
+        targets: (t, d) float, finite, t ≥ 1, scaled to unit length here.
 
     Returns:
         Values are cosines to the target in `target`.
     """
     known = measured(vectors)
     points, wanted = scaled(vectors, known), min(count, len(known))
-    # float64: lists of other lengths, made at other times, must agree on every cosine.
+    # float64, because lists of different lengths, made at different times, must agree on every cosine.
     aims = unit(targets[:wanted]).astype(np.float64)
     size = 4 * -(-wanted // max(len(aims), 1)) + 32
     waiting = np.ones(len(known), dtype=bool)
@@ -83,8 +86,8 @@ def round_robin(vectors: np.ndarray, targets: np.ndarray, count: int) -> Order:
 
 
 def _most_similar(points: np.ndarray, aims: np.ndarray, among: np.ndarray, size: int) -> np.ndarray:
-    """(t, up to `size`) int64: those rows of `points`, out of `among`, that are most similar to each of `aims` (t, d), best first,
-    ties by row. A cosine and a place share one integer, so that the cut through a tie is exact as well."""
+    """(t, up to `size`) int64: for each of `aims` (t, d) the most similar rows of `points` out of `among`, best first, ties by row. One
+    integer holds a cosine and a place, so that a cut through ties is exact."""
     n = len(among)
     keys = np.empty((len(aims), n), dtype=np.int64)
     for places in blocks(np.arange(n)):

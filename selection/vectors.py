@@ -1,4 +1,4 @@
-"""What embedding matrices need: unit length, in blocks that fit the memory of any machine."""
+"""Scale embeddings to unit length, and process them in blocks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK = 4096
-"""Rows brought to float32 at a time: 6 MB at 384 dimensions."""
+"""Rows copied to float32 at a time: 6 MB at 384 dimensions."""
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """(n, d) float32, every row scaled to length 1; rows of zeros stay zeros. float16 vectors are 0.1% off unit length, enough to
-    miss a threshold of 1."""
+    """(n, d) float32, every row scaled to length 1; rows of zeros stay zeros.
+
+    Stored float16 vectors are up to 0.1% off unit length, enough to miss a threshold of 1.
+    """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

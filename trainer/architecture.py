@@ -1,6 +1,6 @@
 """Chooses the attention of a model and verifies that documents of a pack are isolated.
 
-The test suite checks Llama, Mistral, Qwen2 and Qwen3. Any other architecture is checked when it is loaded:
+The test suite checks the architectures of trainer/families.py. Any other architecture is checked when it is loaded:
 two short documents in a pack must give the logits that the model's own forward gives each alone. This detects leaking
 documents, soft caps, scaled logits, recurrent layers and other deviations.
 """
@@ -14,11 +14,11 @@ import torch
 
 from trainer import attention
 from trainer.errors import TrainerError
+from trainer.families import FAMILIES
 from trainer.forward import Batch, collate, hidden_states, output_head
 
 logger = logging.getLogger(__name__)
 
-CHECKED = ("llama", "mistral", "qwen2", "qwen3")
 # Mean difference of the logits relative to their standard deviation: rounding stays below, a leak is above 0.1.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -31,7 +31,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
     """
     attention.register()
     own = causal.config._attn_implementation
-    if causal.config.model_type in CHECKED:
+    if causal.config.model_type in FAMILIES:
         causal.set_attn_implementation(attention.PACKED_ATTENTION)
         return attention.PACKED_ATTENTION
     expected = _alone(causal)
@@ -51,7 +51,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
         failures.append(f"{name}: {failure}")
     raise TrainerError(
         f"model.name: {type(causal).__name__} does not isolate the documents of a pack ({'; '.join(failures)}); "
-        "choose a model of the Llama, Mistral, Qwen2 or Qwen3 family"
+        f"choose a model of one of the families {', '.join(family.name for family in FAMILIES.values())}"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
     )
 
 
-def draw_random(session: Session, state: PoolState, amount: Any, number: int) -> np.ndarray:
+def draw_random(session: Session, state: PoolState, amount: Budget, number: int) -> np.ndarray:
     """Pool rows of `amount` drawn uniformly from the selectable ones; capped at all of them."""
 
     rows = state.rows

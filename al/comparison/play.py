@@ -41,7 +41,8 @@ from al.scoring import stage as scoring
 from selection.config import SelectConfig
 from selection.errors import nearest_name
 from selection.holdout import TEST
-from selection.strategy import Budget, needs_losses, registry
+from selection.registry import registry
+from selection.strategy import Budget, needs_losses
 from trainer.tokens import TokenTable
 
 BASELINE = "random"

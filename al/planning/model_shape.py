@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.config import LoraConfig, ModelConfig
-from trainer.decoder.retention import ALIGN, FAMILY, Widths
+from trainer.decoder.retention import ALIGN, Widths
+from trainer.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
     kv_width = (getattr(config, "num_key_value_heads", None) or heads) * head_width
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     widths = None
-    if config.model_type in FAMILY and not lora.dora:
+    if config.model_type in FAMILIES and not lora.dora:
         widths = Widths(
             hidden=config.hidden_size,
             query=heads * head_width,
@@ -73,7 +74,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
             heads=heads,
             rank=-(-lora.r // ALIGN) * ALIGN,
             itemsize=bytes_per_value,
-            qk_norm=config.model_type == "qwen3",
+            qk_norm=FAMILIES[config.model_type].head_norms,
         )
     return ModelShape(
         name=model.name,

@@ -6,7 +6,7 @@ from al.config import Config
 from al.planning.pool_estimate import PoolEstimate
 from al.scoring.amount import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
 from selection.cluster import choose_k
-from selection.pick import PICKERS
+from selection.registry import PICKERS
 from selection.scores import needs
 from selection.shortlist import SPARE
 from selection.strategy import by_default, can_do_without_losses, measures, needs_losses, resolve

@@ -25,7 +25,7 @@ from al.review.decision import Decision
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from selection.review import Change, propose, revise
+from selection.review import Change, Proposal, propose, revise
 from selection.strategy import Selection
 
 DECISION_FILE = "decision.json"
@@ -60,7 +60,7 @@ class Proposed:
         return Batch(self.artifact, self.state.prepared.open_pool())
 
     @cached_property
-    def terms(self) -> Any:
+    def terms(self) -> Proposal:
         """The proposal in the form of `selection.review`, with the order of replacements."""
         batch, rows = self.batch, self.state.pool.rows
         place = np.full(len(batch.pool), -1, dtype=np.int64)
@@ -70,7 +70,7 @@ class Proposed:
         state, scored = self.state, self.scored
         return propose(scored.candidates, scored.quotas, state.budget, state.select, state.seed, selection)
 
-    def revised(self, decision: Decision) -> Any:
+    def revised(self, decision: Decision) -> Selection:
         """The `Selection` (of the selectable rows) that results from a decision.
 
         Raises:
@@ -163,7 +163,7 @@ def apply_decision(proposed: Proposed, recorded: Artifact) -> Artifact:
     )
 
 
-def revised_table(proposed: Proposed, selection: Any) -> pa.Table:
+def revised_table(proposed: Proposed, selection: Selection) -> pa.Table:
     """The proposal's selection.parquet with outcome, pick and why of the revised selection."""
     table, rows = proposed.batch.table, proposed.state.pool.rows
     outcome = np.array([CODE[name] for name in proposed.batch.outcome], dtype=np.int8)

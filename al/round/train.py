@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from selection.holdout import DEV
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.packing import PLANNERS, PackPlan
 from trainer.tokens import TokenTable
+
+if TYPE_CHECKING:
+    from trainer.train import TrainReport
 
 
 def plan_packs(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
@@ -139,7 +142,7 @@ def _run_training(
     lineage: Lineage,
     steps: int | None,
     moments: Path | None,
-) -> Any:
+) -> TrainReport:
     from trainer.schedule import planned_steps
     from trainer.train import train
 

@@ -25,7 +25,7 @@ from al.run.failpoints import failpoint
 from al.run.rows import rows_digest, split_by_tokens
 from al.run.session import Session
 from al.scoring.passes import MOMENTS, RESPONSE, Arrays, Pass, passes, read_fp8
-from selection.pick import PICKERS
+from selection.registry import PICKERS
 from selection.scores import TARGETED, describe, needs
 from selection.strategy import aims, by_default, measures, resolve
 from trainer.tokens import TokenTable

@@ -13,9 +13,9 @@ from command_line import winnow, winnow_child
 from tiny_world import WORDS
 
 from al.pool.store import Pool
-from selection.registry import STRATEGIES
+from selection.registry import SCORES, STRATEGIES
 
-NAMED = ("nll", "entropy", "margin", "least_confidence", "ifd", "learnability", "forgetting", "rds", "less", "quality")
+NAMED = tuple(name for name in SCORES if name != "length")
 PICKS = 24
 
 

@@ -20,7 +20,8 @@ from trainer.decoder.layer import Kept, Layer, Norm, Pass, Sink
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.offload import HostStore
 from trainer.decoder.projections import Joined, Linear, Lora, Scratch
-from trainer.decoder.retention import FAMILY, Memory, Retention, Widths
+from trainer.decoder.retention import Memory, Retention, Widths
+from trainer.families import FAMILIES
 
 
 class Unsupported(Exception):
@@ -259,7 +260,7 @@ def is_family(causal: torch.nn.Module) -> bool:
     """Whether the model is of transformers' own class of one of these architectures. Code shipped with a checkpoint may call
     itself llama and compute something else."""
     kind = causal.config.model_type
-    if kind not in FAMILY or not hasattr(causal.base_model, "layers"):
+    if kind not in FAMILIES or not hasattr(causal.base_model, "layers"):
         return False
     first = causal.base_model.layers[0]
     parts = (causal, first.self_attn, first.mlp)

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-FAMILY = ("llama", "mistral", "qwen2", "qwen3")
-"""Architectures (transformers' model_type) that our own decoder computes."""
 ALIGN = 8
 """LoRA's rank is padded to a multiple of this: 16 bytes in bfloat16, for fast matrix products."""
 LOGITS_CHUNK = 2**26

@@ -21,6 +21,7 @@ from selection.strategy import (
     needs_losses,
     resolve,
     select,
+    vectors_needed,
 )
 
 SEED = (7, 1)
@@ -79,6 +80,12 @@ def reveal(truth: Candidates, rows) -> Candidates:
     return replace(truth, **hidden, vectors=shown)
 
 
+def handed(pool: Candidates, config) -> Candidates:
+    """The candidates as a round hands them to selection: with the vectors that `vectors_needed` names, and no others."""
+    needed = vectors_needed(config)
+    return replace(pool, vectors={name: found for name, found in pool.vectors.items() if name in needed})
+
+
 @dataclass(frozen=True)
 class Round:
     """What one round came to. `known`: the candidates as `select` saw them; `sampled`, `measured`: rows measured for the quotas,
@@ -105,15 +112,17 @@ def play(truth: Candidates, budget: Budget, config, seed=SEED, per_cluster=4, pa
     """A round as `al.choosing.stage` plays it: quotas from a sample, the shortlist measured in between, picks at the end."""
     eligible = np.full(len(truth), needs_losses(config, seed[-1]))
     sample = stratified_sample(truth.cluster, truth.keys, eligible, per_cluster, seed)
-    seen = reveal(truth, sample)
+    given = handed(truth, config)
+    seen = reveal(given, sample)
     quotas = allocate(seen, budget, config, seed, past, distinct)
     measured = np.union1d(sample, shortlist(seen, quotas, config, seed))
-    known = reveal(truth, measured)
+    known = reveal(given, measured)
     return Round(truth, known, sample, measured, quotas, select(known, quotas, budget, config, seed))
 
 
 def pick_from(known: Candidates, budget: Budget, config, seed=SEED) -> Selection:
     """Quotas and picks from what is known, nothing more measured."""
+    known = handed(known, config)
     return select(known, allocate(known, budget, config, seed), budget, config, seed)
 
 

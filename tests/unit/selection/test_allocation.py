@@ -208,13 +208,13 @@ def test_the_tail_cut_is_provided_for_before_anything_is_measured():
     pool = candidates([0] * 20 + [1] * 4)
     quotas = allocate(pool, Budget("examples", 23), SelectConfig(strategy="loss", tail_cut=0.05), SEED)
     assert quotas.quota.tolist() == [19, 4]
-    assert all("all it can give" in reason for reason in quotas.reason)
+    assert all("the most it can have" in reason for reason in quotas.reason)
 
 
 def test_reasons_give_the_figures_the_quota_rests_on():
     pool = candidates([0] * 8 + [2] * 8 + [3] * 8, loss=[1.0, 2.0] * 4 + [3.0, 5.0] * 4 + [np.nan] * 8)
     reason = quotas_of(pool, 12, allocation="loss", temperature=2).reason
-    assert "mean NLL 1.50 ± 0.00 over 8 measured" in reason[0] and "^ 2" in reason[0] and "of 12 examples" in reason[0]
+    assert "NLL 1.50 ± 0.00, mean of 8 measured" in reason[0] and "^ 2" in reason[0] and "of 12 examples" in reason[0]
     assert reason[1] == "no selectable example"
     assert "nothing measured here" in reason[3]
 

@@ -73,7 +73,7 @@ def test_cells_grow_with_the_clusters_as_documented(k, n, cells):
 
 @pytest.fixture(scope="module")
 def uneven():
-    """30 tasks of 12 examples beside one of 3,000; which task each example is."""
+    """30 tasks of 12 examples and one of 3,000; and the task of each example."""
     rng = np.random.default_rng(4)
     task = np.repeat(np.arange(31), [3000] + [12] * 30)
     centres = rng.normal(size=(31, 32))

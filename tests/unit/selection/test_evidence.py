@@ -235,7 +235,7 @@ def test_adaptive_gives_nothing_to_what_had_too_much():
     found = quotas(measured_pool([1, 2, 3]), 60, even_past([200, 10, 10]), allocation="adaptive")
     assert found.quota[0] == 0
     assert np.abs(np.array([10, 10]) + found.quota[1:] - [32, 48]).max() <= 1
-    assert "had 200 so far" in found.reason[0]
+    assert "200 picked in earlier rounds" in found.reason[0]
 
 
 @pytest.mark.parametrize("past", [(), even_past([10, 10, 10])], ids=["first round", "later"])
@@ -251,6 +251,23 @@ def test_adaptive_keeps_the_pool_s_proportions_where_clusters_are_no_kinds(past)
 def rates_past():
     """Clusters of equal loss now, of which the last two fell faster, as is well known."""
     return power_law([0.05, 0.05, 0.05, 0.25, 0.25], 0.001, rounds=3)[0]
+
+
+def test_the_reason_gives_the_losses_between_which_a_cluster_fell_and_the_speed_that_counts():
+    past, now = power_law([0.05, 0.05, 0.05, 0.25, 0.25], 0.001, rounds=3)
+    reason = quotas(measured_pool(now.mean), 600, past, allocation="adaptive").reason
+    assert f"fell from 3.00 to {now.mean[3]:.2f} since round 1, speed of its fall" in reason[3]
+    assert reason[3].index("× the mean") < reason[3].index(
+        "target share independent of size (cluster distinctness 100%)"
+    )
+
+
+def test_the_reason_of_the_first_round_is_the_size_and_how_distinct_clusters_are():
+    pool = candidates(np.repeat([0, 1], [30, 10]))
+    reason = allocate(pool, Budget("examples", 8), SelectConfig(explore=0), SEED, (), 0.25).reason
+    assert reason[1].startswith(
+        "first round: quota proportional to size^0.75 (cluster distinctness 25%), 10 selectable; weight "
+    )
 
 
 def test_adaptive_gives_more_to_what_falls_faster_as_far_as_it_should_learn():

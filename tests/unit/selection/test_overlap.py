@@ -53,7 +53,7 @@ def shared_data():
 
     path = Path(__file__).resolve().parents[4] / "shared/data/p3_t0_train_50k.jsonl.gz"
     if not path.exists():
-        pytest.skip("the P3 sample is not beside this checkout")
+        pytest.skip("the P3 sample is not next to this checkout")
     with gzip.open(path, "rt", encoding="utf-8") as handle:
         rows = [json.loads(line) for number, line in enumerate(handle) if number % 4 == 0]
     return [row["prompt"] for row in rows], np.array([row["template"] for row in rows])

@@ -158,7 +158,7 @@ def test_unmeasured_examples_come_last_and_say_so(picker):
     pool = candidates(np.zeros(10, int), loss=1.0, score=[np.nan, 1, np.nan, 2, np.nan, 3, 4, 5, np.nan, 6])
     chosen = pick_from(pool, Budget("examples", 8), SelectConfig(picker=picker))
     assert set(chosen.picked[:6]) == {1, 3, 5, 6, 7, 9}
-    assert all(step.startswith("random, none with a score is left") for step in chosen.step[6:])
+    assert all(step.startswith("random, no one with a score is left") for step in chosen.step[6:])
 
 
 def test_steps_say_the_place_and_the_rank_of_the_loss():
@@ -169,7 +169,7 @@ def test_steps_say_the_place_and_the_rank_of_the_loss():
         return dict(zip(chosen.picked.tolist(), chosen.step, strict=True))
 
     top = steps(picker="top", length_bins=1)
-    assert top[3] == "rank 1 of 4 measured ones of 10 to 40 tokens in cluster 0; NLL 1.00 is rank 3 of 3 measured"
+    assert top[3] == "rank 1 of 4 measured with 10 to 40 tokens in cluster 0; NLL 1.00 is rank 3 of 3 measured"
     assert top[1].endswith("NLL not measured") and top[0].endswith("NLL 4.00 is rank 1 of 3 measured")
     assert steps(picker="mid")[0].startswith("quantile 0.12 of 4 measured, nearest outside 25% to 75%")
     places = {step.split(" in ")[0] for step in steps(picker="random").values()}

@@ -10,8 +10,9 @@ from made_pools import SEED, candidates, play, vectors
 
 from selection.config import SelectConfig
 from selection.errors import SelectionError
+from selection.registry import STRATEGIES
 from selection.review import Change, propose, revise
-from selection.strategy import STRATEGIES, Budget
+from selection.strategy import Budget
 
 UNITS = (Budget("examples", 24), Budget("tokens", 2_400))
 
@@ -110,11 +111,11 @@ def test_the_pinned_among_suspected_noise_is_in_and_the_rest_stays_held_back():
     ("change", "message"),
     [
         (lambda p: Change(banned=keys(p, range(100))), "4 of 24 places cannot be filled"),
-        (lambda p: Change(quotas={0: 10_000}), r"cluster 0: a quota of 10000 is asked for, but only \d+ "),
+        (lambda p: Change(quotas={0: 10_000}), r"cluster 0: the quota is 10000, but only \d+ "),
         (lambda p: Change(quotas={9: 1}), "cluster 9: .* only 0"),
-        (lambda p: Change(quotas={0: 15, 1: 15}), "ask for 30 examples, the budget is 24"),
-        (lambda p: Change(pinned=keys(p, range(30))), "ask for 30 examples"),
-        (lambda p: Change(pinned=keys(p, [1]), banned=keys(p, [1])), "is pinned, and it is dropped or banned too"),
+        (lambda p: Change(quotas={0: 15, 1: 15}), "need 30 examples, the budget is 24"),
+        (lambda p: Change(pinned=keys(p, range(30))), "need 30 examples"),
+        (lambda p: Change(pinned=keys(p, [1]), banned=keys(p, [1])), "is pinned and also dropped or banned"),
         (lambda p: Change(quotas=dict.fromkeys(range(5), 2)), "14 of 24 places cannot be filled"),
     ],
 )

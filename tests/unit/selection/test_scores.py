@@ -7,7 +7,7 @@ import pytest
 
 from selection import scores
 from selection.errors import SelectionUsageError
-from selection.scores import SCORES, length_correlation
+from selection.scores import MEASUREMENTS, SCORES, length_correlation
 
 NAN = np.nan
 MEASURED = {
@@ -43,6 +43,11 @@ def test_each_score_is_what_it_says(name):
     np.testing.assert_allclose(scores.compute(name, MEASURED), EXPECTED[name])
 
 
+def test_no_score_is_without_expected_values_or_words():
+    assert set(EXPECTED) == set(SCORES)
+    assert [name for name, score in SCORES.items() if not score.about.strip()] == []
+
+
 def test_each_score_reads_only_what_it_needs():
     given = {
         "response": ("nll_mean", "entropy_mean", "top_mean", "margin_mean"),
@@ -53,6 +58,7 @@ def test_each_score_reads_only_what_it_needs():
         "gradient": ("less_similarity",),
         "quality": ("quality",),
     }
+    assert set(given) == set(MEASUREMENTS)
     assert sorted(name for columns in given.values() for name in columns) == sorted(set(MEASURED) - {"tokens"})
     for name, score in SCORES.items():
         columns = {column: MEASURED[column] for need in score.needs for column in given[need]}

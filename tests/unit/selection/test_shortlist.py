@@ -1,4 +1,4 @@
-"""What is looked at before it is picked."""
+"""What is measured before picks are made: shortlists, and picks for the noise check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from made_pools import SEED, candidates, vectors
 
 from selection.config import SelectConfig
+from selection.registry import STRATEGIES
 from selection.shortlist import shortlist
-from selection.strategy import STRATEGIES, Budget, allocate, needs_losses, select
+from selection.strategy import Budget, allocate, needs_losses, select
 
 RNG = np.random.default_rng(0)
 CLUSTER = RNG.integers(0, 12, 1500)
@@ -21,7 +22,7 @@ WITHOUT_LOSSES = [name for name in STRATEGIES if not needs_losses(SelectConfig(s
 
 def look(config, budget, pool=POOL, at_most=10**6):
     quotas = allocate(pool, budget, config, SEED)
-    return quotas, shortlist(pool, quotas, config, SEED, look_at=at_most)
+    return quotas, shortlist(pool, quotas, config, SEED, noise_checks=at_most)
 
 
 @pytest.mark.parametrize("budget", [Budget("examples", 200), Budget("tokens", 20_000)], ids=lambda b: b.unit)

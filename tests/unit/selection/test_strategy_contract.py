@@ -21,6 +21,7 @@ from made_pools import (
     candidates,
     cases,
     drawn_case,
+    handed,
     pick_from,
     play,
     reveal,
@@ -29,12 +30,12 @@ from made_pools import (
 
 from selection.config import SelectConfig
 from selection.errors import SelectionError
-from selection.pick import suspects
+from selection.pick import ClusterView, suspects
+from selection.registry import STRATEGIES, registry
 from selection.sample import stratified_sample
 from selection.shortlist import shortlist
 from selection.strategy import (
     OUTCOMES,
-    STRATEGIES,
     Budget,
     PastRound,
     Vectors,
@@ -42,7 +43,6 @@ from selection.strategy import (
     allocate,
     measures,
     needs_losses,
-    registry,
     resolve,
     select,
 )
@@ -170,11 +170,13 @@ def check_outcomes(played, config):
 
 def check_reasons(played, config):
     quotas, chosen = played.quotas, played.selection
-    assert len(quotas.reason) == len(quotas.quota) and all(quotas.reason)
-    assert not any("nan" in reason for reason in quotas.reason)
+    assert len(quotas.reason) == len(quotas.quota)
+    for reason in quotas.reason:
+        assert reason.split("; weight ")[0].strip() and "nan" not in reason, "the allocation's own words"
     assert len(chosen.step) == len(chosen.picked)
     for row, step in zip(chosen.picked, chosen.step, strict=True):
-        assert f" in cluster {played.known.cluster[row]}; NLL " in step and "nan" not in step
+        picker_says, found, _ = step.partition(f" in cluster {played.known.cluster[row]}; NLL ")
+        assert found and picker_says.strip() and "nan" not in step, "the picker's own words"
         assert step.startswith("exploration: ") == played.explored[row]
         assert ("not measured" in step) == np.isnan(played.known.loss[row])
 
@@ -241,21 +243,16 @@ PAST = [
 ]
 """Two rounds of the town: cluster 0 had most, and what cluster FAST had helped it most in the end."""
 
-WITHOUT_CHANCE = {
-    "longest": "the longest of a cluster are the same whatever the seed",
-    "k_center": "starts at the middle of a cluster, of which all is known; chance breaks ties only",
-    "facility_location": "greedy on a cluster of which all is known; chance breaks ties only",
-    "nearest": "chance only says which target has the first turn",
-    "rds": "chance only says which target has the first turn; what is measured lies nearest to the target",
-    "less": "chance only says which target has the first turn; what is measured lies nearest to the target",
-}
-"""Pickers that may pick the same whatever the seed, which is as it should be; with explore they pick others."""
+
+def without_chance(picker):
+    """Whether the picker's entry in BEHAVIOURS says that it may pick the same whatever the seed; with explore it picks others."""
+    return any(b.without_chance for b in BEHAVIOURS if b.parameter == "picker" and b.high == picker)
 
 
 @every_unit
 @every_strategy
 def test_another_seed_or_round_picks_others(config, unit, town):
-    if resolve(config).picker in WITHOUT_CHANCE:
+    if without_chance(resolve(config).picker):
         config = changed(config, explore=0.1)
     budget = budget_for(town, unit, 0.1, config)
     keys = [set(play(town, budget, config, seed, past=PAST).keys) for seed in [(1, 1), (2, 1), (1, 2)]]
@@ -292,21 +289,23 @@ def test_no_more_is_measured_than_the_strategy_needs(config, town):
 
 @every_strategy
 def test_nothing_is_measured_twice(config, town):
-    quotas = allocate(town, Budget("examples", 80), config, SEED, PAST)
-    assert len(shortlist(town, quotas, config, SEED)) == 0
+    given = handed(town, config)
+    quotas = allocate(given, Budget("examples", 80), config, SEED, PAST)
+    assert len(shortlist(given, quotas, config, SEED)) == 0
     half = np.arange(0, len(town), 2)
-    assert not np.isin(shortlist(reveal(town, half), quotas, config, SEED), half).any()
+    assert not np.isin(shortlist(reveal(given, half), quotas, config, SEED), half).any()
 
 
 @every_strategy
 def test_suspects_are_never_measured_for_their_rank(config, town):
-    nothing = reveal(town, np.empty(0, dtype=np.int64))
+    nothing = reveal(handed(town, config), np.empty(0, dtype=np.int64))
     quotas = allocate(nothing, Budget("examples", 80), config, SEED)
     assert town.trusted[shortlist(nothing, quotas, config, SEED)].all()
 
 
 @every_strategy
 def test_bad_input_is_refused(config, town):
+    town = handed(town, config)
     with pytest.raises(SelectionError, match="801 examples asked for"):
         allocate(town, Budget("examples", 801), config, SEED)
     with pytest.raises(SelectionError, match="fewer than the shortest"):
@@ -335,6 +334,37 @@ def test_a_picker_that_aims_needs_a_target(picker, town):
         pick_from(replace(town, vectors=aimless), Budget("examples", 5), config)
 
 
+class Reads(dict):
+    """Vectors by name that note which of them are read."""
+
+    def __init__(self, vectors):
+        super().__init__(vectors)
+        self.names = set()
+
+    def __getitem__(self, name):
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("picker", registry("picker"))
+def test_a_picker_declares_just_what_it_reads(picker, town):
+    traits, budget = registry("picker")[picker], Budget("examples", 80)
+    config = SelectConfig(strategy="uniform", picker=picker)
+    assert needs_losses(config, 1) == (traits.uses_score or bool(traits.vectors - {"embedding"}))
+    quotas = allocate(town, budget, config, SEED)
+    reads = Reads(town.vectors)
+    view = ClusterView(0, replace(town, vectors=reads), np.flatnonzero(town.trusted), 80, SEED)
+    traits.rank(view, resolve(config))
+    if traits.prefilter:
+        traits.prefilter(view.candidates, 80)
+    assert reads.names == traits.vectors
+    picked = [
+        select(replace(town, score=score), quotas, budget, config, SEED).picked.tolist()
+        for score in (town.score, np.roll(town.score, 1))
+    ]
+    assert (picked[0] != picked[1]) == traits.uses_score
+
+
 @pytest.mark.parametrize("tail_cut", [0.05, 0.3, 0.7, 0.9])
 @pytest.mark.parametrize("picker", [name for name, traits in registry("picker").items() if traits.uses_score])
 def test_the_tail_cut_never_leads_to_a_pick_that_was_not_measured(picker, tail_cut, town):
@@ -356,6 +386,7 @@ def test_pickers_that_do_not_rank_by_score_ignore_it(picker, town):
 def test_strategies_that_need_no_loss_ignore_it(config, number, unit, town):
     if needs_losses(config, number):
         return
+    town = handed(town, config)
     budget, past = budget_for(town, unit, 0.1, config), PAST[: number - 1]
     unmeasured = reveal(town, np.empty(0, dtype=np.int64))
     quotas = [allocate(pool, budget, config, SEED, past) for pool in (town, unmeasured)]
@@ -384,8 +415,8 @@ def test_trap_15_however_high_a_cluster_s_losses_its_picks_are_its_quota(picker,
 
 # What a strategy costs
 
-LARGE = ["default", "loss", "top", "confidence", "k_center", "facility_location", "badge", "deita", "qdit", "s2l"]
-LARGE += ["longest", "nearest", "rds", "less"]
+LARGE = [SelectConfig(strategy="uniform", picker=name, tail_cut=0.05) for name in registry("picker")]
+LARGE += [SelectConfig(strategy="random", allocation=name, explore=0.02) for name in registry("allocation")]
 
 
 def peak_memory(n, config):
@@ -396,7 +427,7 @@ def peak_memory(n, config):
     trajectory = rng.integers(0, 3, (n, 1)).astype(np.float32)
     found["trajectory"] = Vectors(trajectory, np.arange(n))
     pool = candidates(cluster, tokens=rng.integers(20, 500, n), loss=rng.random(n), confidence=rng.random(n))
-    pool = replace(pool, vectors=found)
+    pool = handed(replace(pool, vectors=found), config)
     past = [PastRound(np.full(n // 400, 2.0), np.full(n // 400, 0.1), np.full(n // 400, 3.0))]
     gc.collect()
     tracemalloc.start()
@@ -414,13 +445,13 @@ def pick_and_allocate(pool, amount, config, past):
     return select(pool, quotas, budget, config, SEED)
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_trap_19_memory_grows_with_the_candidates_and_not_with_their_square(name):
-    n = 30_000 if name == "s2l" else 100_000
-    config = SelectConfig(strategy=name)
+@pytest.mark.parametrize("config", LARGE, ids=lambda config: f"{resolve(config).allocation}-{resolve(config).picker}")
+def test_trap_19_memory_grows_with_the_candidates_and_not_with_their_square(config):
+    n = 25_000
+    peak_memory(2000, config)  # libraries that are loaded on first use
     once, twice = peak_memory(n, config), peak_memory(2 * n, config)
     assert twice < 2.2 * once
-    assert twice < 1000 * 2 * n, "n x n would be 100 times as much"
+    assert twice < 1000 * 2 * n, "n x n float32 would be 200 times as much"
 
 
 def test_a_million_candidates_take_seconds_at_each_step():
@@ -449,8 +480,11 @@ def test_a_million_candidates_take_seconds_at_each_step():
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Setting `parameter` to `high` instead of `low` raises `measure` of a round on average, all else being `base`. `later`: in the
-    third round, with a past. `per_cluster`: how many are measured for the quotas."""
+    """Setting `parameter` to `high` instead of `low` raises `measure` of a round on average, all else being `base`.
+
+    `later`: in the third round, with a past. `per_cluster`: how many are measured for the quotas. `without_chance`: why the picker
+    `high` may pick the same whatever the seed.
+    """
 
     says: str
     parameter: str
@@ -460,6 +494,7 @@ class Behaviour:
     base: dict = field(default_factory=lambda: {"strategy": "loss"})
     later: bool = False
     per_cluster: int | str = 4
+    without_chance: str = ""
 
     def __str__(self):
         return f"{self.parameter}: {self.says}"
@@ -553,7 +588,7 @@ def unlikeness(name):
 
 def cover(played):
     """Mean cosine of all to the nearest pick of their cluster."""
-    known, result = played.known, []
+    known, result = played.truth, []
     values = unit_length(known.vectors["embedding"].values())
     for c in np.unique(known.cluster[played.selection.picked]):
         picked = played.selection.picked[known.cluster[played.selection.picked] == c]
@@ -562,7 +597,7 @@ def cover(played):
 
 
 def rare_trajectories(played):
-    return (played.known.vectors["trajectory"].take(played.selection.picked).values()[:, 1] == 0.5).mean()
+    return (played.truth.vectors["trajectory"].take(played.selection.picked).values()[:, 1] == 0.5).mean()
 
 
 RANDOM_INSIDE = {"strategy": "uniform"}
@@ -580,18 +615,62 @@ BEHAVIOURS = [
     Behaviour("top takes higher scores than random", "picker", "random", "top", typical_score),
     Behaviour("mid takes them closer together", "picker", "random", "mid", closeness_of_scores),
     Behaviour("random measures less than mid", "picker", "random", "mid", measured),
-    Behaviour("k_center goes far apart", "picker", "random", "k_center", unlikeness("embedding"), RANDOM_INSIDE),
-    Behaviour("facility_location covers", "picker", "random", "facility_location", cover, RANDOM_INSIDE),
+    Behaviour(
+        "k_center goes far apart",
+        "picker",
+        "random",
+        "k_center",
+        unlikeness("embedding"),
+        RANDOM_INSIDE,
+        without_chance="it starts at the middle of a cluster; chance breaks ties only",
+    ),
+    Behaviour(
+        "facility_location covers",
+        "picker",
+        "random",
+        "facility_location",
+        cover,
+        RANDOM_INSIDE,
+        without_chance="greedy on a whole cluster; chance breaks ties only",
+    ),
     Behaviour("badge takes gradients apart", "picker", "random", "badge", unlikeness("gradient")),
     Behaviour("deita takes no near copies", "picker", "top", "deita", unlikeness("embedding")),
     Behaviour("deita takes high scores all the same", "picker", "random", "deita", typical_score),
     Behaviour("qdit covers more than deita", "picker", "top", "qdit", cover),
     Behaviour("qdit takes higher scores than random", "picker", "random", "qdit", typical_score),
     Behaviour("s2l takes rare trajectories", "picker", "random", "s2l", rare_trajectories),
-    Behaviour("longest takes the longest", "picker", "random", "longest", mean_length),
-    Behaviour("nearest goes to the target", "picker", "random", "nearest", nearness_to_target("embedding")),
-    Behaviour("rds goes there by hidden states", "picker", "nearest", "rds", nearness_to_target("pooled")),
-    Behaviour("less goes there by gradients", "picker", "nearest", "less", nearness_to_target("gradient")),
+    Behaviour(
+        "longest takes the longest",
+        "picker",
+        "random",
+        "longest",
+        mean_length,
+        without_chance="the longest of a cluster are the same whatever the seed",
+    ),
+    Behaviour(
+        "nearest goes to the target",
+        "picker",
+        "random",
+        "nearest",
+        nearness_to_target("embedding"),
+        without_chance="chance only says which target has the first turn",
+    ),
+    Behaviour(
+        "rds goes there by hidden states",
+        "picker",
+        "nearest",
+        "rds",
+        nearness_to_target("pooled"),
+        without_chance="chance only says which target has the first turn; what is measured lies nearest to the target",
+    ),
+    Behaviour(
+        "less goes there by gradients",
+        "picker",
+        "nearest",
+        "less",
+        nearness_to_target("gradient"),
+        without_chance="chance only says which target has the first turn; what is measured lies nearest to the target",
+    ),
     Behaviour("random gives the largest more than uniform does", "strategy", "uniform", "random", largest_quota, {}),
     Behaviour("uniform is evener than size", "strategy", "size", "uniform", evenness, {}),
     Behaviour("size is less uneven than the pool", "strategy", "random", "size", evenness, {}),
@@ -661,3 +740,7 @@ def test_no_parameter_is_without_a_behaviour():
 def test_no_name_is_without_a_behaviour(kind):
     named = {value for b in BEHAVIOURS if b.parameter == kind for value in (b.low, b.high)}
     assert named == set(registry(kind))
+
+
+def test_every_strategy_says_what_it_does():
+    assert [name for name, strategy in STRATEGIES.items() if not strategy.about.strip()] == []

@@ -22,12 +22,12 @@ from trainer.decoder.retention import (
     kept_bytes,
     peak_bytes,
 )
+from trainer.families import FAMILIES
 from trainer.forward import bound_decoder, collate, hidden_states
 from trainer.model import Base
 
 TOKENS = table([9, 20, 6, 14])
-ARCHITECTURES = {
-    "llama": ("llama", {}),
+ARCHITECTURES = {kind: (kind, {}) for kind in FAMILIES} | {
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama3 rope": (
         "llama",
@@ -42,7 +42,6 @@ ARCHITECTURES = {
             }
         },
     ),
-    "mistral": ("mistral", {}),
     "mistral with a window": ("mistral", {"sliding_window": 5}),
     "smollm2": (
         "llama",
@@ -54,10 +53,13 @@ ARCHITECTURES = {
             "head_dim": 8,
         },
     ),
-    "qwen2": ("qwen2", {}),
     "qwen2 with windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
-    "qwen3": ("qwen3", {}),
 }
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_list_of_families_says_whether_heads_have_norms(kind):
+    assert FAMILIES[kind].head_norms == hasattr(build(kind).model.layers[0].self_attn, "q_norm")
 
 
 def with_adapter(name, r=4, **settings):

@@ -12,6 +12,7 @@ from tiny_models import build, saved, table
 from trainer.architecture import prepare_attention
 from trainer.attention import PACKED_ATTENTION
 from trainer.errors import DataError, TrainerError
+from trainer.families import FAMILIES
 from trainer.forward import collate, hidden_states, output_head
 from trainer.loss import target_nll, target_statistics
 from trainer.model import Base, plain_attention
@@ -29,13 +30,10 @@ def packed_logits(model, tokens, rows):
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("llama", {}),
+        *((kind, {}) for kind in FAMILIES),
         ("llama", {"tie_word_embeddings": True, "attention_bias": True}),
-        ("mistral", {}),
         ("mistral", {"sliding_window": 7}),
-        ("qwen2", {}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
-        ("qwen3", {}),
         ("gpt_neox", {}),
         ("gpt2", {}),
         ("gemma2", {"final_logit_softcapping": None}),
@@ -69,8 +67,8 @@ def test_order_of_documents_in_a_pack_does_not_matter():
         assert (one - other).abs().max() < 1e-5
 
 
-def test_the_four_families_use_packed_attention():
-    for kind in ("llama", "mistral", "qwen2", "qwen3"):
+def test_every_supported_family_uses_packed_attention():
+    for kind in FAMILIES:
         assert prepare_attention(build(kind)) == PACKED_ATTENTION
 
 

@@ -14,6 +14,7 @@ from trainer.architecture import prepare_attention
 from trainer.attention import PACKED_ATTENTION
 from trainer.config import GenerateConfig, LoraConfig, ModelConfig
 from trainer.errors import DataError, MachineError
+from trainer.families import FAMILIES
 from trainer.forward import bind_decoder, bound_decoder, collate, hidden_states
 from trainer.generate import generate
 from trainer.loss import target_nll
@@ -23,10 +24,8 @@ from trainer.model import Base, plain_attention
 LENGTHS = [5, 30, 1, 17, 24, 9]
 ENDS = (2, 40, 41)
 KINDS = [
-    ("llama", {}),
+    *((kind, {}) for kind in FAMILIES),
     ("mistral", {"sliding_window": 7}),
-    ("qwen2", {}),
-    ("qwen3", {}),
     ("gpt_neox", {}),
     ("gpt2", {}),
     ("gemma2", {"final_logit_softcapping": None}),
