@@ -98,7 +98,7 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
     """A worker: plays tasks on a copy of each pool's run of its own."""
     import torch
 
-    from al.comparison.play import Member, play
+    from al.comparison.play import Member, play_member
     from al.preparation.stages import prepare
     from selection.holdout import DEV, TEST
     from selection.strategy import Budget
@@ -121,7 +121,7 @@ def work(arguments: argparse.Namespace, number: int, tasks: Any, results: Any) -
             split = {"dev": DEV, "test": TEST}[task.get("split", "test")]
             budget = Budget("examples", task["budget"])
             started = time.time()
-            found = play(session, prepared, member, budget, task.get("rounds", 4), split)
+            found = play_member(session, prepared, member, budget, task.get("rounds", 4), split)
             noise = found_noise(session, prepared, found["rounds"]) if pool.endswith("-noisy") else None
             task = task | {"noise": noise}
             if pool in AIMED and split == TEST and task["seed"] < NUMBERS_OF_SEEDS:

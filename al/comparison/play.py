@@ -67,7 +67,7 @@ class Member:
         return change(values, overrides, f"--strategies {self.strategy}")
 
 
-def play(
+def play_member(
     session: Session,
     prepared: Prepared,
     member: Member,
@@ -199,7 +199,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def compare(
+def compare_strategies(
     session: Session,
     strategies: Sequence[str],
     budget: Any,
@@ -230,10 +230,10 @@ def compare(
     for seed in seeds:
         for label, (name, changes) in parsed.items():
             member = Member(name, session.config.seed + seed, changes)
-            played = play(session, prepared, member, budget, rounds, told=session.tell)
+            played = play_member(session, prepared, member, budget, rounds, told=session.tell)
             found[label].append({**played, "strategy": label})
             document = _document(session, prepared, found, parsed, text, rounds, seeds) | {"proxy": proxy}
-            publish(session.run.path, document)
+            write_comparison(session.run.path, document)
     return document
 
 
@@ -284,7 +284,7 @@ def _document(
     }
 
 
-def publish(run: Path, document: dict[str, Any]) -> None:
+def write_comparison(run: Path, document: dict[str, Any]) -> None:
     """`comparison.json` and `comparison.html` in the run's directory, each replaced as a whole."""
     from al.report.page.comparison import render_comparison
 

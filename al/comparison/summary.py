@@ -13,7 +13,7 @@ NEAR = 0.02
 """How far outside a learning curve its end still stands for it: runs of the same budget end within an example of each other."""
 
 Run = Mapping[str, Any]
-"""One member's result, as `al.comparison.play.play` gives it."""
+"""One member's result, as `al.comparison.play.play_member` gives it."""
 
 
 def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:

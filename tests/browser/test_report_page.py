@@ -18,7 +18,7 @@ from report_page import resolve  # noqa: E402
 from report_summaries import later_round  # noqa: E402
 
 from al.report.page.html import SECTIONS, render_html  # noqa: E402
-from al.report.reading.values import clean  # noqa: E402
+from al.report.reading.values import displayable  # noqa: E402
 
 NO_WEBGL = """
 const given = HTMLCanvasElement.prototype.getContext;
@@ -252,7 +252,7 @@ def test_trap_29_hostile_texts_run_nothing_wherever_they_are_shown(opened, tmp_p
     assert over_a_point(page)
     page.fill("#pick-search", "alert")
     shown = page.locator("#pick-table tbody tr").all_inner_texts()
-    assert any(clean(HOSTILE)[0] in text for text in shown)
+    assert any(displayable(HOSTILE)[0] in text for text in shown)
     assert page.locator("#pick-table tbody script, #pick-table tbody img").count() == 0
     well_behaved(watched, path)
 

@@ -53,7 +53,7 @@ def rounds_tokens(summary: Mapping[str, Any]) -> Chart | None:
 
 
 @chart("drift")
-def drift(summary: Mapping[str, Any]) -> Chart | None:
+def drift_chart(summary: Mapping[str, Any]) -> Chart | None:
     """Distance of each round's picks from the pool, by clusters, with the control's; None in the first round."""
     picked = lookup(summary, "drift", "rounds") or []
     if len(picked) < 2:

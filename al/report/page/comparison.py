@@ -13,10 +13,10 @@ from typing import Any
 from markupsafe import Markup
 
 from al import labels
-from al.report.page.dots import Row, dots
+from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import Chart, plain, plot_layout, spec
 from al.report.page.html import TEMPLATES, _environment, content_security_policy, packed_plotlyjs
-from al.report.reading.values import clean, lookup
+from al.report.reading.values import displayable, lookup
 from al.report.text import comparison as compare_text
 
 SECTIONS = {
@@ -44,7 +44,7 @@ def render_comparison(document: Mapping[str, Any]) -> str:
     As in the report, a number stands in a `<data value="…" data-path="…">` with its JSON pointer, a computed one carries
     `data-derived`, and what is missing is said. Texts of pool, config and strategies are shown as they are written.
     """
-    document = clean(document)
+    document = displayable(document)
     scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("data.js", "report.js")]
     plotly, packed_plotly = packed_plotlyjs()
     metrics = [labels.metric(key) for key in METRICS]
@@ -128,7 +128,7 @@ def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
     return found
 
 
-def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Row]:
+def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[DotRow]:
     """A row for each strategy, best NLL on top: a metric's mean times `factor` with its interval, and each seed."""
     rows = []
     for i in compare_text.ranked(document):
@@ -138,7 +138,9 @@ def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Ro
         ends = None if low is None or high is None else (factor * low, factor * high)
         each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
         shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
-        rows.append(Row(compare_text.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
+        rows.append(
+            DotRow(compare_text.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each)
+        )
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from al import labels
 from al.errors import ConfigError, EnvironmentProblem
 from al.report.reading import view
-from al.report.reading.values import clean, lookup
+from al.report.reading.values import displayable, lookup
 from al.report.reading.verdict import comparisons
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def write_figures(summary: Mapping[str, Any], directory: Path, form: str) -> dic
     written: dict[str, list[str]] = {"files": [], "left_out": []}
     with matplotlib.rc_context(), style.context(["default", STYLE]):
         for name, draw in FIGURES.items():
-            drawn = draw(clean(summary))
+            drawn = draw(displayable(summary))
             if drawn is None:
                 written["left_out"].append(name)
                 continue
@@ -137,7 +137,7 @@ def gains(summary: Mapping[str, Any]) -> Figure | None:
 
 
 @figure("learning-curve")
-def learning_curve(summary: Mapping[str, Any]) -> Figure | None:
+def learning_curve_figure(summary: Mapping[str, Any]) -> Figure | None:
     """Macro NLL on test against the tokens picked so far, of the selected line and the control, from base at none on."""
     base, lines = lookup(summary, "evaluation", "models", "base", "macro_nll"), _points(summary)
     if base is None or not lines:

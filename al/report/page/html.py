@@ -20,10 +20,10 @@ from markupsafe import Markup
 from al import labels
 from al.report.page.charts import build_charts
 from al.report.page.charts_verdict import verdict_charts
-from al.report.page.page_data import color_choices, pack, page_data
+from al.report.page.page_data import color_choices, pack_text, page_data
 from al.report.reading import view
 from al.report.reading.priced import priced
-from al.report.reading.values import MISSING, clean, lookup, pointer, write
+from al.report.reading.values import MISSING, displayable, lookup, pointer, write
 from al.report.reading.verdict import HEADLINE_METRICS, OUTCOME_WORDS, headline, verdict
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -54,8 +54,8 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
     summary; computed ones carry `data-derived` with the formula instead. What is missing is said, never left blank.
     What scripts write from the details carries `data-detail`, a JSON pointer into them.
     """
-    summary = clean(summary)
-    data = page_data(summary, clean(details))
+    summary = displayable(summary)
+    data = page_data(summary, displayable(details))
     scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
     plotly, packed_plotly = packed_plotlyjs()
     return (
@@ -68,7 +68,7 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
             charts=build_charts(summary),
             dots=verdict_charts(summary),
             data=data,
-            packed={"details": Markup(pack(json.dumps(data, allow_nan=False))), "plotly": Markup(packed_plotly)},
+            packed={"details": Markup(pack_text(json.dumps(data, allow_nan=False))), "plotly": Markup(packed_plotly)},
             sections=SECTIONS,
             headline=headline(summary),
             verdict=verdict(summary),
@@ -83,7 +83,7 @@ def packed_plotlyjs() -> tuple[str, str]:
     from plotly.offline import get_plotlyjs
 
     source = get_plotlyjs()
-    return source, pack(source)
+    return source, pack_text(source)
 
 
 def content_security_policy(scripts: list[str]) -> str:

@@ -51,13 +51,13 @@ def page_data(summary: Mapping[str, Any], details: Mapping[str, Any] | None) -> 
     }
 
 
-def pack(text: str) -> str:
+def pack_text(text: str) -> str:
     """A text, gzipped, in base64: no character of it means anything in HTML. The same text gives the same result."""
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode("ascii")
 
 
-def unpack(packed: str) -> str:
-    """The inverse of `pack`."""
+def unpack_text(packed: str) -> str:
+    """The inverse of `pack_text`."""
     return gzip.decompress(base64.b64decode(packed)).decode()
 
 

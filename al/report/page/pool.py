@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from al.report.page.html import TEMPLATES, _environment, content_security_policy
 from al.report.reading import pool_words
-from al.report.reading.values import clean
+from al.report.reading.values import displayable
 
 SECTIONS = {
     "overview": "Overview",
@@ -35,7 +35,7 @@ def render_pool(document: Mapping[str, Any]) -> str:
     As in the report, a number stands in a `<data value="…" data-path="…">` with its JSON pointer into the document, and a
     computed one carries `data-derived`.
     """
-    document = clean(document)
+    document = displayable(document)
     script = (TEMPLATES / "pool.js").read_text(encoding="utf-8")
     return (
         _environment(document)

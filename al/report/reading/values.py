@@ -20,16 +20,16 @@ _LINE_ENDS = re.compile("\r\n|[\u2028\u2029\x85]")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def clean(node: Any) -> Any:
+def displayable(node: Any) -> Any:
     """A copy of a JSON-like value that can be shown: NaN and infinities become None, control characters visible signs.
 
     CRLF and the Unicode line separators become newlines: every reader of the text then agrees on where its lines end.
     Lone surrogates, which JSON may spell but UTF-8 cannot, become "?"; tuples become lists.
     """
     if isinstance(node, Mapping):
-        return {_clean_text(str(key)): clean(value) for key, value in node.items()}
+        return {_clean_text(str(key)): displayable(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        return [clean(value) for value in node]
+        return [displayable(value) for value in node]
     if isinstance(node, str):
         return _clean_text(node)
     if isinstance(node, float) and not math.isfinite(node):

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from al.report.reading.values import MISSING, clean, lookup, write
+from al.report.reading.values import MISSING, displayable, lookup, write
 from al.report.reading.verdict import Comparison, Outcome, _and
 from al.report.text.terminal import _one_line, _short, _table
 
@@ -136,9 +136,9 @@ def groups_text(document: Mapping[str, Any]) -> str:
     return f"{write(document.get('groups'), 'count')} groups" + (f" ({name})" if name else "")
 
 
-def describe_comparison(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
+def comparison_as_text(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
     """Lines of at most `width` columns for a comparison of schema 1, without escape sequences unless `color`."""
-    document = _one_line(clean(document))
+    document = _one_line(displayable(document))
     out = io.StringIO()
     system = "standard" if color else None
     console = Console(file=out, width=width, force_terminal=color, color_system=system, highlight=False, markup=False,

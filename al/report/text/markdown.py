@@ -12,7 +12,7 @@ from typing import Any
 from al import labels
 from al.report.reading import view
 from al.report.reading.priced import priced
-from al.report.reading.values import MISSING, clean, lookup, write
+from al.report.reading.values import MISSING, displayable, lookup, write
 from al.report.reading.verdict import OUTCOME_WORDS, Comparison, comparisons, headline, verdict
 
 METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em")
@@ -48,7 +48,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int
 
 def render_markdown(summary: Mapping[str, Any]) -> str:
     """A summary as Markdown. Every number is the summary's; what an older round's lacks is left out or a dash."""
-    summary = clean(summary)
+    summary = displayable(summary)
     parts = [
         f"### {escape(summary.get('run'))}, round {summary.get('round')}: {escape(headline(summary), 400)}",
         escape(verdict(summary), 2000),
@@ -80,7 +80,7 @@ def _evaluation(summary: Mapping[str, Any], part: str, title: str) -> list[str]:
     found = {(c.against, c.metric): c for m in metrics for c in comparisons(summary, m.key, part)}
     for against in dict.fromkeys(name for name, _ in found):
         name = f"selected minus {labels.MODELS[against].lower()}, 95% interval"
-        rows.append([name, *(difference(found.get((against, metric.key))) for metric in metrics)])
+        rows.append([name, *(difference_text(found.get((against, metric.key))) for metric in metrics)])
     return [table(head, rows)]
 
 
@@ -89,7 +89,7 @@ def metric_head(metric: labels.Metric) -> str:
     return f"{metric.name} {'↓' if metric.lower_is_better else '↑'}"
 
 
-def difference(comparison: Comparison | None) -> str:
+def difference_text(comparison: Comparison | None) -> str:
     """`−0.090 (−0.138 to −0.027), better`; a dash where nothing was compared."""
     if comparison is None or comparison.value is None:
         return MISSING

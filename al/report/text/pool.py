@@ -18,7 +18,7 @@ from rich.text import Text
 
 from al import labels
 from al.report.reading.pool_words import by_format, length_sentences, near_sentence, refusal_sentence, visible_segments
-from al.report.reading.values import clean, write
+from al.report.reading.values import displayable, write
 from al.report.text.terminal import _labelled, _one_line, _short, _table
 
 TOP_FILES = TOP_SOURCES = TOP_LANGUAGES = 15
@@ -39,7 +39,7 @@ def describe_inspection(document: Mapping[str, Any]) -> str:
 
 def render_inspection(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
     """Lines of at most `width` columns, without any escape sequence unless `color`."""
-    document = clean(document)
+    document = displayable(document)
     shown, document = document["shown"], _one_line({k: v for k, v in document.items() if k not in ("shown", "samples")})
     out = io.StringIO()
     console = Console(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from al import labels
-from al.report.reading.values import MISSING, clean, lookup, write
+from al.report.reading.values import MISSING, displayable, lookup, write
 from al.report.reading.verdict import OUTCOME_WORDS, Comparison
 from al.report.text import markdown
 
@@ -27,7 +27,7 @@ def describe_runs(document: Mapping[str, Any], width: int = 100) -> str:
 
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False, markup=False, emoji=False, legacy_windows=False)
-    for head, rows in _tables(clean(document)):
+    for head, rows in _tables(displayable(document)):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
         for i, title in enumerate(head):
             table.add_column(Text(title), justify="right" if i else "left", overflow="fold")
@@ -45,7 +45,7 @@ def runs_as_markdown(document: Mapping[str, Any]) -> str:
         markdown.table(
             [markdown.escape(cell) for cell in head], [[markdown.escape(cell) for cell in row] for row in rows]
         )
-        for head, rows in _tables(clean(document))
+        for head, rows in _tables(displayable(document))
     ]
     return "\n\n".join([*parts, markdown.escape(_conclusion(document), 1000)]) + "\n"
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from al import labels
 from al.report.reading import view
 from al.report.reading.priced import priced
-from al.report.reading.values import MISSING, clean, lookup, write
+from al.report.reading.values import MISSING, displayable, lookup, write
 from al.report.reading.verdict import Comparison, comparisons, headline, verdict
 
 _BUDGET_COUNTS = ("examples", "tokens", "target_tokens")
@@ -39,7 +39,7 @@ def render_terminal(summary: Mapping[str, Any], width: int = 100, color: bool = 
     Text of the pool reaches the terminal without its control characters and is never read as markup.
     """
     report_path = summary.get("report_path")
-    summary = _one_line(clean(summary))
+    summary = _one_line(displayable(summary))
     out = io.StringIO()
     console = Console(
         file=out,

@@ -39,12 +39,12 @@ from al.report.page.comparison import (
     render_comparison,
 )
 from al.report.page.html import TEMPLATES
-from al.report.page.page_data import unpack
-from al.report.reading.values import clean, pointer, write
+from al.report.page.page_data import unpack_text
+from al.report.reading.values import displayable, pointer, write
 from al.report.text.comparison import (
+    comparison_as_text,
     comparison_headline,
     comparison_verdict,
-    describe_comparison,
     differences,
     holm,
     ranked,
@@ -101,7 +101,7 @@ def test_an_unfinished_comparison_says_so_first():
     assert comparison_headline(document).startswith("Unfinished, 7 of 15 runs: ")
     assert page.text.count("This comparison is unfinished: 7 of 15 runs are done") == 1
     assert "rds: not yet compared with random." in comparison_verdict(document)
-    assert "Seeds done: default 5, random 2, rds 0." in " ".join(describe_comparison(document).split())
+    assert "Seeds done: default 5, random 2, rds 0." in " ".join(comparison_as_text(document).split())
     assert "unfinished" not in page_of(paying).text.lower()
 
 
@@ -112,7 +112,7 @@ def test_without_the_baseline_no_gain_is_claimed():
     assert "was not among the strategies" in read_page(render_comparison(document)).text
     only = comparison({"random": 0.0})
     assert comparison_headline(only) == "Nothing was compared with random"
-    assert render_comparison(only) and describe_comparison(only)
+    assert render_comparison(only) and comparison_as_text(only)
 
 
 def test_the_lowest_nll_is_not_praised_when_it_may_be_chance():
@@ -165,7 +165,7 @@ def test_the_sentences_hold_the_documents_numbers(make: Make):
 
 @pytest.mark.parametrize("make", ALL)
 def test_every_shown_number_is_the_documents(make: Make):
-    document = clean(make())
+    document = displayable(make())
     for number in page_of(make).numbers:
         if number.path is not None:
             assert number.value == resolve(document, number.path), number
@@ -196,7 +196,7 @@ def test_corrected_p_values_are_holms(make: Make):
 @pytest.mark.parametrize("make", TAME)
 def test_missing_values_are_said_never_blank_or_nan(make: Make):
     page = page_of(make)
-    for text in (page.text, describe_comparison(make())):
+    for text in (page.text, comparison_as_text(make())):
         assert not re.search(r"\b(nan|NaN|None(?! of)|null|undefined|inf|Infinity)\b", text)
     assert not re.search(r"<td[^>]*>\s*</td>", render_comparison(make()))
 
@@ -212,7 +212,7 @@ def test_unknown_numbers_have_words():
     ):
         assert words in text
     assert "Nothing was measured" in comparison_headline(bare())
-    assert "not reached" in page_of(nothing_pays).text and "never" in describe_comparison(nothing_pays())
+    assert "not reached" in page_of(nothing_pays).text and "never" in comparison_as_text(nothing_pays())
     document = paying()
     document["strategies"][0]["equal_tokens"].update(macro_nll=None, difference=None)
     document["strategies"][0]["final"]["macro_nll"]["sd"] = math.nan
@@ -225,7 +225,7 @@ def test_unknown_numbers_have_words():
 def test_only_our_scripts_run_and_nothing_is_fetched(make: Make):
     page = page_of(make)
     scripts = [s.text for s in page.all("script") if "type" not in s.attributes]
-    runs = [*scripts, unpack(page.data()["plotly-data"])]
+    runs = [*scripts, unpack_text(page.data()["plotly-data"])]
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in runs}
     (meta,) = [m for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy"]
     policy = {d.split()[0]: d.split()[1:] for d in meta.attributes["content"].split(";") if d.strip()}
@@ -243,7 +243,7 @@ def test_only_our_scripts_run_and_nothing_is_fetched(make: Make):
 def test_hostile_texts_make_no_element_and_are_shown_as_written():
     page = page_of(hostile_comparison)
     assert {e.tag for e in page.elements} <= {e.tag for e in page_of(paying).elements} and not page.comments
-    for text in clean(HOSTILE):
+    for text in displayable(HOSTILE):
         assert text in page.text, text
     html = render_comparison(hostile_comparison())
     (data,) = re.findall(r'<script type="application/json" id="chart-data">(.*?)</script>', html, re.S)
@@ -265,7 +265,7 @@ def test_a_hostile_baseline_is_text_too():
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("color", [False, True])
 def test_the_terminal_text_is_narrow_and_cannot_be_driven(make: Make, color: bool):
-    text = describe_comparison(make(), color=color)
+    text = comparison_as_text(make(), color=color)
     text = re.sub("\x1b\\[[0-9;]*m", "", text) if color else text
     assert not [c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     wide = {c: 2 for c in text if unicodedata.east_asian_width(c) in "WF"}
@@ -274,7 +274,7 @@ def test_the_terminal_text_is_narrow_and_cannot_be_driven(make: Make, color: boo
 
 def test_the_terminal_table_holds_the_documents_numbers():
     document = eight()
-    lines = describe_comparison(document).partition("───\n")[2].split("\n")
+    lines = comparison_as_text(document).partition("───\n")[2].split("\n")
     for i, strategy in enumerate(document["strategies"]):
         row = next(line for line in lines if line.startswith(strategy["name"][:12]))
         cells = re.split(r"  +", row)
@@ -352,7 +352,7 @@ def test_the_command_is_safe_to_paste():
 def test_the_document_is_left_alone(make: Make):
     document, fresh = make(), make()
     render_comparison(document)
-    describe_comparison(document)
+    comparison_as_text(document)
     assert document == fresh
 
 

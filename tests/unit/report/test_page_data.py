@@ -13,19 +13,19 @@ from report_summaries import first_round, later_round
 
 from al.lineage.outcomes import OUTCOMES
 from al.report.page.html import render_html
-from al.report.page.page_data import GROUPS, color_choices, pack, page_data, unpack
-from al.report.reading.values import clean
+from al.report.page.page_data import GROUPS, color_choices, pack_text, page_data, unpack_text
+from al.report.reading.values import displayable
 from al.report.summary.cards import CARDS
 
 
 def looked_up(summary: dict[str, Any], document: dict[str, Any] | None) -> dict[str, Any]:
     """The data in the page itself."""
-    return json.loads(unpack(read_page(render_html(summary, document)).data()["details-data"]))
+    return json.loads(unpack_text(read_page(render_html(summary, document)).data()["details-data"]))
 
 
 def test_what_is_packed_unpacks_and_packs_the_same():
     text = json.dumps({"</script>": "Καλημέρα \u2028 🙂"}, ensure_ascii=False)
-    assert unpack(pack(text)) == text and pack(text) == pack(text)
+    assert unpack_text(pack_text(text)) == text and pack_text(text) == pack_text(text)
 
 
 def test_the_page_holds_every_point_card_and_pick():
@@ -87,8 +87,8 @@ def test_trap_29_hostile_details_are_data_and_nothing_else():  # trap 29
     page, tame = read_page(render_html(hostile(), hostile_details())), read_page(render_html(later_round(), details()))
     assert {e.tag for e in page.elements} <= {e.tag for e in tame.elements}
     assert not [name for e in page.elements for name in e.attributes if name.startswith("on")]
-    data = json.loads(unpack(page.data()["details-data"]))
-    assert set(data["picks"]["prompt"]) == set(clean(HOSTILE)), "whole, but for control characters"
+    data = json.loads(unpack_text(page.data()["details-data"]))
+    assert set(data["picks"]["prompt"]) == set(displayable(HOSTILE)), "whole, but for control characters"
 
 
 @pytest.mark.parametrize("document", [None, {}, {"map": None, "cards": [], "picks": None}])

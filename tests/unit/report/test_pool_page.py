@@ -14,7 +14,7 @@ from report_page import Page, read_page, resolve, shown
 
 from al.report.page.html import TEMPLATES
 from al.report.page.pool import SECTIONS, render_pool
-from al.report.reading.values import clean
+from al.report.reading.values import displayable
 
 Make = Callable[[], dict[str, Any]]
 ALL: list[Make] = [pool_document, files_document, attacked_document]
@@ -38,7 +38,7 @@ def test_only_our_script_is_there_and_the_policy_names_exactly_it(make: Make):
 
 @pytest.mark.parametrize("make", ALL)
 def test_every_number_is_that_of_the_document(make: Make):
-    document = clean(make())
+    document = displayable(make())
     numbers = [number for number in read_page(render_pool(document)).numbers if number.path]
     assert len(numbers) > 20
     for number in numbers:
@@ -87,7 +87,7 @@ def test_thirty_attacks_make_no_element_and_no_handler(attacked: Page):  # trap 
 
 
 def test_attacks_are_shown_as_they_are_written(attacked: Page):
-    for text in clean(ATTACKS):
+    for text in displayable(ATTACKS):
         assert text in attacked.text, text
 
 
