@@ -10,6 +10,7 @@ from al.budget import parse_budget
 from al.commands.options import Options
 from al.comparison.play import compare_strategies, split_names
 from al.errors import ConfigError, RunStateError
+from al.report.text.comparison import comparison_as_text
 from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
@@ -45,6 +46,4 @@ def run_comparison(
 
 def describe_comparison(document: dict[str, Any]) -> str:
     """A comparison for the terminal."""
-    from al.report.text.comparison import comparison_as_text
-
     return f"{comparison_as_text(document)}\npage: {document['page']}"

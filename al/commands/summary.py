@@ -34,7 +34,7 @@ def describe_summary(summary: dict[str, Any]) -> str:
     import shutil
     import sys
 
-    from al.report.text.terminal import render_terminal
+    from al.report.text.round import render_terminal
 
     if "next" in summary:
         said = f"review: {summary['review']}\n" if summary["review"] else ""

@@ -16,8 +16,8 @@ from al import labels
 from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import Chart, plain, plot_layout, spec
 from al.report.page.html import TEMPLATES, _environment, content_security_policy, packed_plotlyjs
+from al.report.reading import compared
 from al.report.reading.values import displayable, lookup
-from al.report.text import comparison as compare_text
 
 SECTIONS = {
     "verdict": "Verdict",
@@ -50,9 +50,9 @@ def render_comparison(document: Mapping[str, Any]) -> str:
     metrics = [labels.metric(key) for key in METRICS]
     environment = _environment(document)
     environment.globals.update(
-        words=compare_text,
+        words=compared,
         as_json=lambda value: json.dumps(value, ensure_ascii=False),
-        differences={metric.key: compare_text.differences(document, metric.key) for metric in metrics},
+        differences={metric.key: compared.differences(document, metric.key) for metric in metrics},
         color_of=lambda i: color_role(document, i),
         metrics=metrics,
         stages=STAGES,
@@ -65,10 +65,10 @@ def render_comparison(document: Mapping[str, Any]) -> str:
         charts=comparison_charts(document),
         dots=final_charts(document),
         sections=SECTIONS,
-        order=compare_text.ranked(document),
-        baseline=compare_text.baseline_of(document),
-        headline=compare_text.comparison_headline(document),
-        verdict=compare_text.comparison_verdict(document),
+        order=compared.ranked(document),
+        baseline=compared.baseline_of(document),
+        headline=compared.comparison_headline(document),
+        verdict=compared.comparison_verdict(document),
         command=command_of(document),
     )
 
@@ -120,7 +120,7 @@ def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
         ("final-em", "macro_em", "Exact match, %", 100),
     ):
         rows = final_rows(document, metric, factor)
-        start = compare_text.baseline_of(document)
+        start = compared.baseline_of(document)
         line = None if start is None else _final(document, start, metric)
         if rows:
             about = f"{title} of each strategy after the last round, with each seed"
@@ -131,16 +131,14 @@ def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
 def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[DotRow]:
     """A row for each strategy, best NLL on top: a metric's mean times `factor` with its interval, and each seed."""
     rows = []
-    for i in compare_text.ranked(document):
+    for i in compared.ranked(document):
         mean, low, high = (_final(document, i, metric, part) for part in ("mean", "low", "high"))
         if mean is None:
             continue
         ends = None if low is None or high is None else (factor * low, factor * high)
         each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
         shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
-        rows.append(
-            DotRow(compare_text.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each)
-        )
+        rows.append(DotRow(compared.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
     return rows
 
 
@@ -181,9 +179,9 @@ def _final(document: Mapping[str, Any], i: int, metric: str, part: str = "mean")
 
 def _style_of(document: Mapping[str, Any], i: int) -> int:
     """0 for the baseline, 1, 2, … for the others in the document's order."""
-    start = compare_text.baseline_of(document)
+    start = compared.baseline_of(document)
     return 0 if i == start else i + 1 - (start is not None and start < i)
 
 
 def _label(document: Mapping[str, Any], i: int) -> str:
-    return plain(compare_text.name_of(document, i, LONGEST_LABEL))
+    return plain(compared.name_of(document, i, LONGEST_LABEL))

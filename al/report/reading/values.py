@@ -37,7 +37,13 @@ def displayable(node: Any) -> Any:
     return node
 
 
-def lookup(summary: Mapping[str, Any], *path: str | int) -> Any:
+def short(text: str, limit: int = 80) -> str:
+    """A text on one line, cut at `limit` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def lookup(summary: Mapping[str, Any] | Sequence[Any], *path: str | int) -> Any:
     """The value at a path of keys and list positions, None where any step of it is absent."""
     node: Any = summary
     for step in path:

@@ -40,15 +40,9 @@ from al.report.page.comparison import (
 )
 from al.report.page.html import TEMPLATES
 from al.report.page.page_data import unpack_text
+from al.report.reading.compared import comparison_headline, comparison_verdict, differences, holm, ranked
 from al.report.reading.values import displayable, pointer, write
-from al.report.text.comparison import (
-    comparison_as_text,
-    comparison_headline,
-    comparison_verdict,
-    differences,
-    holm,
-    ranked,
-)
+from al.report.text.comparison import comparison_as_text
 
 Make = Callable[[], dict[str, Any]]
 TAME = [paying, nothing_pays, one_seed, one_round, unfinished, eight, bare]
@@ -130,7 +124,7 @@ def test_a_fall_of_exact_match_is_in_the_headline():
 def test_a_gain_that_turns_at_equal_tokens_is_exposed():
     document = paying()
     document["strategies"][0]["equal_tokens"]["difference"] = 0.03
-    assert "At equal training tokens the difference is +0.030: the other way round." in comparison_verdict(document)[0]
+    assert "At equal training tokens the difference is +0.030: the opposite sign." in comparison_verdict(document)[0]
 
 
 def test_holm_steps_down_never_falls_and_stops_at_one():

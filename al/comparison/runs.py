@@ -1,6 +1,7 @@
-"""Rounds of several runs beside each other: what differs in their configs, and by how much their adapters differ on one test set.
+"""Rounds of several runs side by side: which config keys differ, and by how much their adapters differ on one test set.
 
-A difference is claimed only where every run was measured on the same held-out examples, tokenized alike; else it is said why not.
+A difference is claimed only if every run was measured on the same held-out examples, tokenized alike; else "why_not" has the reason.
+The document is that of a comparison of strategies, with "runs" where it has "strategies" (`al.report.reading.compared`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from al.comparison.summary import SHOWN_METRICS, spread
 from al.config import flat, parse
 from al.errors import ConfigError, RunStateError
 from al.evaluation.bootstrap import paired_bootstrap
@@ -24,12 +26,15 @@ from al.run.store import Run
 from selection.holdout import TEST
 
 RESAMPLES = 2000
-METRICS = ("macro_nll", "macro_nll_no_end", "macro_em", "micro_nll", "micro_em")
+CAVEAT = (
+    "intervals of a paired bootstrap over the test examples. They do not cover what another seed would have trained; "
+    "`compare --seeds` does."
+)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One run: its name in the comparison, the round shown of it, that round's summary, config and evaluation of its adapter."""
+    """One run: its name in the comparison, the round shown, and that round's summary, config and evaluation of its adapter."""
 
     name: str
     path: Path
@@ -40,30 +45,39 @@ class Side:
 
 
 def compare_runs(paths: Sequence[Path], number: int | None) -> dict[str, Any]:
-    """The runs side by side, the first one being what the others are held against.
+    """The document of the runs side by side. The first run is the baseline.
 
     Args:
         number: the round of each; None: the last finished one of each.
 
     Returns:
-        {"runs": [{"name", "run", "round", "budget", "models", "test_examples", "seconds", "report_path"}],
-        "config": {key: [value of each run]}, "comparable": bool, "why_not": str or None,
-        "differences": [{"run", "against", "metrics": {metric: {"value", "low", "high", "p"}}}]}.
+        {"schema", "compared": "runs", "baseline": name, "runs": [{"name", "run", "round", "budget", "models", "test_examples", "examples",
+        "tokens", "seconds", "report_path", "final": {metric: {"mean", …}}, "difference": {metric: {"value", "low", "high", "p"}} or None}],
+        "test_examples", "config": {key: [value of each run]}, "comparable": bool, "why_not": str or None, "notes"}.
 
     Raises:
-        ConfigError: fewer than two runs. RunStateError: a run is not there, or has not finished the round.
+        ConfigError: fewer than two runs. RunStateError: a run does not exist, or has not finished the round.
     """
     if len(paths) < 2:
         raise ConfigError(f"report --compare: expected two runs or more, found {len(paths)}: --compare RUN RUN …")
     sides = [_side(path, name, number) for path, name in zip(paths, _names(paths), strict=True)]
-    why_not = _not_comparable(sides)
-    first, *others = sides
+    measured = [_measured(side) for side in sides if side.evaluation is not None]
+    why_not = _not_comparable(sides, measured)
+    found = (
+        [None, *(_difference(other, measured[0]) for other in measured[1:])] if why_not is None else [None] * len(sides)
+    )
+    runs = [_described(side) | {"difference": difference} for side, difference in zip(sides, found, strict=True)]
+    counts = {run["test_examples"] for run in runs}
     return {
-        "runs": [_described(side) for side in sides],
+        "schema": 1,
+        "compared": "runs",
+        "baseline": sides[0].name,
+        "runs": runs,
+        "test_examples": counts.pop() if len(counts) == 1 else None,
         "config": _config_differences(sides),
         "comparable": why_not is None,
         "why_not": why_not,
-        "differences": [] if why_not else [_difference(side, first) for side in others],
+        "notes": [CAVEAT] if why_not is None else [],
     }
 
 
@@ -95,15 +109,19 @@ def _with_defaults(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _described(side: Side) -> dict[str, Any]:
+    models = side.summary["evaluation"]["models"]
     return {
         "name": side.name,
         "run": str(side.path),
         "round": side.number,
         "budget": side.summary["budget"],
         "test_examples": side.summary["evaluation"]["examples"],
-        "models": side.summary["evaluation"]["models"],
+        "models": models,
+        "examples": side.summary["budget"]["examples"],
+        "tokens": side.summary["budget"]["tokens"],
         "seconds": (side.summary.get("timings") or {}).get("total"),
         "report_path": str(side.path / "rounds" / f"{side.number:03d}" / "report.html"),
+        "final": {metric: spread([models["selected"][metric]]) for metric in SHOWN_METRICS},
     }
 
 
@@ -115,13 +133,13 @@ def _config_differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
     return {key: of_each for key, of_each in found.items() if any(value != of_each[0] for value in of_each)}
 
 
-def _not_comparable(sides: Sequence[Side]) -> str | None:
-    """Why the adapters cannot be held against each other; None if they can."""
+def _not_comparable(sides: Sequence[Side], measured: Sequence[tuple[np.ndarray, Measured]]) -> str | None:
+    """Why the adapters cannot be compared; None if they can. `measured` is of the sides that have an evaluation."""
     for side in sides:
         if side.evaluation is None:
             return f"{side.name} has no evaluation of its adapter any more"
-    first, *others = (_measured(side) for side in sides)
-    for side, (ids, measured) in zip(sides[1:], others, strict=True):
+    first = measured[0]
+    for side, (ids, of_side) in zip(sides[1:], measured[1:], strict=True):
         where = f"{sides[0].name} and {side.name}"
         if not np.array_equal(ids, first[0]):
             common = len(np.intersect1d(ids, first[0]))
@@ -129,15 +147,17 @@ def _not_comparable(sides: Sequence[Side]) -> str | None:
                 f"{where} do not hold out the same test examples: {len(first[0]):,} and {len(ids):,}, {common:,} of them in both. "
                 "The same pool and seed, or holdout.test_files, give runs the same test set"
             )
-        if not np.array_equal(measured.targets, first[1].targets):
-            return f"{where} tokenize the test examples differently, so that their NLL per token means different things"
-        if not np.array_equal(measured.source, first[1].source):
-            return f"{where} know the test examples by other sources, so that their means over sources differ"
+        if not np.array_equal(of_side.targets, first[1].targets):
+            return f"{where} tokenize the test examples differently, so their NLL per token is not comparable"
+        if not np.array_equal(of_side.source, first[1].source):
+            return (
+                f"{where} assign the test examples to different sources, so their means over sources are not comparable"
+            )
     return None
 
 
 def _measured(side: Side) -> tuple[np.ndarray, Measured]:
-    """Ids of the test examples in their order, and what the run's adapter made of them."""
+    """Sorted ids of the test examples, and the measurements of the run's adapter in the same order."""
     assert side.evaluation is not None
     measured, table = load_measured(side.evaluation, TEST)
     ids = table["id"].to_numpy(zero_copy_only=False).astype(str)
@@ -145,6 +165,6 @@ def _measured(side: Side) -> tuple[np.ndarray, Measured]:
     return ids[order], Measured(**{name: values[order] for name, values in vars(measured).items()})
 
 
-def _difference(side: Side, first: Side) -> dict[str, Any]:
-    found = paired_bootstrap(_measured(side)[1], _measured(first)[1], RESAMPLES, 0)
-    return {"run": side.name, "against": first.name, "metrics": {metric: found[metric] for metric in METRICS}}
+def _difference(other: tuple[np.ndarray, Measured], first: tuple[np.ndarray, Measured]) -> dict[str, Any]:
+    found = paired_bootstrap(other[1], first[1], RESAMPLES, 0)
+    return {metric: found[metric] for metric in SHOWN_METRICS}
