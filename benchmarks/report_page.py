@@ -59,7 +59,7 @@ def write_page(path: Path) -> None:
     from report_details import details
     from report_summaries import later_round
 
-    from al.report.page.html import render_html
+    from al.report.page.round import render_html
 
     summary = later_round()
     known = summary["clusters"]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from al.budget import BudgetRequest
 from al.preparation.stages import Prepared
-from al.report.page.html import render_html
+from al.report.page.round import render_html
 from al.report.summary.details import build_details
 from al.report.summary.document import build_summary
 from al.run import rounds

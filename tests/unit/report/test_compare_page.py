@@ -28,17 +28,16 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
+from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.comparison import (
     COLORS,
     METRICS,
-    SECTIONS,
     comparison_charts,
     final_charts,
     final_rows,
     final_seeds,
     render_comparison,
 )
-from al.report.page.html import TEMPLATES
 from al.report.page.page_data import unpack_text
 from al.report.reading.compared import comparison_headline, comparison_verdict, differences, holm, ranked
 from al.report.reading.values import displayable, pointer, write
@@ -329,8 +328,10 @@ def test_the_curves_are_the_documents_with_bands_where_there_are_intervals():
 def test_every_section_is_linked_and_every_drawn_chart_has_a_place(make: Make):
     page = page_of(make)
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
-    assert len(ids) == len(set(ids)) and set(SECTIONS) <= set(ids)
-    assert {a.attributes["href"] for a in page.all("a")} >= {f"#{section}" for section in SECTIONS}
+    assert len(ids) == len(set(ids)) and {section.id for section in sections_of("comparison")} <= set(ids)
+    assert {a.attributes["href"] for a in page.all("a")} >= {
+        f"#{section}" for section in (section.id for section in sections_of("comparison"))
+    }
     places = {e.attributes["data-chart"] for e in page.elements if "data-chart" in e.attributes}
     assert places == set(page.charts()) == set(comparison_charts(make()))
 
@@ -353,7 +354,7 @@ def test_the_document_is_left_alone(make: Make):
 def palettes() -> dict[str, tuple[str, list[str]]]:
     """Background and colours of the strategies by theme, as the stylesheets say."""
     report = re.findall(r"--page: (#[0-9a-f]{6})", (TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    compare = (TEMPLATES / "compare.html.j2").read_text(encoding="utf-8")
+    compare = (TEMPLATES / "comparison/comparison.css").read_text(encoding="utf-8")
     colors = re.findall(r"--strategy-\d: (#[0-9a-f]{6});", compare)
     assert re.findall(r"--strategy-\d-fill: (#[0-9a-f]{6})22;", compare) == colors and len(colors) == 2 * COLORS
     return {"light": (report[0], colors[:COLORS]), "dark": (report[1], colors[COLORS:])}

@@ -12,8 +12,8 @@ from report_page import read_page, resolve
 from report_summaries import first_round, later_round
 
 from al.lineage.outcomes import OUTCOMES
-from al.report.page.html import render_html
 from al.report.page.page_data import GROUPS, color_choices, pack_text, page_data, unpack_text
+from al.report.page.round import render_html
 from al.report.reading.values import displayable
 from al.report.summary.cards import CARDS
 

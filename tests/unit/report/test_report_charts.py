@@ -10,9 +10,10 @@ from report_attacks import hostile
 from report_page import read_page
 from report_summaries import first_round, later_round, without_control
 
-from al.report.page.charts import CHARTS, build_charts
+from al.report.page.base import TEMPLATES
 from al.report.page.charts_verdict import difference_dots, model_dots, verdict_charts
-from al.report.page.html import TEMPLATES, render_html
+from al.report.page.drawing import CHARTS, build_charts
+from al.report.page.round import render_html
 from al.report.reading.values import displayable
 
 

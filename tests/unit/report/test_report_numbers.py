@@ -19,7 +19,7 @@ from report_summaries import (
     without_control,
 )
 
-from al.report.page.html import render_html
+from al.report.page.round import render_html
 from al.report.reading.values import displayable, lookup, pointer, write
 
 SUMMARIES = [first_round, second_round, later_round, without_control, token_budget, time_budget, tie, empty_lists]
