@@ -2,7 +2,7 @@
 
     python benchmarks/report_page.py [--repeats 7]     (needs playwright and a Chromium, as tests/browser)
 
-The run is made: 100,000 examples on the map, 300 clusters, 5,000 picked, written by `al.report.page.html.render_html` and opened from disk
+The run is made: 100,000 examples on the map, 300 clusters, 5,000 picked, written by `al.report.page.round.render_html` and opened from disk
 in a new browser context each time. Times are seconds since the navigation began: DOMContentLoaded; the first paint of text; the first
 frame in which the verdict's chart stands; the first chart that plotly.js drew, when the page is scrolled to it as soon as it is
 there; and picked examples searchable. `blocked_s` is the longest task of the page: for so long nothing that a reader does is answered.

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from al.budget import BudgetRequest
 from al.preparation.stages import Prepared
 from al.report.page.round import render_html
 from al.report.summary.details import build_details
 from al.report.summary.document import build_summary
+from al.report.summary.facts import RoundFacts
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -29,10 +28,9 @@ def publish_report(
     config = session.config.model_dump(mode="json")
 
     def build(out: Path, scratch: Path) -> None:
-
-        table = pq.read_table(inputs["selection"].path / "selection.parquet")
-        summary = build_summary(session, prepared, inputs, budget, number)
-        details = build_details(prepared, inputs, table, number, session.config.score.by)
+        """Write the documents and the page into `out`."""
+        facts = RoundFacts.read(session, prepared, inputs, number)
+        summary, details = build_summary(facts, budget), build_details(facts)
         write_json(out / "summary.json", summary)
         (out / "details.json").write_text(json.dumps(details, allow_nan=False), encoding="utf-8")
         (out / "report.html").write_text(render_html(summary, details), encoding="utf-8")

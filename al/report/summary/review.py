@@ -1,4 +1,4 @@
-"""The part of a summary that tells what people changed of the selection before it was trained on."""
+"""The part of a summary on the review: what people changed in the selection before training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from al.run.artifacts import Artifact
 
 LISTED = 100
-"""Examples listed of those that came in and of those that went out; review.json beside the selection has all."""
+"""Examples listed of those that came in and of those that went out; review.json of the selection has all."""
 
 
 def review_part(roles: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    """What was changed, by kind, with the first examples of each; None where nobody was asked."""
+    """What was changed, by kind, with the first examples of each; None without a review."""
     selection = roles["selection"]
     if "review.json" not in selection.manifest["files"]:
         return None

@@ -82,7 +82,9 @@ def test_answers_stand_beside_the_reference_and_equal_ones_are_marked():
     equal = sum(bool(a["equal"]) for row in second_round()["generations"]["rows"] for a in row["answers"].values())
     assert len(marks) == equal > 0
     assert (
-        page.text.count("It is 42.") >= 3 and "an empty answer" in page.text and "no answer: it answered other prompts" in page.text
+        page.text.count("It is 42.") >= 3
+        and "an empty answer" in page.text
+        and "no answer: it answered other prompts" in page.text
     )
 
 
