@@ -7,8 +7,8 @@ from typing import Any
 
 from al.commands.options import Options
 from al.errors import RunStateError
-from al.report.publish import read_summary, round_directory
 from al.run import rounds
+from al.run.rounds import read_summary, round_directory
 from al.run.store import Run
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from al.commands.status import describe_progress, describe_status, describe_step
-from al.report.status import status
+from al.run.status import status
 
 SPARE_SECONDS = 1.0
 """How long nothing may hold the run's lock before it is taken for done: `make demo` twice, or one command after another."""

@@ -19,9 +19,9 @@ from al.errors import ConfigError, RunStateError
 from al.evaluation.bootstrap import paired_bootstrap
 from al.evaluation.metrics import Measured
 from al.evaluation.stage import load_measured
-from al.report.publish import read_summary
 from al.run import rounds
 from al.run.artifacts import Artifact
+from al.run.rounds import read_summary
 from al.run.store import Run
 from selection.holdout import TEST
 

@@ -56,7 +56,7 @@ def publish_report(
 def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> Path:
     """`rounds/NNN/`: a relative link per role, plus report.html and summary.json; links of an earlier attempt are replaced, and
     anything else of that name goes to the trash."""
-    directory = round_directory(session.run.path, number)
+    directory = rounds.round_directory(session.run.path, number)
     directory.mkdir(parents=True, exist_ok=True)
     targets = {role: artifact.path for role, artifact in roles.items()}
     report = roles["report"].path
@@ -69,13 +69,3 @@ def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> 
             discard(session.run.path, link)
         link.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
     return directory
-
-
-def round_directory(run: Path, number: int) -> Path:
-    """`<run>/rounds/003`."""
-    return run / "rounds" / f"{number:03d}"
-
-
-def read_summary(run: Path, number: int) -> dict[str, Any]:
-    """The published summary of a round."""
-    return json.loads((round_directory(run, number) / "summary.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a run holds and what works on it at the moment, read without writing to it."""
+"""What a run holds and what is running on it, read without writing to it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from al.report.publish import read_summary
-from al.report.reading.values import lookup
 from al.run import rounds
 from al.run.live import progress_of, stage_under_way, waits_for_review
 from al.run.store import Run
 
 
 def status(path: Path) -> dict[str, Any]:
-    """Rounds with their state and results, the newest pool version, the stage that runs or broke off last, and how far it is.
+    """Rounds with their state and results, the newest pool version, the stage that runs or stopped last, and its progress.
 
-    "waiting" is "review" while a review's page is open, else None; "progress" is what the working process tells of its work, or None.
+    "waiting" is "review" while a review's page is open, else None; "progress" is what the working process reports, or None.
     """
     with Run.read(path) as run:
         pool = rounds.current_pool(run)
@@ -53,14 +51,15 @@ def status(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _results(path: Path, number: int, finished: str | None) -> dict[str, Any]:
-    """What is shown of a finished round. Its summary is large, and does not change until it is `finished` again."""
-    summary = read_summary(path, number)
-    best = {key: lookup(summary, "training", "selected", key) for key in ("best_step", "best_dev_loss")}
+    """The results of a finished round. Its summary is large and does not change until the round is `finished` again."""
+    summary = rounds.read_summary(path, number)
+    selected = (summary.get("training") or {}).get("selected") or {}
+    best = {key: selected.get(key) for key in ("best_step", "best_dev_loss")}
     return {"test_macro_nll": {k: v["macro_nll"] for k, v in summary["evaluation"]["models"].items()}, **best}
 
 
 def _comparison(path: Path) -> dict[str, Any]:
-    """How far a comparison is, and its command."""
+    """The progress of a comparison, and its command."""
     document = json.loads(path.read_text(encoding="utf-8"))
     strategies = [entry["name"] for entry in document["strategies"]]
     return {key: document[key] for key in ("runs_done", "runs_asked", "budget", "command")} | {"strategies": strategies}
@@ -70,7 +69,7 @@ def _is_locked(path: Path) -> bool:
     import filelock
 
     if not os.access(path, os.W_OK):
-        return False  # a read-only copy: nobody works on it
+        return False  # a read-only copy: nothing runs on it
     lock = filelock.FileLock(path / "run.lock")
     try:
         with lock.acquire(timeout=0):
