@@ -41,12 +41,7 @@ def publish_report(
         version=2,
         inputs=inputs,
         build=build,
-        params={
-            "round": number,
-            "budget": budget.text,
-            "evaluate": config["evaluate"],
-            "report": config["report"],
-        },
+        params={"round": number, "budget": budget.text, "evaluate": config["evaluate"], "report": config["report"]},
     )
     rounds.record(session.run, number, "report", report)
     link_round(session, {**inputs, "report": report}, number)

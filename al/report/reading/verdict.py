@@ -13,11 +13,7 @@ from typing import Any, Literal
 from al.report.reading.values import lookup, write
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
-MODEL_NAMES = {
-    "base": "the base model",
-    "previous": "the previous round",
-    "control": "the random control",
-}
+MODEL_NAMES = {"base": "the base model", "previous": "the previous round", "control": "the random control"}
 HEADLINE_METRICS = {
     "macro_nll": "NLL",
     "macro_nll_no_end": "NLL without the end-of-turn token",

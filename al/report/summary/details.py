@@ -22,11 +22,7 @@ PICKS, PICK_TEXT = 5_000, 120
 
 def build_details(facts: RoundFacts) -> dict[str, Any]:
     """The document of a round."""
-    return {
-        "map": _map(facts),
-        "cards": cluster_cards(facts),
-        "picks": _picks(facts),
-    }
+    return {"map": _map(facts), "cards": cluster_cards(facts), "picks": _picks(facts)}
 
 
 def _map(facts: RoundFacts) -> dict[str, Any]:

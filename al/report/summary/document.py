@@ -53,10 +53,7 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "clusters": clusters_part(facts),
         "histograms": histograms_part(facts.scores, facts.table["tokens"].to_numpy(), facts.picked),
         "map": map_part(facts),
-        "training": {
-            "selected": trained,
-            "control": training(facts, "control.") if "control.train" in roles else None,
-        },
+        "training": {"selected": trained, "control": training(facts, "control.") if "control.train" in roles else None},
         "plan": plan(roles, trained, timings),
         **evaluated,
         "cost": cost(timings, session.config.report),
