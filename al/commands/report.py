@@ -1,4 +1,4 @@
-"""What `report` prints and writes: a round again, as Markdown or as figures, or rounds of several runs side by side."""
+"""`report`: a finished round as text, Markdown or figures, or rounds of several runs side by side."""
 
 from __future__ import annotations
 

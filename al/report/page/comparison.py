@@ -99,7 +99,7 @@ def final_seeds(document: Mapping[str, Any], i: int, metric: str) -> list[tuple[
 
 
 def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
-    """What each strategy reached, as far as it was measured, by the id that the template uses; the line is the baseline."""
+    """The final results of the measured strategies, by the id that the template uses; the line is the baseline."""
     found = {}
     for name, metric, title, factor in (
         ("final-nll", "macro_nll", "NLL, nats per token", 1),

@@ -46,7 +46,7 @@ class DotRow:
 
     @property
     def says(self) -> str:
-        """What a pointer over the row is told."""
+        """What a pointer over the row shows."""
         between = f" ({_short(self.ends[0])} to {_short(self.ends[1])})" if self.ends else ""
         return f"{self.label}: {_short(self.value)}{between}"
 
@@ -60,6 +60,7 @@ def dots(rows: Sequence[DotRow], title: str, about: str, *, line: float | None =
     bottom = TOP + row_height * len(rows)
 
     def at(value: float) -> str:
+        """Where a value is, in percent of the plot."""
         return f"{100 * (value - low) / (high - low):.3f}%"
 
     parts = [

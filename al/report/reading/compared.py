@@ -29,7 +29,7 @@ class Difference(Comparison):
 
     @property
     def outcome(self) -> Outcome:
-        """As the interval says, but unclear where the corrected p does not hold up."""
+        """As the interval says, but unclear where the corrected p is 0.05 or more."""
         by_interval = super().outcome
         return "unclear" if by_interval != "unmeasured" and (self.holm or 0) >= LEVEL else by_interval
 

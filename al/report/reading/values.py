@@ -1,4 +1,4 @@
-"""How a number of a summary is looked up and written, for the terminal and the page alike.
+"""How a number of a summary is looked up and written, for both terminal and page.
 
 A number reaches a reader only through `lookup` and `write`, so what is shown is what the summary holds, and a missing
 one is a dash. Lower-case style names ("count", "nll", ...) are the keys of `STYLES`.

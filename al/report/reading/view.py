@@ -106,7 +106,7 @@ def source_change(row: Mapping[str, Any], metric: str, other: str = "base") -> f
 
 
 def compared_sources(summary: Mapping[str, Any]) -> list[str]:
-    """The models that sources are compared with: base, previous round and control, as far as they were evaluated."""
+    """The models that sources are compared with: base, previous round and control, those that were evaluated."""
     return [name for name in MODEL_NAMES if lookup(summary, "evaluation", "models", name)]
 
 

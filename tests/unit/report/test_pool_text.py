@@ -71,7 +71,7 @@ def test_no_color_is_respected(monkeypatch):
         "The template refuses 2 examples, which are never trained on; the first: turn 2: knows no tool.",
         "12 say hello a.jsonl:7",
         "Near-duplicates: 41 examples, at cosine 0.95 or more (dedup.threshold).",
-        "9 of 1,200 responses looked at (0.8%) refuse to answer; clean.refusals: drop leaves such examples out.",
+        "9 of 1,200 responses checked (0.8%) refuse to answer; clean.refusals: drop leaves such examples out.",
         "2 invalid_json a.jsonl:9 character 3: no",
         "17 neighbouring messages of one role became one",
     ],
