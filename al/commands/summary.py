@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from al.commands.options import Options
 from al.errors import RunStateError
+from al.report.text.round import render_terminal
 from al.run import rounds
 from al.run.rounds import read_summary, round_directory
 from al.run.store import Run
@@ -31,11 +34,6 @@ def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 def describe_summary(summary: dict[str, Any]) -> str:
     """A summary for the terminal, or what a round that stopped for a review waits for."""
-    import shutil
-    import sys
-
-    from al.report.text.round import render_terminal
-
     if "next" in summary:
         said = f"review: {summary['review']}\n" if summary["review"] else ""
         return f"{said}round {summary['round']} waits before its training. Go on with: {summary['next']}"

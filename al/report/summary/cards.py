@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from al.excerpt import cut, prompt_and_response
+from al.excerpt import cut
 from al.report.summary.examples import reason_of
 from al.report.summary.facts import RoundFacts
 
@@ -60,13 +59,12 @@ def _members(cluster: np.ndarray) -> dict[int, np.ndarray]:
 def _described(facts: RoundFacts, wanted: Sequence[Mapping[str, Sequence[int]]]) -> dict[int, dict[str, str]]:
     """Every row that some card shows, as it is shown."""
     rows = np.unique([int(row) for kinds in wanted for group in kinds.values() for row in group]).astype(np.int64)
-    records = facts.table.take(pa.array(rows)).to_pylist()
     return {
         record["row"]: {
             "id": record["id"],
             "source": record["source"],
             "why": cut(reason_of(record), TEXT),
-            "text": cut(" ".join(prompt_and_response(messages)[0].split()), TEXT),
+            "text": cut(" ".join(prompt.split()), TEXT),
         }
-        for record, messages in zip(records, facts.pool.messages(rows), strict=True)
+        for record, prompt, _ in facts.examples(rows)
     }

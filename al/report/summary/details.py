@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from al.excerpt import cut, prompt_and_response
 from al.report.summary.cards import cluster_cards
@@ -46,8 +45,7 @@ def _picks(facts: RoundFacts) -> dict[str, Any]:
     """The picked examples in pick order, one list per column; at most `PICKS` of them, an even spread over the order of picking."""
     picked = facts.pick_order()
     rows = picked[np.linspace(0, len(picked) - 1, min(len(picked), PICKS)).astype(np.int64)]
-    records = facts.table.take(pa.array(rows)).to_pylist()
-    prompts = [prompt_and_response(messages)[0] for messages in facts.pool.messages(rows)]
+    records, prompts, _ = zip(*facts.examples(rows), strict=True) if len(rows) else ((), (), ())
     nll = facts.table["nll"].to_numpy()[rows].astype(np.float64)
     return {
         "total": len(picked),

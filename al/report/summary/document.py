@@ -18,9 +18,8 @@ from al.report.summary.cost import at_random, cost
 from al.report.summary.evaluation import evaluation
 from al.report.summary.examples import shown_examples
 from al.report.summary.facts import RoundFacts
-from al.report.summary.review import review_part
 from al.report.summary.rounds import drift, learning_curve
-from al.report.summary.selection import histograms_part, map_part, pool_part, scoring_part, selection_part
+from al.report.summary.selection import histograms_part, map_part, pool_part, review_part, scoring_part, selection_part
 from al.report.summary.training import plan, training
 from al.run.artifacts import MANIFEST, Artifact, sha256_file
 from al.run.session import Session
@@ -49,7 +48,7 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "holdout": facts.prepared.split.json("split.json"),
         "scoring": scoring_part(facts),
         "selection": selection_part(facts),
-        "review": review_part(roles),
+        "review": review_part(facts),
         "clusters": clusters_part(facts),
         "histograms": histograms_part(facts.scores, facts.table["tokens"].to_numpy(), facts.picked),
         "map": map_part(facts),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.excerpt import cut, prompt_and_response
+from al.excerpt import cut
 from al.report.summary.facts import RoundFacts
 
 SHOWN = 50
@@ -40,15 +39,11 @@ def _spread(outcome: np.ndarray) -> np.ndarray:
 
 
 def _describe(facts: RoundFacts, rows: np.ndarray) -> list[dict[str, Any]]:
-    records = facts.table.take(pa.array(rows)).to_pylist()
-    result = []
-    for record, messages in zip(records, facts.pool.messages(rows), strict=True):
-        prompt, answer = prompt_and_response(messages)
-        result.append(
-            {name: record[name] for name in KEPT}
-            | {"why": reason_of(record), "prompt": cut(prompt, TEXT_LIMIT), "response": cut(answer, TEXT_LIMIT)}
-        )
-    return result
+    return [
+        {name: record[name] for name in KEPT}
+        | {"why": reason_of(record), "prompt": cut(prompt, TEXT_LIMIT), "response": cut(response, TEXT_LIMIT)}
+        for record, prompt, response in facts.examples(rows)
+    ]
 
 
 def reason_of(record: dict[str, Any]) -> str:

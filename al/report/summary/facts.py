@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from al.excerpt import prompt_and_response
 from al.lineage.history import CONTROL, SELECTED, History
 from al.pool.store import Pool
 from al.preparation.stages import Prepared
@@ -97,3 +99,9 @@ class RoundFacts:
         """Rows of the picked examples in the order of picking."""
         rows = np.flatnonzero(self.picked)
         return rows[np.argsort(self.table["pick"].to_numpy()[rows], kind="stable")]
+
+    def examples(self, rows: np.ndarray) -> list[tuple[dict[str, Any], str, str]]:
+        """(row of the table, prompt, response) of the examples at `rows`."""
+        records = self.table.take(pa.array(rows)).to_pylist()
+        texts = map(prompt_and_response, self.pool.messages(rows))
+        return [(record, *text) for record, text in zip(records, texts, strict=True)]

@@ -1,4 +1,4 @@
-"""The parts of a summary on the pool, on what was measured of it, and on what was selected."""
+"""The parts of a summary on the pool, on what was measured of it, on what was selected, and on the review."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from trainer.tokens import SKIPPED, TRUNCATED
 
 MAP_POINTS = 5_000
 BINS = 24
+LISTED = 100
+"""Examples listed of those that a review brought in and of those that it took out; review.json of the selection has all."""
 
 
 def pool_part(facts: RoundFacts) -> dict[str, Any]:
@@ -130,3 +132,13 @@ def map_part(facts: RoundFacts) -> dict[str, Any]:
         "sampled_from": len(picked),
         **method,
     }
+
+
+def review_part(facts: RoundFacts) -> dict[str, Any] | None:
+    """What was changed, by kind, with the first examples of each; None without a review."""
+    selection = facts.roles["selection"]
+    if "review.json" not in selection.manifest["files"]:
+        return None
+    changes = selection.json("review.json")
+    counts = {f"{name}_count": len(changes[name]) for name in ("taken_out", "brought_in")}
+    return {**changes, **counts, **{name: changes[name][:LISTED] for name in ("taken_out", "brought_in")}}
