@@ -169,7 +169,7 @@ def resume_command(options: Any) -> None:
 def status_command(options: Any, watch: float | None) -> None:
     """Show rounds, stages and current progress, also while another process works on the run."""
     from al.commands.status import describe_status
-    from al.report.status import status
+    from al.run.status import status
 
     if watch is not None and options.as_json:
         raise click.UsageError("--watch follows a run, --json prints one document: use only one of them.")

@@ -2,7 +2,7 @@
 
     python benchmarks/report_page.py [--repeats 7]     (needs playwright and a Chromium, as tests/browser)
 
-The run is generated: 100,000 examples on the map, 300 clusters, 5,000 picks, written by `al.report.page.html.render_html` and opened
+The run is generated: 100,000 examples on the map, 300 clusters, 5,000 picks, written by `al.report.page.round.render_html` and opened
 from disk in a new browser context each time. Times are seconds from the start of navigation: DOMContentLoaded; the first paint of
 text; the first frame with the verdict's chart; the first chart drawn by plotly.js, with the page scrolled to it immediately;
 and picked examples searchable. `blocked_s` is the longest task of the page, during which it does not respond.
@@ -59,7 +59,7 @@ def write_page(path: Path) -> None:
     from report_details import details
     from report_summaries import later_round
 
-    from al.report.page.html import render_html
+    from al.report.page.round import render_html
 
     summary = later_round()
     known = summary["clusters"]

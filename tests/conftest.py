@@ -24,3 +24,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_world import build_world
 
     return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
+    """A run of two rounds of the small world, made once for this test session, and the summaries of both: with evaluations on dev,
+    task groups, answers, a price and a control, so that every part of a report has something to show."""
+    from command_line import winnow
+
+    settings = (
+        "train.eval_every=2",
+        "report.price_per_hour=36",
+        "report.currency=EUR",
+        'evaluate.groups={few: ["source-[345]"], many: ["source-[012]"]}',
+        "evaluate.generations=4",
+        "generate.max_new_tokens=12",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    run = tmp_path_factory.mktemp("runs") / "two"
+    summaries = []
+    for _ in range(2):
+        result = winnow("round", "--config", world, "--run", run, "--budget", 24, "--json", *options)
+        assert result.code == 0, result.err
+        summaries.append(result.document)
+    return run, *summaries

@@ -8,8 +8,9 @@ from typing import Any
 
 from al.budget import parse_budget
 from al.commands.options import Options
-from al.comparison.play import play_comparison, split_names
+from al.comparison.play import compare_strategies, split_names
 from al.errors import ConfigError, RunStateError
+from al.report.text.comparison import comparison_as_text
 from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
@@ -37,7 +38,7 @@ def run_comparison(
             )
         session = Session(run, config, quiet=options.as_json)
         amount = Budget(request.unit, int(request.amount))
-        document = play_comparison(
+        document = compare_strategies(
             session, split_names(strategies), amount, count, range(seeds), request.text, proxy is not None
         )
     return {**document, "page": str(directory / "comparison.html")}
@@ -45,6 +46,4 @@ def run_comparison(
 
 def describe_comparison(document: dict[str, Any]) -> str:
     """The text of a comparison for the terminal."""
-    from al.report.text.comparison import describe_comparison as describe
-
-    return f"{describe(document)}\npage: {document['page']}"
+    return f"{comparison_as_text(document)}\npage: {document['page']}"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al.commands.summary import describe_summary, finished_summary
+from al.comparison.runs import compare_runs
 from al.errors import ConfigError, EnvironmentProblem
 from al.report.page.figures import write_figures
-from al.report.side_by_side import compare_runs
-from al.report.text.markdown import render_markdown
-from al.report.text.side_by_side import describe_runs, runs_as_markdown
+from al.report.text.comparison import comparison_as_markdown, comparison_as_text
+from al.report.text.round import render_markdown
 
 if TYPE_CHECKING:
     from al.commands.options import Options
@@ -59,10 +60,8 @@ def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 
 def _compared(wanted: Wanted) -> tuple[Any, str]:
-    import shutil
-
     if wanted.figures is not None:
         raise ConfigError("report: --figures needs a single run; remove --compare.")
     document = compare_runs(wanted.compared, wanted.number)
     width = min(shutil.get_terminal_size((100, 24)).columns, 140)
-    return document, runs_as_markdown(document) if wanted.markdown else describe_runs(document, width)
+    return document, comparison_as_markdown(document) if wanted.markdown else comparison_as_text(document, width)

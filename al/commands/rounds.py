@@ -10,11 +10,11 @@ from al.commands.review import play_round
 from al.commands.summary import describe_summary, with_paths
 from al.config import difference, parse
 from al.errors import ConfigError, RunStateError
-from al.report.publish import read_summary
 from al.review.ask import Asking
 from al.round.loop import gained, run_round
 from al.run import rounds
 from al.run.progress import stop_on_signals
+from al.run.rounds import read_summary
 from al.run.session import Session
 from al.run.store import Run
 from al.scoring.stage import scoring_notices

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from al.commands.options import Options
 from al.errors import RunStateError
-from al.report.publish import read_summary, round_directory
+from al.report.text.round import render_terminal
 from al.run import rounds
+from al.run.rounds import read_summary, round_directory
 from al.run.store import Run
 
 
@@ -29,11 +32,6 @@ def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 def describe_summary(summary: dict[str, Any]) -> str:
     """The text of a summary for the terminal, or of a round that stopped for a review."""
-    import shutil
-    import sys
-
-    from al.report.text.terminal import render_terminal
-
     if "next" in summary:
         said = f"review: {summary['review']}\n" if summary["review"] else ""
         return f"{said}round {summary['round']} is waiting before training. Continue with: {summary['next']}"

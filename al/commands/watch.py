@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from al.commands.status import describe_progress, describe_status, describe_step
-from al.report.status import status
+from al.run.status import status
 
 SPARE_SECONDS = 1.0
 """Seconds without a lock holder after which the run counts as idle. It bridges two commands in sequence, such as `make demo` twice."""

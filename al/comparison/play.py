@@ -1,10 +1,10 @@
-"""Strategies side by side on one pool: each selects, trains and is evaluated, for several seeds; run by run, so that it goes on
-where it stopped.
+"""Strategies compared on one pool: each selects, trains and is evaluated, for several seeds. An interrupted comparison continues with
+the runs that are missing.
 
 All runs live in one run directory and share what they have in common (the pool's stages, the base model's evaluation, the first
-round's scores). A seed changes the clustering, every draw and the training, and never the holdout. Each example is
-seen as often as `train.epochs` says, and a step holds as many examples for every strategy, so that strategies that pick
-longer examples do not get more steps for it.
+round's scores). A seed changes the clustering, every draw and the training, but never the holdout. Each example is
+seen as often as `train.epochs` says. A step holds the same number of examples for every strategy, so a strategy that picks
+longer examples does not get more steps.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.errors import ConfigError
-from al.evaluation.metrics import metrics
+from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
 from al.lineage.outcomes import candidates, find_rows
@@ -32,6 +32,7 @@ from al.lineage.round_state import aimed
 from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
+from al.report.page.comparison import render_comparison
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
 from al.run.atomic import replaced
@@ -47,19 +48,19 @@ from trainer.tokens import TokenTable
 
 BASELINE = "random"
 OWN = ("cluster", "lora", "measure", "noise", "score", "select", "train")
-"""Sections that a strategy may change for itself; the others make the pool and the holdout, which all share."""
+"""Config sections that a strategy may set for itself. The others make the pool and the holdout, which all strategies share."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a comparison. `changes`: config keys and values that it has of its own."""
+    """One run of a comparison. `changes`: config keys and values of its own."""
 
     strategy: str
     seed: int
     changes: tuple[tuple[str, Any], ...] = ()
 
     def config(self, config: Config) -> Config:
-        """The comparison's config with this member's strategy and seed; the baseline holds nothing back."""
+        """The comparison's config with this member's strategy and seed. The baseline has no noise check."""
         values = config.model_dump(mode="json")
         values["seed"] = self.seed
         values["select"]["strategy"] = self.strategy
@@ -69,6 +70,23 @@ class Member:
         return change(values, overrides, f"--strategies {self.strategy}")
 
 
+@dataclass(frozen=True)
+class PoolFacts:
+    """What every member of a comparison reads of the pool: (n,) lengths and response tokens, (m,) rows that a first round may pick."""
+
+    keys: np.ndarray
+    lengths: np.ndarray
+    response_tokens: np.ndarray
+    selectable: np.ndarray
+
+    @classmethod
+    def read(cls, prepared: Prepared) -> PoolFacts:
+        """The facts of a prepared pool."""
+        state = candidates(prepared, prepared.clusters, History(Lineage("pool", "")))
+        table = TokenTable.open(prepared.tokens.path)
+        return cls(state.keys, np.asarray(table.lengths), np.asarray(table.target_counts), state.rows)
+
+
 def play_member(
     session: Session,
     prepared: Prepared,
@@ -76,20 +94,21 @@ def play_member(
     budget: Any,
     rounds: int,
     split: int = TEST,
-    told: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
+    facts: PoolFacts | None = None,
 ) -> dict[str, Any]:
-    """Select, train and evaluate one member, whatever of it is not done yet.
+    """Select, train and evaluate one member; stages that are published already are not run again.
 
-    All have as many rounds, so that the learning rate takes the same course for all; but where every round starts anew on all that was
-    picked so far, a strategy that looks at nothing the adapter could change needs only the last, and is played without a look for noise.
+    All members have the same number of rounds, so the learning rate follows the same schedule for all. The exception: where every round
+    trains from scratch on all picks so far, a strategy that uses nothing the adapter could change needs only the last round.
 
     Args:
-        budget: of all rounds together. split: what is evaluated, TEST or DEV.
+        budget: of all rounds together. split: what is evaluated, TEST or DEV. facts: of the pool, read if not given.
 
     Returns:
         {"strategy", "seed", "rounds": [{"round", "examples", "tokens", "response_tokens", metrics…, "seconds", "artifacts"}]}.
     """
-
+    facts = facts or PoolFacts.read(prepared)
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
     if session.config.train.mode == "retrain" and not learns(aimed(session.config.select, prepared.target), rounds):
@@ -97,19 +116,20 @@ def play_member(
     history, found = History(Lineage(member.strategy, "train")), []
     totals = {"examples": 0, "tokens": 0, "response_tokens": 0}
     for number in range(1, rounds + 1):
-        told(f"{member.strategy}, seed {member.seed}, round {number} of {rounds}")
+        log(f"{member.strategy}, seed {member.seed}, round {number} of {rounds}")
         roles: dict[str, Artifact] = {"pool": prepared.pool}
 
         def keep(role: str, artifact: Artifact, roles: dict[str, Artifact] = roles) -> Artifact:
+            """Remember an artifact under its role."""
             roles[role] = artifact
             return artifact
 
         amount = budget.amount * number // rounds - budget.amount * (number - 1) // rounds
         selection = propose(session, prepared, history, Budget(budget.unit, amount), keep).artifact
-        paced = session.with_config(_with_examples_a_step(session, prepared, history, selection))
+        paced = session.with_config(_with_examples_a_step(session, prepared, history, selection, facts))
         adapter = train_lineage(paced, prepared, history, selection, None, keep)
         measured = evaluate(session, prepared, adapter, f"evaluate {member.strategy}")
-        for name, value in _picked(prepared, selection).items():
+        for name, value in _picked(facts, selection).items():
             totals[name] += value
         result = {metric: float(values[0]) for metric, values in metrics(load_measured(measured, split)[0]).items()}
         made = {role: f"{artifact.stage}/{artifact.fingerprint}" for role, artifact in roles.items()}
@@ -125,34 +145,23 @@ def learns(config: SelectConfig, rounds: int) -> bool:
     return any(needs_losses(config, number) for number in range(1, rounds + 1))
 
 
-def _with_examples_a_step(session: Session, prepared: Prepared, history: History, selection: Artifact) -> Config:
-    """The config with so many packs a step that a step holds as many examples as it would of the pool's average."""
-
+def _with_examples_a_step(
+    session: Session, prepared: Prepared, history: History, selection: Artifact, facts: PoolFacts
+) -> Config:
+    """The config with as many packs a step as give a step the number of examples that it would have on the pool's average length."""
     config = session.config
-    lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
     rows = training_rows(session, prepared, selection, history)
-    ratio = float(lengths[rows].mean() / lengths[_selectable(prepared)].mean())
+    ratio = float(facts.lengths[rows].mean() / facts.lengths[facts.selectable].mean())
     packs = max(1, round(config.train.packs_per_step * ratio))
     values = config.model_dump(mode="json")
     values["train"] |= {"packs_per_step": packs, "packs_per_batch": min(packs, config.train.packs_per_batch)}
     return parse(values, "compare")
 
 
-def _selectable(prepared: Prepared) -> np.ndarray:
-    """Rows that a first round may pick."""
-
-    return candidates(prepared, prepared.clusters, History(Lineage("pool", ""))).rows
-
-
-def _picked(prepared: Prepared, selection: Artifact) -> dict[str, int]:
-
-    table = TokenTable.open(prepared.tokens.path)
-    rows = find_rows(prepared.open_pool().keys, np.load(selection.path / "picked.npy"))
-    return {
-        "examples": len(rows),
-        "tokens": int(np.asarray(table.lengths)[rows].sum()),
-        "response_tokens": int(np.asarray(table.target_counts)[rows].sum()),
-    }
+def _picked(facts: PoolFacts, selection: Artifact) -> dict[str, int]:
+    rows = find_rows(facts.keys, np.load(selection.path / "picked.npy"))
+    sums = {"tokens": facts.lengths, "response_tokens": facts.response_tokens}
+    return {"examples": len(rows), **{name: int(values[rows].sum()) for name, values in sums.items()}}
 
 
 def _seconds(roles: dict[str, Artifact], measured: Artifact, selection: Artifact) -> dict[str, float]:
@@ -201,7 +210,7 @@ def split_names(text: str) -> list[str]:
     return names
 
 
-def play_comparison(
+def compare_strategies(
     session: Session,
     strategies: Sequence[str],
     budget: Any,
@@ -210,10 +219,10 @@ def play_comparison(
     text: str,
     proxy: bool = False,
 ) -> dict[str, Any]:
-    """Play every strategy with every seed and put them side by side; the document that pages and terminal show.
+    """Play every strategy with every seed; returns the document that page and terminal show.
 
-    The baseline is played whether it is named or not. Results are written to `comparison.json` of the run after each member, so
-    that a comparison that is cut short can be looked at.
+    The baseline is played whether it is named or not. `comparison.json` and the page are written after each member, so an interrupted
+    comparison can be read.
     """
     parsed = {label: parse_strategy(label) for label in dict.fromkeys([*strategies, BASELINE])}
     if budget.amount < rounds:
@@ -223,18 +232,19 @@ def play_comparison(
     session.check_machine()
     for name, changes in parsed.values():
         member = session.with_config(Member(name, seeds[0], changes).config(session.config))
-        scoring.measurements(member)  # what is missing for a strategy is told before anything runs
+        scoring.measurements(member)  # a strategy that lacks its input fails before anything runs
     prepared = prepare(session, 1)
     for line in target_notices(prepared.target):
         session.tell(f"note: {line}")
+    facts, tests = PoolFacts.read(prepared), load_measured(evaluate(session, prepared, None, "evaluate base"), TEST)[0]
     found: dict[str, list[dict[str, Any]]] = {label: [] for label in parsed}
     document: dict[str, Any] = {}
     for seed in seeds:
         for label, (name, changes) in parsed.items():
             member = Member(name, session.config.seed + seed, changes)
-            played = play_member(session, prepared, member, budget, rounds, told=session.tell)
+            played = play_member(session, prepared, member, budget, rounds, log=session.tell, facts=facts)
             found[label].append({**played, "strategy": label})
-            document = _document(session, prepared, found, parsed, text, rounds, seeds) | {"proxy": proxy}
+            document = _document(session, prepared, facts, tests, found, parsed, text, rounds, seeds) | {"proxy": proxy}
             write_comparison(session.run.path, document)
     return document
 
@@ -242,6 +252,8 @@ def play_comparison(
 def _document(
     session: Session,
     prepared: Prepared,
+    facts: PoolFacts,
+    tests: Measured,
     found: dict[str, list[dict[str, Any]]],
     parsed: dict[str, tuple[str, Any]],
     budget: str,
@@ -249,7 +261,6 @@ def _document(
     seeds: Sequence[int],
 ) -> dict[str, Any]:
     pool = prepared.pool.json("pool.json")
-    tests = load_measured(evaluate(session, prepared, None, "evaluate base"), TEST)[0]
     done = {label: runs for label, runs in found.items() if runs}
     return {
         "schema": 1,
@@ -257,7 +268,7 @@ def _document(
         "versions": versions(),
         "pool": {
             "examples": pool["examples"],
-            "selectable": len(_selectable(prepared)),
+            "selectable": len(facts.selectable),
             "sources": len(pool["sources"]),
             "files": sorted(pool["sources"])[:8],
         },
@@ -287,9 +298,7 @@ def _document(
 
 
 def write_comparison(run: Path, document: dict[str, Any]) -> None:
-    """`comparison.json` and `comparison.html` in the run's directory, each replaced as a whole."""
-    from al.report.page.comparison import render_comparison
-
+    """`comparison.json` and `comparison.html` in the run's directory, each replaced atomically."""
     for name, text in (
         ("comparison.json", json.dumps(document, indent=1)),
         ("comparison.html", render_comparison(document)),

@@ -1,4 +1,4 @@
-"""What the runs of a comparison come to: means, intervals, paired differences, learning curves."""
+"""The numbers of a comparison from its runs: means, intervals, paired differences, learning curves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 SHOWN_METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no_end", "macro_em_no_end")
 NEAR = 0.02
-"""How far outside a learning curve its end still stands for it: runs of the same budget end within an example of each other."""
+"""How far (in the logarithm) outside a learning curve its end is still used: runs of one budget end within an example of each other."""
 
 Run = Mapping[str, Any]
-"""One member's result, as `al.comparison.play.play` gives it."""
+"""One member's result, as `al.comparison.play.play_member` gives it."""
 
 
 def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:
-    """One strategy's numbers over its seeds, against the baseline's runs of the same seeds (its own: no differences).
+    """One strategy's numbers over its seeds, compared with the baseline's runs of the same seeds. `runs is baseline`: no differences.
 
     Intervals are 95% t intervals of the mean over seeds; differences are paired by seed, with the p-value of a paired t-test;
     both are None with fewer than two seeds.
@@ -67,10 +67,10 @@ def _difference(pairs: Sequence[tuple[Run, Run]], metric: str) -> dict[str, floa
     found = spread(np.subtract(ours, theirs).tolist())
     p = None
     if len(pairs) > 1:
-        alike = np.ptp(np.subtract(ours, theirs)) == 0 and found["mean"] == 0
+        equal = np.ptp(np.subtract(ours, theirs)) == 0 and found["mean"] == 0
         with warnings.catch_warnings():  # of differences that are all the same
             warnings.simplefilter("ignore", RuntimeWarning)
-            p = 1.0 if alike else float(ttest_rel(ours, theirs).pvalue)
+            p = 1.0 if equal else float(ttest_rel(ours, theirs).pvalue)
     return {"value": found["mean"], "low": found["low"], "high": found["high"], "p": p}
 
 
@@ -86,7 +86,7 @@ def _at_equal_tokens(pairs: Sequence[tuple[Run, Run]]) -> dict[str, float | None
 
 
 def _share(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
-    """Which part of the baseline's examples the strategy needs to get as low as the baseline does with all of its own.
+    """The part of the baseline's examples after which the strategy reaches the baseline's final NLL.
 
     Read off the strategy's mean learning curve; `bound` says that its first point is already lower.
     """

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from al.budget import BudgetRequest
 from al.preparation.stages import Prepared
-from al.report.page.html import render_html
+from al.report.page.round import render_html
 from al.report.summary.details import build_details
 from al.report.summary.document import build_summary
+from al.report.summary.facts import RoundFacts
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -29,10 +28,9 @@ def publish_report(
     config = session.config.model_dump(mode="json")
 
     def build(out: Path, scratch: Path) -> None:
-
-        table = pq.read_table(inputs["selection"].path / "selection.parquet")
-        summary = build_summary(session, prepared, inputs, budget, number)
-        details = build_details(prepared, inputs, table, number, session.config.score.by)
+        """Write the documents and the page into `out`."""
+        facts = RoundFacts.read(session, prepared, inputs, number)
+        summary, details = build_summary(facts, budget), build_details(facts)
         write_json(out / "summary.json", summary)
         (out / "details.json").write_text(json.dumps(details, allow_nan=False), encoding="utf-8")
         (out / "report.html").write_text(render_html(summary, details), encoding="utf-8")
@@ -43,12 +41,7 @@ def publish_report(
         version=2,
         inputs=inputs,
         build=build,
-        params={
-            "round": number,
-            "budget": budget.text,
-            "evaluate": config["evaluate"],
-            "report": config["report"],
-        },
+        params={"round": number, "budget": budget.text, "evaluate": config["evaluate"], "report": config["report"]},
     )
     rounds.record(session.run, number, "report", report)
     link_round(session, {**inputs, "report": report}, number)
@@ -58,7 +51,7 @@ def publish_report(
 def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> Path:
     """`rounds/NNN/`: a relative link per role, plus report.html and summary.json; links of an earlier attempt are replaced, and
     anything else of that name goes to the trash."""
-    directory = round_directory(session.run.path, number)
+    directory = rounds.round_directory(session.run.path, number)
     directory.mkdir(parents=True, exist_ok=True)
     targets = {role: artifact.path for role, artifact in roles.items()}
     report = roles["report"].path
@@ -71,13 +64,3 @@ def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> 
             discard(session.run.path, link)
         link.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
     return directory
-
-
-def round_directory(run: Path, number: int) -> Path:
-    """`<run>/rounds/003`."""
-    return run / "rounds" / f"{number:03d}"
-
-
-def read_summary(run: Path, number: int) -> dict[str, Any]:
-    """The published summary of a round."""
-    return json.loads((round_directory(run, number) / "summary.json").read_text(encoding="utf-8"))

@@ -18,9 +18,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from al.errors import UserError
-from al.report.status import status
 from al.review.desk import Desk, View
 from al.review.page import render_page
+from al.run.status import status
 from selection.errors import SelectionError
 
 HEADER = "x-review-token"

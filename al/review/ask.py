@@ -8,7 +8,6 @@ from pathlib import Path
 
 from al.errors import RunStateError
 from al.lineage.artifacts import Keep
-from al.report.publish import round_directory
 from al.review.apply import Proposed, apply_decision, decided, record_decision
 from al.review.decision import Decision
 from al.review.desk import Desk
@@ -17,6 +16,7 @@ from al.review.server import serve
 from al.review.sheet import read_approval, write_batch
 from al.run import rounds
 from al.run.artifacts import Artifact
+from al.run.rounds import round_directory
 
 
 @dataclass

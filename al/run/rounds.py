@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from al.errors import RunStateError
@@ -146,3 +147,13 @@ def labels(run: Run) -> dict[str, str]:
 def record_labels(run: Run, more: Mapping[str, str]) -> None:
     """Remember what files were called on import, by path."""
     run.db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps({**labels(run), **more}),))
+
+
+def round_directory(run: Path, number: int) -> Path:
+    """`<run>/rounds/003`."""
+    return run / "rounds" / f"{number:03d}"
+
+
+def read_summary(run: Path, number: int) -> dict[str, Any]:
+    """The published summary of a round."""
+    return json.loads((round_directory(run, number) / "summary.json").read_text(encoding="utf-8"))

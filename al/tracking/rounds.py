@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from al.report.publish import read_summary
 from al.report.reading.verdict import comparisons, headline
 from al.run import rounds
+from al.run.rounds import read_summary
 from al.run.session import Session
 from al.run.store import Run
 from al.tracking.services import SERVICES, TrackedRound

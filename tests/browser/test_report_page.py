@@ -17,8 +17,9 @@ from report_details import details, hostile_details  # noqa: E402
 from report_page import resolve  # noqa: E402
 from report_summaries import later_round  # noqa: E402
 
-from al.report.page.html import SECTIONS, render_html  # noqa: E402
-from al.report.reading.values import clean  # noqa: E402
+from al.report.page.base import sections_of  # noqa: E402
+from al.report.page.round import render_html  # noqa: E402
+from al.report.reading.values import displayable  # noqa: E402
 
 NO_WEBGL = """
 const given = HTMLCanvasElement.prototype.getContext;
@@ -90,7 +91,7 @@ def test_every_section_draws(opened, written: Path, width: int, theme: str):
         "() => [...document.querySelectorAll('.chart')].every(place => place.querySelector('.main-svg'))"
     )
     assert page.locator(".chart").count() > 10
-    for section in SECTIONS:
+    for section in (section.id for section in sections_of("round")):
         assert page.locator(f"#{section}").bounding_box()["height"] > 40
     well_behaved(watched, written)
 
@@ -252,7 +253,7 @@ def test_trap_29_hostile_texts_run_nothing_wherever_they_are_shown(opened, tmp_p
     assert over_a_point(page)
     page.fill("#pick-search", "alert")
     shown = page.locator("#pick-table tbody tr").all_inner_texts()
-    assert any(clean(HOSTILE)[0] in text for text in shown)
+    assert any(displayable(HOSTILE)[0] in text for text in shown)
     assert page.locator("#pick-table tbody script, #pick-table tbody img").count() == 0
     well_behaved(watched, path)
 

@@ -321,7 +321,7 @@ def test_steps_hold_as_many_examples_whatever_their_length(compared, world, tmp_
         history = History(Lineage("any", "train"))
         table = TokenTable.open(prepared.tokens.path)
         lengths = np.random.default_rng(0).integers(8, 90, len(table.status))
-        fake = SimpleNamespace(lengths=lengths, status=np.asarray(table.status))
+        fake = SimpleNamespace(lengths=lengths, status=np.asarray(table.status), target_counts=lengths)
         monkeypatch.setattr(TokenTable, "open", lambda path: fake)
         rows = candidates(prepared, prepared.clusters, history).rows
         rows = rows[np.argsort(lengths[rows], kind="stable")]
@@ -330,7 +330,9 @@ def test_steps_hold_as_many_examples_whatever_their_length(compared, world, tmp_
             (tmp_path / name).mkdir()
             np.save(tmp_path / name / "picked.npy", prepared.open_pool().keys[chosen])
             picked = SimpleNamespace(path=tmp_path / name)
-            paced = comparison._with_examples_a_step(session, prepared, history, picked)
+            paced = comparison._with_examples_a_step(
+                session, prepared, history, picked, comparison.PoolFacts.read(prepared)
+            )
             count = len(PLANNERS["packed"](lengths[chosen], config.train.pack_length).offsets) - 1
             steps[name] = planned_steps(count, paced.train, None)
             unpaced[name] = planned_steps(count, config.train, None)

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
+from al.comparison.runs import compare_runs
 from al.evaluation.bootstrap import paired_bootstrap
 from al.evaluation.stage import load_measured
-from al.report.side_by_side import compare_runs
-from al.report.status import status
-from al.report.text.side_by_side import describe_runs, runs_as_markdown
+from al.report.text.comparison import comparison_as_markdown, comparison_as_text
+from al.run.status import status
 from al.run.store import Run
 from selection.holdout import TEST
 
@@ -66,7 +66,7 @@ def test_only_the_config_keys_that_differ_are_listed(runs):
 def test_runs_of_other_test_sets_are_shown_without_a_difference_and_with_the_reason(runs):
     document = compare_runs([runs["ours"], runs["elsewhere"]], None)
     assert not document["comparable"] and document["differences"] == []
-    for text in (describe_runs(document), runs_as_markdown(document)):
+    for text in (comparison_as_text(document), comparison_as_markdown(document)):
         assert "No difference is claimed" in text and "do not hold out the same test examples" in " ".join(text.split())
         assert " minus " not in text
 

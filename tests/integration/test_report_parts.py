@@ -1,4 +1,4 @@
-"""Two rounds of the small world with evaluations on dev, task groups and a price: what their summaries say beside the metrics."""
+"""Two rounds of the small world with evaluations on dev, task groups and a price: what their summaries hold apart from the metrics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
-SETTINGS = (
-    "train.eval_every=2",
-    "report.price_per_hour=36",
-    "report.currency=EUR",
-    'evaluate.groups={few: ["source-[345]"], many: ["source-[012]"]}',
-    "evaluate.generations=4",
-    "generate.max_new_tokens=12",
-)
-
 
 def play(run: Path, world: Path, *settings: str) -> dict:
     """The summary of one more round."""
@@ -28,11 +19,10 @@ def play(run: Path, world: Path, *settings: str) -> dict:
     return result.document
 
 
-@pytest.fixture(scope="module")
-def rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
+@pytest.fixture
+def rounds(two_rounds) -> tuple[Path, dict, dict]:
     """The run and the summaries of its two rounds."""
-    run = tmp_path_factory.mktemp("runs") / "parts"
-    return run, play(run, world, *SETTINGS), play(run, world, *SETTINGS)
+    return two_rounds
 
 
 def test_groups_are_those_of_the_config_and_hold_every_source(rounds):
@@ -120,7 +110,7 @@ def test_forgotten_and_learned_are_counted_against_base_and_the_round_before(rou
         assert total == rounds[2]["evaluation"]["examples"]
 
 
-def test_dev_losses_of_the_way_and_the_plan_are_recorded(rounds):
+def test_dev_losses_during_training_and_the_plan_are_recorded(rounds):
     training = rounds[1]["training"]["selected"]
     losses = {point["step"]: point["dev_loss"] for point in training["curve"] if point["dev_loss"] is not None}
     assert min(losses.values()) == training["best_dev_loss"] == losses[training["best_step"]]
@@ -129,11 +119,11 @@ def test_dev_losses_of_the_way_and_the_plan_are_recorded(rounds):
     assert plan["peak_gib"]["measured"] == training["peak_gib"]
 
 
-def test_status_tells_the_best_dev_loss_of_a_finished_round(rounds):
+def test_status_prints_the_best_dev_loss_of_a_finished_round(rounds):
     run, first, _ = rounds
     best = first["training"]["selected"]
-    told = winnow("status", "--run", run).out
-    assert f"best dev loss {best['best_dev_loss']:.3f} at step {best['best_step']}" in told
+    printed = winnow("status", "--run", run).out
+    assert f"best dev loss {best['best_dev_loss']:.3f} at step {best['best_step']}" in printed
 
 
 def test_every_artifact_has_its_fingerprint_and_its_hash(rounds):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from al import labels
-from al.report.page.drawing import Chart, chart, plain, plot_layout, spec
+from al.report.page.drawing import Chart, chart, plain, plot_layout, spec, trace
 from al.report.reading.values import lookup
 
 
@@ -16,19 +16,13 @@ def cluster_quotas(summary: Mapping[str, Any]) -> Chart | None:
     rows = [c for c in summary.get("clusters") or [] if c.get("loss") is not None]
     if not rows:
         return None
-    trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [c["loss"] for c in rows],
-        "y": [c.get("quota") for c in rows],
-        "error_x": {"type": "data", "array": [c.get("loss_stderr") for c in rows], "color": "@base", "thickness": 1},
-        "text": [plain(c.get("name") or "") for c in rows],
-        "marker": {"size": 8, "color": "@selected"},
-        "hovertemplate": "%{text}<br>loss %{x:.3f}, quota %{y}<extra></extra>",
-    }
+    error = {"type": "data", "array": [c.get("loss_stderr") for c in rows], "color": "@base", "thickness": 1}
+    hover = "%{text}<br>loss %{x:.3f}, quota %{y}<extra></extra>"
+    points = trace([(c["loss"], c.get("quota")) for c in rows], "clusters", "selected", "markers", error_x=error,
+                   text=[plain(c.get("name") or "") for c in rows], hovertemplate=hover)  # fmt: skip
     unit = plain(lookup(summary, "budget", "unit") or "examples")
     layout = plot_layout("Mean loss ± standard error, nats", f"Quota, {unit}")
-    return spec([trace], layout, "Quota of each cluster against its mean loss", 320)
+    return spec([points], layout, "Quota of each cluster against its mean loss", 320)
 
 
 @chart("cluster-gains")
@@ -37,23 +31,16 @@ def cluster_gains(summary: Mapping[str, Any]) -> Chart | None:
     rows = [c for c in summary.get("clusters") or [] if c.get("gain") is not None]
     if not rows:
         return None
-    before, now = [c["loss_before"] for c in rows], [c["loss"] for c in rows]
-    ends = [min(*before, *now), max(*before, *now)]
-    error = {"type": "data", "color": "@base", "thickness": 1}
-    points = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "clusters",
-        "x": before,
-        "y": now,
-        "error_x": {**error, "array": [c.get("loss_before_stderr") for c in rows]},
-        "error_y": {**error, "array": [c.get("loss_stderr") for c in rows]},
-        "text": [plain(f"{c.get('cluster')}: {c.get('name') or ''}") for c in rows],
-        "marker": {"size": 8, "color": "@selected"},
-        "hovertemplate": "%{text}<br>%{x:.3f} before, %{y:.3f} now<extra></extra>",
+    pairs = [(c["loss_before"], c["loss"]) for c in rows]
+    ends = [(value, value) for value in (min(map(min, pairs)), max(map(max, pairs)))]
+    errors = {
+        axis: {"type": "data", "array": [c.get(key) for c in rows], "color": "@base", "thickness": 1}
+        for axis, key in (("error_x", "loss_before_stderr"), ("error_y", "loss_stderr"))
     }
-    line = {"type": "scatter", "mode": "lines", "name": "no change", "x": ends, "y": ends, "hoverinfo": "skip"}
-    line["line"] = {"color": "@axis", "width": 1, "dash": "dash"}
+    text = [plain(f"{c.get('cluster')}: {c.get('name') or ''}") for c in rows]
+    hover = "%{text}<br>%{x:.3f} before, %{y:.3f} now<extra></extra>"
+    points = trace(pairs, "clusters", "selected", "markers", text=text, hovertemplate=hover, **errors)
+    line = trace(ends, "no change", "axis", "lines", dash="dash", width=1, hoverinfo="skip")
     layout = plot_layout("Loss in the round before, nats", "Loss now, nats", legend=True)
     return spec([line, points], layout, "Loss of each cluster, the round before against now", 320)
 
@@ -67,6 +54,7 @@ def lengths(summary: Mapping[str, Any]) -> Chart | None:
 def _score_chart(name: str, title: str) -> None:
     @chart(f"scores-{name}")
     def distribution(summary: Mapping[str, Any]) -> Chart | None:
+        """Distribution of one score, picked against measured."""
         return _histogram(summary, name, "measured", title)
 
 
@@ -83,9 +71,10 @@ def _histogram(summary: Mapping[str, Any], key: str, other: str, title: str) -> 
     for name, role in ((other, "base"), ("picked", "selected")):
         values = counts.get(name)
         if values:
-            line = {"shape": "hv", "color": f"@{role}", "width": 2, "dash": "dot" if role == "base" else "solid"}
-            trace = {"type": "scatter", "mode": "lines", "name": name, "x": counts["edges"], "y": [*values, values[-1]]}
-            data.append({**trace, "line": line, "fill": "tozeroy", "fillcolor": f"@{role}-fill"})
+            points = list(zip(counts["edges"], [*values, values[-1]], strict=True))
+            made = trace(points, name, role, "lines", dash="dot" if role == "base" else "solid", fill="tozeroy")
+            made["line"]["shape"] = "hv"
+            data.append(made | {"fillcolor": f"@{role}-fill"})
     layout = plot_layout(title, "Examples", legend=True)
     layout["yaxis"]["rangemode"] = "tozero"
     return spec(data, layout, f"Distribution of {title}: picked and {other}", 280)

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from al import labels
-from al.report.page.dots import Row, dots
+from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import SYMBOLS
 from al.report.reading.values import lookup
 from al.report.reading.verdict import comparisons
@@ -16,7 +16,7 @@ from al.report.reading.verdict import comparisons
 
 def verdict_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
     """Those that this summary has the numbers for, by the id that the template uses."""
-    models = model_rows(summary)
+    models = model_dots(summary)
     found = (
         {"models-nll": dots(models, "NLL, nats per token", "NLL of each model, mean over sources")} if models else {}
     )
@@ -24,27 +24,29 @@ def verdict_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
         ("differences-nll", "macro_nll", "NLL difference, nats per token", 1),
         ("differences-em", "macro_em", "Exact match difference, points", 100),
     ):
-        rows = difference_rows(summary, metric, factor)
+        rows = difference_dots(summary, metric, factor)
         if rows:
             about = f"Selected minus the others with 95% intervals: {title}"
             found[name] = dots(rows, title, about, line=0.0)
     return found
 
 
-def model_rows(summary: Mapping[str, Any]) -> list[Row]:
+def model_dots(summary: Mapping[str, Any]) -> list[DotRow]:
     """Macro NLL of each model, nats per token."""
     values = {
         name: lookup(summary, "evaluation", "models", name, "macro_nll")
         for name in labels.models_of(lookup(summary, "evaluation"))
         if name in labels.MODELS
     }
-    return [Row(labels.MODELS[name], value, name, SYMBOLS[name]) for name, value in values.items() if value is not None]
+    return [
+        DotRow(labels.MODELS[name], value, name, SYMBOLS[name]) for name, value in values.items() if value is not None
+    ]
 
 
-def difference_rows(summary: Mapping[str, Any], metric: str, factor: int) -> list[Row]:
+def difference_dots(summary: Mapping[str, Any], metric: str, factor: int) -> list[DotRow]:
     """Selected minus each other model in a metric times `factor`, with 95% intervals; what was not measured is left out."""
     return [
-        Row(
+        DotRow(
             f"minus {labels.MODELS[c.against].lower()}",
             c.value * factor,
             c.against,

@@ -1,4 +1,4 @@
-"""A comparison of strategies as one HTML page that works from disk, with the report's walls around hostile text.
+"""A comparison of strategies as one HTML page.
 
 The page shows the document's numbers as they are; only Holm's correction and the sentences are computed here.
 """
@@ -13,21 +13,14 @@ from typing import Any
 from markupsafe import Markup
 
 from al import labels
-from al.report.page.dots import Row, dots
-from al.report.page.drawing import Chart, plain, plot_layout, spec
-from al.report.page.html import TEMPLATES, _environment, content_security_policy, packed_plotlyjs
-from al.report.reading.values import clean, lookup
-from al.report.text import comparison as compare_text
+from al.report.page.base import packed_plotlyjs, render_document
+from al.report.page.dots import DotRow, dots
+from al.report.page.drawing import Chart, plain, plot_layout, spec, trace
+from al.report.reading import compared
+from al.report.reading.values import displayable, lookup
 
-SECTIONS = {
-    "verdict": "Verdict",
-    "curves": "Learning curves",
-    "numbers": "All numbers",
-    "cost": "Cost",
-    "strategies": "Strategies",
-    "runs": "Every run",
-    "reproduce": "Reproduce",
-}
+SCRIPTS = ("data.js", "report.js")
+UNSCRIPTED = "Scripts are off, so the learning curves are not drawn and tables cannot be sorted. Every table is complete without them."
 METRICS = ("macro_nll", "micro_nll", "macro_nll_no_end", "macro_em", "micro_em", "macro_em_no_end")
 STAGES = {"score": "Scoring", "select": "Selecting", "train": "Training", "evaluate": "Evaluating"}
 # Roles of the stylesheet, --strategy-0 to --strategy-7; 0 is the baseline's grey. From the ninth strategy on hues come
@@ -39,36 +32,29 @@ LONGEST_LABEL = 22
 
 
 def render_comparison(document: Mapping[str, Any]) -> str:
-    """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of schema 1.
-
-    As in the report, a number stands in a `<data value="…" data-path="…">` with its JSON pointer, a computed one carries
-    `data-derived`, and what is missing is said. Texts of pool, config and strategies are shown as they are written.
-    """
-    document = clean(document)
-    scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("data.js", "report.js")]
-    plotly, packed_plotly = packed_plotlyjs()
+    """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of strategies of schema 1."""
+    document = displayable(document)
+    headline = compared.comparison_headline(document)
     metrics = [labels.metric(key) for key in METRICS]
-    environment = _environment(document)
-    environment.globals.update(
-        words=compare_text,
+    return render_document(
+        "comparison",
+        document,
+        f"Strategies compared: {headline}",
+        SCRIPTS,
+        {"chart-data": comparison_charts(document)},
+        {"plotly-data": packed_plotlyjs()[1]},
+        unscripted=UNSCRIPTED,
+        dots=final_charts(document),
+        words=compared,
         as_json=lambda value: json.dumps(value, ensure_ascii=False),
-        differences={metric.key: compare_text.differences(document, metric.key) for metric in metrics},
+        differences={metric.key: compared.differences(document, metric.key) for metric in metrics},
         color_of=lambda i: color_role(document, i),
         metrics=metrics,
         stages=STAGES,
-    )
-    return environment.get_template("compare.html.j2").render(
-        policy=content_security_policy([plotly, *scripts]),
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        scripts=[Markup(text) for text in scripts],
-        packed_plotly=Markup(packed_plotly),
-        charts=comparison_charts(document),
-        dots=final_charts(document),
-        sections=SECTIONS,
-        order=compare_text.ranked(document),
-        baseline=compare_text.baseline_of(document),
-        headline=compare_text.comparison_headline(document),
-        verdict=compare_text.comparison_verdict(document),
+        order=compared.ranked(document),
+        baseline=compared.baseline_of(document),
+        headline=headline,
+        verdict=compared.comparison_verdict(document),
         command=command_of(document),
     )
 
@@ -80,8 +66,8 @@ def command_of(document: Mapping[str, Any]) -> str:
     names = ",".join(str(strategy.get("name")) for strategy in document.get("strategies") or [])
     options = {"strategies": names, "budget": document.get("budget"), "rounds": document.get("rounds")}
     options["seeds"] = len(document.get("seeds") or []) or None
-    told = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in (None, "")]
-    return " ".join(["python cli.py compare", *told])
+    given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in (None, "")]
+    return " ".join(["python cli.py compare", *given])
 
 
 def color_role(document: Mapping[str, Any], i: int) -> str:
@@ -96,7 +82,7 @@ def comparison_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
         "curve-examples": _curves(document, "examples", "Examples trained on"),
         "curve-tokens": _curves(document, "tokens", "Tokens trained on"),
     }
-    return {name: spec for name, spec in drawn.items() if spec is not None}
+    return {name: made for name, made in drawn.items() if made is not None}
 
 
 def final_seeds(document: Mapping[str, Any], i: int, metric: str) -> list[tuple[Any, float]]:
@@ -113,14 +99,14 @@ def final_seeds(document: Mapping[str, Any], i: int, metric: str) -> list[tuple[
 
 
 def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
-    """What each strategy reached, as far as it was measured, by the id that the template uses; the line is the baseline."""
+    """The final results of the measured strategies, by the id that the template uses; the line is the baseline."""
     found = {}
     for name, metric, title, factor in (
         ("final-nll", "macro_nll", "NLL, nats per token", 1),
         ("final-em", "macro_em", "Exact match, %", 100),
     ):
         rows = final_rows(document, metric, factor)
-        start = compare_text.baseline_of(document)
+        start = compared.baseline_of(document)
         line = None if start is None else _final(document, start, metric)
         if rows:
             about = f"{title} of each strategy after the last round, with each seed"
@@ -128,17 +114,17 @@ def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
     return found
 
 
-def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Row]:
+def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[DotRow]:
     """A row for each strategy, best NLL on top: a metric's mean times `factor` with its interval, and each seed."""
     rows = []
-    for i in compare_text.ranked(document):
+    for i in compared.ranked(document):
         mean, low, high = (_final(document, i, metric, part) for part in ("mean", "low", "high"))
         if mean is None:
             continue
         ends = None if low is None or high is None else (factor * low, factor * high)
         each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
         shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
-        rows.append(Row(compare_text.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
+        rows.append(DotRow(compared.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
     return rows
 
 
@@ -153,19 +139,29 @@ def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
         ]
         if not points:
             continue
-        role, style = color_role(document, i), _style_of(document, i)
-        shared = {"type": "scatter", "legendgroup": str(i), "name": _label(document, i)}
+        role, style, name = (
+            color_role(document, i),
+            _style_of(document, i),
+            plain(compared.name_of(document, i, LONGEST_LABEL)),
+        )
         band = [(x, nll) for x, nll in points if nll.get("low") is not None and nll.get("high") is not None]
         if len(band) > 1:
             around = [(x, nll["low"]) for x, nll in band] + [(x, nll["high"]) for x, nll in reversed(band)]
-            area = {"mode": "lines", "fill": "toself", "fillcolor": f"@{role}-fill", "line": {"width": 0}}
-            area |= {"showlegend": False, "hoverinfo": "skip"}
-            data.append({**shared, **area, "x": [x for x, _ in around], "y": [y for _, y in around]})
-        line = {"color": f"@{role}", "width": 2, "dash": _DASHES[style % len(_DASHES)]}
-        marker = {"symbol": _SYMBOLS[style % len(_SYMBOLS)], "size": 8, "color": f"@{role}"}
-        trace = {**shared, "mode": "lines+markers", "line": line, "marker": marker}
-        trace |= {"x": [x for x, _ in points], "y": [nll["mean"] for _, nll in points]}
-        data.append({**trace, "hovertemplate": f"%{{y:.3f}} after %{{x:,.0f}} {key}<extra>%{{fullData.name}}</extra>"})
+            area = {"fill": "toself", "fillcolor": f"@{role}-fill", "showlegend": False, "hoverinfo": "skip"}
+            data.append(trace(around, name, role, "lines", width=0, legendgroup=str(i), **area))
+        means, shape = [(x, nll["mean"]) for x, nll in points], _SYMBOLS[style % len(_SYMBOLS)]
+        hover = f"%{{y:.3f}} after %{{x:,.0f}} {key}<extra>%{{fullData.name}}</extra>"
+        data.append(
+            trace(
+                means,
+                name,
+                role,
+                symbol=shape,
+                dash=_DASHES[style % len(_DASHES)],
+                legendgroup=str(i),
+                hovertemplate=hover,
+            )
+        )
     if not data:
         return None
     layout = plot_layout(title, "NLL, nats per token", legend=True)
@@ -179,9 +175,5 @@ def _final(document: Mapping[str, Any], i: int, metric: str, part: str = "mean")
 
 def _style_of(document: Mapping[str, Any], i: int) -> int:
     """0 for the baseline, 1, 2, … for the others in the document's order."""
-    start = compare_text.baseline_of(document)
+    start = compared.baseline_of(document)
     return 0 if i == start else i + 1 - (start is not None and start < i)
-
-
-def _label(document: Mapping[str, Any], i: int) -> str:
-    return plain(compare_text.name_of(document, i, LONGEST_LABEL))

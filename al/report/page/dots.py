@@ -32,7 +32,7 @@ LABELS = 148
 
 
 @dataclass(frozen=True)
-class Row:
+class DotRow:
     """A dot at `value` with the `ends` of its interval, if it has one, and `each` of the single values behind it with its name.
 
     `role` is the colour's CSS variable, `shape` a key of `SHAPES`."""
@@ -46,12 +46,12 @@ class Row:
 
     @property
     def says(self) -> str:
-        """What a pointer over the row is told."""
+        """What a pointer over the row shows."""
         between = f" ({_short(self.ends[0])} to {_short(self.ends[1])})" if self.ends else ""
         return f"{self.label}: {_short(self.value)}{between}"
 
 
-def dots(rows: Sequence[Row], title: str, about: str, *, line: float | None = None, row_height: int = 38) -> Markup:
+def dots(rows: Sequence[DotRow], title: str, about: str, *, line: float | None = None, row_height: int = 38) -> Markup:
     """The chart as an `<svg>`; `title` stands below its axis, `about` is what a screen reader says, `line` is where a dashed line stands.
 
     The axis holds every value, every interval and the line, with room at both ends.
@@ -60,6 +60,7 @@ def dots(rows: Sequence[Row], title: str, about: str, *, line: float | None = No
     bottom = TOP + row_height * len(rows)
 
     def at(value: float) -> str:
+        """Where a value is, in percent of the plot."""
         return f"{100 * (value - low) / (high - low):.3f}%"
 
     parts = [
@@ -76,7 +77,7 @@ def dots(rows: Sequence[Row], title: str, about: str, *, line: float | None = No
     return Markup("").join(parts)
 
 
-def axis_range(rows: Sequence[Row], line: float | None) -> tuple[float, float]:
+def axis_range(rows: Sequence[DotRow], line: float | None) -> tuple[float, float]:
     """Ends of an axis on which everything can be seen, with a tenth of room at both."""
     values = [v for row in rows for v in (row.value, *(row.ends or ()), *(value for _, value in row.each))]
     values += [] if line is None else [line]
@@ -93,7 +94,7 @@ def ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(step * number, f"{step * number:.{places}f}".replace("-", MINUS)) for number in numbers]
 
 
-def _row(row: Row, at: Callable[[float], str], y: int) -> Markup:
+def _row(row: DotRow, at: Callable[[float], str], y: int) -> Markup:
     middle = y - 4 if row.each else y
     parts = [Markup('<g color="var(--{})"><title>{}</title>').format(row.role, row.says)]
     label = Markup(

@@ -1,4 +1,4 @@
-"""A round's main charts as files for papers: white ground, colours and markers that the colour-blind tell apart, embedded fonts.
+"""A round's main charts as files for papers: white ground, colours and markers that colour-blind readers can distinguish, embedded fonts.
 
 The same summary gives the same SVG, byte for byte, with the same matplotlib: no date, and ids from a fixed salt.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from al import labels
 from al.errors import ConfigError, EnvironmentProblem
 from al.report.reading import view
-from al.report.reading.values import clean, lookup
+from al.report.reading.values import displayable, lookup
 from al.report.reading.verdict import comparisons
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("svg", "png", "pdf")
-# Okabe and Ito's palette; markers and line styles tell them apart in grey too.
+# Okabe and Ito's palette; markers and line styles distinguish them in grey too.
 COLORS = {"base": "#000000", "previous": "#56B4E9", "selected": "#0072B2", "control": "#D55E00"}
 MARKERS = {"base": "o", "previous": "D", "selected": "s", "control": "^"}
 LINES = {"base": "--", "previous": "-.", "selected": "-", "control": ":"}
@@ -53,6 +53,7 @@ def figure(name: str) -> Callable[[Draw], Draw]:
     """Register a function `summary -> Figure | None` (None: the summary has nothing to draw) under its file's name."""
 
     def register(function: Draw) -> Draw:
+        """Add the function and return it."""
         FIGURES[name] = function
         return function
 
@@ -63,7 +64,7 @@ def write_figures(summary: Mapping[str, Any], directory: Path, form: str) -> dic
     """Write every chart that the summary has something for into `directory`, as svg, png (300 dpi) or pdf.
 
     Returns:
-        {"files": paths, "left_out": names of charts that there is nothing to draw for}.
+        {"files": paths, "left_out": names of charts without numbers to draw}.
 
     Raises:
         ConfigError: matplotlib is not installed. EnvironmentProblem: the directory cannot be written.
@@ -79,7 +80,7 @@ def write_figures(summary: Mapping[str, Any], directory: Path, form: str) -> dic
     written: dict[str, list[str]] = {"files": [], "left_out": []}
     with matplotlib.rc_context(), style.context(["default", STYLE]):
         for name, draw in FIGURES.items():
-            drawn = draw(clean(summary))
+            drawn = draw(displayable(summary))
             if drawn is None:
                 written["left_out"].append(name)
                 continue
@@ -117,15 +118,8 @@ def gains(summary: Mapping[str, Any]) -> Figure | None:
                 continue
             known = c.low is not None and c.high is not None
             error = [[scale * (c.value - c.low)], [scale * (c.high - c.value)]] if known else None
-            ax.errorbar(
-                scale * c.value,
-                against.index(c.against),
-                xerr=error,
-                fmt=MARKERS[c.against],
-                color=COLORS[c.against],
-                capsize=3,
-                markersize=5,
-            )
+            style = {"fmt": MARKERS[c.against], "color": COLORS[c.against], "capsize": 3, "markersize": 5}
+            ax.errorbar(scale * c.value, against.index(c.against), xerr=error, **style)
         ax.axvline(0, color="#888888", linewidth=0.8)
         ax.set_ylim(len(against) - 0.5, -0.5)
         shown = [f"minus {labels.MODELS[name].lower()}" for name in against] if ax is axes[0] else [""] * len(against)
@@ -137,81 +131,38 @@ def gains(summary: Mapping[str, Any]) -> Figure | None:
 
 
 @figure("learning-curve")
-def learning_curve(summary: Mapping[str, Any]) -> Figure | None:
-    """Macro NLL on test against the tokens picked so far, of the selected line and the control, from base at none on."""
-    base, lines = lookup(summary, "evaluation", "models", "base", "macro_nll"), _points(summary)
-    if base is None or not lines:
+def learning_curve_figure(summary: Mapping[str, Any]) -> Figure | None:
+    """Macro NLL on test against the tokens picked so far, of the selected line and the control, starting with base at none."""
+    lines = view.nll_by_tokens(summary)
+    if not lines:
         return None
     drawn, (ax,) = _axes(3.0)
+    base = lookup(summary, "evaluation", "models", "base", "macro_nll")
     ax.axhline(base, color=COLORS["base"], linestyle=LINES["base"], linewidth=1, label=labels.MODELS["base"])
     for name, points in lines.items():
-        x, y = zip(*[(0, base), *points], strict=True)
-        ax.plot(
-            x,
-            y,
-            LINES[name],
-            marker=MARKERS[name],
-            color=COLORS[name],
-            markersize=5,
-            label=labels.MODELS[name],
-            clip_on=False,
-        )
+        style = {"color": COLORS[name], "marker": MARKERS[name], "markersize": 5, "clip_on": False}
+        ax.plot(*zip(*points, strict=True), LINES[name], label=labels.MODELS[name], **style)
     ax.set_xlim(left=0)
-    ax.xaxis.set_major_formatter(lambda value, _: _short(value))
+    ax.xaxis.set_major_formatter(lambda value, _: _rounded(value))
     ax.set_xlabel("Tokens picked so far")
     ax.set_ylabel("Test NLL, macro, nats per token")
     ax.legend()
     return drawn
 
 
-def _points(summary: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """(tokens so far, macro NLL) of every round, by line; older summaries tell the tokens of the selected line only."""
-    nll = {row["round"]: row["models"] for row in view.round_rows(summary)}
-    picked = lookup(summary, "drift", "rounds") or _cumulative(summary)
-    found = {}
-    for name in ("selected", "control"):
-        points = [
-            (tokens, value)
-            for entry in picked
-            if (tokens := lookup(entry, name, "all_tokens")) is not None
-            and (value := lookup(nll, entry["round"], name)) is not None
-        ]
-        if points:
-            found[name] = points
-    return found
-
-
-def _cumulative(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [*(summary.get("learning_curve") or []), {"round": summary.get("round"), **(summary.get("budget") or {})}]
-    total, found = 0, []
-    for row in rows:
-        total += row.get("tokens") or 0
-        found.append({"round": row["round"], "selected": {"all_tokens": total}})
-    return found
-
-
 @figure("training-loss")
 def training_loss(summary: Mapping[str, Any]) -> Figure | None:
-    """The loss of every step of both lines, and the dev loss where it was measured on the way."""
-    curves = {name: lookup(summary, "training", name, "curve") or [] for name in ("selected", "control")}
-    if not any(curves.values()):
+    """The loss of every step of both lines, and the dev loss where it was measured during training."""
+    kinds = (("loss", 1.2, ""), ("dev_loss", 0, ", dev"))
+    curves = [(name, *kind, view.step_curve(summary, name, kind[0])) for name in view.LINEAGES for kind in kinds]
+    if not any(lookup(summary, "training", name, "curve") for name in view.LINEAGES):
         return None
     drawn, (ax,) = _axes(2.8)
-    for name, curve in curves.items():
-        for key, width, what in (("loss", 1.2, ""), ("dev_loss", 0, ", dev")):
-            known = [(step["step"], step[key]) for step in curve if step.get(key) is not None]
-            if known:
-                x, y = zip(*known, strict=True)
-                marker = {"marker": MARKERS[name], "markersize": 5} if not width else {}
-                ax.plot(
-                    x,
-                    y,
-                    LINES[name],
-                    linewidth=width or 0.8,
-                    color=COLORS[name],
-                    label=labels.MODELS[name] + what,
-                    **marker,
-                )
+    for name, _, width, what, known in curves:
+        if known:
+            style = {"color": COLORS[name], "linewidth": width or 0.8}
+            style |= {"marker": MARKERS[name], "markersize": 5} if not width else {}
+            ax.plot(*zip(*known, strict=True), LINES[name], label=labels.MODELS[name] + what, **style)
     ax.set_xlabel("Step")
     ax.set_ylabel("Loss, nats per token")
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -228,17 +179,10 @@ def quota_and_loss(summary: Mapping[str, Any]) -> Figure | None:
         return None
     drawn, (ax,) = _axes(3.2)
     largest = max(c.get("size") or 0 for c in clusters) or 1
-    ax.scatter(
-        [c["loss"] for c in clusters],
-        [c["quota"] for c in clusters],
-        s=[12 + 180 * (c.get("size") or 0) / largest for c in clusters],
-        color=COLORS["selected"],
-        alpha=0.55,
-        edgecolor="white",
-        linewidth=0.5,
-        clip_on=False,
-        zorder=3,
-    )
+    x, y = [c["loss"] for c in clusters], [c["quota"] for c in clusters]
+    areas = [12 + 180 * (c.get("size") or 0) / largest for c in clusters]
+    style = {"alpha": 0.55, "edgecolor": "white", "linewidth": 0.5, "clip_on": False, "zorder": 3}
+    ax.scatter(x, y, s=areas, color=COLORS["selected"], **style)
     ax.set_xlabel("Mean NLL of the cluster before this round, nats per token")
     ax.set_ylabel(f"Quota, {lookup(summary, 'budget', 'unit') or 'examples'}")
     ax.set_ylim(bottom=0)
@@ -246,7 +190,7 @@ def quota_and_loss(summary: Mapping[str, Any]) -> Figure | None:
     return drawn
 
 
-def _short(value: float) -> str:
+def _rounded(value: float) -> str:
     """12,000 as 12k."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

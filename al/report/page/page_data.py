@@ -10,12 +10,8 @@ import gzip
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from al import labels
 from al.report.reading.values import lookup, pointer, write
-from al.report.summary.cards import CARDS
-from al.report.summary.map_points import old_points
 
 GROUPS = {
     "picked": "picked in this round",
@@ -40,24 +36,24 @@ _CARD_FACTS = (
 
 
 def page_data(summary: Mapping[str, Any], details: Mapping[str, Any] | None) -> dict[str, Any]:
-    """{"map", "cards", "picks", "outcome_words"}, as far as there is such; both documents are cleaned (`values.clean`)."""
+    """{"map", "cards", "picks", "outcome_words"} of what the documents hold; both can be displayed (`values.displayable`)."""
     details = details or {}
     outcomes = lookup(summary, "selection", "outcomes") or {}
     return {
-        "map": _map(summary, details.get("map") or old_points(summary)),
+        "map": _map(summary, details.get("map")),
         "cards": _cards(summary, details.get("cards") or []),
         "picks": details.get("picks"),
         "outcome_words": {code: labels.outcome(code) for code in (*labels.OUTCOMES, *outcomes)},
     }
 
 
-def pack(text: str) -> str:
+def pack_text(text: str) -> str:
     """A text, gzipped, in base64: no character of it means anything in HTML. The same text gives the same result."""
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode("ascii")
 
 
-def unpack(packed: str) -> str:
-    """The inverse of `pack`."""
+def unpack_text(packed: str) -> str:
+    """The inverse of `pack_text`."""
     return gzip.decompress(base64.b64decode(packed)).decode()
 
 
@@ -89,12 +85,9 @@ def color_choices(points: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _cards(summary: Mapping[str, Any], cards: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The cards of the details, or without them one for each of the largest quotas, with the numbers of the summary."""
+    """The cards of the details, with the numbers of the summary."""
     clusters = summary.get("clusters") or []
     at = {cluster.get("cluster"): i for i, cluster in enumerate(clusters)}
-    if not cards:
-        largest = np.argsort([-(cluster.get("quota") or 0) for cluster in clusters], kind="stable")[:CARDS]
-        cards = [{"cluster": clusters[i].get("cluster"), "terms": []} for i in sorted(largest.tolist())]
     result = []
     for index, card in enumerate(cards):
         entry = clusters[at[card["cluster"]]] if card["cluster"] in at else {}

@@ -48,9 +48,9 @@ def length_sentences(lengths: Mapping[str, Any]) -> list[str]:
 
 
 def near_sentence(near: Mapping[str, Any] | None) -> str:
-    """Near-duplicates in words; a run looks for them in its first round."""
+    """Near-duplicates in words; a run searches for them in its first round."""
     if near is None:
-        return "Near-duplicates: a run's first round looks for them (dedup.threshold)."
+        return "Near-duplicates: a run's first round searches for them (dedup.threshold)."
     return f"Near-duplicates: {near['count']:,} examples, at cosine {near['threshold']:g} or more (dedup.threshold)."
 
 
@@ -58,7 +58,7 @@ def refusal_sentence(refusals: Mapping[str, Any]) -> str:
     """Refusals in words, with the switch that drops them."""
     share = write(refusals["count"] / max(1, refusals["of"]), "percent")
     return (
-        f"{refusals['count']:,} of {refusals['of']:,} responses looked at ({share}) refuse to answer; "
+        f"{refusals['count']:,} of {refusals['of']:,} responses checked ({share}) refuse to answer; "
         "clean.refusals: drop leaves such examples out."
     )
 

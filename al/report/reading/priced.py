@@ -1,4 +1,4 @@
-"""What the round's gain would have cost at random, in a sentence that claims no more than the control's curve shows."""
+"""What the round's gain would have cost at random, in a sentence. It claims no more than the control's curve shows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from al.report.reading.verdict import comparisons
 
 
 def priced(summary: Mapping[str, Any]) -> str:
-    """One or two sentences on `at_random`; what cannot be told is said."""
+    """One or two sentences on `at_random`. Where it holds nothing, they say why."""
     found = lookup(summary, "at_random")
     if not found:
         if lookup(summary, "evaluation", "models", "control") is None:
-            return "What the same gain would have cost at random cannot be told: no random control was measured."
+            return "No random control was measured, so there is no estimate of what the same gain would have cost at random."
         return "What the same gain would have cost at random is not recorded for this round."
     relation, examples, spent = found.get("relation"), found.get("examples"), lookup(found, "spent", "examples")
     if relation == "no gain":
-        return "There is no gain in NLL over the base model, so there is nothing to price at random."
+        return "There is no gain in NLL over the base model, so no cost at random is estimated."
     amount, own = f"{write(examples, 'count')} examples", f"{write(spent, 'count')} selected ones"
     if relation == "more than":
         text = f"At random the same NLL would have cost more than the control's {amount}, against {own}"
-        single = "; with one round the control has one point, so how much more cannot be told yet"
-        text += (
-            single if found.get("rounds") == 1 else "; the control has not come as low, so how much more is not known"
-        )
+        single = "; the control has one round so far; run another to estimate how much more"
+        text += single if found.get("rounds") == 1 else "; the control has not reached it, so how much more is unknown"
     elif relation == "at most":
         text = f"At random at most {amount} reached the same NLL, against {own}: selecting saved nothing here"
     else:
@@ -36,8 +34,8 @@ def priced(summary: Mapping[str, Any]) -> str:
 
 
 def _doubt(summary: Mapping[str, Any]) -> str:
-    """A reading of a difference that may be chance is no more certain than the difference."""
+    """An estimate from a difference that may be chance is no more certain than the difference."""
     outcomes = [c.outcome for c in comparisons(summary, "macro_nll") if c.against == "control"]
     if outcomes == ["better"] or outcomes == ["worse"]:
         return ""
-    return " The NLL is not told apart from the control's, so neither is this from no saving at all."
+    return " NLL does not differ significantly from the control's, so the saving may be zero."

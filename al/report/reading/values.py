@@ -1,4 +1,4 @@
-"""How a number of a summary is looked up and written, for the terminal and the page alike.
+"""How a number of a summary is looked up and written, for both terminal and page.
 
 A number reaches a reader only through `lookup` and `write`, so what is shown is what the summary holds, and a missing
 one is a dash. Lower-case style names ("count", "nll", ...) are the keys of `STYLES`.
@@ -20,16 +20,16 @@ _LINE_ENDS = re.compile("\r\n|[\u2028\u2029\x85]")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def clean(node: Any) -> Any:
+def displayable(node: Any) -> Any:
     """A copy of a JSON-like value that can be shown: NaN and infinities become None, control characters visible signs.
 
     CRLF and the Unicode line separators become newlines: every reader of the text then agrees on where its lines end.
     Lone surrogates, which JSON may spell but UTF-8 cannot, become "?"; tuples become lists.
     """
     if isinstance(node, Mapping):
-        return {_clean_text(str(key)): clean(value) for key, value in node.items()}
+        return {_clean_text(str(key)): displayable(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        return [clean(value) for value in node]
+        return [displayable(value) for value in node]
     if isinstance(node, str):
         return _clean_text(node)
     if isinstance(node, float) and not math.isfinite(node):
@@ -37,7 +37,13 @@ def clean(node: Any) -> Any:
     return node
 
 
-def lookup(summary: Mapping[str, Any], *path: str | int) -> Any:
+def short(text: str, limit: int = 80) -> str:
+    """A text on one line, cut at `limit` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def lookup(summary: Mapping[str, Any] | Sequence[Any], *path: str | int) -> Any:
     """The value at a path of keys and list positions, None where any step of it is absent."""
     node: Any = summary
     for step in path:

@@ -13,11 +13,7 @@ from typing import Any, Literal
 from al.report.reading.values import lookup, write
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
-MODEL_NAMES = {
-    "base": "the base model",
-    "previous": "the previous round",
-    "control": "the random control",
-}
+MODEL_NAMES = {"base": "the base model", "previous": "the previous round", "control": "the random control"}
 HEADLINE_METRICS = {
     "macro_nll": "NLL",
     "macro_nll_no_end": "NLL without the end-of-turn token",
@@ -29,6 +25,8 @@ OUTCOME_WORDS: dict[str, str] = {
     "unclear": "no significant difference",
     "unmeasured": "not measured",
 }
+SHORT_WORDS: dict[str, str] = {"better": "better", "worse": "worse", "unclear": "n.s.", "unmeasured": "no interval"}
+"""For a column of 14; a line below the table says them in full."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Comparison:
 
 
 def comparisons(summary: Mapping[str, Any], metric: str, part: str = "evaluation") -> list[Comparison]:
-    """The selected model against base, previous round and control, in that order, as far as they were compared.
+    """The selected model against base, previous round and control, in that order, if they were compared.
 
     `part` is "evaluation" (test) or "dev".
     """
@@ -67,9 +65,9 @@ def comparisons(summary: Mapping[str, Any], metric: str, part: str = "evaluation
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The answer without numbers, judged by macro NLL: whom the selection beat, lost to, or is not told apart from.
+    """The answer without numbers, by macro NLL: which models the selection beat, lost to, or did not differ from.
 
-    A loss of exact match against the base model is named too when NLL alone would hide it.
+    A loss of exact match against the base model is named too where NLL alone would hide it.
     """
     nll = comparisons(summary, "macro_nll")
     if not nll:
@@ -82,10 +80,10 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """A sentence each on NLL, NLL without the end token and exact match: whom the selection beat, and by how much.
+    """A sentence each on NLL, NLL without the end token and exact match: which models the selection beat, and by how much.
 
     Uses the macro metrics (mean over sources). The end token is easy and may hold most of a gain in NLL, so the gain
-    is told without it too. A comparison that the summary lacks is named as missing, never left out.
+    is stated without it too. A comparison that the summary lacks is named as missing, never left out.
     """
     by_metric = {metric: comparisons(summary, metric) for metric in HEADLINE_METRICS}
     if not any(by_metric.values()):
@@ -112,7 +110,7 @@ def _missing(summary: Mapping[str, Any], compared: Sequence[Comparison]) -> str:
 
 
 def _sentence(subject: str, metric_name: str, compared: Sequence[Comparison], numbers: bool = True) -> str:
-    """One sentence: what was beaten, what won, what could not be told apart, then what lacks an interval."""
+    """One sentence: what lost, what won, what did not differ significantly, then what lacks an interval."""
     lead = f"In {metric_name} {subject}"
     if not compared:
         return f"{lead} was not compared"
@@ -120,22 +118,23 @@ def _sentence(subject: str, metric_name: str, compared: Sequence[Comparison], nu
         lead = f"Fine-tuning made the base model worse in {metric_name}: {subject}"
     order = [c for outcome in OUTCOME_WORDS for c in compared if c.outcome == outcome]
 
-    def told(outcome: str) -> str:
-        return _and([_told(c, numbers, spelled=c is order[0]) for c in order if c.outcome == outcome])
-
+    others = {
+        outcome: join_words([_against(c, numbers, spelled=c is order[0]) for c in order if c.outcome == outcome])
+        for outcome in OUTCOME_WORDS
+    }
     verbs = {"better": "beat", "worse": "lost to"}
-    clauses = [f"{verb} {told(outcome)}" for outcome, verb in verbs.items() if told(outcome)]
+    clauses = [f"{verb} {others[outcome]}" for outcome, verb in verbs.items() if others[outcome]]
     text = f"{lead} {' but '.join(clauses)}" if clauses else ""
     for outcome, verb, what in (
         ("unclear", "showed", "no significant difference from"),
         ("unmeasured", "has", "no interval against"),
     ):
-        if told(outcome):
-            text += f"; {what} {told(outcome)}" if text else f"{lead} {verb} {what} {told(outcome)}"
+        if others[outcome]:
+            text += f"; {what} {others[outcome]}" if text else f"{lead} {verb} {what} {others[outcome]}"
     return text
 
 
-def _told(comparison: Comparison, numbers: bool, spelled: bool) -> str:
+def _against(comparison: Comparison, numbers: bool, spelled: bool) -> str:
     """The other model and the difference: a size where "beat" or "lost to" stands before it, a signed value elsewhere.
 
     Unit and "95% interval" are written out for the first of a sentence only.
@@ -152,5 +151,6 @@ def _told(comparison: Comparison, numbers: bool, spelled: bool) -> str:
     return f"{name} by {write(abs(comparison.value), style)}{unit} ({what}{write(low, style)} to {write(high, style)})"
 
 
-def _and(parts: Sequence[str]) -> str:
+def join_words(parts: Sequence[str]) -> str:
+    """`a, b and c`; "" for none."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)

@@ -1,13 +1,16 @@
-"""Orderings and derived rows that the templates show: each is a function of the summary with nothing of HTML in it."""
+"""Orderings, titles and derived rows that the templates show: functions of the summary, without HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from al import labels
 from al.report.reading.values import lookup
 from al.report.reading.verdict import HEADLINE_METRICS, MODEL_NAMES, Comparison, comparisons
+
+LINEAGES = ("selected", "control")
 
 
 class Step(NamedTuple):
@@ -51,9 +54,33 @@ def quarantine_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
     return _by_count(lookup(summary, "pool", "quarantined"))
 
 
-def pool_source_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Sources of the pool with their counts, largest first."""
-    return _by_count(lookup(summary, "pool", "sources"))
+def count_rows(
+    document: Mapping[str, Any], path: Sequence[str], describe: Callable[[str], str] = str
+) -> list[tuple[str, tuple[str, ...], int]]:
+    """The counts at `path`, largest first: (name, path of the count, count)."""
+    return [(describe(code), (*path, code), count) for code, count in _by_count(lookup(document, *path))]
+
+
+def model_names(models: Sequence[str], before: str = "", after: str = "") -> list[str]:
+    """Column titles for models: their names, in lower case after a word such as "NLL"."""
+    names = [labels.MODELS.get(name, name) for name in models]
+    return [f"{before} {name.lower()}{after}" for name in names] if before else names
+
+
+def metric_names(metrics: Sequence[str]) -> list[str]:
+    """Titles of text columns for metrics, with the direction that is better."""
+    return [f"<{m.name} {'↓' if m.lower_is_better else '↑'}" for m in map(labels.metric, metrics)]
+
+
+def drift_rows(summary: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """(position in drift.rounds, lineage) of every lineage that picked in a round."""
+    picked = lookup(summary, "drift", "rounds") or []
+    return [(i, line) for i, entry in enumerate(picked) for line in ("selected", "control") if entry.get(line)]
+
+
+def round_names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Column titles for rounds."""
+    return [f"Round {entry['round']}" for entry in entries]
 
 
 def unaccounted(summary: Mapping[str, Any]) -> int | None:
@@ -79,7 +106,7 @@ def source_change(row: Mapping[str, Any], metric: str, other: str = "base") -> f
 
 
 def compared_sources(summary: Mapping[str, Any]) -> list[str]:
-    """The models that sources are compared with: base, previous round and control, as far as they were evaluated."""
+    """The models that sources are compared with: base, previous round and control, those that were evaluated."""
     return [name for name in MODEL_NAMES if lookup(summary, "evaluation", "models", name)]
 
 
@@ -113,6 +140,38 @@ def round_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     this_round = {name: metrics.get("macro_nll") for name, metrics in models.items()}
     past = [{**entry, "models": entry.get("models") or {}} for entry in summary.get("learning_curve") or []]
     return [*past, {"round": summary.get("round"), "models": this_round}]
+
+
+def nll_by_tokens(summary: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """(tokens picked so far, macro NLL) of every round by lineage, starting with base at none; {} without base. Summaries of older
+    versions hold the tokens of the selected lineage only."""
+    base, nll = (
+        lookup(summary, "evaluation", "models", "base", "macro_nll"),
+        {r["round"]: r["models"] for r in round_rows(summary)},
+    )
+    if base is None:
+        return {}
+    rows = [*(summary.get("learning_curve") or []), {"round": summary.get("round"), **(summary.get("budget") or {})}]
+    so_far = accumulate(row.get("tokens") or 0 for row in rows)
+    older = [
+        {"round": row["round"], "selected": {"all_tokens": total}} for row, total in zip(rows, so_far, strict=True)
+    ]
+    found = {}
+    for name in LINEAGES:
+        points = [
+            (lookup(entry, name, "all_tokens"), lookup(nll, entry["round"], name))
+            for entry in lookup(summary, "drift", "rounds") or older
+        ]
+        known = [(tokens, value) for tokens, value in points if tokens is not None and value is not None]
+        if known:
+            found[name] = [(0, base), *known]
+    return found
+
+
+def step_curve(summary: Mapping[str, Any], lineage: str, key: str) -> list[tuple[int, float]]:
+    """(step, value) of the training steps of a lineage that recorded a value."""
+    curve = lookup(summary, "training", lineage, "curve") or []
+    return [(step["step"], step[key]) for step in curve if step.get(key) is not None]
 
 
 def difference_rows(summary: Mapping[str, Any], part: str) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""What the gain of a round would have cost with examples picked at random, read off the control. Pure arithmetic."""
+"""What the gain of a round would have cost with examples picked at random, by the control's learning curve. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def _between(low: Point, high: Point, nll: float) -> Point:
     share = (examples - low.examples) / (high.examples - low.examples) if high.examples > low.examples else 1.0
 
     def at(first: float, last: float) -> float:
+        """Between two amounts, at the same share as the examples."""
         return first + share * (last - first)
 
     return Point(examples, at(low.tokens, high.tokens), at(low.seconds, high.seconds), nll)

@@ -1,4 +1,4 @@
-"""A card for each cluster: terms that set it apart, what lies at its centre, what was picked of it and what was refused."""
+"""A card for each cluster: its distinctive terms, the examples at its centre, what was picked of it and what was refused."""
 
 from __future__ import annotations
 
@@ -6,40 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from al.excerpt import cut, prompt_and_response
-from al.preparation.stages import Prepared
+from al.excerpt import cut
 from al.report.summary.examples import reason_of
-from al.run.artifacts import Artifact
+from al.report.summary.facts import RoundFacts
 
 CARDS, SHOWN, TEXT = 300, 3, 240
 """Clusters with a card (the largest quotas come first), examples of a kind on it, and characters of a text."""
 
 
-def cluster_cards(prepared: Prepared, roles: Mapping[str, Artifact], table: pa.Table) -> list[dict[str, Any]]:
+def cluster_cards(facts: RoundFacts) -> list[dict[str, Any]]:
     """At most `CARDS` cards, by cluster: {"cluster", "terms", "outcomes": {outcome: examples}, and "exemplars", "picked", "refused", each
-    a list of {"id", "source", "why", "text"}}. `table` is selection.parquet."""
-    quotas = roles["selection"].json("quotas.json")
-    made = roles["cards"].json("cards.json") if "cards" in roles else None
-    largest = sorted(quotas, key=lambda entry: (-entry["quota"], -entry["size"], entry["cluster"]))[:CARDS]
-    members = _members(table["cluster"].to_numpy())
-    outcome = np.array(table["outcome"].cast(pa.string()).to_pylist(), dtype=str)
-    order = table["pick"].to_numpy()
+    a list of {"id", "source", "why", "text"}}."""
+    made = facts.roles["cards"].json("cards.json") if "cards" in facts.roles else None
+    largest = sorted(facts.quotas, key=lambda entry: (-entry["quota"], -entry["size"], entry["cluster"]))[:CARDS]
+    members, outcome, order = _members(facts.cluster), facts.outcome.astype(str), facts.table["pick"].to_numpy()
     cards, wanted = [], []
     for c in sorted(entry["cluster"] for entry in largest):
         rows = members.get(c, np.empty(0, dtype=np.int64))
         names, counts = np.unique(outcome[rows], return_counts=True)
         outcomes = {str(names[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
         cards.append({"cluster": c, "terms": made["terms"][c] if made else [], "outcomes": outcomes})
-        wanted.append(
-            {
-                "exemplars": made["exemplars"][c] if made else [],
-                "picked": first_picked(rows, order),
-                "refused": refused(rows, outcome, list(outcomes)),
-            }
-        )
-    texts = _described(prepared, table, wanted)
+        picked, left = first_picked(rows, order), refused(rows, outcome, list(outcomes))
+        wanted.append({"exemplars": made["exemplars"][c] if made else [], "picked": picked, "refused": left})
+    texts = _described(facts, wanted)
     return [
         card | {kind: [texts[int(row)] for row in rows] for kind, rows in rows_of.items()}
         for card, rows_of in zip(cards, wanted, strict=True)
@@ -66,18 +56,15 @@ def _members(cluster: np.ndarray) -> dict[int, np.ndarray]:
     return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
 
-def _described(
-    prepared: Prepared, table: pa.Table, wanted: Sequence[Mapping[str, Sequence[int]]]
-) -> dict[int, dict[str, str]]:
+def _described(facts: RoundFacts, wanted: Sequence[Mapping[str, Sequence[int]]]) -> dict[int, dict[str, str]]:
     """Every row that some card shows, as it is shown."""
     rows = np.unique([int(row) for kinds in wanted for group in kinds.values() for row in group]).astype(np.int64)
-    records = table.take(pa.array(rows)).to_pylist()
     return {
         record["row"]: {
             "id": record["id"],
             "source": record["source"],
             "why": cut(reason_of(record), TEXT),
-            "text": cut(" ".join(prompt_and_response(messages)[0].split()), TEXT),
+            "text": cut(" ".join(prompt.split()), TEXT),
         }
-        for record, messages in zip(records, prepared.open_pool().messages(rows), strict=True)
+        for record, prompt, _ in facts.examples(rows)
     }

@@ -6,34 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from al.lineage.history import SELECTED, History
+from al.lineage.history import History
 from al.lineage.past import losses_before
-from al.preparation.stages import Prepared
+from al.report.summary.facts import RoundFacts
 from al.run.artifacts import Artifact
-from al.run.session import Session
 from al.scoring.noise import held_back
 from selection.losses import grouped_means
 
 
-def clusters_part(
-    session: Session, prepared: Prepared, roles: Mapping[str, Artifact], table: pa.Table, number: int
-) -> list[dict[str, Any]]:
+def clusters_part(facts: RoundFacts) -> list[dict[str, Any]]:
     """The entries of quotas.json, in order, each with `loss_before`, `loss_before_stderr`, `gain`, `gain_stderr` (nats; None where one
     of the two rounds measured nothing of the cluster) and `change` (what adapting did to it in this round, or None).
 
     gain = loss before - loss now. The two are means of two independent samples of the cluster, so the variances add up.
     """
-    entries = roles["selection"].json("quotas.json")
-    k = len(entries)
-    before, stderr = _before(session, prepared, table, k, number)
-    changes = changes_by_cluster(roles["clusters"], k, number)
-    return [{**entry, **gain(entry, before[c], stderr[c]), "change": changes.get(c)} for c, entry in enumerate(entries)]
+    before, stderr = _before(facts, len(facts.quotas))
+    changes = changes_by_cluster(facts.roles["clusters"], len(facts.quotas), facts.number)
+    return [
+        {**entry, **gain(entry, before[c], stderr[c]), "change": changes.get(c)} for c, entry in enumerate(facts.quotas)
+    ]
 
 
 def gain(entry: Mapping[str, Any], before: float, stderr: float) -> dict[str, float | None]:
-    """What a cluster's loss was in the round before (NaN: not known), and how much it fell since."""
+    """What a cluster's loss was in the round before (NaN: unknown), and by how much it fell since."""
     known = bool(np.isfinite(before)) and entry["loss"] is not None
     sure = known and bool(np.isfinite(stderr)) and entry["loss_stderr"] is not None
     return {
@@ -44,20 +40,18 @@ def gain(entry: Mapping[str, Any], before: float, stderr: float) -> dict[str, fl
     }
 
 
-def _before(
-    session: Session, prepared: Prepared, table: pa.Table, k: int, number: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _before(facts: RoundFacts, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(k,) mean loss and its standard error that the round before measured in each of the present clusters; NaN where none."""
-
-    history, pool = History.recorded(session.run, SELECTED, number), prepared.open_pool()
-    samples = [(rows, losses) for n, rows, losses in losses_before(history, pool.keys, ("score",)) if n == number - 1]
+    line, pool, cluster = facts.lineages["selected"], facts.pool, facts.cluster
+    history = History(line.lineage, line.rounds[: facts.number - 1])
+    before = losses_before(history, pool.keys, ("score",))
+    samples = [(rows, losses) for n, rows, losses in before if n == facts.number - 1]
     unknown = np.full(k, np.nan)
     if not samples or not len(samples[0][0]):
         return unknown, unknown
     rows, losses = samples[0]
-    noise = session.config.noise
+    noise = facts.session.config.noise
     held = held_back(history.last("suspects"), pool.keys[rows], pool.ids[rows], noise.hold, noise.release)
-    cluster = table["cluster"].to_numpy()
     means = grouped_means(cluster[rows], np.where(held, np.nan, losses), np.bincount(cluster, minlength=k))
     return means.mean, means.stderr
 

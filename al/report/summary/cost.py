@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from al.config import ReportConfig
+from al.lineage.history import History
 from al.report.summary.at_random import Point, cost_at_random
-from al.run import rounds
+from al.report.summary.facts import RoundFacts
 from al.run.artifacts import Artifact
-from al.run.session import Session
 
 KINDS = {
     "selecting": ("plan", "adapt clusters", "score", "suspected noise", "select", "decision", "apply review"),
@@ -43,42 +43,44 @@ def cost(timings: Mapping[str, float], config: ReportConfig) -> dict[str, Any]:
     return {"seconds": seconds, "money": money, "price_per_hour": price, "currency": config.currency}
 
 
-def at_random(session: Session, number: int, test: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> Any:
+def at_random(facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """`cost_at_random` of this round, with its money, and "spent": what the selected adapters were trained on so far. None without
     a control. `test`: this round's evaluation; `past`: entries of learning_curve."""
     models = test["models"]
     if "control" not in models:
         return None
-    nll = {entry["round"]: entry["models"].get("control") for entry in past} | {number: models["control"]["macro_nll"]}
-    points = _points(session, number, "control.")
+    nll = {entry["round"]: entry["models"].get("control") for entry in past} | {
+        facts.number: models["control"]["macro_nll"]
+    }
+    retrained = facts.session.config.train.mode == "retrain"
+    points = _points(facts.lineages["control"], retrained)
     curve = [Point(**point, nll=nll[n]) for n, point in points.items() if nll.get(n) is not None]
     found = cost_at_random(models["base"]["macro_nll"], models["selected"]["macro_nll"], curve)
-    price, spent = session.config.report.price_per_hour, _points(session, number, "").get(number)
+    spent = _points(facts.lineages["selected"], retrained).get(facts.number)
     if found is None or spent is None:
         return None
-    seconds = found["seconds"]
+    seconds, price = found["seconds"], facts.session.config.report.price_per_hour
     money = None if price is None or seconds is None else seconds * price / 3600
     return {**found, "money": money, "spent": spent}
 
 
-def _points(session: Session, number: int, prefix: str) -> dict[int, dict[str, float]]:
+def _points(line: History, retrained: bool) -> dict[int, dict[str, float]]:
     """{round: {"examples", "tokens", "seconds"}} that a lineage was trained on so far, up to the first round that lacks it.
 
-    With `train.mode: retrain` each round trains anew on all picks, so its own time counts; else that of the rounds before too.
+    With `train.mode: retrain` each round trains from scratch on all picks, so only its own time counts; else that of the rounds before too.
     """
     total: dict[str, float] = {"examples": 0, "tokens": 0, "seconds": 0.0}
     found = {}
-    for n in range(1, number + 1):
-        picks, trained = (rounds.recorded(session.run, n, f"{prefix}{role}") for role in ("selection", "train"))
+    for n, roles in enumerate(line.rounds, start=1):
+        picks, trained = roles.get("selection"), roles.get("train")
         if picks is None or trained is None:
             break
         seconds = trained.json("train.json")["seconds"]
         counted = _picked(picks)
-        anew = session.config.train.mode == "retrain"
         total = {
             "examples": total["examples"] + counted["examples"],
             "tokens": total["tokens"] + counted["tokens"],
-            "seconds": seconds if anew else total["seconds"] + seconds,
+            "seconds": seconds if retrained else total["seconds"] + seconds,
         }
         found[n] = total
     return found

@@ -9,70 +9,59 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from al.budget import BudgetRequest
 from al.config import difference
-from al.preparation.stages import Prepared
 from al.report.summary.clusters import clusters_part
 from al.report.summary.cost import at_random, cost
 from al.report.summary.evaluation import evaluation
 from al.report.summary.examples import shown_examples
-from al.report.summary.review import review_part
+from al.report.summary.facts import RoundFacts
 from al.report.summary.rounds import drift, learning_curve
-from al.report.summary.selection import histograms_part, map_part, picked_rows, pool_part, scoring_part, selection_part
+from al.report.summary.selection import histograms_part, map_part, pool_part, review_part, scoring_part, selection_part
 from al.report.summary.training import plan, training
-from al.run import rounds
 from al.run.artifacts import MANIFEST, Artifact, sha256_file
 from al.run.session import Session
 from al.run.store import now, versions
-from trainer.tokens import TokenTable
 
 SCHEMA = 1
 
 
-def build_summary(
-    session: Session, prepared: Prepared, roles: Mapping[str, Artifact], budget: BudgetRequest, number: int
-) -> dict[str, Any]:
-    """The summary of round `number`; `roles` are its artifacts by role."""
-    table = pq.read_table(roles["selection"].path / "selection.parquet")
-    timings, past = _timings(session, number), learning_curve(session, number)
-    evaluated, trained = evaluation(session, prepared, roles), training(roles, "", prepared)
+def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
+    """The summary of a round."""
+    session, roles, timings = facts.session, facts.roles, facts.timings
+    past, evaluated, trained = learning_curve(facts), evaluation(facts), training(facts, "")
     summary = {
         "schema": SCHEMA,
         "run": session.run.path.name,
-        "round": number,
+        "round": facts.number,
         "created": now(),
         "command": "python cli.py " + shlex.join(sys.argv[1:]),
         "versions": {"python": platform.python_version(), **versions()},
         "platform": platform.platform(),
         "seed": session.config.seed,
         "device": _device(session),
-        "model": _model(session, roles, number),
-        "budget": _budget(budget, roles, prepared, table),
-        "pool": pool_part(prepared, table),
-        "holdout": prepared.split.json("split.json"),
-        "scoring": scoring_part(roles, table, number),
-        "selection": selection_part(session, roles, table),
-        "review": review_part(roles),
-        "clusters": clusters_part(session, prepared, roles, table, number),
-        "histograms": histograms_part(table),
-        "map": map_part(roles, table),
-        "training": {
-            "selected": trained,
-            "control": training(roles, "control.", prepared) if "control.train" in roles else None,
-        },
+        "model": _model(facts),
+        "budget": _budget(facts, budget),
+        "pool": pool_part(facts),
+        "holdout": facts.prepared.split.json("split.json"),
+        "scoring": scoring_part(facts),
+        "selection": selection_part(facts),
+        "review": review_part(facts),
+        "clusters": clusters_part(facts),
+        "histograms": histograms_part(facts.scores, facts.table["tokens"].to_numpy(), facts.picked),
+        "map": map_part(facts),
+        "training": {"selected": trained, "control": training(facts, "control.") if "control.train" in roles else None},
         "plan": plan(roles, trained, timings),
         **evaluated,
         "cost": cost(timings, session.config.report),
-        "at_random": at_random(session, number, evaluated["evaluation"], past),
-        "examples": shown_examples(prepared, table),
+        "at_random": at_random(facts, evaluated["evaluation"], past),
+        "examples": shown_examples(facts),
         "timings": timings,
-        "config_diff": _config_diff(session, number),
+        "config_diff": _config_diff(facts),
         "learning_curve": past,
-        "drift": drift(session, prepared, roles, table, number),
+        "drift": drift(facts),
         "artifacts": {role: f"{a.stage}/{a.fingerprint}" for role, a in roles.items()},
         "hashes": {role: sha256_file(a.path / MANIFEST) for role, a in roles.items()},
         "config": yaml.safe_dump(session.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -102,15 +91,15 @@ def _device(session: Session) -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def _model(session: Session, roles: Mapping[str, Artifact], number: int) -> dict[str, Any]:
-    config = session.config
-    continued = number - 1 if config.train.mode == "continue" and number > 1 else None
+def _model(facts: RoundFacts) -> dict[str, Any]:
+    config = facts.session.config
+    continued = facts.number - 1 if config.train.mode == "continue" and facts.number > 1 else None
     return {
         "name": config.model.name,
         "quantization": config.model.quantization,
         "lora_r": config.lora.r,
         "lora_alpha": config.lora.alpha,
-        "trainable_parameters": _trainable_parameters(roles["train"]),
+        "trainable_parameters": _trainable_parameters(facts.roles["train"]),
         "continued_from_round": continued,
     }
 
@@ -122,32 +111,20 @@ def _trainable_parameters(adapter: Artifact) -> int:
         return sum(int(np.prod(weights.get_slice(name).get_shape())) for name in weights.keys())
 
 
-def _budget(
-    budget: BudgetRequest, roles: Mapping[str, Artifact], prepared: Prepared, table: pa.Table
-) -> dict[str, Any]:
-
-    resolved = roles["selection"].manifest["params"]["budget"]
-    picked = picked_rows(table)
-    targets = np.asarray(TokenTable.open(prepared.tokens.path).target_counts)
-    speed = roles["throughput"].json("throughput.json")["tokens_per_s"] if "throughput" in roles else None
+def _budget(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
+    resolved, picked = facts.roles["selection"].manifest["params"]["budget"], facts.picked
+    speed = facts.roles["throughput"].json("throughput.json")["tokens_per_s"] if "throughput" in facts.roles else None
     return {
         "asked": budget.text,
         "unit": resolved["unit"],
         "amount": resolved["amount"],
         "measured_tokens_per_s": speed,
         "examples": int(picked.sum()),
-        "tokens": int(table["tokens"].to_numpy()[picked].sum()),
-        "target_tokens": int(targets[picked].sum()),
+        "tokens": int(facts.table["tokens"].to_numpy()[picked].sum()),
+        "target_tokens": int(np.asarray(facts.tokens.target_counts)[picked].sum()),
     }
 
 
-def _timings(session: Session, number: int) -> dict[str, float]:
-    """Seconds of the stages that were made for this round, in the order of work; reused ones cost it nothing."""
-    started = next(r.started for r in rounds.all_rounds(session.run) if r.number == number)
-    stages = {label: seconds for label, (seconds, created) in session.run.timings.items() if created >= started}
-    return {**stages, "total": round(sum(stages.values()), 3)}
-
-
-def _config_diff(session: Session, number: int) -> dict[str, list[Any]]:
-    earlier = [r for r in rounds.all_rounds(session.run) if r.number == number - 1]
-    return difference(earlier[0].config, session.config.model_dump(mode="json")) if earlier else {}
+def _config_diff(facts: RoundFacts) -> dict[str, list[Any]]:
+    earlier = [entry for entry in facts.rounds if entry.number == facts.number - 1]
+    return difference(earlier[0].config, facts.session.config.model_dump(mode="json")) if earlier else {}

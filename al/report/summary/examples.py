@@ -5,27 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.excerpt import cut, prompt_and_response
-from al.preparation.stages import Prepared
+from al.excerpt import cut
+from al.report.summary.facts import RoundFacts
 
 SHOWN = 50
 TEXT_LIMIT = 2_000
+KEPT = ("id", "source", "cluster", "tokens", "nll", "entropy", "stands_for", "outcome")
 
 
-def shown_examples(prepared: Prepared, table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+def shown_examples(facts: RoundFacts) -> dict[str, list[dict[str, Any]]]:
     """At most 50 picked (in pick order), 50 left out (spread over the outcomes) and 50 quarantined, with texts cut at 2,000 characters."""
-    outcome = np.asarray(table["outcome"].cast(pa.string()).to_pylist(), dtype=object)
-    picked = np.flatnonzero(outcome == "selected")
-    picked = picked[np.argsort(table["pick"].to_numpy()[picked])][:SHOWN]
-    suspects = np.array([why is not None for why in table["suspicion"].to_pylist()], dtype=bool)
-    left = _spread(np.where(suspects & (outcome != "selected"), "suspected_noise", outcome))
-    quarantine = pq.read_table(prepared.pool.path / "quarantine.parquet").slice(0, SHOWN).to_pylist()
+    suspects = np.array([why is not None for why in facts.table["suspicion"].to_pylist()], dtype=bool)
+    left = _spread(np.where(suspects & ~facts.picked, "suspected_noise", facts.outcome))
+    quarantine = pq.read_table(facts.prepared.pool.path / "quarantine.parquet").slice(0, SHOWN).to_pylist()
     return {
-        "picked": _describe(prepared, table, picked),
-        "left_out": _describe(prepared, table, left),
+        "picked": _describe(facts, facts.pick_order()[:SHOWN]),
+        "left_out": _describe(facts, left),
         "quarantined": quarantine,
     }
 
@@ -41,34 +38,19 @@ def _spread(outcome: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)[:SHOWN].astype(np.int64)
 
 
-def _describe(prepared: Prepared, table: pa.Table, rows: np.ndarray) -> list[dict[str, Any]]:
-    records = table.take(pa.array(rows)).to_pylist()
-    result = []
-    for record, messages in zip(records, prepared.open_pool().messages(rows), strict=True):
-        prompt, answer = prompt_and_response(messages)
-        result.append(
-            {
-                "id": record["id"],
-                "source": record["source"],
-                "cluster": record["cluster"],
-                "tokens": record["tokens"],
-                "nll": record["nll"],
-                "entropy": record["entropy"],
-                "stands_for": record["stands_for"],
-                "outcome": record["outcome"],
-                "why": reason_of(record),
-                "prompt": cut(prompt, TEXT_LIMIT),
-                "response": cut(answer, TEXT_LIMIT),
-            }
-        )
-    return result
+def _describe(facts: RoundFacts, rows: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {name: record[name] for name in KEPT}
+        | {"why": reason_of(record), "prompt": cut(prompt, TEXT_LIMIT), "response": cut(response, TEXT_LIMIT)}
+        for record, prompt, response in facts.examples(rows)
+    ]
 
 
 def reason_of(record: dict[str, Any]) -> str:
     """Why an example was picked, or why not, of a record of selection.parquet; of a suspect that was not held back, that too."""
     suspicion = record.get("suspicion")
-    tell = suspicion is not None and record["outcome"] != "suspected_noise"
-    return (record["why"] or explain_outcome(record)) + (f"; suspected noise: {suspicion}" if tell else "")
+    suspected = suspicion is not None and record["outcome"] != "suspected_noise"
+    return (record["why"] or explain_outcome(record)) + (f"; suspected noise: {suspicion}" if suspected else "")
 
 
 def explain_outcome(record: dict[str, Any]) -> str:

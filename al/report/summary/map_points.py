@@ -7,7 +7,7 @@ the beginnings of prompts would take many times that, so hovering shows them for
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,26 +86,6 @@ def hover_texts(at: np.ndarray, ids: Sequence[str], prompts: Sequence[str]) -> d
         "id": [str(i) for i in ids],
         "text": [cut(" ".join(prompt.split()), TEXT) for prompt in prompts],
     }
-
-
-def old_points(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The map's document out of the sample in a summary, for a round whose report holds no points of their own; None without one."""
-    points = summary.get("map") or {}
-    if not points.get("x"):
-        return None
-    n = len(points["x"])
-    outcome = np.where(np.asarray(points["picked"], dtype=bool), "selected", "left")
-    xy = np.stack([points["x"], points["y"]], axis=1).astype(np.float64)
-    document, _ = map_points(
-        xy,
-        np.asarray(points["cluster"], dtype=np.int64),
-        np.full(n, ""),
-        outcome.tolist(),
-        np.where(outcome == "selected", int(summary.get("round") or 1), 0),
-        np.full(n, np.nan),
-        "",
-    )
-    return document | {"sampled_from": points.get("sampled_from") or n, "sources": []}
 
 
 def _places(xy: np.ndarray) -> dict[str, str]:

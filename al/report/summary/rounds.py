@@ -6,15 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.lineage.history import CONTROL, SELECTED, History
 from al.lineage.outcomes import SELECTABLE, find_rows
-from al.preparation.stages import Prepared
-from al.run import rounds
-from al.run.artifacts import Artifact
-from al.run.session import Session
+from al.report.summary.facts import RoundFacts
 
 EVER_PICKED = (*SELECTABLE, "trained", "dropped_in_review", "banned_in_review")
 """Outcomes of examples that some round could pick: what the picks are compared with."""
@@ -22,13 +17,12 @@ LARGEST = 8
 """Clusters and sources whose shares are listed."""
 
 
-def learning_curve(session: Session, number: int) -> list[dict[str, Any]]:
+def learning_curve(facts: RoundFacts) -> list[dict[str, Any]]:
     """Macro NLL on test and what was picked, one entry per finished round before this one."""
     curve = []
-    for n in range(1, number):
-        report = rounds.recorded(session.run, n, "report")
-        if report is not None:
-            past = report.json("summary.json")
+    for n, roles in enumerate(facts.lineages["selected"].rounds[: facts.number - 1], start=1):
+        if "report" in roles:
+            past = roles["report"].json("summary.json")
             curve.append(
                 {
                     "round": n,
@@ -40,55 +34,51 @@ def learning_curve(session: Session, number: int) -> list[dict[str, Any]]:
     return curve
 
 
-def drift(
-    session: Session, prepared: Prepared, roles: Mapping[str, Artifact], table: pa.Table, number: int
-) -> dict[str, Any]:
+def drift(facts: RoundFacts) -> dict[str, Any]:
     """{"rounds", "clusters", "sources"}: each round's picks of both lineages, and the shares of the largest clusters and sources.
 
     Rounds are compared by the clusters of this round. A distance is that of Jensen and Shannon, the root of the divergence in bits:
     0 for the same shares, 1 for nothing in common. Few picks are far from the pool by chance alone: the control's distance says how far.
     """
-    run, pool = session.run, prepared.open_pool()
-    cluster = table["cluster"].to_numpy()
-    _, source = np.unique(pool.sources, return_inverse=True)
-    open_to_all = np.isin(np.asarray(table["outcome"].cast(pa.string()).to_pylist()), EVER_PICKED)
-    ours, theirs = (History.recorded(run, lineage, number + 1) for lineage in (SELECTED, CONTROL))
+    pool, cluster, number = facts.pool, facts.cluster, facts.number
+    names, source = np.unique(pool.sources, return_inverse=True)
+    open_to_all = np.isin(facts.outcome.astype(str), EVER_PICKED)
     kinds = {"clusters": (cluster, int(cluster.max()) + 1), "sources": (source, int(source.max()) + 1)}
     picked = {
-        name: [find_rows(pool.keys, line.picked(n + 1)) for n in range(number)]
-        for name, line in (("selected", ours), ("control", theirs))
+        name: [find_rows(pool.keys, line.picked(n + 1)) for n in range(number)] for name, line in facts.lineages.items()
     }
     found = []
     for n in range(number):
-        entry: dict[str, Any] = {"round": n + 1, **_at_picking(ours.rounds[n].get("selection"))}
+        entry: dict[str, Any] = {"round": n + 1, **_at_picking(facts, n + 1)}
         for line, rows in picked.items():
-            entry[line] = _line(rows[: n + 1], table, kinds, open_to_all)
+            entry[line] = _line(rows[: n + 1], facts.table["tokens"].to_numpy(), kinds, open_to_all)
         found.append(entry)
-    names = roles["clusters"].json("clusters.json")["names"]
+    clusters = facts.roles["clusters"].json("clusters.json")["names"]
     return {
         "rounds": found,
-        "clusters": _shares(cluster, names, picked["selected"], open_to_all),
-        "sources": _shares(source, np.unique(pool.sources).tolist(), picked["selected"], open_to_all),
+        "clusters": _shares(cluster, clusters, picked["selected"], open_to_all),
+        "sources": _shares(source, names.tolist(), picked["selected"], open_to_all),
     }
 
 
-def _at_picking(selection: Artifact | None) -> dict[str, Any]:
+def _at_picking(facts: RoundFacts, number: int) -> dict[str, Any]:
     """Mean NLL of a round's picks as that round measured them before training, and of how many it is the mean."""
-    if selection is None:
-        return {"nll": None, "measured": 0}
-    columns = pq.read_table(selection.path / "selection.parquet", columns=["pick", "nll_total", "nll"])
+    columns, selection = facts.table, facts.lineages["selected"].rounds[number - 1].get("selection")
+    if number < facts.number:
+        if selection is None:
+            return {"nll": None, "measured": 0}
+        columns = pq.read_table(selection.path / "selection.parquet", columns=["pick", "nll"])
     nll = columns["nll"].to_numpy()[columns["pick"].to_numpy() >= 0]
     known = nll[np.isfinite(nll)]
     return {"nll": float(known.mean()) if len(known) else None, "measured": len(known)}
 
 
 def _line(
-    rows: Sequence[np.ndarray], table: pa.Table, kinds: Mapping[str, tuple[np.ndarray, int]], open_to_all: np.ndarray
+    rows: Sequence[np.ndarray], tokens: np.ndarray, kinds: Mapping[str, tuple[np.ndarray, int]], open_to_all: np.ndarray
 ) -> dict[str, Any] | None:
     """What a lineage picked in the last of some rounds, and so far; None where it picked nothing."""
     if not len(rows[-1]):
         return None
-    tokens = table["tokens"].to_numpy()
     entry: dict[str, Any] = {
         "examples": len(rows[-1]),
         "tokens": int(tokens[rows[-1]].sum()),

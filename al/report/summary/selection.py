@@ -1,4 +1,4 @@
-"""The parts of a summary that tell of the pool, of what was measured of it, and of what was selected."""
+"""The parts of a summary on the pool, on what was measured of it, on what was selected, and on the review."""
 
 from __future__ import annotations
 
@@ -6,45 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from al.lineage.outcomes import OUTCOMES, SELECTABLE
-from al.preparation.stages import Prepared
-from al.run.artifacts import Artifact
-from al.run.session import Session
-from selection.cluster import PROJECTION_SAMPLE
+from al.report.summary.facts import RoundFacts
 from selection.config import SelectConfig
-from selection.scores import SCORES, describe, length_correlation
+from selection.scores import describe, length_correlation
 from selection.scores import length_correlation as rank_correlation
 from selection.strategy import resolve
-from trainer.tokens import SKIPPED, TRUNCATED, TokenTable
+from trainer.tokens import SKIPPED, TRUNCATED
 
 MAP_POINTS = 5_000
 BINS = 24
+LISTED = 100
+"""Examples listed of those that a review brought in and of those that it took out; review.json of the selection has all."""
 
 
-def picked_rows(table: pa.Table) -> np.ndarray:
-    """(n,) bool: selected in this round; rows are those of the pool, `table` is its selection.parquet."""
-    return pc.equal(table["outcome"].cast(pa.string()), "selected").to_numpy(zero_copy_only=False)
-
-
-def pool_part(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
+def pool_part(facts: RoundFacts) -> dict[str, Any]:
     """Counts of the pool: examples, sources, tokens, and what was left out before anything was scored."""
 
+    prepared, token_table, outcomes = facts.prepared, facts.tokens, outcome_counts(facts.outcome)
     pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
-    token_table = TokenTable.open(prepared.tokens.path)
-    outcomes = outcome_counts(table)
     selectable = sum(outcomes[name] for name in SELECTABLE)
     return {
         "version": prepared.version,
-        "examples": pool["examples"],
-        "labelled": pool["labelled"],
-        "unlabelled": pool["unlabelled"],
+        **{name: pool[name] for name in ("examples", "labelled", "unlabelled", "quarantined", "sources")},
         "exact_duplicates": pool["duplicates"],
-        "quarantined": pool["quarantined"],
-        "sources": pool["sources"],
         "overlength": int((token_table.status == SKIPPED).sum()),
         "truncated": int((token_table.status == TRUNCATED).sum()),
         "tokens_dropped": int(token_table.dropped.sum()),
@@ -55,42 +41,33 @@ def pool_part(prepared: Prepared, table: pa.Table) -> dict[str, Any]:
     }
 
 
-def outcome_counts(table: pa.Table) -> dict[str, int]:
+def outcome_counts(outcome: np.ndarray) -> dict[str, int]:
     """Examples by outcome, zeros included."""
-    counts = {
-        entry["values"]: entry["counts"] for entry in pc.value_counts(table["outcome"].cast(pa.string())).to_pylist()
-    }
-    return {name: counts.get(name, 0) for name in OUTCOMES if name != "selectable"}
+    counts = dict(zip(*np.unique(outcome.astype(str), return_counts=True), strict=True))
+    return {name: int(counts.get(name, 0)) for name in OUTCOMES if name != "selectable"}
 
 
-def scoring_part(roles: Mapping[str, Artifact], table: pa.Table, number: int) -> dict[str, Any]:
-    """What was measured and at what cost, and how the scores go with length and with each other."""
-
+def scoring_part(facts: RoundFacts) -> dict[str, Any]:
+    """What was measured and at what cost, and how the scores correlate with length and with each other."""
+    roles, number, scores = facts.roles, facts.number, facts.scores
     parts = [roles["score"], roles["shortlist"]]
-    facts = [a.json("score.json") for a in parts]
-    nll, tokens = table["nll"].to_numpy(), table["tokens"].to_numpy()
+    measured = [a.json("score.json") for a in parts]
+    nll, tokens = facts.table["nll"].to_numpy(), facts.table["tokens"].to_numpy()
     known = np.isfinite(nll)
-    scores = scores_of(table)
-    fp8 = [f["fp8_rank_correlation"] for f in facts if f.get("fp8_rank_correlation") is not None]
+    fp8 = [f["fp8_rank_correlation"] for f in measured if f.get("fp8_rank_correlation") is not None]
     return {
         "measured": int(known.sum()),
-        "tokens": sum(f["tokens"] for f in facts),
+        "tokens": sum(f["tokens"] for f in measured),
         "seconds": sum(a.manifest["seconds"] for a in parts),
         "adapter": f"round {number - 1}" if number > 1 else "base",
         "nll_mean": float(nll[known].mean()) if known.any() else None,
         "length_correlation": {name: length_correlation(values, tokens) for name, values in scores.items()},
         "agreement": agreement(scores),
         "fp8_rank_correlation": min(fp8, default=None),
-        "gradients_through_adam": next((f["adam_moments"] for f in facts if "adam_moments" in f), None),
+        "gradients_through_adam": next((f["adam_moments"] for f in measured if "adam_moments" in f), None),
         "target": roles["target"].json("target.json") if "target" in roles else None,
         "noise": roles["suspects"].json("suspects.json") if "suspects" in roles else None,
     }
-
-
-def scores_of(table: pa.Table) -> dict[str, np.ndarray]:
-    """Every score of the selection that is not a plain column of the pool: name → (n,), NaN where not measured."""
-
-    return {name: table[name].to_numpy().astype(np.float64) for name in SCORES if name in table.column_names}
 
 
 def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -107,26 +84,25 @@ def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     return found
 
 
-def selection_part(session: Session, roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
+def selection_part(facts: RoundFacts) -> dict[str, Any]:
     """The strategy as it was used, and how many examples each outcome has."""
 
-    used = SelectConfig.model_validate(roles["selection"].manifest["params"]["select"])
+    used = SelectConfig.model_validate(facts.roles["selection"].manifest["params"]["select"])
     strategy = resolve(used)
     return {
         "strategy": used.strategy,
         "allocation": strategy.allocation,
         "picker": strategy.picker,
-        "score": describe(session.config.score.by),
-        "outcomes": outcome_counts(table),
+        "score": describe(facts.session.config.score.by),
+        "outcomes": outcome_counts(facts.outcome),
     }
 
 
-def histograms_part(table: pa.Table) -> dict[str, Any]:
+def histograms_part(scores: Mapping[str, np.ndarray], tokens: np.ndarray, picked: np.ndarray) -> dict[str, Any]:
     """Distribution of every score that was measured of anything, picked against all measured; of lengths, picked against left."""
-    picked = picked_rows(table)
-    scores = {name: values for name, values in scores_of(table).items() if np.isfinite(values).any()}
+    scores = {name: values for name, values in scores.items() if np.isfinite(values).any()}
     shown = {name: (values, "measured") for name, values in ({"nll": scores.pop("nll", None)} | scores).items()}
-    shown["length"] = (table["tokens"].to_numpy().astype(np.float64), "left")
+    shown["length"] = (tokens.astype(np.float64), "left")
     result = {}
     for name, (values, other) in shown.items():
         values = np.full(len(picked), np.nan) if values is None else values
@@ -141,10 +117,9 @@ def histograms_part(table: pa.Table) -> dict[str, Any]:
     return result
 
 
-def map_part(roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
+def map_part(facts: RoundFacts) -> dict[str, Any]:
     """Where examples lie in two dimensions, of at most 5,000, all picked ones first; `method` says how they were placed."""
-    xy, method = coordinates(roles)
-    cluster, picked = table["cluster"].to_numpy(), picked_rows(table)
+    (xy, method), cluster, picked = facts.coordinates, facts.cluster, facts.picked
     rows = np.arange(len(picked))
     if len(rows) > MAP_POINTS:
         rest = np.random.default_rng([0x3A9]).permutation(rows[~picked])[: max(0, MAP_POINTS - int(picked.sum()))]
@@ -159,11 +134,11 @@ def map_part(roles: Mapping[str, Artifact], table: pa.Table) -> dict[str, Any]:
     }
 
 
-def coordinates(roles: Mapping[str, Artifact]) -> tuple[np.ndarray, dict[str, Any]]:
-    """(n, 2) coordinates of the pool, and {"method": "umap" or "pca", "fitted": examples the method was fitted on}."""
-    if "projection" in roles:
-        return np.load(roles["projection"].path / "map.npy"), roles["projection"].json("map.json")
-
-    points = pq.read_table(roles["clusters"].path / "clusters.parquet", columns=["x", "y"])
-    xy = np.stack([points["x"].to_numpy(), points["y"].to_numpy()], axis=1)
-    return xy, {"method": "pca", "fitted": min(len(xy), PROJECTION_SAMPLE)}
+def review_part(facts: RoundFacts) -> dict[str, Any] | None:
+    """What was changed, by kind, with the first examples of each; None without a review."""
+    selection = facts.roles["selection"]
+    if "review.json" not in selection.manifest["files"]:
+        return None
+    changes = selection.json("review.json")
+    counts = {f"{name}_count": len(changes[name]) for name in ("taken_out", "brought_in")}
+    return {**changes, **counts, **{name: changes[name][:LISTED] for name in ("taken_out", "brought_in")}}

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from al.preparation.stages import Prepared
 from al.report.summary.cost import kind_of
+from al.report.summary.facts import RoundFacts
 from al.run.artifacts import Artifact
-from trainer.tokens import TRUNCATED, TokenTable
+from trainer.tokens import TRUNCATED
 
 KEPT = (
     "steps",
@@ -33,17 +33,17 @@ CURVE = {
     "grad_norm": "grad_norm",
     "memory_gib": "memory_gib",
 }
-"""What of a step is kept, and how curve.jsonl calls it."""
+"""What of a step is kept, and its name in curve.jsonl."""
 
 
-def training(roles: Mapping[str, Artifact], prefix: str, prepared: Prepared) -> dict[str, Any]:
+def training(facts: RoundFacts, prefix: str) -> dict[str, Any]:
     """Counts and curve of one lineage's training; `prefix` of its roles. `truncated` examples lost `tokens_dropped` to the limit."""
 
-    train, packs = roles[f"{prefix}train"], roles[f"{prefix}packs"]
+    train, packs = facts.roles[f"{prefix}train"], facts.roles[f"{prefix}packs"]
     lines = (train.path / "curve.jsonl").read_text(encoding="utf-8").splitlines()
     report, packed = train.json("train.json"), packs.json("pack.json")
-    picks = np.load(roles[f"{prefix}selection"].path / "picked.npy")
-    table, rows = TokenTable.open(prepared.tokens.path), np.load(packs.path / "rows.npy")
+    picks = np.load(facts.roles[f"{prefix}selection"].path / "picked.npy")
+    table, rows = facts.tokens, np.load(packs.path / "rows.npy")
     cut = rows[np.asarray(table.status)[rows] == TRUNCATED]
     return {
         **{key: report.get(key) for key in KEPT},

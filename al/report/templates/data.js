@@ -55,7 +55,7 @@ const winnow = (() => {
   });
   ready.then(() => { document.documentElement.dataset.details = "ready"; }, () => {});
 
-  // The chosen cluster is one for the whole page: the map rings it, the card tells of it, the select box names it.
+  // The chosen cluster is one for the whole page: the map rings it, the card describes it, the select box names it.
   const choose = (cluster) => document.dispatchEvent(new CustomEvent("winnow:cluster", { detail: cluster }));
   const onChoice = (listener) => document.addEventListener("winnow:cluster", (event) => listener(event.detail));
 

@@ -203,7 +203,7 @@ winnow.ready.then((data) => {
   });
   frame.addEventListener("pointercancel", (event) => down.delete(event.pointerId));
   frame.addEventListener("pointerleave", () => { if (!down.size) hideTip(); });
-  // The wheel scrolls the page unless the map has the focus, so that nobody is caught in it.
+  // The wheel scrolls the page unless the map has the focus, so scrolling past it works.
   frame.addEventListener("wheel", (event) => {
     if (document.activeElement !== frame && !event.ctrlKey) return;
     event.preventDefault();

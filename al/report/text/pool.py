@@ -5,21 +5,16 @@ Text of the pool is hostile: its control characters come out as visible signs, a
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from al import labels
 from al.report.reading.pool_words import by_format, length_sentences, near_sentence, refusal_sentence, visible_segments
-from al.report.reading.values import clean, write
-from al.report.text.terminal import _labelled, _one_line, _short, _table
+from al.report.reading.values import displayable, short, write
+from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, one_line
 
 TOP_FILES = TOP_SOURCES = TOP_LANGUAGES = 15
 BAR = 30
@@ -39,168 +34,118 @@ def describe_inspection(document: Mapping[str, Any]) -> str:
 
 def render_inspection(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
     """Lines of at most `width` columns, without any escape sequence unless `color`."""
-    document = clean(document)
-    shown, document = document["shown"], _one_line({k: v for k, v in document.items() if k not in ("shown", "samples")})
-    out = io.StringIO()
-    console = Console(
-        file=out,
-        width=width,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
+    document = displayable(document)
+    shown, document = document["shown"], one_line({k: v for k, v in document.items() if k not in ("shown", "samples")})
+    return as_terminal([*_facts(document), *_examples(shown, document)], width, color).rstrip()
+
+
+def _facts(document: Mapping[str, Any]) -> Iterator[Block]:
+    """What was counted, in the order of reading."""
+    yield _counts(document)
+    yield _recognised(document)
+    yield _bars("Source", _top(document["sources"], TOP_SOURCES, "sources"))
+    found = document["languages"]
+    named = {labels.language(code): count for code, count in found["counts"].items()}
+    yield _bars(f"Language{_sampled(found['of'], document['examples'])}", _top(named, TOP_LANGUAGES, "languages"))
+    turns = document["turns"]
+    rows = [(f"{name} user turn{'' if name == '1' else 's'}", count) for name, count in turns["user_turns"].items()]
+    yield _bars("Turns", [*rows, ("with a system message", turns["system"]), ("with a tool's message", turns["tool"])])
+    yield from _lengths(document)
+    yield from _duplicates(document)
+    yield Line(refusal_sentence(document["refusals"]), label="Refusals")
+    yield _quarantine(document)
+    adjusted = [[write(count, "count"), labels.adjusted(code)] for code, count in document["adjusted"].items()]
+    yield (
+        Table(["Times", "Changed on import"], adjusted, left=(1,))
+        if adjusted
+        else Line("nothing.", "Changed on import")
     )
-    parts = [*_counts(document), _recognised(document), _sources(document), _languages(document), _turns(document)]
-    parts += [*_lengths(document), _duplicates(document), _refusals(document), *_quarantine(document)]
-    parts += [_adjusted(document), *_examples(shown, document)]
-    for part in parts:
-        if part is not None:
-            console.print(part)
-            console.print()
-    if document.get("page"):
-        console.print(Text(f"Page: {document['page']}"), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))
 
 
-def _counts(document: Mapping[str, Any]) -> list[RenderableType]:
+def _counts(document: Mapping[str, Any]) -> Line:
     place = f"pool version {document['version']} of {document['run']}"
-    head = place if document["run"] else "These files, read and not imported anywhere"
     answered = (
         f", {document['answered']:,} without a response that another example answers" if document["answered"] else ""
     )
     rows = sum(file["rows"] for file in document["files"])
-    return [
-        Text.assemble(
-            (f"{head}: ", "bold"),
-            f"{document['examples']:,} examples ({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled{answered})\n"
-            f"from {rows:,} rows of {len(document['files']):,} file(s); {document['duplicates']:,} exact duplicates merged, "
-            f"{sum(document['quarantined'].values()):,} rows in quarantine.",
-        )
-    ]
+    return Line(
+        f"{document['examples']:,} examples ({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled{answered})\n"
+        f"from {rows:,} rows of {len(document['files']):,} file(s); {document['duplicates']:,} exact duplicates merged, "
+        f"{sum(document['quarantined'].values()):,} rows in quarantine.",
+        label=place if document["run"] else "These files, read and not imported anywhere",
+    )
 
 
 def _recognised(document: Mapping[str, Any]) -> Table:
     """Each format with the fields it was recognised by, and below it the files that had most of it."""
-    table = _table("Rows", justify="right")
-    table.add_column("Recognised as, and why")
+    rows: list[list[str | Cell]] = []
     formats = by_format(document["recognised"])
     files = max(2, TOP_FILES // max(1, len(formats)))
     for name, entries in formats.items():
-        rows = sum(entry["rows"] for entry in entries)
-        table.add_row(write(rows, "count"), Text.assemble((name, "bold"), f": it has {entries[0]['fields'] or name}"))
-        named = [entry for entry in entries if entry["file"]]
-        for entry in named[:files]:
-            table.add_row(Text(write(entry["rows"], "count"), "dim"), Text(f"  {_short(entry['file'])}", "dim"))
+        total = write(sum(entry["rows"] for entry in entries), "count")
+        rows.append([total, f"{name}: it has {entries[0]['fields'] or name}"])
+        named = [(entry["rows"], short(entry["file"])) for entry in entries if entry["file"]]
         if rest := named[files:]:
-            count = write(sum(entry["rows"] for entry in rest), "count")
-            table.add_row(Text(count, "dim"), Text(f"  … and {len(rest):,} more files", "dim"))
-    return table
+            named = [*named[:files], (sum(count for count, _ in rest), f"… and {len(rest):,} more files")]
+        rows += [[Cell(write(count, "count"), "dim"), Cell(f"  {file}", "dim")] for count, file in named]
+    return Table(["Rows", "Recognised as, and why"], rows, left=(1,))
 
 
-def _sources(document: Mapping[str, Any]) -> Table:
-    return _bars("Source", _top(document["sources"], TOP_SOURCES, "sources"))
-
-
-def _languages(document: Mapping[str, Any]) -> Table:
-    found = document["languages"]
-    named = {labels.language(code): count for code, count in found["counts"].items()}
-    return _bars(f"Language{_sampled(found['of'], document['examples'])}", _top(named, TOP_LANGUAGES, "languages"))
-
-
-def _turns(document: Mapping[str, Any]) -> Table:
-    turns = document["turns"]
-    rows = [(f"{name} user turn{'' if name == '1' else 's'}", count) for name, count in turns["user_turns"].items()]
-    rows += [("with a system message", turns["system"]), ("with a tool's message", turns["tool"])]
-    return _bars("Turns", rows)
-
-
-def _lengths(document: Mapping[str, Any]) -> list[RenderableType]:
+def _lengths(document: Mapping[str, Any]) -> Iterator[Block]:
     lengths = document["lengths"]
-    unit = lengths["unit"]
-    limit = lengths.get("max_length", float("inf"))
+    unit, limit = lengths["unit"], lengths.get("max_length", float("inf"))
     rows = [
         (f"{bin['low']:,} to {bin['high'] - 1:,}{' (over the limit)' if bin['low'] >= limit else ''}", bin["count"])
         for bin in lengths["bins"]
     ]
-    parts: list[RenderableType] = [_bars(f"Length in {unit}{_sampled(lengths['of'], document['examples'])}", rows)]
+    yield _bars(f"Length in {unit}{_sampled(lengths['of'], document['examples'])}", rows)
     if unit == "characters":
-        parts.append(
-            Text(f"Tokens were not counted: {lengths['why']}. Name another model with --config or --set.", "yellow")
+        yield Line(
+            f"Tokens were not counted: {lengths['why']}. Name another model with --config or --set.", style="yellow"
         )
     points = [f"{name}% have at most {value:,}" for name, value in lengths["percentiles"].items()]
-    parts.append(Text(f"{', '.join(points)}; the longest has {write(lengths['longest'], 'count')} {unit}."))
-    return [*parts, *map(Text, length_sentences(lengths))]
+    yield Line(f"{', '.join(points)}; the longest has {write(lengths['longest'], 'count')} {unit}.")
+    yield from map(Line, length_sentences(lengths))
 
 
-def _duplicates(document: Mapping[str, Any]) -> RenderableType:
+def _duplicates(document: Mapping[str, Any]) -> Iterator[Block]:
     near = near_sentence(document["near_duplicates"])
     if not document["most_repeated"]:
-        return _labelled("Exact duplicates", f"none. {near}")
-    table = _table("Rows", justify="right")
-    table.add_column("Most repeated")
-    table.add_column("First read at")
-    for entry in document["most_repeated"]:
-        table.add_row(write(entry["rows"], "count"), Text(_short(entry["text"])), Text(_short(entry["origin"])))
-    table.caption = Text(f"{document['duplicates']:,} exact duplicates were merged. {near}")
-    table.caption_justify = "left"
-    return table
+        yield Line(f"none. {near}", label="Exact duplicates")
+        return
+    rows = [[write(e["rows"], "count"), short(e["text"]), short(e["origin"])] for e in document["most_repeated"]]
+    yield Table(["Rows", "Most repeated", "First read at"], rows, left=(1, 2))
+    yield Line(f"{document['duplicates']:,} exact duplicates were merged. {near}", joined=True)
 
 
-def _refusals(document: Mapping[str, Any]) -> Text:
-    return _labelled("Refusals", refusal_sentence(document["refusals"]))
+def _quarantine(document: Mapping[str, Any]) -> Block:
+    rows = [
+        [write(entry["rows"], "count"), entry["reason"], f"{short(entry['file'])}:{entry['line']}", entry["message"]]
+        for entry in document["quarantine"]
+    ]
+    head = ["Rows", "Quarantined for", "First at", "Why"]
+    return Table(head, rows, left=(1, 2, 3)) if rows else Line("empty, every row could be used.", label="Quarantine")
 
 
-def _quarantine(document: Mapping[str, Any]) -> Iterable[RenderableType]:
-    if not document["quarantine"]:
-        return [_labelled("Quarantine", "empty, every row could be used.")]
-    table = _table("Rows", justify="right")
-    for title in ("Quarantined for", "First at", "Why"):
-        table.add_column(title)
-    for entry in document["quarantine"]:
-        cells = (entry["reason"], f"{_short(entry['file'])}:{entry['line']}", entry["message"])
-        table.add_row(write(entry["rows"], "count"), *map(Text, cells))
-    return [table]
-
-
-def _adjusted(document: Mapping[str, Any]) -> RenderableType:
-    rows = [(labels.adjusted(code), count) for code, count in document["adjusted"].items()]
-    if not rows:
-        return _labelled("Changed on import", "nothing.")
-    table = _table("Times", justify="right")
-    table.add_column("Changed on import")
-    for words, count in rows:
-        table.add_row(write(count, "count"), Text(words))
-    return table
-
-
-def _examples(shown: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Iterable[RenderableType]:
+def _examples(shown: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Iterator[Line]:
     if shown and document["lengths"]["unit"] == "tokens":
-        (left, right), (begin, stop) = MARKS[RESPONSE], MARKS[END]
-        yield Text.assemble(
-            ("Examples as the model sees them. Trained on: ", "bold"),
-            (f"{left}the response{right}", STYLES[RESPONSE]),
-            " and ",
-            (f"{begin}the token that ends it{stop}", STYLES[END]),
-            ".",
-        )
+        marked = [(f"{MARKS[kind][0]}{text}{MARKS[kind][1]}", STYLES[kind])
+                  for kind, text in ((RESPONSE, "the response"), (END, "the token that ends it"))]  # fmt: skip
+        label = "Examples as the model sees them. Trained on"
+        yield Line([marked[0], (" and ", ""), marked[1], (".", "")], label=label)
     for example in shown:
-        yield Text.assemble(
-            (f"{example['id']}  {_short(example['source'])}", "bold"),
-            f"  ({_short(example['origin'])})\n",
-            *_body(example),
-        )
+        title = (f"{example['id']}  {short(example['source'])}", "bold")
+        yield Line([title, (f"  ({short(example['origin'])})\n", ""), *_body(example)])
+    if document.get("page"):
+        yield Line(f"Page: {document['page']}", wrap=False)
 
 
-def _body(example: Mapping[str, Any]) -> Iterable[str | tuple[str, str]]:
+def _body(example: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "refused" in example:
-        yield (f"The chat template refuses this example: {_short(example['refused'])}\n", "yellow")
+        yield (f"The chat template refuses this example: {short(example['refused'])}\n", "yellow")
     for segment in visible_segments(example, SHOWN_CHARACTERS):
-        text, target = segment["text"], segment["target"]
-        left, right = MARKS.get(target, ("", ""))
-        yield (f"{left}{text}{right}", STYLES.get(target, ""))
+        left, right = MARKS.get(segment["target"], ("", ""))
+        yield (f"{left}{segment['text']}{right}", STYLES.get(segment["target"], ""))
     if example["segments"] and not any(segment["target"] for segment in example["segments"]):
         yield ("\n(no response: nothing here is trained on)", "yellow")
 
@@ -218,16 +163,12 @@ def _top(counts: Mapping[str, int], limit: int, what: str) -> list[tuple[str, in
 
 
 def _bars(title: str, rows: Sequence[tuple[str, int]]) -> Table:
-    table = _table("Examples", justify="right")
-    table.add_column(title)
-    table.add_column("", no_wrap=True)
     largest = max((count for _, count in rows), default=0)
-    for name, count in rows:
-        table.add_row(write(count, "count"), Text(_short(name)), Text(bar(count, largest), "cyan"))
-    return table
+    cells = [[write(count, "count"), short(name), Cell(count_bar(count, largest), "cyan")] for name, count in rows]
+    return Table(["Examples", title, ""], cells, left=(1, 2))
 
 
-def bar(count: int, largest: int, width: int = BAR) -> str:
-    """A bar of at most `width` columns, in eighths of one; a count that is not zero is never without a mark."""
+def count_bar(count: int, largest: int, width: int = BAR) -> str:
+    """A bar of at most `width` columns, in eighths of one; a count that is not zero always has a mark."""
     eighths = max(1 if count else 0, round(8 * width * count / largest)) if largest else 0
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -74,14 +74,14 @@ def test_the_sentence_says_how_many_times_as_much():
 
 def test_the_sentence_of_a_bound_is_a_bound():
     assert "cost more than the control's 187 examples, against 200 selected ones" in told("more than")
-    assert "how much more is not known" in told("more than")
-    assert "with one round the control has one point, so how much more cannot be told yet" in told("more than", 1)
+    assert "how much more is unknown" in told("more than")
+    assert "the control has one round so far; run another to estimate how much more." in told("more than", 1)
     assert "at most 187 examples" in told("at most") and "selecting saved nothing here" in told("at most")
 
 
 def test_no_gain_and_no_control_are_said():
-    assert told("no gain") == "There is no gain in NLL over the base model, so there is nothing to price at random."
-    assert "no random control was measured" in priced(without_control())
+    assert told("no gain") == "There is no gain in NLL over the base model, so no cost at random is estimated."
+    assert "No random control was measured" in priced(without_control())
     old = first_round()
     del old["at_random"]
     assert priced(old) == "What the same gain would have cost at random is not recorded for this round."
@@ -90,7 +90,7 @@ def test_no_gain_and_no_control_are_said():
 def test_a_reading_of_what_may_be_chance_says_so():
     summary = second_round()
     summary["evaluation"]["differences"]["selected - control"]["macro_nll"].update(low=-0.1, high=0.02)
-    assert "The NLL is not told apart from the control's" in priced(summary)
+    assert "NLL does not differ significantly from the control's" in priced(summary)
     assert "not told apart" not in priced(second_round())
 
 

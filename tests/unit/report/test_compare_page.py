@@ -28,27 +28,20 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
+from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.comparison import (
     COLORS,
     METRICS,
-    SECTIONS,
     comparison_charts,
     final_charts,
     final_rows,
     final_seeds,
     render_comparison,
 )
-from al.report.page.html import TEMPLATES
-from al.report.page.page_data import unpack
-from al.report.reading.values import clean, pointer, write
-from al.report.text.comparison import (
-    comparison_headline,
-    comparison_verdict,
-    describe_comparison,
-    differences,
-    holm,
-    ranked,
-)
+from al.report.page.page_data import unpack_text
+from al.report.reading.compared import comparison_headline, comparison_verdict, differences, holm, ranked
+from al.report.reading.values import displayable, pointer, write
+from al.report.text.comparison import comparison_as_text
 
 Make = Callable[[], dict[str, Any]]
 TAME = [paying, nothing_pays, one_seed, one_round, unfinished, eight, bare]
@@ -101,7 +94,7 @@ def test_an_unfinished_comparison_says_so_first():
     assert comparison_headline(document).startswith("Unfinished, 7 of 15 runs: ")
     assert page.text.count("This comparison is unfinished: 7 of 15 runs are done") == 1
     assert "rds: not yet compared with random." in comparison_verdict(document)
-    assert "Seeds done: default 5, random 2, rds 0." in " ".join(describe_comparison(document).split())
+    assert "Seeds done: default 5, random 2, rds 0." in " ".join(comparison_as_text(document).split())
     assert "unfinished" not in page_of(paying).text.lower()
 
 
@@ -112,7 +105,7 @@ def test_without_the_baseline_no_gain_is_claimed():
     assert "was not among the strategies" in read_page(render_comparison(document)).text
     only = comparison({"random": 0.0})
     assert comparison_headline(only) == "Nothing was compared with random"
-    assert render_comparison(only) and describe_comparison(only)
+    assert render_comparison(only) and comparison_as_text(only)
 
 
 def test_the_lowest_nll_is_not_praised_when_it_may_be_chance():
@@ -130,7 +123,7 @@ def test_a_fall_of_exact_match_is_in_the_headline():
 def test_a_gain_that_turns_at_equal_tokens_is_exposed():
     document = paying()
     document["strategies"][0]["equal_tokens"]["difference"] = 0.03
-    assert "At equal training tokens the difference is +0.030: the other way round." in comparison_verdict(document)[0]
+    assert "At equal training tokens the difference is +0.030: the opposite sign." in comparison_verdict(document)[0]
 
 
 def test_holm_steps_down_never_falls_and_stops_at_one():
@@ -165,7 +158,7 @@ def test_the_sentences_hold_the_documents_numbers(make: Make):
 
 @pytest.mark.parametrize("make", ALL)
 def test_every_shown_number_is_the_documents(make: Make):
-    document = clean(make())
+    document = displayable(make())
     for number in page_of(make).numbers:
         if number.path is not None:
             assert number.value == resolve(document, number.path), number
@@ -196,7 +189,7 @@ def test_corrected_p_values_are_holms(make: Make):
 @pytest.mark.parametrize("make", TAME)
 def test_missing_values_are_said_never_blank_or_nan(make: Make):
     page = page_of(make)
-    for text in (page.text, describe_comparison(make())):
+    for text in (page.text, comparison_as_text(make())):
         assert not re.search(r"\b(nan|NaN|None(?! of)|null|undefined|inf|Infinity)\b", text)
     assert not re.search(r"<td[^>]*>\s*</td>", render_comparison(make()))
 
@@ -212,7 +205,7 @@ def test_unknown_numbers_have_words():
     ):
         assert words in text
     assert "Nothing was measured" in comparison_headline(bare())
-    assert "not reached" in page_of(nothing_pays).text and "never" in describe_comparison(nothing_pays())
+    assert "not reached" in page_of(nothing_pays).text and "never" in comparison_as_text(nothing_pays())
     document = paying()
     document["strategies"][0]["equal_tokens"].update(macro_nll=None, difference=None)
     document["strategies"][0]["final"]["macro_nll"]["sd"] = math.nan
@@ -225,7 +218,7 @@ def test_unknown_numbers_have_words():
 def test_only_our_scripts_run_and_nothing_is_fetched(make: Make):
     page = page_of(make)
     scripts = [s.text for s in page.all("script") if "type" not in s.attributes]
-    runs = [*scripts, unpack(page.data()["plotly-data"])]
+    runs = [*scripts, unpack_text(page.data()["plotly-data"])]
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in runs}
     (meta,) = [m for m in page.all("meta") if m.attributes.get("http-equiv") == "Content-Security-Policy"]
     policy = {d.split()[0]: d.split()[1:] for d in meta.attributes["content"].split(";") if d.strip()}
@@ -243,7 +236,7 @@ def test_only_our_scripts_run_and_nothing_is_fetched(make: Make):
 def test_hostile_texts_make_no_element_and_are_shown_as_written():
     page = page_of(hostile_comparison)
     assert {e.tag for e in page.elements} <= {e.tag for e in page_of(paying).elements} and not page.comments
-    for text in clean(HOSTILE):
+    for text in displayable(HOSTILE):
         assert text in page.text, text
     html = render_comparison(hostile_comparison())
     (data,) = re.findall(r'<script type="application/json" id="chart-data">(.*?)</script>', html, re.S)
@@ -265,7 +258,7 @@ def test_a_hostile_baseline_is_text_too():
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("color", [False, True])
 def test_the_terminal_text_is_narrow_and_cannot_be_driven(make: Make, color: bool):
-    text = describe_comparison(make(), color=color)
+    text = comparison_as_text(make(), color=color)
     text = re.sub("\x1b\\[[0-9;]*m", "", text) if color else text
     assert not [c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     wide = {c: 2 for c in text if unicodedata.east_asian_width(c) in "WF"}
@@ -274,7 +267,7 @@ def test_the_terminal_text_is_narrow_and_cannot_be_driven(make: Make, color: boo
 
 def test_the_terminal_table_holds_the_documents_numbers():
     document = eight()
-    lines = describe_comparison(document).partition("───\n")[2].split("\n")
+    lines = comparison_as_text(document).partition("───\n")[2].split("\n")
     for i, strategy in enumerate(document["strategies"]):
         row = next(line for line in lines if line.startswith(strategy["name"][:12]))
         cells = re.split(r"  +", row)
@@ -335,8 +328,10 @@ def test_the_curves_are_the_documents_with_bands_where_there_are_intervals():
 def test_every_section_is_linked_and_every_drawn_chart_has_a_place(make: Make):
     page = page_of(make)
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
-    assert len(ids) == len(set(ids)) and set(SECTIONS) <= set(ids)
-    assert {a.attributes["href"] for a in page.all("a")} >= {f"#{section}" for section in SECTIONS}
+    assert len(ids) == len(set(ids)) and {section.id for section in sections_of("comparison")} <= set(ids)
+    assert {a.attributes["href"] for a in page.all("a")} >= {
+        f"#{section}" for section in (section.id for section in sections_of("comparison"))
+    }
     places = {e.attributes["data-chart"] for e in page.elements if "data-chart" in e.attributes}
     assert places == set(page.charts()) == set(comparison_charts(make()))
 
@@ -352,14 +347,14 @@ def test_the_command_is_safe_to_paste():
 def test_the_document_is_left_alone(make: Make):
     document, fresh = make(), make()
     render_comparison(document)
-    describe_comparison(document)
+    comparison_as_text(document)
     assert document == fresh
 
 
 def palettes() -> dict[str, tuple[str, list[str]]]:
     """Background and colours of the strategies by theme, as the stylesheets say."""
     report = re.findall(r"--page: (#[0-9a-f]{6})", (TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    compare = (TEMPLATES / "compare.html.j2").read_text(encoding="utf-8")
+    compare = (TEMPLATES / "comparison/comparison.css").read_text(encoding="utf-8")
     colors = re.findall(r"--strategy-\d: (#[0-9a-f]{6});", compare)
     assert re.findall(r"--strategy-\d-fill: (#[0-9a-f]{6})22;", compare) == colors and len(colors) == 2 * COLORS
     return {"light": (report[0], colors[:COLORS]), "dark": (report[1], colors[COLORS:])}

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from report_attacks import HOSTILE
 from report_page import Element, read_page
 
-from al.report.page.dots import SHAPES, TICKS, Row, axis_range, dots, ticks
+from al.report.page.dots import SHAPES, TICKS, DotRow, axis_range, dots, ticks
 
 ROWS = [
-    Row("first", 2.0, "base", "circle", (1.5, 2.5), [("seed 0", 1.8), ("seed 1", 2.2)]),
-    Row("second", -1.0, "selected", "star"),
+    DotRow("first", 2.0, "base", "circle", (1.5, 2.5), [("seed 0", 1.8), ("seed 1", 2.2)]),
+    DotRow("second", -1.0, "selected", "star"),
 ]
 
 
-def drawn(rows: list[Row], line: float | None = None) -> list[Element]:
+def drawn(rows: list[DotRow], line: float | None = None) -> list[Element]:
     return read_page(dots(rows, "nats", "what it shows", line=line)).elements
 
 
@@ -46,7 +46,7 @@ def test_a_row_without_interval_has_none():
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5), st.none() | st.floats(-1e6, 1e6))
 def test_the_axis_shows_everything(values: list[float], line: float | None):
-    low, high = axis_range([Row("row", value, "base", "circle") for value in values], line)
+    low, high = axis_range([DotRow("row", value, "base", "circle") for value in values], line)
     assert all(low < value < high for value in [*values, *([] if line is None else [line])])
 
 
@@ -66,14 +66,14 @@ def test_a_pointer_and_a_screen_reader_are_told_the_numbers():
 
 
 def test_a_label_that_the_page_cuts_is_told_in_whole():
-    label = next(e for e in drawn([Row("案" * 40, 1.0, "base", "circle")]) if e.attributes.get("class") == "label")
+    label = next(e for e in drawn([DotRow("案" * 40, 1.0, "base", "circle")]) if e.attributes.get("class") == "label")
     assert label.attributes["title"].startswith("案" * 40)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_labels_are_text(text: str):
     def tags(label: str) -> list[str]:
-        return [e.tag for e in drawn([Row(label, 1.0, "base", "circle", None, [(label, 1.0)])])]
+        return [e.tag for e in drawn([DotRow(label, 1.0, "base", "circle", None, [(label, 1.0)])])]
 
     assert tags(text) == tags("tame")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from al.report.summary import map_points as module
-from al.report.summary.map_points import OTHER_SOURCE, STEPS, TEXTS, choose_points, choose_texts, map_points, old_points
+from al.report.summary.map_points import OTHER_SOURCE, STEPS, TEXTS, choose_points, choose_texts, map_points
 
 N = 500
 
@@ -101,14 +101,3 @@ def test_more_sources_than_codes_share_the_last(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "STEPS", 4)
     names, codes = module._codes(np.array(list("aaaabbbccdefg")))
     assert names == ["a", "b", "c", OTHER_SOURCE] and codes.tolist() == [0] * 4 + [1] * 3 + [2] * 2 + [3] * 4
-
-
-def test_a_summary_alone_gives_a_map_of_its_sample():
-    summary = {
-        "round": 2,
-        "map": {"x": [0, 1.0], "y": [0, 2.0], "cluster": [3, 4], "picked": [0, 1], "sampled_from": 9},
-    }
-    document = old_points(summary)
-    assert document["points"] == 2 and document["sampled_from"] == 9 and document["sources"] == []
-    assert column(document, "cluster").tolist() == [3, 4] and column(document, "round").tolist() == [0, 2]
-    assert old_points({"map": None}) is None

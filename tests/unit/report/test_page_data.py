@@ -12,20 +12,19 @@ from report_page import read_page, resolve
 from report_summaries import first_round, later_round
 
 from al.lineage.outcomes import OUTCOMES
-from al.report.page.html import render_html
-from al.report.page.page_data import GROUPS, color_choices, pack, page_data, unpack
-from al.report.reading.values import clean
-from al.report.summary.cards import CARDS
+from al.report.page.page_data import GROUPS, color_choices, pack_text, page_data, unpack_text
+from al.report.page.round import render_html
+from al.report.reading.values import displayable
 
 
 def looked_up(summary: dict[str, Any], document: dict[str, Any] | None) -> dict[str, Any]:
     """The data in the page itself."""
-    return json.loads(unpack(read_page(render_html(summary, document)).data()["details-data"]))
+    return json.loads(unpack_text(read_page(render_html(summary, document)).data()["details-data"]))
 
 
 def test_what_is_packed_unpacks_and_packs_the_same():
     text = json.dumps({"</script>": "Καλημέρα \u2028 🙂"}, ensure_ascii=False)
-    assert unpack(pack(text)) == text and pack(text) == pack(text)
+    assert unpack_text(pack_text(text)) == text and pack_text(text) == pack_text(text)
 
 
 def test_the_page_holds_every_point_card_and_pick():
@@ -48,20 +47,12 @@ def test_the_numbers_on_a_card_are_the_summarys():
     assert card["change"] == "split" and card["reason"] == summary["clusters"][3]["reason"] and card["index"] == 3
 
 
-def test_without_details_there_are_a_map_of_the_sample_and_cards_of_numbers():
+def test_without_details_the_page_says_what_it_does_not_hold():
     summary = first_round()
     data = looked_up(summary, None)
-    assert data["map"]["points"] == 1052 and data["map"]["texts"] is None and data["picks"] is None
-    assert [card["cluster"] for card in data["cards"]] == list(range(10)) and all(
-        card["facts"] for card in data["cards"]
-    )
-    assert "The picked examples are not in this page" in read_page(render_html(summary)).text
-
-
-def test_cards_of_a_summary_alone_are_those_of_the_largest_quotas():
-    summary = first_round()
-    summary["clusters"] = [{**summary["clusters"][0], "cluster": i, "quota": i} for i in range(CARDS + 50)]
-    assert [card["cluster"] for card in page_data(summary, None)["cards"]] == list(range(50, CARDS + 50))
+    assert data["map"] is None and data["picks"] is None and data["cards"] == []
+    text = read_page(render_html(summary)).text
+    assert "The picked examples are not in this page" in text and "No map was computed." in text
 
 
 def test_every_outcome_has_a_colour_and_words():
@@ -87,8 +78,8 @@ def test_trap_29_hostile_details_are_data_and_nothing_else():  # trap 29
     page, tame = read_page(render_html(hostile(), hostile_details())), read_page(render_html(later_round(), details()))
     assert {e.tag for e in page.elements} <= {e.tag for e in tame.elements}
     assert not [name for e in page.elements for name in e.attributes if name.startswith("on")]
-    data = json.loads(unpack(page.data()["details-data"]))
-    assert set(data["picks"]["prompt"]) == set(clean(HOSTILE)), "whole, but for control characters"
+    data = json.loads(unpack_text(page.data()["details-data"]))
+    assert set(data["picks"]["prompt"]) == set(displayable(HOSTILE)), "whole, but for control characters"
 
 
 @pytest.mark.parametrize("document", [None, {}, {"map": None, "cards": [], "picks": None}])

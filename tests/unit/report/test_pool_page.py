@@ -12,9 +12,9 @@ import pytest
 from pool_documents import ATTACKS, attacked_document, files_document, pool_document
 from report_page import Page, read_page, resolve, shown
 
-from al.report.page.html import TEMPLATES
-from al.report.page.pool import SECTIONS, render_pool
-from al.report.reading.values import clean
+from al.report.page.base import TEMPLATES, sections_of
+from al.report.page.pool import render_pool
+from al.report.reading.values import displayable
 
 Make = Callable[[], dict[str, Any]]
 ALL: list[Make] = [pool_document, files_document, attacked_document]
@@ -29,7 +29,7 @@ def attacked() -> Page:
 def test_only_our_script_is_there_and_the_policy_names_exactly_it(make: Make):
     page = read_page(render_pool(make()))
     (script,) = page.all("script")
-    assert script.text == (TEMPLATES / "pool.js").read_text(encoding="utf-8")
+    assert script.text == (TEMPLATES / "pool/pool.js").read_text(encoding="utf-8")
     (meta,) = [m for m in page.all("meta") if m.attributes.get("http-equiv")]
     digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
     policy = meta.attributes["content"]
@@ -38,7 +38,7 @@ def test_only_our_script_is_there_and_the_policy_names_exactly_it(make: Make):
 
 @pytest.mark.parametrize("make", ALL)
 def test_every_number_is_that_of_the_document(make: Make):
-    document = clean(make())
+    document = displayable(make())
     numbers = [number for number in read_page(render_pool(document)).numbers if number.path]
     assert len(numbers) > 20
     for number in numbers:
@@ -71,7 +71,7 @@ def test_every_section_has_a_heading_and_a_link(make: Make):
     ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))
     links = [a.attributes["href"] for a in page.all("a")]
-    for section in SECTIONS:
+    for section in (section.id for section in sections_of("pool")):
         assert section in ids and f"{section}-title" in ids and f"#{section}" in links
 
 
@@ -87,7 +87,7 @@ def test_thirty_attacks_make_no_element_and_no_handler(attacked: Page):  # trap 
 
 
 def test_attacks_are_shown_as_they_are_written(attacked: Page):
-    for text in clean(ATTACKS):
+    for text in displayable(ATTACKS):
         assert text in attacked.text, text
 
 
@@ -104,7 +104,7 @@ def test_what_is_trained_on_is_marked():
 def test_what_was_not_counted_or_found_is_said():
     text = read_page(render_pool(files_document())).text
     assert "Tokens were not counted: no such model" in text and "Read from files and not imported anywhere" in text
-    assert "Empty: every row could be used." in text and "No row says the same as another." in text
+    assert "Empty: every row could be used." in text and "No row repeats another." in text
     assert "quarantine.parquet" not in text and "Trained on:" not in text
 
 

@@ -10,7 +10,7 @@ import pytest
 from pool_documents import attacked_document, files_document, pool_document
 
 from al.report.reading.pool_words import length_sentences, shorten_segments
-from al.report.text.pool import bar, describe_inspection, render_inspection
+from al.report.text.pool import count_bar, describe_inspection, render_inspection
 
 ESCAPE = re.compile("\x1b\\[[0-9;]*m")
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -71,7 +71,7 @@ def test_no_color_is_respected(monkeypatch):
         "The template refuses 2 examples, which are never trained on; the first: turn 2: knows no tool.",
         "12 say hello a.jsonl:7",
         "Near-duplicates: 41 examples, at cosine 0.95 or more (dedup.threshold).",
-        "9 of 1,200 responses looked at (0.8%) refuse to answer; clean.refusals: drop leaves such examples out.",
+        "9 of 1,200 responses checked (0.8%) refuse to answer; clean.refusals: drop leaves such examples out.",
         "2 invalid_json a.jsonl:9 character 3: no",
         "17 neighbouring messages of one role became one",
     ],
@@ -129,5 +129,10 @@ def test_short_texts_leave_their_room_to_long_ones():
 
 
 def test_a_bar_is_in_proportion_and_never_empty_for_something():
-    assert bar(10, 10, 8) == "█" * 8 and bar(5, 10, 8) == "█" * 4 and bar(0, 10) == "" and bar(1, 10**6) == "▏"
-    assert bar(0, 0) == ""
+    assert (
+        count_bar(10, 10, 8) == "█" * 8
+        and count_bar(5, 10, 8) == "█" * 4
+        and count_bar(0, 10) == ""
+        and count_bar(1, 10**6) == "▏"
+    )
+    assert count_bar(0, 0) == ""

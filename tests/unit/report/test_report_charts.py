@@ -10,10 +10,11 @@ from report_attacks import hostile
 from report_page import read_page
 from report_summaries import first_round, later_round, without_control
 
-from al.report.page.charts import CHARTS, build_charts
-from al.report.page.charts_verdict import difference_rows, model_rows, verdict_charts
-from al.report.page.html import TEMPLATES, render_html
-from al.report.reading.values import clean
+from al.report.page.base import TEMPLATES
+from al.report.page.charts_verdict import difference_dots, model_dots, verdict_charts
+from al.report.page.drawing import CHARTS, build_charts
+from al.report.page.round import render_html
+from al.report.reading.values import displayable
 
 
 def strings(node: Any) -> list[str]:
@@ -40,7 +41,7 @@ def test_every_chart_that_can_be_drawn_has_a_place_on_the_page():
 def test_the_models_stand_at_their_nll():
     summary = later_round()
     models = summary["evaluation"]["models"]
-    assert {row.label: row.value for row in model_rows(summary)} == {
+    assert {row.label: row.value for row in model_dots(summary)} == {
         "Base": models["base"]["macro_nll"],
         "Previous round": models["previous"]["macro_nll"],
         "Selected": models["selected"]["macro_nll"],
@@ -51,7 +52,7 @@ def test_the_models_stand_at_their_nll():
 @pytest.mark.parametrize(("metric", "factor"), [("macro_nll", 1), ("macro_em", 100)])
 def test_intervals_end_where_the_summary_says(metric: str, factor: int):
     summary = later_round()
-    for row, against in zip(difference_rows(summary, metric, factor), ("base", "previous", "control"), strict=True):
+    for row, against in zip(difference_dots(summary, metric, factor), ("base", "previous", "control"), strict=True):
         entry = summary["evaluation"]["differences"][f"selected - {against}"][metric]
         assert (row.value, *row.ends) == pytest.approx([entry[part] * factor for part in ("value", "low", "high")])
 
@@ -87,7 +88,7 @@ def test_without_control_no_control_is_drawn():
         "Selected, dev",
         "Selected, dev, kept",
     }
-    assert [row.label for row in difference_rows(without_control(), "macro_nll", 1)] == ["minus base"]
+    assert [row.label for row in difference_dots(without_control(), "macro_nll", 1)] == ["minus base"]
 
 
 def test_rounds_are_drawn_from_the_learning_curve_to_this_round():
@@ -109,12 +110,12 @@ def test_traces_are_svg_only():
 def test_every_colour_is_a_role_that_the_style_sheet_defines():
     css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     roles = {text for chart in build_charts(later_round()).values() for text in strings(chart) if text.startswith("@")}
-    roles |= {f"@{row.role}" for row in model_rows(later_round())}
+    roles |= {f"@{row.role}" for row in model_dots(later_round())}
     assert roles and all(css.count(f"--{role[1:]}:") == 2 for role in roles), "each once for light and once for dark"
 
 
 def test_no_label_can_be_read_as_markup():
-    for chart in build_charts(clean(hostile())).values():
+    for chart in build_charts(displayable(hostile())).values():
         for text in strings(chart):
             if text.startswith("@") or "<extra>" in text:
                 continue

@@ -13,7 +13,8 @@ from report_summaries import empty_lists, first_round, later_round, second_round
 from al import labels
 from al.report.reading.values import write
 from al.report.reading.verdict import verdict
-from al.report.text.markdown import code_block, escape, render_markdown, table
+from al.report.text.markdown import code_block, escape, markdown_table
+from al.report.text.round import render_markdown
 
 EVERY = [first_round, second_round, later_round, without_control, tie, hostile, empty_lists]
 
@@ -37,8 +38,8 @@ def test_models_and_differences_are_the_summarys(make: Callable[[], dict[str, An
         entry = entries["macro_nll"]
         value, low, high = (write(entry[k], "nll", signed=True) for k in ("value", "low", "high"))
         against = labels.MODELS[key.removeprefix("selected - ")].lower()
-        said = rows[f"selected minus {against}, 95% interval"][0]
-        assert said.startswith(f"{value} ({low} to {high}), ")
+        said = rows[f"minus {against} (95% interval)"][0]
+        assert said.startswith(f"{value} ") and said.endswith(f"({low}…{high})")
 
 
 def test_the_verdict_stands_in_it_and_the_command_at_its_end():
@@ -50,13 +51,10 @@ def test_the_verdict_stands_in_it_and_the_command_at_its_end():
 
 def test_every_outcome_that_occurred_is_counted():
     summary = first_round()
-    rows = rows_of(render_markdown(summary), "Outcome")
+    block = next(b for b in render_markdown(summary).split("\n\n") if b.startswith("| Examples | Outcome"))
+    rows = [line.strip("| ").replace("\\", "").split(" | ") for line in block.split("\n")[2:]]
     counted = {labels.outcome(code): count for code, count in summary["selection"]["outcomes"].items() if count}
-    assert {
-        name.replace("\\", ""): int(cells[0].replace(",", ""))
-        for name, cells in rows.items()
-        if name not in ("Outcome", "---")
-    } == counted
+    assert {name: int(count.replace(",", "")) for count, name in rows} == counted
 
 
 @pytest.mark.parametrize("make", EVERY)
@@ -107,7 +105,7 @@ def test_a_block_of_code_is_not_ended_by_backticks_in_it():
 
 
 def test_columns_of_numbers_stand_right():
-    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | --: |\n| x | 1 |"
+    assert markdown_table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | --: |\n| x | 1 |"
 
 
 def test_a_summary_with_nothing_in_it_is_said_to_have_nothing():

@@ -19,8 +19,8 @@ from report_summaries import (
     without_control,
 )
 
-from al.report.page.html import render_html
-from al.report.reading.values import clean, lookup, pointer, write
+from al.report.page.round import render_html
+from al.report.reading.values import displayable, lookup, pointer, write
 
 SUMMARIES = [first_round, second_round, later_round, without_control, token_budget, time_budget, tie, empty_lists]
 # Drawn as charts (test_report_charts.py) or about the file itself.
@@ -155,6 +155,6 @@ def test_pointers_escape_and_resolve():
 
 
 def test_clean_makes_controls_visible_and_line_ends_plain():
-    assert clean({"k": ("a\x1b[31m\r\nb\u2028c\x00", "\ud800", "\u202ex")}) == {
+    assert displayable({"k": ("a\x1b[31m\r\nb\u2028c\x00", "\ud800", "\u202ex")}) == {
         "k": ["a\u241b[31m\nb\nc\u2400", "?", "\ufffdx"]
     }

@@ -14,7 +14,7 @@ from report_summaries import empty_lists, first_round, later_round, second_round
 from al import labels
 from al.report.reading.values import write
 from al.report.reading.verdict import verdict
-from al.report.text.terminal import render_terminal
+from al.report.text.round import render_terminal
 
 
 def columns(line: str) -> int:
@@ -82,14 +82,14 @@ def test_the_funnel_the_budget_and_the_quarantine_are_counted():
 def test_a_budget_of_time_is_shown_with_the_tokens_it_became():
     text = render_terminal(time_budget())
     assert "asked 45s (13,321 tokens); selected 100 examples" in " ".join(text.split())
-    assert "Largest quotas, in tokens (6 of 10)" in text
+    assert "Largest quotas, in tokens (8 of 10)" in text
 
 
 def test_the_clusters_with_the_largest_quotas_come_first():
     lines = render_terminal(first_round()).split("\n")
-    start = next(i for i, line in enumerate(lines) if "Largest quotas, in examples (6 of 10), and why" in line)
+    start = next(i for i, line in enumerate(lines) if "Largest quotas, in examples (8 of 10), and why" in line)
     quotas = [match[1] for line in lines[start:] if (match := re.match(r" *(\d+)  +\d+  +[\d,]+  +\d+  ", line))]
-    assert quotas == ["28", "12", "11", "10", "9", "8"]
+    assert quotas == ["28", "12", "11", "10", "9", "8", "7", "6"]
     assert any(line.strip() == "not measured: given its share by size" for line in lines[start:])
 
 

@@ -10,8 +10,8 @@ from report_summaries import first_round, later_round, second_round, without_con
 from round_parts import cost
 
 from al.lineage.outcomes import OUTCOMES
-from al.report.page.charts import build_charts
-from al.report.page.html import render_html
+from al.report.page.drawing import build_charts
+from al.report.page.round import render_html
 from al.report.reading.view import source_outcome
 from al.report.summary.rounds import EVER_PICKED
 
@@ -45,7 +45,7 @@ def test_an_older_summary_is_a_page_that_says_what_it_lacks(make):
         "The time by kind of work is not recorded",
         "No source belongs to a task group",
         "No answers were generated in this round.",
-        "No plan was written down for this round.",
+        "No plan was recorded for this round.",
         "What was forgotten is not recorded",
         "How selections drift is not recorded",
         "Not recorded on this page",
@@ -82,7 +82,9 @@ def test_answers_stand_beside_the_reference_and_equal_ones_are_marked():
     equal = sum(bool(a["equal"]) for row in second_round()["generations"]["rows"] for a in row["answers"].values())
     assert len(marks) == equal > 0
     assert (
-        page.text.count("It is 42.") >= 3 and "an empty answer" in page.text and "no answer: it was given" in page.text
+        page.text.count("It is 42.") >= 3
+        and "an empty answer" in page.text
+        and "no answer: it answered other prompts" in page.text
     )
 
 
@@ -94,7 +96,7 @@ def test_switched_off_answers_are_said_to_be_off():
 
 def test_without_control_its_columns_are_gone():
     text = page_of(without_control()).text
-    assert "cannot be told: no random control was measured" in text
+    assert "No random control was measured" in text
     assert "NLL minus random control" not in text and "NLL minus base" in text
 
 
@@ -137,7 +139,7 @@ def test_an_early_stop_is_said():
     summary["training"]["selected"]["stopped_early"] = True
     assert "Training stopped early" in page_of(summary).text
     summary["training"]["selected"].update(best_step=None, best_dev_loss=None)
-    assert "dev was not looked at while training" in page_of(summary).text
+    assert "dev was not measured during training" in page_of(summary).text
 
 
 def test_hashes_stand_whole_beside_their_fingerprints():
