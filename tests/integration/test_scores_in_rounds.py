@@ -296,7 +296,7 @@ def third_round(scored, run):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_picks_with_what_two_rounds_have_measured(third_round, name):
     from al.config import change
-    from al.round.loop import choose
+    from al.round.loop import propose
     from selection.strategy import Budget
 
     session, prepared, history = third_round
@@ -304,7 +304,8 @@ def test_every_strategy_picks_with_what_two_rounds_have_measured(third_round, na
     aimed = session.with_config(change(values, [f"select.strategy={name}"], "test"))
     roles = {}
     amount = Budget("tokens", 300) if name in ("default", "less", "k_center") else Budget("examples", 8)
-    selection = choose(aimed, prepared, history, amount, lambda role, artifact: roles.setdefault(role, artifact))
+    keep = roles.setdefault
+    selection = propose(aimed, prepared, history, amount, keep).artifact
     found = pq.read_table(selection.path / "selection.parquet").to_pandas()
     chosen = found[found.outcome == "selected"]
     assert (len(chosen) == 8) if amount.unit == "examples" else (200 < chosen.tokens.sum() <= 300)
