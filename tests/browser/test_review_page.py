@@ -108,7 +108,7 @@ def test_bans_quotas_answers_and_notes_are_kept_and_what_cannot_be_met_is_said(s
     page.wait_for_selector("#list[data-ready=unlabelled] textarea")
     page.locator("#list textarea").first.fill("an answer")
     page.get_by_text("Note", exact=True).click()
-    page.get_by_label("Why, for the report").fill("they contradict each other")
+    page.get_by_label("Reason, for the report").fill("they contradict each other")
     page.get_by_role("button", name="Approve and train").click()
     page.locator("#yes").click()
     page.wait_for_selector("#live:not([hidden])")

@@ -67,8 +67,8 @@ def test_a_mapped_field_names_the_source(importing):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"question": "q", "answer": "b"}, "b: missing; pool.map makes `answer` of it"),
-        ({"question": "{q} {b}", "answer": "a"}, "b: missing; pool.map makes `question` of it"),
+        ({"question": "q", "answer": "b"}, "b: missing; pool.map needs it for `answer`"),
+        ({"question": "{q} {b}", "answer": "a"}, "b: missing; pool.map needs it for `question`"),
         ({"question": "q.x", "answer": "a"}, "q.x: missing"),
         ({"question": "{none}", "answer": "a"}, "none: null"),
     ],

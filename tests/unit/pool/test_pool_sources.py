@@ -170,12 +170,12 @@ class TestRoot:
     @pytest.mark.parametrize("entry", ["data/b.jsonl", "data/deep/../b.jsonl", "data/*.jsonl", "data"])
     def test_a_path_out_of_it_is_an_error_that_names_both(self, folder, entry):
         root = folder / "deep"
-        with pytest.raises(ConfigError, match=rf"pool\.files: .* leads to {folder}/.*pool\.root \({root}\)"):
+        with pytest.raises(ConfigError, match=rf"pool\.files: .* resolves to {folder}/.*pool\.root \({root}\)"):
             find_sources(PoolConfig(files=[f"{folder.parent}/{entry}"], root=str(root)))
 
     def test_a_link_out_of_it_is_an_error(self, folder):
         (folder / "deep" / "link.jsonl").symlink_to(folder / "b.jsonl")
-        with pytest.raises(ConfigError, match=r"link\.jsonl leads to .*/data/b\.jsonl"):
+        with pytest.raises(ConfigError, match=r"link\.jsonl resolves to .*/data/b\.jsonl"):
             find_sources(PoolConfig(files=[str(folder / "deep")], root=str(folder / "deep")))
 
     def test_a_sibling_folder_with_a_longer_name_is_outside(self, tmp_path):
