@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
-import selection.projection
+import al.preparation.projection as projection
 
 
 def play(run: Path, world: Path, *more: str):
@@ -109,8 +109,8 @@ def test_a_map_that_fails_costs_no_round(world: Path, tmp_path: Path, monkeypatc
         raise RuntimeError("no such kernel")
 
     pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
-    monkeypatch.setattr(selection.projection, "LEAST", 10)
-    monkeypatch.setattr(selection.projection, "project", broken)
+    monkeypatch.setattr(projection, "LEAST", 10)
+    monkeypatch.setattr(projection, "place", broken)
     result = play(tmp_path / "run", world)
     assert "note: map failed (RuntimeError: no such kernel); the map shows principal components instead." in result.out
     assert read(tmp_path / "run", 1, "summary.json")["map"]["method"] == "pca"
@@ -119,8 +119,8 @@ def test_a_map_that_fails_costs_no_round(world: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_map_by_umap_is_told_as_such(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selection.projection, "LEAST", 10)
-    monkeypatch.setattr(selection.projection, "project", lambda v, seed, progress: np.arange(2 * len(v)).reshape(-1, 2))
+    monkeypatch.setattr(projection, "LEAST", 10)
+    monkeypatch.setattr(projection, "place", lambda v, seed, progress: np.arange(2 * len(v)).reshape(-1, 2))
     pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
     play(tmp_path / "run", world)
     found = read(tmp_path / "run", 1, "summary.json")["map"]
@@ -129,8 +129,8 @@ def test_a_map_by_umap_is_told_as_such(world: Path, tmp_path: Path, monkeypatch:
 
 
 def test_the_map_is_planned_until_there_is_one(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(selection.projection, "LEAST", 10)
-    monkeypatch.setattr(selection.projection, "project", lambda v, seed, progress: np.arange(2 * len(v)).reshape(-1, 2))
+    monkeypatch.setattr(projection, "LEAST", 10)
+    monkeypatch.setattr(projection, "place", lambda v, seed, progress: np.arange(2 * len(v)).reshape(-1, 2))
     pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
     asked = ("plan", "--config", world, "--run", tmp_path / "run", "--budget", 20, "--json")
     assert winnow(*asked).document["seconds"]["map"] > 0

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
+from al.comparison import runs as compared_runs
 from al.comparison.runs import compare_runs
 from al.evaluation.bootstrap import paired_bootstrap
 from al.evaluation.stage import load_measured
@@ -45,17 +46,18 @@ def test_runs_of_one_test_set_are_compared_example_by_example(runs):
     result = winnow("report", "--compare", runs["ours"], runs["random"], "--json")
     document = result.document
     assert document["comparable"] and document["why_not"] is None
-    (difference,) = document["differences"]
+    first, second = document["runs"]
+    assert document["baseline"] == first["name"] == "ours" and first["difference"] is None
     ours, random = (load_measured(evaluation(runs[name]), TEST)[0] for name in ("ours", "random"))
     expected = paired_bootstrap(random, ours, 2000, 0)
-    assert difference["metrics"] == {metric: expected[metric] for metric in difference["metrics"]}
-    assert (difference["run"], difference["against"]) == ("random", "ours")
+    assert second["name"] == "random" and len(second["difference"]) == 6
+    assert second["difference"] == {metric: expected[metric] for metric in second["difference"]}
 
 
 def test_the_value_of_a_difference_is_that_of_the_two_summaries(runs):
     document = compare_runs([runs["ours"], runs["random"]], None)
     ours, random = (run["models"]["selected"]["macro_nll"] for run in document["runs"])
-    assert document["differences"][0]["metrics"]["macro_nll"]["value"] == pytest.approx(random - ours)
+    assert document["runs"][1]["difference"]["macro_nll"]["value"] == pytest.approx(random - ours)
 
 
 def test_only_the_config_keys_that_differ_are_listed(runs):
@@ -65,27 +67,26 @@ def test_only_the_config_keys_that_differ_are_listed(runs):
 
 def test_runs_of_other_test_sets_are_shown_without_a_difference_and_with_the_reason(runs):
     document = compare_runs([runs["ours"], runs["elsewhere"]], None)
-    assert not document["comparable"] and document["differences"] == []
+    assert not document["comparable"] and not any(run["difference"] for run in document["runs"])
     for text in (comparison_as_text(document), comparison_as_markdown(document)):
         assert "No difference is claimed" in text and "do not hold out the same test examples" in " ".join(text.split())
         assert " minus " not in text
 
 
-@pytest.mark.parametrize(("column", "said"), [("targets", "tokenize the test"), ("source", "by other sources")])
+@pytest.mark.parametrize(("column", "said"), [("targets", "tokenize the test"), ("source", "to different sources")])
 def test_the_same_examples_measured_otherwise_are_not_compared(runs, tmp_path, monkeypatch, column, said):
-    from al.report import side_by_side
-
     changed = tmp_path / "changed"
     changed.mkdir()
     table = pq.read_table(evaluation(runs["random"]).path / "examples.parquet")
     at = table.column_names.index(column)
     values = [f"x{i % 3}" if column == "source" else value + 1 for i, value in enumerate(table[column].to_pylist())]
     pq.write_table(table.set_column(at, column, pa.array(values)), changed / "examples.parquet")
-    ours, random = (side_by_side._side(runs[name], name, None) for name in ("ours", "random"))
+    ours, random = (compared_runs._side(runs[name], name, None) for name in ("ours", "random"))
     artifact = type(random.evaluation)("evaluate", "changed", changed, {})
-    other = side_by_side.Side("random", random.path, 1, random.summary, random.config, artifact)
-    assert said in side_by_side._not_comparable([ours, other])
-    assert side_by_side._not_comparable([ours, random]) is None
+    other = compared_runs.Side("random", random.path, 1, random.summary, random.config, artifact)
+    for sides, expected in (([ours, other], said), ([ours, random], None)):
+        why_not = compared_runs._not_comparable(sides, [compared_runs._measured(side) for side in sides])
+        assert why_not is None if expected is None else expected in why_not
 
 
 def test_an_evaluation_that_is_gone_is_said_and_nothing_is_claimed(runs, tmp_path):

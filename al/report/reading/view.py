@@ -44,21 +44,12 @@ FUNNEL = (
 )
 
 
-def outcome_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Outcome codes with their counts, most frequent first."""
-    return _by_count(lookup(summary, "selection", "outcomes"))
-
-
-def quarantine_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Quarantine codes with their counts, most frequent first."""
-    return _by_count(lookup(summary, "pool", "quarantined"))
-
-
 def count_rows(
     document: Mapping[str, Any], path: Sequence[str], describe: Callable[[str], str] = str
 ) -> list[tuple[str, tuple[str, ...], int]]:
     """The counts at `path`, largest first: (name, path of the count, count)."""
-    return [(describe(code), (*path, code), count) for code, count in _by_count(lookup(document, *path))]
+    counts = sorted((lookup(document, *path) or {}).items(), key=lambda item: (-(item[1] or 0), item[0]))
+    return [(describe(code), (*path, code), count) for code, count in counts]
 
 
 def model_names(models: Sequence[str], before: str = "", after: str = "") -> list[str]:
@@ -231,7 +222,3 @@ def heat(value: float | None) -> str:
 def score_charts(charts: Mapping[str, Any]) -> list[str]:
     """Ids of the charts that show the distribution of a score, in the order of the words for scores."""
     return [f"scores-{name}" for name in labels.SCORES if f"scores-{name}" in charts]
-
-
-def _by_count(counts: Mapping[str, int] | None) -> list[tuple[str, int]]:
-    return sorted((counts or {}).items(), key=lambda item: (-(item[1] or 0), item[0]))

@@ -81,7 +81,10 @@ def _evaluation(summary: Mapping[str, Any], part: str, title: str) -> Block:
 
 def _funnel(summary: Mapping[str, Any]) -> list[Line]:
     kept = [f"{_count(summary, *step.path)} {step.text}" for step in view.FUNNEL if not step.removes]
-    quarantined = [f"{write(n, 'count')} {short(labels.outcome(code))}" for code, n in view.quarantine_rows(summary)]
+    quarantined = [
+        f"{write(n, 'count')} {short(name)}"
+        for name, _, n in view.count_rows(summary, ["pool", "quarantined"], labels.outcome)
+    ]
     duplicates = _count(summary, "pool", "exact_duplicates")
     return [
         Line(" → ".join(kept), label="Pool"),
@@ -106,10 +109,10 @@ def _clusters(summary: Mapping[str, Any]) -> Block:
 
 
 def _outcomes(summary: Mapping[str, Any]) -> list[Block]:
-    counted = [(code, count) for code, count in view.outcome_rows(summary) if count]
-    if not counted:
+    counted = view.count_rows(summary, ["selection", "outcomes"], labels.outcome)
+    rows: list[list[str | Cell]] = [[write(count, "count"), short(name)] for name, _, count in counted if count]
+    if not rows:
         return [Line("Outcomes: none were recorded.")]
-    rows: list[list[str | Cell]] = [[write(n, "count"), short(labels.outcome(code))] for code, n in counted]
     if missing := view.unaccounted(summary):
         rows.append([write(missing, "count", signed=True), Cell("unaccounted for", "red")])
     return [Table(["Examples", "Outcome"], rows, left=(1,))]
