@@ -87,7 +87,7 @@ def test_without_a_review_a_round_publishes_what_it_always_did(run):
     manifest = json.loads((waited / "selection/manifest.json").read_text())
     assert manifest["stage"] == "selection" and "removed" not in manifest["params"]
     summary = json.loads((waited / "summary.json").read_text())
-    assert summary["review"] is None and "Nobody was asked" in (waited / "report.html").read_text()
+    assert summary["review"] is None and "This round had no review" in (waited / "report.html").read_text()
 
 
 def test_an_edited_batch_drops_pins_and_answers_and_the_budget_stays(run):
