@@ -47,7 +47,7 @@ HEAVY = {
 COMMAND_LINE = ("cli", "al.commands.command_line")
 """Modules that import late whatever they can, because `--help` answers at once."""
 LARGEST_FOLDER, LARGEST_FLAT_ROOM = 20, 36
-LATE_IMPORTS = 60
+LATE_IMPORTS, MODULES_IN_AL, LINES_OF_REPORT = 60, 8, 6_000
 
 
 def name_of(path: Path) -> str:
@@ -118,15 +118,18 @@ def test_every_room_has_a_place():
     assert {room_of(module) for module in MODULES} == set(LEVEL)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module):
+def imports_upwards(module: str) -> list[str]:
     room = room_of(module)
-    upwards = [
+    return [
         target
         for target, _ in project_imports(module)
         if room_of(target) != room and LEVEL[room_of(target)] >= LEVEL[room]
     ]
-    assert not upwards, f"{module} imports {upwards}, which are not below it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    assert imports_upwards(module) == [], "not below it"
 
 
 def test_selection_and_trainer_know_nobody():
@@ -151,16 +154,19 @@ def test_no_module_imports_itself_through_others():
     assert modules_in_circles() == []
 
 
-def test_late_imports_are_few_and_each_waits_for_a_heavy_library():
-    late = [
+def late_imports() -> list[tuple[str, str]]:
+    return [
         (module, target)
         for module in MODULES
         for target, is_late in project_imports(module)
         if is_late and module not in COMMAND_LINE
     ]
-    light = [(module, target) for module, target in late if not loads_something_heavy(target)]
+
+
+def test_late_imports_are_few_and_each_waits_for_a_heavy_library():
+    light = [(module, target) for module, target in late_imports() if not loads_something_heavy(target)]
     assert not light, "these load nothing heavy and belong to the top of the file"
-    assert len(late) <= LATE_IMPORTS
+    assert len(late_imports()) <= LATE_IMPORTS
 
 
 def test_no_folder_is_crowded():
@@ -173,10 +179,10 @@ def test_no_folder_is_crowded():
         if number > (LARGEST_FLAT_ROOM if folder.name in ("selection", "trainer") else LARGEST_FOLDER)
     }
     assert not crowded
-    assert count[ROOT / "al"] <= 8
+    assert count[ROOT / "al"] <= MODULES_IN_AL
 
 
-def test_a_public_name_is_defined_once_in_al():
+def names_defined_twice() -> dict[str, list[str]]:
     places = defaultdict(list)
     for module in MODULES:
         if module.split(".")[0] != "al":
@@ -184,25 +190,59 @@ def test_a_public_name_is_defined_once_in_al():
         for node in tree_of(module).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 places[node.name].append(module)
-    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+    return {name: modules for name, modules in places.items() if len(modules) > 1}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_functions_say_what_they_are_for(module):
+def test_a_public_name_is_defined_once_in_al():
+    assert names_defined_twice() == {}
+
+
+def without_docstring(module: str) -> list[str]:
     functions = [
         node
         for node in ast.walk(tree_of(module))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_")
     ]
-    assert [node.name for node in functions if not ast.get_docstring(node)] == []
+    return [node.name for node in functions if not ast.get_docstring(node)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_functions_say_what_they_are_for(module):
+    assert without_docstring(module) == []
+
+
+PUBLISH_DIRECTORIES = {"al.run.artifacts", "al.assets", "trainer.checkpoint"}
+
+
+def places_that_replace_a_file() -> list[str]:
+    renames = re.compile(r"os\.replace\(|\btemporary\.(?:replace|rename)\(|\bpart\.(?:replace|rename)\(")
+    return [m for m, path in MODULES.items() if m not in PUBLISH_DIRECTORIES and renames.search(path.read_text())]
 
 
 def test_one_place_replaces_files():
-    """`al.run.atomic` writes next to a file's place and renames; directories are published by others."""
-    renames = re.compile(r"os\.replace\(|\btemporary\.(?:replace|rename)\(|\bpart\.(?:replace|rename)\(")
-    directories = {"al.run.artifacts", "al.assets", "trainer.checkpoint"}
-    found = {module for module, path in MODULES.items() if renames.search(path.read_text())}
-    assert found <= {"al.run.atomic"} | directories
+    assert places_that_replace_a_file() == ["al.run.atomic"]
+
+
+def lines_of_report() -> int:
+    files = (path for path in (ROOT / "al" / "report").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+
+
+def test_the_floor_plan_in_numbers(capsys):
+    """Printed with every test run: row, found, limit."""
+    rows = {
+        "modules directly in al/": (len(list((ROOT / "al").glob("*.py"))) - 1, MODULES_IN_AL),
+        "modules in circles of imports": (len(modules_in_circles()), 0),
+        "imports that point upwards": (sum(len(imports_upwards(module)) for module in MODULES), 0),
+        "project imports inside functions": (len(late_imports()), LATE_IMPORTS),
+        "public names defined twice in al/": (len(names_defined_twice()), 0),
+        "places that replace a file": (len(places_that_replace_a_file()), 1),
+        "lines of al/report": (lines_of_report(), LINES_OF_REPORT),
+        "public functions without docstring": (sum(len(without_docstring(module)) for module in MODULES), 0),
+    }
+    with capsys.disabled():
+        print("\n" + "\n".join(f"{name:<36} {found:>6,} (at most {limit:,})" for name, (found, limit) in rows.items()))
+    assert [name for name, (found, limit) in rows.items() if found > limit] == []
 
 
 def test_help_answers_in_half_a_second():
