@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from al.artifacts import Artifact, write_json
 from al.columns import losses_before
+from al.grouping import spread_over
 from al.lineage import History
 from al.pool.store import Pool
 from al.pool_state import load_embeddings
@@ -27,7 +28,11 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     config changed), and when nothing was measured since.
     """
     before = history.last("clusters") or prepared.clusters
-    if not session.config.cluster.adapt or _origin(history) != prepared.clusters.fingerprint:
+    if (
+        not session.config.cluster.adapt
+        or spread_over(session.config) != "clusters"
+        or _origin(history) != prepared.clusters.fingerprint
+    ):
         return prepared.clusters
     measured = [done["score"] for done in history.rounds if "score" in done]
     if not any(artifact.json("score.json")["examples"] for artifact in measured):

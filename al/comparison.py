@@ -41,7 +41,7 @@ from selection.holdout import TEST
 from selection.strategy import registry
 
 BASELINE = "random"
-OWN = ("cluster", "lora", "measure", "noise", "score", "select", "train")
+OWN = ("cluster", "kinds", "lora", "measure", "noise", "score", "select", "train")
 """Sections that a strategy may change for itself; the others make the pool and the holdout, which all share."""
 
 

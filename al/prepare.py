@@ -20,6 +20,7 @@ from al.artifacts import Artifact, write_json
 from al.cleaning.repair import make_repair
 from al.cleaning.stage import clean, reasons, role, wanted
 from al.errors import DataError
+from al.grouping import group_rows, spread_over
 from al.holding_out import hold_out, named_files, sources_of
 from al.pool.identity import check_same_pool, describe_sources
 from al.pool.sources import Source, find_sources, tell_apart
@@ -280,7 +281,9 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
 
 
 def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
-    """Clusters with names, quality measures and 2-D coordinates for the report."""
+    """Clusters with names, quality measures and 2-D coordinates for the report; or what else the strategy spreads the budget over."""
+    if spread_over(session.config) != "clusters":
+        return group_rows(session, pool, embeddings)
     config = session.config.cluster
 
     def build(out: Path, scratch: Path) -> None:

@@ -148,7 +148,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Strategy:
-    """An allocation and a picker by name, with every parameter they read; `selection.config.SelectConfig` describes each."""
+    """An allocation and a picker by name, with every parameter they read; `selection.config.SelectConfig` describes each.
+
+    `groups`: what the budget is spread over: "clusters" of embeddings, the values of the "field" `by`, kinds of prompt by their
+    "wording", or "kinds": the values of the field, each split into kinds of prompt where it holds several.
+    """
 
     allocation: str
     picker: str
@@ -161,6 +165,8 @@ class Strategy:
     mid_band: float = 0.5
     shortlist_factor: float = 4.0
     rising: bool = False
+    groups: str = "clusters"
+    by: str = "source"
 
 
 @dataclass(frozen=True)

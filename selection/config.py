@@ -121,6 +121,31 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
     )
 
 
+class KindsConfig(BaseModel, extra="forbid", frozen=True):
+    """Kinds of example by the wording of prompts, which the default strategy and strategies kind_* spread the budget over."""
+
+    k: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Kinds. auto: as many as kinds.apart leaves. More separate tasks better, and cut large tasks into pieces.",
+    )
+    apart: float = Field(
+        0.45,
+        gt=0,
+        lt=1.5,
+        description="How far apart kinds are at least: 0 is the same wording, 1.41 nothing in common. Less makes more kinds.",
+    )
+    longest_run: int = Field(3, ge=1, le=5, description="Words and signs of the longest run that describes a prompt.")
+    least_share: float = Field(
+        0.004,
+        gt=0,
+        lt=1,
+        description="Runs in fewer than this share of the prompts are left out. Less sees smaller tasks, and topics.",
+    )
+    components: int = Field(
+        100, ge=2, le=1000, description="Numbers that describe a prompt; time and memory grow with them."
+    )
+
+
 class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     """What is measured with the current adapter, and which number of it an example is ranked by."""
 
@@ -199,6 +224,12 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
         description="How the budget is divided over clusters: random, uniform, size, loss, confidence, learnability, adaptive, target.",
     )
     picker: str | None = Field(None, description="Which examples inside a quota; docs/selection.md lists them.")
+    by: str = Field(
+        "source",
+        min_length=1,
+        description="Field of the examples that strategies source_* spread the budget over, and default where it is given: source (a "
+        "field of that name, else the file), or any other field. Examples without it make one group.",
+    )
     temperature: float | None = Field(
         None,
         ge=0,

@@ -15,6 +15,25 @@ STRATEGIES: dict[str, Strategy] = {
     "random": Strategy("random", "random", "uniform over the whole pool, no clusters: the control"),
     "uniform": Strategy("uniform", "random", "every cluster alike, random inside"),
     "size": Strategy("size", "random", "clusters by the square root of their size, random inside", temperature=0.5),
+    "source_uniform": Strategy("uniform", "random", "every source alike, random inside", groups="field"),
+    "source_size": Strategy(
+        "size", "random", "sources by the square root of their size, random inside", temperature=0.5, groups="field"
+    ),
+    "source_kinds": Strategy(
+        "uniform",
+        "random",
+        "sources, split into kinds of prompt where they hold several, alike; a quarter at random",
+        explore=0.25,
+        groups="kinds",
+    ),
+    "kind_uniform": Strategy("uniform", "random", "every kind of prompt alike, random inside", groups="wording"),
+    "kind_size": Strategy(
+        "size",
+        "random",
+        "kinds of prompt by the square root of their size, random inside",
+        temperature=0.5,
+        groups="wording",
+    ),
     "loss": Strategy("loss", "random", "clusters by what the current adapter gets wrong, random inside", tail_cut=0.05),
     "top": Strategy(
         "loss", "top", "clusters by loss, inside the highest scores of each length, tail cut", tail_cut=0.05
