@@ -94,14 +94,39 @@ def recipes(data: Path, wheel: Path) -> dict[str, tuple[Tasks, Grouped]]:
         "p3-power": (by_power_law(p3, 0.4, 200, "p3-power"), published.p3_data_set),
         "p3-data-sets": (by_power_law(datasets, 0.7, 2200, "p3-data-sets"), own),
         "chat": (others, collection),
-        "sums": ({**capped(gsm8k, 3000), **capped(sums, 60), **capped(chosen(p3, "sums", 40), 60), **capped(others, 1500)}, collection),
-        "mixture": ({**of_size(evals, 14_000), **by_power_law(p3, 0.7, 200, "mixture"), **capped(gsm8k, 5000), **capped(others, 3000)}, collection),
-        "few-large": ({**capped(gsm8k, 5000), **capped({t: others[t] for t in ("code", "roleplay", "tools/python", "tools/wikipedia")}, 4000), **small}, own),
+        "sums": (
+            {**capped(gsm8k, 3000), **capped(sums, 60), **capped(chosen(p3, "sums", 40), 60), **capped(others, 1500)},
+            collection,
+        ),
+        "mixture": (
+            {
+                **of_size(evals, 14_000), **by_power_law(p3, 0.7, 200, "mixture"), **capped(gsm8k, 5000),
+                **capped(others, 3000),
+            },
+            collection,
+        ),
+        "few-large": (
+            {**capped(gsm8k, 5000), **capped({task: others[task] for task in LARGE}, 4000), **small},
+            own,
+        ),
         "evals-large": (capped(large, 220), own),
     }  # fmt: skip
 
 
-SUMS = ("arith", "math", "sum", "addition", "multipl", "operations", "number", "count", "determinant", "series", "percent")
+LARGE = ("code", "roleplay", "tools/python", "tools/wikipedia")
+SUMS = (
+    "arith",
+    "math",
+    "sum",
+    "addition",
+    "multipl",
+    "operations",
+    "number",
+    "count",
+    "determinant",
+    "series",
+    "percent",
+)
 """Words in the names of tasks that are kin of word problems."""
 
 
@@ -129,7 +154,9 @@ def _kept_apart(parts: dict[str, list[Row]]) -> dict[str, list[Row]]:
     held = parts["dev"] + parts["test"]
     rows = parts["pool"] + held
     texts = ["\n".join(m["content"] for m in row["messages"]) for row in rows]
-    near = shares_passages(texts, np.array([row["task"] for row in rows]), np.arange(len(parts["pool"]), len(rows)), 0.5)
+    near = shares_passages(
+        texts, np.array([row["task"] for row in rows]), np.arange(len(parts["pool"]), len(rows)), 0.5
+    )
     exact = {text.casefold() for text in texts[len(parts["pool"]) :]}
     kept = [r for r, t, n in zip(parts["pool"], texts, near, strict=False) if not n and t.casefold() not in exact]
     kept = _once_each(kept)
@@ -180,7 +207,9 @@ def main() -> None:
         return
     different = [name for name, entry in found.items() if entry != document["pools"].get(name)]
     if different:
-        raise SystemExit(f"{', '.join(different)}: expected the files that {LIST.name} lists, found others; check the data's versions.")
+        raise SystemExit(
+            f"{', '.join(different)}: expected the files that {LIST.name} lists, found others; check the data's versions."
+        )
 
 
 if __name__ == "__main__":

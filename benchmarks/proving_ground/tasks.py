@@ -39,9 +39,7 @@ def conversation(prompt: str, response: str, accepted: Iterable[str] = ()) -> Ro
 
 def usable(row: Row) -> bool:
     """Whether every message has text and the row is short enough."""
-    return (
-        all(m["content"].strip() for m in row["messages"]) and estimated_tokens(row["messages"]) <= LONGEST
-    )
+    return all(m["content"].strip() for m in row["messages"]) and estimated_tokens(row["messages"]) <= LONGEST
 
 
 def evals(wheel: Path) -> Tasks:
@@ -88,7 +86,9 @@ def instructions(data: Path) -> Tasks:
             found[f"{task}/{_tools(row['instruction'])}" if task == "tools" else task].append(made)
     for row in read(data / "self_instruct_seed_tasks.jsonl.gz"):
         for instance in row["instances"][:1]:
-            found["seeds"].append(conversation("\n".join(filter(None, (row["instruction"], instance["input"]))), instance["output"]))
+            found["seeds"].append(
+                conversation("\n".join(filter(None, (row["instruction"], instance["input"]))), instance["output"])
+            )
     for row in read(data / "sharegpt_dummy.json.gz"):
         roles = {"human": "user", "gpt": "assistant"}
         messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"][:2]]
