@@ -153,7 +153,9 @@ class Budget:
 class Strategy:
     """An allocation and a picker by name, and their parameters; `selection.config.SelectConfig` describes each.
 
-    `about`: what the strategy does and when to use it, for help, docs and reports.
+    `about`: what the strategy does and when to use it, for help, docs and reports. `groups`: what the budget is spread over:
+    "clusters" of embeddings; the values of the "field" `by`; kinds of prompt by their "wording"; or "kinds", the values of the
+    field, each split into kinds of prompt if it has several.
     """
 
     allocation: str
@@ -167,6 +169,8 @@ class Strategy:
     mid_band: float = 0.5
     shortlist_factor: float = 4.0
     rising: bool = False
+    groups: str = "clusters"
+    by: str = "source"
 
 
 @dataclass(frozen=True)

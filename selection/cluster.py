@@ -182,6 +182,28 @@ def _quality(vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
+def measure_groups(
+    embeddings: np.ndarray, assignment: np.ndarray, k: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Of groups that were made in another way: centroids (k, d) of their unit vectors, each example's distance (n,) to its own, and the
+    quality that `Clusters` has."""
+    centroids = np.zeros((k, embeddings.shape[1]))
+    for rows in blocks(np.arange(len(embeddings))):
+        centroids += _indicator(assignment[rows], k).T @ unit(embeddings[rows])
+    centroids = unit(centroids)
+    distance = _distances(embeddings, assignment, centroids).astype(np.float32)
+    rng, n = np.random.default_rng([seed, CLUSTER]), len(embeddings)
+    looked_at = np.sort(rng.choice(n, size=min(n, QUALITY_SAMPLE), replace=False))
+    size = np.bincount(assignment, minlength=k)
+    quality = _quality(unit(embeddings[looked_at]), assignment[looked_at]) | {
+        "k": k,
+        "mean_distance": float(distance.mean()),
+        "smallest": int(size.min()),
+        "largest": int(size.max()),
+    }
+    return centroids, distance, quality
+
+
 def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
     """A name for each cluster: its three most distinctive terms. Equal names get numbers."""
     terms = telling_terms(texts, assignment, k, NAME_TERMS)

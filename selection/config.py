@@ -125,6 +125,31 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
     )
 
 
+class KindsConfig(BaseModel, extra="forbid", frozen=True):
+    """Kinds of example by the wording of prompts, which the default strategy and strategies kind_* spread the budget over."""
+
+    k: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Kinds. auto: as many as kinds.apart leaves. More separate tasks better, and cut large tasks into pieces.",
+    )
+    apart: float = Field(
+        0.45,
+        gt=0,
+        lt=1.5,
+        description="How far apart kinds are at least: 0 is the same wording, 1.41 nothing in common. Less makes more kinds.",
+    )
+    longest_run: int = Field(3, ge=1, le=5, description="Words and signs of the longest run that describes a prompt.")
+    least_share: float = Field(
+        0.004,
+        gt=0,
+        lt=1,
+        description="Runs in fewer than this share of the prompts are left out. Less sees smaller tasks, and topics.",
+    )
+    components: int = Field(
+        100, ge=2, le=1000, description="Numbers that describe a prompt; time and memory grow with them."
+    )
+
+
 class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     """What a round measures with the current adapter, and the score that examples are ranked by."""
 
@@ -197,6 +222,12 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
     )
     picker: str | None = Field(
         None, description=f"Which examples fill a cluster's quota: {', '.join(sorted(registry('picker')))}."
+    )
+    by: str = Field(
+        "source",
+        min_length=1,
+        description="Field of the examples over whose values strategies source_* spread the budget: source (a field of that name, else "
+        "the file), or any other field. Examples without it make one group.",
     )
     temperature: float | None = Field(
         None,

@@ -38,6 +38,36 @@ STRATEGIES: dict[str, Strategy] = {
         "clusters by the square root of their size; between random and uniform",
         temperature=0.5,
     ),
+    "source_uniform": Strategy(
+        "uniform", "random", "the same share for every source, or value of select.by; without measuring", groups="field"
+    ),
+    "source_size": Strategy(
+        "size",
+        "random",
+        "sources by the square root of their size; if rows carry a source and rare tasks count",
+        temperature=0.5,
+        groups="field",
+    ),
+    "source_kinds": Strategy(
+        "uniform",
+        "random",
+        "sources, each split into kinds of prompt if it has several; a quarter of the budget at random",
+        explore=0.25,
+        groups="kinds",
+    ),
+    "kind_uniform": Strategy(
+        "uniform",
+        "random",
+        "the same share for every kind of prompt; without sources, without measuring",
+        groups="wording",
+    ),
+    "kind_size": Strategy(
+        "size",
+        "random",
+        "kinds of prompt by the square root of their size; without sources",
+        temperature=0.5,
+        groups="wording",
+    ),
     "loss": Strategy(
         "loss", "random", "clusters by the current adapter's loss, without the default's memory", tail_cut=0.05
     ),

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from al.lineage.history import History
 from al.lineage.past import losses_before
 from al.pool.store import Pool
+from al.preparation.groups import spread_over
 from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
@@ -28,7 +29,11 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     config changed), and when nothing was measured since.
     """
     before = history.last("clusters") or prepared.clusters
-    if not session.config.cluster.adapt or _origin(history) != prepared.clusters.fingerprint:
+    if (
+        not session.config.cluster.adapt
+        or spread_over(session.config) != "clusters"
+        or _origin(history) != prepared.clusters.fingerprint
+    ):
         return prepared.clusters
     measured = [done["score"] for done in history.rounds if "score" in done]
     if not any(artifact.json("score.json")["examples"] for artifact in measured):

@@ -47,7 +47,7 @@ from selection.strategy import Budget, needs_losses
 from trainer.tokens import TokenTable
 
 BASELINE = "random"
-OWN = ("cluster", "lora", "measure", "noise", "score", "select", "train")
+OWN = ("cluster", "kinds", "lora", "measure", "noise", "score", "select", "train")
 """Config sections that a strategy may set for itself. The others make the pool and the holdout, which all strategies share."""
 
 

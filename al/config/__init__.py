@@ -24,6 +24,7 @@ from selection.config import (
     DedupConfig,
     EmbedConfig,
     HoldoutConfig,
+    KindsConfig,
     NoiseConfig,
     ScoreConfig,
     SelectConfig,
@@ -135,6 +136,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     dedup: DedupConfig = DedupConfig()
     holdout: HoldoutConfig = HoldoutConfig()
     cluster: ClusterConfig = ClusterConfig()
+    kinds: KindsConfig = KindsConfig()
     score: ScoreConfig = ScoreConfig()
     noise: NoiseConfig = NoiseConfig()
     select: SelectConfig = SelectConfig()

@@ -674,6 +674,11 @@ BEHAVIOURS = [
     Behaviour("random gives the largest more than uniform does", "strategy", "uniform", "random", largest_quota, {}),
     Behaviour("uniform is evener than size", "strategy", "size", "uniform", evenness, {}),
     Behaviour("size is less uneven than the pool", "strategy", "random", "size", evenness, {}),
+    Behaviour("source_uniform is evener than its size", "strategy", "source_size", "source_uniform", evenness, {}),
+    Behaviour("source_size is less uneven than the pool", "strategy", "random", "source_size", evenness, {}),
+    Behaviour("source_kinds is evener than the pool", "strategy", "random", "source_kinds", evenness, {}),
+    Behaviour("kind_uniform is evener than its size", "strategy", "kind_size", "kind_uniform", evenness, {}),
+    Behaviour("kind_size is less uneven than the pool", "strategy", "random", "kind_size", evenness, {}),
     Behaviour("default begins evenly", "strategy", "loss", "default", evenness, {}),
     Behaviour("default goes where loss fell", "strategy", "loss", "default", fastest_quota, {}, later=True),
     Behaviour("loss gives the hardest more than random", "strategy", "random", "loss", hardest_quota, {}),
@@ -732,8 +737,12 @@ def test_rising_begins_in_the_middle(town):
     assert mid == rising
 
 
+WHAT_GROUPS_ARE = {"by"}
+"""Parameters that decide what the clusters are before anything is selected: tests/integration/test_groups.py."""
+
+
 def test_no_parameter_is_without_a_behaviour():
-    assert {behaviour.parameter for behaviour in BEHAVIOURS} == set(SelectConfig.model_fields)
+    assert {behaviour.parameter for behaviour in BEHAVIOURS} == set(SelectConfig.model_fields) - WHAT_GROUPS_ARE
 
 
 @pytest.mark.parametrize("kind", ["strategy", "allocation", "picker"])

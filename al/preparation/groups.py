@@ -1,0 +1,106 @@
+"""What the budget is spread over where it is not clusters of embeddings: the values of a field, or kinds of prompt.
+
+The groups are published as a clustering, so that quotas, reasons and the report treat them as any other.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.config import Config
+from al.pool.store import Pool
+from al.preparation.pool_state import load_embeddings
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
+from selection.cluster import describe, measure_groups, project
+from selection.kinds import find_kinds, split_sources
+from selection.strategy import resolve
+
+WITHOUT = "without the field"
+"""Name of the group of examples that do not have the field."""
+LONGEST_NAME = 80
+
+
+def spread_over(config: Config) -> str:
+    """What the config's strategy spreads the budget over: clusters, field, wording or kinds (`selection.candidates.Strategy`)."""
+
+    return resolve(config.select).groups
+
+
+def group_examples(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
+    """The groups of the config's strategy as a clustering: names, sizes, quality by embeddings, places on the report's map."""
+    config, over = session.config, spread_over(session.config)
+
+    def build(out: Path, scratch: Path) -> None:
+
+        reader, vectors = Pool.open(pool.path), load_embeddings(embeddings)
+        with session.progress("cluster", len(reader), "examples") as progress:
+            assignment, names, facts = _groups(reader, over, config)
+            progress(len(reader))
+        centroids, distance, quality = measure_groups(vectors, assignment, len(names), config.seed)
+        x, y = project(vectors).T
+        table = pa.table({"cluster": assignment.astype(np.int32), "distance": distance, "x": x, "y": y})
+        pq.write_table(table, out / "clusters.parquet")
+        np.save(out / "centroids.npy", centroids)
+        facts = {"k": len(names), "names": names, "quality": quality | facts, "spread_over": over}
+        write_json(out / "clusters.json", facts)
+
+    params: dict[str, Any] = {"spread_over": over, "seed": config.seed}
+    params |= {"by": config.select.by} if over != "wording" else {}
+    params |= {"kinds": config.kinds.model_dump(mode="json")} if over != "field" else {}
+    inputs = {"pool": pool, "embeddings": embeddings}
+    return session.run.stage("clusters", version=3, inputs=inputs, params=params, build=build, label="cluster")
+
+
+def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    """(n,) group of each row from 0 on, the groups' names, and what to record of how they were found."""
+
+    values, field = field_values(reader, config.select.by) if over != "wording" else ([], np.zeros(len(reader), int))
+    if over == "field":
+        return field, values, {"by": config.select.by}
+    prompts = reader.texts(np.arange(len(reader)), part="prompt")
+    kinds = find_kinds(prompts, config.kinds, config.seed)
+    facts: dict[str, Any] = {"kinds": int(kinds.max()) + 1}
+    groups = kinds
+    if over == "kinds":
+        groups, per_source = split_sources(field, kinds)
+        facts |= {"by": config.select.by, "kinds_per_source": round(per_source, 2)}
+    count = int(groups.max()) + 1
+    if over == "kinds" and count == len(values):
+        return groups, values, facts
+    names = describe(prompts, groups, count)
+    if len(values) > 1:
+        source = np.zeros(count, dtype=int)
+        source[groups] = field
+        names = [f"{values[s]}: {name}" for s, name in zip(source, names, strict=True)]
+    return groups, names, facts
+
+
+def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:
+    """The values of a metadata field in order of their first row, and the place (n,) of each row's value in that list.
+
+    `source` is where an example came from, a field of its own or its file; any other name is a field of the rows. Lists and objects count
+    as their JSON text. Examples without the field make one group.
+    """
+    if name == "source":
+        texts, code = np.unique(reader.sources, return_inverse=True)
+        return [str(text) or WITHOUT for text in texts], code
+    place: dict[str, int] = {}
+    code = np.empty(len(reader), dtype=np.int64)
+    for start in range(0, len(reader), 4096):
+        rows = np.arange(start, min(start + 4096, len(reader)))
+        for row, entry in zip(rows, reader.metadata(rows), strict=True):
+            code[row] = place.setdefault(_text(entry.get(name)), len(place))
+    return list(place), code
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return WITHOUT
+    return (value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False))[:LONGEST_NAME]

@@ -1,0 +1,88 @@
+"""What the player reads, made from the pools' files: every row tokenized once, and which rows each pool holds.
+
+    python benchmarks/proving_ground/inputs.py --pools DIR --model DIR --out DIR
+
+Pools share rows; a row is tokenized once, whichever pools hold it. `--out` gets tokens/ (a token table), splits.npz ("POOL|pool",
+"POOL|dev", "POOL|test": row numbers; with "|task" the task of each as a number among the pool's) and, of pool rows, "|source" and "|key".
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+PARTS = ("pool", "dev", "test")
+MAX_LENGTH = 768
+
+
+def read_rows(pools: Path, pool: str, part: str) -> list[dict[str, Any]]:
+    """Rows of one file."""
+    with (pools / pool / f"{part}.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    """All messages but the response."""
+    return "\n".join(message["content"] for message in row["messages"][:-1])
+
+
+def key_of(row: dict[str, Any]) -> int:
+    """64 bits that belong to the row's conversation."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(row["messages"]).encode(), digest_size=8).digest(), "big")
+
+
+def gather(pools: Path, names: list[str]) -> tuple[list[list[dict[str, str]]], dict[str, np.ndarray]]:
+    """Every conversation once, and the arrays of splits.npz."""
+    place: dict[int, int] = {}
+    conversations: list[list[dict[str, str]]] = []
+    arrays: dict[str, np.ndarray] = {}
+    for name in names:
+        of_pool = {part: read_rows(pools, name, part) for part in PARTS}
+        code = {task: i for i, task in enumerate(sorted({row["task"] for row in of_pool["pool"]}))}
+        for part, rows in of_pool.items():
+            keys = [key_of(row) for row in rows]
+            for key, row in zip(keys, rows, strict=True):
+                if key not in place:
+                    place[key] = len(conversations)
+                    conversations.append(row["messages"])
+            arrays[f"{name}|{part}"] = np.array([place[key] for key in keys])
+            arrays[f"{name}|{part}|task"] = np.array([code[row["task"]] for row in rows])
+            if part == "pool":
+                arrays[f"{name}|pool|key"] = np.array(keys, dtype=np.uint64)
+                arrays[f"{name}|pool|source"] = np.unique([row["source"] for row in rows], return_inverse=True)[1]
+    return conversations, arrays
+
+
+def main() -> None:
+    """Write the inputs for one model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pools", "model", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    from trainer.config import ModelConfig
+    from trainer.template import ChatTemplate
+    from trainer.tokenizer import load_tokenizer
+    from trainer.tokens import tokenize_pool
+    from trainer.tokens_config import TokensConfig
+
+    names = list(json.loads(Path(__file__).with_name("pools.json").read_text())["pools"])
+    conversations, arrays = gather(arguments.pools, names)
+    template = ChatTemplate.resolve(load_tokenizer(ModelConfig(name=str(arguments.model))), "auto")
+    config = TokensConfig(max_length=MAX_LENGTH, overlength="truncate")
+    tokenize_pool(conversations, template, config, arguments.out / "tokens")
+    np.savez(arguments.out / "splits.npz", **arrays)
+    print(
+        f"{len(conversations):,} conversations, {json.loads((arguments.out / 'tokens/tokens.json').read_text())['tokens']:,} tokens"
+    )
+
+
+if __name__ == "__main__":
+    main()

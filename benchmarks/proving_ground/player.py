@@ -1,0 +1,160 @@
+"""Plays runs on one device: trains their adapters side by side, measures them on their pools' test rows, appends a row for each.
+
+    python benchmarks/proving_ground/player.py --model DIR --input DIR --plan FILE --out FILE [--minutes 9]
+
+`--input` is what `planning` wrote: tokens/ (a token table of all rows), splits.npz (test and dev rows of each pool with their tasks) and
+picks.npz (the rows that each run trains on). `--plan` lists the runs to play. Rows that `--out` has are not played again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+Run = dict[str, Any]
+KEY = ("model", "pool", "noise", "sources", "budget", "strategy", "seed", "learning_rate", "split")
+
+
+def identity(run: Run) -> tuple:
+    """What makes two runs the same."""
+    return tuple(run[key] for key in KEY)
+
+
+def name_of(run: Run) -> str:
+    """A run's picks in picks.npz; runs of any model and learning rate share them."""
+    return "|".join(str(run[key]) for key in ("pool", "noise", "sources", "budget", "strategy", "seed"))
+
+
+def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once: int) -> Iterator[list[Run]]:
+    """Runs of the plan in groups that train side by side: of one `order` and number of picks, alike in tokens, so many that a
+    step has about `tokens_at_once`."""
+    from benchmarks.proving_ground.side_by_side import EXAMPLES_A_STEP
+
+    by_size: dict[tuple[int, int], list[tuple[float, Run]]] = {}
+    for run in runs:
+        rows = picks[name_of(run)]
+        by_size.setdefault((run.get("order", 0), len(rows)), []).append((float(lengths[rows].mean()), run))
+    for key in sorted(by_size):
+        members = sorted(by_size[key], key=lambda entry: entry[0])
+        start = 0
+        while start < len(members):
+            stop = start + 1
+            while stop < len(members) and (stop + 1 - start) * members[stop][0] * EXAMPLES_A_STEP <= tokens_at_once:
+                stop += 1
+            yield [run for _, run in members[start:stop]]
+            start = stop
+
+
+def play(base: Any, table: Any, group: list[Run], picks: Any, splits: Any, told: Any = print) -> Iterator[Run]:
+    """Finished rows of a group, trained and measured together."""
+    from benchmarks.proving_ground.side_by_side import measure_side_by_side, train_side_by_side
+
+    started = time.perf_counter()
+    rows = [picks[name_of(run)] for run in group]
+    adapters = train_side_by_side(
+        base, table, rows, [run["seed"] for run in group], [run["learning_rate"] for run in group], told
+    )
+    _wait()
+    trained = time.perf_counter() - started
+    tests = [splits[f"{run['pool']}|{run['split']}"] for run in group]
+    found = measure_side_by_side(base, adapters, table, tests)
+    _wait()
+    measured = time.perf_counter() - started - trained
+    told(f"{len(group)} runs of {len(rows[0])}: training {trained:.1f} s, measuring {measured:.1f} s")
+    for run, picked, entry in zip(group, rows, found, strict=True):
+        tasks = splits[f"{run['pool']}|{run['split']}|task"]
+        seconds = {"train": round(trained / len(group), 3), "evaluate": round(measured / len(group), 3)}
+        yield {
+            **{key: run[key] for key in KEY},
+            **{name: round(value, 5) for name, value in summary(entry, tasks).items()},
+            "generated_em": None,
+            "tokens": int(table.lengths[picked].sum()),
+            "seconds": seconds,
+            "task_nll": [round(float(v), 4) for v in per_task(entry, tasks, "nll")],
+            "task_em": [round(float(v), 4) for v in per_task(entry, tasks, "correct")],
+        }
+
+
+def per_task(entry: dict[str, np.ndarray], tasks: np.ndarray, name: str) -> np.ndarray:
+    """(tasks,) NLL per response token, or share of correct examples, of each task."""
+    over = entry["targets" + name.removeprefix("nll")] if name.startswith("nll") else np.ones(len(tasks))
+    return np.bincount(tasks, entry[name]) / np.maximum(np.bincount(tasks, over), 1e-12)
+
+
+def summary(entry: dict[str, np.ndarray], tasks: np.ndarray) -> dict[str, float]:
+    """Macro means count tasks alike, micro means tokens (NLL) or examples (exact match)."""
+    return {
+        "macro_nll": float(per_task(entry, tasks, "nll").mean()),
+        "micro_nll": float(entry["nll"].sum() / entry["targets"].sum()),
+        "macro_em": float(per_task(entry, tasks, "correct").mean()),
+        "micro_em": float(entry["correct"].mean()),
+        "macro_nll_no_end": float(per_task(entry, tasks, "nll_no_end").mean()),
+        "macro_em_no_end": float(per_task(entry, tasks, "correct_no_end").mean()),
+    }
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Play what is missing until the minutes are over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("model", "input", "plan", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no further group after so many minutes")
+    parser.add_argument("--tokens-at-once", type=int, default=100_000)
+    parser.add_argument("--rate", type=float, default=None, help="learning rate of runs that the plan gives none")
+    parser.add_argument(
+        "--compile", action="store_true", help="fuse elementwise parts; takes half a minute to begin with"
+    )
+    parser.add_argument("--most", type=int, default=None, help="play at most so many groups")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    from benchmarks.proving_ground.many_adapters import compile_elementwise, freeze
+    from trainer.config import ModelConfig
+    from trainer.model import Base
+    from trainer.tokens import TokenTable
+
+    base = freeze(Base.load(ModelConfig(name=str(arguments.model), device=arguments.device)).model)
+    if arguments.compile:
+        compile_elementwise()
+    table = TokenTable.open(arguments.input / "tokens")
+    picks, splits = np.load(arguments.input / "picks.npz"), np.load(arguments.input / "splits.npz")
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    have = {identity(json.loads(line)) for line in lines}
+    plan = [
+        {**run, "learning_rate": run["learning_rate"] or arguments.rate}
+        for run in json.loads(arguments.plan.read_text())
+    ]
+    runs = [run for run in plan if identity(run) not in have]
+    print(
+        f"loaded in {time.perf_counter() - started:.1f} s; {len(plan) - len(runs)} of {len(plan)} runs done", flush=True
+    )
+    for number, group in enumerate(groups(runs, picks, table.lengths, arguments.tokens_at_once)):
+        if time.perf_counter() - started > 60 * arguments.minutes or number == arguments.most:
+            break
+        with arguments.out.open("a") as out:
+            for row in play(base, table, group, picks, splits, lambda text: print(text, flush=True)):
+                out.write(json.dumps(row) + "\n")
+        first = group[0]
+        print(
+            f"[{time.perf_counter() - started:.0f} s] {len(group)} runs, first {first['pool']} {first['strategy']} {first['budget']}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Strategies that spread the budget over sources, a field or kinds of prompt, through whole rounds on the small world."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from command_line import winnow
+from tiny_world import WORDS
+
+from al.pool.store import Pool
+
+
+def picked_by(run: Path, settings: dict[str, object], world: Path, strategy: str, budget: int = 36) -> dict:
+    """One round without a control: names of the groups, and the sources of the picks."""
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    done = winnow(
+        "round", "--config", world, "--run", run, "--budget", budget, "--strategy", strategy, "--no-control",
+        "--set", "evaluate.generations=0", *options,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    pool = Pool.open(next((run / "artifacts/pool").iterdir()))
+    quotas = (next((run / "artifacts/selection").iterdir()) / "quotas.json").read_text()
+    picked = np.isin(pool.keys, np.load(next((run / "artifacts/selection").iterdir()) / "picked.npy"))
+    clusters = next((run / "artifacts/clusters").iterdir())
+    return {
+        "names": json.loads((clusters / "clusters.json").read_text())["names"],
+        "cluster": pq.read_table(clusters / "clusters.parquet")["cluster"].to_numpy(),
+        "pool": pool,
+        "picked": picked,
+        "quotas": quotas,
+    }
+
+
+@pytest.fixture(scope="module")
+def alike(world, tmp_path_factory):
+    return picked_by(tmp_path_factory.mktemp("alike") / "run", {}, world, "source_uniform")
+
+
+def test_groups_are_the_sources_by_name(alike):
+    sources = alike["pool"].sources
+    assert [alike["names"][c] for c in alike["cluster"]] == sources.tolist()
+
+
+def test_every_source_gets_alike(alike):
+    counts = Counter(alike["pool"].sources[alike["picked"]].tolist())
+    assert sum(counts.values()) == 36 and max(counts.values()) - min(counts.values()) <= 1
+    assert "as every cluster" in alike["quotas"]
+
+
+def test_another_field_and_rows_without_it(world, tmp_path):
+    rng = random.Random(4)
+    rows = []
+    for i in range(150):
+        words = rng.sample(WORDS, 8)
+        topic = {} if i < 30 else {"topic": ["x", "y"][i < 80]}
+        rows.append({"prompt": " ".join(words[:6]), "completion": " ".join(words[6:]), **topic})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "pool.files": json.dumps([str(file)]),
+        "select.by": "topic",
+        "holdout.dev": 4,
+        "holdout.test": 8,
+        "dedup.threshold": 1.0,
+    }
+    found = picked_by(tmp_path / "run", settings, world, "source_uniform", 12)
+    assert sorted(found["names"]) == ["without the field", "x", "y"]
+    topics = [entry.get("topic") for entry in found["pool"].metadata(np.flatnonzero(found["picked"]))]
+    assert max(Counter(topics).values()) == 4 and set(topics) == {None, "x", "y"}
+
+
+def test_sources_that_are_tasks_stay_whole_and_a_quarter_is_random(world, tmp_path):
+    found = picked_by(tmp_path / "run", {}, world, "source_kinds")
+    assert sorted(found["names"]) == sorted(set(found["pool"].sources.tolist()))
+    assert sum(entry["quota"] for entry in json.loads(found["quotas"])) == 36 - 9
+
+
+def test_kinds_of_prompt_need_no_source(world, tmp_path):
+    found = picked_by(tmp_path / "run", {"kinds.k": 4}, world, "kind_uniform", 24)
+    counts = np.bincount(found["cluster"][found["picked"]], minlength=len(found["names"]))
+    assert len(found["names"]) == len(counts) == 4 and counts.sum() == 24
