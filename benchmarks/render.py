@@ -18,6 +18,7 @@ from report_tables import interval_coverage, noise_detection, report_page  # noq
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
 STUDY_PAGE, STUDY_MARK = ROOT / "docs" / "selection.md", ("<!-- study -->", "<!-- /study -->")
+GROUND_MARK = ("<!-- ground -->", "<!-- /ground -->")
 HEAD = """# Benchmarks
 Drawn by `python benchmarks/render.py` from the JSON records under `benchmarks/results/`; no figure is typed by hand.
 """
@@ -335,15 +336,26 @@ def page() -> str:
 
 
 def study_page() -> str:
-    """docs/selection.md with the study's tables between their marks."""
+    """docs/selection.md with the tables of the study and of the proving ground between their marks."""
+    from proving_ground.tables import tables
     from study_tables import study
 
     text = STUDY_PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(STUDY_MARK[0])
-    after = rest.split(STUDY_MARK[1])[1]
-    path = RESULTS / "selection_study.json"
-    drawn = study(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ""
-    return f"{before}{STUDY_MARK[0]}\n{drawn}\n{STUDY_MARK[1]}{after}"
+    record, ground, summary = (_record(n) for n in ("selection_study", "proving_ground", "proving_ground_summary"))
+    pools = json.loads((ROOT / "benchmarks/proving_ground/pools.json").read_text())["pools"]
+    text = _between(text, STUDY_MARK, study(record) if record else "")
+    return _between(text, GROUND_MARK, tables(ground, summary, pools) if ground and summary else "")
+
+
+def _record(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _between(text: str, marks: tuple[str, str], drawn: str) -> str:
+    """The text with `drawn` between two marks."""
+    before, rest = text.split(marks[0])
+    return f"{before}{marks[0]}\n{drawn}\n{marks[1]}{rest.split(marks[1])[1]}"
 
 
 def main() -> None:
