@@ -341,17 +341,31 @@ def page() -> str:
 
 def selection_page() -> str:
     """docs/selection.md with each generated table between its marks, `<!-- name -->` and `<!-- /name -->`."""
+    from proving_ground.tables import tables
     from registry_tables import scores, strategies
     from study_tables import study
 
-    path = RESULTS / "selection_study.json"
-    drawn = study(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ""
+    record, ground, summary = (
+        _record(name) for name in ("selection_study", "proving_ground", "proving_ground_summary")
+    )
+    pools = json.loads((ROOT / "benchmarks/proving_ground/pools.json").read_text(encoding="utf-8"))["pools"]
+    blocks = {
+        "strategies": strategies(),
+        "scores": scores(),
+        "ground": tables(ground, summary, pools) if ground and summary else "",
+        "study": study(record) if record else "",
+    }
     text = SELECTION_PAGE.read_text(encoding="utf-8")
-    for name, block in (("strategies", strategies()), ("scores", scores()), ("study", drawn)):
+    for name, block in blocks.items():
         before, rest = text.split(f"<!-- {name} -->")
         after = rest.split(f"<!-- /{name} -->")[1]
         text = f"{before}<!-- {name} -->\n{block}\n<!-- /{name} -->{after}"
     return text
+
+
+def _record(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def main() -> None:

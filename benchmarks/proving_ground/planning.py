@@ -38,7 +38,7 @@ SPREAD: dict[str, tuple[str | None, float, float]] = {
     "split_uniform": ("split", 0.0, 0.0),
     "kind_size, 25% random": ("kind", 0.5, 0.25),
     "kind_uniform, 25% random": ("kind", 0.0, 0.25),
-    "split_uniform, 25% random": ("split", 0.0, 0.25),
+    "source_kinds": ("split", 0.0, 0.25),
 }
 """What each strategy spreads the budget over, in proportion to size to which power, and the share picked at random besides. The oracle
 sees the hidden tasks; "split" are sources split by kinds where they hold several."""
@@ -85,7 +85,7 @@ STAGES = {
     "alike": lambda model: (
         {**r, "order": r["order"] + 0.5} for r in core(model, ("source_uniform", "oracle_uniform"), 3)
     ),
-    "defaults": lambda model: core(model, ("kind_uniform, 25% random", "split_uniform, 25% random")),
+    "defaults": lambda model: core(model, ("kind_uniform, 25% random", "source_kinds")),
     "design": lambda model: core(model, ("kind_uniform", "kind_size", "split_uniform", "kind_size, 25% random"), 2),
     "curve": curve,
 }

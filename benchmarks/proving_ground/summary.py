@@ -1,0 +1,192 @@
+"""What the runs of the proving ground say, by name: `proving_ground_summary.json` out of `proving_ground.json`.
+
+    python benchmarks/proving_ground/summary.py
+
+A pool has headroom for a model where the oracle (hidden tasks by the square root of their size) gains at least two standard errors over
+random. Share: the budget over the examples that random needs for the same macro NLL, read off random's own curve (log-linear,
+continued beyond its ends), kept within 0.1 to 2. Figures that no run measured are null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+ROWS, SUMMARY = RESULTS / "proving_ground.json", RESULTS / "proving_ground_summary.json"
+BUDGET, BUDGETS = 1000, (300, 1000, 2000, 4000)
+WITH, WITHOUT = "source_kinds", "kind_uniform, 25% random"
+"""The default where rows carry a source; and a candidate for rows without, which is not the default yet."""
+ORACLE = "oracle_size"
+BOUNDS = (0.1, 2.0)
+Row = dict[str, Any]
+Cell = tuple[str, str]
+
+
+class Ground:
+    """Rows at the tuned learning rate on test, by (model, pool), budget and strategy, each {seed: row}."""
+
+    def __init__(self, rows: list[Row]):
+        self.runs: dict[tuple[Cell, int, str], dict[int, Row]] = defaultdict(dict)
+        for row in rows:
+            if row["split"] == "test":
+                self.runs[(row["model"], row["pool"]), row["budget"], row["strategy"]][row["seed"]] = row
+        self.cells = sorted({cell for cell, _, _ in self.runs})
+        self.strategies = sorted({strategy for _, _, strategy in self.runs})
+
+    def values(self, cell: Cell, strategy: str, key: str = "macro_nll", budget: int = BUDGET) -> np.ndarray:
+        """(seeds,) of one measure."""
+        return np.array([row[key] for _, row in sorted(self.runs.get((cell, budget, strategy), {}).items())])
+
+    def gain(self, cell: Cell, strategy: str, key: str = "macro_nll") -> np.ndarray:
+        """(seeds,) random less the strategy, of the seeds that both have; of exact match the strategy less random."""
+        ours, theirs = (self.runs.get((cell, BUDGET, name), {}) for name in (strategy, "random"))
+        sign = 1 if key.endswith("nll") else -1
+        return np.array([sign * (theirs[s][key] - ours[s][key]) for s in sorted(ours.keys() & theirs.keys())])
+
+    def curve(self, cell: Cell) -> list[tuple[int, float]]:
+        """(examples, mean macro NLL) of random."""
+        found = [(b, self.values(cell, "random", budget=b)) for b in BUDGETS]
+        return [(b, float(v.mean())) for b, v in found if len(v)]
+
+    def share(self, cell: Cell, nll: float) -> float | None:
+        """Of random's examples, the part that a budget of BUDGET with this macro NLL is; None without a curve."""
+        curve = self.curve(cell)
+        return None if len(curve) < 2 else float(np.clip(BUDGET / examples_for(curve, nll), *BOUNDS))
+
+    def headroom(self, cell: Cell) -> bool:
+        """Whether the oracle gains at least two standard errors."""
+        gain = self.gain(cell, ORACLE)
+        return len(gain) > 1 and bool(gain.mean() >= 2 * stats.sem(gain))
+
+
+def examples_for(curve: list[tuple[int, float]], nll: float) -> float:
+    """How many random examples reach `nll`: log-linear between the points of the curve, its end pieces continued."""
+    size, value = np.log([b for b, _ in curve]), np.minimum.accumulate([v for _, v in curve])
+    piece = int(np.clip(np.searchsorted(-value, -nll) - 1, 0, len(curve) - 2))
+    slope = min((value[piece + 1] - value[piece]) / (size[piece + 1] - size[piece]), -1e-6)
+    return float(np.exp(np.clip(size[piece] + (nll - value[piece]) / slope, 0, 16)))
+
+
+def figure(
+    value: float | None, low: float | None = None, high: float | None = None, seeds: int | None = None, note: str = ""
+) -> dict[str, Any]:
+    """One entry of the summary."""
+    rounded = [None if x is None else round(float(x), 4) for x in (value, low, high)]
+    entry = dict(zip(("value", "low", "high"), rounded, strict=True)) | {"seeds": seeds}
+    return entry | ({"note": note} if note else {})
+
+
+def geometric_share(ground: Ground, cells: list[Cell], strategy: str) -> dict[str, Any]:
+    """Geometric mean of the shares over cells, with a 95% interval by drawing cells and, inside them, seeds again."""
+    rng, logs = np.random.default_rng(0), []
+    cells = [cell for cell in cells if len(ground.values(cell, strategy)) and ground.share(cell, 1.0) is not None]
+    if not cells:
+        return figure(None, note="not measured")
+    for number in range(1001):
+        drawn = cells if number == 0 else [cells[i] for i in rng.integers(len(cells), size=len(cells))]
+        means = []
+        for cell in drawn:
+            values = ground.values(cell, strategy)
+            means.append((values if number == 0 else rng.choice(values, len(values))).mean())
+        logs.append(np.mean([np.log(ground.share(cell, nll)) for cell, nll in zip(drawn, means, strict=True)]))
+    low, high = np.percentile(logs[1:], [2.5, 97.5])
+    seeds = min(len(ground.values(cell, strategy)) for cell in cells)
+    return figure(
+        np.exp(logs[0]),
+        np.exp(low),
+        np.exp(high),
+        seeds,
+        f"{len(cells)} cells of {', '.join(sorted({m for m, _ in cells}))}",
+    )
+
+
+def oracle_part(ground: Ground, strategy: str) -> dict[str, Any]:
+    """Sum of the strategy's gains over the sum of the oracle's, all cells."""
+    cells = [cell for cell in ground.cells if len(ground.gain(cell, strategy)) and len(ground.gain(cell, ORACLE))]
+    if not cells:
+        return figure(None, note="not measured")
+    rng, found = np.random.default_rng(1), []
+    for number in range(1001):
+        drawn = cells if number == 0 else [cells[i] for i in rng.integers(len(cells), size=len(cells))]
+        ours, most = (sum(ground.gain(cell, name).mean() for cell in drawn) for name in (strategy, ORACLE))
+        found.append(ours / most)
+    low, high = np.percentile(found[1:], [2.5, 97.5])
+    return figure(found[0], low, high, min(len(ground.gain(cell, strategy)) for cell in cells))
+
+
+def worse_cells(ground: Ground, strategy: str) -> dict[str, Any]:
+    """Cells and measures in which the strategy is worse than random by Holm-corrected paired t-tests, one-sided."""
+    tests = []
+    for cell in ground.cells:
+        for key in ("macro_nll", "macro_em"):
+            gain = ground.gain(cell, strategy, key)
+            if len(gain) > 2:
+                p = float(stats.ttest_1samp(gain, 0, alternative="less").pvalue)
+                tests.append((1.0 if np.isnan(p) else p, cell, strategy, key))  # NaN: every difference is the same
+    tests.sort()
+    worse = []
+    for i, test in enumerate(tests):
+        if test[0] * (len(tests) - i) >= 0.05:
+            break
+        worse.append(test)
+    entry = figure(
+        len(worse),
+        seeds=min((len(ground.gain(c, s)) for _, c, s, _ in tests), default=None),
+        note=f"of {len(tests)} tests",
+    )
+    return entry | {
+        "which": [f"{c[0]}, {c[1]}, {k}" for _, c, _, k in worse],
+        "uncorrected": sum(p < 0.05 for p, *_ in tests),
+    }
+
+
+def summarize(document: dict[str, Any]) -> dict[str, Any]:
+    """The whole summary."""
+    ground = Ground(document["rows"])
+    with_headroom = [cell for cell in ground.cells if ground.headroom(cell)]
+    missing = figure(None, note="not measured yet")
+    kinds = document.get("kinds", {})
+    values = [entry["ami"] for entry in kinds.values()]
+    return {
+        "evals_4000_share": missing,
+        "share_geometric_mean_1000": geometric_share(ground, with_headroom, WITH),
+        "share_geometric_mean_all_pools": geometric_share(ground, ground.cells, WITH),
+        "oracle_gain_with_sources": oracle_part(ground, WITH),
+        "oracle_gain_without_sources": missing,
+        "without_sources_candidate": {
+            "strategy": WITHOUT,
+            "share_geometric_mean_1000": geometric_share(ground, with_headroom, WITHOUT),
+            "share_geometric_mean_all_pools": geometric_share(ground, ground.cells, WITHOUT),
+            "oracle_gain": oracle_part(ground, WITHOUT),
+            "cells_worse_than_random": worse_cells(ground, WITHOUT),
+        },
+        "cells": len(ground.cells),
+        "cells_with_headroom": [f"{model}, {pool}" for model, pool in with_headroom],
+        "cells_worse_than_random": worse_cells(ground, WITH),
+        "kinds_ami": figure(np.mean(values), min(values), max(values), 5, "mean, lowest and highest of the pools")
+        if values
+        else missing,
+        "noisy_mean_difference": missing,
+        "wrong_answers_recall": missing,
+        "wrong_answers_precision": missing,
+        "generated_em_share_1000": missing,
+        "target_minus_rds": missing,
+        "gpu_seconds_ratio": missing,
+    }
+
+
+def main() -> None:
+    """Write the summary."""
+    summary = summarize(json.loads(ROWS.read_text()))
+    SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main()
