@@ -28,7 +28,7 @@ LONGEST_NAME = 80
 
 
 def spread_over(config: Config) -> str:
-    """What the config's strategy spreads the budget over: clusters, field, wording or kinds (`selection.candidates.Strategy`)."""
+    """What the config's strategy spreads the budget over: clusters, field, wording or kinds (`groups` of `Strategy`)."""
 
     return resolve(config.select).groups
 
@@ -38,6 +38,7 @@ def group_examples(session: Session, pool: Artifact, embeddings: Artifact) -> Ar
     config, over = session.config, spread_over(session.config)
 
     def build(out: Path, scratch: Path) -> None:
+        """Write the groups in the form of a clustering."""
 
         reader, vectors = Pool.open(pool.path), load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:

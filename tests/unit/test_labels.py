@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from al import labels
-from al.report.page.charts import build_charts
+from al.report.page.drawing import build_charts
 from selection.scores import SCORES
 
 
