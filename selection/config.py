@@ -184,14 +184,12 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("by")
     @classmethod
     def _known_scores(cls, by: str | dict[str, float]) -> str | dict[str, float]:
-
         check(by)
         return by
 
     @field_validator("also")
     @classmethod
     def _known_also(cls, also: list[str]) -> list[str]:
-
         for name in also:
             check(name)
         return also

@@ -19,7 +19,6 @@ from selection.strategy import Budget, Candidates, allocate, select
 
 def random_picks(session: Session, prepared: Prepared, ours: History, selection: Artifact, theirs: History) -> Artifact:
     """The control's picks: as many as the selected lineage has so far, less the control's own earlier ones, at random."""
-
     state = candidates(prepared, prepared.clusters, theirs)
     unit = selection.manifest["params"]["budget"]["unit"]
     wanted = np.concatenate([ours.all_picked(), np.load(selection.path / "picked.npy")])
@@ -55,7 +54,6 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
 
 def draw_random(session: Session, state: PoolState, amount: Budget, number: int) -> np.ndarray:
     """Pool rows of `amount` drawn uniformly from the selectable ones; capped at all of them."""
-
     rows = state.rows
     if amount.unit == "examples":
         amount = Budget(unit="examples", amount=min(amount.amount, len(rows)))

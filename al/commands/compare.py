@@ -22,7 +22,6 @@ def run_comparison(
     options: Options, strategies: str, budget: str, count: int, seeds: int, proxy: str | None
 ) -> dict[str, Any]:
     """Run a comparison of `count` rounds, or the rest of it, in its own run directory; returns its document."""
-
     request = parse_budget(budget)
     if request.unit == "seconds":
         raise ConfigError("compare: a time budget differs between seeds; give examples or tokens.")

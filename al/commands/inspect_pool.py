@@ -103,7 +103,6 @@ def inspect_sources(
     Raises:
         ConfigError, DataError: as an import of them.
     """
-
     config = options.load_config()
     stop_on_signals()
     with tempfile.TemporaryDirectory(prefix="winnow-inspect-") as folder:
@@ -171,7 +170,6 @@ def recognised(stats: dict[str, Any]) -> list[dict[str, Any]]:
 def _template(config: Config) -> tuple[ChatTemplate | None, str]:
     """The config's chat template, or None and the reason. The hub gets five seconds to answer; a user who inspects
     files should not wait for the minute of retries that training allows."""
-
     try:
         try:
             tokenizer = load_tokenizer(config.model, only_local=True)
@@ -234,7 +232,6 @@ def quarantine_by_reason(path: Path) -> list[dict[str, Any]]:
 def _rendered(pool: Pool, template: ChatTemplate | None, rows: np.ndarray) -> list[dict[str, Any]]:
     """Examples with `segments`: their text through the chat template and the target of each part (0 none, 1 response, 2 its
     end). Without a template, or if it refuses an example (`refused` gives the reason), the list is empty."""
-
     examples = _described(pool, rows)
     for example in examples:
         try:

@@ -112,7 +112,6 @@ class Prompts:
 def unlabelled_prompts(session: Session, number: int) -> Prompts:
     """Run the stages that labelling needs on the newest pool version. Unlike in a round, no example needs a
     response. `number` is the next round."""
-
     _, artifact = pool_version(session)
     cleaned = leave_out(session, artifact)
     tokens = tokenize(session, artifact)
@@ -170,7 +169,6 @@ def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int
     Raises:
         DataError: no prompt is eligible.
     """
-
     if not prompts.eligible.any():
         raise DataError(
             f"there is no prompt to label: the pool has {sum(prompts.left_out.values()):,} examples without a response"

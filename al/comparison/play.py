@@ -141,7 +141,6 @@ def play_member(
 
 def learns(config: SelectConfig, rounds: int) -> bool:
     """Whether anything the strategy does in any round depends on what was trained before."""
-
     return any(needs_losses(config, number) for number in range(1, rounds + 1))
 
 

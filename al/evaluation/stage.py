@@ -73,7 +73,6 @@ def _columns(statistics: Any) -> dict[str, np.ndarray]:
 
 def _alternative_tokens(session: Session, prepared: Tokenized, rows: np.ndarray) -> tuple[Any, np.ndarray]:
     """Token table of the other accepted answers of `rows` (None if there are none), and the position in `rows` each belongs to."""
-
     limit, longest = session.config.evaluate.alternatives, session.config.tokens.max_length
     pool = prepared.open_pool()
     built, owner = [], []

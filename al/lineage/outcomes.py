@@ -76,7 +76,6 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
     Raises:
         DataError: nothing can be picked, with the counts that say why.
     """
-
     pool = prepared.open_pool()
     table = TokenTable.open(prepared.tokens.path)
     split = np.load(prepared.split.path / "split.npy")

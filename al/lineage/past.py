@@ -56,7 +56,6 @@ def lowest_before(history: History, keys: np.ndarray) -> np.ndarray:
 
 def past_rounds(history: History, state: PoolState, unit: str) -> list[PastRound]:
     """One `selection.strategy.PastRound` for each earlier round, oldest first; amounts in `unit`."""
-
     k = int(state.cluster.max()) + 1
     size = np.bincount(state.cluster, minlength=k)
     measured = {number: entry for number, *entry in losses_before(history, state.keys, ("score",))}

@@ -66,7 +66,6 @@ def _affordable(config: Config, picked: float, number: int) -> float:
 def _looked_at(config: Config, picked: float, number: int, sample: float) -> float:
     """Picks checked for noise: all, or only the first ones if they are needed to find out how noisy the pool is. How noisy `auto`
     will find the pool is unknown here."""
-
     if not _looks_for_noise(config, number) or not config.noise.hold:
         return 0.0
     unknown = config.noise.look == "auto" and number == 2 and not sample

@@ -29,7 +29,6 @@ LONGEST_NAME = 80
 
 def spread_over(config: Config) -> str:
     """What the config's strategy spreads the budget over: clusters, field, wording or kinds (`groups` of `Strategy`)."""
-
     return resolve(config.select).groups
 
 
@@ -39,7 +38,6 @@ def group_examples(session: Session, pool: Artifact, embeddings: Artifact) -> Ar
 
     def build(out: Path, scratch: Path) -> None:
         """Write the groups in the form of a clustering."""
-
         reader, vectors = Pool.open(pool.path), load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:
             assignment, names, facts = _groups(reader, over, config)
@@ -61,7 +59,6 @@ def group_examples(session: Session, pool: Artifact, embeddings: Artifact) -> Ar
 
 def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[str], dict[str, Any]]:
     """(n,) group of each row from 0 on, the groups' names, and what to record of how they were found."""
-
     values, field = field_values(reader, config.select.by) if over != "wording" else ([], np.zeros(len(reader), int))
     if over == "field":
         return field, values, {"by": config.select.by}

@@ -103,7 +103,6 @@ def _check_not_late(kept: np.ndarray | None, named: np.ndarray) -> None:
 
 def name_sides(session: Session) -> Artifact:
     """The keys of the examples in files that are held out whole. Publishes `keys.npy` (sorted) and `sides.npy`."""
-
     sides = {side: [f for f, s in named_files(session).items() if s == side] for side in (DEV, TEST)}
     sources = {side: sources_of(session, files) for side, files in sides.items()}
 
@@ -166,7 +165,6 @@ def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | No
 
 def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> None:
     """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
-
     held, rows = held_out(split), np.flatnonzero(split == POOL)
     if len(held) and len(rows):
         _, cosine = near(embeddings[rows], embeddings[held])
@@ -175,7 +173,6 @@ def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) ->
 
 def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:
     """Mark pool rows that share a passage with a held-out row."""
-
     held = held_out(split)
     if not len(held):
         return

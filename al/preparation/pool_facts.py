@@ -53,7 +53,6 @@ def measure_turns(pool: Pool) -> dict[str, Any]:
 
 def measure_languages(pool: Pool, step: Step) -> dict[str, Any]:
     """Languages of at most 5,000 examples: {"of", "counts": {ISO 639-1 code or "und": examples}}, the most frequent first."""
-
     rows = sample_rows(len(pool), LANGUAGE_SAMPLE)
     counts = Counter(example_languages(pool, step, rows).tolist())
     return {"of": len(rows), "counts": dict(counts.most_common())}
@@ -61,7 +60,6 @@ def measure_languages(pool: Pool, step: Step) -> dict[str, Any]:
 
 def measure_refusals(pool: Pool, step: Step) -> dict[str, Any]:
     """Responses that refuse to answer, of at most 200,000 examples with a response: {"of", "count"}."""
-
     labelled = np.flatnonzero(pool.labelled)
     rows = labelled[sample_rows(len(labelled), REFUSAL_SAMPLE)]
     count = 0
@@ -74,7 +72,6 @@ def measure_refusals(pool: Pool, step: Step) -> dict[str, Any]:
 def measure_tokens(pool: Pool, template: ChatTemplate, config: TokensConfig, step: Step) -> dict[str, Any]:
     """Lengths in tokens of at most 5,000 examples, as `describe_lengths`, and what `tokens:` makes of the long ones:
     `kept` {status name: examples} (see trainer.tokens), the share of tokens that is trained on, and refusals of the template."""
-
     rows = sample_rows(len(pool), LENGTH_SAMPLE)
     lengths, statuses, targets, refused = [], Counter(), 0, []
     for block in _blocks(rows):

@@ -16,5 +16,4 @@ def load_embeddings(artifact: Artifact) -> np.ndarray:
 
 def trainable(pool: Artifact, tokens: Artifact) -> np.ndarray:
     """(n,) bool: has a response and fits (whole or truncated)."""
-
     return Pool.open(pool.path).labelled & np.isin(TokenTable.open(tokens.path).status, (OK, TRUNCATED))

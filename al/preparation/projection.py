@@ -26,7 +26,6 @@ TERMS, EXEMPLARS = 8, 3
 
 def laid_out(examples: int) -> bool:
     """Whether UMAP lays out a pool of so many examples: not a small one, and not without umap-learn (extra `map`)."""
-
     return examples >= LEAST and find_spec("umap") is not None
 
 
@@ -36,7 +35,6 @@ def project(session: Session, prepared: Prepared) -> Artifact | None:
     None where the map shows principal components (which `clusters.parquet` holds) instead: where `laid_out` says so, and when UMAP
     fails, which is said.
     """
-
     size = int(prepared.embeddings.json("embeddings.json")["examples"])
     if not laid_out(size):
         return None

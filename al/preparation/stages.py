@@ -115,7 +115,6 @@ def _each_once(sources: list[Source]) -> list[Source]:
 
 def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
     """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added."""
-
     strict = session.config.pool.strict
     sources = _told_apart(session, sources, previous)
 
@@ -150,7 +149,6 @@ def _told_apart(session: Session, sources: list[Source], pool: Artifact | None) 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:
     """Conversations → token ids and targets through the chat template."""
-
     params = {
         "tokens": session.config.tokens.model_dump(mode="json"),
         "template": session.config.model.chat_template,
@@ -264,7 +262,6 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
     Raises:
         DataError: with the counts that say why.
     """
-
     usable = trainable(pool, tokens)
     if (usable & wanted(cleaned, len(usable))).any():
         return

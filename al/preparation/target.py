@@ -178,7 +178,6 @@ def holds_kind(to_pool: np.ndarray, to_itself: np.ndarray) -> bool:
 
 def _shares_passages(texts: Pool, rows: np.ndarray, of: Pool, others: np.ndarray, overlap: float) -> np.ndarray:
     """(len(rows),) bool: which `rows` of `texts` share more than `overlap` of their passages with one of `others` of `of`."""
-
     joined = _Joined(of.texts(others), texts.texts(rows))
     sources = np.concatenate([np.char.add("of ", of.sources[others].astype(str)), texts.sources[rows].astype(str)])
     return shares_passages(joined, sources, np.arange(len(others)), overlap, apart=True)[len(others) :]

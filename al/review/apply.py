@@ -77,7 +77,6 @@ class Proposed:
             DataError: the decision does not fit this proposal.
             SelectionError: it cannot be met: contradictions, quotas beyond the budget, too few examples.
         """
-
         batch = self.batch
         batch.check(decision)
         keys = batch.pool.keys

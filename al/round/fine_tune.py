@@ -51,7 +51,6 @@ def fine_tune(session: Session) -> dict[str, Any]:
 
 def split_plainly(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> Artifact:
     """Dev and test stratified by source. Near-duplicates are not looked for here: `round` does that."""
-
     named = name_sides(session) if named_files(session) else None
 
     def build(out: Path, scratch: Path) -> None:

@@ -27,7 +27,6 @@ def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, 
 
     Training time becomes tokens: measured tokens/s × seconds / epochs, less what is replayed in rounds after the first.
     """
-
     if budget.unit != "seconds":
         return Budget(unit=budget.unit, amount=int(budget.amount))
     speed = done.keep("throughput", throughput(session, prepared, done.number))

@@ -35,13 +35,11 @@ class Models:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-
         return load_tokenizer(self._session.config.model)
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The chat template that turns conversations into tokens."""
-
         return ChatTemplate.resolve(self.tokenizer, self._session.config.model.chat_template)
 
     @cached_property
@@ -65,7 +63,6 @@ class Embedder:
     @contextmanager
     def at_work(self) -> Iterator[SentenceTransformer]:
         """The model on its device; after the block it waits in main memory, out of the way of training."""
-
         if self._loaded is None:
             model = load_embedder(self._config)
             self._loaded = model, model.device

@@ -38,7 +38,6 @@ def measured_columns(state: RoundState, measured: Sequence[Artifact], aims: Arti
 
 def _similarities(prepared: Prepared, artifact: Artifact, aims: Artifact | None) -> dict[str, np.ndarray]:
     """Nearness of measured examples to the target, by the vectors that were measured of both."""
-
     found = {}
     if aims is not None:
         target = prepared.target

@@ -92,7 +92,6 @@ def _both_ways(scored: list[Artifact]) -> dict[str, np.ndarray]:
 
 def _suspicion(state: RoundState, measured: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(m,) whether each measured example is suspected, and the nats that its prompt takes off its response's NLL."""
-
     rows, targets = measured["row"], measured["targets"]
     sources = np.unique(np.asarray(state.prepared.open_pool().sources)[rows], return_inverse=True)[1]
     groups = (sources, state.pool.cluster[rows])

@@ -40,7 +40,6 @@ def measurements(session: Session) -> frozenset[str]:
     Raises:
         ConfigError: a score that needs a target or a reference adapter where there is none.
     """
-
     config = session.config
     by_score = needs(config.score.by, *config.score.also)
     wanted = by_score | measures(config.select)
@@ -70,7 +69,6 @@ def measurements(session: Session) -> frozenset[str]:
 
 def scoring_notices(config: Config) -> list[str]:
     """Notes for the user on settings of the config's scoring that have no effect."""
-
     by, picker = describe(config.score.by), resolve(config.select).picker
     found = []
     looked_at = needs(config.score.by) & TARGETED or aims(config.select) or by_default(config.select)

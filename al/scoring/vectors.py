@@ -44,7 +44,6 @@ def _trajectories(state: RoundState, rows: np.ndarray, measured: Sequence[Artifa
 
 def _measured(file: str, n: int, rows: np.ndarray, measured: Sequence[Artifact], aims: Artifact | None) -> Vectors:
     """Vectors that were measured for this round."""
-
     parts, place, start = [], np.full(n, -1, dtype=np.int64), 0
     for artifact in measured:
         if (artifact.path / file).exists():

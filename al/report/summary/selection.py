@@ -23,7 +23,6 @@ LISTED = 100
 
 def pool_part(facts: RoundFacts) -> dict[str, Any]:
     """Counts of the pool: examples, sources, tokens, and what was left out before anything was scored."""
-
     prepared, token_table, outcomes = facts.prepared, facts.tokens, outcome_counts(facts.outcome)
     pool, tokens = prepared.pool.json("pool.json"), prepared.tokens.json("tokens.json")
     selectable = sum(outcomes[name] for name in SELECTABLE)
@@ -73,7 +72,6 @@ def scoring_part(facts: RoundFacts) -> dict[str, Any]:
 def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Spearman's rank correlation of every pair of scores over the examples that have both, with their count; None where fewer than 3
     have both or one of the two is constant there."""
-
     names = list(scores)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     found = []
@@ -86,7 +84,6 @@ def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def selection_part(facts: RoundFacts) -> dict[str, Any]:
     """The strategy as it was used, and how many examples each outcome has."""
-
     used = SelectConfig.model_validate(facts.roles["selection"].manifest["params"]["select"])
     strategy = resolve(used)
     return {

@@ -38,7 +38,6 @@ CURVE = {
 
 def training(facts: RoundFacts, prefix: str) -> dict[str, Any]:
     """Counts and curve of one lineage's training; `prefix` of its roles. `truncated` examples lost `tokens_dropped` to the limit."""
-
     train, packs = facts.roles[f"{prefix}train"], facts.roles[f"{prefix}packs"]
     lines = (train.path / "curve.jsonl").read_text(encoding="utf-8").splitlines()
     report, packed = train.json("train.json"), packs.json("pack.json")
