@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS, SUMMARY = RESULTS / "proving_ground.json", RESULTS / "proving_ground_summary.json"
 BUDGET, BUDGETS = 1000, (300, 1000, 2000, 4000)
 WITH, WITHOUT = "source_kinds", "kind_uniform, 25% random"
-"""The default where rows carry a source; and a candidate for rows without, which is not the default yet."""
+"""The candidates for a default where rows carry a source and where they do not; neither is the default yet."""
 ORACLE = "oracle_size"
 BOUNDS = (0.1, 2.0)
 Row = dict[str, Any]
