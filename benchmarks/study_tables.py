@@ -155,6 +155,7 @@ def _table(rows: Sequence[Row], budget: int, curve: Sequence[tuple[int, float]])
 
 def _cells(name: str, runs: Sequence[Row], random: dict[int, Row], budget: int, curve: Any) -> list[str]:
     def mean(key: str) -> float:
+        """Mean of a metric over the runs."""
         return float(np.mean([run[key] for run in runs]))
 
     sd = f" ± {np.std([run['macro_nll'] for run in runs], ddof=1):.3f}" if len(runs) > 1 else ""

@@ -131,6 +131,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: PackLayout, scale: float
     ) -> torch.Tensor:
+        """Attention of all documents of the pack."""
         out, log_sums = attend(q, k, v, pack, scale, None)
         ctx.save_for_backward(q, k, v, out, log_sums)
         ctx.pack, ctx.scale = pack, scale
@@ -138,6 +139,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        """Gradients of queries, keys and values."""
         q, k, v, out, log_sums = ctx.saved_tensors
         return *attend_backward(gradient.contiguous(), q, k, v, out, log_sums, ctx.pack, ctx.scale, None), None, None
 

@@ -55,14 +55,14 @@ def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once:
             start = stop
 
 
-def play(base: Any, table: Any, group: list[Run], picks: Any, splits: Any, told: Any = print) -> Iterator[Run]:
+def play(base: Any, table: Any, group: list[Run], picks: Any, splits: Any, log: Any = print) -> Iterator[Run]:
     """Finished rows of a group, trained and measured together."""
     from benchmarks.proving_ground.side_by_side import measure_side_by_side, train_side_by_side
 
     started = time.perf_counter()
     rows = [picks[name_of(run)] for run in group]
     adapters = train_side_by_side(
-        base, table, rows, [run["seed"] for run in group], [run["learning_rate"] for run in group], told
+        base, table, rows, [run["seed"] for run in group], [run["learning_rate"] for run in group], log
     )
     _wait()
     trained = time.perf_counter() - started
@@ -70,7 +70,7 @@ def play(base: Any, table: Any, group: list[Run], picks: Any, splits: Any, told:
     found = measure_side_by_side(base, adapters, table, tests)
     _wait()
     measured = time.perf_counter() - started - trained
-    told(f"{len(group)} runs of {len(rows[0])}: training {trained:.1f} s, measuring {measured:.1f} s")
+    log(f"{len(group)} runs of {len(rows[0])}: training {trained:.1f} s, measuring {measured:.1f} s")
     for run, picked, entry in zip(group, rows, found, strict=True):
         tasks = splits[f"{run['pool']}|{run['split']}|task"]
         seconds = {"train": round(trained / len(group), 3), "evaluate": round(measured / len(group), 3)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,7 @@ def _block(
     )
 
     def tensor(array: np.ndarray) -> torch.Tensor:
+        """The array on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     return Block(
@@ -113,7 +114,7 @@ def train_side_by_side(
     runs: Sequence[np.ndarray],
     seeds: Sequence[int],
     rates: Sequence[float],
-    told=print,
+    log: Callable[[str], None] = print,
 ) -> Adapters:
     """Train one adapter for each run, all with as many rows; `rates` are their peak learning rates."""
     device = base.device
@@ -131,7 +132,7 @@ def train_side_by_side(
         optimizer.step(learning_rate(step, steps, TrainConfig(learning_rate=1.0)))
         if step in (0, steps - 1):
             shown = " ".join(f"{value:.3f}" for value in loss.detach().tolist()[:6])
-            told(
+            log(
                 f"step {step + 1}/{steps}, {len(block.ids):,} tokens, losses {shown}, {time.perf_counter() - began:.1f} s"
             )
     return adapters
