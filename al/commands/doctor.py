@@ -34,8 +34,9 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     ]
     code, dropped, reopened = (4 if problems else 0), [], []
     if options.run_path is not None:
-        damaged, dropped, reopened = _examine_run(options.run_path, drop_damaged)
-        facts |= {"run": str(options.run_path), **_strangers_and_trash(options.run_path)}
+        with Run.create_or_open(options.run_path) if drop_damaged else Run.read(options.run_path) as run:
+            damaged, dropped, reopened = _examine_run(run, drop_damaged)
+            facts |= {"run": str(options.run_path), **_strangers_and_trash(run)}
         problems += [] if drop_damaged else damaged
         code = 5 if damaged and not drop_damaged else code
     return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}
@@ -65,11 +66,10 @@ def _machine() -> dict[str, Any]:
     return facts
 
 
-def _strangers_and_trash(path: Path) -> dict[str, Any]:
+def _strangers_and_trash(run: Run) -> dict[str, Any]:
     """Entries of the run directory that are not part of the run: trash and foreign files."""
-    with Run.read(path) as run:
-        foreign = [str(entry.relative_to(path)) for entry in run.unlisted().foreign]
-    trash = contents(path)
+    foreign = [str(entry.relative_to(run.path)) for entry in run.unlisted().foreign]
+    trash = contents(run.path)
     size = sum(entry.bytes for entry in trash) / 2**20
     return {
         "trash": f"{len(trash)} entries, {size:.1f} MiB" + (" (`gc` deletes them)" if trash else ""),
@@ -77,15 +77,14 @@ def _strangers_and_trash(path: Path) -> dict[str, Any]:
     }
 
 
-def _examine_run(path: Path, drop: bool) -> tuple[list[str], list[str], list[int]]:
+def _examine_run(run: Run, drop: bool) -> tuple[list[str], list[str], list[int]]:
     """Damaged artifacts, those that were dropped, and the rounds that must make them again."""
     reopened: set[int] = set()
-    with Run.create_or_open(path) if drop else Run.read(path) as run:
-        damaged = run.verify()
-        if drop:
-            for stage, key in damaged:
-                reopened |= set(rounds.reopen(run, stage, key))
-                run.forget(stage, key)
+    damaged = run.verify()
+    if drop:
+        for stage, key in damaged:
+            reopened |= set(rounds.reopen(run, stage, key))
+            run.forget(stage, key)
     lines = [f"{stage}/{key}: {problem}" for (stage, key), problems in damaged.items() for problem in problems]
     return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
 

@@ -97,8 +97,10 @@ def test_an_empty_folder_and_what_a_killed_start_leaves_may_become_a_run(data, t
     assert winnow_child("pool", "import", data, "--run", folder).code == 0
 
 
-def test_a_file_in_place_of_a_run(data):
+def test_a_file_in_place_of_a_run_is_refused_and_stays_as_it_is(data):
+    before = data.read_bytes()
     refused(winnow_child("pool", "import", data, "--run", data), "found a file")
+    assert data.read_bytes() == before
 
 
 # -- run.db lost ---------------------------------------------------------------------------------------------------------
