@@ -115,7 +115,7 @@ def attend_into(
     count, kv_count, width = heads
     groups = count // kv_count
     if qkv.is_cuda and qkv.dtype in VARLEN_DTYPES and width in KERNEL_WIDTHS and groups <= KERNEL_ROWS // 16:
-        from trainer.decoder.kernels import attention_kernel
+        from trainer.decoder.attention_kernels import attention_kernel
 
         padded = 1 << (groups - 1).bit_length()
         queries = KERNEL_ROWS // padded

@@ -252,10 +252,9 @@ class GenerateConfig(BaseModel, extra="forbid", frozen=True):
         description="Tokens are sampled from the most probable ones with this total probability (nucleus sampling, "
         "arXiv 1904.09751). 1: from all.",
     )
-    batch_tokens: int = Field(
-        16384,
-        ge=1,
-        description="Tokens per batch of answers, including prompts and padding; the answers "
-        "to one prompt are never split. More is faster and needs a larger cache (128 KiB per token for Mistral-7B in "
-        "bfloat16). Changes only speed and memory.",
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Tokens of all answers under way, including their prompts; the answers to one prompt are never split. More is "
+        "faster and needs a larger cache (128 KiB per token for Mistral-7B in bfloat16). auto: a cache of 2 GiB on a GPU, 16,384 "
+        "tokens on a CPU. Changes only speed and memory.",
     )

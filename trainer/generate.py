@@ -1,41 +1,35 @@
 """Continuations of prompts: one greedy answer and several sampled ones.
 
-A batch of prompts goes through the model once, padded on the left. Its key/value cache is then repeated for the answers
-of each prompt, and every further step feeds one token per answer. Finished answers leave the batch:
+Prompts enter longest first, as many as fit; every further step appends one token to each answer under way. Finished answers leave,
+and waiting prompts take their place:
 
-    prompts    . . a a a        answers   a₀ x x ■            greedy
-               . b b b b                  a₁ y y y ■          drawn
-               c c c c c                  b₀ z ■     …
+    step        1       2       3       4
+    answers   a₀ x    a₀ x    a₀ ■                          greedy
+              a₁ y    a₁ y    a₁ y    a₁ ■                  drawn
+              b₀ z    b₀ ■    c₀ u    c₀ u   …
 
-The sampled token depends on the seed, the prompt, the number of the answer and the position, never on the batch:
-uniform numbers derived from these select from the cumulative probabilities. transformers' own `generate`
-draws a batch from one generator, so it is not used.
-
-Shapes: S active sequences, T tokens, V vocabulary, N new tokens.
+Shapes: S sequences under way, V vocabulary.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from hashlib import blake2b
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from transformers import DynamicCache
 
+from trainer.activation import measuring
 from trainer.config import GenerateConfig
 from trainer.errors import DataError, MachineError
-from trainer.forward import causal_lm, compute_dtype, output_head
+from trainer.forward import bound_decoder, causal_lm
+from trainer.generation.cached import HOST_TOKENS, PROMPT_TOKENS, CachedEngine, cache_rows
+from trainer.generation.engine import Engine, Prompt
+from trainer.generation.plain import PlainEngine
+from trainer.generation.sampling import choose, uniform
 from trainer.model import plain_attention
-from trainer.randomness import SAMPLING, derive_seed
-
-NOT_WRITTEN = -1
-Prompt = Sequence[int] | np.ndarray
 
 
-@torch.inference_mode()
 def generate(
     model: torch.nn.Module,
     prompts: Sequence[Prompt],
@@ -48,40 +42,66 @@ def generate(
     """Continuations of each prompt (its token ids) by `model` with its current adapter.
 
     Per prompt `1 + config.samples` arrays (length,) int64 of new token ids: the greedy continuation, then the sampled
-    ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`. Prompts are sorted by
-    length and batched by `config.batch_tokens`; order and batching change results only by rounding. `progress`
-    receives the number of prompts just finished.
+    ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`. Order and batching change results only by
+    rounding. `progress` receives the number of prompts just finished.
 
     Raises DataError for an empty prompt or one that leaves no room in the model's context, and MachineError if a
     batch does not fit the GPU.
     """
-    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    _check_lengths(lengths, causal_lm(model), config)
-    written: list[list[np.ndarray]] = [[] for _ in prompts]
+    answers = 1 + config.samples
+    written: list[list[int]] = [[] for _ in range(len(prompts) * answers)]
+    unfinished = [answers] * len(prompts)
+    for numbers, tokens, finished in follow(model, prompts, config, end_ids=end_ids, seed=seed):
+        for number, token in zip(numbers, tokens, strict=True):
+            written[number].append(token)
+        for number in finished:
+            unfinished[number // answers] -= 1
+        done = sum(unfinished[prompt] == 0 for prompt in {number // answers for number in finished})
+        if done:
+            progress(done)
+    arrays = [np.array(answer, dtype=np.int64) for answer in written]
+    return [arrays[start : start + answers] for start in range(0, len(arrays), answers)]
+
+
+Written = tuple[list[int], list[int], list[int]]
+"""Of one step: numbers of answers (answer j of prompt i is number i · (1 + samples) + j), the token of each, and which are finished."""
+
+
+def follow(
+    model: torch.nn.Module,
+    prompts: Sequence[Prompt],
+    config: GenerateConfig,
+    *,
+    end_ids: Collection[int],
+    seed: int,
+) -> Iterator[Written]:
+    """The same token by token, as they are written; arguments and errors as in `generate`."""
+    check_lengths([len(prompt) for prompt in prompts], causal_lm(model), config)
+    if not len(prompts):
+        return
     model.eval()
-    device, dtype = next(model.parameters()).device, compute_dtype(model)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
-    with plain_attention(model), autocast:
-        for members in _batches(lengths, config):
-            batch = [prompts[i] for i in members]
+    with _engine(model, prompts, config) as engine:
+        steps = _steps(engine, prompts, config, frozenset(end_ids), seed)
+        while True:
             try:
-                answers = _answer(model, batch, config, torch.tensor(sorted(end_ids), device=device), seed)
+                with torch.inference_mode():  # not around the yield, where the caller runs
+                    step = next(steps, None)
             except torch.OutOfMemoryError as error:
                 raise MachineError(
-                    f"out of GPU memory while generating {len(batch) * (1 + config.samples)} answers at once: "
-                    f"lower generate.batch_tokens (now {config.batch_tokens})"
+                    "out of GPU memory while generating: lower generate.batch_tokens "
+                    f"(now {config.batch_tokens}) or generate.samples (now {config.samples})"
                 ) from error
-            for i, of_prompt in zip(members, answers, strict=True):
-                written[i] = of_prompt
-            progress(len(members))
-    return written
+            if step is None:
+                return
+            yield step
 
 
-def _check_lengths(lengths: np.ndarray, causal: torch.nn.Module, config: GenerateConfig) -> None:
-    if not lengths.all():
-        raise DataError(f"expected prompts of at least one token, found an empty one at {int(lengths.argmin())}")
+def check_lengths(lengths: Sequence[int], causal: torch.nn.Module, config: GenerateConfig) -> None:
+    """Raise DataError if a prompt is empty, or if the longest one and its answer do not fit the model's context."""
+    if 0 in lengths:
+        raise DataError(f"expected prompts of at least one token, found an empty one at {list(lengths).index(0)}")
     context = getattr(causal.config, "max_position_embeddings", None)
-    longest = int(lengths.max(initial=0))
+    longest = max(lengths, default=0)
     if context is not None and longest and longest + config.max_new_tokens > context:
         raise DataError(
             f"a prompt of {longest} tokens and {config.max_new_tokens} new ones do not fit the model's context of "
@@ -89,98 +109,59 @@ def _check_lengths(lengths: np.ndarray, causal: torch.nn.Module, config: Generat
         )
 
 
-def _batches(lengths: np.ndarray, config: GenerateConfig) -> Iterator[np.ndarray]:
-    """Prompts, longest first, in batches whose padded answers take at most batch_tokens tokens (or of one prompt)."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        width = int(lengths[order[start]]) + config.max_new_tokens
-        count = max(1, config.batch_tokens // (width * (1 + config.samples)))
-        yield order[start : start + count]
-        start += count
+@contextmanager
+def _engine(model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig) -> Iterator[Engine]:
+    answers, tokens = 1 + config.samples, config.max_new_tokens
+    batch_tokens = None if config.batch_tokens == "auto" else config.batch_tokens
+    decoder = bound_decoder(model)
+    if decoder is None:
+        with plain_attention(model):
+            yield PlainEngine(model, answers, tokens, batch_tokens or HOST_TOKENS)
+        return
+    sizes = [len(prompt) + tokens for prompt in prompts]
+    needed = answers * sum(sizes)
+    rows = min(needed, cache_rows(decoder, model, batch_tokens, answers * max(sizes)))
+    with measuring(model, "auto", min(PROMPT_TOKENS, sum(sizes))):
+        yield CachedEngine(model, decoder, answers, tokens, rows)
 
 
-def _answer(
-    model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig, ends: torch.Tensor, seed: int
-) -> list[list[np.ndarray]]:
-    """The answers to one batch of prompts."""
+def _steps(
+    engine: Engine, prompts: Sequence[Prompt], config: GenerateConfig, ends: frozenset[int], seed: int
+) -> Iterator[Written]:
     answers = 1 + config.samples
-    ids_ST, mask_ST = _left_padded(prompts, ends.device)
-    cache = DynamicCache(config=causal_lm(model).config)
-    logits_SV = _step(model, ids_ST, mask_ST, cache)
-    cache.batch_repeat_interleave(answers)
-    logits_SV, mask_ST = (x.repeat_interleave(answers, dim=0) for x in (logits_SV, mask_ST))
-    uniform_SN = torch.from_numpy(np.concatenate([_uniform(prompt, config, seed) for prompt in prompts]))
-    uniform_SN = uniform_SN.to(ends.device)
-    written_SN = torch.full(uniform_SN.shape, NOT_WRITTEN, device=ends.device)
-    going = torch.arange(len(written_SN), device=ends.device)
-    for place in range(config.max_new_tokens):
-        tokens_S = _choose(logits_SV, uniform_SN[going, place], config)
-        written_SN[going, place] = tokens_S
-        open_S = (~torch.isin(tokens_S, ends)).nonzero()[:, 0]
-        if place + 1 == config.max_new_tokens or not len(open_S):
-            break
-        if len(open_S) < len(going):
-            cache.batch_select_indices(open_S)
-            going, tokens_S, mask_ST = going[open_S], tokens_S[open_S], mask_ST[open_S]
-        mask_ST = F.pad(mask_ST, (0, 1), value=1)
-        logits_SV = _step(model, tokens_S[:, None], mask_ST, cache)
-    rows = [row[row != NOT_WRITTEN] for row in written_SN.cpu().numpy()]
-    return [rows[start : start + answers] for start in range(0, len(rows), answers)]
-
-
-def _left_padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and mask (S, T) int64. Padding is masked, so its token does not matter."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids, mask = np.zeros((2, len(prompts), longest), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-
-
-def _step(model: torch.nn.Module, ids_ST: torch.Tensor, mask_ST: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-    """Logits (S, V) after the last of these tokens, which are added to the cache; the mask covers both.
-
-    Logits are the hidden states times the output head, as everywhere in the trainer (see `trainer.architecture`).
-    """
-    base = causal_lm(model).base_model
-    # transformers 5 renamed this argument.
-    name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
-    positions_ST = (mask_ST.cumsum(1) - 1).clamp(min=0)[:, -ids_ST.shape[1] :]
-    output = base(input_ids=ids_ST, attention_mask=mask_ST, position_ids=positions_ST, use_cache=True, **{name: cache})
-    weight, bias = output_head(model)
-    return F.linear(output.last_hidden_state[:, -1].to(weight.dtype), weight, bias)
-
-
-def _uniform(prompt: Prompt, config: GenerateConfig, seed: int) -> np.ndarray:
-    """(1 + samples, N) float64 in [0, 1), one number per sampled token; NaN in the first row, which is greedy."""
-    digest = blake2b(np.asarray(prompt, dtype=np.int64).tobytes(), digest_size=8).digest()
-    key, size = int.from_bytes(digest, "little"), config.max_new_tokens
-    drawn = (np.random.default_rng(derive_seed(seed, key, i, SAMPLING)).random(size) for i in range(config.samples))
-    return np.stack([np.full(size, np.nan), *drawn])
-
-
-def _choose(logits_SV: torch.Tensor, uniform_S: torch.Tensor, config: GenerateConfig) -> torch.Tensor:
-    """(S,) next tokens: the most probable if `uniform_S` is NaN, else the one whose share of [0, 1) contains it.
-
-    In float64, so that the shares are exact, and in vocabulary order, so that rounding of the logits moves a
-    border but does not swap tokens.
-    """
-    best_S = logits_SV.argmax(-1)
-    if not config.samples:
-        return best_S
-    share_SV = (logits_SV.double() / config.temperature).softmax(-1)
-    if config.top_p < 1:
-        share_SV = _nucleus(share_SV, config.top_p)
-    sums_SV = share_SV.cumsum(-1)
-    drawn_S = torch.searchsorted(sums_SV / sums_SV[:, -1:], uniform_S[:, None], right=True)[:, 0]
-    return torch.where(uniform_S.isnan(), best_S, drawn_S)
-
-
-def _nucleus(share_SV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The probabilities of the most probable tokens with total `top_p`, 0 for the others (Holtzman et al. 2020, arXiv 1904.09751)."""
-    sorted_SV = share_SV.sort(-1, descending=True).values
-    more_probable_SV = sorted_SV.cumsum(-1) - sorted_SV
-    least_S = sorted_SV.masked_fill(more_probable_SV >= top_p, torch.inf).amin(-1, keepdim=True)
-    return share_SV.where(share_SV >= least_S, 0)
+    lengths = [len(prompt) for prompt in prompts]
+    waiting = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+    going: list[int] = []
+    counts: list[int] = []
+    tokens_S = uniform_SN = torch.empty(0)
+    while waiting or going:
+        count = engine.fitting([lengths[i] for i in waiting]) if waiting else 0
+        if count:
+            chosen, waiting = waiting[:count], waiting[count:]
+            logits_SV = engine.admit([prompts[i] for i in chosen])
+            drawn = torch.from_numpy(np.concatenate([uniform(prompts[i], config, seed) for i in chosen]))
+            drawn = drawn.to(logits_SV.device)
+            new_S = choose(logits_SV, drawn[:, 0], config)
+            tokens_S, uniform_SN = (
+                (new_S, drawn) if not going else (torch.cat([tokens_S, new_S]), torch.cat([uniform_SN, drawn]))
+            )
+            first = len(going)
+            going += [i * answers + j for i in chosen for j in range(answers)]
+            counts += [1] * len(new_S)
+        else:
+            places = torch.tensor(counts, device=tokens_S.device)
+            logits_SV = engine.step(tokens_S)
+            tokens_S = choose(logits_SV, uniform_SN.gather(1, places[:, None])[:, 0], config)
+            counts = [n + 1 for n in counts]
+            first = 0
+        host = tokens_S[first:].tolist()
+        over = {
+            first + k for k, token in enumerate(host) if token in ends or counts[first + k] == config.max_new_tokens
+        }
+        yield going[first:], host, [going[k] for k in sorted(over)]
+        if over:
+            kept = [k for k in range(len(going)) if k not in over]
+            engine.keep(kept)
+            index = torch.tensor(kept, dtype=torch.int64, device=tokens_S.device)
+            tokens_S, uniform_SN = tokens_S[index], uniform_SN[index]
+            going, counts = [going[k] for k in kept], [counts[k] for k in kept]

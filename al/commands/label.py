@@ -203,7 +203,11 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
         """Answer the prompts shard by shard, longest first, skipping shards in `scratch`; join them in `continuations.parquet`."""
         answers = (prompts.length + config.max_new_tokens) * (1 + config.samples)
         by_length = rows[np.argsort(-prompts.length[rows], kind="stable")]
-        shards = split_by_tokens(by_length, answers, max(SHARD_TOKENS, config.batch_tokens))
+        shards = split_by_tokens(
+            by_length,
+            answers,
+            SHARD_TOKENS if config.batch_tokens == "auto" else max(SHARD_TOKENS, config.batch_tokens),
+        )
         paths = [scratch / f"{rows_digest(shard)}.parquet" for shard in shards]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         with session.progress("answer prompts", len(rows), "prompts") as progress:

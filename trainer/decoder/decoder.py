@@ -16,7 +16,7 @@ import torch
 from trainer.attention import PackLayout
 from trainer.decoder import elementwise
 from trainer.decoder.inference import Fp8, Plain
-from trainer.decoder.layer import Kept, Layer, Norm, Pass, Sink
+from trainer.decoder.layer import Attention, Kept, Layer, Norm, Pass, Sink, WithinDocuments
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.offload import HostStore
 from trainer.decoder.projections import Joined, Linear, Lora, Scratch
@@ -144,25 +144,37 @@ class Decoder:
         """
         parameters = self.parameters()
         differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-        self._count_pass(None if differentiable else sum(parameter._version for parameter in parameters))
-        cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
         dropout = training and any(joined.dropout for layer in self.layers for joined in layer.joined)
         seed = int(torch.randint(2**62, ()).item()) if dropout else None
-        run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), seed)
+        run = self.new_pass(embeddings_Td, position_ids_T, pack, differentiable, dropout_seed=seed)
         if differentiable:
             hidden_Td = _Stack.apply(self, run, embeddings_Td, *parameters)
         elif dropout:  # training mode without gradients: the training forward, its tape discarded
             hidden_Td = self._forward(embeddings_Td, run, [])
         else:
-            return self._measure(embeddings_Td, position_ids_T, run, rows)
+            return self.without_gradients(embeddings_Td, run, WithinDocuments.of(self.layers, position_ids_T), rows)
         return hidden_Td if rows is None else hidden_Td[rows]
 
-    def _count_pass(self, versions: int | None) -> None:
-        """Make layers copy LoRA again, unless this pass and the previous one have no gradients and no parameter changed
-        (an optimizer's step is not visible, but it always follows a pass with gradients)."""
+    def new_pass(
+        self,
+        embeddings_Td: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        pack: PackLayout | None,
+        differentiable: bool,
+        dropout_seed: int | None = None,
+        sink: Sink | None = None,
+    ) -> Pass:
+        """The shared state of a pass, with the rotary angles of these positions.
+
+        Layers copy LoRA again in it, unless this pass and the previous one have no gradients and no parameter changed
+        (an optimizer's step is not visible, but it always follows a pass with gradients).
+        """
+        versions = None if differentiable else sum(parameter._version for parameter in self.parameters())
         if versions is None or versions != self.measured:
             self.scratch.generation += 1
         self.measured = versions
+        cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
+        return Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), dropout_seed, sink)
 
     @torch.no_grad()
     def backward_into(
@@ -177,23 +189,18 @@ class Decoder:
 
         `slope` gives the gradient (T, d) of the loss with respect to the final hidden states (T, d). No dropout is applied.
         """
-        self._count_pass(None)
-        cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
-        run = Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), None, sink)
+        run = self.new_pass(embeddings_Td, position_ids_T, pack, differentiable=True, sink=sink)
         tape: list[Kept] = []
         self._backward(slope(self._forward(embeddings_Td, run, tape)), run, tape)
 
-    def _measure(
-        self, embeddings_Td: torch.Tensor, position_ids_T: torch.Tensor, run: Pass, rows: torch.Tensor | None
+    def without_gradients(
+        self, embeddings_Td: torch.Tensor, run: Pass, attention: Attention, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states of a pass without a backward pass: one residual stream, changed in place. In the last layer only
-        `rows` are computed after attention."""
+        """Hidden states (T, d) of a pass without a backward pass: one residual stream, changed in place. With `rows` (P,) only
+        those of these tokens, (P, d), and in the last layer only they are computed after attention."""
         x = embeddings_Td.clone()
-        places = torch.arange(run.tokens, device=x.device)
-        starts = places - position_ids_T
         for layer in self.layers:
-            first = starts if layer.window is None else torch.maximum(starts, places - (layer.window - 1))
-            x = layer.measure(x, run, first.int(), rows if layer is self.layers[-1] else None)
+            x = layer.measure(x, run, attention, rows if layer is self.layers[-1] else None)
         hidden = torch.empty_like(x)
         elementwise.add_rms_norm(x, None, self.norm.weight, self.norm.eps, hidden)
         return hidden

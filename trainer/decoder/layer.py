@@ -9,8 +9,9 @@ The next layer's norm does the last addition, because it reads the sum anyway: a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 
@@ -39,7 +40,7 @@ class Pass:
     dropout, and the sink that receives the factors of LoRA's gradients instead of summing them over the pack."""
 
     number: int
-    pack: PackLayout
+    pack: PackLayout | None
     cos_TD: torch.Tensor
     sin_TD: torch.Tensor
     dropout_seed: int | None
@@ -49,6 +50,37 @@ class Pass:
     def tokens(self) -> int:
         """T."""
         return len(self.cos_TD)
+
+
+class Attention(Protocol):
+    """Attention of a pass without gradients."""
+
+    def __call__(self, layer: Layer, run: Pass, qkv: torch.Tensor, out: torch.Tensor) -> None:
+        """Rotate q and k of `qkv` (T, H·D + 2·K·D), which may change in place, and write what they attend to into `out` (T, H·D),
+        rows of a wider buffer."""
+
+
+@dataclass(frozen=True)
+class WithinDocuments:
+    """Attention inside each document of a pack. `first_T` (T,) int32 by window: the first token that each token sees."""
+
+    first_T: dict[int | None, torch.Tensor]
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], position_ids_T: torch.Tensor) -> WithinDocuments:
+        """For documents whose places are `position_ids_T` (T,)."""
+        places = torch.arange(len(position_ids_T), device=position_ids_T.device)
+        starts = places - position_ids_T
+        windows = {layer.window for layer in layers}
+        return cls({w: (starts if w is None else torch.maximum(starts, places - (w - 1))).int() for w in windows})
+
+    def __call__(self, layer: Layer, run: Pass, qkv: torch.Tensor, out: torch.Tensor) -> None:
+        """See Attention."""
+        keys = qkv[:, layer.q_width : layer.q_width + layer.kv_width]
+        elementwise.rotate(keys, keys, run.cos_TD, run.sin_TD)
+        heads = (layer.heads, layer.kv_heads, layer.head_width)
+        first_T = self.first_T[layer.window]
+        attend_into(out, qkv, heads, run.pack, first_T, run.cos_TD, run.sin_TD, layer.scale, layer.window)
 
 
 @dataclass
@@ -122,11 +154,10 @@ class Layer:
     # Forward, for measuring
 
     def measure(
-        self, x: torch.Tensor, run: Pass, first_T: torch.Tensor, rows: torch.Tensor | None = None
+        self, x: torch.Tensor, run: Pass, attention: Attention, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The residual stream `x` (T, d) after the layer, changed in place. With `rows` (P,) a new one (P, d) of only these
-        tokens; the others are computed only as far as attention needs. `first_T` (T,) int32: the first token that each
-        token sees."""
+        tokens; the others are computed only as far as attention needs."""
         qkv, o, mlp, down = self.measuring
         inputs = qkv.normed(x, self.norms[0].weight, self.norms[0].eps)
         made = x.new_empty(run.tokens, self.qkv.out)
@@ -135,11 +166,8 @@ class Layer:
         if self.qk_norms is not None:
             for norm, columns in self._heads_of():
                 self._norm_heads(made[:, columns], made[:, columns], norm)
-        keys = made[:, self.q_width : self.q_width + self.kv_width]
-        elementwise.rotate(keys, keys, run.cos_TD, run.sin_TD)
         held, attended = o.blank(run.tokens)
-        heads = (self.heads, self.kv_heads, self.head_width)
-        attend_into(attended, made, heads, run.pack, first_T, run.cos_TD, run.sin_TD, self.scale, self.window)
+        attention(self, run, made, attended)
         del made, attended
         if rows is not None:
             held, x = held[rows], x[rows]

@@ -7,6 +7,8 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import VOCABULARY, build, saved, table
 
 from trainer import generate as generation
@@ -16,7 +18,11 @@ from trainer.config import GenerateConfig, LoraConfig, ModelConfig
 from trainer.errors import DataError, MachineError
 from trainer.families import FAMILIES
 from trainer.forward import bind_decoder, bound_decoder, collate, hidden_states
-from trainer.generate import generate
+from trainer.generate import follow, generate
+from trainer.generation import sampling
+from trainer.generation.cached import CachedEngine
+from trainer.generation.plain import PlainEngine
+from trainer.generation.spans import Spans
 from trainer.loss import target_nll
 from trainer.measure import measure
 from trainer.model import Base, plain_attention
@@ -76,10 +82,10 @@ def test_padding_and_company_do_not_change_the_logits(monkeypatch):
         seen.setdefault(len(logits), []).append(logits.clone())
         return logits.argmax(-1)
 
-    monkeypatch.setattr(generation, "_choose", record)
+    monkeypatch.setattr(generation, "choose", record)
     model = ready()
-    for given in (prompts()[:2], prompts()[:1]):
-        generate(model, given, config(max_new_tokens=6, batch_tokens=10**6), end_ids=(), seed=0)
+    for batch in (prompts()[:2], prompts()[:1]):
+        generate(model, batch, config(max_new_tokens=6, batch_tokens=10**6), end_ids=(), seed=0)
     for together, single in zip(seen[2], seen[1], strict=True):
         assert (together[1] - single[0]).abs().max() < 1e-4 < (together[0] - single[0]).abs().max()
 
@@ -99,7 +105,7 @@ def test_drawn_answers_depend_on_seed_and_prompt_and_not_on_the_batch(changes):
 
 def test_every_answer_has_random_numbers_of_its_own():
     settings = config(samples=2)
-    drawn = [generation._uniform(prompt, settings, seed)[1:] for prompt in prompts() for seed in (0, 1)]
+    drawn = [sampling.uniform(prompt, settings, seed)[1:] for prompt in prompts() for seed in (0, 1)]
     assert len(np.unique(np.concatenate(drawn))) == len(LENGTHS) * 2 * 2 * 12
 
 
@@ -119,7 +125,7 @@ def test_tokens_are_drawn_as_often_as_they_are_probable():
         ({"top_p": 0.7}, (2, 4)),
         ({"top_p": 0.85}, (0, 2, 4)),
     ):
-        chosen = generation._choose(logits.expand(20_000, 5), uniform, config(samples=1, **settings))
+        chosen = sampling.choose(logits.expand(20_000, 5), uniform, config(samples=1, **settings))
         expected = torch.zeros(5)
         expected[list(kept)] = (logits[list(kept)] / settings.get("temperature", 1.0)).softmax(0)
         assert (torch.bincount(chosen, minlength=5) / 20_000 - expected).abs().max() < 0.015
@@ -129,7 +135,7 @@ def test_a_draw_at_either_end_of_the_unit_interval_is_a_probable_token():
     logits = torch.full((2, 5), -torch.inf)
     logits[:, 1:3] = 0.0
     ends = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
-    assert generation._choose(logits, ends, config(samples=1)).tolist() == [1, 2]
+    assert sampling.choose(logits, ends, config(samples=1)).tolist() == [1, 2]
 
 
 def test_an_end_token_stops_an_answer_and_stays_in_it():
@@ -142,33 +148,111 @@ def test_an_end_token_stops_an_answer_and_stays_in_it():
     assert len(stopped[0][0]) <= 4 and any(len(answer) == 12 for answer in sum(stopped, []))
 
 
-def test_a_batch_ends_with_its_last_answer_and_ended_answers_are_not_computed(monkeypatch):
-    model, sizes = ready(), []
-    step = generation._step
-    monkeypatch.setattr(generation, "_step", lambda m, ids, *rest: sizes.append(len(ids)) or step(m, ids, *rest))
+@pytest.mark.parametrize(("kind", "engine"), [("llama", CachedEngine), ("gpt_neox", PlainEngine)])
+def test_generation_ends_with_its_last_answer_and_ended_answers_are_not_computed(monkeypatch, kind, engine):
+    model, sizes = ready(kind), []
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda self, tokens: sizes.append(len(tokens)) or step(self, tokens))
     answers = generate(model, prompts(), config(batch_tokens=10**6), end_ids=range(40, VOCABULARY), seed=0)
     lengths = [len(of_prompt[0]) for of_prompt in answers]
     assert max(lengths) < 12
-    assert sizes == [len(LENGTHS)] + [sum(length > n for length in lengths) for n in range(1, max(lengths))]
+    assert sizes == [sum(length > n for length in lengths) for n in range(1, max(lengths))]
 
 
 @pytest.mark.parametrize("samples", [0, 2])
 def test_the_budget_of_tokens_is_kept_and_used(monkeypatch, samples):
-    model, batches = ready(), []
-    answer = generation._answer
-    monkeypatch.setattr(generation, "_answer", lambda m, batch, *rest: batches.append(batch) or answer(m, batch, *rest))
-    done = []
-    budget = 150 * (1 + samples)
+    model, admitted, done = ready(), [], []
+    admit = CachedEngine.admit
+
+    def record(self, batch):
+        logits = admit(self, batch)
+        admitted.append(sum(sequence.size for sequence in self.under_way))
+        return logits
+
+    monkeypatch.setattr(CachedEngine, "admit", record)
+    budget = 80 * (1 + samples)
     generate(model, prompts(), config(samples=samples, batch_tokens=budget), end_ids=(), seed=0, progress=done.append)
-    taken = [(max(map(len, batch)) + 12) * len(batch) * (1 + samples) for batch in batches]
-    assert max(taken) <= budget and len(batches) == 2
-    assert done == [len(batch) for batch in batches]
+    assert max(admitted) <= budget and len(admitted) < len(LENGTHS)
+    assert sum(done) == len(LENGTHS)
+
+
+def test_a_waiting_prompt_takes_the_place_of_a_finished_answer(monkeypatch):
+    model, company = ready(), []
+    admit = CachedEngine.admit
+    monkeypatch.setattr(
+        CachedEngine, "admit", lambda self, batch: company.append(len(self.under_way)) or admit(self, batch)
+    )
+    given_prompts = prompts([9, 5, 7, 8, 6, 9, 4, 3, 8, 7], seed=3)
+    ends = range(40, VOCABULARY)
+    expected = lists(generate(model, given_prompts, config(batch_tokens=10**6), end_ids=ends, seed=0))
+    assert company == [0]
+    assert lists(generate(model, given_prompts, config(batch_tokens=63), end_ids=ends, seed=0)) == expected
+    assert max(company) > 0, "no prompt was read while other answers were under way"
 
 
 def test_a_prompt_that_is_over_the_budget_goes_alone_with_all_its_answers():
     done = []
     answers = generate(ready(), prompts(), config(samples=2, batch_tokens=1), end_ids=(), seed=0, progress=done.append)
-    assert done == [1] * 6 and [len(of_prompt) for of_prompt in answers] == [3] * 6
+    assert done[0] == 1 and sum(done) == 6 and [len(of_prompt) for of_prompt in answers] == [3] * 6
+
+
+def test_a_long_prompt_is_read_in_passes_of_their_own(monkeypatch):
+    from trainer.generation import cached
+
+    expected = lists(generate(ready(), prompts(), config(batch_tokens=10**6), end_ids=ENDS, seed=0))
+    read, passes = CachedEngine._read, []
+    monkeypatch.setattr(cached, "PROMPT_TOKENS", 26)
+    monkeypatch.setattr(
+        CachedEngine, "_read", lambda self, batch: passes.append(sum(map(len, batch))) or read(self, batch)
+    )
+    assert lists(generate(ready(), prompts(), config(batch_tokens=10**6), end_ids=ENDS, seed=0)) == expected
+    assert passes == [30, 24, 26, 6]
+
+
+def test_tokens_arrive_one_step_at_a_time_and_the_caller_keeps_its_own_mode():
+    model, settings = ready(), config(samples=1)
+    expected = [
+        answer
+        for of_prompt in lists(generate(model, prompts(), settings, end_ids=ENDS, seed=0))
+        for answer in of_prompt
+    ]
+    found = [[] for _ in expected]
+    ended = []
+    for numbers, tokens, finished in follow(model, prompts(), settings, end_ids=ENDS, seed=0):
+        assert not torch.is_inference_mode_enabled()
+        for number, token in zip(numbers, tokens, strict=True):
+            found[number].append(token)
+        ended += finished
+    assert found == expected and sorted(ended) == list(range(len(expected)))
+    assert max(len(tokens) for tokens in found) > 1
+
+
+def test_a_reader_that_leaves_early_leaves_nothing_behind(tmp_path):
+    base = Base.load(wide(tmp_path / "model", "nf4"))
+    steps = follow(base.model, prompts(), config(), end_ids=(), seed=0)
+    next(steps)
+    assert base.decoder.resident
+    steps.close()
+    assert not base.decoder.resident and base.decoder.nf4[0].resident is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=60))
+def test_spans_never_overlap_and_gaps_are_joined(actions):
+    spans, taken = Spans(30), {}
+    for give, size in actions:
+        if give and taken:
+            begin = min(taken)
+            spans.give(begin, taken.pop(begin))
+        else:
+            begin = spans.take(size)
+            if begin is not None:
+                taken[begin] = size
+        rows = [row for start, length in [*taken.items(), *spans.gaps] for row in range(start, start + length)]
+        assert sorted(rows) == list(range(30))
+        ends = [begin + length for begin, length in spans.gaps]
+        assert not set(ends) & {begin for begin, _ in spans.gaps}, "adjacent gaps"
+        if begin is None and not give:
+            assert all(length < size for _, length in spans.gaps)
 
 
 def test_what_cannot_be_continued_is_refused_before_anything_runs():
@@ -184,8 +268,8 @@ def test_running_out_of_memory_names_the_key_to_lower(monkeypatch):
     def fail(*arguments):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(generation, "_step", fail)
-    with pytest.raises(MachineError, match=r"generating 18 answers.*generate.batch_tokens \(now 5000\)"):
+    monkeypatch.setattr(CachedEngine, "step", fail)
+    with pytest.raises(MachineError, match=r"generating.*generate.batch_tokens \(now 5000\).*samples \(now 2\)"):
         generate(ready(), prompts(), config(samples=2, batch_tokens=5000), end_ids=(), seed=0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -216,6 +218,38 @@ def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, windo
     attention.attend_into(found[:, :-5], tensor, shape, pack, first, *turn, width**-0.5, window)
     torch.testing.assert_close(found, expected, rtol=3 * TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
     assert not found[:, -5:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32 if DEVICE == "cpu" else torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 1, 32), (3, 3, 32), (6, 2, 64)])
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_over_a_cache(monkeypatch, dtype, heads, kv_heads, width, window):
+    from trainer.decoder import cached
+    from trainer.decoder.layer import Pass
+
+    q_width, kv_width = heads * width, kv_heads * width
+    layer = SimpleNamespace(
+        index=1, heads=heads, kv_heads=kv_heads, head_width=width, q_width=q_width, kv_width=kv_width, window=window, scale=0.3
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(4)
+    host = [(90, 0), (0, 3), (7, 80), (100, 64)]  # first row, and tokens before the new one
+    begins, places = torch.tensor(host, device=DEVICE).T.contiguous()
+    angle = torch.randn(len(host), width, generator=generator).to(DEVICE)
+    run = Pass(0, None, angle.cos().to(dtype), angle.sin().to(dtype), None)
+    qkv = torch.randn(len(host), q_width + 2 * kv_width, generator=generator).to(DEVICE, dtype)
+    rows = torch.randn(2, 170, 2 * kv_width, generator=generator).to(DEVICE, dtype)
+    found = []
+    for kernel in (False, True):
+        monkeypatch.setattr(cached, "has_kernel", lambda layer, tensor, kernel=kernel: kernel)
+        cache, out = rows.clone(), torch.zeros(len(host), q_width + 5, device=DEVICE, dtype=dtype)
+        cached.FromCache(cache, begins, places, host)(layer, run, qkv.clone(), out[:, :q_width])
+        found.append((out, cache))
+    for plain, fused in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=3 * TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
+    (out, cache), before = found[1], rows
+    changed = (cache != before).any(-1)
+    assert not out[:, q_width:].any() and not changed[0].any()
+    assert changed[1].nonzero()[:, 0].tolist() == sorted(begin + place for begin, place in host)
 
 
 class _claims_to_be_on_a_gpu:

@@ -1,0 +1,10 @@
+"""Writing of answers, one token a step.
+
+    engine.py    what `trainer.generate` needs of a model: admit prompts, step, drop finished answers
+    cached.py    the engine on our own decoder, with one flat cache; graphs.py replays its steps on a GPU
+    spans.py     which rows of that cache are free
+    plain.py     the engine on transformers' forward, for models that our decoder does not support
+    sampling.py  which token follows the logits
+
+Shapes: S sequences under way (one per answer), T tokens, V vocabulary.
+"""

@@ -1,0 +1,148 @@
+"""The engine on our own decoder. Answers of any length finish and make room for waiting prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from trainer.attention import PackLayout
+from trainer.decoder.cached import FromCache, IntoCache, has_kernel, new_cache, row_bytes
+from trainer.decoder.decoder import Decoder
+from trainer.decoder.layer import Pass, WithinDocuments
+from trainer.forward import causal_lm, compute_dtype, output_head
+from trainer.generation.engine import Prompt
+from trainer.generation.graphs import StepGraphs
+from trainer.generation.spans import Spans
+
+CACHE_BYTES = 2 << 30
+HOST_TOKENS = 16_384
+PROMPT_TOKENS = 16_384
+MOST_SEQUENCES = 1024
+REFILL = 8
+"""Prompts are read when at least one in so many sequences has finished: reading a few takes as long as reading many."""
+
+
+@dataclass
+class _Sequence:
+    """Its span of the cache, and the place of its next token in it."""
+
+    begin: int
+    size: int
+    place: int
+
+
+class CachedEngine:
+    """`answers` sequences per prompt, of at most `new_tokens` tokens each, in a cache of `rows` tokens."""
+
+    def __init__(self, model: torch.nn.Module, decoder: Decoder, answers: int, new_tokens: int, rows: int):
+        self.decoder, self.answers, self.new_tokens = decoder, answers, new_tokens
+        self.embed, (self.weight, self.bias) = causal_lm(model).get_input_embeddings(), output_head(model)
+        self.device, dtype = self.embed.weight.device, compute_dtype(model)
+        self.cache = new_cache(decoder.layers, rows, dtype, self.device)
+        self.spans = Spans(rows)
+        self.under_way: list[_Sequence] = []
+        self.begins_S = self.places_S = torch.zeros(0, dtype=torch.int64, device=self.device)
+        graphs = has_kernel(decoder.layers[0], self.cache)
+        self.graphs = StepGraphs(self._logits, rows, self.embed.weight.shape[1]) if graphs else None
+
+    def fitting(self, lengths: Sequence[int]) -> int:
+        """See Engine."""
+        room, count = self.spans.copy(), 0
+        most = max(1, MOST_SEQUENCES // self.answers) - len(self.under_way) // self.answers
+        while count < min(most, len(lengths)):
+            size = lengths[count] + self.new_tokens
+            if any(room.take(size) is None for _ in range(self.answers)):
+                break
+            count += 1
+        worthwhile = count == len(lengths) or count * self.answers * REFILL >= len(self.under_way)
+        return count if worthwhile else 0
+
+    def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """See Engine."""
+        logits = []
+        starts = [0]
+        for i, total in enumerate(accumulate(len(prompt) for prompt in prompts)):
+            if i > starts[-1] and total - sum(len(prompt) for prompt in prompts[: starts[-1]]) > PROMPT_TOKENS:
+                starts.append(i)
+        for start, stop in pairwise([*starts, len(prompts)]):
+            logits.append(self._read(prompts[start:stop]))
+        self._place()
+        return torch.cat(logits)
+
+    def _read(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Logits (answers of all prompts, V) after one pass over the prompts."""
+        lengths = [len(prompt) for prompt in prompts]
+        borders = [0, *accumulate(lengths)]
+        source, target = [], []
+        for first, length in zip(borders, lengths, strict=False):
+            for _ in range(self.answers):
+                begin = self.spans.take(length + self.new_tokens)
+                self.under_way.append(_Sequence(begin, length + self.new_tokens, length))
+                source.append(np.arange(first, first + length))
+                target.append(np.arange(begin, begin + length))
+        places_T = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).to(self.device)
+        ids_T = torch.from_numpy(np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts]))
+        cu_seqlens = torch.tensor(borders, dtype=torch.int32, device=self.device)
+        pack = PackLayout(tuple(borders), cu_seqlens, max(lengths))
+        embeddings_Td = self.embed(ids_T.to(self.device))
+        run = self.decoder.new_pass(embeddings_Td, places_T, pack, differentiable=False)
+        rows = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in (source, target))
+        attention = IntoCache(WithinDocuments.of(self.decoder.layers, places_T), self.cache, *rows)
+        last = torch.tensor(borders[1:], device=self.device) - 1
+        hidden_Pd = self.decoder.without_gradients(embeddings_Td, run, attention, last)
+        return self._head(hidden_Pd).repeat_interleave(self.answers, dim=0)
+
+    def step(self, tokens_S: torch.Tensor) -> torch.Tensor:
+        """See Engine."""
+        embeddings_Sd = self.embed(tokens_S)
+        run = self.decoder.new_pass(embeddings_Sd, self.places_S, None, differentiable=False)
+        if self.graphs is not None:
+            logits_SV = self.graphs(embeddings_Sd, run, self.begins_S, self.places_S)
+        else:
+            host = [(sequence.begin, sequence.place) for sequence in self.under_way]
+            logits_SV = self._logits(embeddings_Sd, run, self.begins_S, self.places_S, host)
+        self.places_S = self.places_S + 1
+        for sequence in self.under_way:
+            sequence.place += 1
+        return logits_SV
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See Engine."""
+        kept = set(rows)
+        for i, sequence in enumerate(self.under_way):
+            if i not in kept:
+                self.spans.give(sequence.begin, sequence.size)
+        self.under_way = [self.under_way[i] for i in rows]
+        self._place()
+
+    def _place(self) -> None:
+        """Copy begins and places of all sequences to the device."""
+        found = np.array([(sequence.begin, sequence.place) for sequence in self.under_way], dtype=np.int64)
+        self.begins_S, self.places_S = torch.from_numpy(found.reshape(-1, 2).T.copy()).to(self.device)
+
+    def _logits(
+        self,
+        embeddings_Sd: torch.Tensor,
+        run: Pass,
+        begins_S: torch.Tensor,
+        places_S: torch.Tensor,
+        host: Sequence[tuple[int, int]] = (),
+    ) -> torch.Tensor:
+        attention = FromCache(self.cache, begins_S, places_S, host)
+        return self._head(self.decoder.without_gradients(embeddings_Sd, run, attention))
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+
+
+def cache_rows(decoder: Decoder, model: torch.nn.Module, batch_tokens: int | None, largest: int) -> int:
+    """Tokens of a cache of `batch_tokens`, or of one whose bytes suit the device (None), and at least `largest`."""
+    if batch_tokens is None:
+        dtype, device = compute_dtype(model), decoder.scratch.device
+        batch_tokens = HOST_TOKENS if device.type == "cpu" else CACHE_BYTES // row_bytes(decoder.layers, dtype)
+    return max(batch_tokens, largest)
