@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -47,11 +48,8 @@ def attach_saved(causal: torch.nn.Module, path: Path, trainable: bool, device: t
 
     Raises CheckpointError if files are missing or damaged, or their tensors do not match this model.
     """
-    try:
-        stored = _tensor_shapes(path / WEIGHTS_FILE)
-        json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: expected an adapter ({CONFIG_FILE}, {WEIGHTS_FILE}), found {error}") from error
+    read_config(path)
+    stored = _tensor_shapes(path)
     try:
         model = peft.PeftModel.from_pretrained(causal, str(path), is_trainable=trainable, torch_device=str(device))
     except (RuntimeError, ValueError) as error:
@@ -115,6 +113,21 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} cannot be written to {CONFIG_FILE}")
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of the adapter in directory `path`. Raises CheckpointError if they are missing or damaged."""
+    try:
+        return json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _not_an_adapter(path, error) from error
+
+
 def _tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    with safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    try:
+        with safe_open(path / WEIGHTS_FILE, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise _not_an_adapter(path, error) from error
+
+
+def _not_an_adapter(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: expected an adapter ({CONFIG_FILE}, {WEIGHTS_FILE}), found {error}")

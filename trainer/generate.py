@@ -14,15 +14,16 @@ Shapes: S sequences under way, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 
 from trainer.activation import measuring
 from trainer.config import GenerateConfig
-from trainer.errors import DataError, MachineError
+from trainer.errors import DataError, MachineError, TrainerError
 from trainer.forward import bound_decoder, causal_lm
+from trainer.generation.adapters import AdapterSet
 from trainer.generation.cached import HOST_TOKENS, PROMPT_TOKENS, CachedEngine, cache_rows
 from trainer.generation.engine import Engine, Prompt
 from trainer.generation.plain import PlainEngine
@@ -37,6 +38,8 @@ def generate(
     *,
     end_ids: Collection[int],
     seed: int,
+    adapters: AdapterSet | None = None,
+    owners: Sequence[int] | None = None,
     progress: Callable[[int], None] = lambda prompts: None,
 ) -> list[list[np.ndarray]]:
     """Continuations of each prompt (its token ids) by `model` with its current adapter.
@@ -45,13 +48,18 @@ def generate(
     ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`. Order and batching change results only by
     rounding. `progress` receives the number of prompts just finished.
 
-    Raises DataError for an empty prompt or one that leaves no room in the model's context, and MachineError if a
-    batch does not fit the GPU.
+    `model` has one adapter or none. With `adapters`, of a base without one, `owners` (n,) are the numbers of the adapters that
+    continue the prompts; all are written side by side.
+
+    Raises DataError for an empty prompt or one that leaves no room in the model's context, TrainerError for `adapters` of a model
+    that our decoder does not run, and MachineError if a batch does not fit the GPU.
     """
     answers = 1 + config.samples
     written: list[list[int]] = [[] for _ in range(len(prompts) * answers)]
     unfinished = [answers] * len(prompts)
-    for numbers, tokens, finished in follow(model, prompts, config, end_ids=end_ids, seed=seed):
+    for numbers, tokens, finished in follow(
+        model, prompts, config, end_ids=end_ids, seed=seed, adapters=adapters, owners=owners
+    ):
         for number, token in zip(numbers, tokens, strict=True):
             written[number].append(token)
         for number in finished:
@@ -74,14 +82,17 @@ def follow(
     *,
     end_ids: Collection[int],
     seed: int,
+    adapters: AdapterSet | None = None,
+    owners: Sequence[int] | None = None,
 ) -> Iterator[Written]:
     """The same token by token, as they are written; arguments and errors as in `generate`."""
     check_lengths([len(prompt) for prompt in prompts], causal_lm(model), config)
     if not len(prompts):
         return
     model.eval()
-    with _engine(model, prompts, config) as engine:
-        steps = _steps(engine, prompts, config, frozenset(end_ids), seed)
+    given = [0] * len(prompts) if owners is None else [int(owner) for owner in owners]
+    with _engine(model, prompts, config, adapters) as engine:
+        steps = _steps(engine, prompts, given, config, frozenset(end_ids), seed)
         while True:
             try:
                 with torch.inference_mode():  # not around the yield, where the caller runs
@@ -110,10 +121,16 @@ def check_lengths(lengths: Sequence[int], causal: torch.nn.Module, config: Gener
 
 
 @contextmanager
-def _engine(model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig) -> Iterator[Engine]:
+def _engine(
+    model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig, adapters: AdapterSet | None
+) -> Iterator[Engine]:
     answers, tokens = 1 + config.samples, config.max_new_tokens
     batch_tokens = None if config.batch_tokens == "auto" else config.batch_tokens
     decoder = bound_decoder(model)
+    if adapters is not None and (decoder is None or decoder.parameters()):
+        raise TrainerError(
+            "several adapters at once need a base model without an adapter that Winnow's own decoder runs"
+        )
     if decoder is None:
         with plain_attention(model):
             yield PlainEngine(model, answers, tokens, batch_tokens or HOST_TOKENS)
@@ -121,12 +138,18 @@ def _engine(model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateC
     sizes = [len(prompt) + tokens for prompt in prompts]
     needed = answers * sum(sizes)
     rows = min(needed, cache_rows(decoder, model, batch_tokens, answers * max(sizes)))
-    with measuring(model, "auto", min(PROMPT_TOKENS, sum(sizes))):
-        yield CachedEngine(model, decoder, answers, tokens, rows)
+    attached = nullcontext() if adapters is None else adapters.attached(decoder)
+    with measuring(model, "auto", min(PROMPT_TOKENS, sum(sizes))), attached:
+        yield CachedEngine(model, decoder, answers, tokens, rows, adapters)
 
 
 def _steps(
-    engine: Engine, prompts: Sequence[Prompt], config: GenerateConfig, ends: frozenset[int], seed: int
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    owners: Sequence[int],
+    config: GenerateConfig,
+    ends: frozenset[int],
+    seed: int,
 ) -> Iterator[Written]:
     answers = 1 + config.samples
     lengths = [len(prompt) for prompt in prompts]
@@ -138,7 +161,7 @@ def _steps(
         count = engine.fitting([lengths[i] for i in waiting]) if waiting else 0
         if count:
             chosen, waiting = waiting[:count], waiting[count:]
-            logits_SV = engine.admit([prompts[i] for i in chosen])
+            logits_SV = engine.admit([prompts[i] for i in chosen], [owners[i] for i in chosen])
             drawn = torch.from_numpy(np.concatenate([uniform(prompts[i], config, seed) for i in chosen]))
             drawn = drawn.to(logits_SV.device)
             new_S = choose(logits_SV, drawn[:, 0], config)

@@ -15,6 +15,7 @@ from trainer.decoder.cached import FromCache, IntoCache, has_kernel, new_cache, 
 from trainer.decoder.decoder import Decoder
 from trainer.decoder.layer import Pass, WithinDocuments
 from trainer.forward import causal_lm, compute_dtype, output_head
+from trainer.generation.adapters import AdapterSet
 from trainer.generation.engine import Prompt
 from trainer.generation.graphs import StepGraphs
 from trainer.generation.spans import Spans
@@ -29,25 +30,37 @@ REFILL = 8
 
 @dataclass
 class _Sequence:
-    """Its span of the cache, and the place of its next token in it."""
+    """Its span of the cache, the place of its next token in it, and its adapter."""
 
     begin: int
     size: int
     place: int
+    owner: int
 
 
 class CachedEngine:
-    """`answers` sequences per prompt, of at most `new_tokens` tokens each, in a cache of `rows` tokens."""
+    """`answers` sequences per prompt, of at most `new_tokens` tokens each, in a cache of `rows` tokens.
 
-    def __init__(self, model: torch.nn.Module, decoder: Decoder, answers: int, new_tokens: int, rows: int):
-        self.decoder, self.answers, self.new_tokens = decoder, answers, new_tokens
+    `adapters` are attached to the decoder; `owners` of prompts are their numbers.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        decoder: Decoder,
+        answers: int,
+        new_tokens: int,
+        rows: int,
+        adapters: AdapterSet | None = None,
+    ):
+        self.decoder, self.answers, self.new_tokens, self.adapters = decoder, answers, new_tokens, adapters
         self.embed, (self.weight, self.bias) = causal_lm(model).get_input_embeddings(), output_head(model)
         self.device, dtype = self.embed.weight.device, compute_dtype(model)
         self.cache = new_cache(decoder.layers, rows, dtype, self.device)
         self.spans = Spans(rows)
         self.under_way: list[_Sequence] = []
         self.begins_S = self.places_S = torch.zeros(0, dtype=torch.int64, device=self.device)
-        graphs = has_kernel(decoder.layers[0], self.cache)
+        graphs = has_kernel(decoder.layers[0], self.cache) and adapters is None
         self.graphs = StepGraphs(self._logits, rows, self.embed.weight.shape[1]) if graphs else None
 
     def fitting(self, lengths: Sequence[int]) -> int:
@@ -62,7 +75,7 @@ class CachedEngine:
         worthwhile = count == len(lengths) or count * self.answers * REFILL >= len(self.under_way)
         return count if worthwhile else 0
 
-    def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+    def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
         """See Engine."""
         logits = []
         starts = [0]
@@ -70,19 +83,19 @@ class CachedEngine:
             if i > starts[-1] and total - sum(len(prompt) for prompt in prompts[: starts[-1]]) > PROMPT_TOKENS:
                 starts.append(i)
         for start, stop in pairwise([*starts, len(prompts)]):
-            logits.append(self._read(prompts[start:stop]))
+            logits.append(self._read(prompts[start:stop], owners[start:stop]))
         self._place()
         return torch.cat(logits)
 
-    def _read(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+    def _read(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
         """Logits (answers of all prompts, V) after one pass over the prompts."""
         lengths = [len(prompt) for prompt in prompts]
         borders = [0, *accumulate(lengths)]
         source, target = [], []
-        for first, length in zip(borders, lengths, strict=False):
+        for first, length, owner in zip(borders, lengths, owners, strict=False):
             for _ in range(self.answers):
                 begin = self.spans.take(length + self.new_tokens)
-                self.under_way.append(_Sequence(begin, length + self.new_tokens, length))
+                self.under_way.append(_Sequence(begin, length + self.new_tokens, length, owner))
                 source.append(np.arange(first, first + length))
                 target.append(np.arange(begin, begin + length))
         places_T = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).to(self.device)
@@ -93,6 +106,8 @@ class CachedEngine:
         run = self.decoder.new_pass(embeddings_Td, places_T, pack, differentiable=False)
         rows = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in (source, target))
         attention = IntoCache(WithinDocuments.of(self.decoder.layers, places_T), self.cache, *rows)
+        if self.adapters is not None:
+            self.adapters.place(np.repeat(owners, lengths), np.asarray(owners))
         last = torch.tensor(borders[1:], device=self.device) - 1
         hidden_Pd = self.decoder.without_gradients(embeddings_Td, run, attention, last)
         return self._head(hidden_Pd).repeat_interleave(self.answers, dim=0)
@@ -121,9 +136,11 @@ class CachedEngine:
         self._place()
 
     def _place(self) -> None:
-        """Copy begins and places of all sequences to the device."""
+        """Copy begins and places of all sequences to the device, and assign rows to adapters."""
         found = np.array([(sequence.begin, sequence.place) for sequence in self.under_way], dtype=np.int64)
         self.begins_S, self.places_S = torch.from_numpy(found.reshape(-1, 2).T.copy()).to(self.device)
+        if self.adapters is not None:
+            self.adapters.place(np.array([sequence.owner for sequence in self.under_way], dtype=np.int64))
 
     def _logits(
         self,

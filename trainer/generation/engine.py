@@ -18,9 +18,9 @@ class Engine(Protocol):
         """How many prompts of these lengths, in this order, can be admitted now. At least one if nothing is under way."""
         ...
 
-    def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Read prompts and add their sequences, the answers of a prompt in a row, after those under way. Returns the logits
-        (new sequences, V) of their first tokens."""
+    def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
+        """Read prompts, each for the adapter of that number, and add their sequences, the answers of a prompt in a row, after
+        those under way. Returns the logits (new sequences, V) of their first tokens."""
         ...
 
     def step(self, tokens_S: torch.Tensor) -> torch.Tensor:

@@ -34,8 +34,8 @@ class PlainEngine:
             return 0
         return min(len(lengths), max(1, self.batch_tokens // ((max(lengths) + self.new_tokens) * self.answers)))
 
-    def admit(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """See Engine."""
+    def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
+        """See Engine; the model has one adapter."""
         ids_ST, self.mask_ST = left_padded(prompts, self.device)
         self.cache = DynamicCache(config=causal_lm(self.model).config)
         logits_SV = self._forward(ids_ST)

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from tiny_models import VOCABULARY, build, saved, table
 
 from trainer import generate as generation
+from trainer.adapters import save_adapter
 from trainer.architecture import prepare_attention
 from trainer.attention import PACKED_ATTENTION
 from trainer.config import GenerateConfig, LoraConfig, ModelConfig
-from trainer.errors import DataError, MachineError
+from trainer.errors import CheckpointError, DataError, MachineError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import bind_decoder, bound_decoder, collate, hidden_states
 from trainer.generate import follow, generate
 from trainer.generation import sampling
+from trainer.generation.adapters import AdapterSet
 from trainer.generation.cached import CachedEngine
 from trainer.generation.plain import PlainEngine
 from trainer.generation.spans import Spans
@@ -164,8 +166,8 @@ def test_the_budget_of_tokens_is_kept_and_used(monkeypatch, samples):
     model, admitted, done = ready(), [], []
     admit = CachedEngine.admit
 
-    def record(self, batch):
-        logits = admit(self, batch)
+    def record(self, *given):
+        logits = admit(self, *given)
         admitted.append(sum(sequence.size for sequence in self.under_way))
         return logits
 
@@ -180,7 +182,7 @@ def test_a_waiting_prompt_takes_the_place_of_a_finished_answer(monkeypatch):
     model, company = ready(), []
     admit = CachedEngine.admit
     monkeypatch.setattr(
-        CachedEngine, "admit", lambda self, batch: company.append(len(self.under_way)) or admit(self, batch)
+        CachedEngine, "admit", lambda self, *given: company.append(len(self.under_way)) or admit(self, *given)
     )
     given_prompts = prompts([9, 5, 7, 8, 6, 9, 4, 3, 8, 7], seed=3)
     ends = range(40, VOCABULARY)
@@ -203,7 +205,9 @@ def test_a_long_prompt_is_read_in_passes_of_their_own(monkeypatch):
     read, passes = CachedEngine._read, []
     monkeypatch.setattr(cached, "PROMPT_TOKENS", 26)
     monkeypatch.setattr(
-        CachedEngine, "_read", lambda self, batch: passes.append(sum(map(len, batch))) or read(self, batch)
+        CachedEngine,
+        "_read",
+        lambda self, batch, *given: passes.append(sum(map(len, batch))) or read(self, batch, *given),
     )
     assert lists(generate(ready(), prompts(), config(batch_tokens=10**6), end_ids=ENDS, seed=0)) == expected
     assert passes == [30, 24, 26, 6]
@@ -302,6 +306,48 @@ def test_generating_leaves_scoring_and_gradients_as_they_were_and_the_other_way_
         assert base.model.config._attn_implementation == PACKED_ATTENTION
     bare = lists(generate(base.model, prompts(), settings, end_ids=ENDS, seed=0))
     assert bare != first
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_several_adapters_at_once_write_what_each_writes_alone(tmp_path, quantization):
+    base = Base.load(wide(tmp_path / "model", quantization))
+    shapes = [{"r": 2}, {"r": 5, "alpha": 7.0}, {"r": 4, "rslora": True, "targets": ("q_proj", "down_proj")}]
+    paths, settings, alone_each = [], config(samples=1), []
+    for k, shape in enumerate(shapes):
+        with base.new_adapter(LoraConfig(**shape), seed=k) as model:
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(k))
+            paths.append(tmp_path / str(k))
+            save_adapter(model, paths[-1])
+            alone_each.append(lists(generate(model, prompts(), settings, end_ids=ENDS, seed=0)))
+    before = lists(generate(base.model, prompts(), settings, end_ids=ENDS, seed=0))
+    assert len({str(answers) for answers in [*alone_each, before]}) == 4
+    owners = [2, 0, 1, 0, 2, 2, 1, 1, 0] * 2
+    several = [prompts()[i % 6] for i in range(len(owners))]
+    for budget in (10**6, 90):
+        found = generate(
+            base.model, several, config(samples=1, batch_tokens=budget), end_ids=ENDS, seed=0,
+            adapters=AdapterSet.load(paths, base.decoder), owners=owners,
+        )  # fmt: skip
+        assert lists(found) == [alone_each[owner][i % 6] for i, owner in enumerate(owners)]
+    assert lists(generate(base.model, prompts(), settings, end_ids=ENDS, seed=0)) == before
+
+
+def test_adapters_that_do_not_fit_are_refused_by_name(tmp_path):
+    base, other = Base.load(wide(tmp_path / "model", "none")), Base.load(saved(tmp_path / "other"))
+    with other.new_adapter(LoraConfig(r=2), seed=0) as model:
+        save_adapter(model, tmp_path / "adapter")
+    with base.new_adapter(LoraConfig(r=2, dora=True), seed=0) as model:
+        save_adapter(model, tmp_path / "dora")
+        with pytest.raises(TrainerError, match="without an adapter"):
+            generate(model, prompts(), config(), end_ids=(), seed=0, adapters=AdapterSet(0, []), owners=[0] * 6)
+    with pytest.raises(CheckpointError, match="q_proj does not fit"):
+        AdapterSet.load([tmp_path / "adapter"], base.decoder)
+    with pytest.raises(CheckpointError, match="expected a plain LoRA, found use_dora"):
+        AdapterSet.load([tmp_path / "dora"], base.decoder)
+    with pytest.raises(CheckpointError, match="expected an adapter"):
+        AdapterSet.load([tmp_path / "model"], base.decoder)
 
 
 def _gradient(model, tokens):
