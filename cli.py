@@ -25,6 +25,7 @@ from al.commands.command_line import (
     run_command_line,
     target_option,
 )
+from al.commands.model_commands import generate_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -379,6 +380,9 @@ def gc_command(options: Any, yes: bool) -> None:
         return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
 
     emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
+
+
+cli.add_command(generate_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,13 +40,14 @@ def generate(
     seed: int,
     adapters: AdapterSet | None = None,
     owners: Sequence[int] | None = None,
+    greedy: bool = True,
     progress: Callable[[int], None] = lambda prompts: None,
 ) -> list[list[np.ndarray]]:
     """Continuations of each prompt (its token ids) by `model` with its current adapter.
 
     Per prompt `1 + config.samples` arrays (length,) int64 of new token ids: the greedy continuation, then the sampled
-    ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`. Order and batching change results only by
-    rounding. `progress` receives the number of prompts just finished.
+    ones; without `greedy` only the sampled ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`.
+    Order and batching change results only by rounding. `progress` receives the number of prompts just finished.
 
     `model` has one adapter or none. With `adapters`, of a base without one, `owners` (n,) are the numbers of the adapters that
     continue the prompts; all are written side by side.
@@ -54,11 +55,11 @@ def generate(
     Raises DataError for an empty prompt or one that leaves no room in the model's context, TrainerError for `adapters` of a model
     that our decoder does not run, and MachineError if a batch does not fit the GPU.
     """
-    answers = 1 + config.samples
+    answers = greedy + config.samples
     written: list[list[int]] = [[] for _ in range(len(prompts) * answers)]
     unfinished = [answers] * len(prompts)
     for numbers, tokens, finished in follow(
-        model, prompts, config, end_ids=end_ids, seed=seed, adapters=adapters, owners=owners
+        model, prompts, config, end_ids=end_ids, seed=seed, adapters=adapters, owners=owners, greedy=greedy
     ):
         for number, token in zip(numbers, tokens, strict=True):
             written[number].append(token)
@@ -72,7 +73,8 @@ def generate(
 
 
 Written = tuple[list[int], list[int], list[int]]
-"""Of one step: numbers of answers (answer j of prompt i is number i · (1 + samples) + j), the token of each, and which are finished."""
+"""Of one step: numbers of answers, the token of each, and which answers are finished. Answer j of prompt i has the number
+i · (answers of a prompt) + j."""
 
 
 def follow(
@@ -84,15 +86,18 @@ def follow(
     seed: int,
     adapters: AdapterSet | None = None,
     owners: Sequence[int] | None = None,
+    greedy: bool = True,
 ) -> Iterator[Written]:
     """The same token by token, as they are written; arguments and errors as in `generate`."""
+    if not greedy and not config.samples:
+        raise ValueError("expected greedy or samples of at least 1, found neither")
     check_lengths([len(prompt) for prompt in prompts], causal_lm(model), config)
     if not len(prompts):
         return
     model.eval()
     given = [0] * len(prompts) if owners is None else [int(owner) for owner in owners]
-    with _engine(model, prompts, config, adapters) as engine:
-        steps = _steps(engine, prompts, given, config, frozenset(end_ids), seed)
+    with _engine(model, prompts, config, adapters, greedy + config.samples) as engine:
+        steps = _steps(engine, prompts, given, config, frozenset(end_ids), seed, greedy)
         while True:
             try:
                 with torch.inference_mode():  # not around the yield, where the caller runs
@@ -122,9 +127,9 @@ def check_lengths(lengths: Sequence[int], causal: torch.nn.Module, config: Gener
 
 @contextmanager
 def _engine(
-    model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig, adapters: AdapterSet | None
+    model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig, adapters: AdapterSet | None, answers: int
 ) -> Iterator[Engine]:
-    answers, tokens = 1 + config.samples, config.max_new_tokens
+    tokens = config.max_new_tokens
     batch_tokens = None if config.batch_tokens == "auto" else config.batch_tokens
     decoder = bound_decoder(model)
     if adapters is not None and (decoder is None or decoder.parameters()):
@@ -150,8 +155,9 @@ def _steps(
     config: GenerateConfig,
     ends: frozenset[int],
     seed: int,
+    greedy: bool,
 ) -> Iterator[Written]:
-    answers = 1 + config.samples
+    answers = greedy + config.samples
     lengths = [len(prompt) for prompt in prompts]
     waiting = sorted(range(len(prompts)), key=lambda i: -lengths[i])
     going: list[int] = []
@@ -162,7 +168,7 @@ def _steps(
         if count:
             chosen, waiting = waiting[:count], waiting[count:]
             logits_SV = engine.admit([prompts[i] for i in chosen], [owners[i] for i in chosen])
-            drawn = torch.from_numpy(np.concatenate([uniform(prompts[i], config, seed) for i in chosen]))
+            drawn = torch.from_numpy(np.concatenate([uniform(prompts[i], config, seed, greedy) for i in chosen]))
             drawn = drawn.to(logits_SV.device)
             new_S = choose(logits_SV, drawn[:, 0], config)
             tokens_S, uniform_SN = (

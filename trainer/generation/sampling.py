@@ -19,12 +19,12 @@ PROBABILITIES_AT_ONCE = 1 << 24
 """Float64 probabilities in memory at once, 128 MiB; sorting them for top_p takes four times as much."""
 
 
-def uniform(prompt: Prompt, config: GenerateConfig, seed: int) -> np.ndarray:
-    """(1 + samples, max_new_tokens) float64 in [0, 1), one number per drawn token; NaN in the first row, which is greedy."""
+def uniform(prompt: Prompt, config: GenerateConfig, seed: int, greedy: bool = True) -> np.ndarray:
+    """(answers, max_new_tokens) float64 in [0, 1), one number per drawn token; NaN in the first row if it is `greedy`."""
     digest = blake2b(np.asarray(prompt, dtype=np.int64).tobytes(), digest_size=8).digest()
     key, size = int.from_bytes(digest, "little"), config.max_new_tokens
-    drawn = (np.random.default_rng(derive_seed(seed, key, i, SAMPLING)).random(size) for i in range(config.samples))
-    return np.stack([np.full(size, np.nan), *drawn])
+    drawn = [np.random.default_rng(derive_seed(seed, key, i, SAMPLING)).random(size) for i in range(config.samples)]
+    return np.stack([*[np.full(size, np.nan)] * greedy, *drawn])
 
 
 def choose(logits_SV: torch.Tensor, uniform_S: torch.Tensor, config: GenerateConfig) -> torch.Tensor:

@@ -1,0 +1,54 @@
+"""The commands of `cli.py` that use a run's models: `generate`. They import late, as `cli.py` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from al.commands.command_line import common, emit
+
+
+@click.command("generate")
+@click.argument("prompts", nargs=-1, metavar="[PROMPT …]")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Prompts: one per line, or .jsonl with prompt or messages.",
+)
+@click.option(
+    "--round", "number", type=click.IntRange(min=1), default=None, help="Its adapter.  [default: the last round]"
+)
+@click.option(
+    "--compare",
+    default=None,
+    metavar="NAMES",
+    help="Several models side by side, e.g. base,1,2,control: base; previous, selected, control of the last round; "
+    "N and control:N of round N.",
+)
+@click.option("--system", default=None, help="System message of every conversation.")
+@click.option("--answers", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers to each prompt.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 10),
+    default=0.0,
+    show_default=True,
+    help="0: always the most probable token; otherwise drawn.",
+)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="As generate.top_p."
+)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=None, help="[default: generate.max_new_tokens]")
+@click.option("--seed", type=click.IntRange(min=0), default=None, help="Of drawn answers.  [default: seed]")
+@common
+def generate_command(options: Any, number: int | None, compare: str | None, **wanted: Any) -> None:
+    """Let a round's adapter answer prompts; without any, chat with it in the terminal."""
+    from al.commands import generate
+
+    if number and compare:
+        raise click.UsageError(f"--compare lists the models: add {number} to it and leave --round out.")
+    asked = generate.Prompted(models=compare or str(number or "selected"), **wanted)
+    document = generate.answer_prompts(options, asked)
+    if document is not None and not document["streamed"]:
+        emit(options, document, generate.describe_answers)
