@@ -8,8 +8,8 @@
 tokens, 64 new tokens each and no end token. `transformers` is model.generate on one batch of the same prompts, as a user calls it.
 `many`: 2,000 prompts of 100 tokens and answers of up to 64 tokens, NF4, one adapter, with a model's real weights; and the same
 prompts over eight adapters, at once and one after another.
-`exact`: greedy tokens against transformers' own, in float32 (equal or not) and in bfloat16 (the gap between the two most probable
-logits at the first different token, by transformers).
+`exact`: greedy tokens against transformers' own, in float32 and in bfloat16. Where two answers part, the gap is that of the two tokens'
+logits by transformers in float32.
 
 Each part adds its rows to the record. Times are of the second call, so kernels are compiled; graphs are recorded anew in each call.
 """
@@ -104,11 +104,13 @@ def theirs(model: Any, prompts: Sequence[Sequence[int]], new: int, ends: Sequenc
     """What model.generate writes after each of these prompts of one length, as one batch, without padding."""
     import torch
 
+    from trainer.forward import compute_dtype
     from trainer.model import plain_attention
 
     ids = torch.tensor(prompts, device=next(model.parameters()).device)
+    half = compute_dtype(model) == torch.bfloat16
     how: dict[str, Any] = {"eos_token_id": list(ends), "pad_token_id": 0} if ends else {"eos_token_id": None}
-    with torch.inference_mode(), plain_attention(model), torch.autocast("cuda", torch.bfloat16, enabled=ids.is_cuda):
+    with torch.inference_mode(), plain_attention(model), torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
         found = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, **how
         )
@@ -145,6 +147,7 @@ def default_dtype() -> str:
 
 def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of the Mistral-7B shape."""
+    arguments.work.mkdir(parents=True, exist_ok=True)
     directory = arguments.work / f"model-{arguments.shape}"
     if not (directory / "config.json").exists():
         build_model(directory, arguments.tokenizer, arguments.shape)
@@ -207,36 +210,48 @@ def many(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def exact(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of agreement with transformers."""
     prompts = text_prompts(arguments.prompts, arguments.model)
-    for dtype in ("float32", "bfloat16"):
+    parted: dict[str, list[tuple[list[int], int, int]]] = {}
+    for dtype in ("bfloat16", "float32"):
         base = load(arguments.model, "none", dtype)
         ends = (base.model.config.eos_token_id,)
         with adapted(base) as model:
             mine, other = ours(model, prompts, NEW, ends), theirs(model, prompts, NEW, ends)
-            gaps = [
-                gap(model, prompt, one.tolist(), two)
+            parted[dtype] = [
+                where_they_part(prompt, one.tolist(), two)
                 for prompt, one, two in zip(prompts, mine, other, strict=True)
                 if one.tolist() != two
             ]
-        yield {
-            "name": f"same as transformers, {dtype}",
-            "model": arguments.model.name,
-            "answers": len(prompts),
-            "different": len(gaps),
-            "largest_gap": round(max(gaps, default=0.0), 4),
-        }
+            if dtype == "bfloat16":
+                continue
+            for name, places in parted.items():  # both by the logits of float32
+                gaps = [gap(model, *place) for place in places]
+                yield {
+                    "name": f"greedy tokens other than transformers', {name}",
+                    "model": arguments.model.name,
+                    "answers": len(prompts),
+                    "tokens": sum(map(len, other)),
+                    "different": len(gaps),
+                    "largest_gap": round(max(gaps, default=0.0), 4),
+                    "over_0.05": sum(gap > 0.05 for gap in gaps),
+                }
 
 
-def gap(model: Any, prompt: Sequence[int], one: Sequence[int], two: Sequence[int]) -> float:
-    """Difference of the two tokens' logits by transformers where the answers part."""
+def where_they_part(prompt: Sequence[int], one: Sequence[int], two: Sequence[int]) -> tuple[list[int], int, int]:
+    """The tokens before the first different one, and the two different ones."""
+    at = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    return [*prompt, *one[:at]], one[at], two[at]
+
+
+def gap(model: Any, before: Sequence[int], one: int, two: int) -> float:
+    """Difference of two tokens' logits after `before`, by transformers."""
     import torch
 
     from trainer.model import plain_attention
 
-    at = next(i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
-    ids = torch.tensor([[*prompt, *one[:at]]], device=next(model.parameters()).device)
+    ids = torch.tensor([before], device=next(model.parameters()).device)
     with torch.inference_mode(), plain_attention(model):
         logits = model(input_ids=ids).logits[0, -1].float()
-    return float((logits[two[at]] - logits[one[at]]).abs())
+    return float((logits[two] - logits[one]).abs())
 
 
 def main() -> None:

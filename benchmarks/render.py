@@ -13,6 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common import table  # noqa: E402
+from generate_tables import generate_throughput  # noqa: E402
 from report_tables import interval_coverage, noise_detection, report_page  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -317,6 +318,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "score_h100": score_throughput,
     "score_quality_h100": score_quality,
     "score_quality_cpu": score_quality,
+    "generate_h200": generate_throughput,
     "reference_loss_cpu": reference_loss,
     "reference_loss_h100": reference_loss,
     "noise_detection": noise_detection,

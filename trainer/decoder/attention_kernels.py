@@ -103,8 +103,8 @@ def cached_attention_kernel(
     tl.store(target + half, key_1)
     tl.store(target + HALF + half, key_2)
     tl.store(target + (value_at - key_at) + wide, value)
-    score = tl.sum(query_1.to(tl.float32) * key_1.to(tl.float32)[None, :], axis=1)
-    largest = (score + tl.sum(query_2.to(tl.float32) * key_2.to(tl.float32)[None, :], axis=1)) * scale
+    largest = tl.sum(query_1.to(tl.float32) * key_1.to(tl.float32)[None, :], axis=1)
+    largest = (largest + tl.sum(query_2.to(tl.float32) * key_2.to(tl.float32)[None, :], axis=1)) * scale
     total = tl.full([GROUPS], 1.0, tl.float32)
     result = tl.zeros([GROUPS, 2 * HALF], tl.float32) + value.to(tl.float32)[None, :]
     for start in range(tl.maximum(place - (window - 1), 0), place, KEYS):
