@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from al.commands.options import Options
 from al.errors import RunStateError
 from al.report.text.round import render_terminal
 from al.run import rounds
-from al.run.rounds import read_summary, round_directory
+from al.run.rounds import ADAPTER, read_summary, round_directory
 from al.run.store import Run
 
 
@@ -26,8 +27,14 @@ def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
 
 
 def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary with `report_path`, relative to the directory the command ran in."""
-    return {**summary, "report_path": str(round_directory(run, summary["round"]) / "report.html")}
+    """The summary with paths relative to the directory the command ran in: `report_path`, and if the round has an adapter's folder
+    `adapter_path` and `generate_command`, which prompts it."""
+    directory, number = round_directory(run, summary["round"]), summary["round"]
+    paths = {"report_path": str(directory / "report.html")}
+    if (directory / ADAPTER).is_dir():
+        command = shlex.join(["python", "cli.py", "generate", "--run", str(run), "--round", str(number)])
+        paths |= {"adapter_path": str(directory / ADAPTER), "generate_command": f'{command} "..."'}
+    return {**summary, **paths}
 
 
 def describe_summary(summary: dict[str, Any]) -> str:
@@ -35,6 +42,8 @@ def describe_summary(summary: dict[str, Any]) -> str:
     if "next" in summary:
         said = f"review: {summary['review']}\n" if summary["review"] else ""
         return f"{said}round {summary['round']} is waiting before training. Continue with: {summary['next']}"
-    return render_terminal(
-        summary, width=min(shutil.get_terminal_size((100, 24)).columns, 120), color=sys.stdout.isatty()
-    )
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    text = render_terminal(summary, width=width, color=sys.stdout.isatty())
+    if "adapter_path" in summary:
+        text += f"Adapter: {summary['adapter_path']} (its README.md says how to load it)\nTry it: {summary['generate_command']}\n"
+    return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from al.report.summary.facts import RoundFacts
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from al.run.trash import discard
 
 
 def publish_report(
@@ -48,19 +46,10 @@ def publish_report(
     return report.json("summary.json")
 
 
-def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> Path:
-    """`rounds/NNN/`: a relative link per role, plus report.html and summary.json; links of an earlier attempt are replaced, and
-    anything else of that name goes to the trash."""
-    directory = rounds.round_directory(session.run.path, number)
-    directory.mkdir(parents=True, exist_ok=True)
-    targets = {role: artifact.path for role, artifact in roles.items()}
+def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> None:
+    """`rounds/NNN/`: a relative link per role, plus report.html, summary.json, details.json and config.json."""
     report = roles["report"].path
+    targets = {role: artifact.path for role, artifact in roles.items()}
     targets |= {name: report / name for name in ("report.html", "summary.json", "details.json", "config.json")}
     for name, target in targets.items():
-        link = directory / name
-        if link.is_symlink():
-            link.unlink()
-        elif link.exists():  # a copy that followed links, or somebody's own file
-            discard(session.run.path, link)
-        link.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
-    return directory
+        rounds.link(session.run.path, number, name, target)

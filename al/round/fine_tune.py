@@ -14,8 +14,10 @@ from al.pool.store import Pool
 from al.preparation.holdout import SIDES, drawn_sizes, name_sides, named_files, named_sides
 from al.preparation.pool_state import trainable
 from al.preparation.stages import Tokenized, check_trainable, pool_version, tokenize
+from al.release.stage import publish_fine_tuned
 from al.round import train as stages
 from al.run.artifacts import Artifact, write_json
+from al.run.rounds import ADAPTER
 from al.run.session import Session
 from selection.holdout import POOL, TEST, hold_out
 
@@ -24,7 +26,7 @@ def fine_tune(session: Session) -> dict[str, Any]:
     """Import, tokenize, hold out, train on all the rest, and evaluate; resumes like a round.
 
     Returns:
-        {"examples", "training", "evaluation", "adapter"}.
+        {"examples", "training", "evaluation", "adapter": the path of its folder}.
     """
     session.check_machine()
     version, pool = pool_version(session)
@@ -41,11 +43,13 @@ def fine_tune(session: Session) -> dict[str, Any]:
         "selected": evaluate(session, data, adapter, "evaluate adapter"),
     }
     result = compare_models(evaluations, TEST, session.config.evaluate.bootstrap, session.config.seed)
+    made = {"packs": packs, "train": adapter, **{f"evaluate.{name}": found for name, found in evaluations.items()}}
+    folder = publish_fine_tuned(session, data, made, result)
     return {
         "examples": int(usable.sum()),
         "training": adapter.json("train.json"),
         "evaluation": result,
-        "adapter": str(adapter.path / "adapter"),
+        "adapter": str(folder.path / ADAPTER),
     }
 
 

@@ -1,6 +1,6 @@
 """The round, as drawn:
 
-    adapter k-1 ──score──▶ statistics ──select──▶ selection ──pack──▶ packs ──train──▶ adapter k ──evaluate──▶ metrics ──▶ report
+    adapter k-1 ──score──▶ statistics ──select──▶ selection ──pack──▶ packs ──train──▶ adapter k ──evaluate──▶ metrics ──▶ report, folder
                                           │          └─(review)
                                           └─────▶ random picks ─────▶ packs ──train──▶ control k ──evaluate──▶ metrics ──┘
 
@@ -27,6 +27,7 @@ from al.planning.forecast import forecast
 from al.preparation.projection import for_the_report
 from al.preparation.stages import Prepared, as_dict, prepare
 from al.preparation.target import target_notices
+from al.release.stage import publish_adapter
 from al.report.publish import publish_report
 from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
@@ -83,6 +84,7 @@ def run_round(
     for role, artifact in for_the_report(session, prepared, done.roles["clusters"]).items():
         done.keep(role, artifact)
     summary = publish_report(session, prepared, done.roles, budget, number)
+    done.keep(rounds.ADAPTER, publish_adapter(session, prepared, done.roles, number))
     rounds.finish_round(run, number)
     run.event("round.finished", round=number)
     return summary

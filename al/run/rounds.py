@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 from al.errors import RunStateError
 from al.run.artifacts import Artifact
 from al.run.store import Run, now
+from al.run.trash import discard
+
+ADAPTER = "adapter"
+"""The role of a round's complete adapter folder, and its name under `rounds/NNN/` and inside its artifact."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,18 @@ def record_labels(run: Run, more: Mapping[str, str]) -> None:
 def round_directory(run: Path, number: int) -> Path:
     """`<run>/rounds/003`."""
     return run / "rounds" / f"{number:03d}"
+
+
+def link(run: Path, number: int, name: str, target: Path) -> None:
+    """Make `rounds/NNN/<name>` a relative link to `target`. A link of that name is replaced, anything else goes to the trash."""
+    directory = round_directory(run, number)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / name
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():  # a copy that followed links, or somebody's own file
+        discard(run, path)
+    path.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
 
 
 def read_summary(run: Path, number: int) -> dict[str, Any]:

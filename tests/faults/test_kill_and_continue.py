@@ -30,7 +30,10 @@ POINTS = [
     "evaluate.manifest:2",
     "generations.renamed",
     "report.renamed",
-    "report.committed",  # everything is there, but the round is not marked as done
+    "report.committed",  # the report is there, the adapter's folder is not
+    "adapter.files",
+    "adapter.renamed",
+    "adapter.committed",  # everything is there, but the round is not marked as done
 ]
 SHARDS = ("--strategy", "loss", "--set", "score.sample_per_cluster=all")  # default measures nothing in its first round
 
@@ -41,7 +44,7 @@ def arguments(world, run):
 
 @pytest.fixture(scope="module")
 def uninterrupted(world, tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "whole"
+    run = tmp_path_factory.mktemp("runs") / "run"
     assert winnow(*arguments(world, run)).code == 0
     return run
 
@@ -55,6 +58,7 @@ def outcome(run):
         "control picks": np.load(first / "control.selection/picked.npy").tolist(),
         "adapter": (first / "train/adapter/adapter_model.safetensors").read_bytes(),
         "control": (first / "control.train/adapter/adapter_model.safetensors").read_bytes(),
+        "folder": {path.name: path.read_bytes() for path in (first / "adapter").iterdir()},
         "evaluation": summary["evaluation"],
         "curve": [(s["step"], s["loss"]) for s in summary["training"]["selected"]["curve"]],
     }

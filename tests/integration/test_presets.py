@@ -53,6 +53,13 @@ def test_the_pool_is_made_of_the_training_splits(done):
     assert [file["file"] for file in stats["files"]] == ["preset:gsm8k:train", "preset:sciq:train"]
 
 
+def test_the_adapters_card_names_the_published_sets_and_their_licences(done):
+    card = (done / "rounds/001/adapter/README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["datasets"] == ["allenai/sciq", "openai/gsm8k"] and front["license"] == "unknown", "two licences"
+    assert "| gsm8k | openai/gsm8k | MIT | " in card and "| sciq | allenai/sciq | CC BY-NC 3.0 | " in card
+
+
 def test_the_target_is_the_test_split(done):
     (target,) = (done / "artifacts/target_pool").iterdir()
     origins = pq.read_table(target / "examples.parquet", columns=["origin"])["origin"].to_pylist()

@@ -30,7 +30,7 @@ ORDER = (
     ("al.evaluation",),
     ("al.planning",),
     ("al.report",),
-    ("al.tracking", "al.review"),
+    ("al.tracking", "al.review", "al.release"),
     ("al.round", "al.prompting"),
     ("al.comparison",),
     ("al.commands",),

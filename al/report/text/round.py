@@ -46,7 +46,11 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     blocks.append(Line(priced(summary), joined=True))
     if lookup(summary, "scoring", "target", "held") is False:
         blocks.append(Line(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow", joined=True))
-    blocks += [_budget(summary), _evaluation(summary, "evaluation", "Test"), _evaluation(summary, "dev", "Dev")]
+    blocks += [
+        _budget(summary),
+        evaluation_table(summary, "evaluation", "Test"),
+        evaluation_table(summary, "dev", "Dev"),
+    ]
     return [
         *blocks,
         Line(KEY, style="dim"),
@@ -66,7 +70,7 @@ def _budget(summary: Mapping[str, Any]) -> Line:
     return Line(f"asked {asked} ({amount}); selected {spent}; trained {training}", label="Budget")
 
 
-def _evaluation(summary: Mapping[str, Any], part: str, title: str) -> Block:
+def evaluation_table(summary: Mapping[str, Any], part: str, title: str) -> Block:
     """Models and differences of one split below each other, a column for each metric."""
     models = labels.models_of(lookup(summary, part))
     if not models:
