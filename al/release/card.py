@@ -80,8 +80,8 @@ tokenizer = AutoTokenizer.from_pretrained(ADAPTER)
 base = AutoModelForCausalLM.from_pretrained(BASE, {options})
 model = PeftModel.from_pretrained(base, ADAPTER).eval()
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-settings = GenerationConfig.from_pretrained(ADAPTER)  # the tokens that end an answer
-answer = model.generate(**inputs.to(model.device), generation_config=settings, max_new_tokens=200)
+settings = GenerationConfig.from_pretrained(ADAPTER, max_new_tokens=200)  # the folder has the tokens that end an answer
+answer = model.generate(**inputs.to(model.device), generation_config=settings)
 print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))"""
     block = code_block(code).replace("```\n", "```python\n", 1)
     local = (
