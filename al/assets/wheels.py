@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al.errors import EnvironmentProblem
-from al.run.artifacts import sha256_file
 from al.run.atomic import move_into_place
+from al.run.integrity import sha256_file
 
 
 @dataclass(frozen=True)

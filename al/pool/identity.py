@@ -10,7 +10,7 @@ from al.config.pool import PoolConfig
 from al.errors import RunStateError
 from al.pool.presets import find
 from al.pool.sources import Source, parse_hub
-from al.run.artifacts import sha256_file
+from al.run.integrity import sha256_file
 
 
 def describe_sources(sources: Iterable[Source], repairs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

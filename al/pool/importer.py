@@ -38,7 +38,7 @@ from al.pool.spill import Spill
 from al.pool.stats import PoolStats
 from al.pool.store import Pool
 from al.pool.tables import counts, write_tables
-from al.run.artifacts import sha256_file
+from al.run.integrity import sha256_file
 
 PROGRESS_EVERY = 1000
 

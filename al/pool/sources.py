@@ -19,7 +19,7 @@ from al.pool.mapping import check_map
 from al.pool.paths import check_within, each_once, files_below, matching
 from al.pool.reading.kinds import EXPECTED, without_suffix
 from al.pool.reading.stdin import SPOOLED, STDIN
-from al.run.artifacts import sha256_file
+from al.run.integrity import sha256_file
 
 _HUB = re.compile(
     r"(?:hub:)?(?P<name>[^\[\]@:]+)(?:@(?P<revision>[^\[\]:]+))?(?:\[(?P<subset>[^\[\]]+)\])?(?::(?P<split>[\w.\-]+))?"

@@ -48,8 +48,8 @@ def publish_report(
 
 def link_round(session: Session, roles: Mapping[str, Artifact], number: int) -> None:
     """`rounds/NNN/`: a relative link per role, plus report.html, summary.json, details.json and config.json."""
-    report = roles["report"].path
-    targets = {role: artifact.path for role, artifact in roles.items()}
+    report = roles["report"].directory
+    targets = {role: artifact.directory for role, artifact in roles.items()}
     targets |= {name: report / name for name in ("report.html", "summary.json", "details.json", "config.json")}
     for name, target in targets.items():
         rounds.link(session.run.path, number, name, target)

@@ -18,20 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import EnvironmentProblem, RunStateError
+from al.run import integrity
 from al.run.atomic import fsync_path
 from al.run.failpoints import failpoint
-
-MANIFEST = "manifest.json"
+from al.run.integrity import MANIFEST, sha256_file
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One published directory: what made it (`stage`, `fingerprint`), where it is (`path`) and its manifest."""
+    """One published directory: what made it (`stage`, `fingerprint`), where it is (`directory`) and its manifest."""
 
     stage: str
     fingerprint: str
-    path: Path
+    directory: Path
     manifest: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The directory, to read files from. The first use in a process checks them; see `al.run.integrity`.
+
+        Raises:
+            RunStateError: a file changed since it was published.
+        """
+        integrity.check_on_first_use(self.directory, self.manifest["files"])
+        return self.directory
 
     def json(self, name: str) -> Any:
         """The JSON document `name` of this artifact."""
@@ -49,12 +59,6 @@ def fingerprint(stage: str, version: int, inputs: Mapping[str, str], params: Map
     return hashlib.sha256(sorted_json(document).encode()).hexdigest()[:20]
 
 
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in blocks."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; NaN is refused because other readers of JSON would refuse it."""
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -65,7 +69,7 @@ def seal(directory: Path, header: Mapping[str, Any]) -> str:
     files = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         fsync_path(path)
-        files[path.relative_to(directory).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        files[path.relative_to(directory).as_posix()] = integrity.describe_file(path)
     manifest = directory / MANIFEST
     write_json(manifest, {**header, "files": files})
     for folder in sorted({p.parent for p in directory.rglob("*")} | {directory}):
@@ -89,20 +93,6 @@ def publish(temporary: Path, final: Path, stage: str) -> None:
     temporary.rename(final)
     failpoint(f"{stage}.renamed")
     fsync_path(final.parent)
-
-
-def damage(artifact: Artifact) -> list[str]:
-    """What differs between an artifact's files and its manifest, one line each; empty when it is whole."""
-    problems = []
-    for name, entry in artifact.manifest["files"].items():
-        path = artifact.path / name
-        if not path.is_file():
-            problems.append(f"{path}: missing")
-        elif path.stat().st_size != entry["bytes"]:
-            problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
-        elif sha256_file(path) != entry["sha256"]:
-            problems.append(f"{path}: content differs from the manifest (sha256)")
-    return problems
 
 
 def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:

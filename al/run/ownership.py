@@ -22,8 +22,9 @@ from typing import Any
 
 from al.errors import RunStateError
 from al.run import database
-from al.run.artifacts import MANIFEST, fingerprint
+from al.run.artifacts import fingerprint
 from al.run.database import DATABASE, WAL
+from al.run.integrity import MANIFEST
 
 EVENTS = "events.jsonl"
 LEFT_BY_A_START = {DATABASE, WAL, "run.db-shm", "run.db-journal", "run.lock", "run.lock.owner"}

@@ -11,6 +11,7 @@ from typing import Any
 
 from al.errors import RunStateError
 from al.run.artifacts import Artifact
+from al.run.integrity import read_published_json
 from al.run.store import Run, now
 from al.run.trash import discard
 
@@ -172,5 +173,5 @@ def link(run: Path, number: int, name: str, target: Path) -> None:
 
 
 def read_summary(run: Path, number: int) -> dict[str, Any]:
-    """The published summary of a round."""
-    return json.loads((round_directory(run, number) / "summary.json").read_text(encoding="utf-8"))
+    """The published summary of a round. Raises RunStateError if it is missing or changed."""
+    return read_published_json(round_directory(run, number) / "summary.json")

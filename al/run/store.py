@@ -31,7 +31,7 @@ import filelock
 
 from al import __version__
 from al.errors import RunStateError
-from al.run import artifacts, database, ownership, trash
+from al.run import artifacts, database, integrity, ownership, trash
 from al.run.artifacts import Artifact
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
@@ -208,6 +208,7 @@ class Run:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         self.db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
+        integrity.trust(final)
         failpoint(f"{name}.committed")
         self.checkpoint()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -244,7 +245,7 @@ class Run:
         ).fetchall():
             path = self.path / "artifacts" / stage / key
             try:
-                problems = artifacts.damage(Artifact(stage, key, path, artifacts.read_manifest(path, sha256)))
+                problems = integrity.damage(path, artifacts.read_manifest(path, sha256)["files"])
             except RunStateError as error:
                 problems = [str(error)]
             if problems:

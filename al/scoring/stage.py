@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from al.config import Config
 from al.errors import ConfigError
-from al.run.artifacts import Artifact, sha256_file, write_json
+from al.run.artifacts import Artifact, write_json
 from al.run.atomic import replaced
 from al.run.failpoints import failpoint
+from al.run.integrity import sha256_file
 from al.run.rows import rows_digest, split_by_tokens
 from al.run.session import Session
 from al.scoring.passes import MOMENTS, RESPONSE, Arrays, Pass, passes, read_fp8

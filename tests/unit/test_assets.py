@@ -21,7 +21,7 @@ from al.config.pool import PoolConfig
 from al.errors import EnvironmentProblem
 from al.pool.importer import import_pool
 from al.pool.sources import find_sources
-from al.run.artifacts import sha256_file
+from al.run.integrity import sha256_file
 
 EVALS_WHEEL = cache_dir() / "wheels" / EVALS.file
 

@@ -21,7 +21,8 @@ from al.report.summary.facts import RoundFacts
 from al.report.summary.rounds import drift, learning_curve
 from al.report.summary.selection import histograms_part, map_part, pool_part, review_part, scoring_part, selection_part
 from al.report.summary.training import plan, training
-from al.run.artifacts import MANIFEST, Artifact, sha256_file
+from al.run.artifacts import Artifact
+from al.run.integrity import MANIFEST, sha256_file
 from al.run.session import Session
 from al.run.store import now, versions
 
@@ -63,7 +64,7 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "learning_curve": past,
         "drift": drift(facts),
         "artifacts": {role: f"{a.stage}/{a.fingerprint}" for role, a in roles.items()},
-        "hashes": {role: sha256_file(a.path / MANIFEST) for role, a in roles.items()},
+        "hashes": {role: sha256_file(a.directory / MANIFEST) for role, a in roles.items()},
         "config": yaml.safe_dump(session.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     }
     return _plain(summary)

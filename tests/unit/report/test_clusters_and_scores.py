@@ -34,7 +34,7 @@ def clusters(folder: Path, stage: str, number: int) -> Artifact:
         {"old": [2, 3], "new": [2], "reason": "alike"},
     ]
     write_json(folder / "clusters.json", {"changes": changes})
-    return Artifact(stage, "0" * 20, folder, {"params": {"round": number}})
+    return Artifact(stage, "0" * 20, folder, {"params": {"round": number}, "files": {}})
 
 
 def test_changes_are_told_in_the_round_that_made_them(tmp_path: Path):

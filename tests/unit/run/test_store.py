@@ -8,7 +8,7 @@ import json
 import pytest
 
 from al.errors import EnvironmentProblem, RunStateError
-from al.run import artifacts, rounds, trash
+from al.run import artifacts, integrity, rounds, trash
 from al.run.store import Run
 
 
@@ -44,7 +44,7 @@ def test_the_manifest_names_every_file_with_size_and_hash(tmp_path):
     with Run.create_or_open(tmp_path / "run") as run:
         artifact = publish(run)
     entry = json.loads((artifact.path / "manifest.json").read_text())["files"]["sub/a.txt"]
-    assert entry["bytes"] == 5 and entry["sha256"] == artifacts.sha256_file(artifact.path / "sub" / "a.txt")
+    assert entry["bytes"] == 5 and entry["sha256"] == integrity.sha256_file(artifact.path / "sub" / "a.txt")
 
 
 def test_a_build_that_fails_leaves_nothing_but_its_scratch(tmp_path):
@@ -82,7 +82,7 @@ def test_what_is_forgotten_goes_to_the_trash(tmp_path):
     with Run.create_or_open(tmp_path / "run") as run:
         artifact = publish(run)
         run.forget("demo", artifact.fingerprint)
-        assert run.find("demo", artifact.fingerprint) is None and not artifact.path.exists()
+        assert run.find("demo", artifact.fingerprint) is None and not artifact.directory.exists()
         assert publish(run).fingerprint == artifact.fingerprint
         run.forget("demo", artifact.fingerprint)
     assert len(trash.contents(tmp_path / "run")) == 2
