@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al.config import Config
-from al.run.artifacts import sha256_file
+from al.run.file_hashes import remembered_sha256
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
 from selection.embed import load_embedder
@@ -137,9 +137,9 @@ class Session:
 
 
 def local_identity(name: str) -> dict[str, Any]:
-    """Names, sizes and (for small files) sha256 of a local model directory; {} for a hub name, which its revision identifies."""
+    """Names and sha256 of the files of a local model directory; {} for a hub name, which its revision identifies."""
     directory = Path(name)
     if not directory.is_dir():
         return {}
     files = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".safetensors", ".gguf", ".model"))
-    return {p.name: sha256_file(p) if p.stat().st_size < 2**23 else p.stat().st_size for p in files}
+    return {path.name: remembered_sha256(path) for path in files}
