@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from al.commands.foreign_errors import explain
+
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that every command takes. The command receives them as one `Options`."""
@@ -142,12 +144,13 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
     except KeyboardInterrupt:
         _fail(arguments, "interrupted at once. Run the same command again, or `resume`, to continue.", 130)
     except Exception as error:
-        code = getattr(error, "exit_code", None) or _exit_code_of_foreign(error)
-        if code is None or "--debug" in arguments:
+        known = (error.exit_code, str(error)) if getattr(error, "exit_code", None) else explain(error)
+        if known is None or "--debug" in arguments:
             raise
+        code, message = known
         way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
         hint = f" Run the same command again{way} to continue." if code == 130 else ""
-        _fail(arguments, f"{_message(error)}{hint}", code)
+        _fail(arguments, f"{message}{hint}", code)
 
 
 def _quiet_libraries(debug: bool) -> None:
@@ -158,24 +161,6 @@ def _quiet_libraries(debug: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.simplefilter("ignore", FutureWarning)
-
-
-def _exit_code_of_foreign(error: Exception) -> int | None:
-    """The MachineError for out of memory, wherever it happens; None for any other exception, which is a defect."""
-    return (
-        4
-        if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
-        else None
-    )
-
-
-def _message(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            f"out of GPU memory: {error}. Lower train.packs_per_batch or measure.batch_tokens, or set "
-            "train.activation_memory; finished stages are kept."
-        )
-    return str(error)
 
 
 def _fail(arguments: list[str], message: str, code: int) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 DATABASE = "run.db"
 WAL = "run.db-wal"
+MAGIC = b"SQLite format 3\0"
 SCHEMA_VERSION = "1"
 SCHEMA = """
 BEGIN;
@@ -60,8 +61,9 @@ def connected_to_read(run: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def state(run: Path) -> Literal["ours", "none", "other"]:
-    """What `run`/run.db is: a run's; none (no file, or no table in it, as when everything is in a lost WAL); or something else."""
+def state(run: Path) -> Literal["ours", "none", "other", "damaged"]:
+    """What `run`/run.db is: a run's; none (no file, or no table in it, as when everything is in a lost WAL); something else; or a
+    run's whose pages or indexes contradict each other."""
     path = run / DATABASE
     if not path.is_file() or path.stat().st_size == 0:
         return "none"
@@ -70,9 +72,13 @@ def state(run: Path) -> Literal["ours", "none", "other"]:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and "meta" not in tables:
                 return "other"
-            return "ours" if tables and meta(db, "schema") is not None else "none"
+            if not tables or meta(db, "schema") is None:
+                return "none"
+            return "ours" if db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",) else "damaged"
+    except sqlite3.OperationalError:  # the disk or a permission, not the content
+        raise
     except sqlite3.DatabaseError:
-        return "other"
+        return "damaged" if path.read_bytes()[:16] == MAGIC else "other"
 
 
 def meta(db: sqlite3.Connection, key: str) -> str | None:

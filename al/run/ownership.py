@@ -56,6 +56,11 @@ def is_run(path: Path) -> bool:
     if state == "ours":
         return True
     found = sorted(entry.name for entry in os.scandir(path))
+    if state == "damaged":
+        raise RunStateError(
+            f"{path / DATABASE}: the database is damaged. Nothing was changed, and the artifacts next to it are as they were. Restore "
+            f"run.db together with run.db-wal from a backup, or start a new run with another --run."
+        )
     if state == "other":
         raise RunStateError(
             f"{path / DATABASE}: expected the database of a run, found a file that Winnow did not make or that is damaged. "

@@ -32,14 +32,19 @@ class Round:
 
 
 def all_rounds(run: Run) -> list[Round]:
-    """Every round of the run, oldest first."""
+    """Every round of the run, oldest first. Raises RunStateError for a row that is damaged."""
     rows = run.db.execute(
         "SELECT round, state, budget, config, started, finished FROM rounds ORDER BY round"
     ).fetchall()
-    return [
-        Round(n, state, budget, json.loads(config), started, finished)
-        for n, state, budget, config, started, finished in rows
-    ]
+    try:
+        return [
+            Round(n, state, budget, json.loads(config), started, finished)
+            for n, state, budget, config, started, finished in rows
+        ]
+    except (TypeError, ValueError) as error:
+        raise RunStateError(
+            f"{run.path / 'run.db'}: the config of a round is damaged ({error}). Restore run.db together with run.db-wal from a backup."
+        ) from error
 
 
 def last_round(run: Run) -> Round | None:

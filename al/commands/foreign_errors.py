@@ -1,0 +1,76 @@
+"""Errors of libraries and of the system that are no defects of Winnow, as messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+ENVIRONMENT, RUN_STATE = 4, 5
+GOES_ON = "Nothing published was lost; run the same command again once that is mended."
+OF_THE_MACHINE = {
+    errno.ENOSPC: "the disk is full (`python cli.py gc` empties the trash of a run)",
+    errno.EDQUOT: "the disk quota is used up (`python cli.py gc` empties the trash of a run)",
+    errno.EIO: "the disk reported an error; check it with your system's tools",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOMEM: "the system has no memory left",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENFILE: "the system has too many open files",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ESTALE: "the network file system lost the file",
+}
+OF_SQLITE = {
+    sqlite3.SQLITE_FULL: OF_THE_MACHINE[errno.ENOSPC],
+    sqlite3.SQLITE_IOERR: OF_THE_MACHINE[errno.EIO],
+    sqlite3.SQLITE_READONLY: OF_THE_MACHINE[errno.EROFS],
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened for writing",
+    sqlite3.SQLITE_PERM: OF_THE_MACHINE[errno.EACCES],
+    sqlite3.SQLITE_NOMEM: OF_THE_MACHINE[errno.ENOMEM],
+    sqlite3.SQLITE_BUSY: "another process holds it",
+    sqlite3.SQLITE_LOCKED: "another process holds it",
+}
+"""By primary result code: extended codes have it in their lowest byte."""
+GPU_MEMORY = (
+    "Lower train.packs_per_batch or measure.batch_tokens, or set train.activation_memory; finished stages are kept."
+)
+ALLOCATION = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED")
+HOST_ALLOCATION = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+)
+
+
+def explain(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, message) of an error that the machine or a damaged database caused; None for any other, which is a defect."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError" or any(sign in text for sign in ALLOCATION):
+        return ENVIRONMENT, f"out of GPU memory: {text}. {GPU_MEMORY}"
+    if type(error).__name__ == "AcceleratorError":
+        return ENVIRONMENT, f"the GPU reported an error: {text}. {GOES_ON}"
+    if isinstance(error, MemoryError) or any(sign in text for sign in HOST_ALLOCATION):
+        return (
+            ENVIRONMENT,
+            f"out of main memory{f' ({text})' if text else ''}. Close other programs, or use a smaller model or pool. {GOES_ON}",
+        )
+    if isinstance(error, sqlite3.Error):
+        return _of_sqlite(error, text)
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return ENVIRONMENT, f"{where}{OF_THE_MACHINE[error.errno]}. {GOES_ON}"
+    return None
+
+
+def _of_sqlite(error: sqlite3.Error, text: str) -> tuple[int, str] | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None and "decode to UTF-8" in text:
+        code = sqlite3.SQLITE_CORRUPT
+    if code is None:
+        return None
+    if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return (
+            RUN_STATE,
+            f"run.db is damaged ({text}). Restore it together with run.db-wal from a backup, or start a new run with another --run.",
+        )
+    cause = OF_SQLITE.get(code & 0xFF)
+    return None if cause is None else (ENVIRONMENT, f"run.db: {cause} ({text}). {GOES_ON}")
