@@ -25,7 +25,8 @@ from al.commands.command_line import (
     run_command_line,
     target_option,
 )
-from al.commands.model_commands import generate_command
+from al.commands.groups.care import doctor_command, gc_command, repair_command
+from al.commands.groups.models import generate_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -349,40 +350,8 @@ def config_schema(options: Any) -> None:
     emit(options, Config.model_json_schema(), lambda document: schema_text())
 
 
-@cli.command("doctor")
-@click.option(
-    "--drop-damaged", is_flag=True, help="Remove damaged artifacts of the run, so that the next round makes them again."
-)
-@common
-def doctor_command(options: Any, drop_damaged: bool) -> None:
-    """Check this machine and, with --run, every file of a run."""
-    from al.commands import doctor
-
-    findings = doctor.examine(options, drop_damaged)
-    emit(options, findings, doctor.describe_findings)
-    if findings["problems"]:
-        sys.exit(findings["exit_code"])
-
-
-@cli.command("gc")
-@click.option(
-    "--yes", is_flag=True, help="Delete without asking. Without --yes and without a terminal, nothing is deleted."
-)
-@common
-def gc_command(options: Any, yes: bool) -> None:
-    """List the run's trash (leftovers of killed processes, damaged artifacts) and delete it after confirmation."""
-    from al.commands import gc
-
-    def confirm(document: dict[str, Any]) -> bool:
-        """Print the trash and ask whether to delete it; False without a terminal unless --yes."""
-        if not options.as_json:
-            click.echo(gc.describe_trash(document))
-        return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
-
-    emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
-
-
-cli.add_command(generate_command)
+for command in (generate_command, doctor_command, gc_command, repair_command):
+    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -33,9 +33,10 @@ COMMIT;
 """
 
 
-def connect_to_write(run: Path) -> sqlite3.Connection:
-    """run.db with every commit on the disk before it returns (WAL, synchronous=FULL); transactions are begun by hand."""
-    db = sqlite3.connect(run / DATABASE, isolation_level=None)
+def connect_to_write(run: Path, name: str = DATABASE) -> sqlite3.Connection:
+    """run.db, or the database `name` next to it, with every commit on the disk before it returns (WAL, synchronous=FULL). Transactions
+    are begun by hand."""
+    db = sqlite3.connect(run / name, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     return db

@@ -59,7 +59,7 @@ def is_run(path: Path) -> bool:
     if state == "damaged":
         raise RunStateError(
             f"{path / DATABASE}: the database is damaged. Nothing was changed, and the artifacts next to it are as they were. Restore "
-            f"run.db together with run.db-wal from a backup, or start a new run with another --run."
+            f"run.db together with run.db-wal from a backup, or make it again with `python cli.py repair --run {path}`."
         )
     if state == "other":
         raise RunStateError(
@@ -75,7 +75,7 @@ def is_run(path: Path) -> bool:
     if manifests or others == [WAL]:
         raise RunStateError(
             f"{path}: run.db is {lost}, but {manifests} artifacts of a run are here. Nothing was changed. Restore run.db together "
-            f"with run.db-wal from where this directory was copied or backed up, or start a new run with another --run."
+            f"with run.db-wal from where this directory was copied or backed up, or make it again with `python cli.py repair --run {path}`."
         )
     raise RunStateError(
         f"{path}: expected a run or an empty directory, found {_some(others)}. Nothing was changed. Give another --run."
@@ -124,6 +124,18 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
+def own_artifacts(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """{(stage, fingerprint): manifest} of every whole artifact that a run wrote here, whatever run.db says."""
+    found = {}
+    for stage in _entries(run / "artifacts"):
+        if stage.is_dir(follow_symlinks=False) and not TEMPORARY.fullmatch(stage.name):
+            for entry in _entries(Path(stage.path)):
+                manifest = _manifest(entry, stage.name)
+                if manifest is not None:
+                    found[stage.name, entry.name] = manifest
+    return found
+
+
 def _manifest(entry: os.DirEntry[str], stage: str) -> dict[str, Any] | None:
     """The manifest of an artifact, if the directory has one that belongs to its own name; otherwise None."""
     path = Path(entry.path) / MANIFEST
@@ -161,8 +173,8 @@ def refuse_newer(run: Path, newer: Iterable[Path]) -> None:
     if names:
         raise RunStateError(
             f"{run}: run.db is older than the artifacts next to it: it does not know {_some(names)}. Nothing was changed. Restore "
-            f"run.db together with run.db-wal from where this directory was copied or backed up; or move the named folders out of "
-            f"{run / 'artifacts'} to go on from what run.db knows; or start a new run with another --run."
+            f"run.db together with run.db-wal from where this directory was copied or backed up; or make run.db again with `python cli.py "
+            f"repair --run {run}`; or move the named folders out of {run / 'artifacts'} to go on from what run.db knows."
         )
 
 

@@ -71,11 +71,13 @@ def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> No
         "ON CONFLICT (round) DO UPDATE SET budget = excluded.budget, config = excluded.config",
         (number, budget, json.dumps(config), now()),
     )
+    run.event("round.opened", round=number, budget=budget, config=config)
 
 
 def finish_round(run: Run, number: int) -> None:
     """Mark the round as done: its report is published."""
     run.db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
+    run.event("round.done", round=number)
     run.checkpoint()
 
 
@@ -86,6 +88,8 @@ def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
     run.db.executemany(
         "UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers]
     )
+    for number in sorted(set(numbers)):
+        run.event("round.reopened", round=number)
     return sorted(set(numbers))
 
 
@@ -95,11 +99,13 @@ def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
         "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)",
         (number, role, artifact.stage, artifact.fingerprint),
     )
+    run.event("round.role", round=number, role=role, stage=artifact.stage, fingerprint=artifact.fingerprint)
 
 
 def unrecord(run: Run, number: int, role: str) -> None:
     """Forget what plays `role` in round `number`; the artifact stays."""
     run.db.execute("DELETE FROM round_artifacts WHERE round = ? AND role = ?", (number, role))
+    run.event("round.role", round=number, role=role, stage=None, fingerprint=None)
 
 
 def recorded(run: Run, number: int, role: str) -> Artifact | None:
@@ -146,6 +152,7 @@ def add_pool(run: Run, artifact: Artifact) -> int:
         return present[0]
     number = 1 if present is None else present[0] + 1
     run.db.execute("INSERT INTO pools VALUES (?, ?, ?)", (number, artifact.fingerprint, now()))
+    run.event("pool.version", version=number, fingerprint=artifact.fingerprint)
     return number
 
 
@@ -158,6 +165,7 @@ def labels(run: Run) -> dict[str, str]:
 def record_labels(run: Run, more: Mapping[str, str]) -> None:
     """Remember what files were called on import, by path."""
     run.db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps({**labels(run), **more}),))
+    run.event("pool.labels", labels=dict(more))
 
 
 def round_directory(run: Path, number: int) -> Path:

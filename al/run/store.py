@@ -76,7 +76,7 @@ class Run:
                 of Winnow, or a run.db older than its artifacts (nothing is written then); or it cannot be written.
         """
         ownership.is_run(path)
-        lock = _acquire_lock(path)
+        lock = acquire_lock(path)
         with ExitStack() as on_error:
             on_error.callback(lock.release)
             present = ownership.is_run(path)  # again: another process may have come first
@@ -274,7 +274,8 @@ class Run:
             listener(event)
 
 
-def _acquire_lock(path: Path) -> filelock.BaseFileLock:
+def acquire_lock(path: Path) -> filelock.BaseFileLock:
+    """The lock of the only writer of a run; makes the directory if need be. Raises RunStateError: another process has it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         return _locked(path)

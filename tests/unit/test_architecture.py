@@ -44,7 +44,7 @@ HEAVY = {
     *("datasets", "safetensors", "huggingface_hub"),
 }  # fmt: skip
 """What a late import may wait for: each takes from a tenth of a second to several seconds."""
-COMMAND_LINE = ("cli", "al.commands.command_line", "al.commands.model_commands")
+COMMAND_LINE = ("cli", "al.commands.command_line", "al.commands.groups.care", "al.commands.groups.models")
 """Modules that import late whatever they can, because `--help` answers at once."""
 LARGEST_FOLDER, LARGEST_FLAT_ROOM = 20, 36
 LATE_IMPORTS, MODULES_IN_AL, LINES_OF_REPORT = 60, 8, 6_000

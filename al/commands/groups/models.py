@@ -1,4 +1,4 @@
-"""The commands of `cli.py` that use a run's models: `generate`. They import late, as `cli.py` does."""
+"""Commands that use a run's models: `generate`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,52 @@
+"""Commands that look after a machine and a run: `doctor`, `repair`, `gc`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from al.commands.command_line import common, emit
+
+
+@click.command("doctor")
+@click.option(
+    "--drop-damaged", is_flag=True, help="Remove damaged artifacts of the run, so that the next round makes them again."
+)
+@common
+def doctor_command(options: Any, drop_damaged: bool) -> None:
+    """Check this machine and, with --run, every file of a run."""
+    from al.commands import doctor
+
+    findings = doctor.examine(options, drop_damaged)
+    emit(options, findings, doctor.describe_findings)
+    if findings["problems"]:
+        sys.exit(findings["exit_code"])
+
+
+@click.command("repair")
+@common
+def repair_command(options: Any) -> None:
+    """Make a lost or damaged run.db again from manifests, events.jsonl and rounds/, and list what cannot be made."""
+    from al.run.rebuild import describe_rebuilt, rebuild
+
+    emit(options, rebuild(options.run_directory()), describe_rebuilt)
+
+
+@click.command("gc")
+@click.option(
+    "--yes", is_flag=True, help="Delete without asking. Without --yes and without a terminal, nothing is deleted."
+)
+@common
+def gc_command(options: Any, yes: bool) -> None:
+    """List the run's trash (leftovers of killed processes, damaged artifacts) and delete it after confirmation."""
+    from al.commands import gc
+
+    def confirm(document: dict[str, Any]) -> bool:
+        """Print the trash and ask whether to delete it; False without a terminal unless --yes."""
+        if not options.as_json:
+            click.echo(gc.describe_trash(document))
+        return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
+
+    emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
