@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from al.evaluation.metrics import METRICS, Measured, metrics, sums
+from al.evaluation.metrics import Measured, Scores, metrics, sums
 
 BLOCK_NUMBERS = 2_000_000
 """Weights that are held at once: 16 MB."""
@@ -85,8 +85,8 @@ def draw(strata: Strata, resamples: int, seed: int) -> Iterator[Draws]:
 
 @dataclass(frozen=True)
 class Differences:
-    """One model minus another. `value` {metric: number} and `micro` {micro metric: (B,)}; `by_source` {"nll", "em", "nll_no_end",
-    "em_no_end": (B, S)} in every resample, `at_source` (S,) as measured; `size` (S,) examples of each source."""
+    """One model minus another. `value` {metric: number} and `micro` {micro metric: (B,)}; `by_source` {measure of `sums`: (B, S)} in every
+    resample, `at_source` (S,) as measured; `size` (S,) examples of each source."""
 
     size: np.ndarray
     value: dict[str, float]
@@ -99,7 +99,7 @@ class Differences:
         every = np.arange(len(self.size))
         found = {metric: interval(self.value[metric], resampled) for metric, resampled in self.micro.items()}
         found |= {f"macro_{measure}": self.of_sources(every, measure) for measure in self.by_source}
-        return {metric: found[metric] for metric in METRICS}
+        return {metric: found[metric] for metric in self.value}
 
     def of_sources(self, sources: np.ndarray, measure: str) -> Interval:
         """The same for the mean of a measure over some sources (codes)."""
@@ -107,7 +107,7 @@ class Differences:
         return interval(value, resampled.mean(1), _freedom(resampled.var(0), self.size[sources], self.size))
 
 
-def paired_differences(a: Measured, b: Measured, resamples: int, seed: int) -> Differences:
+def paired_differences(a: Measured | Scores, b: Measured | Scores, resamples: int, seed: int) -> Differences:
     """Differences a − b of two models measured on the same examples, with `resamples` resamples of them."""
     strata = Strata.of(a.source)
     first, second = (_sorted(measured, strata.order) for measured in (a, b))
@@ -127,10 +127,10 @@ def paired_differences(a: Measured, b: Measured, resamples: int, seed: int) -> D
             difference[:, strata.alone] += (spread[0][name] - spread[1][name])[drawn.lent]
             by_source.setdefault(name, []).append(difference)
     point_a, point_b = metrics(a), metrics(b)
-    ones = np.ones((1, len(a.nll)))
+    ones = np.ones((1, len(a.source)))
     return Differences(
         strata.size,
-        {name: float(point_a[name][0] - point_b[name][0]) for name in METRICS},
+        {name: float(point_a[name][0] - point_b[name][0]) for name in point_a},
         {name: np.concatenate(parts) for name, parts in micro.items()},
         {name: np.concatenate(parts) for name, parts in by_source.items()},
         {
@@ -171,8 +171,8 @@ def _freedom(variance: np.ndarray, size: np.ndarray, every_size: np.ndarray) -> 
     return float(1 / ((variance / scale) ** 2 / each).sum())
 
 
-def _sorted(measured: Measured, order: np.ndarray) -> Measured:
-    return Measured(**{name: values[order] for name, values in vars(measured).items()})
+def _sorted(measured: Measured | Scores, order: np.ndarray) -> Measured | Scores:
+    return type(measured)(**{name: values[order] for name, values in vars(measured).items()})
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def _of_sources(weights: np.ndarray, top: np.ndarray, bottom: np.ndarray, strata
     )
 
 
-def _residuals(measured: Measured, strata: Strata) -> dict[str, np.ndarray]:
+def _residuals(measured: Measured | Scores, strata: Strata) -> dict[str, np.ndarray]:
     """{measure: (n,)} how far each example is from the ratio of its source, to first order, scaled to the variance of one example."""
     found = {}
     for name, (top, bottom) in sums(measured).items():

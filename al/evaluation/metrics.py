@@ -41,7 +41,15 @@ class Measured:
     source: np.ndarray
 
 
-def metrics(measured: Measured, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Scores:
+    """One score of every example (n,), 0 to 1, by one model. `source`: integer code of the example's source."""
+
+    score: np.ndarray
+    source: np.ndarray
+
+
+def metrics(measured: Measured | Scores, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Every metric under one or many weightings of the examples.
 
     Args:
@@ -50,7 +58,7 @@ def metrics(measured: Measured, weights: np.ndarray | None = None) -> dict[str, 
     Returns:
         {name: (B,)}; sources without any weight are left out of a macro mean.
     """
-    n = len(measured.nll)
+    n = len(measured.source)
     w = np.ones((1, n)) if weights is None else weights.astype(np.float64)
     sources = int(measured.source.max()) + 1
     membership = np.zeros((n, sources))
@@ -65,9 +73,11 @@ def metrics(measured: Measured, weights: np.ndarray | None = None) -> dict[str, 
     return result
 
 
-def sums(measured: Measured) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per measure ("nll", "em", "nll_no_end", "em_no_end") what is summed and what the sum is divided by, both (n,)."""
-    each = np.ones(len(measured.nll))
+def sums(measured: Measured | Scores) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per measure ("nll", "em", "nll_no_end", "em_no_end"; or "score") what is summed and what the sum is divided by, both (n,)."""
+    each = np.ones(len(measured.source))
+    if isinstance(measured, Scores):
+        return {"score": (measured.score, each)}
     return {
         "nll": (measured.nll, measured.targets),
         "em": (measured.correct, each),

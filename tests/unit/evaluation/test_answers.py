@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al.evaluation.answers import chosen, final_number, judge, kind_of, plain, truth
+from al.evaluation.answers import answer_kind, chosen, final_number, judge, normalised, truth
 
 TEAS = ["green tea", "black tea", "Water", "coffee"]
 
@@ -19,7 +19,20 @@ TEAS = ["green tea", "black tea", "Water", "coffee"]
         ("18", 18),
         ("She earns 3 * 4 = 12 a day, so 60 a week.\n#### 60", 60),
         ("#### $1,234.50 per month", Fraction(2469, 2)),
-        ("first #### 3 then #### 4", 4),
+        ("so #### 3\n\nQuestion: and now?\n#### 4", 3),
+        ("#### Step 1\nadd 2\n#### 9", 9),
+        ("#### 5 + 3 = 8", 8),
+        ("\\boxed{-\\dfrac{1}{4}}", Fraction(-1, 4)),
+        ("\\boxed{\\frac34}", Fraction(3, 4)),
+        ("\\boxed{12{,}500 \\text{ m}}", 12500),
+        ("The answer is $6 \\times 7 = 42$.", 42),
+        ("The answer is 3 + 4 = 7. It is not 8 = 9 - 1.", 7),
+        ("**Answer:** **17**", 17),
+        ("The final answer is:\n18 boats", 18),
+        ("a loss of -$20", -20),
+        ("1\u202f234 km", 1234),
+        ("pages 3-4", 4),
+        ("the 5th", 5),
         ("so it is \\boxed{\\frac{3}{4}} of 7", Fraction(3, 4)),
         ("\\boxed{x^{2} = 49}", 49),
         ("\\boxed{1} and then \\boxed{ 2 }", 2),
@@ -54,7 +67,7 @@ def test_a_number_written_in_any_way_is_the_same_number(value):
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text):
-    final_number(text), truth(text), chosen(text, TEAS), plain(text)
+    final_number(text), truth(text), chosen(text, TEAS), normalised(text)
     assert judge(text, [text]).right or judge(text, [text]).read in (None, "")
 
 
@@ -78,10 +91,19 @@ def test_any_text_is_read_without_an_error(text):
         ("E", None),
         ("A lot of people drink it", None),
         ("nothing", None),
+        ("**B**", 1),
+        ("The correct answer is **(c)** here.", 2),
+        ("option $\\D$", None),
+        ("Answer: B) black tea", 1),
     ],
 )
 def test_the_option_that_a_text_chooses(text, index):
     assert chosen(text, TEAS) == index
+
+
+def test_an_option_inside_another_one_that_is_named_does_not_count():
+    assert chosen("It would have no effect at all", ["effect", "no effect"]) == 1
+    assert chosen("an effect", ["effect", "no effect"]) == 0
 
 
 def test_the_words_of_an_option_count_before_a_letter_that_they_look_like():
@@ -97,6 +119,8 @@ def test_the_words_of_an_option_count_before_a_letter_that_they_look_like():
         ("It may look false, but the answer is yes", True),
         ("I do not know", None),
         ("nowhere", None),
+        ("That is not true.", False),
+        ("It isn't false", True),
     ],
 )
 def test_yes_or_no(text, value):
@@ -118,10 +142,18 @@ def test_yes_or_no(text, value):
         (["coffee"], TEAS, "choice"),
         (["B"], (), "text"),
         (["7"], ["6", "7"], "choice"),
+        (["People like green tea and coffee with their breakfast"], TEAS, "rouge_l"),
+        (["I would say water, as I do at every meal"], TEAS, "rouge_l"),
+        (["D. coffee", "D"], TEAS, "choice"),
+        (["so \\boxed{2\\sqrt{3}}"], (), "boxed"),
+        (["so \\boxed{-\\frac{1}{2}}"], (), "number"),
+        (["They met in the old town to write a song"], (), "rouge_l"),
+        (["10 - 6 * 2 = -2"], (), "text"),
+        (["5,4,3"], (), "text"),
     ],
 )
 def test_the_kind_is_that_of_the_accepted_answers(accepted, options, kind):
-    assert kind_of(accepted, options) == kind
+    assert answer_kind(accepted, options) == kind
 
 
 @pytest.mark.parametrize(
@@ -137,6 +169,16 @@ def test_the_kind_is_that_of_the_accepted_answers(accepted, options, kind):
         ("coffee", ["D"], TEAS, True),
         ("5 or 6", ["5", "6"], (), True),
         ("", ["anything"], (), False),
+        ("", ["a"], (), False),
+        ("the", ["a"], (), False),
+        ("a", ["a"], (), True),
+        ("]", [")"], (), False),
+        ("5,-4", ["5,4"], (), False),
+        ("3 + 4", ["3 - 4"], (), False),
+        ("august 4 1977", ["August 4, 1977."], (), True),
+        ("\\boxed{ 2 \\sqrt{3} }", ["\\boxed{2\\sqrt{3}}"], (), True),
+        ("\\boxed{3}", ["\\boxed{2\\sqrt{3}}"], (), False),
+        ("$2\\sqrt{3}$", ["\\boxed{2\\sqrt{3}}"], (), False),
     ],
 )
 def test_a_written_answer_is_judged(written, accepted, options, right):
@@ -152,3 +194,13 @@ def test_what_was_read_is_kept_for_people_to_see():
 def test_nothing_accepted_is_an_error():
     with pytest.raises(ValueError, match="at least one accepted"):
         judge("x", [])
+
+
+def test_a_kind_can_be_set():
+    assert judge("The colour is red", ["the colour is blue"], kind="rouge_l").score == pytest.approx(0.75)
+    assert judge("7.0", ["7"], kind="text").right is False
+
+
+def test_a_kind_that_texts_do_not_decide_is_an_error():
+    with pytest.raises(ValueError, match="found 'code'"):
+        judge("x", ["x"], kind="code")
