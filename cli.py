@@ -18,6 +18,7 @@ import al
 from al.commands.command_line import (
     common,
     emit,
+    eval_options,
     map_option,
     pool_option,
     port_option,
@@ -208,6 +209,15 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
     emit(options, document, lambda document: text)
 
 
+@cli.command("eval")
+@eval_options
+def eval_command(options: Any, **wanted: Any) -> None:
+    """Let models of a run answer dev, test or other examples in writing, and print how many are right, with intervals."""
+    from al.commands import evaluate
+
+    emit(options, evaluate.measure_models(options, evaluate.Examined(**wanted)), evaluate.describe_measured)
+
+
 @cli.command("plan")
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
 @round_options
@@ -288,8 +298,7 @@ def pool_inspect(
     mapped: tuple[str, ...],
     page: str | None,
 ) -> None:
-    """Show the contents of the run's newest pool version, or of SOURCES without importing them: detected formats,
-    sources, languages, turns, lengths, duplicates, quarantine, and examples as the model sees them."""
+    """Show the run's newest pool version, or SOURCES without importing them: formats, languages, lengths, quarantine, examples."""
     from al.commands import inspect_pool as pool_inspection
     from al.report.text.pool import describe_inspection
 

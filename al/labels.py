@@ -95,6 +95,19 @@ METRICS = (
     Metric("micro_em_no_end", "Exact match, micro, no end token", "percent", False),
 )
 
+MEASURES = {
+    "accuracy": "Written accuracy",
+    "rouge_l": "Written ROUGE-L",
+    "likelihood": "Likely choice",
+    "likelihood_norm": "Choice per byte",
+}
+"""What is measured of written answers, and of which choice is most likely (al.evaluation.judged)."""
+WRITTEN = tuple(
+    Metric(f"{mean}_{measure}", f"{name}, {mean}", "percent", False)
+    for measure, name in MEASURES.items()
+    for mean in ("macro", "micro")
+)
+
 
 def outcome(code: str) -> str:
     """The meaning of an outcome or quarantine code; an unknown code is shown with spaces for underscores."""
@@ -133,4 +146,9 @@ def models_of(evaluation: dict[str, Any] | None) -> list[str]:
 
 def metric(key: str) -> Metric:
     """The metric with this key; an unknown one is named by its key."""
-    return next((m for m in METRICS if m.key == key), Metric(key, key, "nll", "nll" in key))
+    return next((m for m in (*METRICS, *WRITTEN) if m.key == key), Metric(key, key, "nll", "nll" in key))
+
+
+def place_of(key: str) -> tuple[str, ...]:
+    """Where a summary holds a metric on test: with the written answers, or with what is measured on the true responses."""
+    return ("answers", "test") if any(m.key == key for m in WRITTEN) else ("evaluation",)

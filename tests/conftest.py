@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
     """A run of two rounds of the small world, made once for this test session, and the summaries of both: with evaluations on dev,
-    task groups, answers, a price and a control, so that every part of a report has something to show."""
+    task groups, written answers, a price and a control, so that every part of a report has something to show."""
     from command_line import winnow
 
     settings = (
@@ -39,6 +39,8 @@ def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         'evaluate.groups={few: ["source-[345]"], many: ["source-[012]"]}',
         "evaluate.generations=4",
         "generate.max_new_tokens=12",
+        "evaluate.generate=auto",
+        "evaluate.generate_examples=20",
     )
     options = [word for setting in settings for word in ("--set", setting)]
     run = tmp_path_factory.mktemp("runs") / "two"

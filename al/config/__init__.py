@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from al.cache import cache_dir
 from al.config.cleaning import CleanConfig
+from al.config.evaluation import EvaluateConfig
 from al.config.pool import FormatName, PoolConfig
 from al.errors import ConfigError
 from selection.config import (
@@ -33,32 +34,6 @@ from trainer.config import GenerateConfig, LoraConfig, MeasureConfig, ModelConfi
 from trainer.tokens_config import TokensConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
-
-
-class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
-    """Evaluation on the holdout after each round."""
-
-    bootstrap: int = Field(
-        2000,
-        ge=100,
-        description="Resamples of the paired bootstrap behind every interval; with 2,000 the tail varies by about 0.3 percentage points.",
-    )
-    alternatives: int = Field(
-        4,
-        ge=0,
-        description="Accepted answers after the first that are checked for exact match, per example. 0: only the first counts.",
-    )
-    groups: dict[str, list[str]] = Field(
-        {},
-        description="Task groups that the report shows separately: {group: [source patterns, as in shells]}, for example "
-        "{reasoning: ['gsm8k*', 'logic-*']}. A source belongs to the first group that matches; data presets have their own groups.",
-    )
-    generations: int = Field(
-        6,
-        ge=0,
-        description="Dev prompts that the base and each round's adapter answer for the report, side by side; the same prompts in "
-        "every round. Each takes up to generate.max_new_tokens steps of the model. 0: none.",
-    )
 
 
 class ReportConfig(BaseModel, extra="forbid", frozen=True):

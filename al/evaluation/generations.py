@@ -6,7 +6,7 @@ Greedy, with `generate.max_new_tokens`. Test is never generated from: whoever re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from al.evaluation.breakdown import group_sources
 from al.excerpt import cut, prompt_and_response
-from al.pool.store import Pool
+from al.pool.store import Message, Pool, locate
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -75,46 +75,47 @@ def turns(groups: Sequence[str], sources: Sequence[str], keys: np.ndarray) -> np
 def generate(session: Session, prepared: Prepared, adapter: Artifact | None, rows: np.ndarray, label: str) -> Artifact:
     """Answers of base (adapter None) or base + adapter. Publishes `generations.json`: {"answers": [{"id", "text", "tokens"}]}; the text
     is null where the prompt and `generate.max_new_tokens` do not fit the model's context."""
-    config = session.config.generate.model_copy(update={"samples": 0})
     ids = prepared.open_pool().ids[rows].tolist()
 
     def build(out: Path, scratch: Path) -> None:
         """Write the answers."""
-        prompts = _prompts(session, prepared, rows)
+        prompts = prompt_tokens(session, prepared.open_pool().messages(rows))
         with (
             session.base.adapter(adapter.path / "adapter" if adapter else None) as model,
             session.progress(label, len(rows), "prompts") as progress,
         ):
-            answers = _answers(session, model, prompts, config, progress)
+            answers = write_answers(session, model, prompts, progress)
         write_json(out / FILE, {"answers": [{"id": key, **answer} for key, answer in zip(ids, answers, strict=True)]})
 
     return session.run.stage(
         "generations",
         version=1,
         inputs={"adapter": adapter},
-        params={"model": session.model_params(), "max_new_tokens": config.max_new_tokens, "ids": ids},
+        params={"model": session.model_params(), "max_new_tokens": session.config.generate.max_new_tokens, "ids": ids},
         build=build,
         label=label,
     )
 
 
-def _prompts(session: Session, prepared: Prepared, rows: np.ndarray) -> list[list[int] | None]:
-    """Token ids of each prompt; None for one that the template refuses."""
-    conversations = [messages[:-1] for messages in prepared.open_pool().messages(rows)]
-    found = session.template.prompt_ids_batch(conversations)
+def prompt_tokens(session: Session, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+    """Token ids of the prompt of each conversation that ends in a response; None for one that the template refuses."""
+    found = session.template.prompt_ids_batch([messages[:-1] for messages in conversations])
     return [ids if isinstance(ids, list) else None for ids in found]
 
 
-def _answers(
-    session: Session, model: Any, prompts: Sequence[list[int] | None], config: Any, progress: Any
+def write_answers(
+    session: Session, model: Any, prompts: Sequence[list[int] | None], progress: Callable[[int], None]
 ) -> list[dict[str, Any]]:
+    """The model's greedy answer to each prompt: {"text", "tokens", "cut": whether `generate.max_new_tokens` ended it}; all None where both
+    do not fit the model's context."""
     from trainer.forward import causal_lm
     from trainer.generate import generate as write
 
+    config = session.config.generate.model_copy(update={"samples": 0})
     context = getattr(causal_lm(model).config, "max_position_embeddings", None) or np.inf
     fits = [i for i, ids in enumerate(prompts) if ids and len(ids) + config.max_new_tokens <= context]
     progress(len(prompts) - len(fits))
-    answers: list[dict[str, Any]] = [{"text": None, "tokens": None} for _ in prompts]
+    answers: list[dict[str, Any]] = [{"text": None, "tokens": None, "cut": None} for _ in prompts]
     written = write(
         model,
         [prompts[i] for i in fits],
@@ -125,22 +126,22 @@ def _answers(
     )
     for i, (answer,) in zip(fits, written, strict=True):
         text = session.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip()
-        answers[i] = {"text": text, "tokens": len(answer)}
+        cut_off = len(answer) == config.max_new_tokens and answer[-1] not in session.template.end_ids
+        answers[i] = {"text": text, "tokens": len(answer), "cut": bool(cut_off)}
     return answers
 
 
-def side_by_side(
-    prepared: Prepared, rows: np.ndarray, models: Mapping[str, Artifact], groups: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """A row per prompt: {"id", "source", "group", "prompt", "reference", "answers": {model: {"text", "tokens", "equal"}}}.
+def side_by_side(pool: Pool, models: Mapping[str, Artifact], groups: Mapping[str, str]) -> dict[str, Any]:
+    """{"max_new_tokens", "prompts", "equal": {model: answers that are accepted}, "rows"} of the models' generations, among them "selected".
 
-    Texts are cut at 2,000 characters. `equal`: the same as the reference or another accepted answer but for the spaces around it.
-    A model that was given other prompts, in a round before the config changed, has no answer to them.
+    A row per prompt: {"id", "source", "group", "prompt", "reference", "answers": {model: {"text", "tokens", "equal"}}}. Texts are cut at
+    2,000 characters. `equal`: the same as the reference or another accepted answer but for the spaces around it. A model that was given
+    other prompts, in a round before the config changed, has no answer to them.
     """
-    pool = prepared.open_pool()
     written = {
         name: {answer["id"]: answer for answer in artifact.json(FILE)["answers"]} for name, artifact in models.items()
     }
+    rows, _ = locate(pool.keys, np.array([int(key, 16) for key in written["selected"]], dtype=np.uint64))
     found = []
     for row, messages, others in zip(rows.tolist(), pool.messages(rows), pool.alternatives(rows), strict=True):
         key, source = str(pool.ids[row]), str(pool.sources[row])
@@ -149,7 +150,9 @@ def side_by_side(
         prompt, reference = (cut(text, TEXT_LIMIT) for text in prompt_and_response(messages))
         asked = {"id": key, "source": source, "group": groups.get(source), "prompt": prompt, "reference": reference}
         found.append({**asked, "answers": answers})
-    return found
+    equal = {name: sum(bool(row["answers"][name]["equal"]) for row in found) for name in models}
+    limit = models["selected"].manifest["params"]["max_new_tokens"]
+    return {"max_new_tokens": limit, "prompts": len(found), "equal": equal, "rows": found}
 
 
 def _shown(answer: Mapping[str, Any] | None, accepted: set[str]) -> dict[str, Any]:

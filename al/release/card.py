@@ -165,7 +165,7 @@ def _budget(document: Mapping[str, Any]) -> str:
 
 def _evaluation(document: Mapping[str, Any]) -> str:
     parts = {part: title for part, title in PARTS.items() if part in document}
-    blocks: list[Block] = [evaluation_table(document, part, title) for part, title in parts.items()]
+    blocks: list[Block] = [evaluation_table(document, (part,), title) for part, title in parts.items()]
     return as_markdown([Line(KEY), *blocks, *generated_answers(document)])
 
 

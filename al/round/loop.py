@@ -18,6 +18,8 @@ from al.choosing import stage as selecting
 from al.choosing.adapt_clusters import adapt_clusters
 from al.choosing.scored import MeasuredPool, Scored
 from al.evaluation import generations
+from al.evaluation.answering import answer
+from al.evaluation.asked import ask_holdout
 from al.evaluation.stage import evaluate
 from al.lineage.artifacts import Keep, RoundArtifacts
 from al.lineage.history import CONTROL, SELECTED, History
@@ -39,6 +41,8 @@ from al.run.session import Session
 from al.scoring import stage as scoring
 from al.scoring.noise import find_suspects
 from selection.strategy import Budget
+
+TITLES = {"base": "base", "previous": "previous round", "selected": "this round", "control": "control"}
 
 
 def run_round(
@@ -73,13 +77,14 @@ def run_round(
         steps = control.control_steps(config.train.mode, ours, adapter, theirs)
         train_lineage(session, prepared, theirs, picks, steps, done.keep)
 
-    done.keep("evaluate.base", evaluate(session, prepared, None, "evaluate base"))
-    if previous is not None:
-        done.keep("evaluate.previous", evaluate(session, prepared, previous, "evaluate previous round"))
-    done.keep("evaluate.selected", evaluate(session, prepared, adapter, "evaluate this round"))
-    if config.control:
-        done.keep("evaluate.control", evaluate(session, prepared, done.roles["control.train"], "evaluate control"))
+    models = {"base": None} | ({"previous": previous} if previous is not None else {}) | {"selected": adapter}
+    models |= {"control": done.roles["control.train"]} if config.control else {}
+    for name, model in models.items():
+        done.keep(f"evaluate.{name}", evaluate(session, prepared, model, f"evaluate {TITLES[name]}"))
     generate_answers(session, prepared, ours, adapter, done.keep)
+    asked = ask_holdout(session, prepared)
+    for name, model in models.items() if asked.ids else ():
+        done.keep(f"answers.{name}", answer(session, asked, model, f"answer {TITLES[name]}"))
 
     for role, artifact in for_the_report(session, prepared, done.roles["clusters"]).items():
         done.keep(role, artifact)

@@ -22,6 +22,7 @@ def verdict_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
     )
     for name, metric, title, factor in (
         ("differences-nll", "macro_nll", "NLL difference, nats per token", 1),
+        ("differences-accuracy", "macro_accuracy", "Accuracy difference, points", 100),
         ("differences-em", "macro_em", "Exact match difference, points", 100),
     ):
         rows = difference_dots(summary, metric, factor)

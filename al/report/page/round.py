@@ -12,7 +12,7 @@ from al.report.page.drawing import build_charts
 from al.report.page.page_data import color_choices, pack_text, page_data
 from al.report.reading.priced import priced
 from al.report.reading.values import displayable
-from al.report.reading.verdict import HEADLINE_METRICS, headline, verdict
+from al.report.reading.verdict import headline, headline_metrics, verdict
 
 # In the order in which they run; data.js runs plotly.js, which the page holds packed.
 SCRIPTS = ("data.js", "report.js", "map-draw.js", "map-style.js", "map.js", "cards.js", "search.js")
@@ -40,7 +40,7 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
         dots=verdict_charts(summary),
         data=data,
         color_choices=color_choices,
-        headline_metrics=list(HEADLINE_METRICS),
+        headline_metrics=headline_metrics(summary),
         headline=found,
         verdict=verdict(summary),
         priced=priced(summary),

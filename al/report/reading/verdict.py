@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from al import labels
 from al.report.reading.values import lookup, write
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
 MODEL_NAMES = {"base": "the base model", "previous": "the previous round", "control": "the random control"}
 HEADLINE_METRICS = {
+    "macro_accuracy": "written accuracy",
     "macro_nll": "NLL",
     "macro_nll_no_end": "NLL without the end-of-turn token",
     "macro_em": "exact match",
@@ -51,48 +53,51 @@ class Comparison:
         return "better" if (self.high < 0) == lower_is_better else "worse"
 
 
-def comparisons(summary: Mapping[str, Any], metric: str, part: str = "evaluation") -> list[Comparison]:
-    """The selected model against base, previous round and control, in that order, if they were compared.
+def headline_metrics(summary: Mapping[str, Any]) -> list[str]:
+    """The metrics of the verdict, the one of the headline first: accuracy of written answers where it leads (`leads`), then NLL."""
+    return list(HEADLINE_METRICS)[0 if lookup(summary, "answers", "leads") else 1 :]
 
-    `part` is "evaluation" (test) or "dev".
-    """
-    found = []
+
+def comparisons(summary: Mapping[str, Any], metric: str, *place: str) -> list[Comparison]:
+    """The selected model against base, previous round and control, in that order, if they were compared: on test, or at `place`."""
+    found, place = [], place or labels.place_of(metric)
     for against in MODEL_NAMES:
-        entry = lookup(summary, part, "differences", f"selected - {against}", metric)
+        entry = lookup(summary, *place, "differences", f"selected - {against}", metric)
         if entry:
             found.append(Comparison(against, metric, *(entry.get(key) for key in ("value", "low", "high", "p"))))
     return found
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The answer without numbers, by macro NLL: which models the selection beat, lost to, or did not differ from.
+    """The answer without numbers, by the first headline metric: which models the selection beat, lost to, or did not differ from.
 
     A loss of exact match against the base model is named too where NLL alone would hide it.
     """
-    nll = comparisons(summary, "macro_nll")
-    if not nll:
+    metric = headline_metrics(summary)[0]
+    found = comparisons(summary, metric)
+    if not found:
         return "Nothing was compared on held-out examples"
-    text = _sentence("the selection", "NLL", nll, numbers=False) + _missing(summary, nll)
-    exact_match = {c.against: c.outcome for c in comparisons(summary, "macro_em")}
-    if exact_match.get("base") == "worse" and not any(c.against == "base" and c.outcome == "worse" for c in nll):
-        text += "; its exact match fell below the base model's"
-    return text
+    text = _sentence("the selection", HEADLINE_METRICS[metric], found, numbers=False) + _missing(summary, found)
+    worse = {
+        m: any(c.against == "base" and c.outcome == "worse" for c in comparisons(summary, m)) for m in HEADLINE_METRICS
+    }
+    return text + ("; its exact match fell below the base model's" if worse["macro_em"] and not worse[metric] else "")
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """A sentence each on NLL, NLL without the end token and exact match: which models the selection beat, and by how much.
+    """A sentence on each headline metric: which models the selection beat, and by how much.
 
     Uses the macro metrics (mean over sources). The end token is easy and may hold most of a gain in NLL, so the gain
     is stated without it too. A comparison that the summary lacks is named as missing, never left out.
     """
-    by_metric = {metric: comparisons(summary, metric) for metric in HEADLINE_METRICS}
+    by_metric = {metric: comparisons(summary, metric) for metric in headline_metrics(summary)}
     if not any(by_metric.values()):
         return "Nothing was compared on held-out examples, so this round shows neither a gain nor a loss."
     sentences = [
-        _sentence("it" if i else "the selection", name, by_metric[metric])
-        for i, (metric, name) in enumerate(HEADLINE_METRICS.items())
+        _sentence("it" if i else "the selection", HEADLINE_METRICS[metric], found)
+        for i, (metric, found) in enumerate(by_metric.items())
     ]
-    sentences[0] += _missing(summary, by_metric["macro_nll"])
+    sentences[0] += _missing(summary, next(iter(by_metric.values())))
     return ". ".join(sentences) + "."
 
 

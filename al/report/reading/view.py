@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from al import labels
 from al.report.reading.values import lookup
-from al.report.reading.verdict import HEADLINE_METRICS, MODEL_NAMES, Comparison, comparisons
+from al.report.reading.verdict import MODEL_NAMES, Comparison, comparisons, headline_metrics
 
 LINEAGES = ("selected", "control")
 
@@ -165,23 +165,30 @@ def step_curve(summary: Mapping[str, Any], lineage: str, key: str) -> list[tuple
     return [(step["step"], step[key]) for step in curve if step.get(key) is not None]
 
 
-def difference_rows(summary: Mapping[str, Any], part: str) -> list[tuple[str, str, str]]:
-    """(comparison key, metric key, outcome) of every difference in "evaluation" or "dev", in the summary's order."""
+def difference_rows(summary: Mapping[str, Any], *part: str) -> list[tuple[str, str, str]]:
+    """(comparison key, metric key, outcome) of every difference in a part, such as "dev" or "answers", "dev", in the summary's order."""
     rows = []
-    for key, metrics in (lookup(summary, part, "differences") or {}).items():
+    for key, metrics in (lookup(summary, *part, "differences") or {}).items():
         for metric, entry in (metrics or {}).items():
             numbers = (entry.get(field) for field in ("value", "low", "high", "p"))
             rows.append((key, metric, Comparison(key, metric, *numbers).outcome))
     return rows
 
 
+def written_rows(summary: Mapping[str, Any], part: str) -> list[tuple[str, str]]:
+    """(measure, metric key) of the written answers to a part, the mean over sources before that over examples."""
+    measures = lookup(summary, "answers", part, "measures") or {}
+    return [(measure, f"{mean}_{measure}") for measure in measures for mean in ("macro", "micro")]
+
+
 def headline_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Per model that the selection was compared with: its name and (metric key, outcome) of every headline metric."""
-    found = {(c.against, metric): c.outcome for metric in HEADLINE_METRICS for c in comparisons(summary, metric)}
+    metrics = headline_metrics(summary)
+    found = {(c.against, metric): c.outcome for metric in metrics for c in comparisons(summary, metric)}
     return [
-        (against, [(metric, found.get((against, metric), "unmeasured")) for metric in HEADLINE_METRICS])
+        (against, [(metric, found.get((against, metric), "unmeasured")) for metric in metrics])
         for against in MODEL_NAMES
-        if any((against, metric) in found for metric in HEADLINE_METRICS)
+        if any((against, metric) in found for metric in metrics)
     ]
 
 

@@ -14,8 +14,8 @@ from al.run.artifacts import Artifact
 KINDS = {
     "selecting": ("plan", "adapt clusters", "score", "suspected noise", "select", "decision", "apply review"),
     "training": ("measure speed", "pack selected", "train"),
-    "evaluation": ("evaluate", "generate", "map", "describe clusters"),
-    "control": ("pick at random", "pack control", "train control", "evaluate control"),
+    "evaluation": ("evaluate", "generate", "answer", "map", "describe clusters"),
+    "control": ("pick at random", "pack control", "train control", "evaluate control", "answer control"),
 }
 """What a stage is counted as, by the longest of these that its label begins with; all else prepares the pool."""
 

@@ -13,26 +13,10 @@ from al.report.summary.facts import RoundFacts
 from al.run.artifacts import Artifact
 from trainer.tokens import TRUNCATED
 
-KEPT = (
-    "steps",
-    "tokens",
-    "target_tokens",
-    "seconds",
-    "tokens_per_s",
-    "peak_gib",
-    "best_step",
-    "best_dev_loss",
-    "stopped_early",
-)
-CURVE = {
-    "step": "step",
-    "loss": "loss",
-    "dev_loss": "dev_loss",
-    "lr": "learning_rate",
-    "tokens_per_s": "tokens_per_s",
-    "grad_norm": "grad_norm",
-    "memory_gib": "memory_gib",
-}
+KEPT = ("steps", "tokens", "target_tokens", "seconds", "tokens_per_s", "peak_gib", "best_step", "best_dev_loss",
+        "stopped_early")  # fmt: skip
+CURVE = {"step": "step", "loss": "loss", "dev_loss": "dev_loss", "lr": "learning_rate", "tokens_per_s": "tokens_per_s",
+         "grad_norm": "grad_norm", "memory_gib": "memory_gib"}  # fmt: skip
 """What of a step is kept, and its name in curve.jsonl."""
 
 
@@ -64,21 +48,15 @@ def plan(
         return None
     expected = roles["plan"].json("plan.json")
     seconds = expected["seconds"]
-    planned = {
-        "tokens_per_s": expected["tokens_per_s"],
-        "peak_gib": expected["peak_gib"],
-        "selecting": seconds["score"],
-        "train": seconds["train"],
-        "train control": seconds["train control"] if "control.train" in roles else None,
-        "evaluate": seconds["evaluate"],
-    }
+    selecting = sum(amount for label, amount in timings.items() if kind_of(label) == "selecting")
     evaluating = [amount for label, amount in timings.items() if label.startswith("evaluate ")]
-    measured = {
-        "tokens_per_s": trained["tokens_per_s"],
-        "peak_gib": trained["peak_gib"],
-        "selecting": sum(amount for label, amount in timings.items() if kind_of(label) == "selecting"),
-        "train": timings.get("train"),
-        "train control": timings.get("train control"),
-        "evaluate": sum(evaluating) if evaluating else None,
+    control = seconds["train control"] if "control.train" in roles else None
+    found = {
+        "tokens_per_s": (expected["tokens_per_s"], trained["tokens_per_s"]),
+        "peak_gib": (expected["peak_gib"], trained["peak_gib"]),
+        "selecting": (seconds["score"], selecting),
+        "train": (seconds["train"], timings.get("train")),
+        "train control": (control, timings.get("train control")),
+        "evaluate": (seconds["evaluate"], sum(evaluating) if evaluating else None),
     }
-    return {key: {"planned": planned[key], "measured": measured[key]} for key in planned}
+    return {key: {"planned": planned, "measured": measured} for key, (planned, measured) in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from al import labels
@@ -46,11 +46,10 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     blocks.append(Line(priced(summary), joined=True))
     if lookup(summary, "scoring", "target", "held") is False:
         blocks.append(Line(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow", joined=True))
-    blocks += [
-        _budget(summary),
-        evaluation_table(summary, "evaluation", "Test"),
-        evaluation_table(summary, "dev", "Dev"),
-    ]
+    blocks.append(_budget(summary))
+    written = [f"macro_{measure}" for measure in lookup(summary, "answers", "test", "measures") or {}]
+    blocks += [evaluation_table(summary, ("answers", "test"), "Written, test", written)] if written else []
+    blocks += [evaluation_table(summary, (part,), title) for part, title in (("evaluation", "Test"), ("dev", "Dev"))]
     return [
         *blocks,
         Line(KEY, style="dim"),
@@ -70,17 +69,19 @@ def _budget(summary: Mapping[str, Any]) -> Line:
     return Line(f"asked {asked} ({amount}); selected {spent}; trained {training}", label="Budget")
 
 
-def evaluation_table(summary: Mapping[str, Any], part: str, title: str) -> Block:
+def evaluation_table(
+    summary: Mapping[str, Any], place: tuple[str, ...], title: str, metrics: Sequence[str] = METRICS
+) -> Block:
     """Models and differences of one split below each other, a column for each metric."""
-    models = labels.models_of(lookup(summary, part))
+    models = labels.models_of(lookup(summary, *place))
     if not models:
         return Line(f"{title}: no held-out examples were evaluated.")
     found: dict[str, dict[str, Any]] = {}
-    for metric in METRICS:
-        for c in comparisons(summary, metric, part):
+    for metric in metrics:
+        for c in comparisons(summary, metric, *place):
             found.setdefault(f"minus {labels.MODELS[c.against].lower()}", {})[metric] = c
-    values = {labels.MODELS.get(name, name): lookup(summary, part, "models", name) or {} for name in models}
-    return metric_table(Cell(title, note=f"{_count(summary, part, 'examples')} examples"), METRICS, values, found)
+    values = {labels.MODELS.get(name, name): lookup(summary, *place, "models", name) or {} for name in models}
+    return metric_table(Cell(title, note=f"{_count(summary, *place, 'examples')} examples"), metrics, values, found)
 
 
 def _funnel(summary: Mapping[str, Any]) -> list[Line]:

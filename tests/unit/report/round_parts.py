@@ -33,6 +33,7 @@ def add_round_parts(summary: dict[str, Any], others: Sequence[str]) -> None:
         "equal": {name: i for i, name in enumerate(models)},
         "rows": [_answers(i, models) for i in range(3)],
     }
+    summary["answers"] = written_answers([*models, *(["control"] if control else [])])
     summary["cost"] = cost()
     nll = {name: metrics["macro_nll"] for name, metrics in summary["evaluation"]["models"].items()}
     gain = "about" if nll["selected"] < nll["base"] else "no gain"
@@ -51,6 +52,42 @@ def add_round_parts(summary: dict[str, Any], others: Sequence[str]) -> None:
     summary["hashes"] = {role: f"{i:064x}" for i, role in enumerate(summary["artifacts"], start=11)}
     summary["config"] = "seed: 0\ncontrol: true\ntrain:\n  learning_rate: 0.0005\n"
     summary["platform"] = "Linux-6.1-x86_64"
+
+
+def written_answers(models: Sequence[str]) -> dict[str, Any]:
+    """Written answers that do not lead: accuracy and likely choices on test and dev, and two dev examples."""
+    measures = {"accuracy": {"examples": 120, "sources": 9}, "likelihood": {"examples": 44, "sources": 4}}
+    metrics = [f"{mean}_{measure}" for measure in measures for mean in ("macro", "micro")]
+    values = {name: {metric: 0.25 + 0.05 * i for metric in metrics} for i, name in enumerate(models)}
+    part = {
+        "examples": 131,
+        "sources": 10,
+        "measures": measures,
+        "models": values,
+        "intervals": {
+            name: {metric: {"low": value - 0.06, "high": value + 0.07} for metric, value in of.items()}
+            for name, of in values.items()
+        },
+        "differences": {
+            f"selected - {name}": {
+                metric: {"value": 0.082, "low": 0.021 - 0.04 * (name == "control"), "high": 0.143, "p": 0.02}
+                for metric in metrics
+            }
+            for name in models
+            if name != "selected"
+        },
+        "by_source": [
+            {"source": name, "kind": "number", "measure": "accuracy", "examples": 12, **dict.fromkeys(models, 0.5)}
+            for name in ("sums", "dates")
+        ],
+        "cut": {name: 3 - i for i, name in enumerate(models)},
+    }
+    said = {"text": "It is 12.", "read": "12", "score": 1.0, "cut": False}
+    shown = {"id": "aba41582977327c1", "source": "sums", "kind": "number", "prompt": "user: 5 + 7?", "reference": "12"}
+    shown["answers"] = {name: {**said, "score": float(i > 0)} for i, name in enumerate(models)}
+    kinds = {"test": {"number": 70, "rouge_l": 80}, "dev": {"number": 30, "rouge_l": 31}}
+    facts = {"leads": False, "max_new_tokens": 32, "kinds": kinds}
+    return {**facts, "test": part, "dev": part, "shown": [shown, {**shown, "id": "bba41582977327c1"}]}
 
 
 def cost(price: float | None = 2.5) -> dict[str, Any]:

@@ -23,7 +23,13 @@ SHOWS = {
     "verdict": [DIFFERENCE, "/budget/tokens", "/at_random/spent/examples", "/cost/money/total", "/clusters/"],
     "pool": ["/pool/examples", "/holdout/test", "/pool/sources/source-0", "/timings/total"],
     "clusters": ["/clusters/0/size", "/clusters/0/quota", "/scoring/measured"],
-    "evaluation": [DIFFERENCE, "/evaluation/by_group/0/models/selected/nll", "/dev/examples", "/generations/prompts"],
+    "evaluation": [
+        DIFFERENCE,
+        "/evaluation/by_group/0/models/selected/nll",
+        "/dev/examples",
+        "/generations/prompts",
+        "/answers/test/models/selected/macro_accuracy",
+    ],
     "sources": ["/evaluation/by_source/0/selected_nll", "/evaluation/by_source/0/examples"],
     "rounds": [
         "/learning_curve/0/tokens",

@@ -35,6 +35,20 @@ def test_a_difference_is_shown_only_by_an_interval_without_zero(metric: str, low
     assert Comparison("base", metric, (low + high) / 2, low, high, 0.5).outcome == outcome
 
 
+def test_accuracy_of_written_answers_leads_where_the_summary_says_so():
+    summary = first_round()
+    assert "accuracy" not in headline(summary) + verdict(summary)
+    summary["answers"]["leads"] = True
+    assert headline(summary) == (
+        "In written accuracy the selection beat the base model; no significant difference from the random control"
+    )
+    text = verdict(summary)
+    assert text.startswith(
+        "In written accuracy the selection beat the base model by 8.2 percentage points (95% interval 2.1 to 14.3)"
+    )
+    assert ". In NLL it beat the base model" in text
+
+
 def test_a_missing_bound_is_not_an_outcome():
     assert Comparison("base", "macro_nll", -0.1, None, -0.05, None).outcome == "unmeasured"
 

@@ -59,6 +59,19 @@ def test_the_chart_of_gains_stands_right_below_the_sentence():
     assert [e.attributes.get("id") for e in elements[start + 1 : start + 2]] == ["chart-differences-nll"]
 
 
+def test_where_accuracy_leads_its_chart_and_tables_come_before_those_of_nll():
+    summary = second_round()
+    before = render_html(summary)
+    summary["answers"]["leads"] = True
+    after = render_html(summary)
+    for first, second in (
+        ('id="chart-differences-accuracy"', 'id="chart-differences-nll"'),
+        ("Written answers", "Models side by side"),
+    ):
+        assert 0 < after.index(first) < after.index(second)
+        assert first not in before or before.index(first) > before.index(second)
+
+
 def test_the_worst_group_comes_first():
     page = page_of(later_round())
     first = next(n for n in page.numbers if n.path and n.path.startswith("/evaluation/by_group/"))

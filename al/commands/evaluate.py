@@ -1,0 +1,247 @@
+"""`eval`: how well the models of a run answer in writing, after the fact, on its dev or test examples or on other files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al import labels
+from al.commands.options import Options
+from al.config import Config, change
+from al.config.pool import PoolConfig
+from al.errors import ConfigError, DataError, RunStateError
+from al.evaluation.answering import answer, answered
+from al.evaluation.asked import Asked, ask_examples, ask_holdout
+from al.evaluation.judged import compare_answers
+from al.lineage.history import CONTROL, SELECTED, History
+from al.pool.identity import describe_sources
+from al.pool.importer import import_pool
+from al.pool.repair import make_repair
+from al.pool.sources import find_sources
+from al.pool.store import Pool
+from al.preparation.stages import Tokenized
+from al.report.reading.values import displayable, write
+from al.report.reading.verdict import Comparison
+from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, difference_cell, one_line
+from al.run import rounds
+from al.run.artifacts import Artifact
+from al.run.progress import stop_on_signals
+from al.run.session import Session
+from al.run.store import Run
+
+LATEST = ("base", "previous", "selected", "control")
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The options of `eval`. `models`: names, "" for those of the last round; `split`: "dev" or "test"; `metrics`: kinds of answers;
+    `data`: files to ask instead of a split; `examples`: at most so many."""
+
+    models: str = ""
+    split: str = "dev"
+    metrics: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    examples: int | None = None
+
+
+def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
+    """Let models of a run answer, and compare them.
+
+    Returns:
+        {"run", "part", "compared", "kinds", "warnings", **what `compare_answers` returns}.
+
+    Raises:
+        ConfigError: a name of a model that the run does not have, or one trained on another base. DataError: nothing to ask.
+        RunStateError: the run has no finished round.
+    """
+    options = replace(options, run_path=options.existing_run())
+    Run.read(options.run_path).close()  # not a run: say so before anything is made
+    config = _config(options, wanted)
+    stop_on_signals()
+    with Run.create_or_open(options.run_path) as run:
+        session = Session(run, config, quiet=options.as_json)
+        session.check_machine()
+        models = find_models(run, config, wanted.models)
+        part = "data" if wanted.data else wanted.split
+        warnings = _warnings(run, wanted)
+        for line in warnings:
+            session.say(f"warning: {line}")
+        asked, found = _ask(session, wanted, part, models)
+        compared = "selected" if "selected" in models else list(models)[-1]
+        document = compare_answers(found, part, config.evaluate.bootstrap, config.seed, compared)
+        seen = _trained_on(run, asked) if wanted.data else 0
+        if seen:
+            warnings.append(f"{seen} of the {len(asked.ids)} examples were trained on by a round of this run")
+            session.say(f"warning: {warnings[-1]}")
+        return {
+            "run": str(options.run_path),
+            "part": part,
+            "compared": compared,
+            "kinds": asked.kinds.get(part, {}),
+            "max_new_tokens": config.generate.max_new_tokens,
+            "warnings": warnings,
+            **document,
+        }
+
+
+def _config(options: Options, wanted: Examined) -> Config:
+    """The run's config with what the command line asks for; all kinds where neither names any."""
+    config = options.load_config()
+    kinds = list(wanted.metrics) or config.evaluate.generate or ["auto"]
+    limit = wanted.examples or config.evaluate.generate_examples
+    settings = [f"evaluate.generate={kinds}", f"evaluate.generate_examples={limit}"]
+    return change(config.model_dump(mode="json"), settings, "--metrics")
+
+
+def _warnings(run: Run, wanted: Examined) -> list[str]:
+    if wanted.data or wanted.split != "test":
+        return []
+    return [
+        "test is for the final report: choosing settings by it tunes them for it. Use --split dev while developing."
+    ]
+
+
+def find_models(run: Run, config: Config, names: str) -> dict[str, Artifact | None]:
+    """{name: adapter, None for the base model} of names separated by commas: base; previous, selected and control of the last finished
+    round; N and control:N of round N. "" for the first four that the run has.
+
+    Raises:
+        ConfigError: the run has no model of a name, or its round used another base model. RunStateError: no round is finished.
+    """
+    done = [entry for entry in rounds.all_rounds(run) if entry.state == "done"]
+    if not done:
+        raise RunStateError(f"{run.path}: no round is finished, so there is no adapter to measure.")
+    last = done[-1].number
+    adapters: dict[str, tuple[int, str]] = {"previous": (last - 1, "train"), "selected": (last, "train")}
+    adapters["control"] = (last, "control.train")
+    adapters |= {str(entry.number): (entry.number, "train") for entry in done}
+    adapters |= {f"control:{entry.number}": (entry.number, "control.train") for entry in done}
+    found: dict[str, Artifact | None] = {}
+    for name in dict.fromkeys(part.strip() for part in (names or ",".join(LATEST)).split(",") if part.strip()):
+        number, role = adapters.get(name, (0, ""))
+        adapter = rounds.recorded(run, number, role) if number else None
+        if name != "base" and adapter is None:
+            if not names:
+                continue
+            known = ["base", *(key for key, place in adapters.items() if place[0] and rounds.recorded(run, *place))]
+            raise ConfigError(f"--models {name}: the run has {', '.join(known)}.")
+        base = next((entry.config["model"]["name"] for entry in done if entry.number == number), config.model.name)
+        if base != config.model.name:
+            raise ConfigError(
+                f"--models {name}: round {number} trained {base}, and this config names {config.model.name}."
+            )
+        found[name] = adapter
+    return found
+
+
+def _ask(
+    session: Session, wanted: Examined, part: str, models: Mapping[str, Artifact | None]
+) -> tuple[Asked, dict[str, Artifact]]:
+    """What is asked, and what each model answered: by a round already, or now."""
+    if wanted.data:
+        pool = Pool.open(_import(session, wanted.data).path)
+        asked = ask_examples(pool, np.arange(len(pool)), [part] * len(pool), session.config.evaluate)
+    else:
+        prepared = _prepared(session.run)
+        both = ask_holdout(session, prepared)
+        known = {name: answered(session, both, adapter) for name, adapter in models.items()}
+        present = {name: artifact for name, artifact in known.items() if artifact is not None}
+        if len(present) == len(models) and part in both.parts:
+            return both, present
+        asked = ask_holdout(session, prepared, part)
+    if not asked.ids:
+        kinds = (
+            ", ".join(f"{count} {kind}" for kind, count in asked.kinds.get(part, {}).items()) or "no labelled examples"
+        )
+        names = ", ".join(sorted(session.config.evaluate.kinds))
+        raise DataError(f"eval: expected examples of the kinds {names} in {part}, found {kinds}.")
+    return asked, {
+        name: answer(session, asked, adapter, f"answer {label_of(name)}") for name, adapter in models.items()
+    }
+
+
+def _prepared(run: Run) -> Tokenized:
+    """Pool, tokens and split of the last finished round."""
+    number = max(entry.number for entry in rounds.all_rounds(run) if entry.state == "done")
+    version, _ = rounds.current_pool(run) or (0, None)
+    return Tokenized(version, *(rounds.required(run, number, role) for role in ("pool", "tokens", "split")))
+
+
+def _import(session: Session, files: Sequence[str]) -> Artifact:
+    """Files as a pool of their own, read like those of `pool.files`; a preset means its test split."""
+    config = session.config
+    named = PoolConfig(files=list(files), **config.pool.model_dump(exclude={"files", "hub", "format"}))
+    sources = find_sources(named, held_out=True)
+
+    def build(out: Path, scratch: Path) -> None:
+        """Write the files' examples as a pool of their own."""
+        with session.progress("import data", None, "rows") as progress:
+            import_pool(sources, out, strict=named.strict, progress=progress, repair=make_repair(config.clean))
+
+    return session.run.stage(
+        "eval_pool",
+        version=1,
+        inputs={},
+        params={"sources": describe_sources(sources, config.clean.repairs()), "strict": named.strict},
+        build=build,
+        label="import data",
+    )
+
+
+def _trained_on(run: Run, asked: Asked) -> int:
+    """How many of the asked examples some round of the run picked, for the selection or the control."""
+    number = rounds.next_number(run)
+    picked = [History.recorded(run, lineage, number).all_picked() for lineage in (SELECTED, CONTROL)]
+    return int(np.isin([int(key, 16) for key in asked.ids], np.concatenate(picked)).sum())
+
+
+def label_of(model: str) -> str:
+    """How a model is called: "base", "round 2", "control of round 2"."""
+    kind, _, number = model.partition(":")
+    return f"round {kind}" if kind.isdigit() else f"{kind} of round {number}" if number else kind
+
+
+def describe_measured(document: Mapping[str, Any]) -> str:
+    """The document of `measure_models` as text for the terminal."""
+    document = one_line(displayable(document))
+    measures, compared = list(document["measures"]), document["compared"]
+    models = {name: label_of(name).capitalize() for name in document["models"]}
+    kinds = ", ".join(
+        f"{count:,} {kind}" for kind, count in sorted(document["kinds"].items(), key=lambda kind: -kind[1])
+    )
+    head: list[str | Cell] = [Cell("Model", note="means over sources")]
+    head += [
+        Cell(labels.MEASURES[measure], note=f"{document['measures'][measure]['examples']:,} examples")
+        for measure in measures
+    ]
+    rows: list[list[str | Cell]] = []
+    for name, title in models.items():
+        values, ends = document["models"][name], document["intervals"][name]
+        cells = [
+            Cell(
+                write(values[key], "percent"),
+                note="…".join(write(ends[key][end], "percent") for end in ("low", "high")),
+            )
+            for key in (f"macro_{measure}" for measure in measures)
+        ]
+        rows.append([title, *cells])
+    for key, metrics in document["differences"].items():
+        against = key.removeprefix(f"{compared} - ")
+        found = [
+            Comparison(against, metric, *(metrics[metric][end] for end in ("value", "low", "high", "p")))
+            for metric in (f"macro_{measure}" for measure in measures)
+        ]
+        rows.append([f"{models[compared]} minus {models[against].lower()}", *map(difference_cell, found)])
+    said = f"{document['examples']:,} {document['part']} examples of {document['sources']:,} sources. Labelled ones by kind: {kinds}"
+    long = ", ".join(f"{models[name].lower()} {count}" for name, count in document["cut"].items())
+    blocks: list[Block] = [
+        Line(said, label="Asked"),
+        Table(head, rows),
+        Line(f"Answers cut off at {document['max_new_tokens']} tokens: {long}.", style="dim"),
+        Line("95% intervals; differences in points; n.s.: no significant difference.", style="dim", joined=True),
+    ]
+    return as_terminal(blocks)

@@ -1,0 +1,130 @@
+"""One model's written answers with their verdicts, and how likely it finds each choice: one stage per model.
+
+Likelihood: each choice is put as the response, and the choice of the lowest NLL is the model's (Brown et al. 2020, arXiv 2005.14165,
+section 2.4; `acc` of lm-evaluation-harness), or that of the lowest NLL per byte (`acc_norm`). The end-of-turn token does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.evaluation.asked import Asked
+from al.evaluation.generations import prompt_tokens, write_answers
+from al.evaluation.questions import Question, judge_answers
+from al.run.artifacts import Artifact, fingerprint
+from al.run.session import Session
+from trainer.errors import DataError
+from trainer.tokens import TokenTable
+
+FILE = "answers.parquet"
+VERSION = 1
+
+
+def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str) -> Artifact:
+    """Let base (adapter None) or base + adapter answer. Publishes `answers.parquet`, a row per example.
+
+    Columns: id, source, part, kind; text (null where prompt and answer do not fit the context), tokens, cut (the answer reached
+    `generate.max_new_tokens` without an end), score (0 to 1), read; likelihood and likelihood_norm: 1 where the most likely choice is
+    an accepted one, 0 where not, null for questions without choices.
+    """
+
+    def build(out: Path, scratch: Path) -> None:
+        """Write the answers and their verdicts."""
+        choices = sum(len(question.responses) for question in asked.questions)
+        with (
+            session.base.adapter(adapter.path / "adapter" if adapter else None) as model,
+            session.progress(label, len(asked.ids) + choices, "answers") as progress,
+        ):
+            written = write_answers(session, model, prompt_tokens(session, asked.conversations), progress)
+            likely = likelihoods(session, model, asked, progress)
+        present = [i for i, found in enumerate(written) if found["text"] is not None]
+        verdicts = dict(
+            zip(
+                present,
+                judge_answers(
+                    [written[i]["text"] for i in present],
+                    [asked.questions[i] for i in present],
+                    session.config.evaluate.run_code,
+                ),
+                strict=True,
+            )
+        )
+        columns = {
+            "id": asked.ids,
+            "source": asked.sources,
+            "part": asked.parts,
+            "kind": [question.kind for question in asked.questions],
+            "text": pa.array([found["text"] for found in written], pa.string()),
+            "tokens": pa.array([found["tokens"] for found in written], pa.int32()),
+            "cut": pa.array([found["cut"] for found in written], pa.bool_()),
+            "score": pa.array(
+                [verdicts[i].score if i in verdicts else None for i in range(len(written))], pa.float64()
+            ),
+            "read": pa.array([verdicts[i].read if i in verdicts else None for i in range(len(written))], pa.string()),
+            "likelihood": pa.array([found and found[0] for found in likely], pa.float64()),
+            "likelihood_norm": pa.array([found and found[1] for found in likely], pa.float64()),
+        }
+        pq.write_table(pa.table(columns), out / FILE)
+
+    return session.run.stage(
+        "answers",
+        version=VERSION,
+        inputs={"adapter": adapter},
+        params=_params(session, asked),
+        build=build,
+        label=label,
+    )
+
+
+def answered(session: Session, asked: Asked, adapter: Artifact | None) -> Artifact | None:
+    """What `answer` published for this model earlier, or None."""
+    made_from = {"adapter": adapter.fingerprint if adapter is not None else ""}
+    return session.run.find("answers", fingerprint("answers", VERSION, made_from, _params(session, asked)))
+
+
+def _params(session: Session, asked: Asked) -> dict[str, Any]:
+    limit = session.config.generate.max_new_tokens
+    return {"model": session.model_params(), "max_new_tokens": limit, "asked": asked.digest}
+
+
+def likelihoods(
+    session: Session, model: Any, asked: Asked, progress: Callable[[int], None]
+) -> list[tuple[float, float] | None]:
+    """Per example (1 or 0: the most likely choice is an accepted one, the same by NLL per byte); None without choices that fit."""
+    from trainer.measure import measure
+
+    tokenized, owner = [], []
+    for i, (messages, question) in enumerate(zip(asked.conversations, asked.questions, strict=True)):
+        for response in question.responses:
+            try:
+                tokenized.append(
+                    session.template.tokenize([*messages[:-1], {"role": "assistant", "content": response}])
+                )
+            except DataError:  # the prompt's own, which has no answer either
+                break
+            owner.append(i)
+    if not tokenized:
+        return [None] * len(asked.ids)
+    batch_tokens = session.config.measure.batch_tokens
+    found = measure(
+        model, TokenTable.build(tokenized), np.arange(len(owner)), batch_tokens=batch_tokens, progress=progress
+    )
+    by_example: dict[int, list[float]] = {}
+    for i, nll in zip(owner, found.nll_total_no_end.tolist(), strict=True):
+        by_example.setdefault(i, []).append(nll)
+    return [most_likely(question, by_example.get(i, [])) for i, question in enumerate(asked.questions)]
+
+
+def most_likely(question: Question, nll: Sequence[float]) -> tuple[float, float] | None:
+    """Whether the choice of the lowest NLL, and that of the lowest NLL per byte, is an accepted one: 1 or 0 each; None without choices."""
+    if not question.responses or len(nll) != len(question.responses):
+        return None
+    size = [len(response.encode()) for response in question.responses]
+    by_sum, by_byte = int(np.argmin(nll)), int(np.argmin(np.array(nll) / size))
+    return float(by_sum in question.right), float(by_byte in question.right)
