@@ -160,6 +160,15 @@ def eval_options(command: Callable[..., None]) -> Callable[..., None]:
         default=None,
         help="Ask at most this many.  [default: evaluate.generate_examples]",
     )
+    @click.option(
+        "--lm-eval",
+        "harness",
+        is_flag=False,
+        flag_value="every",
+        default="",
+        metavar="[GROUPS]",
+        help="Measure with lm-evaluation-harness (pip install lm-eval), all task groups or those named: conversation,qa,reasoning.",
+    )
     @map_option
     @common
     @functools.wraps(command)

@@ -16,6 +16,8 @@ from al.config.pool import PoolConfig
 from al.errors import ConfigError, DataError, RunStateError
 from al.evaluation.answering import answer, answered
 from al.evaluation.asked import Asked, ask_examples, ask_holdout
+from al.evaluation.harness import FILE as RESULTS
+from al.evaluation.harness import run_harness
 from al.evaluation.judged import compare_answers
 from al.lineage.history import CONTROL, SELECTED, History
 from al.pool.identity import describe_sources
@@ -33,26 +35,30 @@ from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
 
+EVERY = "every"
 LATEST = ("base", "previous", "selected", "control")
 
 
 @dataclass(frozen=True)
 class Examined:
     """The options of `eval`. `models`: names, "" for those of the last round; `split`: "dev" or "test"; `metrics`: kinds of answers;
-    `data`: files to ask instead of a split; `examples`: at most so many."""
+    `data`: files to ask instead of a split; `examples`: at most so many; `harness`: task groups for lm-evaluation-harness, "every" for all
+    of them, "" to measure without it."""
 
     models: str = ""
     split: str = "dev"
     metrics: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     examples: int | None = None
+    harness: str = ""
 
 
 def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
     """Let models of a run answer, and compare them.
 
     Returns:
-        {"run", "part", "compared", "kinds", "warnings", **what `compare_answers` returns}.
+        {"run", "part", "compared", "kinds", "warnings", **what `compare_answers` returns}; with the harness {"run", "part", "warnings",
+        "left_out", "tasks": {task: {"group", "examples", "models": {model: {metric: {"value", "stderr"}}}}}}.
 
     Raises:
         ConfigError: a name of a model that the run does not have, or one trained on another base. DataError: nothing to ask.
@@ -70,7 +76,15 @@ def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
         warnings = _warnings(run, wanted)
         for line in warnings:
             session.say(f"warning: {line}")
-        asked, found = _ask(session, wanted, part, models)
+        if wanted.harness:
+            asked = _asked(session, wanted, part)
+            return {
+                "run": str(options.run_path),
+                "part": part,
+                "warnings": warnings,
+                **_with_harness(session, wanted, asked, models),
+            }
+        asked, found = _answered(session, wanted, part, models)
         compared = "selected" if "selected" in models else list(models)[-1]
         document = compare_answers(found, part, config.evaluate.bootstrap, config.seed, compared)
         seen = _trained_on(run, asked) if wanted.data else 0
@@ -138,30 +152,57 @@ def find_models(run: Run, config: Config, names: str) -> dict[str, Artifact | No
     return found
 
 
-def _ask(
+def _answered(
     session: Session, wanted: Examined, part: str, models: Mapping[str, Artifact | None]
 ) -> tuple[Asked, dict[str, Artifact]]:
     """What is asked, and what each model answered: by a round already, or now."""
-    if wanted.data:
-        pool = Pool.open(_import(session, wanted.data).path)
-        asked = ask_examples(pool, np.arange(len(pool)), [part] * len(pool), session.config.evaluate)
-    else:
-        prepared = _prepared(session.run)
-        both = ask_holdout(session, prepared)
+    if not wanted.data:
+        both = ask_holdout(session, _prepared(session.run))
         known = {name: answered(session, both, adapter) for name, adapter in models.items()}
         present = {name: artifact for name, artifact in known.items() if artifact is not None}
         if len(present) == len(models) and part in both.parts:
             return both, present
-        asked = ask_holdout(session, prepared, part)
-    if not asked.ids:
-        kinds = (
-            ", ".join(f"{count} {kind}" for kind, count in asked.kinds.get(part, {}).items()) or "no labelled examples"
-        )
-        names = ", ".join(sorted(session.config.evaluate.kinds))
-        raise DataError(f"eval: expected examples of the kinds {names} in {part}, found {kinds}.")
+    asked = _asked(session, wanted, part)
     return asked, {
         name: answer(session, asked, adapter, f"answer {label_of(name)}") for name, adapter in models.items()
     }
+
+
+def _asked(session: Session, wanted: Examined, part: str) -> Asked:
+    """The examples of the files or of one side of the split. Raises DataError if none is of the kinds asked for."""
+    if wanted.data:
+        pool = Pool.open(_import(session, wanted.data).path)
+        asked = ask_examples(pool, np.arange(len(pool)), [part] * len(pool), session.config.evaluate)
+    else:
+        asked = ask_holdout(session, _prepared(session.run), part)
+    if asked.ids:
+        return asked
+    kinds = ", ".join(f"{count} {kind}" for kind, count in asked.kinds.get(part, {}).items()) or "no labelled examples"
+    names = ", ".join(sorted(session.config.evaluate.kinds))
+    raise DataError(f"eval: expected examples of the kinds {names} in {part}, found {kinds}.")
+
+
+def _with_harness(
+    session: Session, wanted: Examined, asked: Asked, models: Mapping[str, Artifact | None]
+) -> dict[str, Any]:
+    """What lm-evaluation-harness measures of each model, by task. Raises ConfigError for a group without examples."""
+    names = [name.strip() for name in wanted.harness.split(",")]
+    if wanted.harness != EVERY:
+        known = sorted({asked.groups.get(source, "all") for source in asked.sources})
+        unknown = [name for name in names if name.lower() not in {group.lower() for group in known}]
+        if unknown:
+            raise ConfigError(
+                f"--lm-eval {unknown[0]}: expected {EVERY}, or task groups of {', '.join(known)} (evaluate.groups)."
+            )
+        asked = asked.of_groups(names)
+    tasks: dict[str, dict[str, Any]] = {}
+    for name, adapter in models.items():
+        found = run_harness(session, asked, adapter, f"lm-eval {label_of(name)}").json(RESULTS)
+        for task, entry in found["tasks"].items():
+            values = {key: value for key, value in entry.items() if key not in ("group", "examples")}
+            row = tasks.setdefault(task, {"group": entry["group"], "examples": entry["examples"], "models": {}})
+            row["models"][name] = values
+    return {"left_out": found["left_out"], "tasks": tasks}
 
 
 def _prepared(run: Run) -> Tokenized:
@@ -208,6 +249,8 @@ def label_of(model: str) -> str:
 def describe_measured(document: Mapping[str, Any]) -> str:
     """The document of `measure_models` as text for the terminal."""
     document = one_line(displayable(document))
+    if "tasks" in document:
+        return _describe_tasks(document)
     measures, compared = list(document["measures"]), document["compared"]
     models = {name: label_of(name).capitalize() for name in document["models"]}
     kinds = ", ".join(
@@ -245,3 +288,17 @@ def describe_measured(document: Mapping[str, Any]) -> str:
         Line("95% intervals; differences in points; n.s.: no significant difference.", style="dim", joined=True),
     ]
     return as_terminal(blocks)
+
+
+def _describe_tasks(document: Mapping[str, Any]) -> str:
+    """What the harness measured: a row per task and metric."""
+    names = list(next(iter(document["tasks"].values()), {"models": {}})["models"])
+    rows: list[list[str | Cell]] = []
+    for task, entry in document["tasks"].items():
+        for metric in next(iter(entry["models"].values())):
+            found = [entry["models"][name][metric] for name in names]
+            cells = [Cell(write(one["value"], "percent"), note=f"± {write(one['stderr'], 'percent')}") for one in found]
+            rows.append([task, metric, f"{entry['examples']:,}", *cells])
+    head = ["Task", "Metric", "Examples", *(label_of(name).capitalize() for name in names)]
+    note = f"Measured by lm-evaluation-harness, with standard errors. Prompts left out: {document['left_out']}."
+    return as_terminal([Table(head, rows, left=(0, 1)), Line(note, style="dim")])

@@ -1,7 +1,7 @@
 """One model's written answers with their verdicts, and how likely it finds each choice: one stage per model.
 
 Likelihood: each choice is put as the response, and the choice of the lowest NLL is the model's (Brown et al. 2020, arXiv 2005.14165,
-section 2.4; `acc` of lm-evaluation-harness), or that of the lowest NLL per byte (`acc_norm`). The end-of-turn token does not count.
+section 2.4; `acc` of lm-evaluation-harness), or that of the lowest NLL per byte (`acc_bytes`). The end-of-turn token does not count.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,6 +14,7 @@ import numpy as np
 
 from al.config.evaluation import EvaluateConfig
 from al.evaluation.answers import LONGEST_SHORT_TEXT, count_words
+from al.evaluation.breakdown import group_sources
 from al.evaluation.generations import turns
 from al.evaluation.questions import Question, read_question
 from al.pool.store import Message, Pool
@@ -29,7 +30,8 @@ PARTS = {DEV: "dev", TEST: "test"}
 class Asked:
     """n examples to answer: id, source, part ("dev", "test" or another name), conversation with its response, and question of each.
 
-    `kinds`: {part: {kind: examples}} of all labelled examples that they were drawn from.
+    `kinds`: {part: {kind: examples}} of all labelled examples that they were drawn from. `groups`: {source: task group}, by
+    `evaluate.groups` or data presets.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -38,6 +40,14 @@ class Asked:
     conversations: list[list[Message]] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def of_groups(self, names: Collection[str]) -> Asked:
+        """The examples whose source is in one of these task groups, whatever their case."""
+        wanted = {name.lower() for name in names}
+        kept = [i for i, source in enumerate(self.sources) if self.groups.get(source, "all").lower() in wanted]
+        lists = ("ids", "sources", "parts", "conversations", "questions")
+        return replace(self, **{name: [getattr(self, name)[i] for i in kept] for name in lists})
 
     @cached_property
     def digest(self) -> str:
@@ -63,11 +73,14 @@ def ask_examples(pool: Pool, rows: np.ndarray, parts: Sequence[str], config: Eva
     """
     labelled = np.flatnonzero(pool.labelled[rows])
     rows, parts = rows[labelled], [parts[i] for i in labelled.tolist()]
-    sources, conversations = pool.sources[rows].tolist(), pool.messages(rows)
+    sources, conversations, metadata = pool.sources[rows].tolist(), pool.messages(rows), pool.metadata(rows)
+    known = {
+        s: facts["group"] for s, facts in zip(sources, metadata, strict=True) if isinstance(facts.get("group"), str)
+    }
     questions = [
-        read_question(messages, others or [], metadata, _set_kind(source, config.generate_as))
-        for source, messages, others, metadata in zip(
-            sources, conversations, pool.alternatives(rows), pool.metadata(rows), strict=True
+        read_question(messages, others or [], facts, _set_kind(source, config.generate_as))
+        for source, messages, others, facts in zip(
+            sources, conversations, pool.alternatives(rows), metadata, strict=True
         )
     ]
     questions = _agree_on_long_texts(sources, questions, config.generate_as)
@@ -83,6 +96,7 @@ def ask_examples(pool: Pool, rows: np.ndarray, parts: Sequence[str], config: Eva
         pool.ids[rows[chosen]].tolist() if chosen else [],
         *([values[i] for i in chosen] for values in (sources, parts, conversations, questions)),
         kinds,
+        group_sources(sorted(set(sources)), config.groups, known),
     )
 
 
