@@ -40,6 +40,7 @@ def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         "evaluate.generations=4",
         "generate.max_new_tokens=12",
         "evaluate.generate=auto",
+        'evaluate.generate_as={"source-[12]": rouge_l}',
         "evaluate.generate_examples=20",
     )
     options = [word for setting in settings for word in ("--set", setting)]

@@ -11,7 +11,7 @@ from al import labels
 from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import SYMBOLS
 from al.report.reading.values import lookup
-from al.report.reading.verdict import comparisons
+from al.report.reading.verdict import comparisons, headline_metrics
 
 
 def verdict_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
@@ -26,7 +26,7 @@ def verdict_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
         ("differences-em", "macro_em", "Exact match difference, points", 100),
     ):
         rows = difference_dots(summary, metric, factor)
-        if rows:
+        if rows and metric in headline_metrics(summary):
             about = f"Selected minus the others with 95% intervals: {title}"
             found[name] = dots(rows, title, about, line=0.0)
     return found

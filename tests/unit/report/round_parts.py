@@ -55,8 +55,8 @@ def add_round_parts(summary: dict[str, Any], others: Sequence[str]) -> None:
 
 
 def written_answers(models: Sequence[str]) -> dict[str, Any]:
-    """Written answers that do not lead: accuracy and likely choices on test and dev, and two dev examples."""
-    measures = {"accuracy": {"examples": 120, "sources": 9}, "likelihood": {"examples": 44, "sources": 4}}
+    """Written answers that do not lead: accuracy and ROUGE-L on test and dev, and two dev examples."""
+    measures = {"accuracy": {"examples": 120, "sources": 9}, "rouge_l": {"examples": 44, "sources": 4}}
     metrics = [f"{mean}_{measure}" for measure in measures for mean in ("macro", "micro")]
     values = {name: {metric: 0.25 + 0.05 * i for metric in metrics} for i, name in enumerate(models)}
     part = {
@@ -85,7 +85,7 @@ def written_answers(models: Sequence[str]) -> dict[str, Any]:
     said = {"text": "It is 12.", "read": "12", "score": 1.0, "cut": False}
     shown = {"id": "aba41582977327c1", "source": "sums", "kind": "number", "prompt": "user: 5 + 7?", "reference": "12"}
     shown["answers"] = {name: {**said, "score": float(i > 0)} for i, name in enumerate(models)}
-    kinds = {"test": {"number": 70, "rouge_l": 80}, "dev": {"number": 30, "rouge_l": 31}}
+    kinds = {"test": {"text": 70, "rouge_l": 80}, "dev": {"text": 30, "rouge_l": 31}}
     facts = {"leads": False, "max_new_tokens": 32, "kinds": kinds}
     return {**facts, "test": part, "dev": part, "shown": [shown, {**shown, "id": "bba41582977327c1"}]}
 

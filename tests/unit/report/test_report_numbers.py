@@ -79,7 +79,7 @@ def test_the_text_of_a_number_is_its_value_rounded(make: Callable[[], dict[str, 
             assert number.value < 0.001
         else:
             value, tolerance = shown(number.text)
-            shares = ("em", "accuracy", "likelihood")
+            shares = ("em", "accuracy", "rouge_l")
             is_share = any(name in str(number.path or number.derived) for name in shares) or "%" in number.text
             scales = (1, 100) if is_share else (1,)
             assert any(abs(value - number.value * scale) <= tolerance * 1.001 for scale in scales), number
