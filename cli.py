@@ -18,7 +18,6 @@ import al
 from al.commands.command_line import (
     common,
     emit,
-    eval_options,
     map_option,
     pool_option,
     port_option,
@@ -27,7 +26,7 @@ from al.commands.command_line import (
     target_option,
 )
 from al.commands.groups.care import doctor_command, gc_command, repair_command
-from al.commands.groups.models import generate_command
+from al.commands.groups.models import eval_command, generate_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -209,15 +208,6 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
     emit(options, document, lambda document: text)
 
 
-@cli.command("eval")
-@eval_options
-def eval_command(options: Any, **wanted: Any) -> None:
-    """Let models of a run answer dev, test or other examples in writing, and print how many are right, with intervals."""
-    from al.commands import evaluate
-
-    emit(options, evaluate.measure_models(options, evaluate.Examined(**wanted)), evaluate.describe_measured)
-
-
 @cli.command("plan")
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
 @round_options
@@ -359,7 +349,7 @@ def config_schema(options: Any) -> None:
     emit(options, Config.model_json_schema(), lambda document: schema_text())
 
 
-for command in (generate_command, doctor_command, gc_command, repair_command):
+for command in (eval_command, generate_command, doctor_command, gc_command, repair_command):
     cli.add_command(command)
 
 

@@ -126,59 +126,6 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def eval_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of `eval`. The command receives `--map` inside `Options`."""
-
-    @click.option(
-        "--models",
-        default="",
-        help="Separated by commas: base; previous, selected, control of the last round; N or control:N of round N.  "
-        "[default: the first four]",
-    )
-    @click.option(
-        "--split",
-        type=click.Choice(["dev", "test"]),
-        default="dev",
-        show_default=True,
-        help="Held-out examples to ask; test is for the final report.",
-    )
-    @click.option(
-        "--data",
-        multiple=True,
-        metavar="SOURCE",
-        help="Ask the examples of this file, folder or preset instead. Repeatable.",
-    )
-    @click.option(
-        "--metrics",
-        multiple=True,
-        metavar="KIND",
-        help="number, choice, yes_no, boxed, text, rouge_l, code or auto, as evaluate.generate. Repeatable.",
-    )
-    @click.option(
-        "--examples",
-        type=click.IntRange(min=1),
-        default=None,
-        help="Ask at most this many.  [default: evaluate.generate_examples]",
-    )
-    @click.option(
-        "--lm-eval",
-        "harness",
-        is_flag=False,
-        flag_value="every",
-        default="",
-        metavar="[GROUPS]",
-        help="Measure with lm-evaluation-harness (pip install lm-eval), all task groups or those named: conversation,qa,reasoning.",
-    )
-    @map_option
-    @common
-    @functools.wraps(command)
-    def wrapped(options: Any, mapped: tuple[str, ...], **rest: Any) -> None:
-        """Add `--map` to `Options` and call the command."""
-        command(options.with_map(mapped), **rest)
-
-    return wrapped
-
-
 def emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
     """Print `document` as JSON with --json, else the text that `describe` makes of it."""
     click.echo(json.dumps(document, indent=1, default=str) if options.as_json else describe(document))

@@ -13,7 +13,7 @@ from al import labels
 from al.commands.options import Options
 from al.config import Config, change
 from al.config.pool import PoolConfig
-from al.errors import ConfigError, DataError, RunStateError
+from al.errors import ConfigError, DataError
 from al.evaluation.answering import answer, answered
 from al.evaluation.asked import Asked, ask_examples, ask_holdout
 from al.evaluation.harness import FILE as RESULTS
@@ -26,6 +26,7 @@ from al.pool.repair import make_repair
 from al.pool.sources import find_sources
 from al.pool.store import Pool
 from al.preparation.stages import Tokenized
+from al.prompting.models import find_models, latest_models
 from al.report.reading.values import displayable, write
 from al.report.reading.verdict import Comparison
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, difference_cell, one_line
@@ -36,7 +37,6 @@ from al.run.session import Session
 from al.run.store import Run
 
 EVERY = "every"
-LATEST = ("base", "previous", "selected", "control")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
     with Run.create_or_open(options.run_path) as run:
         session = Session(run, config, quiet=options.as_json)
         session.check_machine()
-        models = find_models(run, config, wanted.models)
+        names = [name.strip() for name in wanted.models.split(",") if name.strip()] or latest_models(run)
+        models = find_models(run, config, names, "--models")
         part = "data" if wanted.data else wanted.split
         warnings = _warnings(run, wanted)
         for line in warnings:
@@ -117,39 +118,6 @@ def _warnings(run: Run, wanted: Examined) -> list[str]:
     return [
         "test is for the final report: choosing settings by it tunes them for it. Use --split dev while developing."
     ]
-
-
-def find_models(run: Run, config: Config, names: str) -> dict[str, Artifact | None]:
-    """{name: adapter, None for the base model} of names separated by commas: base; previous, selected and control of the last finished
-    round; N and control:N of round N. "" for the first four that the run has.
-
-    Raises:
-        ConfigError: the run has no model of a name, or its round used another base model. RunStateError: no round is finished.
-    """
-    done = [entry for entry in rounds.all_rounds(run) if entry.state == "done"]
-    if not done:
-        raise RunStateError(f"{run.path}: no round is finished, so there is no adapter to measure.")
-    last = done[-1].number
-    adapters: dict[str, tuple[int, str]] = {"previous": (last - 1, "train"), "selected": (last, "train")}
-    adapters["control"] = (last, "control.train")
-    adapters |= {str(entry.number): (entry.number, "train") for entry in done}
-    adapters |= {f"control:{entry.number}": (entry.number, "control.train") for entry in done}
-    found: dict[str, Artifact | None] = {}
-    for name in dict.fromkeys(part.strip() for part in (names or ",".join(LATEST)).split(",") if part.strip()):
-        number, role = adapters.get(name, (0, ""))
-        adapter = rounds.recorded(run, number, role) if number else None
-        if name != "base" and adapter is None:
-            if not names:
-                continue
-            known = ["base", *(key for key, place in adapters.items() if place[0] and rounds.recorded(run, *place))]
-            raise ConfigError(f"--models {name}: the run has {', '.join(known)}.")
-        base = next((entry.config["model"]["name"] for entry in done if entry.number == number), config.model.name)
-        if base != config.model.name:
-            raise ConfigError(
-                f"--models {name}: round {number} trained {base}, and this config names {config.model.name}."
-            )
-        found[name] = adapter
-    return found
 
 
 def _answered(

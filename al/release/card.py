@@ -9,13 +9,12 @@ from typing import Any
 
 import yaml
 
-from al import labels
 from al.release.data import UNKNOWN, hub_licence
-from al.report.reading.values import displayable, lookup, write
+from al.report.reading.values import displayable, write
 from al.report.reading.verdict import verdict
 from al.report.text.blocks import Block, Cell, Line, Table, one_line
 from al.report.text.markdown import as_markdown, code_block, escape
-from al.report.text.round import KEY, evaluation_table
+from al.report.text.round import KEY, evaluation_table, written_table
 
 SOURCES_SHOWN = 40
 PARTS = {"evaluation": "Test", "dev": "Dev"}
@@ -166,20 +165,8 @@ def _budget(document: Mapping[str, Any]) -> str:
 def _evaluation(document: Mapping[str, Any]) -> str:
     parts = {part: title for part, title in PARTS.items() if part in document}
     blocks: list[Block] = [evaluation_table(document, (part,), title) for part, title in parts.items()]
-    return as_markdown([Line(KEY), *blocks, *generated_answers(document)])
-
-
-def generated_answers(document: Mapping[str, Any]) -> list[Block]:
-    """A table of the metrics of generated answers on dev, {"models": {model: {metric: share}}}; nothing where there are none."""
-    models = lookup(document, "dev", "generated", "models") or {}
-    metrics = list(dict.fromkeys(metric for values in models.values() for metric in values))
-    if not metrics:
-        return []
-    rows = [
-        [labels.MODELS.get(model, model), *(write(values.get(metric), "percent") for metric in metrics)]
-        for model, values in models.items()
-    ]
-    return [Table(["Generated answers, dev", *(metric.replace("_", " ") for metric in metrics)], rows)]
+    written = [*written_table(document, "test"), *written_table(document, "dev")]
+    return as_markdown([Line(KEY), *blocks, *written])
 
 
 def _reproduce(document: Mapping[str, Any]) -> str:

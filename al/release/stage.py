@@ -27,7 +27,7 @@ from trainer.tokens import TokenTable
 SCHEMA = 1
 BUDGET = ("asked", "unit", "amount", "examples", "tokens", "target_tokens")
 TRAINED = ("steps", "examples", "tokens", "target_tokens")
-EVALUATED = ("examples", "sources", "models", "differences", "generated")
+EVALUATED = ("examples", "sources", "models", "differences", "measures", "cut")
 """What of an evaluation in summary.json the card shows; a part that the summary lacks is left out."""
 MADE_FROM = ("pool", "tokens", "split", "selection", "packs", "train")
 
@@ -40,7 +40,12 @@ def publish_adapter(session: Session, prepared: Tokenized, roles: Mapping[str, A
     def numbers() -> dict[str, Any]:
         """What the summary of the round says."""
         summary = report.json("summary.json")
-        parts = {part: _evaluated(summary[part]) for part in ("evaluation", "dev")}
+        parts: dict[str, Any] = {part: _evaluated(summary[part]) for part in ("evaluation", "dev")}
+        if summary["answers"] is not None:
+            answers = {
+                part: _evaluated(summary["answers"][part]) for part in ("test", "dev") if summary["answers"][part]
+            }
+            parts["answers"] = answers | {"max_new_tokens": summary["answers"]["max_new_tokens"]}
         budget = {key: summary["budget"][key] for key in BUDGET}
         return {"round": number, "rounds": past, "reviewed": summary["review"] is not None, "budget": budget, **parts}
 

@@ -47,8 +47,7 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     if lookup(summary, "scoring", "target", "held") is False:
         blocks.append(Line(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow", joined=True))
     blocks.append(_budget(summary))
-    written = [f"macro_{measure}" for measure in lookup(summary, "answers", "test", "measures") or {}]
-    blocks += [evaluation_table(summary, ("answers", "test"), "Written, test", written)] if written else []
+    blocks += written_table(summary, "test")
     blocks += [evaluation_table(summary, (part,), title) for part, title in (("evaluation", "Test"), ("dev", "Dev"))]
     return [
         *blocks,
@@ -67,6 +66,12 @@ def _budget(summary: Mapping[str, Any]) -> Line:
     amount = f"{_count(summary, 'budget', 'amount')} {lookup(summary, 'budget', 'unit') or ''}"
     asked = lookup(summary, "budget", "asked") or MISSING
     return Line(f"asked {asked} ({amount}); selected {spent}; trained {training}", label="Budget")
+
+
+def written_table(summary: Mapping[str, Any], part: str) -> list[Block]:
+    """How right the models' written answers to one split are; nothing where they wrote none."""
+    metrics = [f"macro_{measure}" for measure in lookup(summary, "answers", part, "measures") or {}]
+    return [evaluation_table(summary, ("answers", part), f"Written, {part}", metrics)] if metrics else []
 
 
 def evaluation_table(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from al.pool.preset_table import PRESETS
-from al.release.card import SOURCES_SHOWN, card, generated_answers
+from al.release.card import SOURCES_SHOWN, card
 from al.release.data import hub_licence, known_of
 from al.release.portable import portable, portable_name
 
@@ -136,10 +136,18 @@ def test_equal_rounds_are_one_command_and_a_changed_config_is_named():
     assert "--budget 2Mtok\n" in text and "--budget 5\n" in text and "The config changed before round 2" in text
 
 
-def test_generated_answers_are_shown_where_the_summary_has_them():
-    assert generated_answers(DOCUMENT) == []
-    found = changed(dev={"generated": {"models": {"base": {"exact_match": 0.25}, "selected": {"exact_match": 0.5}}}})
-    assert "| Selected | 50.0% |" in card(found)
+def test_written_answers_are_shown_where_there_are_any():
+    assert "Written" not in card(DOCUMENT)
+    difference = {"macro_accuracy": {"value": 0.25, "low": 0.1, "high": 0.4, "p": 0.01}}
+    test = {
+        "examples": 40,
+        "measures": {"accuracy": {"examples": 40, "sources": 2}},
+        "models": {"base": {"macro_accuracy": 0.25}, "selected": {"macro_accuracy": 0.5}},
+        "differences": {"selected - base": difference},
+    }
+    text = card({**DOCUMENT, "answers": {"test": test, "max_new_tokens": 64}})
+    table = text[text.index("Written, test") :]
+    assert "25.0%" in table and "50.0%" in table and "40 examples" in table
 
 
 @pytest.mark.parametrize(
