@@ -126,7 +126,7 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class KindsConfig(BaseModel, extra="forbid", frozen=True):
-    """Kinds of example by the wording of prompts, which the default strategy and strategies kind_* spread the budget over."""
+    """Kinds of example by the wording of prompts, which strategies kind_* and source_kinds spread the budget over."""
 
     k: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
@@ -137,6 +137,19 @@ class KindsConfig(BaseModel, extra="forbid", frozen=True):
         gt=0,
         lt=1.5,
         description="How far apart kinds are at least: 0 is the same wording, 1.41 nothing in common. Less makes more kinds.",
+    )
+    apart_inside: float = Field(
+        0.5,
+        gt=0,
+        lt=1.5,
+        description="The same for what is found when a kind is searched again by its own common wording.",
+    )
+    shared: float = Field(
+        0.6,
+        ge=0,
+        le=2,
+        description="What is found inside a kind is a kind of its own if two of its prompts have so much of their wording in common. Less "
+        "finds more tasks, and cuts free questions by topic. Above 1: kinds are not searched again.",
     )
     longest_run: int = Field(3, ge=1, le=5, description="Words and signs of the longest run that describes a prompt.")
     least_share: float = Field(

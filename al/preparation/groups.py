@@ -64,8 +64,8 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
         return field, values, {"by": config.select.by}
     prompts = reader.texts(np.arange(len(reader)), part="prompt")
     kinds = find_kinds(prompts, config.kinds, config.seed)
-    facts: dict[str, Any] = {"kinds": int(kinds.max()) + 1}
-    groups = kinds
+    facts: dict[str, Any] = {"kinds": len(kinds.shared)}
+    groups = kinds.of
     if over == "kinds":
         groups, per_source = split_sources(field, kinds)
         facts |= {"by": config.select.by, "kinds_per_source": round(per_source, 2)}

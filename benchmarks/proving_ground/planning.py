@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.proving_ground.inputs import prompt_of, read_rows
 from benchmarks.proving_ground.player import Run, name_of
+
+if TYPE_CHECKING:
+    from selection.kinds import Kinds
 
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 POOLS = list(LIST["pools"])
@@ -37,7 +40,9 @@ SPREAD: dict[str, tuple[str | None, float, float]] = {
     "kind_size": ("kind", 0.5, 0.0),
     "split_uniform": ("split", 0.0, 0.0),
     "kind_size, 25% random": ("kind", 0.5, 0.25),
+    "kind_uniform, 10% random": ("kind", 0.0, 0.1),
     "kind_uniform, 25% random": ("kind", 0.0, 0.25),
+    "split_uniform, 10% random": ("split", 0.0, 0.1),
     "source_kinds": ("split", 0.0, 0.25),
 }
 """What each strategy spreads the budget over, in proportion to size to which power, and the share picked at random besides. The oracle
@@ -79,6 +84,15 @@ def curve(model: str, seeds: int = 3) -> Iterator[Run]:
                 yield run(model, pool, "random", seed, budget, order=3 if seed == 1 else 4)
 
 
+def longer(model: str, seeds: int = 3) -> Iterator[Run]:
+    """evals at 4,000 examples, and random's curve there far enough to read a small share off it."""
+    for seed in LIST["seeds"][:seeds]:
+        for strategy in ("source_kinds", "kind_uniform, 25% random", "oracle_size"):
+            yield run(model, "evals", strategy, seed, 4000, order=3)
+    for budget in (8000, 16000):
+        yield run(model, "evals", "random", 1, budget, order=4)
+
+
 STAGES = {
     "rates": rates,
     "baselines": lambda model: core(model, ("random", "source_size", "oracle_size")),
@@ -86,8 +100,9 @@ STAGES = {
         {**r, "order": r["order"] + 0.5} for r in core(model, ("source_uniform", "oracle_uniform"), 3)
     ),
     "defaults": lambda model: core(model, ("kind_uniform, 25% random", "source_kinds")),
-    "design": lambda model: core(model, ("kind_uniform", "kind_size", "split_uniform", "kind_size, 25% random"), 2),
+    "design": lambda model: core(model, ("kind_uniform, 10% random", "split_uniform, 10% random"), 3),
     "curve": curve,
+    "longer": longer,
 }
 
 
@@ -98,24 +113,28 @@ class Picker:
         self.pools, self.splits, self.kinds = pools, splits, kinds
         self.prompts = cache(self._prompts)
         self.groups = cache(self._groups)
+        self.found = cache(self._found)
 
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
 
     def _groups(self, pool: str, by: str, seed: int) -> np.ndarray:
-        from selection.config import KindsConfig
-        from selection.kinds import find_kinds, split_sources
+        from selection.kinds import split_sources
 
         if by == "split":
-            return split_sources(self.splits[f"{pool}|pool|source"], self.groups(pool, "kind", seed))[0]
-        if by != "kind":
-            return self.splits[f"{pool}|pool|{by}"]
+            return split_sources(self.splits[f"{pool}|pool|source"], self.found(pool, seed))[0]
+        return self.found(pool, seed).of if by == "kind" else self.splits[f"{pool}|pool|{by}"]
+
+    def _found(self, pool: str, seed: int) -> Kinds:
+        from selection.config import KindsConfig
+        from selection.kinds import Kinds, find_kinds
+
         kept = self.kinds / f"{pool}_{seed}.npz"
         if kept.exists():
-            return np.load(kept)["kind"]
+            return Kinds(**np.load(kept))
         found = find_kinds(self.prompts(pool), KindsConfig(), seed)
         self.kinds.mkdir(exist_ok=True)
-        np.savez(kept, kind=found)
+        np.savez(kept, of=found.of, shared=found.shared)
         return found
 
     def pick(self, wanted: Run) -> np.ndarray:
@@ -149,8 +168,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--stage", nargs="+", choices=sorted(STAGES), required=True)
+    parser.add_argument("--only", nargs="+", choices=POOLS, default=POOLS, help="pools to plan for")
     arguments = parser.parse_args()
     plan = [entry for stage in arguments.stage for entry in STAGES[stage](arguments.model)]
+    plan = [entry for entry in plan if entry["pool"] in arguments.only]
     picks = dict(np.load(arguments.picks)) if arguments.picks.exists() else {}
     picker = Picker(arguments.pools, np.load(arguments.inputs / "splits.npz"), arguments.kinds)
     for wanted in sorted(plan, key=lambda entry: (entry["pool"], entry["seed"])):

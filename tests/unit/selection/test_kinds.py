@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from selection.config import KindsConfig
-from selection.kinds import find_kinds, split_sources
+from selection.kinds import Kinds, find_kinds, shared_wording, split_sources
 
 ASKED = (
     "Translate the sentence that follows into French and keep its tone : {}",
@@ -31,32 +31,33 @@ def prompts(sizes: list[int], seed: int = 0) -> tuple[list[str], np.ndarray]:
 
 def test_kinds_are_tasks():
     texts, task = prompts([400, 150, 60, 60, 40, 30])
-    found = find_kinds(texts, ONE_SEED, seed=0)
+    found = find_kinds(texts, ONE_SEED, seed=0).of
     assert adjusted_mutual_info_score(task, found) > 0.8
     assert found[0] == 0 and len(np.unique(found)) == found.max() + 1
 
 
 def test_the_same_prompts_have_the_same_kinds():
     texts, _ = prompts([100, 80, 60])
-    first, second = (find_kinds(texts, ONE_SEED, seed=3) for _ in range(2))
+    first, second = (find_kinds(texts, ONE_SEED, seed=3).of for _ in range(2))
     assert (first == second).all()
 
 
 def test_as_many_kinds_as_are_asked_for():
     texts, _ = prompts([100, 80, 60, 50])
-    assert find_kinds(texts, KindsConfig(k=3, least_share=0.01), seed=0).max() == 2
+    assert find_kinds(texts, KindsConfig(k=3, least_share=0.01), seed=0).of.max() == 2
 
 
 @pytest.mark.parametrize(
     "texts", [["one"], [""] * 40, [f"word{i}" for i in range(60)]], ids=["single", "empty", "unlike"]
 )
 def test_prompts_with_nothing_in_common_are_one_kind(texts):
-    assert find_kinds(texts, KindsConfig(), seed=0).tolist() == [0] * len(texts)
+    assert find_kinds(texts, KindsConfig(), seed=0).of.tolist() == [0] * len(texts)
 
 
 def test_kinds_further_apart_are_fewer():
     texts, _ = prompts([100, 80, 60, 50])
-    near, far = (find_kinds(texts, KindsConfig(apart=apart, least_share=0.01), seed=0).max() for apart in (0.1, 1.2))
+    once = KindsConfig(least_share=0.01, shared=2)
+    near, far = (find_kinds(texts, once.model_copy(update={"apart": apart}), seed=0).of.max() for apart in (0.1, 1.2))
     assert near > far
 
 
@@ -64,27 +65,67 @@ def test_a_large_task_of_free_questions_stays_one_kind():
     rng = np.random.default_rng(1)
     free = [" ".join(rng.choice(WORDS, 12)) for _ in range(600)]
     asked, _ = prompts([60, 60])
-    found = find_kinds(free + asked, ONE_SEED, seed=0)
+    found = find_kinds(free + asked, ONE_SEED, seed=0).of
     assert np.bincount(found[:600]).max() > 500 and not set(found[:600]) & set(found[600:])
+
+
+def test_rare_tasks_are_found_when_a_kind_is_searched_again():
+    texts, task = prompts([2000, 2000, 12, 12, 12, 12])
+    rare = KindsConfig(least_share=0.02, apart=1.3)  # no run of a rare task is common in the pool, and all is one kind
+    once, again = (find_kinds(texts, rare.model_copy(update={"shared": shared}), seed=0).of for shared in (2, 0.2))
+    assert once.max() == 0
+    assert adjusted_mutual_info_score(task, again) > 0.8
+
+
+def test_what_a_kind_of_free_questions_is_cut_into_is_no_kind():
+    rng = np.random.default_rng(2)
+    topics = [rng.choice(WORDS, 15, replace=False) for _ in range(5)]
+    free = [
+        " ".join(rng.permutation(np.append(rng.choice(topics[i % 5], 4), rng.choice(WORDS, 8)))) for i in range(900)
+    ]
+    one = KindsConfig(least_share=0.01, apart=1.3)
+    cut, kept = (find_kinds(free, one.model_copy(update={"shared": shared}), seed=0).of for shared in (0.0, 0.6))
+    assert cut.max() > 0 and kept.max() == 0
+
+
+def test_prompts_of_a_template_share_their_wording_and_free_ones_do_not():
+    rng = np.random.default_rng(3)
+    free = [" ".join(rng.choice(WORDS, 12)) for _ in range(100)]
+    asked, _ = prompts([100])
+    shared = shared_wording([*free, *asked, "alone"], np.repeat([0, 1, 2], [100, 100, 1]), seed=0)
+    assert shared[0] < 0.05 < 0.5 < shared[1] and shared[2] == 1
+
+
+def alike(kind: np.ndarray, free: tuple[int, ...] = ()) -> Kinds:
+    """Kinds with templates, but for those named `free`."""
+    shared = np.where(np.isin(np.arange(kind.max() + 1), free), 0.05, 0.8)
+    return Kinds(kind.astype(np.int32), shared)
 
 
 def test_sources_that_are_tasks_are_not_split():
     source = np.repeat([0, 1, 2, 3], 50)
     kind = source.copy()
     kind[:2] = 3  # strays
-    groups, per_source = split_sources(source, kind)
+    groups, per_source = split_sources(source, alike(kind))
     assert (groups == source).all() and per_source == pytest.approx(1.0)
 
 
 def test_a_source_that_holds_many_tasks_is_split_and_its_strays_follow_the_rest():
     source = np.repeat([0, 1], [300, 40])
     kind = np.concatenate([np.repeat([0, 1, 2, 3, 4, 5], 50), np.repeat([6, 0], [38, 2])])
-    groups, per_source = split_sources(source, kind)
+    groups, per_source = split_sources(source, alike(kind))
     assert per_source > 2 and len(np.unique(groups)) == 7
     assert len(np.unique(groups[300:])) == 1, "two stray rows of the second source are no group of their own"
 
 
 def test_without_a_source_the_groups_are_the_kinds():
     kind = np.repeat([0, 1, 2, 3], 30)
-    groups, _ = split_sources(np.zeros(120, dtype=int), kind)
+    groups, _ = split_sources(np.zeros(120, dtype=int), alike(kind))
     assert (groups == kind).all()
+
+
+def test_free_questions_of_a_source_are_one_group_whatever_their_topics():
+    source = np.repeat([0, 1], [250, 100])
+    kind = np.concatenate([np.repeat([0, 1, 2, 3, 4], 50), np.repeat([5, 6], 50)])
+    groups, _ = split_sources(source, alike(kind, free=(5, 6)))
+    assert len(np.unique(groups[:250])) == 5 and len(np.unique(groups[250:])) == 1
