@@ -19,10 +19,12 @@ from scipy import stats
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS, SUMMARY = RESULTS / "proving_ground.json", RESULTS / "proving_ground_summary.json"
-BUDGET, BUDGETS = 1000, (300, 1000, 2000, 4000)
+BUDGET, BUDGETS = 1000, (300, 1000, 2000, 4000, 8000, 16000)
 WITH, WITHOUT = "source_kinds", "kind_uniform, 25% random"
-"""The candidates for a default where rows carry a source and where they do not; neither is the default yet."""
+"""The default where rows carry sources, and the candidate where they do not."""
 ORACLE = "oracle_size"
+ONCE = "tried, kinds searched once: "
+"""Rows of an earlier state of the kinds, in which none was searched again by its own wording."""
 BOUNDS = (0.1, 2.0)
 Row = dict[str, Any]
 Cell = tuple[str, str]
@@ -54,10 +56,10 @@ class Ground:
         found = [(b, self.values(cell, "random", budget=b)) for b in BUDGETS]
         return [(b, float(v.mean())) for b, v in found if len(v)]
 
-    def share(self, cell: Cell, nll: float) -> float | None:
-        """Of random's examples, the part that a budget of BUDGET with this macro NLL is; None without a curve."""
+    def share(self, cell: Cell, nll: float, budget: int = BUDGET) -> float | None:
+        """Of random's examples, the part that a budget with this macro NLL is; None without a curve."""
         curve = self.curve(cell)
-        return None if len(curve) < 2 else float(np.clip(BUDGET / examples_for(curve, nll), *BOUNDS))
+        return None if len(curve) < 2 else float(np.clip(budget / examples_for(curve, nll), *BOUNDS))
 
     def headroom(self, cell: Cell) -> bool:
         """Whether the oracle gains at least two standard errors."""
@@ -106,18 +108,37 @@ def geometric_share(ground: Ground, cells: list[Cell], strategy: str) -> dict[st
     )
 
 
-def oracle_part(ground: Ground, strategy: str) -> dict[str, Any]:
-    """Sum of the strategy's gains over the sum of the oracle's, all cells."""
-    cells = [cell for cell in ground.cells if len(ground.gain(cell, strategy)) and len(ground.gain(cell, ORACLE))]
+def oracle_part(ground: Ground, strategy: str, model: str | None = None) -> dict[str, Any]:
+    """Sum of the strategy's gains over the sum of the oracle's, all cells (of a model); each gain over the seeds shared with random."""
+    pairs = {}
+    for cell in ground.cells:
+        ours, most = ground.gain(cell, strategy), ground.gain(cell, ORACLE)
+        if len(ours) and len(most) and model in (None, cell[0]):
+            pairs[cell] = (ours, most)
+    cells = list(pairs)
     if not cells:
         return figure(None, note="not measured")
     rng, found = np.random.default_rng(1), []
     for number in range(1001):
         drawn = cells if number == 0 else [cells[i] for i in rng.integers(len(cells), size=len(cells))]
-        ours, most = (sum(ground.gain(cell, name).mean() for cell in drawn) for name in (strategy, ORACLE))
+        ours, most = (sum(pairs[cell][i].mean() for cell in drawn) for i in (0, 1))
         found.append(ours / most)
     low, high = np.percentile(found[1:], [2.5, 97.5])
-    return figure(found[0], low, high, min(len(ground.gain(cell, strategy)) for cell in cells))
+    return figure(found[0], low, high, min(len(ours) for ours, _ in pairs.values()))
+
+
+def longer_share(ground: Ground, model: str, strategy: str, budget: int = 4000) -> dict[str, Any]:
+    """The share on evals at `budget`; the interval is that of the mean over seeds, random's curve taken as it is."""
+    cell = (model, "evals")
+    values = ground.values(cell, strategy, budget=budget)
+    if not len(values) or ground.share(cell, 1.0) is None:
+        return figure(None, note="not measured")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
+    mean = float(values.mean())
+    shares = [ground.share(cell, nll, budget) for nll in (mean, mean - half, mean + half)]
+    most = max(b for b, _ in ground.curve(cell))
+    beyond = "" if ground.curve(cell)[-1][1] <= mean else f"; random's curve is continued beyond {most:,} examples"
+    return figure(*shares, len(values), f"{model}, {strategy}{beyond}")
 
 
 def worse_cells(ground: Ground, strategy: str) -> dict[str, Any]:
@@ -153,23 +174,35 @@ def summarize(document: dict[str, Any]) -> dict[str, Any]:
     missing = figure(None, note="not measured yet")
     kinds = document.get("kinds", {})
     values = [entry["ami"] for entry in kinds.values()]
+    models = sorted({model for model, _ in ground.cells})
     return {
-        "evals_4000_share": missing,
-        "share_geometric_mean_1000": geometric_share(ground, with_headroom, WITH),
-        "share_geometric_mean_all_pools": geometric_share(ground, ground.cells, WITH),
-        "oracle_gain_with_sources": oracle_part(ground, WITH),
+        "evals_4000_share": longer_share(ground, "smollm2-135m", WITH),
+        **_figures(ground, with_headroom, WITH, "oracle_gain_with_sources"),
         "oracle_gain_without_sources": missing,
         "without_sources_candidate": {
             "strategy": WITHOUT,
-            "share_geometric_mean_1000": geometric_share(ground, with_headroom, WITHOUT),
-            "share_geometric_mean_all_pools": geometric_share(ground, ground.cells, WITHOUT),
-            "oracle_gain": oracle_part(ground, WITHOUT),
+            "evals_4000_share": longer_share(ground, "smollm2-135m", WITHOUT),
+            **_figures(ground, with_headroom, WITHOUT, "oracle_gain"),
             "cells_worse_than_random": worse_cells(ground, WITHOUT),
+        },
+        "by_model": {
+            model: {
+                name: _figures(ground, [c for c in with_headroom if c[0] == model], strategy, "oracle_gain", model)
+                for name, strategy in (("with_sources", WITH), ("without_sources_candidate", WITHOUT))
+            }
+            for model in models
+        },
+        "searched_once": {
+            "with_sources": _figures(ground, with_headroom, ONCE + WITH, "oracle_gain"),
+            "without_sources_candidate": _figures(ground, with_headroom, ONCE + WITHOUT, "oracle_gain"),
         },
         "cells": len(ground.cells),
         "cells_with_headroom": [f"{model}, {pool}" for model, pool in with_headroom],
         "cells_worse_than_random": worse_cells(ground, WITH),
-        "kinds_ami": figure(np.mean(values), min(values), max(values), 5, "mean, lowest and highest of the pools")
+        "without_headroom_mean_difference": mean_difference(
+            ground, [cell for cell in ground.cells if cell not in with_headroom], WITH
+        ),
+        "kinds_ami": figure(np.mean(values), min(values), max(values), 3, "mean, lowest and highest of the pools")
         if values
         else missing,
         "noisy_mean_difference": missing,
@@ -179,6 +212,31 @@ def summarize(document: dict[str, Any]) -> dict[str, Any]:
         "target_minus_rds": missing,
         "gpu_seconds_ratio": missing,
     }
+
+
+def _figures(
+    ground: Ground, with_headroom: list[Cell], strategy: str, gain: str, model: str | None = None
+) -> dict[str, Any]:
+    """Shares and the part of the oracle's gain, all cells or those of a model."""
+    cells = [cell for cell in ground.cells if model in (None, cell[0])]
+    return {
+        "share_geometric_mean_1000": geometric_share(ground, with_headroom, strategy),
+        "share_geometric_mean_all_pools": geometric_share(ground, cells, strategy),
+        gain: oracle_part(ground, strategy, model),
+        "macro_em_points": mean_difference(ground, cells, strategy, "macro_em"),
+    }
+
+
+def mean_difference(ground: Ground, cells: list[Cell], strategy: str, key: str = "macro_nll") -> dict[str, Any]:
+    """Strategy less random, mean over cells, with a 95% interval by t over the cells; nats of NLL, points of exact match."""
+    scale = -1 if key.endswith("nll") else 100
+    cells = [cell for cell in cells if len(ground.gain(cell, strategy))]
+    values = [scale * ground.gain(cell, strategy, key).mean() for cell in cells]
+    if len(values) < 2:
+        return figure(None, note="not measured")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    seeds = min(len(ground.gain(cell, strategy)) for cell in cells)
+    return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, seeds, f"{len(values)} cells")
 
 
 def main() -> None:

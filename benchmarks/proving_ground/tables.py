@@ -9,7 +9,16 @@ from scipy import stats
 
 from proving_ground.summary import ORACLE, WITH, WITHOUT, Ground
 
-SHOWN = ("random", "source_size", WITH, "kind_size", WITHOUT, ORACLE, "oracle_uniform")
+SHOWN = (
+    "random",
+    "source_size",
+    WITH,
+    "split_uniform, 10% random",
+    WITHOUT,
+    "kind_uniform, 10% random",
+    ORACLE,
+    "oracle_uniform",
+)
 
 
 def tables(document: dict[str, Any], summary: dict[str, Any], pools: dict[str, Any]) -> str:
@@ -58,17 +67,23 @@ def _kinds(kinds: dict[str, Any]) -> str:
 
 
 def _figures(summary: dict[str, Any]) -> str:
-    lines = ["| figure | value | 95% interval | seeds |", "|---|---|---|---|"]
-    entries = {
-        **summary,
-        **{f"candidate: {name}": entry for name, entry in summary["without_sources_candidate"].items()},
-    }
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or "value" not in entry:
-            continue
+    lines = ["| figure | value | 95% interval | seeds | |", "|---|---|---|---|---|"]
+    for name, entry in _flat("", summary):
         if entry["value"] is None:
-            lines.append(f"| {name} | {entry.get('note', 'not measured yet')} | | |")
+            lines.append(f"| {name} | {entry.get('note', 'not measured yet')} | | | |")
             continue
         interval = "" if entry["low"] is None else f"{entry['low']:.2f} to {entry['high']:.2f}"
-        lines.append(f"| {name} | {entry['value']:.3g} | {interval} | {entry['seeds'] or ''} |")
+        lines.append(
+            f"| {name} | {entry['value']:.3g} | {interval} | {entry['seeds'] or ''} | {entry.get('note', '')} |"
+        )
     return "\n".join(lines)
+
+
+def _flat(before: str, entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, figure) of all figures; those inside another entry after its name."""
+    found = []
+    for name, entry in entries.items():
+        if isinstance(entry, dict):
+            inside = f"{before}{name}: "
+            found += [(before + name, entry)] if "value" in entry else _flat(inside, entry)
+    return found

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.proving_ground.summary import WITH, Ground, examples_for, geometric_share, oracle_part, worse_cells
+from benchmarks.proving_ground.summary import (
+    WITH,
+    Ground,
+    examples_for,
+    geometric_share,
+    longer_share,
+    mean_difference,
+    oracle_part,
+    worse_cells,
+)
 
 CURVE = [(300, 2.0), (1000, 1.6), (2000, 1.4), (4000, 1.2)]
 
@@ -57,3 +66,21 @@ def test_a_cell_is_worse_when_its_measures_say_so_together():
     assert worse_cells(ground([1.5, 1.7, 1.6, 1.65, 1.55], [1.4] * 5), WITH)["value"] == 0
     lost = worse_cells(ground([1.5, 1.7, 1.6, 1.65, 1.55], [1.4] * 5, em=[0.2, 0.21, 0.19, 0.2, 0.2]), WITH)
     assert lost["which"] == ["m, a, macro_em"]
+
+
+def test_a_larger_budget_is_compared_with_random_at_larger_ones():
+    found = Ground(
+        [row("random", 1, nll, budget, "evals") for budget, nll in CURVE]
+        + [row(WITH, seed, nll, 2000, "evals") for seed, nll in enumerate((1.15, 1.2, 1.25))]
+    )
+    share = longer_share(found, "m", WITH, 2000)
+    assert share["value"] == pytest.approx(0.5) and share["low"] < 0.5 < share["high"]
+    assert longer_share(found, "m", "oracle_size", 2000)["value"] is None
+
+
+def test_differences_are_the_strategys_less_randoms():
+    found = Ground([])
+    for pool, nll, em in (("a", 1.5, 0.32), ("b", 1.3, 0.36)):
+        found.runs.update(ground([nll] * 5, [1.2] * 5, em=[em] * 5, pool=pool).runs)
+    assert mean_difference(found, found_cells := [("m", "a"), ("m", "b")], WITH)["value"] == pytest.approx(-0.2)
+    assert mean_difference(found, found_cells, WITH, "macro_em")["value"] == pytest.approx(4.0)
