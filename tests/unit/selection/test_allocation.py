@@ -15,7 +15,7 @@ from selection.config import SelectConfig
 from selection.errors import SelectionError
 from selection.losses import cluster_losses
 from selection.randomness import DRAW, keyed_draw
-from selection.strategy import Budget, Vectors, allocate
+from selection.strategy import Budget, PastRound, Vectors, allocate
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 weight = st.one_of(st.sampled_from([0.0, 1.0, 1e-12, 1e9]), st.floats(0, 100))
@@ -249,3 +249,36 @@ def test_target_weights_are_the_shares_of_the_targets_nearest_neighbours():
             SelectConfig(strategy="target"),
             SEED,
         )
+
+
+# Shares of the whole run
+
+
+def shares_of_rounds(name: str, budget: int, rounds: int, explore: float = 0.0, clusters: int = 40) -> np.ndarray:
+    """(clusters,) sums of the quotas of some rounds over clusters of 50, 51, 52 … examples."""
+    config = SelectConfig(allocation=name, picker="random", explore=explore)
+    past, total = [], np.zeros(clusters)
+    for number in range(1, rounds + 1):
+        gone = sum((entry.spent for entry in past), np.zeros(clusters)).astype(int)
+        pool = candidates(np.repeat(np.arange(clusters), 50 + np.arange(clusters) - gone))
+        quota = allocate(pool, Budget("examples", budget), config, (1, number), past).quota
+        random_ones = np.bincount(np.arange(round(explore * budget)) % clusters, minlength=clusters)
+        past.append(PastRound(np.full(clusters, np.nan), np.full(clusters, np.nan), quota + random_ones))
+        total += quota
+    assert total.sum() == rounds * (budget - round(explore * budget))
+    return total
+
+
+def test_even_shares_reach_every_cluster_although_a_round_cannot():
+    assert shares_of_rounds("even", 10, 4).tolist() == [1] * 40
+    assert np.ptp(shares_of_rounds("even", 25, 7)) <= 1
+    assert np.ptp(shares_of_rounds("uniform", 10, 4)) == 4, "uniform serves the same clusters in every round"
+
+
+def test_even_shares_do_not_count_what_was_picked_at_random():
+    total = shares_of_rounds("even", 40, 4, explore=0.25)
+    assert np.ptp(total) <= 1
+
+
+def test_one_even_round_is_a_uniform_one():
+    assert sorted(shares_of_rounds("even", 97, 1)) == sorted(shares_of_rounds("uniform", 97, 1))
