@@ -237,8 +237,9 @@ class SelectConfig(BaseModel, extra="forbid", frozen=True):
     by: str = Field(
         "source",
         min_length=1,
-        description="Field of the examples over whose values strategies source_* spread the budget: source (a field of that name, else "
-        "the file), or any other field. Examples without it make one group.",
+        description="Field of the examples over whose values strategies source_* and the default spread the budget: source (a field of "
+        "that name, else the file), or any other field. Examples without it make one group. With a field that no example has, the default "
+        "goes by clusters.",
     )
     temperature: float | None = Field(
         None,

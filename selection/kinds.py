@@ -207,8 +207,21 @@ STRAY = 0.1
 """Examples of a source that are fewer than this share both of it and of the kind they were put in are strays."""
 KINDS_PER_SOURCE = 2.0
 """Sources that hold more kinds than this on average are collections of tasks, and are split by kinds."""
+AGREEMENT_SAMPLE = 20_000
+AGREED = 0.05
+"""Adjusted mutual information with kinds of prompt from which sources say something: parts of one data set have none."""
 FREE = 0.2
 """Kinds whose prompts share less of their wording than this are free questions: a source's are one group, for their kinds are topics."""
+
+
+def sources_agree(source: np.ndarray, kinds: Kinds, seed: int) -> float:
+    """How much sources say of kinds of prompt: adjusted mutual information (Vinh et al. 2010) of a sample of AGREEMENT_SAMPLE; about 0
+    where files are parts of one data set, 1 where each is a kind."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    rng = np.random.default_rng([seed, CLUSTER, 2])
+    rows = rng.permutation(len(source))[:AGREEMENT_SAMPLE]
+    return float(adjusted_mutual_info_score(source[rows], kinds.of[rows]))
 
 
 def split_sources(source: np.ndarray, kinds: Kinds) -> tuple[np.ndarray, float]:

@@ -26,7 +26,8 @@ STRATEGIES: dict[str, Strategy] = {
     "default": Strategy(
         "adaptive",
         "random",
-        "start here: distinct clusters alike, later more where loss is high and falls; with a target, the examples nearest to it",
+        "start here: source_kinds where rows come from several sources; else distinct clusters alike, later more where loss is high and "
+        "falls; with a target, the examples nearest to it",
         learn=0.5,
         explore=0.02,
     ),
@@ -39,7 +40,7 @@ STRATEGIES: dict[str, Strategy] = {
         temperature=0.5,
     ),
     "source_uniform": Strategy(
-        "uniform", "random", "the same share for every source, or value of select.by; without measuring", groups="field"
+        "even", "random", "the same share for every source, or value of select.by; without measuring", groups="field"
     ),
     "source_size": Strategy(
         "size",
@@ -49,14 +50,14 @@ STRATEGIES: dict[str, Strategy] = {
         groups="field",
     ),
     "source_kinds": Strategy(
-        "uniform",
+        "even",
         "random",
         "sources, each split into kinds of prompt if it has several; a quarter of the budget at random",
         explore=0.25,
         groups="kinds",
     ),
     "kind_uniform": Strategy(
-        "uniform",
+        "even",
         "random",
         "the same share for every kind of prompt; without sources, without measuring",
         groups="wording",

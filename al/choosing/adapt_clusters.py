@@ -31,7 +31,7 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     before = history.last("clusters") or prepared.clusters
     if (
         not session.config.cluster.adapt
-        or spread_over(session.config) != "clusters"
+        or spread_over(prepared.clusters) != "clusters"
         or _origin(history) != prepared.clusters.fingerprint
     ):
         return prepared.clusters

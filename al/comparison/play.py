@@ -28,7 +28,7 @@ from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
 from al.lineage.outcomes import candidates, find_rows
-from al.lineage.round_state import aimed
+from al.lineage.round_state import used
 from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
@@ -111,7 +111,9 @@ def play_member(
     facts = facts or PoolFacts.read(prepared)
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
-    if session.config.train.mode == "retrain" and not learns(aimed(session.config.select, prepared.target), rounds):
+    if session.config.train.mode == "retrain" and not learns(
+        used(session.config.select, prepared.target, prepared.clusters), rounds
+    ):
         rounds = 1
     history, found = History(Lineage(member.strategy, "train")), []
     totals = {"examples": 0, "tokens": 0, "response_tokens": 0}

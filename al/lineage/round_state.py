@@ -11,6 +11,7 @@ from al.lineage.history import History
 from al.lineage.outcomes import PoolState, candidates
 from al.lineage.past import lowest_before, past_rounds
 from al.lineage.quality import quality_column
+from al.preparation.groups import spread_over
 from al.preparation.stages import Prepared
 from al.preparation.target import Target
 from al.run.artifacts import Artifact
@@ -47,8 +48,8 @@ class RoundState:
 
     @cached_property
     def select(self) -> SelectConfig:
-        """The config's strategy; with a target the default strategy aims at it, if the pool holds its kind."""
-        return aimed(self.session.config.select, self.prepared.target)
+        """The strategy that the config's comes to on this pool."""
+        return used(self.session.config.select, self.prepared.target, self.clusters)
 
     @cached_property
     def pool(self) -> PoolState:
@@ -76,10 +77,15 @@ class RoundState:
         return quality_column(str(self.session.config.score.quality), self.prepared, self.pool)
 
 
-def aimed(config: SelectConfig, target: Target | None) -> SelectConfig:
-    """The config of the default strategy with a target: nearest to it, or random if the pool does not hold its kind."""
-    if target is None or not by_default(config):
+def used(config: SelectConfig, target: Target | None, clusters: Artifact) -> SelectConfig:
+    """The strategy that a config comes to on a pool: with a target the default is nearest to it, or random if the pool does not hold its
+    kind; on a pool of several sources the default is `source_kinds`. Any other strategy is used as it is."""
+    if not by_default(config):
         return config
-    return config.model_copy(
-        update={"strategy": "nearest" if target.artifact.json("target.json")["held"] else "random"}
-    )
+    if target is not None:
+        name = "nearest" if target.artifact.json("target.json")["held"] else "random"
+    elif spread_over(clusters) == "kinds":
+        name = "source_kinds"
+    else:
+        return config
+    return config.model_copy(update={"strategy": name})

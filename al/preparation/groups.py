@@ -19,22 +19,66 @@ from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from selection.cluster import describe, measure_groups, project
-from selection.kinds import find_kinds, split_sources
-from selection.strategy import resolve
+from selection.kinds import AGREED, find_kinds, sources_agree, split_sources
+from selection.strategy import by_default, resolve
 
 WITHOUT = "without the field"
 """Name of the group of examples that do not have the field."""
 LONGEST_NAME = 80
 
 
-def spread_over(config: Config) -> str:
-    """What the config's strategy spreads the budget over: clusters, field, wording or kinds (`groups` of `Strategy`)."""
-    return resolve(config.select).groups
+LEAST_PER_SOURCE = 8
+"""Examples of a source on average, from which on the default goes by sources; a field with a value for each row is no source."""
 
 
-def group_examples(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
-    """The groups of the config's strategy as a clustering: names, sizes, quality by embeddings, places on the report's map."""
-    config, over = session.config, spread_over(session.config)
+def spread_over(clusters: Artifact) -> str:
+    """What a clustering spreads the budget over: clusters, field, wording or kinds (`groups` of `Strategy`)."""
+    return clusters.json("clusters.json").get("spread_over", "clusters")
+
+
+def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact | None:
+    """The groups that the config's strategy spreads the budget over; None for clusters of embeddings.
+
+    The default strategy without a target goes by sources where there are several and they say something of the examples' kinds.
+    """
+    over = resolve(session.config.select).groups
+    if over != "clusters":
+        return group_examples(session, pool, embeddings, over)
+    if not may_go_by_sources(session.config):
+        return None
+    names, _ = field_values(Pool.open(pool.path), session.config.select.by)
+    if not enough_sources(len(names), pool.json("pool.json")["examples"]):
+        return None
+    found = group_examples(session, pool, embeddings, "kinds")
+    return found if found.json("clusters.json")["quality"]["sources_agree"] >= AGREED else None
+
+
+def may_go_by_sources(config: Config) -> bool:
+    """Whether the config leaves it to the pool what the budget is spread over: the default strategy, without a target."""
+    return by_default(config.select) and not config.target.files
+
+
+def enough_sources(sources: int, examples: int) -> bool:
+    """Whether there are several sources, of several examples each."""
+    return 2 <= sources <= examples / LEAST_PER_SOURCE
+
+
+def sources_notices(config: Config, clusters: Artifact) -> list[str]:
+    """A note on why the default strategy goes by sources; none where it does not."""
+    if not may_go_by_sources(config) or spread_over(clusters) != "kinds":
+        return []
+    found = clusters.json("clusters.json")
+    quality = found["quality"]
+    split = f", split into {found['k']} kinds of prompt" if found["k"] > quality["sources"] else ""
+    return [
+        f"the default strategy spreads the budget over {quality['sources']} sources{split} (source_kinds), because examples come from "
+        f"several sources that differ (agreement with kinds of prompt {quality['sources_agree']:.2f}); nothing is measured for the quotas"
+    ]
+
+
+def group_examples(session: Session, pool: Artifact, embeddings: Artifact, over: str) -> Artifact:
+    """Groups as a clustering: names, sizes, quality by embeddings, places on the report's map. `over`: field, wording or kinds."""
+    config = session.config
 
     def build(out: Path, scratch: Path) -> None:
         """Write the groups in the form of a clustering."""
@@ -54,7 +98,7 @@ def group_examples(session: Session, pool: Artifact, embeddings: Artifact) -> Ar
     params |= {"by": config.select.by} if over != "wording" else {}
     params |= {"kinds": config.kinds.model_dump(mode="json")} if over != "field" else {}
     inputs = {"pool": pool, "embeddings": embeddings}
-    return session.run.stage("clusters", version=3, inputs=inputs, params=params, build=build, label="cluster")
+    return session.run.stage("clusters", version=4, inputs=inputs, params=params, build=build, label="cluster")
 
 
 def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[str], dict[str, Any]]:
@@ -68,7 +112,8 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
     groups = kinds.of
     if over == "kinds":
         groups, per_source = split_sources(field, kinds)
-        facts |= {"by": config.select.by, "kinds_per_source": round(per_source, 2)}
+        facts |= {"by": config.select.by, "sources": len(values), "kinds_per_source": round(per_source, 2)}
+        facts |= {"sources_agree": round(sources_agree(field, kinds, config.seed), 4)}
     count = int(groups.max()) + 1
     if over == "kinds" and count == len(values):
         return groups, values, facts

@@ -22,7 +22,7 @@ from al.pool.importer import import_pool
 from al.pool.repair import make_repair
 from al.pool.sources import Source, find_sources, tell_apart
 from al.pool.store import Pool, locate
-from al.preparation.groups import group_examples, spread_over
+from al.preparation.groups import groups_of_strategy
 from al.preparation.holdout import hold_out, named_files, sources_of
 from al.preparation.pool_state import load_embeddings, trainable
 from al.preparation.target import Target, import_target, keep_apart
@@ -282,8 +282,9 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
 
 def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
     """Clusters with names, quality measures and 2-D coordinates for the report; or what else the strategy spreads the budget over."""
-    if spread_over(session.config) != "clusters":
-        return group_examples(session, pool, embeddings)
+    groups = groups_of_strategy(session, pool, embeddings)
+    if groups is not None:
+        return groups
     config = session.config.cluster
 
     def build(out: Path, scratch: Path) -> None:

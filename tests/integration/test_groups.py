@@ -85,3 +85,46 @@ def test_kinds_of_prompt_need_no_source(world, tmp_path):
     found = picked_by(tmp_path / "run", {"kinds.k": 4}, world, "kind_uniform", 24)
     counts = np.bincount(found["cluster"][found["picked"]], minlength=len(found["names"]))
     assert len(found["names"]) == len(counts) == 4 and counts.sum() == 24
+
+
+def test_the_default_goes_by_sources_and_says_so(world, tmp_path):
+    default = picked_by(tmp_path / "run", {}, world, "default")
+    named = picked_by(tmp_path / "named", {}, world, "source_kinds")
+    assert (default["picked"] == named["picked"]).all()
+    summary = json.loads((tmp_path / "run/rounds/001/summary.json").read_text())
+    assert summary["selection"]["strategy"] == "source_kinds"
+    assert "several sources that differ" in summary["selection"]["why"][0]
+    assert summary["scoring"]["measured"] == 0
+
+
+def test_a_field_that_no_row_has_leaves_the_default_to_clusters(world, tmp_path):
+    picked_by(tmp_path / "run", {"select.by": "nothing"}, world, "default")
+    assert json.loads((tmp_path / "run/rounds/001/summary.json").read_text())["selection"]["strategy"] == "default"
+
+
+@pytest.mark.parametrize("kind", ["one source", "parts of one data set"])
+def test_without_sources_that_say_something_the_default_goes_by_clusters(world, tmp_path, kind):
+    rng = random.Random(5)
+    asked = (
+        "Translate into French : {}",
+        "Is this positive or negative ? {} Answer :",
+        "Name the colour of the {} in one word .",
+    )
+    for part in range(4 if kind.startswith("parts") else 1):
+        rows = [
+            {
+                "prompt": asked[i % 3].format(" ".join(rng.sample(WORDS, 4))),
+                "completion": " ".join(rng.sample(WORDS, 3)),
+            }
+            for i in range(60)
+        ]
+        (tmp_path / f"part-{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "pool.files": json.dumps([str(tmp_path / "part-*.jsonl")]),
+        "holdout.dev": 4,
+        "holdout.test": 8,
+        "dedup.threshold": 1.0,
+    }
+    picked_by(tmp_path / "run", settings, world, "default", 12)
+    summary = json.loads((tmp_path / "run/rounds/001/summary.json").read_text())
+    assert summary["selection"]["strategy"] == "default" and summary["selection"]["why"] == []

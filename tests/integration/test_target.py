@@ -98,14 +98,19 @@ def test_a_comparison_says_it_too_and_trains_what_comes_to_the_same_once(world, 
 def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
     from types import SimpleNamespace
 
-    from al.lineage.round_state import aimed
+    from al.lineage.round_state import used
     from selection.config import SelectConfig
 
+    clusters, sources = (
+        SimpleNamespace(json=lambda name, over=over: {"spread_over": over}) for over in ("clusters", "kinds")
+    )
     target = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: {"held": False}))
-    assert aimed(SelectConfig(), target).strategy == "random"
+    assert used(SelectConfig(), target, clusters).strategy == "random"
     for config in (SelectConfig(strategy="nearest"), SelectConfig(strategy="loss"), SelectConfig(picker="rds")):
-        assert aimed(config, target) == config
-    assert aimed(SelectConfig(), None) == SelectConfig()
+        assert used(config, target, clusters) == config
+    assert used(SelectConfig(), None, clusters) == SelectConfig()
+    assert used(SelectConfig(), None, sources).strategy == "source_kinds"
+    assert used(SelectConfig(strategy="loss"), None, sources).strategy == "loss"
 
 
 def test_a_kind_is_held_where_most_examples_have_one_as_near_as_each_other():

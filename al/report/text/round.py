@@ -46,6 +46,7 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     blocks.append(Line(priced(summary), joined=True))
     if lookup(summary, "scoring", "target", "held") is False:
         blocks.append(Line(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow", joined=True))
+    blocks += [Line(f"Note: {line}.", joined=True) for line in lookup(summary, "selection", "why") or []]
     blocks.append(_budget(summary))
     blocks += written_table(summary, "test")
     blocks += [evaluation_table(summary, (part,), title) for part, title in (("evaluation", "Test"), ("dev", "Dev"))]

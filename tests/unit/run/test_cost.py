@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from al.planning.cost import (
 )
 from al.planning.model_shape import ModelShape
 from al.planning.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, estimate
-from al.planning.pool_estimate import PoolEstimate
+from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.scoring.amount import affordable, sample_per_cluster, sample_size
 from selection.config import SelectConfig
 from selection.projection import FITTED, LEAST
@@ -203,6 +204,30 @@ def scored(number, budget=1_000, **sections):
 
     pool = PoolEstimate(examples=60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
     return examples_scored(Config.model_validate(sections), pool, budget * 150.0, number)
+
+
+def test_where_the_default_goes_by_sources_nothing_is_measured_for_quotas():
+    from al.planning.scoring_estimate import examples_scored
+
+    pool = PoolEstimate(60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
+    by_sources, settings = replace(pool, several_sources=True), {"noise": {"look": "none"}}
+    default, named = (Config.model_validate({**settings, "select": {"strategy": name}}) for name in ("default", "loss"))
+    tokens = 9_000 * 150.0
+    assert examples_scored(default, by_sources, tokens, 2) == 0 < examples_scored(default, pool, tokens, 2)
+    assert examples_scored(named, by_sources, tokens, 2) == examples_scored(named, pool, tokens, 2) > 0
+
+
+def test_the_plan_sees_several_sources_in_the_rows(tmp_path):
+    def several(name: str, sources: list[str]) -> bool:
+        """Whether the plan for a file of rows with these sources expects the default to go by sources."""
+        rows = [{"prompt": f"question {i}", "completion": "yes", "source": source} for i, source in enumerate(sources)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        chosen = Config.model_validate({"pool": {"files": [str(tmp_path / name)]}})
+        return estimate_pool(chosen, tmp_path / "run").several_sources
+
+    assert several("two.jsonl", ["a", "b"] * 20)
+    assert not several("one.jsonl", ["a"] * 40)
+    assert not several("each.jsonl", [f"row {i}" for i in range(40)])
 
 
 def test_a_plan_counts_the_picks_that_are_checked_for_noise():

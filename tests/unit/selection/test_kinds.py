@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from selection.config import KindsConfig
-from selection.kinds import Kinds, find_kinds, shared_wording, split_sources
+from selection.kinds import AGREED, Kinds, find_kinds, shared_wording, sources_agree, split_sources
 
 ASKED = (
     "Translate the sentence that follows into French and keep its tone : {}",
@@ -129,3 +129,10 @@ def test_free_questions_of_a_source_are_one_group_whatever_their_topics():
     kind = np.concatenate([np.repeat([0, 1, 2, 3, 4], 50), np.repeat([5, 6], 50)])
     groups, _ = split_sources(source, alike(kind, free=(5, 6)))
     assert len(np.unique(groups[:250])) == 5 and len(np.unique(groups[250:])) == 1
+
+
+def test_parts_of_one_data_set_say_nothing_of_kinds_and_sources_do():
+    texts, task = prompts([100, 80, 60, 60])
+    kinds = find_kinds(texts, ONE_SEED, seed=0)
+    parts = np.arange(len(texts)) // 75
+    assert sources_agree(parts, kinds, seed=0) < AGREED < 0.3 < sources_agree(task // 2, kinds, seed=0)
