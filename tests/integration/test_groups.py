@@ -94,6 +94,7 @@ def test_the_default_goes_by_sources_and_says_so(world, tmp_path):
     summary = json.loads((tmp_path / "run/rounds/001/summary.json").read_text())
     assert summary["selection"]["strategy"] == "source_kinds"
     assert "several sources that differ" in summary["selection"]["why"][0]
+    assert summary["selection"]["why"][0] in (tmp_path / "run/rounds/001/report.html").read_text()
     assert summary["scoring"]["measured"] == 0
 
 
