@@ -33,6 +33,7 @@ def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     from command_line import winnow
 
     settings = (
+        "select.by=nothing",  # clusters, whose losses are measured
         "train.eval_every=2",
         "report.price_per_hour=36",
         "report.currency=EUR",

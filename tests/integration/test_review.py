@@ -132,14 +132,18 @@ def test_an_edited_batch_drops_pins_and_answers_and_the_budget_stays(run):
 
 
 def test_what_is_banned_stays_banned_and_quotas_are_met(run):
-    source = proposal(run).source.value_counts().index[1]
-    quota = {"quotas": {"0": 1}, "ban_sources": [source], "note": "not this one"}
+    proposed = proposal(run)
+    source = proposed.source.value_counts().index[1]
+    cluster = int(proposed[proposed.source != source].cluster.iloc[0])
+    quota = {"quotas": {str(cluster): 1}, "ban_sources": [source], "note": "not this one"}
     assert approve(run, decide(run, **quota)).code == 0
     after = selection(run)
     chosen = after[after.outcome == "selected"]
-    assert len(chosen) == BUDGET and source not in set(chosen.source) and (chosen.cluster == 0).sum() == 1
+    assert len(chosen) == BUDGET and source not in set(chosen.source) and (chosen.cluster == cluster).sum() == 1
     entries = json.loads((run / "rounds/001/selection/quotas.json").read_text())
-    assert entries[0]["quota"] == entries[0]["picked"] == 1 and "set in review" in entries[0]["reason"]
+    assert (
+        entries[cluster]["quota"] == entries[cluster]["picked"] == 1 and "set in review" in entries[cluster]["reason"]
+    )
     trained = str(chosen.id.iloc[0])
     again = (
         "round",
