@@ -137,7 +137,8 @@ def test_a_holdout_that_takes_everything(world, tmp_path):
 
 
 def test_more_clusters_than_examples(world, tmp_path):
-    assert refused(3, "cluster.k", config=world, run=tmp_path / "run", more=("--set", "cluster.k=5000"))
+    more = ("--set", "cluster.k=5000", "--set", "select.by=nothing")
+    assert refused(3, "cluster.k", config=world, run=tmp_path / "run", more=more)
 
 
 def test_no_gpu_where_the_config_needs_one(world, tmp_path):

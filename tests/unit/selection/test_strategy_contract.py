@@ -605,6 +605,7 @@ BEHAVIOURS = [
     Behaviour("loss gives the hardest more than its size would", "allocation", "size", "loss", hardest_quota),
     Behaviour("size gives the largest cluster the most", "allocation", "uniform", "size", largest_quota),
     Behaviour("uniform treats clusters alike", "allocation", "random", "uniform", evenness),
+    Behaviour("even treats clusters alike", "allocation", "random", "even", evenness),
     Behaviour("random follows size, not loss", "allocation", "loss", "random", largest_quota),
     Behaviour("confidence goes where the model is unsure", "allocation", "loss", "confidence", unsure_quota),
     Behaviour("learnability goes where loss fell", "allocation", "loss", "learnability", fastest_quota, later=True),
