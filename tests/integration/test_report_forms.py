@@ -82,7 +82,7 @@ def test_the_same_examples_measured_otherwise_are_not_compared(runs, tmp_path, m
     values = [f"x{i % 3}" if column == "source" else value + 1 for i, value in enumerate(table[column].to_pylist())]
     pq.write_table(table.set_column(at, column, pa.array(values)), changed / "examples.parquet")
     ours, random = (compared_runs._side(runs[name], name, None) for name in ("ours", "random"))
-    artifact = type(random.evaluation)("evaluate", "changed", changed, {})
+    artifact = type(random.evaluation)("evaluate", "changed", changed, {"files": {}})
     other = compared_runs.Side("random", random.path, 1, random.summary, random.config, artifact)
     for sides, expected in (([ours, other], said), ([ours, random], None)):
         why_not = compared_runs._not_comparable(sides, [compared_runs._measured(side) for side in sides])
