@@ -31,7 +31,5 @@ def even_allocation(situation: Situation) -> Weights:
     missing = largest_remainder(alike, after, whole) - largest_remainder(alike, before, whole)
     weight = np.maximum(missing, 0).astype(np.float64)
     picked = (f", {amount:g} picked in earlier rounds" if situation.past else "" for amount in spent)
-    reason = [
-        f"the same share of the run as every group, {n} selectable{p}" for n, p in zip(size, picked, strict=True)
-    ]
+    reason = [f"the same share of the run as every group, {n} selectable{p}" for n, p in zip(size, picked, strict=True)]
     return Weights(weight if weight.any() else alike, reason)
