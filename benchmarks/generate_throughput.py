@@ -11,7 +11,7 @@ prompts over eight adapters, at once and one after another.
 `exact`: greedy tokens against transformers' own, in float32 and in bfloat16. Where two answers part, the gap is that of the two tokens'
 logits by transformers in float32.
 
-Each part adds its rows to the record. Times are of the second call, so kernels are compiled; graphs are recorded anew in each call.
+Each part adds its rows to the record. Times are of the second call, so kernels are compiled; each call records its graphs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +32,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
 from common import device_name, now, versions  # noqa: E402
-from score_throughput import peak_gib, reset_peak, synchronize  # noqa: E402
+from score_throughput import adapted, peak_gib, reset_peak, synchronize  # noqa: E402
 from train_throughput import SHAPES, build_model  # noqa: E402
 
 PROMPT, NEW, BATCH, MANY, ADAPTERS = 100, 64, 64, 2000, 8
-
-
-@contextmanager
-def adapted(base: Any, seed: int = 0) -> Iterator[Any]:
-    """The model with a LoRA of r=16 and non-zero B."""
-    import torch
-
-    from trainer.config import LoraConfig
-
-    with base.new_adapter(LoraConfig(r=16, alpha=32.0), seed) as model:
-        generator = torch.Generator(device=base.device).manual_seed(seed)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.01, generator=generator)
-        yield model
 
 
 def random_prompts(count: int, vocabulary: int) -> list[list[int]]:

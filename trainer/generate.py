@@ -178,9 +178,12 @@ def _steps(
             going += [i * answers + j for i in chosen for j in range(answers)]
             counts += [1] * len(new_S)
         else:
-            places = torch.tensor(counts, device=tokens_S.device)
             logits_SV = engine.step(tokens_S)
-            tokens_S = choose(logits_SV, uniform_SN.gather(1, places[:, None])[:, 0], config)
+            uniform_S = uniform_SN[:, 0]
+            if config.samples:  # greedy answers need no numbers, and no copy of places to the device
+                places = torch.tensor(counts, device=tokens_S.device)
+                uniform_S = uniform_SN.gather(1, places[:, None])[:, 0]
+            tokens_S = choose(logits_SV, uniform_S, config)
             counts = [n + 1 for n in counts]
             first = 0
         host = tokens_S[first:].tolist()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,9 @@ from al.evaluation.harness import FILE as RESULTS
 from al.evaluation.harness import run_harness
 from al.evaluation.judged import compare_answers
 from al.lineage.history import CONTROL, SELECTED, History
-from al.pool.identity import describe_sources
-from al.pool.importer import import_pool
-from al.pool.repair import make_repair
-from al.pool.sources import find_sources
 from al.pool.store import Pool
 from al.preparation.stages import Tokenized
+from al.preparation.target import import_apart
 from al.prompting.models import find_models, latest_models
 from al.report.reading.values import displayable, write
 from al.report.reading.verdict import Comparison
@@ -181,24 +177,9 @@ def _prepared(run: Run) -> Tokenized:
 
 
 def _import(session: Session, files: Sequence[str]) -> Artifact:
-    """Files as a pool of their own, read like those of `pool.files`; a preset means its test split."""
-    config = session.config
-    named = PoolConfig(files=list(files), **config.pool.model_dump(exclude={"files", "hub", "format"}))
-    sources = find_sources(named, held_out=True)
-
-    def build(out: Path, scratch: Path) -> None:
-        """Write the files' examples as a pool of their own."""
-        with session.progress("import data", None, "rows") as progress:
-            import_pool(sources, out, strict=named.strict, progress=progress, repair=make_repair(config.clean))
-
-    return session.run.stage(
-        "eval_pool",
-        version=1,
-        inputs={},
-        params={"sources": describe_sources(sources, config.clean.repairs()), "strict": named.strict},
-        build=build,
-        label="import data",
-    )
+    """Files as a pool of their own, read like those of `pool.files`."""
+    others = session.config.pool.model_dump(exclude={"files", "hub", "format"})
+    return import_apart(session, PoolConfig(files=list(files), **others), "eval_pool", "import data")
 
 
 def _trained_on(run: Run, asked: Asked) -> int:

@@ -29,7 +29,7 @@ class PoolEstimate:
     """Size of a pool, and the number of examples still to be embedded and placed on the map.
 
     `mean_tokens` counts at most tokens.max_length per example; `exact`: counted, not estimated. `several_sources`: whether the default
-    strategy goes by sources, as far as is known.
+    strategy probably goes by sources.
     """
 
     examples: int

@@ -59,21 +59,25 @@ def import_target(session: Session) -> Artifact:
     config = session.config
     asked = config.target.model_dump(include={"files", "format", "map", "text_template"})
     limits = config.pool.model_dump(include={"strict", "root", "max_row_bytes", "max_unpack_ratio"})
-    named = PoolConfig(**asked, **limits)
-    sources = find_sources(named, held_out=True)
+    return import_apart(session, PoolConfig(**asked, **limits), "target_pool", "import target")
+
+
+def import_apart(session: Session, named: PoolConfig, stage: str, label: str) -> Artifact:
+    """Files as a pool of their own, next to the run's pool; a preset means its test split."""
+    clean, sources = session.config.clean, find_sources(named, held_out=True)
 
     def build(out: Path, scratch: Path) -> None:
-        """Write the target as a pool of its own."""
-        with session.progress("import target", None, "rows") as progress:
-            import_pool(sources, out, strict=named.strict, progress=progress, repair=make_repair(config.clean))
+        """Write the pool."""
+        with session.progress(label, None, "rows") as progress:
+            import_pool(sources, out, strict=named.strict, progress=progress, repair=make_repair(clean))
 
     return session.run.stage(
-        "target_pool",
+        stage,
         version=1,
         inputs={},
-        params={"sources": describe_sources(sources, config.clean.repairs()), "strict": named.strict},
+        params={"sources": describe_sources(sources, clean.repairs()), "strict": named.strict},
         build=build,
-        label="import target",
+        label=label,
     )
 
 

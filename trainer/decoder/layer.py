@@ -157,7 +157,7 @@ class Layer:
         self, x: torch.Tensor, run: Pass, attention: Attention, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The residual stream `x` (T, d) after the layer, changed in place. With `rows` (P,) a new one (P, d) of only these
-        tokens; the others are computed only as far as attention needs."""
+        tokens; the others stop after attention has read them."""
         qkv, o, mlp, down = self.measuring
         inputs = qkv.normed(x, self.norms[0].weight, self.norms[0].eps)
         made = x.new_empty(run.tokens, self.qkv.out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from trainer.generation.adapters import AdapterSet
 from trainer.generation.engine import Prompt
 from trainer.generation.graphs import StepGraphs
 from trainer.generation.spans import Spans
+from trainer.measure import length_batches
 
 CACHE_BYTES = 2 << 30
 HOST_TOKENS = 16_384
@@ -77,13 +78,9 @@ class CachedEngine:
 
     def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
         """See Engine."""
-        logits = []
-        starts = [0]
-        for i, total in enumerate(accumulate(len(prompt) for prompt in prompts)):
-            if i > starts[-1] and total - sum(len(prompt) for prompt in prompts[: starts[-1]]) > PROMPT_TOKENS:
-                starts.append(i)
-        for start, stop in pairwise([*starts, len(prompts)]):
-            logits.append(self._read(prompts[start:stop], owners[start:stop]))
+        lengths = np.array([len(prompt) for prompt in prompts])
+        passes = length_batches(lengths, PROMPT_TOKENS)  # in the order given, which is longest first
+        logits = [self._read([prompts[i] for i in part], [owners[i] for i in part]) for part in passes]
         self._place()
         return torch.cat(logits)
 

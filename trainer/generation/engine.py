@@ -19,8 +19,8 @@ class Engine(Protocol):
         ...
 
     def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
-        """Read prompts, each for the adapter of that number, and add their sequences, the answers of a prompt in a row, after
-        those under way. Returns the logits (new sequences, V) of their first tokens."""
+        """Read prompts, longest first, each for the adapter of that number, and add their sequences, the answers of a
+        prompt in a row, after those under way. Returns the logits (new sequences, V) of their first tokens."""
         ...
 
     def step(self, tokens_S: torch.Tensor) -> torch.Tensor:
