@@ -165,6 +165,7 @@ def _steps(
     tokens_S = uniform_SN = torch.empty(0)
     while waiting or going:
         count = engine.fitting([lengths[i] for i in waiting]) if waiting else 0
+        assert count or going, "no prompt fits although nothing is under way"
         if count:
             chosen, waiting = waiting[:count], waiting[count:]
             logits_SV = engine.admit([prompts[i] for i in chosen], [owners[i] for i in chosen])
