@@ -3,7 +3,10 @@
     python benchmarks/proving_ground/inputs.py --pools DIR --model DIR --out DIR
 
 Pools share rows; a row is tokenized once, whichever pools hold it. `--out` gets tokens/ (a token table), splits.npz ("POOL|pool",
-"POOL|dev", "POOL|test": row numbers; with "|task" the task of each as a number among the pool's) and, of pool rows, "|source" and "|key".
+"POOL|dev", "POOL|test": row numbers; with "|task" the task of each as a number among the pool's) and, of pool rows, "|source" and "|key",
+of held-out rows "|short": whether a written answer can be judged right or wrong. "POOL|NOISE" are the pool's rows with wrong answers
+planted, in the same order, "|wrong" which. alternatives/ and alternatives.npz: rows with the other answers of their task ("POOL|rows" of
+that table, "POOL|of" which place of the pool each belongs to).
 """
 
 from __future__ import annotations
@@ -19,8 +22,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.proving_ground.noise import KINDS, alternatives, planted
+
 PARTS = ("pool", "dev", "test")
 MAX_LENGTH = 768
+ALTERNATIVES = 1500
+"""Rows of a noisy pool whose other answers are compared."""
 
 
 def read_rows(pools: Path, pool: str, part: str) -> list[dict[str, Any]]:
@@ -32,6 +39,12 @@ def read_rows(pools: Path, pool: str, part: str) -> list[dict[str, Any]]:
 def prompt_of(row: dict[str, Any]) -> str:
     """All messages but the response."""
     return "\n".join(message["content"] for message in row["messages"][:-1])
+
+
+def _short(accepted: list[str]) -> bool:
+    from al.evaluation.answers import judge
+
+    return judge("", accepted).kind not in ("rouge_l", "code")
 
 
 def key_of(row: dict[str, Any]) -> int:
@@ -55,10 +68,33 @@ def gather(pools: Path, names: list[str]) -> tuple[list[list[dict[str, str]]], d
                     conversations.append(row["messages"])
             arrays[f"{name}|{part}"] = np.array([place[key] for key in keys])
             arrays[f"{name}|{part}|task"] = np.array([code[row["task"]] for row in rows])
-            if part == "pool":
+            if part != "pool":
+                arrays[f"{name}|{part}|short"] = np.array([_short(row["accepted"]) for row in rows])
+            else:
                 arrays[f"{name}|pool|key"] = np.array(keys, dtype=np.uint64)
                 arrays[f"{name}|pool|source"] = np.unique([row["source"] for row in rows], return_inverse=True)[1]
     return conversations, arrays
+
+
+def gather_noisy(
+    pools: Path, names: list[str], conversations: list[list[dict[str, str]]], arrays: dict[str, np.ndarray]
+) -> tuple[list[list[dict[str, str]]], dict[str, np.ndarray]]:
+    """Add rows with wrong answers; returns the conversations of the table of alternatives and its arrays."""
+    others: list[list[dict[str, str]]] = []
+    found: dict[str, np.ndarray] = {}
+    for name in names:
+        clean = read_rows(pools, name, "pool")
+        for kind in KINDS:
+            rows, wrong = planted(clean, kind)
+            numbers = np.array(arrays[f"{name}|pool"])
+            numbers[wrong] = len(conversations) + np.arange(wrong.sum())
+            conversations += [row["messages"] for row, hit in zip(rows, wrong, strict=True) if hit]
+            arrays |= {f"{name}|{kind}": numbers, f"{name}|{kind}|wrong": wrong}
+            if kind == "inside":
+                made, of = alternatives(rows, ALTERNATIVES)
+                found |= {f"{name}|rows": len(others) + np.arange(len(made)), f"{name}|of": of}
+                others += [row["messages"] for row in made]
+    return others, found
 
 
 def main() -> None:
@@ -73,11 +109,14 @@ def main() -> None:
     from trainer.tokens import tokenize_pool
     from trainer.tokens_config import TokensConfig
 
-    names = list(json.loads(Path(__file__).with_name("pools.json").read_text())["pools"])
-    conversations, arrays = gather(arguments.pools, names)
+    listed = json.loads(Path(__file__).with_name("pools.json").read_text())
+    conversations, arrays = gather(arguments.pools, list(listed["pools"]))
+    others, found = gather_noisy(arguments.pools, listed["noisy_pools"], conversations, arrays)
     template = ChatTemplate.resolve(load_tokenizer(ModelConfig(name=str(arguments.model))), "auto")
     config = TokensConfig(max_length=MAX_LENGTH, overlength="truncate")
     tokenize_pool(conversations, template, config, arguments.out / "tokens")
+    tokenize_pool(others, template, config, arguments.out / "alternatives")
+    np.savez(arguments.out / "alternatives.npz", **found)
     np.savez(arguments.out / "splits.npz", **arrays)
     print(
         f"{len(conversations):,} conversations, {json.loads((arguments.out / 'tokens/tokens.json').read_text())['tokens']:,} tokens"

@@ -4,7 +4,9 @@
 
 Picks are made by Winnow's own strategies (`selection.strategy`) on the pool's rows; nothing here trains. Strategies that measure nothing
 need one training on their final picks and not a round after round of retraining: the same picks, the same adapter.
-Stages: "rates" tunes the learning rate on dev, "core" is the matrix of the issue, "curve" random at other budgets.
+Stages: "rates" tunes the learning rate on dev, "baselines" and "defaults" are the matrix of the study, "curve" is random at other
+budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "written" models that also
+write answers.
 """
 
 from __future__ import annotations
@@ -44,9 +46,12 @@ SPREAD: dict[str, tuple[str | None, float, float]] = {
     "kind_uniform, 25% random": ("kind", 0.0, 0.25),
     "split_uniform, 10% random": ("split", 0.0, 0.1),
     "source_kinds": ("split", 0.0, 0.25),
+    "clusters, by distinctness": ("cluster", 0.0, 0.02),
 }
 """What each strategy spreads the budget over, in proportion to size to which power, and the share picked at random besides. The oracle
-sees the hidden tasks; "split" are sources split by kinds where they hold several."""
+sees the hidden tasks; "split" are sources split by kinds where they hold several; clusters of embeddings have the power that follows
+from how distinct they are, the default's first round where rows carry no sources."""
+KIND = "kind_uniform, 25% random"
 
 
 def run(
@@ -93,6 +98,33 @@ def longer(model: str, seeds: int = 3) -> Iterator[Run]:
         yield run(model, "evals", "random", 1, budget, order=4)
 
 
+def former(model: str, seeds: int = 3) -> Iterator[Run]:
+    """The former default without sources on every pool."""
+    return core(model, ("clusters, by distinctness",), seeds)
+
+
+def noise(model: str, seeds: int = 3) -> Iterator[Run]:
+    """Pools with wrong answers, their rows compared with other answers where these were planted inside the task."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in LIST["noisy_pools"]:
+            for kind, order in (("inside", 5), ("exchanged", 6)):
+                for strategy in ("random", "source_kinds", KIND):
+                    more = {"compare": True} if kind == "inside" and strategy != KIND else {}
+                    yield run(model, pool, strategy, seed, noise=kind, order=order + 0.5 * (not more), **more)
+
+
+def written(model: str) -> Iterator[Run]:
+    """Runs whose models write answers to the test rows, random at 4,000 to the dev rows too."""
+    for seed in (1, 4, 5):
+        for pool in POOLS:
+            for strategy in ("random", "source_kinds", KIND):
+                yield run(model, pool, strategy, seed, order=7, write=["test"])
+    for pool in POOLS:
+        for budget in (300, 2000, 4000):
+            parts = ["test", "dev"] if budget == 4000 else ["test"]
+            yield run(model, pool, "random", 1, budget, order=8, write=parts)
+
+
 STAGES = {
     "rates": rates,
     "baselines": lambda model: core(model, ("random", "source_size", "oracle_size")),
@@ -103,14 +135,17 @@ STAGES = {
     "design": lambda model: core(model, ("kind_uniform, 10% random", "split_uniform, 10% random"), 3),
     "curve": curve,
     "longer": longer,
+    "former": former,
+    "noise": noise,
+    "written": written,
 }
 
 
 class Picker:
     """Picks of runs on the files of the pools; groups are found once each."""
 
-    def __init__(self, pools: Path, splits: Any, kinds: Path):
-        self.pools, self.splits, self.kinds = pools, splits, kinds
+    def __init__(self, pools: Path, splits: Any, kinds: Path, embeddings: Path | None = None):
+        self.pools, self.splits, self.kinds, self.embeddings = pools, splits, kinds, embeddings
         self.prompts = cache(self._prompts)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
@@ -137,27 +172,45 @@ class Picker:
         np.savez(kept, of=found.of, shared=found.shared)
         return found
 
+    def clusters(self, pool: str, seed: int) -> tuple[np.ndarray, float]:
+        """(n,) cluster of embeddings of each row, and how distinct clusters are; kept next to the kinds."""
+        from selection.cluster import cluster, distinctness
+        from selection.config import ClusterConfig
+
+        kept = self.kinds / f"clusters_{pool}_{seed}.npz"
+        if not kept.exists():
+            if self.embeddings is None:
+                raise SystemExit(f"{kept}: not there, and --embeddings is not given (see embeddings.py)")
+            vectors = np.load(self.embeddings, mmap_mode="r")[self.splits[f"{pool}|pool"]]
+            found = cluster(vectors, ClusterConfig(), seed)
+            np.savez(kept, of=found.assignment, distinct=distinctness(found.quality["silhouette"]))
+        arrays = np.load(kept)
+        return arrays["of"].astype(np.int64), float(arrays["distinct"])
+
     def pick(self, wanted: Run) -> np.ndarray:
         """Rows (of the token table) that the run trains on."""
         from selection.config import SelectConfig
         from selection.strategy import Budget, Candidates, allocate, select
 
         pool, (by, power, explore) = wanted["pool"], SPREAD[wanted["strategy"]]
-        rows = self.splits[f"{pool}|pool"]
-        cluster = (
-            np.zeros(len(rows), dtype=np.int64)
-            if by is None
-            else self.groups(pool, by, wanted["seed"]).astype(np.int64)
-        )
+        noisy = wanted.get("noise", "none") != "none"
+        rows = self.splits[f"{pool}|{wanted['noise']}" if noisy else f"{pool}|pool"]
+        distinct = 1.0
+        if by is None:
+            cluster = np.zeros(len(rows), dtype=np.int64)
+        elif by == "cluster":
+            cluster, distinct = self.clusters(pool, wanted["seed"])
+        else:
+            cluster = self.groups(pool, by, wanted["seed"]).astype(np.int64)
         nothing = np.full(len(rows), np.nan)
         pool_of = Candidates(
             self.splits[f"{pool}|pool|key"], cluster, np.ones(len(rows), dtype=np.int64), nothing, nothing
         )
-        budget, config = (
-            Budget("examples", min(wanted["budget"], len(rows))),
-            SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore),
-        )
-        quotas = allocate(pool_of, budget, config, (wanted["seed"], 1))
+        budget = Budget("examples", min(wanted["budget"], len(rows)))
+        config = SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore)
+        if by == "cluster":
+            config = SelectConfig(strategy="default", explore=explore)
+        quotas = allocate(pool_of, budget, config, (wanted["seed"], 1), distinct=distinct)
         return rows[select(pool_of, quotas, budget, config, (wanted["seed"], 1)).picked]
 
 
@@ -166,6 +219,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pools", "inputs", "kinds", "plan", "picks"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument(
+        "--embeddings", type=Path, default=None, help="what embeddings.py wrote; for clusters of embeddings"
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--stage", nargs="+", choices=sorted(STAGES), required=True)
     parser.add_argument("--only", nargs="+", choices=POOLS, default=POOLS, help="pools to plan for")
@@ -173,7 +229,7 @@ def main() -> None:
     plan = [entry for stage in arguments.stage for entry in STAGES[stage](arguments.model)]
     plan = [entry for entry in plan if entry["pool"] in arguments.only]
     picks = dict(np.load(arguments.picks)) if arguments.picks.exists() else {}
-    picker = Picker(arguments.pools, np.load(arguments.inputs / "splits.npz"), arguments.kinds)
+    picker = Picker(arguments.pools, np.load(arguments.inputs / "splits.npz"), arguments.kinds, arguments.embeddings)
     for wanted in sorted(plan, key=lambda entry: (entry["pool"], entry["seed"])):
         if name_of(wanted) not in picks:
             picks[name_of(wanted)] = picker.pick(wanted).astype(np.int32)

@@ -3,7 +3,8 @@
     python benchmarks/proving_ground/player.py --model DIR --input DIR --plan FILE --out FILE [--minutes 9]
 
 `--input` is what `planning` wrote: tokens/ (a token table of all rows), splits.npz (test and dev rows of each pool with their tasks) and
-picks.npz (the rows that each run trains on). `--plan` lists the runs to play. Rows that `--out` has are not played again.
+picks.npz (the rows that each run trains on). `--plan` lists the runs to play. Rows that `--out` has are not played again. What models of
+runs with "write" answer goes to OUT.written.jsonl; how likely models of runs with "compare" find other answers to OUT.compared/.
 """
 
 from __future__ import annotations
@@ -55,34 +56,88 @@ def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once:
             start = stop
 
 
-def play(base: Any, table: Any, group: list[Run], picks: Any, splits: Any, log: Any = print) -> Iterator[Run]:
-    """Finished rows of a group, trained and measured together."""
-    from benchmarks.proving_ground.side_by_side import measure_side_by_side, train_side_by_side
+class Ground:
+    """A base model, the rows and the picks: what runs are played on."""
 
-    started = time.perf_counter()
-    rows = [picks[name_of(run)] for run in group]
-    adapters = train_side_by_side(
-        base, table, rows, [run["seed"] for run in group], [run["learning_rate"] for run in group], log
-    )
-    _wait()
-    trained = time.perf_counter() - started
-    tests = [splits[f"{run['pool']}|{run['split']}"] for run in group]
-    found = measure_side_by_side(base, adapters, table, tests)
-    _wait()
-    measured = time.perf_counter() - started - trained
-    log(f"{len(group)} runs of {len(rows[0])}: training {trained:.1f} s, measuring {measured:.1f} s")
-    for run, picked, entry in zip(group, rows, found, strict=True):
-        tasks = splits[f"{run['pool']}|{run['split']}|task"]
-        seconds = {"train": round(trained / len(group), 3), "evaluate": round(measured / len(group), 3)}
-        yield {
-            **{key: run[key] for key in KEY},
-            **{name: round(value, 5) for name, value in summary(entry, tasks).items()},
-            "generated_em": None,
-            "tokens": int(table.lengths[picked].sum()),
-            "seconds": seconds,
-            "task_nll": [round(float(v), 4) for v in per_task(entry, tasks, "nll")],
-            "task_em": [round(float(v), 4) for v in per_task(entry, tasks, "correct")],
-        }
+    def __init__(self, loaded: Any, inputs: Path, out: Path):
+        from benchmarks.proving_ground.many_adapters import freeze
+        from trainer.tokens import TokenTable
+
+        self.causal, self.base, self.out = loaded.model, freeze(loaded.model), out
+        self.table, self.name = TokenTable.open(inputs / "tokens"), loaded.config
+        self.picks, self.splits = np.load(inputs / "picks.npz"), np.load(inputs / "splits.npz")
+        others = inputs / "alternatives"
+        self.others = TokenTable.open(others) if others.exists() else None
+        self.of_pool = np.load(inputs / "alternatives.npz") if others.exists() else {}
+
+    def play(self, group: list[Run], log: Any = print) -> Iterator[Run]:
+        """Finished rows of a group, trained and measured together."""
+        from benchmarks.proving_ground.side_by_side import measure_side_by_side, train_side_by_side
+
+        started = time.perf_counter()
+        rows = [self.picks[name_of(run)] for run in group]
+        adapters = train_side_by_side(
+            self.base, self.table, rows, [run["seed"] for run in group], [run["learning_rate"] for run in group], log
+        )
+        _wait()
+        trained = time.perf_counter() - started
+        tests = [self.splits[f"{run['pool']}|{run['split']}"] for run in group]
+        found = measure_side_by_side(self.base, adapters, self.table, tests)
+        _wait()
+        measured = time.perf_counter() - started - trained
+        self._write(adapters, group)
+        self._compare(adapters, group)
+        _wait()
+        more = time.perf_counter() - started - trained - measured
+        log(
+            f"{len(group)} runs of {len(rows[0])}: training {trained:.1f} s, measuring {measured:.1f} s, answers {more:.1f} s"
+        )
+        for run, picked, entry in zip(group, rows, found, strict=True):
+            tasks = self.splits[f"{run['pool']}|{run['split']}|task"]
+            seconds = {"train": round(trained / len(group), 3), "evaluate": round(measured / len(group), 3)}
+            yield {
+                **{key: run[key] for key in KEY},
+                **{name: round(value, 5) for name, value in summary(entry, tasks).items()},
+                "generated_em": None,
+                "tokens": int(self.table.lengths[picked].sum()),
+                "seconds": seconds,
+                "task_nll": [round(float(v), 4) for v in per_task(entry, tasks, "nll")],
+                "task_em": [round(float(v), 4) for v in per_task(entry, tasks, "correct")],
+            }
+
+    def _write(self, adapters: Any, group: list[Run]) -> None:
+        """Answers of the runs that want them, to the rows whose answers can be judged right or wrong."""
+        if not any(run.get("write") for run in group):
+            return
+        from benchmarks.proving_ground.writing import write_answers
+        from trainer.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(self.name)
+        with self.out.with_suffix(".written.jsonl").open("a") as out:
+            for part in ("test", "dev"):
+                rows = [self._short(run, part) if part in run.get("write", ()) else np.zeros(0, int) for run in group]
+                if not any(map(len, rows)):
+                    continue
+                for run, texts in zip(
+                    group, write_answers(self.causal, adapters, self.table, rows, tokenizer), strict=True
+                ):
+                    if texts:
+                        out.write(json.dumps({**{key: run[key] for key in KEY}, "part": part, "answers": texts}) + "\n")
+
+    def _short(self, run: Run, part: str) -> np.ndarray:
+        return self.splits[f"{run['pool']}|{part}"][self.splits[f"{run['pool']}|{part}|short"]]
+
+    def _compare(self, adapters: Any, group: list[Run]) -> None:
+        """How likely the runs that want it find every answer that a row's task often gives."""
+        if not all(run.get("compare") for run in group):
+            return
+        from benchmarks.proving_ground.writing import likelihoods
+
+        folder = self.out.with_suffix(".compared")
+        folder.mkdir(exist_ok=True)
+        rows = [self.of_pool[f"{run['pool']}|rows"] for run in group]
+        for run, (nll, targets) in zip(group, likelihoods(self.base, adapters, self.others, rows), strict=True):
+            np.savez_compressed(folder / f"{run['model']}|{name_of(run)}.npz", nll=nll, targets=targets)
 
 
 def per_task(entry: dict[str, np.ndarray], tasks: np.ndarray, name: str) -> np.ndarray:
@@ -123,16 +178,14 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=None, help="play at most so many groups")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    from benchmarks.proving_ground.many_adapters import compile_elementwise, freeze
+    from benchmarks.proving_ground.many_adapters import compile_elementwise
     from trainer.config import ModelConfig
     from trainer.model import Base
-    from trainer.tokens import TokenTable
 
-    base = freeze(Base.load(ModelConfig(name=str(arguments.model), device=arguments.device)).model)
+    loaded = Base.load(ModelConfig(name=str(arguments.model), device=arguments.device))
+    ground = Ground(loaded, arguments.input, arguments.out)
     if arguments.compile:
         compile_elementwise()
-    table = TokenTable.open(arguments.input / "tokens")
-    picks, splits = np.load(arguments.input / "picks.npz"), np.load(arguments.input / "splits.npz")
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
     have = {identity(json.loads(line)) for line in lines}
     plan = [
@@ -143,11 +196,11 @@ def main() -> None:
     print(
         f"loaded in {time.perf_counter() - started:.1f} s; {len(plan) - len(runs)} of {len(plan)} runs done", flush=True
     )
-    for number, group in enumerate(groups(runs, picks, table.lengths, arguments.tokens_at_once)):
+    for number, group in enumerate(groups(runs, ground.picks, ground.table.lengths, arguments.tokens_at_once)):
         if time.perf_counter() - started > 60 * arguments.minutes or number == arguments.most:
             break
         with arguments.out.open("a") as out:
-            for row in play(base, table, group, picks, splits, lambda text: print(text, flush=True)):
+            for row in ground.play(group, lambda text: print(text, flush=True)):
                 out.write(json.dumps(row) + "\n")
         first = group[0]
         print(

@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny_models import saved, table
 
-from benchmarks.proving_ground import side_by_side
+from benchmarks.proving_ground import side_by_side, writing
 from benchmarks.proving_ground.many_adapters import JOINED, freeze
-from trainer.config import LoraConfig, TrainConfig
+from trainer.config import GenerateConfig, LoraConfig, TrainConfig
 from trainer.forward import collate, hidden_states, output_head
+from trainer.generate import generate
 from trainer.loss import target_nll
 from trainer.model import Base
 from trainer.optim import learning_rate
@@ -91,3 +92,37 @@ def test_every_step_has_rows_of_every_length():
     assert sorted(np.concatenate(steps)) == list(range(100)) and len(steps) == 4
     totals = [lengths[rows].sum() for rows in steps]
     assert max(totals) - min(totals) <= 100
+
+
+class Letters:
+    """A tokenizer whose text is the ids."""
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+def test_a_run_among_others_writes_as_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "NEW_TOKENS", 5)
+    base = Base.load(saved(tmp_path))
+    frozen = freeze(base.model)
+    adapters = side_by_side.new_adapters(frozen, [1, 2, 3])
+    with torch.no_grad():
+        for i, (_, bs) in enumerate(adapters.parameters.values()):
+            for b in bs:
+                b.normal_(0, 0.3, generator=torch.Generator().manual_seed(i))
+    rows = [np.array([3, 0, 7]), np.array([], dtype=np.int64), np.array([5, 1])]
+    written = writing.write_answers(base.model, adapters, TOKENS, rows, Letters())
+    assert [len(texts) for texts in written] == [3, 0, 2]
+    ends = writing.end_tokens(TOKENS, np.concatenate(rows))
+    for k, of_run in enumerate(rows):
+        with base.new_adapter(LoraConfig(r=RANK, alpha=ALPHA), seed=0) as model:
+            own = matrices(adapters, k)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if parameter.requires_grad:
+                        parameter.copy_(own[name])
+            prompts = [writing.prompt_of_row(TOKENS, int(row)) for row in of_run]
+            config = GenerateConfig(max_new_tokens=5, samples=0)
+            answers = generate(model, prompts, config, end_ids=ends, seed=0)
+        assert written[k] == [Letters().decode([t for t in a[0].tolist() if t not in ends]) for a in answers]
+    assert written[0][1] != written[2][0]

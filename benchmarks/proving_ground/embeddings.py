@@ -1,0 +1,47 @@
+"""Embeddings of every pool row, aligned with the rows of the token table: what the default clusters where rows carry no sources.
+
+python benchmarks/proving_ground/embeddings.py --pools DIR --inputs DIR --embedder DIR --out FILE.npy
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.proving_ground.inputs import read_rows
+
+
+def main() -> None:
+    """Write (rows, d) float16; rows that no pool holds are zero."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pools", "inputs", "embedder", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=None, help="embed only so many rows, to try it out")
+    arguments = parser.parse_args()
+    from selection.config import EmbedConfig
+    from selection.embed import embed_texts, load_embedder
+
+    splits = np.load(arguments.inputs / "splits.npz")
+    texts: dict[int, str] = {}
+    for name in json.loads(Path(__file__).with_name("pools.json").read_text())["pools"]:
+        for number, row in zip(splits[f"{name}|pool"].tolist(), read_rows(arguments.pools, name, "pool"), strict=True):
+            texts.setdefault(number, "\n".join(message["content"] for message in row["messages"]))
+    numbers = np.array(sorted(texts))[: arguments.most]
+    config = EmbedConfig(model=str(arguments.embedder), batch_tokens=65_536)
+    embedder = load_embedder(config)
+    found = np.zeros((len(numbers), embedder.get_embedding_dimension()), dtype=np.float16)
+    embed_texts([texts[number] for number in numbers.tolist()], config, found, embedder=embedder)
+    whole = np.zeros((max(texts) + 1, found.shape[1]), dtype=np.float16)
+    whole[numbers] = found
+    np.save(arguments.out, whole)
+    print(f"{len(numbers):,} rows embedded")
+
+
+if __name__ == "__main__":
+    main()
