@@ -88,6 +88,8 @@ class Ground:
         self._write(adapters, group)
         self._compare(adapters, group)
         _wait()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # other processes share the card
         more = time.perf_counter() - started - trained - measured
         log(
             f"{len(group)} runs of {len(rows[0])}: training {trained:.1f} s, measuring {measured:.1f} s, answers {more:.1f} s"
