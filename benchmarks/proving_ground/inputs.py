@@ -41,7 +41,8 @@ def prompt_of(row: dict[str, Any]) -> str:
     return "\n".join(message["content"] for message in row["messages"][:-1])
 
 
-def _short(accepted: list[str]) -> bool:
+def short(accepted: list[str]) -> bool:
+    """Whether a written answer can be judged right or wrong."""
     from al.evaluation.answers import judge
 
     return judge("", accepted).kind not in ("rouge_l", "code")
@@ -69,7 +70,7 @@ def gather(pools: Path, names: list[str]) -> tuple[list[list[dict[str, str]]], d
             arrays[f"{name}|{part}"] = np.array([place[key] for key in keys])
             arrays[f"{name}|{part}|task"] = np.array([code[row["task"]] for row in rows])
             if part != "pool":
-                arrays[f"{name}|{part}|short"] = np.array([_short(row["accepted"]) for row in rows])
+                arrays[f"{name}|{part}|short"] = np.array([short(row["accepted"]) for row in rows])
             else:
                 arrays[f"{name}|pool|key"] = np.array(keys, dtype=np.uint64)
                 arrays[f"{name}|pool|source"] = np.unique([row["source"] for row in rows], return_inverse=True)[1]
