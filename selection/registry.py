@@ -26,8 +26,8 @@ STRATEGIES: dict[str, Strategy] = {
     "default": Strategy(
         "adaptive",
         "random",
-        "start here: source_kinds where rows come from several sources; else distinct clusters alike, later more where loss is high and "
-        "falls; with a target, the examples nearest to it",
+        "start here: source_kinds where rows come from several sources, else kind_uniform where kinds of prompt are uneven; else distinct "
+        "clusters alike, later more where loss is high and falls; with a target, the examples nearest to it",
         learn=0.5,
         explore=0.02,
     ),
@@ -59,7 +59,8 @@ STRATEGIES: dict[str, Strategy] = {
     "kind_uniform": Strategy(
         "even",
         "random",
-        "the same share for every kind of prompt; without sources, without measuring",
+        "the same share for every kind of prompt; without sources; a quarter of the budget at random",
+        explore=0.25,
         groups="wording",
     ),
     "kind_size": Strategy(

@@ -79,13 +79,11 @@ class RoundState:
 
 def used(config: SelectConfig, target: Target | None, clusters: Artifact) -> SelectConfig:
     """The strategy that a config comes to on a pool: with a target the default is nearest to it, or random if the pool does not hold its
-    kind; on a pool of several sources the default is `source_kinds`. Any other strategy is used as it is."""
+    kind; over sources the default is `source_kinds`, over uneven kinds of prompt `kind_uniform`. Any other strategy is used as it is."""
     if not by_default(config):
         return config
     if target is not None:
         name = "nearest" if target.artifact.json("target.json")["held"] else "random"
-    elif spread_over(clusters) == "kinds":
-        name = "source_kinds"
     else:
-        return config
+        name = {"kinds": "source_kinds", "wording": "kind_uniform"}.get(spread_over(clusters), config.strategy)
     return config.model_copy(update={"strategy": name})

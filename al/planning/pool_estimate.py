@@ -29,7 +29,7 @@ class PoolEstimate:
     """Size of a pool, and the number of examples still to be embedded and placed on the map.
 
     `mean_tokens` counts at most tokens.max_length per example; `exact`: counted, not estimated. `several_sources`: whether the default
-    strategy probably goes by sources.
+    strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
     """
 
     examples: int
@@ -69,7 +69,7 @@ def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool, clu
     mean = float(lengths.mean()) if len(lengths) else 0.0
     several = enough_sources(len(pool.json("pool.json")["sources"]), len(lengths))
     if clusters is not None:
-        several = spread_over(clusters) == "kinds"
+        several = spread_over(clusters) != "clusters"
     return PoolEstimate(
         len(lengths), mean, size, len(lengths) * (not embedded), len(lengths) * (not mapped), True, several
     )

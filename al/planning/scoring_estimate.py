@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from al.config import Config
 from al.planning.pool_estimate import PoolEstimate
-from al.preparation.groups import may_go_by_sources
+from al.preparation.groups import may_choose_groups
 from al.scoring.amount import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
 from selection.cluster import choose_k
 from selection.registry import PICKERS
@@ -48,8 +48,8 @@ def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: i
 
 def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:
     aimed = config.target.files and by_default(config.select)
-    by_sources = may_go_by_sources(config) and pool.several_sources
-    if aimed or by_sources or not needs_losses(config.select, number):
+    by_groups = may_choose_groups(config) and pool.several_sources
+    if aimed or by_groups or not needs_losses(config.select, number):
         return 0.0
     per_cluster, clusters = config.score.sample_per_cluster, choose_k(config.cluster.k, pool.examples)
     if per_cluster == "all":

@@ -19,7 +19,7 @@ from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from selection.cluster import describe, measure_groups, project
-from selection.kinds import AGREED, find_kinds, sources_agree, split_sources
+from selection.kinds import AGREED, UNEVEN, find_kinds, sources_agree, split_sources, unevenness
 from selection.strategy import by_default, resolve
 
 WITHOUT = "without the field"
@@ -39,21 +39,24 @@ def spread_over(clusters: Artifact) -> str:
 def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact | None:
     """The groups that the config's strategy spreads the budget over; None for clusters of embeddings.
 
-    The default strategy without a target goes by sources where there are several and they say something of the examples' kinds.
+    The default strategy without a target goes by sources where there are several and they say something of the examples' kinds, else
+    by kinds of prompt where these are uneven.
     """
     over = resolve(session.config.select).groups
     if over != "clusters":
         return group_examples(session, pool, embeddings, over)
-    if not may_go_by_sources(session.config):
+    if not may_choose_groups(session.config):
         return None
     names, _ = field_values(Pool.open(pool.path), session.config.select.by)
-    if not enough_sources(len(names), pool.json("pool.json")["examples"]):
-        return None
-    found = group_examples(session, pool, embeddings, "kinds")
-    return found if found.json("clusters.json")["quality"]["sources_agree"] >= AGREED else None
+    if enough_sources(len(names), pool.json("pool.json")["examples"]):
+        found = group_examples(session, pool, embeddings, "kinds")
+        if found.json("clusters.json")["quality"]["sources_agree"] >= AGREED:
+            return found
+    found = group_examples(session, pool, embeddings, "wording")
+    return found if found.json("clusters.json")["quality"]["unevenness"] >= UNEVEN else None
 
 
-def may_go_by_sources(config: Config) -> bool:
+def may_choose_groups(config: Config) -> bool:
     """Whether the config leaves it to the pool what the budget is spread over: the default strategy, without a target."""
     return by_default(config.select) and not config.target.files
 
@@ -63,12 +66,18 @@ def enough_sources(sources: int, examples: int) -> bool:
     return 2 <= sources <= examples / LEAST_PER_SOURCE
 
 
-def sources_notices(config: Config, clusters: Artifact) -> list[str]:
-    """A note on why the default strategy goes by sources; none where it does not."""
-    if not may_go_by_sources(config) or spread_over(clusters) != "kinds":
+def groups_notices(config: Config, clusters: Artifact) -> list[str]:
+    """A note on why the default strategy goes by sources or by kinds of prompt; none where it does not."""
+    over = spread_over(clusters)
+    if not may_choose_groups(config) or over not in ("kinds", "wording"):
         return []
     found = clusters.json("clusters.json")
     quality = found["quality"]
+    if over == "wording":
+        return [
+            f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool holds them "
+            f"unevenly ({quality['unevenness']:.2f} nats, asked {UNEVEN}); nothing is measured for the quotas"
+        ]
     split = f", split into {found['k']} kinds of prompt" if found["k"] > quality["sources"] else ""
     return [
         f"the default strategy spreads the budget over {quality['sources']} sources{split} (source_kinds), because examples come from "
@@ -110,6 +119,8 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
     kinds = find_kinds(prompts, config.kinds, config.seed)
     facts: dict[str, Any] = {"kinds": len(kinds.shared)}
     groups = kinds.of
+    if over == "wording":
+        facts |= {"unevenness": round(unevenness(groups), 4)}
     if over == "kinds":
         groups, per_source = split_sources(field, kinds)
         facts |= {"by": config.select.by, "sources": len(values), "kinds_per_source": round(per_source, 2)}

@@ -26,7 +26,7 @@ from al.lineage.history import CONTROL, SELECTED, History
 from al.lineage.round_state import RoundState
 from al.lineage.training_rows import late_holdout, training_rows
 from al.planning.forecast import forecast
-from al.preparation.groups import sources_notices
+from al.preparation.groups import groups_notices
 from al.preparation.projection import for_the_report
 from al.preparation.stages import Prepared, as_dict, prepare
 from al.preparation.target import target_notices
@@ -62,7 +62,7 @@ def run_round(
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
     ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
-    notices = target_notices(prepared.target) + sources_notices(session.config, prepared.clusters)
+    notices = target_notices(prepared.target) + groups_notices(session.config, prepared.clusters)
     for line in notices + late_holdout(session, prepared, ours):
         session.tell(f"note: {line}")
     previous = ours.adapter()

@@ -103,8 +103,42 @@ def test_a_field_that_no_row_has_leaves_the_default_to_clusters(world, tmp_path)
     assert json.loads((tmp_path / "run/rounds/001/summary.json").read_text())["selection"]["strategy"] == "default"
 
 
+def test_kinds_of_prompt_leave_a_quarter_to_chance(world, tmp_path):
+    found = picked_by(tmp_path / "run", {"kinds.k": 4}, world, "kind_uniform", 24)
+    assert sum(entry["quota"] for entry in json.loads(found["quotas"])) == 24 - 6
+
+
+def test_without_sources_the_default_goes_by_kinds_that_are_uneven_and_says_so(world, tmp_path):
+    rng = random.Random(6)
+    asked = (
+        "Translate into French : {}",
+        "Is this positive or negative ? {} Answer :",
+        "Name the colour of the {} in one word .",
+        "How many letters has the word {} ?",
+    )
+    rows = [
+        {"prompt": asked[i].format(" ".join(rng.sample(WORDS, 4))), "completion": " ".join(rng.sample(WORDS, 3))}
+        for i, count in enumerate((230, 14, 14, 14))
+        for _ in range(count)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "pool.files": json.dumps([str(tmp_path / "rows.jsonl")]),
+        "holdout.dev": 4,
+        "holdout.test": 8,
+        "dedup.threshold": 1.0,
+        "kinds.k": 4,
+    }
+    found = picked_by(tmp_path / "run", settings, world, "default", 24)
+    summary = json.loads((tmp_path / "run/rounds/001/summary.json").read_text())["selection"]
+    assert summary["strategy"] == "kind_uniform" and "kinds of prompt (kind_uniform)" in summary["why"][0]
+    counts = np.bincount(found["cluster"][found["picked"]], minlength=len(found["names"]))
+    rare = counts[np.bincount(found["cluster"]) < 20]
+    assert len(rare) == 3 and rare.min() >= 4  # random picks would give each of them one or two
+
+
 @pytest.mark.parametrize("kind", ["one source", "parts of one data set"])
-def test_without_sources_that_say_something_the_default_goes_by_clusters(world, tmp_path, kind):
+def test_without_sources_or_uneven_kinds_the_default_goes_by_clusters(world, tmp_path, kind):
     rng = random.Random(5)
     asked = (
         "Translate into French : {}",

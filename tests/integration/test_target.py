@@ -101,8 +101,8 @@ def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
     from al.lineage.round_state import used
     from selection.config import SelectConfig
 
-    clusters, sources = (
-        SimpleNamespace(json=lambda name, over=over: {"spread_over": over}) for over in ("clusters", "kinds")
+    clusters, sources, kinds = (
+        SimpleNamespace(json=lambda name, over=over: {"spread_over": over}) for over in ("clusters", "kinds", "wording")
     )
     target = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: {"held": False}))
     assert used(SelectConfig(), target, clusters).strategy == "random"
@@ -110,6 +110,7 @@ def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
         assert used(config, target, clusters) == config
     assert used(SelectConfig(), None, clusters) == SelectConfig()
     assert used(SelectConfig(), None, sources).strategy == "source_kinds"
+    assert used(SelectConfig(), None, kinds).strategy == "kind_uniform"
     assert used(SelectConfig(strategy="loss"), None, sources).strategy == "loss"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from al.lineage.outcomes import OUTCOMES, SELECTABLE
-from al.preparation.groups import sources_notices
+from al.preparation.groups import groups_notices
 from al.report.summary.facts import RoundFacts
 from selection.config import SelectConfig
 from selection.scores import describe, length_correlation
@@ -89,7 +89,7 @@ def selection_part(facts: RoundFacts) -> dict[str, Any]:
     strategy = resolve(used)
     return {
         "strategy": used.strategy,
-        "why": sources_notices(facts.session.config, facts.prepared.clusters),
+        "why": groups_notices(facts.session.config, facts.prepared.clusters),
         "allocation": strategy.allocation,
         "picker": strategy.picker,
         "score": describe(facts.session.config.score.by),

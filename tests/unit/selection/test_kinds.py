@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from selection.config import KindsConfig
-from selection.kinds import AGREED, Kinds, find_kinds, shared_wording, sources_agree, split_sources
+from selection.kinds import AGREED, UNEVEN, Kinds, find_kinds, shared_wording, sources_agree, split_sources, unevenness
 
 ASKED = (
     "Translate the sentence that follows into French and keep its tone : {}",
@@ -136,3 +136,15 @@ def test_parts_of_one_data_set_say_nothing_of_kinds_and_sources_do():
     kinds = find_kinds(texts, ONE_SEED, seed=0)
     parts = np.arange(len(texts)) // 75
     assert sources_agree(parts, kinds, seed=0) < AGREED < 0.3 < sources_agree(task // 2, kinds, seed=0)
+
+
+def test_unevenness_is_zero_for_groups_of_one_size_and_grows_as_one_takes_all():
+    assert unevenness(np.repeat([0, 1, 2, 5], 25)) == pytest.approx(0.0, abs=1e-12)
+    assert unevenness(np.zeros(9, dtype=int)) == 0.0
+    half = np.repeat([0, 1], [75, 25])
+    assert unevenness(half) == pytest.approx(np.log(2) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert (
+        unevenness(np.repeat(np.arange(4), [200, 8, 8, 8]))
+        > UNEVEN
+        > unevenness(np.repeat(np.arange(4), [40, 30, 20, 10]))
+    )
