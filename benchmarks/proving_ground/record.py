@@ -10,6 +10,9 @@ import datetime
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -23,12 +26,36 @@ WANTED = 2 * len(POOLS) * (4 * len(LIST["seeds"]) + 2 * 3 + 3 * 3)
 """Runs of the core: two models, four strategies of five seeds, two oracles of three, random at three other budgets of three."""
 
 
+def kinds(folder: Path, splits: Any) -> dict[str, dict[str, Any]]:
+    """Of each pool, mean over the seeds: kinds found, their adjusted mutual information with the tasks, their unevenness in nats."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    from selection.kinds import unevenness
+
+    result = {}
+    for pool in POOLS:
+        task = splits[f"{pool}|pool|task"]
+        found = [np.load(file)["of"] for seed in LIST["seeds"] if (file := folder / f"{pool}_{seed}.npz").exists()]
+        result[pool] = {
+            "tasks": len(np.unique(task)),
+            "kinds": round(float(np.mean([of.max() + 1 for of in found]))),
+            "ami": round(float(np.mean([adjusted_mutual_info_score(task, of) for of in found])), 4),
+            "unevenness": round(float(np.mean([unevenness(of) for of in found])), 4),
+            "seeds": len(found),
+        }
+    return result
+
+
 def main() -> None:
     """Merge and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", required=True)
     parser.add_argument("--versions", required=True)
-    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--judged", type=Path, default=None, help="what judging.py wrote")
+    parser.add_argument("--wrong-answers", type=Path, default=None, help="what wrong_answers.py wrote")
+    parser.add_argument("--kinds", type=Path, default=None, help="folder of found kinds; with --inputs")
+    parser.add_argument("--inputs", type=Path, default=None, help="what inputs.py wrote")
+    parser.add_argument("files", nargs="*", type=Path)
     arguments = parser.parse_args()
     document = json.loads(ROWS.read_text()) if ROWS.exists() else {"rows": []}
     rows = {identity(row): row for row in document["rows"]}
@@ -36,6 +63,13 @@ def main() -> None:
         for line in file.read_text().splitlines():
             row = json.loads(line)
             rows[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT}
+    judged = arguments.judged.read_text().splitlines() if arguments.judged else []
+    for run in map(json.loads, judged):
+        rows[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
+    if arguments.wrong_answers:
+        document["wrong_answers"] = json.loads(arguments.wrong_answers.read_text())
+    if arguments.kinds:
+        document["kinds"] = kinds(arguments.kinds, np.load(arguments.inputs / "splits.npz"))
     document |= {
         "command": "python benchmarks/proving_ground/player.py",
         "date": datetime.date.today().isoformat(),

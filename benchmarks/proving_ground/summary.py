@@ -10,34 +10,50 @@ continued beyond its ends), kept within 0.1 to 2. Figures that no run measured a
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS, SUMMARY = RESULTS / "proving_ground.json", RESULTS / "proving_ground_summary.json"
 BUDGET, BUDGETS = 1000, (300, 1000, 2000, 4000, 8000, 16000)
-WITH, WITHOUT = "source_kinds", "kind_uniform, 25% random"
-"""The default where rows carry sources, and the candidate where they do not."""
+CORE = ("qwen-0.5b", "smollm2-135m")
+"""The models that played all pools; rows of others are shown by themselves."""
+WITH, WITHOUT = "source_kinds", "default without sources"
+"""The default where rows carry sources, and where they do not: KIND on pools whose kinds are uneven, CLUSTERS on the others."""
+KIND, CLUSTERS = "kind_uniform, 25% random", "clusters, by distinctness"
 ORACLE = "oracle_size"
-ONCE = "tried, kinds searched once: "
-"""Rows of an earlier state of the kinds, in which none was searched again by its own wording."""
 BOUNDS = (0.1, 2.0)
 Row = dict[str, Any]
 Cell = tuple[str, str]
 
 
 class Ground:
-    """Rows at the tuned learning rate on test, by (model, pool), budget and strategy, each {seed: row}."""
+    """Rows of one kind of noise at the tuned learning rate on test, by (model, pool), budget and strategy, each {seed: row}.
 
-    def __init__(self, rows: list[Row]):
+    `uneven`: pools whose kinds of prompt are uneven, on which the default without sources is KIND.
+    """
+
+    def __init__(
+        self, rows: list[Row], noise: str = "none", models: Sequence[str] | None = None, uneven: Collection[str] = ()
+    ):
         self.runs: dict[tuple[Cell, int, str], dict[int, Row]] = defaultdict(dict)
         for row in rows:
-            if row["split"] == "test":
-                self.runs[(row["model"], row["pool"]), row["budget"], row["strategy"]][row["seed"]] = row
+            if row["split"] != "test" or row.get("noise", "none") != noise:
+                continue
+            if models is not None and row["model"] not in models:
+                continue
+            cell, budget = (row["model"], row["pool"]), row["budget"]
+            self.runs[cell, budget, row["strategy"]][row["seed"]] = row
+            if row["strategy"] == (KIND if row["pool"] in uneven else CLUSTERS):
+                self.runs[cell, budget, WITHOUT][row["seed"]] = row
         self.cells = sorted({cell for cell, _, _ in self.runs})
         self.strategies = sorted({strategy for _, _, strategy in self.runs})
 
@@ -50,6 +66,11 @@ class Ground:
         ours, theirs = (self.runs.get((cell, BUDGET, name), {}) for name in (strategy, "random"))
         sign = 1 if key.endswith("nll") else -1
         return np.array([sign * (theirs[s][key] - ours[s][key]) for s in sorted(ours.keys() & theirs.keys())])
+
+    def written(self, cell: Cell, strategy: str, budget: int) -> np.ndarray:
+        """(seeds,) share of right written answers, of runs that wrote some."""
+        found = [row.get("generated_em") for row in self.runs.get((cell, budget, strategy), {}).values()]
+        return np.array([value for value in found if value is not None])
 
     def curve(self, cell: Cell) -> list[tuple[int, float]]:
         """(examples, mean macro NLL) of random."""
@@ -167,50 +188,128 @@ def worse_cells(ground: Ground, strategy: str) -> dict[str, Any]:
     }
 
 
+def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[str, Any]:
+    """Geometric mean over cells of the budget over the examples that random needs for as many right written answers."""
+    shares = {}
+    for cell in ground.cells:
+        known = [(b, ground.written(cell, "random", b)) for b in BUDGETS]
+        curve = [(b, -float(v.mean())) for b, v in known if len(v)]
+        ours = ground.written(cell, strategy, budget)
+        if len(curve) > 1 and len(ours):
+            shares[cell] = (budget, curve, ours)
+    cells = list(shares)
+    if not cells:
+        return figure(None, note="not measured")
+    rng, logs = np.random.default_rng(2), []
+    for number in range(1001):
+        found = []
+        for i in range(len(cells)) if number == 0 else rng.integers(len(cells), size=len(cells)):
+            budget, curve, ours = shares[cells[i]]
+            mean = (ours if number == 0 else rng.choice(ours, len(ours))).mean()
+            found.append(np.log(np.clip(budget / examples_for(curve, -mean), *BOUNDS)))
+        logs.append(np.mean(found))
+    low, high = np.percentile(logs[1:], [2.5, 97.5])
+    seeds = min(len(ours) for _, _, ours in shares.values())
+    note = f"{len(cells)} cells of {', '.join(sorted({model for model, _ in cells}))}; random's curve has one seed beyond 1,000"
+    return figure(np.exp(logs[0]), np.exp(low), np.exp(high), seeds, note)
+
+
+def noisy_difference(rows: list[Row], strategy: str, uneven: Collection[str]) -> dict[str, Any]:
+    """Strategy less random on pools with wrong answers: mean macro NLL over cells, with a 95% interval and p of a t-test over them."""
+    values, seeds = [], []
+    for noise in ("inside", "exchanged"):
+        ground = Ground(rows, noise, CORE, uneven)
+        gains = [ground.gain(cell, strategy) for cell in ground.cells]
+        values += [-gain.mean() for gain in gains if len(gain)]
+        seeds += [len(gain) for gain in gains if len(gain)]
+    if len(values) < 2:
+        return figure(None, note="not measured")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    p = float(stats.ttest_1samp(values, 0, alternative="less").pvalue)
+    note = f"{strategy}, {len(values)} cells, p = {p:.2g}; near-duplicates not played"
+    return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, min(seeds), note)
+
+
+def wrong_answers(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Recall and precision over all models and pools, Wilson's 95% intervals."""
+    pools = [entry for of_model in found.values() for entry in of_model.values()]
+    if not pools:
+        return {
+            name: figure(None, note="not measured yet") for name in ("wrong_answers_recall", "wrong_answers_precision")
+        }
+    wrong, suspected, right = (sum(entry[key] for entry in pools) for key in ("wrong", "suspected", "found"))
+    result = {}
+    for name, of in (("recall", wrong), ("precision", suspected)):
+        interval = stats.binomtest(right, of).proportion_ci(method="wilson")
+        result[f"wrong_answers_{name}"] = figure(right / of, interval.low, interval.high, 3, f"{right} of {of} rows")
+    return result
+
+
 def summarize(document: dict[str, Any]) -> dict[str, Any]:
     """The whole summary."""
-    ground = Ground(document["rows"])
+    from selection.kinds import UNEVEN
+
+    kinds = document.get("kinds", {})
+    uneven = {pool for pool, entry in kinds.items() if entry.get("unevenness", 0) >= UNEVEN}
+    ground = Ground(document["rows"], models=CORE, uneven=uneven)
+    other = Ground(document["rows"], models=sorted({row["model"] for row in document["rows"]} - {*CORE}), uneven=uneven)
     with_headroom = [cell for cell in ground.cells if ground.headroom(cell)]
     missing = figure(None, note="not measured yet")
-    kinds = document.get("kinds", {})
     values = [entry["ami"] for entry in kinds.values()]
-    models = sorted({model for model, _ in ground.cells})
+    without_headroom = [cell for cell in ground.cells if cell not in with_headroom]
     return {
         "evals_4000_share": longer_share(ground, "smollm2-135m", WITH),
         **_figures(ground, with_headroom, WITH, "oracle_gain_with_sources"),
-        "oracle_gain_without_sources": missing,
-        "without_sources_candidate": {
-            "strategy": WITHOUT,
-            "evals_4000_share": longer_share(ground, "smollm2-135m", WITHOUT),
-            **_figures(ground, with_headroom, WITHOUT, "oracle_gain"),
-            "cells_worse_than_random": worse_cells(ground, WITHOUT),
+        "oracle_gain_without_sources": oracle_part(ground, WITHOUT),
+        "without_sources": {
+            name: {
+                **_figures(ground, with_headroom, strategy, "oracle_gain"),
+                **_worse(ground, without_headroom, strategy),
+            }
+            for name, strategy in (
+                ("default", WITHOUT),
+                ("kinds everywhere", KIND),
+                ("clusters, the former default", CLUSTERS),
+            )
         },
         "by_model": {
             model: {
                 name: _figures(ground, [c for c in with_headroom if c[0] == model], strategy, "oracle_gain", model)
-                for name, strategy in (("with_sources", WITH), ("without_sources_candidate", WITHOUT))
+                for name, strategy in (("with_sources", WITH), ("without_sources", WITHOUT))
             }
-            for model in models
+            for model in CORE
         },
-        "searched_once": {
-            "with_sources": _figures(ground, with_headroom, ONCE + WITH, "oracle_gain"),
-            "without_sources_candidate": _figures(ground, with_headroom, ONCE + WITHOUT, "oracle_gain"),
+        "other_models": {
+            f"{model}, {name}": mean_difference(other, [c for c in other.cells if c[0] == model], strategy)
+            for model in sorted({model for model, _ in other.cells})
+            for name, strategy in (("with sources", WITH), ("kinds", KIND))
         },
         "cells": len(ground.cells),
         "cells_with_headroom": [f"{model}, {pool}" for model, pool in with_headroom],
-        "cells_worse_than_random": worse_cells(ground, WITH),
-        "without_headroom_mean_difference": mean_difference(
-            ground, [cell for cell in ground.cells if cell not in with_headroom], WITH
-        ),
-        "kinds_ami": figure(np.mean(values), min(values), max(values), 3, "mean, lowest and highest of the pools")
+        **_worse(ground, without_headroom, WITH),
+        "kinds_ami": figure(
+            np.mean(values),
+            min(values),
+            max(values),
+            min(e.get("seeds", 3) for e in kinds.values()),
+            "mean, lowest and highest of the pools",
+        )
         if values
         else missing,
-        "noisy_mean_difference": missing,
-        "wrong_answers_recall": missing,
-        "wrong_answers_precision": missing,
-        "generated_em_share_1000": missing,
+        "noisy_mean_difference": noisy_difference(document["rows"], WITH, uneven),
+        "noisy_mean_difference_without_sources": noisy_difference(document["rows"], KIND, uneven),
+        **wrong_answers(document.get("wrong_answers", {})),
+        "generated_em_share_1000": written_share(ground, WITH),
+        "generated_em_share_1000_without_sources": written_share(ground, KIND),
         "target_minus_rds": missing,
         "gpu_seconds_ratio": missing,
+    }
+
+
+def _worse(ground: Ground, without_headroom: list[Cell], strategy: str) -> dict[str, Any]:
+    return {
+        "cells_worse_than_random": worse_cells(ground, strategy),
+        "without_headroom_mean_difference": mean_difference(ground, without_headroom, strategy),
     }
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.proving_ground import judging, noise, wrong_answers
 from benchmarks.proving_ground.summary import (
+    CLUSTERS,
+    KIND,
     WITH,
+    WITHOUT,
     Ground,
     examples_for,
     geometric_share,
     longer_share,
     mean_difference,
+    noisy_difference,
     oracle_part,
     worse_cells,
+    written_share,
 )
 
 CURVE = [(300, 2.0), (1000, 1.6), (2000, 1.4), (4000, 1.2)]
@@ -84,3 +90,96 @@ def test_differences_are_the_strategys_less_randoms():
         found.runs.update(ground([nll] * 5, [1.2] * 5, em=[em] * 5, pool=pool).runs)
     assert mean_difference(found, found_cells := [("m", "a"), ("m", "b")], WITH)["value"] == pytest.approx(-0.2)
     assert mean_difference(found, found_cells, WITH, "macro_em")["value"] == pytest.approx(4.0)
+
+
+def test_the_default_without_sources_is_what_it_does_on_each_pool():
+    rows = [row(name, 1, nll, pool=pool) for pool in "ab" for name, nll in ((KIND, 1.0), (CLUSTERS, 2.0))]
+    found = Ground(rows, uneven={"a"})
+    assert found.values(("m", "a"), WITHOUT).tolist() == [1.0] and found.values(("m", "b"), WITHOUT).tolist() == [2.0]
+
+
+def test_noisy_rows_are_a_ground_of_their_own():
+    rows = [row("random", s, 2.0) for s in (1, 2)]
+    for i, pool in enumerate("ab"):
+        for where in ("inside", "exchanged"):
+            for name, nll in (("random", 1.5), (WITH, 1.2 - 0.1 * i)):
+                rows += [{**row(name, s, nll, pool=pool), "model": "qwen-0.5b", "noise": where} for s in (1, 2)]
+    assert Ground(rows).values(("m", "a"), "random").tolist() == [2.0, 2.0]
+    assert noisy_difference(rows, WITH, ())["value"] == pytest.approx(-0.35)
+
+
+def test_written_answers_have_a_share_of_their_own():
+    rows = [
+        {**row("random", 1, 1.0, budget), "generated_em": em} for budget, em in ((1000, 0.4), (2000, 0.5), (4000, 0.6))
+    ]
+    rows += [{**row(WITH, 1, 1.0), "generated_em": 0.5}, row(WITH, 2, 1.0)]
+    assert written_share(Ground(rows), WITH)["value"] == pytest.approx(0.5)
+
+
+def tasks(count: int) -> list[dict]:
+    answers = {"sky": ("blue", "grey", "black"), "sum": ("4", "5", "6"), "one": ("same",) * 3}
+    return [
+        {"messages": [{"content": f"{task} {i}"}, {"content": texts[i % 3]}], "task": task}
+        for task, texts in answers.items()
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("kind", noise.KINDS)
+def test_a_tenth_of_the_rows_have_a_wrong_answer_and_the_others_are_as_they_were(kind):
+    rows = tasks(60)
+    found, wrong = noise.planted(rows, kind)
+    of = {task: {noise.answer(row) for row in rows if row["task"] == task} for task in ("sky", "sum", "one")}
+    assert wrong.sum() == (12 if kind == "inside" else 18)
+    for before, after, planted in zip(rows, found, wrong, strict=True):
+        assert before["messages"][0] == after["messages"][0] and (before == after) == (not planted)
+        if planted:
+            assert (noise.answer(after) in of[before["task"]]) == (kind == "inside")
+            assert noise.answer(after) != noise.answer(before)
+
+
+def test_alternatives_are_a_rows_answer_and_then_the_others_of_its_task():
+    rows = tasks(6)
+    made, of = noise.alternatives(rows, 100)
+    assert sorted(set(of.tolist())) == list(range(12))  # the task with one answer has no other
+    for number in (0, 7):
+        texts = [noise.answer(entry) for entry, row in zip(made, of, strict=True) if row == number]
+        assert texts[0] == noise.answer(rows[number]) and len(texts) == len(set(texts)) == 3
+
+
+def test_tasks_count_where_random_at_4000_learns_them(monkeypatch):
+    rows = [{"task": task, "accepted": ["yes"]} for task in ("easy", "hard") for _ in range(5)]
+    monkeypatch.setattr(judging, "read_rows", lambda pools, pool, part: rows)
+    key = {"model": "m", "pool": "p", "noise": "none", "sources": False, "seed": 1, "learning_rate": 1, "split": "test"}
+    four = {**key, "budget": 4000, "strategy": "random", "part": "dev", "answers": ["yes"] + ["no"] * 9}
+    test = {
+        **key,
+        "budget": 1000,
+        "strategy": "random",
+        "part": "test",
+        "answers": ["yes", "Yes.", "no", "no", "no"] + ["yes"] * 5,
+    }
+    found = judging.judged([four, test], None)
+    assert [(run["generated_em"], run["generated_tasks"]) for run in found] == [(0.4, 1)]
+
+
+def test_wrong_answers_of_a_task_that_the_model_knows_are_told_by_the_other_pools():
+    rng = np.random.default_rng(3)
+
+    def pool() -> tuple[np.ndarray, ...]:
+        wrong = rng.random(400) < 0.1
+        nll = np.where(wrong[:, None], [4.0, 0.5, 5.0], [0.5, 4.0, 5.0]) + rng.normal(0, 0.3, (400, 3))
+        return wrong_answers.features(nll.ravel(), np.repeat(np.arange(400), 3), wrong, np.arange(400) % 4)
+
+    for entry in wrong_answers.held_out({name: pool() for name in "abc"}).values():
+        assert (
+            entry["rows"] == 400
+            and entry["found"] >= 0.9 * entry["wrong"]
+            and entry["found"] >= 0.8 * entry["suspected"]
+        )
+
+
+def test_rows_of_tasks_that_the_model_does_not_know_do_not_count():
+    nll = np.tile([2.0, 1.0, 3.0], 50)
+    _, wrong, counts = wrong_answers.features(nll, np.repeat(np.arange(50), 3), np.zeros(50, bool), np.zeros(50, int))
+    assert not wrong.any() and not counts.any()
