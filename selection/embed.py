@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from selection.config import EmbedConfig
-from selection.errors import SelectionError
+from selection.errors import MachineError, SelectionError
 from selection.vectors import unit
 
 if TYPE_CHECKING:
@@ -61,28 +62,55 @@ def embed_texts(
     out: np.ndarray,
     progress: Callable[[int], None] = lambda n: None,
     embedder: SentenceTransformer | None = None,
+    attempt: Callable[[Callable[[], np.ndarray]], np.ndarray | None] = lambda encode: encode(),
 ) -> None:
     """Embed `texts` into `out`, longest first.
 
-    So a batch holds texts of similar length, and memory peaks in the first batch.
+    So a batch holds texts of similar length, and memory peaks in the first batch. When memory runs out, this batch and the
+    later ones are halved.
 
     Args:
         texts: n texts; the embedder truncates them to its maximum length.
         out: (n, d) float16 array to fill with unit vectors.
         progress: called with the number of texts just embedded.
         embedder: a loaded model; None loads the one of `config`.
+        attempt: calls a function and returns its result, or None if memory ran out in it.
+
+    Raises:
+        MachineError: a text alone does not fit the memory.
     """
     embedder = embedder or load_embedder(config)
     order = np.argsort(-_character_lengths(texts), kind="stable")
+    most = config.batch_tokens
     for start in range(0, len(order), CHUNK):
         rows = order[start : start + CHUNK]
         chunk = [texts[int(row)] for row in rows]
-        for batch in _batches(_token_lengths(embedder, chunk), config.batch_tokens):
-            vectors = embedder.encode(
-                [chunk[i] for i in batch], batch_size=len(batch), convert_to_numpy=True, show_progress_bar=False
-            )
+        lengths = _token_lengths(embedder, chunk)
+        waiting = list(_batches(lengths, most))
+        while waiting:
+            batch = waiting.pop(0)
+            vectors = attempt(partial(_encode, embedder, [chunk[i] for i in batch]))
+            if vectors is None:
+                most = _half(lengths[batch])
+                left = np.concatenate([batch, *waiting])
+                waiting = [left[members] for members in _batches(lengths[left], most)]
+                continue
             out[rows[batch]] = unit(vectors)
             progress(len(batch))
+
+
+def _encode(embedder: SentenceTransformer, texts: list[str]) -> np.ndarray:
+    return embedder.encode(texts, batch_size=len(texts), convert_to_numpy=True, show_progress_bar=False)
+
+
+def _half(lengths: np.ndarray) -> int:
+    """Tokens, including padding, of half a batch of texts of these lengths. Raises MachineError if it has one text."""
+    if len(lengths) == 1:
+        raise MachineError(
+            f"out of memory while embedding one text of {lengths[0]:,} tokens. Free memory that other programs use and run the same "
+            f"command again, or set embed.device to cpu, or name a smaller embed.model."
+        )
+    return max(1, int(lengths.max())) * (len(lengths) // 2)
 
 
 def _character_lengths(texts: Sequence[str]) -> np.ndarray:

@@ -18,6 +18,12 @@ class SelectionUsageError(SelectionError):
     exit_code = 2
 
 
+class MachineError(SelectionError):
+    """The machine lacks memory. Exit code 4 (environment)."""
+
+    exit_code = 4
+
+
 def nearest_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for an unknown `name`: it suggests the nearest known name and lists all."""
     names = sorted(known)

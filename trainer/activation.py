@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -14,32 +15,57 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.adapters import trainable_parameters
 from trainer.decoder.decoder import Decoder
-from trainer.decoder.retention import HOST_SHARE, RESERVE, Memory, Retention, divide, measuring_bytes
+from trainer.decoder.retention import HOST_SHARE, RESERVE, Retention, divide, measuring_bytes
 from trainer.errors import MachineError
 from trainer.forward import bound_decoder
+from trainer.shortage import Shortage, attempt, report
 
 logger = logging.getLogger(__name__)
 
 GIB = 2**30
 
 
+@dataclass
+class ActivationMemory:
+    """How much memory activations and dequantized weights take: `budget` in GiB, or auto, the free memory.
+
+    Our own decoder (None: transformers' forward, which recomputes every layer) divides the budget for the training of `lora` parameters.
+    """
+
+    decoder: Decoder | None
+    lora: int
+    budget: Literal["auto"] | float
+
+    def divide(self, tokens: int, accumulating: bool = False) -> None:
+        """Divide the budget for batches of `tokens` tokens.
+
+        `accumulating`: a step has several batches, so gradients of earlier ones are in memory during a forward pass.
+        """
+        if self.decoder:
+            _divide(self.decoder, self.lora, self.budget, tokens, accumulating)
+
+    def lower(self) -> bool:
+        """From the next division on use as little memory as possible; False if it already is so."""
+        if self.decoder is None or self.budget == 0:
+            return False
+        self.budget = 0.0
+        return True
+
+
 @contextmanager
 def training_mode(
     model: torch.nn.Module, activation_memory: Literal["auto"] | float, tokens: int, accumulating: bool = False
-) -> Iterator[Memory | None]:
-    """Inside the block dropout is on, and activations of batches of `tokens` tokens stay within a budget.
+) -> Iterator[ActivationMemory]:
+    """Inside the block dropout is on, and activations of batches of `tokens` tokens stay within a budget, the block's value.
 
-    `accumulating`: a step has several batches, so gradients of earlier ones are in memory during a forward pass.
-
-    Our own decoder divides `activation_memory` (GiB; auto: the free memory) among its layers and the dequantized weights;
-    the block's value is this division. Models that run through transformers' forward recompute every
-    layer (value None). After the block the model is in evaluation mode and has no gradients.
+    After the block the model is in evaluation mode and has no gradients.
     """
     decoder = bound_decoder(model)
     layers = [] if decoder else _decoder_layers(model)
     try:
         lora = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-        memory = decoder and _divide(decoder, lora, activation_memory, tokens, accumulating)
+        memory = ActivationMemory(decoder, lora, activation_memory)
+        memory.divide(tokens, accumulating)
         model.train()
         for layer in layers:
             # Non-reentrant: the reentrant kind gives no gradients if the embeddings are frozen.
@@ -56,13 +82,13 @@ def training_mode(
 
 
 @contextmanager
-def backward_memory(model: torch.nn.Module, tokens: int) -> Iterator[None]:
+def backward_memory(model: torch.nn.Module, tokens: int) -> Iterator[ActivationMemory]:
     """Inside the block backward passes over `tokens` tokens use the free memory; their gradients are not kept."""
     decoder = bound_decoder(model)
+    memory = ActivationMemory(decoder, 0, "auto")
     try:
-        if decoder:
-            _divide(decoder, 0, "auto", tokens, False)
-        yield
+        memory.divide(tokens)
+        yield memory
     finally:
         if decoder:
             decoder.settle(None)
@@ -76,9 +102,10 @@ def measuring(
 
     nf4: dequantized layer by layer in each pass. dequantized: all of them once, the same values. fp8: as 8-bit floats, which
     changes results. auto: dequantized if a pass over `batch_tokens` tokens then still fits the free memory, else nf4. Models that
-    run through transformers' forward, and weights that are not NF4, do not change (value "own").
+    run through transformers' forward, and weights that are not NF4, do not change (value "own"). Without memory for
+    dequantized weights: nf4.
 
-    Raises MachineError for fp8 if the GPU has no such products or the model runs through transformers' forward.
+    Raises MachineError for fp8 if the GPU has no such products or memory, or the model runs through transformers' forward.
     """
     decoder = bound_decoder(model)
     if weights == "fp8":
@@ -93,17 +120,24 @@ def measuring(
         fits = matrices + measuring_bytes(decoder.widths, batch_tokens) <= _free_bytes(decoder, 0, False)
         held = "dequantized" if fits else "nf4"
     try:
-        try:
-            decoder.hold(held == "dequantized")
-            decoder.measure_in_fp8(held == "fp8")
-        except torch.OutOfMemoryError as error:
-            raise MachineError(
-                f"measure.weights: {held} does not fit the GPU next to the NF4 weights; set measure.weights to auto"
-            ) from error
+        short = attempt(partial(_hold, decoder, held))
+        if isinstance(short, Shortage):
+            if held == "fp8":
+                raise MachineError(
+                    "measure.weights: fp8 does not fit the GPU next to the NF4 weights; set measure.weights to auto"
+                )
+            decoder.hold(False)
+            report(short, "dequantizing the weights", "weights dequantized layer by layer in each pass")
+            held = "nf4"
         yield held
     finally:
         decoder.measure_in_fp8(False)
         decoder.hold(False)
+
+
+def _hold(decoder: Decoder, held: str) -> None:
+    decoder.hold(held == "dequantized")
+    decoder.measure_in_fp8(held == "fp8")
 
 
 def _check_own_decoder(decoder: Decoder | None) -> None:
@@ -125,17 +159,21 @@ def check_fp8(device: torch.device) -> None:
         )
 
 
-def _divide(decoder: Decoder, lora: int, wanted: Literal["auto"] | float, tokens: int, accumulating: bool) -> Memory:
+def _divide(decoder: Decoder, lora: int, wanted: Literal["auto"] | float, tokens: int, accumulating: bool) -> None:
     """Divide the decoder's memory for training `lora` parameters; 0: gradients are not kept."""
+    decoder.settle(None)  # what it holds from an earlier division is free memory
     on_gpu = decoder.scratch.device.type == "cuda"
     budget = _free_bytes(decoder, lora, accumulating) if wanted == "auto" else float(wanted) * GIB
     layers = len(decoder.layers)
     memory = divide(decoder.widths, layers, tokens, budget, decoder.matrix_bytes, on_gpu, gradients=4.0 * lora / layers)
-    decoder.settle(memory)
+    short = attempt(partial(decoder.settle, memory))
+    if isinstance(short, Shortage):
+        memory = replace(memory, resident=False)
+        decoder.settle(memory)
+        report(short, "dequantizing the weights", "weights dequantized layer by layer in each pass")
     counts = {kind.value: memory.retentions.count(kind) for kind in Retention if kind in memory.retentions}
     dequantized = "yes" if memory.resident else "no"
     logger.info("activations: %.2f GiB, layers %s, weights held dequantized: %s", budget / GIB, counts, dequantized)
-    return memory
 
 
 def _free_bytes(decoder: Decoder, lora: int, accumulating: bool) -> float:

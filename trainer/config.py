@@ -8,10 +8,14 @@ from pydantic import BaseModel, Field, model_validator
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NO_PART_OF_THE_RESULT = frozenset(
-    {"activation_memory", "checkpoint_every", "keep_checkpoints", "max_loss_ratio", "mode", "replay", "rewarmup_ratio"}
+    {
+        *("activation_memory", "packs_per_batch", "checkpoint_every", "keep_checkpoints", "max_loss_ratio"),
+        *("mode", "replay", "rewarmup_ratio"),
+    }
 )
-"""Keys of TrainConfig that may change between interruption and resume, because the trainer's result does not depend on them. The last
-three act outside the trainer: they set the training data, the starting adapter, and which warm-up is used."""
+"""Keys of TrainConfig that may change between interruption and resume, because the trainer's result depends on them at most by rounding
+(with lora.dropout, `packs_per_batch` also decides which masks are drawn). The last three act outside the trainer: they set the training
+data, the starting adapter, and which warm-up is used."""
 
 
 class ModelConfig(BaseModel, extra="forbid", frozen=True):
@@ -135,7 +139,8 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
     packs_per_batch: int = Field(
         4,
         ge=1,
-        description="Packs per forward pass. More need more memory; below 8k tokens speed drops.",
+        description="Packs per forward pass. More need more memory; below 8k tokens speed drops. When memory runs out it is halved by "
+        "itself. Changes speed and memory; the result only by rounding, except with lora.dropout, whose masks are drawn per pass.",
     )
     max_grad_norm: float = Field(
         1.0, gt=0, description="Maximum gradient norm; larger gradients are scaled down to it."

@@ -4,6 +4,7 @@ stops exactly like an uninterrupted one."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from trainer.step import StepResult
 
@@ -16,7 +17,8 @@ class Counters:
     """Sums over the steps taken, seconds and peak_gib over interruptions too; recent_losses of the last RECENT steps.
 
     best_step is the evaluated step with the lowest dev loss (nats per target token), of which
-    evaluations_since_best is the number of evaluations after it.
+    evaluations_since_best is the number of evaluations after it. out_of_memory: for each step in which memory ran out {"step",
+    "packs_per_batch", "activation_memory": with which training went on}.
     """
 
     step: int = 0
@@ -31,6 +33,7 @@ class Counters:
     best_step: int | None = None
     best_dev_loss: float | None = None
     evaluations_since_best: int = 0
+    out_of_memory: list[dict[str, Any]] = field(default_factory=list)
 
     def after_step(self, result: StepResult, seconds: float, peak_gib: float) -> Counters:
         """A copy after one more step, which took `seconds`."""

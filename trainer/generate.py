@@ -14,7 +14,8 @@ Shapes: S sequences under way, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from trainer.generation.engine import Engine, Prompt
 from trainer.generation.plain import PlainEngine
 from trainer.generation.sampling import choose, uniform
 from trainer.model import plain_attention
+from trainer.shortage import Shortage, attempt, report
 
 
 def generate(
@@ -47,29 +49,70 @@ def generate(
 
     Per prompt `1 + config.samples` arrays (length,) int64 of new token ids: the greedy continuation, then the sampled
     ones; without `greedy` only the sampled ones. Each ends with the first of `end_ids`, or after `config.max_new_tokens`.
-    Order and batching change results only by rounding. `progress` receives the number of prompts just finished.
+    Order and batching change results only by rounding. When memory runs out, the prompts that are not finished begin again in a
+    batch of half the tokens. `progress` receives the number of prompts just finished.
 
     `model` has one adapter or none. With `adapters`, of a base without one, `owners` (n,) are the numbers of the adapters that
     continue the prompts; all are written side by side.
 
     Raises DataError for an empty prompt or one that leaves no room in the model's context, TrainerError for `adapters` of a model
-    that our decoder does not run, and MachineError if a batch does not fit the GPU.
+    that our decoder does not run, and MachineError if the answers to one prompt do not fit the memory.
     """
+    written: dict[int, list[np.ndarray]] = {}
+    settings = {"end_ids": end_ids, "seed": seed, "adapters": adapters, "greedy": greedy}
+    while waiting := [i for i in range(len(prompts)) if i not in written]:
+        theirs = None if owners is None else [owners[i] for i in waiting]
+        steps = follow(model, [prompts[i] for i in waiting], config, owners=theirs, **settings)
+        short = attempt(partial(_collect, steps, waiting, greedy + config.samples, written, progress))
+        if isinstance(short, Shortage):
+            config = _smaller_batch(model, config, greedy, [len(prompts[i]) for i in waiting], short)
+    return [written[i] for i in range(len(prompts))]
+
+
+def _collect(
+    steps: Iterator[Written],
+    numbers: Sequence[int],
+    answers: int,
+    written: dict[int, list[np.ndarray]],
+    progress: Callable[[int], None],
+) -> None:
+    """Add the answers to each prompt that is finished to `written`, by the prompt's number; those under way are lost when this raises."""
+    tokens_of: list[list[int]] = [[] for _ in range(len(numbers) * answers)]
+    unfinished = [answers] * len(numbers)
+    with closing(steps):
+        for under_way, tokens, finished in steps:
+            for number, token in zip(under_way, tokens, strict=True):
+                tokens_of[number].append(token)
+            for number in finished:
+                unfinished[number // answers] -= 1
+            done = [prompt for prompt in {number // answers for number in finished} if unfinished[prompt] == 0]
+            for prompt in done:
+                of_prompt = tokens_of[prompt * answers : (prompt + 1) * answers]
+                written[numbers[prompt]] = [np.array(answer, dtype=np.int64) for answer in of_prompt]
+            if done:
+                progress(len(done))
+
+
+def _smaller_batch(
+    model: torch.nn.Module, config: GenerateConfig, greedy: bool, lengths: Sequence[int], found: Shortage
+) -> GenerateConfig:
+    """`config` with half the tokens of the batch that did not fit. Raises MachineError if that batch had one prompt."""
     answers = greedy + config.samples
-    written: list[list[int]] = [[] for _ in range(len(prompts) * answers)]
-    unfinished = [answers] * len(prompts)
-    for numbers, tokens, finished in follow(
-        model, prompts, config, end_ids=end_ids, seed=seed, adapters=adapters, owners=owners, greedy=greedy
-    ):
-        for number, token in zip(numbers, tokens, strict=True):
-            written[number].append(token)
-        for number in finished:
-            unfinished[number // answers] -= 1
-        done = sum(unfinished[prompt] == 0 for prompt in {number // answers for number in finished})
-        if done:
-            progress(done)
-    arrays = [np.array(answer, dtype=np.int64) for answer in written]
-    return [arrays[start : start + answers] for start in range(0, len(arrays), answers)]
+    sizes = [answers * (length + config.max_new_tokens) for length in lengths]
+    tokens = min(_batch_tokens(model, config, max(sizes)), sum(sizes))
+    if tokens <= max(sizes):
+        raise MachineError(_too_large(found, config, answers))
+    half = max(tokens // 2, max(sizes))
+    report(found, f"writing answers of {tokens:,} tokens at once", f"at most {half:,} tokens at once")
+    return config.model_copy(update={"batch_tokens": half})
+
+
+def _too_large(found: Shortage, config: GenerateConfig, answers: int) -> str:
+    return (
+        f"out of {found.memory} while writing {answers} answers to one prompt ({found.message}). Free memory that other programs use and "
+        f"run the same command again, or lower generate.max_new_tokens (now {config.max_new_tokens}) or generate.samples (now "
+        f"{config.samples})."
+    )
 
 
 Written = tuple[list[int], list[int], list[int]]
@@ -88,7 +131,8 @@ def follow(
     owners: Sequence[int] | None = None,
     greedy: bool = True,
 ) -> Iterator[Written]:
-    """The same token by token, as they are written; arguments and errors as in `generate`."""
+    """The same token by token, as they are written; arguments as in `generate`, and errors too, but for memory that runs out: the
+    library's own error ends it, because tokens that were passed on cannot be taken back."""
     if not greedy and not config.samples:
         raise ValueError("expected greedy or samples of at least 1, found neither")
     check_lengths([len(prompt) for prompt in prompts], causal_lm(model), config)
@@ -99,14 +143,8 @@ def follow(
     with _engine(model, prompts, config, adapters, greedy + config.samples) as engine:
         steps = _steps(engine, prompts, given, config, frozenset(end_ids), seed, greedy)
         while True:
-            try:
-                with torch.inference_mode():  # not around the yield, where the caller runs
-                    step = next(steps, None)
-            except torch.OutOfMemoryError as error:
-                raise MachineError(
-                    "out of GPU memory while generating: lower generate.batch_tokens "
-                    f"(now {config.batch_tokens}) or generate.samples (now {config.samples})"
-                ) from error
+            with torch.inference_mode():  # not around the yield, where the caller runs
+                step = next(steps, None)
             if step is None:
                 return
             yield step
@@ -130,7 +168,6 @@ def _engine(
     model: torch.nn.Module, prompts: Sequence[Prompt], config: GenerateConfig, adapters: AdapterSet | None, answers: int
 ) -> Iterator[Engine]:
     tokens = config.max_new_tokens
-    batch_tokens = None if config.batch_tokens == "auto" else config.batch_tokens
     decoder = bound_decoder(model)
     if adapters is not None and (decoder is None or decoder.parameters()):
         raise TrainerError(
@@ -138,14 +175,21 @@ def _engine(
         )
     if decoder is None:
         with plain_attention(model):
-            yield PlainEngine(model, answers, tokens, batch_tokens or HOST_TOKENS)
+            yield PlainEngine(model, answers, tokens, _batch_tokens(model, config, 1))
         return
     sizes = [len(prompt) + tokens for prompt in prompts]
-    needed = answers * sum(sizes)
-    rows = min(needed, cache_rows(decoder, model, batch_tokens, answers * max(sizes)))
+    rows = min(answers * sum(sizes), _batch_tokens(model, config, answers * max(sizes)))
     attached = nullcontext() if adapters is None else adapters.attached(decoder)
     with measuring(model, "auto", min(PROMPT_TOKENS, sum(sizes))), attached:
         yield CachedEngine(model, decoder, answers, tokens, rows, adapters)
+
+
+def _batch_tokens(model: torch.nn.Module, config: GenerateConfig, least: int) -> int:
+    """Tokens of all answers under way: as configured, or as suits the device, but at least `least`."""
+    asked, decoder = config.batch_tokens, bound_decoder(model)
+    if decoder is not None:
+        return cache_rows(decoder, model, None if asked == "auto" else asked, least)
+    return max(HOST_TOKENS if asked == "auto" else asked, least)
 
 
 def _steps(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ from trainer.activation import backward_memory
 from trainer.adapters import trainable_parameters
 from trainer.attention import PackLayout
 from trainer.decoder.projections import Joined
-from trainer.errors import CheckpointError, MachineError
+from trainer.errors import CheckpointError
 from trainer.forward import Tokens, bound_decoder, causal_lm, collate, hidden_states, output_head
 from trainer.loss import nll_and_slope, target_nll
-from trainer.measure import length_batches
+from trainer.measure import FittingBatches
+from trainer.shortage import Shortage, attempt
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants, as in training and in LESS."""
@@ -80,9 +82,9 @@ def project_gradients(
     With `moments` the gradient goes through Adam first, as LESS does with candidates (not with targets):
     (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). DoRA's magnitudes are omitted. Cosines of the vectors approximate those of the
     gradients to 1/√dimension. Order and batching change results only by rounding. Costs about as much as training;
-    activations use the free memory.
+    activations use the free memory. When memory runs out, this batch and the later ones are halved.
 
-    Raises MachineError if a batch does not fit the GPU, CheckpointError if `moments` belong to another adapter,
+    Raises MachineError if one document alone does not fit, CheckpointError if `moments` belong to another adapter,
     TrainerError if the adapter is not trainable.
     """
     rows = np.asarray(rows, dtype=np.int64)
@@ -94,16 +96,15 @@ def project_gradients(
     lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
     model.eval()
     progress(int((lengths == 0).sum()))
-    with backward_memory(model, batch_tokens):
-        for members in length_batches(lengths, batch_tokens):
-            project = _one_by_one if bound_decoder(model) is None else _packed
-            try:
-                vectors = project(model, tokens, rows[members], projector)
-            except torch.OutOfMemoryError as error:
-                raise MachineError(
-                    f"out of GPU memory for the gradients of {lengths[members].sum()} tokens at once: lower "
-                    f"measure.gradient_tokens (now {batch_tokens})"
-                ) from error
+    project = _one_by_one if bound_decoder(model) is None else _packed
+    with backward_memory(model, batch_tokens) as memory:
+        batches = FittingBatches(lengths, batch_tokens, "computing gradients of", memory.lower)
+        for members in batches:
+            vectors = attempt(partial(project, model, tokens, rows[members], projector))
+            if isinstance(vectors, Shortage):
+                batches.halve(vectors)
+                memory.divide(batches.batch_tokens)
+                continue
             result[members] = torch.nn.functional.normalize(vectors, dim=-1).half().cpu().numpy()
             progress(len(members))
     return result

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
 from trainer.errors import MachineError
-from trainer.forward import Batch, Tokens, collate, hidden_states, output_head
+from trainer.forward import Batch, Tokens, bound_decoder, collate, hidden_states, output_head
 from trainer.loss import target_statistics
 from trainer.rendering import END_OF_TURN, NO_TARGET
+from trainer.shortage import Shortage, attempt, report
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def measure(
     """Statistics of documents `rows` (n,) of `tokens` under `model` with its current adapter.
 
     Documents are sorted by length and packed up to `batch_tokens` tokens per batch; a longer document gets its own batch.
-    Order and batching change results only by rounding. `progress` receives the number of rows just finished. Raises
-    MachineError if a batch does not fit the GPU.
+    Order and batching change results only by rounding. When memory runs out, this batch and the later ones are halved.
+    `progress` receives the number of rows just finished. Raises MachineError if one document alone does not fit.
     """
     rows = np.asarray(rows, dtype=np.int64)
     lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
@@ -91,17 +93,16 @@ def measure(
     device = next(model.parameters()).device
     progress(int((lengths == 0).sum()))
     under_way: _UnderWay | None = None
-    for members in length_batches(lengths, batch_tokens):
-        try:
-            following = _launch(model, tokens, rows, members, device, wanted)
-        except torch.OutOfMemoryError as error:
-            raise MachineError(
-                f"out of GPU memory while measuring {lengths[members].sum()} tokens at once: "
-                f"lower measure.batch_tokens (now {batch_tokens})"
-            ) from error
+    batches = FittingBatches(lengths, batch_tokens, "measuring", partial(_release_weights, model))
+    for members in batches:
+        following = attempt(partial(_launch, model, tokens, rows, members, device, wanted))
         if under_way is not None:  # read finished results while the GPU works on the next batch
             progress(sums.add(under_way))
-        under_way = following
+            under_way = None
+        if isinstance(following, Shortage):
+            batches.halve(following)
+        else:
+            under_way = following
     if under_way is not None:
         progress(sums.add(under_way))
     return sums.finish()
@@ -117,6 +118,53 @@ def length_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarra
         count = max(1, int(np.searchsorted(totals, batch_tokens, side="right")))
         yield order[start : start + count]
         start += count
+
+
+class FittingBatches:
+    """`length_batches`, of which the last one can be given back in halves when memory runs out.
+
+    `doing` says in messages what the batches are for. `save_memory` frees what one document alone can do without; it
+    returns False if there is nothing left to free.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_tokens: int, doing: str, save_memory: Callable[[], bool]):
+        self.lengths, self.batch_tokens, self.doing, self.save_memory = lengths, batch_tokens, doing, save_memory
+        self._waiting = length_batches(lengths, batch_tokens)
+        self._last = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while (members := next(self._waiting, None)) is not None:
+            self._last = members
+            yield members
+
+    def halve(self, found: Shortage) -> None:
+        """Repeat the last batch, and continue, with at most half its tokens; at one document, with less memory.
+
+        Raises:
+            MachineError: one document alone does not fit.
+        """
+        tokens, last = int(self.lengths[self._last].sum()), self._last
+        rest = np.concatenate([last, *self._waiting])
+        if len(last) > 1:
+            self.batch_tokens = tokens // 2
+            report(found, f"{self.doing} {tokens:,} tokens at once", f"at most {self.batch_tokens:,} tokens at once")
+        elif self.save_memory():
+            report(found, f"{self.doing} one example of {tokens:,} tokens", "the plan that needs the least memory")
+        else:
+            raise MachineError(
+                f"out of {found.memory} while {self.doing} one example of {tokens:,} tokens ({found.message}). Finished work is "
+                f"kept. Free memory that other programs use and run the same command again, or lower tokens.max_length."
+            )
+        self._waiting = (rest[members] for members in length_batches(self.lengths[rest], self.batch_tokens))
+
+
+def _release_weights(model: torch.nn.Module) -> bool:
+    """Stop holding NF4 weights dequantized; False if they are not."""
+    decoder = bound_decoder(model)
+    held = decoder is not None and decoder.resident
+    if held:
+        decoder.hold(False)
+    return held
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from trainer.decoder.decoder import Decoder
 from trainer.errors import MachineError, TrainerError
 from trainer.forward import bind_decoder, bound_decoder, causal_lm
 from trainer.randomness import ADAPTER, derive_seed, forked_rng
+from trainer.shortage import shortage
 from trainer.tokenizer import unavailable
 
 __all__ = ["Base", "plain_attention", "resolve_device", "resolve_dtype", "save_adapter"]
@@ -137,9 +138,12 @@ def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
         )
     except OSError as error:
         raise unavailable(config, error) from error
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        short = shortage(error)
+        if short is None:
+            raise
         raise MachineError(
-            f"model.name: {config.name} does not fit the GPU's memory; use quantization nf4 or a smaller model"
+            f"model.name: {config.name} does not fit the {short.memory}; use quantization nf4 or a smaller model"
         ) from error
 
 

@@ -6,20 +6,25 @@ document, not of the pack: with the pack's 2,048 tokens, a document of 200 would
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from trainer.forward import Batch, causal_lm
 
 
-def noisy_embeddings(model: torch.nn.Module, batch: Batch, alpha: float, seed: int) -> torch.Tensor:
+def noisy_embeddings(
+    model: torch.nn.Module, batch: Batch, alpha: float, packs: Sequence[tuple[int, int]]
+) -> torch.Tensor:
     """Embeddings (T, d) of the batch with noise, uniform within ± alpha / sqrt(L · d), L the length of the token's
     document.
 
-    The noise depends only on `seed` and the shape.
+    `packs` are (tokens, seed) of each pack of the batch. The noise of a pack depends only on its seed and shape.
     """
     embeddings_Td = causal_lm(model).get_input_embeddings()(batch.input_ids)
-    generator = torch.Generator(device=embeddings_Td.device).manual_seed(seed)
-    noise_Td = torch.empty_like(embeddings_Td, dtype=torch.float32).uniform_(-1.0, 1.0, generator=generator)
+    noise_Td = torch.empty_like(embeddings_Td, dtype=torch.float32)
+    for part, (_, seed) in zip(noise_Td.split([tokens for tokens, _ in packs]), packs, strict=True):
+        part.uniform_(-1.0, 1.0, generator=torch.Generator(device=part.device).manual_seed(seed))
     lengths_D = batch.cu_seqlens.diff()
     lengths_T = torch.repeat_interleave(lengths_D, lengths_D, output_size=len(embeddings_Td))
     scale_T = alpha * torch.rsqrt(lengths_T.float() * embeddings_Td.shape[1])

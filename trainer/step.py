@@ -1,12 +1,13 @@
 """One optimizer step: its packs, their gradients, the update.
 
-A step takes `packs_per_step` packs, runs them through the model in micro-batches of `packs_per_batch` concatenated packs,
-and sums the gradients of
+A step takes `packs_per_step` packs, runs them through the model in micro-batches of concatenated packs, and sums the
+gradients of
 
     loss = sum of the step's target NLLs / number of the step's targets
 
-so that the division into micro-batches does not change the step (a mean of means would weight short micro-batches more,
-transformers #34191). Order, dropout and noise are functions of (seed, round, step, micro-batch).
+so that the division into micro-batches changes the step only by rounding (a mean of means would weight short micro-batches
+more, transformers #34191). Noise is drawn for each pack: a function of (seed, round, step, place of the pack in the step).
+LoRA's dropout is drawn for each micro-batch, so with dropout another division draws other masks.
 """
 
 from __future__ import annotations
@@ -35,10 +36,38 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True)
-class Training:
-    """The constant state of a training over its steps; `asked_steps` None trains whole epochs.
+class MicroBatch:
+    """Concatenated packs: `packs` are their places in the step, `tokens` how many tokens each has."""
 
-    `ahead` holds the batches of the next step, prepared while the device computes the current one.
+    batch: Batch
+    packs: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass
+class Division:
+    """How many packs a micro-batch has. It starts as train.packs_per_batch and is halved when memory runs out.
+
+    `ahead` holds the micro-batches of the next step, prepared while the device computes the current one.
+    """
+
+    packs: int
+    ahead: dict[int, list[MicroBatch]] = field(default_factory=dict)
+
+    def halve(self) -> bool:
+        """Halve the micro-batches; False if they are of one pack."""
+        self.ahead.clear()
+        if self.packs == 1:
+            return False
+        self.packs //= 2
+        return True
+
+
+@dataclass(frozen=True)
+class Training:
+    """The constant state of a training over its steps, except for `division`; `asked_steps` None trains whole epochs.
+
+    `start` (on the CPU): the parameters before the first step.
     """
 
     model: torch.nn.Module
@@ -54,7 +83,8 @@ class Training:
     asked_steps: int | None
     directory: Path
     device: torch.device
-    ahead: dict[int, list[Batch]] = field(default_factory=dict)
+    start: dict[str, torch.Tensor]
+    division: Division
 
 
 @dataclass(frozen=True)
@@ -75,48 +105,74 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def run_step(training: Training, step: int) -> StepResult:
-    """Take step `step` (from 0). Raises DataError if none of its documents has a target."""
-    batches = training.ahead.pop(step, None) or _batches(training, step)
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a step are in the parameters; `loss` (0-dim, on the device) and counts of the step."""
+
+    loss: torch.Tensor
+    tokens: int
+    target_tokens: int
+    examples: int
+
+
+def sum_gradients(training: Training, step: int) -> Gradients:
+    """Sum the gradients of step `step` (from 0); changes nothing else. Raises DataError if none of its documents has a target."""
+    training.optimizer.zero_grad(set_to_none=True)
+    parts = training.division.ahead.pop(step, None) or _micro_batches(training, step)
+    batches = [part.batch for part in parts]
     examples, targets = sum(len(b.rows) for b in batches), sum(len(b.labels) for b in batches)
     if targets == 0:
         raise DataError(f"step {step + 1}: none of its {examples} documents has a token to train on")
     total = torch.zeros((), device=training.device)
-    for index, batch in enumerate(batches):
-        total += _accumulate(training, batch.to(training.device), step, index, targets)
+    for index, part in enumerate(parts):
+        total += _accumulate(training, part, step, index, targets)
+    return Gradients(total, sum(len(b.input_ids) for b in batches), targets, examples)
+
+
+def update(training: Training, step: int, gradients: Gradients) -> StepResult:
+    """Take step `step` with its summed gradients. If this raises, parameters and optimizer may be partly updated."""
     norm = torch.nn.utils.clip_grad_norm_(training.parameters.values(), training.config.max_grad_norm)
     rate = optim.learning_rate(step, training.steps, training.config)
     optim.set_learning_rate(training.optimizer, rate)
-    found = torch.stack([total, norm.to(total.dtype)])
+    found = torch.stack([gradients.loss, norm.to(gradients.loss.dtype)])
     optim.step_unless(training.optimizer, found.isfinite().all().logical_not())
     training.optimizer.zero_grad(set_to_none=True)
     if step + 1 < training.steps:
-        training.ahead[step + 1] = _batches(training, step + 1)
+        training.division.ahead[step + 1] = _micro_batches(training, step + 1)
     loss, grad_norm = found.tolist()  # the step's only synchronisation with the device: all its work is queued by now
-    return StepResult(loss, grad_norm, rate, sum(len(b.input_ids) for b in batches), targets, examples)
+    return StepResult(loss, grad_norm, rate, gradients.tokens, gradients.target_tokens, gradients.examples)
 
 
-def _batches(training: Training, step: int) -> list[Batch]:
+def _micro_batches(training: Training, step: int) -> list[MicroBatch]:
     """Micro-batches of a step, on the CPU."""
     config, plan = training.config, training.plan
     packs = schedule.packs_of_step(
         step, len(plan.offsets) - 1, config, seed=training.seed, round=training.round, steps=training.asked_steps
     )
-    members = [np.asarray(plan.members[plan.offsets[pack] : plan.offsets[pack + 1]]) for pack in packs]
-    groups = [members[i : i + config.packs_per_batch] for i in range(0, len(members), config.packs_per_batch)]
-    return [collate(training.tokens, training.rows[np.concatenate(group)]) for group in groups]
+    rows = [training.rows[plan.members[plan.offsets[pack] : plan.offsets[pack + 1]]] for pack in packs]
+    size, places = training.division.packs, range(len(packs))
+    return [_micro_batch(training, rows, tuple(places[first : first + size])) for first in places[::size]]
 
 
-def _accumulate(training: Training, batch: Batch, step: int, index: int, targets: int) -> torch.Tensor:
+def _micro_batch(training: Training, rows: list[np.ndarray], packs: tuple[int, ...]) -> MicroBatch:
+    batch = collate(training.tokens, np.concatenate([rows[place] for place in packs]))
+    borders = np.cumsum([0, *(len(rows[place]) for place in packs)])
+    return MicroBatch(batch, packs, tuple(np.diff(np.asarray(batch.borders)[borders]).tolist()))
+
+
+def _accumulate(training: Training, part: MicroBatch, step: int, index: int, targets: int) -> torch.Tensor:
     """Add the gradient of one micro-batch's part of the step's loss; returns that part."""
-    model, alpha = training.model, training.config.neftune_alpha
+    model, alpha, batch = training.model, training.config.neftune_alpha, part.batch.to(training.device)
     place = (training.seed, training.round)
     with forked_rng(derive_seed(*place, DROPOUT, step, index), training.device):
         # Embeddings and hidden states get no name: they would stay in memory during the backward pass.
-        noise_seed = derive_seed(*place, NOISE, step, index)
+        noise = [
+            (tokens, derive_seed(*place, NOISE, step, pack))
+            for tokens, pack in zip(part.tokens, part.packs, strict=True)
+        ]
         nll_P = target_nll(
             hidden_states(
-                model, batch, neftune.noisy_embeddings(model, batch, alpha, noise_seed) if alpha > 0 else None
+                model, batch, neftune.noisy_embeddings(model, batch, alpha, noise) if alpha > 0 else None
             ).index_select(0, batch.predictors),
             output_head(model),
             batch.labels,

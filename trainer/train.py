@@ -12,7 +12,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from trainer import divergence, optim, schedule
-from trainer.activation import training_mode
+from trainer.activation import ActivationMemory, training_mode
 from trainer.adapters import trainable_parameters
 from trainer.checkpoint import Checkpoint, is_sound, load_newest, load_step, save_checkpoint
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
@@ -29,7 +30,8 @@ from trainer.errors import CheckpointError, Interrupted, MachineError
 from trainer.forward import Tokens
 from trainer.live import Live
 from trainer.memory import peak_gib, reset_peak
-from trainer.step import Plan, Training, run_step
+from trainer.shortage import Shortage, attempt, report
+from trainer.step import Division, Plan, Training, sum_gradients, update
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class TrainReport:
     Counts are over all steps taken, epochs counted again; seconds (of steps) and peak_gib too, over interruptions.
     Losses are in nats per target: those of the first and last step, and the lowest on dev. best_step is the step of
     the model's final adapter (None: no evaluation, so it is that of the last step); stopped_early: patience ended the
-    training. resumed_from is the step this process continued from (0: the start).
+    training. resumed_from is the step this process continued from (0: the start). out_of_memory: the steps in which memory
+    ran out, and how training went on (trainer.counters.Counters).
     """
 
     steps: int
@@ -55,6 +58,7 @@ class TrainReport:
     best_dev_loss: float | None
     stopped_early: bool
     resumed_from: int
+    out_of_memory: list[dict[str, Any]]
 
 
 def train(
@@ -82,6 +86,9 @@ def train(
     if config.patience ends it; a number trains exactly that many steps. Checkpoints are in scratch/checkpoints; if there
     are some, training continues from the newest undamaged one.
 
+    When memory runs out, micro-batches are halved; at one pack, as little as possible is kept for the backward pass. The step
+    is then repeated, or, if its update may have begun, training continues from the last checkpoint (or the start).
+
     `evaluate` returns the dev loss (nats per target) of the current model in evaluation mode. It runs every config.eval_every
     steps and after the last one; the model ends with the adapter of the lowest loss.
 
@@ -95,7 +102,7 @@ def train(
 
     Raises Interrupted, after saving, if `stop` returns True; Diverged on a loss or gradient that is not finite or, by
     config.max_loss_ratio, far above the recent ones; DataError if there is nothing to train on; CheckpointError if
-    scratch belongs to another training; MachineError if memory or disk is full.
+    scratch belongs to another training; MachineError if one pack does not fit the memory, or the disk is full.
     """
     training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch)
     identity = _identity(training)
@@ -103,11 +110,11 @@ def train(
     resumed_from = counters.step
     live = Live(training.steps, training.device, flops_per_token, peak_flops)
     reset_peak(training.device)
-    tokens_at_once = config.packs_per_batch * config.pack_length
-    accumulating = config.packs_per_step > config.packs_per_batch
-    with training_mode(model, config.activation_memory, tokens_at_once, accumulating):
+    with training_mode(model, config.activation_memory, *_size(training)) as memory:
         while not _is_over(training, counters):
-            counters, metrics = _timed_step(training, counters, live)
+            counters, metrics = _timed_step(training, counters, live, memory)
+            if metrics is None:
+                continue
             if evaluate is not None and _evaluation_is_due(training, counters):
                 counters = counters.after_evaluation(_dev_loss(training, counters, evaluate, metrics))
             on_step(metrics)
@@ -150,6 +157,8 @@ def _set_up(
         asked_steps=steps,
         directory=Path(scratch) / "checkpoints",
         device=next(iter(parameters.values())).device,
+        start={f"parameter.{name}": parameter.detach().cpu().clone() for name, parameter in parameters.items()},
+        division=Division(min(config.packs_per_batch, config.packs_per_step)),
     )
 
 
@@ -159,16 +168,62 @@ def _is_over(training: Training, counters: Counters) -> bool:
     return counters.step == training.steps or 0 < patience <= counters.evaluations_since_best
 
 
-def _timed_step(training: Training, counters: Counters, live: Live) -> tuple[Counters, dict[str, float]]:
-    started = time.perf_counter()
-    try:
-        result = run_step(training, counters.step)
-    except torch.OutOfMemoryError as error:
-        raise MachineError(_out_of_memory(training, counters.step)) from error
+def _size(training: Training) -> tuple[int, bool]:
+    """Tokens of a micro-batch, and whether a step has several."""
+    packs = training.division.packs
+    return packs * training.config.pack_length, packs < training.config.packs_per_step
+
+
+def _timed_step(
+    training: Training, counters: Counters, live: Live, memory: ActivationMemory
+) -> tuple[Counters, dict[str, float] | None]:
+    """Take the next step. None instead of metrics: memory ran out, and the counters are those of the state that is left."""
+    started, step = time.perf_counter(), counters.step
+    gradients = attempt(partial(sum_gradients, training, step))
+    if isinstance(gradients, Shortage):
+        return _make_room(training, counters, step, memory, gradients), None
+    result = attempt(partial(update, training, step, gradients))
+    if isinstance(result, Shortage):
+        return _make_room(training, _last_good(training, counters), step, memory, result), None
     seconds = time.perf_counter() - started
     divergence.check_step(training, counters, result)
     counters = counters.after_step(result, seconds, peak_gib(training.device))
     return counters, live.metrics(counters, result, seconds)
+
+
+def _last_good(training: Training, counters: Counters) -> Counters:
+    """Put model and optimizer back to the newest checkpoint or the start, because an update may have been made in part."""
+    training.optimizer.zero_grad(set_to_none=True)
+    checkpoint = _newest_with_its_best(training.directory)
+    tensors = training.start if checkpoint is None else checkpoint.tensors
+    optim.restore_tensors(tensors, training.optimizer, training.parameters)
+    before = Counters() if checkpoint is None else Counters(**checkpoint.state["counters"])
+    return replace(before, out_of_memory=counters.out_of_memory)
+
+
+def _make_room(
+    training: Training, counters: Counters, step: int, memory: ActivationMemory, found: Shortage
+) -> Counters:
+    """Make micro-batches smaller, or keep less for the backward pass, and return `counters` with a record of it.
+
+    Raises MachineError if neither is possible: memory ran out in `step` with one pack.
+    """
+    training.optimizer.zero_grad(set_to_none=True)
+    if training.division.halve():
+        going_on = f"{training.division.packs} packs per forward pass"
+    elif memory.lower():
+        going_on = "activations recomputed in the backward pass (train.activation_memory 0)"
+    else:
+        length = training.config.pack_length
+        raise MachineError(
+            f"out of {found.memory} at step {step + 1} of {training.steps}, even with one pack of {length} tokens per forward pass and "
+            f"activations recomputed ({found.message}). Free memory that other programs use and run the same command again, which "
+            f"continues from the last checkpoint; or lower train.pack_length and tokens.max_length, with which training starts again."
+        )
+    memory.divide(*_size(training))
+    report(found, f"taking training step {step + 1} of {training.steps}", going_on)
+    record = {"step": step + 1, "packs_per_batch": training.division.packs, "activation_memory": memory.budget}
+    return replace(counters, out_of_memory=[*counters.out_of_memory, record])
 
 
 def _evaluation_is_due(training: Training, counters: Counters) -> bool:
@@ -262,13 +317,6 @@ def _identity(training: Training) -> dict[str, Any]:
     }
 
 
-def _out_of_memory(training: Training, step: int) -> str:
-    return (
-        f"out of GPU memory at step {step + 1}: lower train.packs_per_batch (now {training.config.packs_per_batch}), "
-        "train.activation_memory or train.pack_length; training continues from the last checkpoint"
-    )
-
-
 def _report(training: Training, counters: Counters, resumed_from: int) -> TrainReport:
     return TrainReport(
         steps=counters.step,
@@ -284,4 +332,5 @@ def _report(training: Training, counters: Counters, resumed_from: int) -> TrainR
         best_dev_loss=counters.best_dev_loss,
         stopped_early=counters.step < training.steps,
         resumed_from=resumed_from,
+        out_of_memory=counters.out_of_memory,
     )

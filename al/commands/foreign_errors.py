@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import sqlite3
 
+from trainer.shortage import GPU, HOST, shortage
+
 ENVIRONMENT, RUN_STATE = 4, 5
 GOES_ON = "Nothing published was lost; run the same command again once that is mended."
 OF_THE_MACHINE = {
@@ -30,29 +32,21 @@ OF_SQLITE = {
     sqlite3.SQLITE_LOCKED: "another process holds it",
 }
 """By primary result code: extended codes have it in their lowest byte."""
-GPU_MEMORY = (
-    "Lower train.packs_per_batch or measure.batch_tokens, or set train.activation_memory; finished stages are kept."
-)
-ALLOCATION = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED")
-HOST_ALLOCATION = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "std::bad_alloc",
-)
+MEMORY = {
+    GPU: "Free memory that other programs use, or set model.quantization to nf4, or use a smaller model.",
+    HOST: "Close other programs, or use a smaller model or pool.",
+}
+"""Batches are no longer the cause: where there are any, they have been made smaller."""
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:
     """(exit code, message) of an error that the machine or a damaged database caused; None for any other, which is a defect."""
     text = " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError" or any(sign in text for sign in ALLOCATION):
-        return ENVIRONMENT, f"out of GPU memory: {text}. {GPU_MEMORY}"
+    short = shortage(error)
+    if short is not None:
+        return ENVIRONMENT, f"out of {short.memory} ({short.message}). {MEMORY[short.memory]} {GOES_ON}"
     if type(error).__name__ == "AcceleratorError":
         return ENVIRONMENT, f"the GPU reported an error: {text}. {GOES_ON}"
-    if isinstance(error, MemoryError) or any(sign in text for sign in HOST_ALLOCATION):
-        return (
-            ENVIRONMENT,
-            f"out of main memory{f' ({text})' if text else ''}. Close other programs, or use a smaller model or pool. {GOES_ON}",
-        )
     if isinstance(error, sqlite3.Error):
         return _of_sqlite(error, text)
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from selection.cluster import cluster as cluster_rows
 from selection.cluster import describe, project
 from selection.dedup import near_duplicate_groups
 from selection.embed import embed_texts
+from trainer.shortage import Shortage, attempt, report
 from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, tokenize_pool
 
 
@@ -187,13 +189,22 @@ def embed(session: Session, pool: Artifact) -> Artifact:
             fresh = np.empty((len(missing), shape[1]), dtype=np.float16)
             with session.progress("embed", len(missing), "examples") as progress:
                 texts = reader.texts(missing, part=config.text)
-                embed_texts(texts, config, fresh, progress=progress, embedder=embedder)
+                embed_texts(texts, config, fresh, progress=progress, embedder=embedder, attempt=_or_none)
         vectors[missing] = fresh
         vectors.flush()
         np.save(out / "keys.npy", reader.keys)
         write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
 
     return session.run.stage("embeddings", version=1, inputs={"pool": pool}, params=params, build=build, label="embed")
+
+
+def _or_none(encode: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """What `encode` returns; None, after a report, if memory ran out in it."""
+    found = attempt(encode)
+    if isinstance(found, Shortage):
+        report(found, "embedding", "half as many texts at once")
+        return None
+    return found
 
 
 def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -84,15 +84,19 @@ def train(
     config = session.config
     settings = _pace(config.train, previous)
     moments = lineage is not CONTROL and "gradient" in measurements(session)
+    # Masks of dropout are drawn per forward pass, so with them the number of packs in one is part of the result.
+    no_part = NO_PART_OF_THE_RESULT - ({"packs_per_batch"} if config.lora.dropout else set())
     params = {
         "model": session.model_params(),
         "lora": config.lora.model_dump(mode="json"),
         "seed": config.seed,
         "round": number,
-        "train": settings.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT),
+        "train": settings.model_dump(mode="json", exclude=no_part),
         "steps": steps,
         **({"moments": True} if moments else {}),
     }
+    # Version 1 drew NEFTune's noise per forward pass instead of per pack.
+    before = {**params, "train": settings.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT - {"packs_per_batch"})}
 
     def build(out: Path, scratch: Path) -> None:
         """Train and write the adapter, its curve and `train.json`."""
@@ -107,7 +111,8 @@ def train(
 
     return session.run.stage(
         "train",
-        version=1,
+        version=2,
+        earlier=[(1, before)],
         params=params,
         build=build,
         label=lineage.title,
@@ -216,23 +221,23 @@ def step_note(metrics: dict[str, Any]) -> str:
 
 
 class Curve:
-    """The metrics of each step as JSON lines. Steps at or after the first that is appended, left by a run that was killed,
-    are dropped, and so is a line that was not written whole."""
+    """The metrics of each step as JSON lines. When a step is repeated, its line and those of later steps are dropped: a process that was
+    killed left them, or training went back to a checkpoint. So is a line that was not written whole."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._trimmed = False
+        self._last: float = math.inf
 
     def append(self, metrics: dict[str, Any]) -> None:
         """Add a step."""
-        if not self._trimmed:
+        if metrics["step"] <= self._last:
             self._drop_from(metrics["step"])
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}) + "\n")
+        self._last = metrics["step"]
 
     def _drop_from(self, step: int) -> None:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] < step]
         self.path.write_text("".join(kept), encoding="utf-8")
-        self._trimmed = True

@@ -22,8 +22,9 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from al.run import artifacts, database, integrity, ownership, trash
 from al.run.artifacts import Artifact
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
+from trainer import shortage
 
 PROGRESS = "progress.json"
 
@@ -158,6 +160,7 @@ class Run:
         params: Mapping[str, Any],
         build: Callable[[Path, Path], None],
         label: str | None = None,
+        earlier: Sequence[tuple[int, Mapping[str, Any]]] = (),
     ) -> Artifact:
         """The artifact of stage `name` for these inputs and parameters, built only if it is not published yet.
 
@@ -168,23 +171,27 @@ class Run:
             build: called as `build(out, scratch)`; writes its files into `out`. `scratch` outlives a kill, so that long work
                 can be continued; it is removed once the artifact is published.
             label: how progress, events and timings call it; the stage's name if not given.
+            earlier: (version, parameters) under which earlier versions of Winnow published an equivalent artifact, which is used.
         """
         label = label or name
         names = {key: value.fingerprint if value is not None else "" for key, value in inputs.items()}
         key = artifacts.fingerprint(name, version, names, params)
-        found = self.find(name, key)
+        known = (key, *(artifacts.fingerprint(name, number, names, settings) for number, settings in earlier))
+        found = next((artifact for each in known if (artifact := self.find(name, each)) is not None), None)
         if found is not None:
-            self.event("stage.reused", stage=label, fingerprint=key)
+            self.event("stage.reused", stage=label, fingerprint=found.fingerprint)
             self.timings.setdefault(label, (float(found.manifest["seconds"]), found.manifest["created"]))
             return found
         self.event("stage.started", stage=label, fingerprint=key)
         header = {"stage": name, "fingerprint": key, "version": version, "inputs": names, "params": dict(params)}
-        artifact = self._build(name, key, header, build)
+        artifact = self._build(name, key, header, build, label)
         self.timings[label] = (float(artifact.manifest["seconds"]), artifact.manifest["created"])
         self.event("stage.published", stage=label, fingerprint=key, seconds=artifact.manifest["seconds"])
         return artifact
 
-    def _build(self, name: str, key: str, header: dict[str, Any], build: Callable[[Path, Path], None]) -> Artifact:
+    def _build(
+        self, name: str, key: str, header: dict[str, Any], build: Callable[[Path, Path], None], label: str
+    ) -> Artifact:
         temporary = self.path / "artifacts" / f".tmp-{name}-{key}"
         scratch = self.path / "scratch" / f"{name}-{key}"
         final = self.path / "artifacts" / name / key
@@ -194,10 +201,12 @@ class Run:
             temporary.mkdir(parents=True)
             scratch.mkdir(parents=True, exist_ok=True)
             failpoint(f"{name}.start")
-            build(temporary, scratch)
+            with shortage.listening(partial(self._short_of_memory, label, shortages := [])):
+                build(temporary, scratch)
             failpoint(f"{name}.files")
             seconds = round(time.monotonic() - started, 3)
             made = {"run": database.meta(self.db, "run"), "seconds": seconds, "versions": versions(), "created": now()}
+            made |= {"out_of_memory": shortages} if shortages else {}
             sha256 = artifacts.seal(temporary, {**header, **made})
             failpoint(f"{name}.manifest")
             artifacts.publish(temporary, final, name)
@@ -213,6 +222,12 @@ class Run:
         self.checkpoint()
         shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(name, key, final, artifacts.read_manifest(final, sha256))
+
+    def _short_of_memory(self, label: str, shortages: list[str], line: str) -> None:
+        """Record that a stage ran out of memory and how it went on: as an event, for its manifest, and on stderr."""
+        shortages.append(line)
+        self.event("memory.short", stage=label, message=line)
+        print(f"note: {label}: {line}", file=sys.stderr, flush=True)
 
     def unlisted(self) -> ownership.Unlisted:
         """Entries of artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""

@@ -7,7 +7,7 @@ import pytest
 
 from selection.config import EmbedConfig
 from selection.embed import _batches, embed_texts, load_embedder
-from selection.errors import SelectionError
+from selection.errors import MachineError, SelectionError
 
 TEXTS = [
     f"task {i} say the first of " + " ".join(["red", "green", "stone", "paper"][: 1 + i % 4] * (1 + i % 7))
@@ -37,6 +37,26 @@ def test_vectors_are_of_unit_length_and_rows_stay_in_order(config):
 
 def test_batch_size_changes_nothing_but_rounding(config):
     assert np.abs(embedded(TEXTS, config, batch_tokens=16).astype(np.float32) - embedded(TEXTS, config)).max() < 2e-3
+
+
+def test_when_memory_runs_out_batches_are_halved_and_the_vectors_are_the_same(config):
+    sizes, calls = [], iter(range(99))
+
+    def attempt(encode):
+        sizes.append(len(encode.args[1]))
+        return None if next(calls) in (0, 2) else encode()
+
+    counts, out = [], np.empty((len(TEXTS), 32), np.float16)
+    embed_texts(TEXTS, config, out, progress=counts.append, attempt=attempt)
+    assert np.abs(out.astype(np.float32) - embedded(TEXTS, config)).max() < 2e-3
+    assert sum(counts) == len(TEXTS) and max(sizes[1:]) <= sizes[0] // 2
+    assert max(sizes[3:]) <= sizes[2] // 2 * 2
+
+
+def test_a_text_that_does_not_fit_the_memory_alone_is_an_error_of_the_machine(config):
+    with pytest.raises(MachineError, match="one text of .* embed.device") as raised:
+        embed_texts(TEXTS, config, np.empty((len(TEXTS), 32), np.float16), attempt=lambda encode: None)
+    assert raised.value.exit_code == 4
 
 
 def test_no_batch_is_over_its_tokens_and_lengths_are_alike():

@@ -268,12 +268,14 @@ def test_what_cannot_be_continued_is_refused_before_anything_runs():
         generate(model, prompts([250]), config(), end_ids=(), seed=0)
 
 
-def test_running_out_of_memory_names_the_key_to_lower(monkeypatch):
+def test_memory_for_one_prompt_alone_that_is_not_there_names_the_keys_to_lower(monkeypatch):
     def fail(*arguments):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(CachedEngine, "step", fail)
-    with pytest.raises(MachineError, match=r"generating.*generate.batch_tokens \(now 5000\).*samples \(now 2\)"):
+    with pytest.raises(
+        MachineError, match=r"3 answers to one prompt \(no room\).*max_new_tokens \(now 12\).*samples \(now 2\)"
+    ):
         generate(ready(), prompts(), config(samples=2, batch_tokens=5000), end_ids=(), seed=0)
 
 

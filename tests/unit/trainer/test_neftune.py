@@ -21,7 +21,7 @@ def noise():
     model, tokens = build("llama"), table(LENGTHS)
     batch = collate(tokens, range(3))
     clean = model.get_input_embeddings()(batch.input_ids)
-    return (noisy_embeddings(model, batch, ALPHA, seed=7) - clean).detach().split(LENGTHS)
+    return (noisy_embeddings(model, batch, ALPHA, [(sum(LENGTHS), 7)]) - clean).detach().split(LENGTHS)
 
 
 def test_noise_is_uniform_within_alpha_over_the_root_of_length_times_width(noise):
@@ -39,7 +39,7 @@ def test_trap_1_shorter_documents_get_more_noise_than_the_pack_length_would_give
 def test_noise_depends_on_the_seed_alone():
     model, batch = build("llama"), collate(table([9, 4]), [0, 1])
     torch.manual_seed(0)
-    one, same, other = (noisy_embeddings(model, batch, ALPHA, seed) for seed in (1, 1, 2))
+    one, same, other = (noisy_embeddings(model, batch, ALPHA, [(13, seed)]) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 

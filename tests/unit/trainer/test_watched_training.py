@@ -22,7 +22,7 @@ from trainer.train import _set_up, train
 
 DEV = table([12, 25, 8], seed=7)
 WATCHED = NOISY.model_copy(
-    update={"learning_rate": 0.03, "epochs": 6.75, "eval_every": 1, "patience": 3, "keep_checkpoints": 1}
+    update={"learning_rate": 0.07, "epochs": 6.75, "eval_every": 1, "patience": 3, "keep_checkpoints": 1}
 )
 
 
