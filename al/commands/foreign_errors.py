@@ -64,7 +64,8 @@ def _of_sqlite(error: sqlite3.Error, text: str) -> tuple[int, str] | None:
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return (
             RUN_STATE,
-            f"run.db is damaged ({text}). Restore it together with run.db-wal from a backup, or start a new run with another --run.",
+            f"run.db is damaged ({text}). Restore it together with run.db-wal from a backup, or make it again with `python cli.py repair "
+            "--run DIR`.",
         )
     cause = OF_SQLITE.get(code & 0xFF)
     return None if cause is None else (ENVIRONMENT, f"run.db: {cause} ({text}). {GOES_ON}")

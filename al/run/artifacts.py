@@ -19,7 +19,7 @@ from typing import Any
 
 from al.errors import EnvironmentProblem, RunStateError
 from al.run import integrity
-from al.run.atomic import fsync_path
+from al.run.atomic import fsync_path, make_folder
 from al.run.failpoints import failpoint
 from al.run.integrity import MANIFEST, sha256_file
 
@@ -84,7 +84,7 @@ def publish(temporary: Path, final: Path, stage: str) -> None:
     Raises:
         RunStateError: something is there that no row vouches for and that is not of this run.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(final.parent)
     if final.exists() or final.is_symlink():
         raise RunStateError(
             f"{final}: this is where stage `{stage}` publishes its result, and something is there that is not of this run. Move it "

@@ -20,6 +20,14 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, each of them on the disk when this returns."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_path(path.parent)
+
+
 def move_into_place(temporary: Path, path: Path, durable: bool = True) -> None:
     """Rename `temporary`, a finished file of the same folder, to `path`, which it replaces; on the disk when this returns.
 

@@ -1,7 +1,19 @@
-"""run.db: its tables, and how it is opened to read where nothing may be written."""
+"""run.db: its tables, how it is changed, and how it is opened to read where nothing may be written.
+
+SQLite finds damage to its own structure, but not a value with a flipped bit. Every change therefore also writes a sha256 of all
+rows, in the same transaction, and the rows are checked against it before a run is used.
+
+| schema | of                                                              | is opened                          |
+|--------|-----------------------------------------------------------------|------------------------------------|
+| 1      | the versions before `rows_sha256`                                | to read; made schema 2 when written |
+| 2      | this version: `rows_sha256` and `winnow`, the version that wrote | yes                                |
+| higher | a later version                                                 | refused, naming that version       |
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -11,12 +23,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from al import __version__
+
 DATABASE = "run.db"
 WAL = "run.db-wal"
 MAGIC = b"SQLite format 3\0"
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = 2
 SCHEMA = """
-BEGIN;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS artifacts (
   stage TEXT NOT NULL, fingerprint TEXT NOT NULL, manifest_sha256 TEXT NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL,
@@ -27,10 +40,8 @@ CREATE TABLE IF NOT EXISTS rounds (
   started TEXT NOT NULL, finished TEXT);
 CREATE TABLE IF NOT EXISTS round_artifacts (
   round INTEGER NOT NULL, role TEXT NOT NULL, stage TEXT NOT NULL, fingerprint TEXT NOT NULL, PRIMARY KEY (round, role));
-INSERT OR IGNORE INTO meta VALUES ('schema', '{schema_version}');
-INSERT OR IGNORE INTO meta VALUES ('run', '{run_id}');
-COMMIT;
 """
+ROWS_SHA256 = "rows_sha256"
 
 
 def connect_to_write(run: Path, name: str = DATABASE) -> sqlite3.Connection:
@@ -42,9 +53,40 @@ def connect_to_write(run: Path, name: str = DATABASE) -> sqlite3.Connection:
     return db
 
 
-def create_tables(db: sqlite3.Connection, run_id: str) -> None:
-    """Make what is missing, in one transaction; a database that has tables keeps its schema version and run id."""
-    db.executescript(SCHEMA.format(schema_version=SCHEMA_VERSION, run_id=run_id))
+def bring_up_to_date(db: sqlite3.Connection, run_id: str) -> None:
+    """Make what is missing, in one transaction: all tables of a new database, the sha256 of an earlier version's. A run id is kept."""
+    with changing(db):
+        for statement in SCHEMA.split(";"):
+            db.execute(statement)
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('run', ?)", (run_id,))
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+
+
+@contextmanager
+def changing(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A transaction, at whose end the sha256 of all rows is written. Nothing is changed if the block raises."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('winnow', ?)", (__version__,))
+        db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (ROWS_SHA256, _rows_sha256(db)))
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite ends it itself when the disk is full
+            db.execute("ROLLBACK")
+        raise
+
+
+def _rows_sha256(db: sqlite3.Connection) -> str:
+    """Hex sha256 of the definition and every row of every table, whatever their order, but for this sha256 itself."""
+    as_text, db.text_factory = db.text_factory, lambda text: text.decode("utf-8", "surrogateescape")
+    try:
+        tables = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        rows = [(name, *row) for name, _ in tables for row in db.execute(f'SELECT * FROM "{name}"')]
+    finally:
+        db.text_factory = as_text
+    lines = sorted(json.dumps(row) for row in tables + rows if row[:2] != ("meta", ROWS_SHA256))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @contextmanager
@@ -64,7 +106,7 @@ def connected_to_read(run: Path) -> Iterator[sqlite3.Connection]:
 
 def state(run: Path) -> Literal["ours", "none", "other", "damaged"]:
     """What `run`/run.db is: a run's; none (no file, or no table in it, as when everything is in a lost WAL); something else; or a
-    run's whose pages or indexes contradict each other."""
+    run's whose pages or indexes contradict each other, or whose rows are not those that were written."""
     path = run / DATABASE
     if not path.is_file() or path.stat().st_size == 0:
         return "none"
@@ -73,16 +115,32 @@ def state(run: Path) -> Literal["ours", "none", "other", "damaged"]:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and "meta" not in tables:
                 return "other"
-            if not tables or meta(db, "schema") is None:
+            if not tables:
                 return "none"
-            return "ours" if db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",) else "damaged"
+            if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",) or not _has_the_rows_that_were_written(db):
+                return "damaged"
+            return "none" if meta(db, "schema") is None else "ours"
     except sqlite3.OperationalError:  # the disk or a permission, not the content
         raise
+    except UnicodeDecodeError:  # the name of a column
+        return "damaged"
     except sqlite3.DatabaseError:
         return "damaged" if path.read_bytes()[:16] == MAGIC else "other"
 
 
+def _has_the_rows_that_were_written(db: sqlite3.Connection) -> bool:
+    db.execute("BEGIN")  # one state, while another process may write
+    written, found, schema = meta(db, ROWS_SHA256), _rows_sha256(db), meta(db, "schema")
+    db.execute("COMMIT")
+    return written == found if written is not None else schema in (None, "1")
+
+
+def schema_version(db: sqlite3.Connection) -> int:
+    """The schema of a run's database, whose rows are as they were written; see the module's table."""
+    return int(meta(db, "schema") or 1)
+
+
 def meta(db: sqlite3.Connection, key: str) -> str | None:
     """The value of `key` in the table `meta`, or None."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return row[0] if row else None
+    row = db.execute("SELECT CAST(value AS BLOB) FROM meta WHERE key = ?", (key,)).fetchone()
+    return row[0].decode("utf-8", "replace") if row else None

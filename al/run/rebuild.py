@@ -196,22 +196,21 @@ def _drop_what_is_gone(known: _Known) -> None:
 def _write(path: Path, run: Path, known: _Known) -> None:
     db = database.connect_to_write(path.parent, path.name)
     try:
-        database.create_tables(db, known.run_id)
-        db.execute("BEGIN")
-        for (stage, name), manifest in sorted(known.artifacts.items(), key=lambda item: item[1]["created"]):
-            sha256 = sha256_file(run / "artifacts" / stage / name / MANIFEST)
-            row = (stage, name, sha256, manifest["seconds"], manifest["created"])
-            db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", row)
-        for version, (name, created) in sorted(known.pools.items()):
-            db.execute("INSERT INTO pools VALUES (?, ?, ?)", (version, name, created))
-        for number, entry in sorted(known.rounds.items()):
-            row = (number, entry.state, entry.budget, json.dumps(entry.config), entry.started, entry.finished)
-            db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?)", row)
-            roles = [(number, role, *key) for role, key in sorted(entry.roles.items())]
-            db.executemany("INSERT INTO round_artifacts VALUES (?, ?, ?, ?)", roles)
-        if known.labels:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps(known.labels),))
-        db.execute("COMMIT")
+        database.bring_up_to_date(db, known.run_id)
+        with database.changing(db):
+            for (stage, name), manifest in sorted(known.artifacts.items(), key=lambda item: item[1]["created"]):
+                sha256 = sha256_file(run / "artifacts" / stage / name / MANIFEST)
+                row = (stage, name, sha256, manifest["seconds"], manifest["created"])
+                db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", row)
+            for version, (name, created) in sorted(known.pools.items()):
+                db.execute("INSERT INTO pools VALUES (?, ?, ?)", (version, name, created))
+            for number, entry in sorted(known.rounds.items()):
+                row = (number, entry.state, entry.budget, json.dumps(entry.config), entry.started, entry.finished)
+                db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?)", row)
+                roles = [(number, role, *key) for role, key in sorted(entry.roles.items())]
+                db.executemany("INSERT INTO round_artifacts VALUES (?, ?, ?, ?)", roles)
+            if known.labels:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps(known.labels),))
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.execute("PRAGMA journal_mode=DELETE")
     finally:

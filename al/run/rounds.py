@@ -66,17 +66,19 @@ def next_number(run: Run) -> int:
 
 def open_round(run: Run, number: int, budget: str, config: dict[str, Any]) -> None:
     """Record that round `number` is under way with this budget and config; called again, it replaces both."""
-    run.db.execute(
-        "INSERT INTO rounds (round, state, budget, config, started) VALUES (?, 'open', ?, ?, ?) "
-        "ON CONFLICT (round) DO UPDATE SET budget = excluded.budget, config = excluded.config",
-        (number, budget, json.dumps(config), now()),
-    )
+    with run.change() as db:
+        db.execute(
+            "INSERT INTO rounds (round, state, budget, config, started) VALUES (?, 'open', ?, ?, ?) "
+            "ON CONFLICT (round) DO UPDATE SET budget = excluded.budget, config = excluded.config",
+            (number, budget, json.dumps(config), now()),
+        )
     run.event("round.opened", round=number, budget=budget, config=config)
 
 
 def finish_round(run: Run, number: int) -> None:
     """Mark the round as done: its report is published."""
-    run.db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
+    with run.change() as db:
+        db.execute("UPDATE rounds SET state = 'done', finished = ? WHERE round = ?", (now(), number))
     run.event("round.done", round=number)
     run.checkpoint()
 
@@ -85,9 +87,10 @@ def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
     """Mark the rounds that used an artifact as not done, so that it is made again; their numbers."""
     used = "SELECT round FROM round_artifacts WHERE stage = ? AND fingerprint = ?"
     numbers = [number for (number,) in run.db.execute(used, (stage, fingerprint)).fetchall()]
-    run.db.executemany(
-        "UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers]
-    )
+    with run.change() as db:
+        db.executemany(
+            "UPDATE rounds SET state = 'open', finished = NULL WHERE round = ?", [(number,) for number in numbers]
+        )
     for number in sorted(set(numbers)):
         run.event("round.reopened", round=number)
     return sorted(set(numbers))
@@ -95,16 +98,18 @@ def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
 
 def record(run: Run, number: int, role: str, artifact: Artifact) -> None:
     """Remember that `artifact` plays `role` ("selection", "adapter", "control.adapter", …) in round `number`."""
-    run.db.execute(
-        "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)",
-        (number, role, artifact.stage, artifact.fingerprint),
-    )
+    with run.change() as db:
+        db.execute(
+            "INSERT OR REPLACE INTO round_artifacts VALUES (?, ?, ?, ?)",
+            (number, role, artifact.stage, artifact.fingerprint),
+        )
     run.event("round.role", round=number, role=role, stage=artifact.stage, fingerprint=artifact.fingerprint)
 
 
 def unrecord(run: Run, number: int, role: str) -> None:
     """Forget what plays `role` in round `number`; the artifact stays."""
-    run.db.execute("DELETE FROM round_artifacts WHERE round = ? AND role = ?", (number, role))
+    with run.change() as db:
+        db.execute("DELETE FROM round_artifacts WHERE round = ? AND role = ?", (number, role))
     run.event("round.role", round=number, role=role, stage=None, fingerprint=None)
 
 
@@ -151,7 +156,8 @@ def add_pool(run: Run, artifact: Artifact) -> int:
     if present is not None and present[1].fingerprint == artifact.fingerprint:
         return present[0]
     number = 1 if present is None else present[0] + 1
-    run.db.execute("INSERT INTO pools VALUES (?, ?, ?)", (number, artifact.fingerprint, now()))
+    with run.change() as db:
+        db.execute("INSERT INTO pools VALUES (?, ?, ?)", (number, artifact.fingerprint, now()))
     run.event("pool.version", version=number, fingerprint=artifact.fingerprint)
     return number
 
@@ -164,7 +170,8 @@ def labels(run: Run) -> dict[str, str]:
 
 def record_labels(run: Run, more: Mapping[str, str]) -> None:
     """Remember what files were called on import, by path."""
-    run.db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps({**labels(run), **more}),))
+    with run.change() as db:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps({**labels(run), **more}),))
     run.event("pool.labels", labels=dict(more))
 
 

@@ -23,7 +23,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from al import __version__
 from al.errors import RunStateError
 from al.run import artifacts, database, integrity, ownership, trash
 from al.run.artifacts import Artifact
+from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
 from trainer import shortage
@@ -85,9 +86,10 @@ class Run:
             run = cls(path, lock)
             on_error.callback(run.db.close)
             if present:
-                run._check_schema_version()
+                run._refuse_newer_schema()
                 found = run.unlisted()  # before anything is written
-            database.create_tables(run.db, uuid.uuid4().hex)
+            if not present or database.schema_version(run.db) < database.SCHEMA_VERSION:
+                database.bring_up_to_date(run.db, uuid.uuid4().hex)
             if present:
                 run._collect(found)
             on_error.pop_all()
@@ -105,7 +107,11 @@ class Run:
                 f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`."
             )
         run = cls(path, None)
-        run._check_schema_version()
+        try:
+            run._refuse_newer_schema()
+        except RunStateError:
+            run.close()
+            raise
         return run
 
     def checkpoint(self) -> None:
@@ -125,12 +131,18 @@ class Run:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _check_schema_version(self) -> None:
-        found, wanted = database.meta(self.db, "schema"), database.SCHEMA_VERSION
-        if found != wanted:
+    def _refuse_newer_schema(self) -> None:
+        found, known = database.schema_version(self.db), database.SCHEMA_VERSION
+        if found > known:
+            writer = database.meta(self.db, "winnow") or "a later version"
             raise RunStateError(
-                f"{self.path}: run.db has schema {found}, this Winnow reads {wanted}. Use the version that made it."
+                f"{self.path / database.DATABASE}: expected schema {known} or lower, which Winnow {__version__} opens, found {found}, "
+                f"written by Winnow {writer}. Nothing was changed. Use Winnow {writer} or later for this run."
             )
+
+    def change(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction on run.db; see `al.run.database.changing`. Every change goes through here."""
+        return database.changing(self.db)
 
     # -- artifacts ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +210,7 @@ class Run:
         started = time.monotonic()
         try:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            make_folder(temporary)
             scratch.mkdir(parents=True, exist_ok=True)
             failpoint(f"{name}.start")
             with shortage.listening(partial(self._short_of_memory, label, shortages := [])):
@@ -216,7 +228,8 @@ class Run:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        self.db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
+        with self.change() as db:
+            db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
         integrity.trust(final)
         failpoint(f"{name}.committed")
         self.checkpoint()
@@ -272,7 +285,8 @@ class Run:
         path = self.path / "artifacts" / stage / key
         if path.exists() or path.is_symlink():
             trash.discard(self.path, path)
-        self.db.execute("DELETE FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, key))
+        with self.change() as db:
+            db.execute("DELETE FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, key))
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -292,7 +306,7 @@ class Run:
 def acquire_lock(path: Path) -> filelock.BaseFileLock:
     """The lock of the only writer of a run; makes the directory if need be. Raises RunStateError: another process has it."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         return _locked(path)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
