@@ -116,8 +116,7 @@ class Gradients:
 
 
 def sum_gradients(training: Training, step: int) -> Gradients:
-    """Sum the gradients of step `step` (from 0); changes nothing else. Raises DataError if none of its documents has a target."""
-    training.optimizer.zero_grad(set_to_none=True)
+    """Add the gradients of step `step` (from 0); changes nothing else. Raises DataError if none of its documents has a target."""
     parts = training.division.ahead.pop(step, None) or _micro_batches(training, step)
     batches = [part.batch for part in parts]
     examples, targets = sum(len(b.rows) for b in batches), sum(len(b.labels) for b in batches)

@@ -193,7 +193,6 @@ def _timed_step(
 
 def _last_good(training: Training, counters: Counters) -> Counters:
     """Put model and optimizer back to the newest checkpoint or the start, because an update may have been made in part."""
-    training.optimizer.zero_grad(set_to_none=True)
     checkpoint = _newest_with_its_best(training.directory)
     tensors = training.start if checkpoint is None else checkpoint.tensors
     optim.restore_tensors(tensors, training.optimizer, training.parameters)

@@ -8,11 +8,12 @@ from typing import Any
 
 from al.commands.options import Options
 from al.run import trash
+from al.run.ownership import abandoned_scratch
 from al.run.store import Run
 
 
 def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Pass the trash to `confirm`, and delete exactly what was listed if it returns True.
+    """Pass the trash to `confirm`, and delete exactly what was listed if it returns True. Abandoned training is in the trash then.
 
     Returns:
         {"run", "trash": [{"name", "bytes"}], "bytes", "left_alone": entries of artifacts/ that are not of this run, "deleted": bool}.
@@ -20,6 +21,8 @@ def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> 
     path = options.existing_run()
     Run.read(path).close()  # raises if there is no run
     with Run.create_or_open(path) as run:
+        for folder in abandoned_scratch(path):
+            trash.discard(path, folder)
         found = trash.contents(path)
         document = {
             "run": str(path),

@@ -213,7 +213,7 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
         with session.progress("answer prompts", len(rows), "prompts") as progress:
             progress(len(rows) - sum(len(shards[index]) for index in missing))
             if missing:
-                with session.base.adapter(adapter.path / "adapter" if adapter else None) as model:
+                with session.adapter(adapter) as model:
                     for index in missing:
                         table = _continue(session, model, prompts.pool, shards[index], progress)
                         with replaced(paths[index]) as temporary:

@@ -38,7 +38,7 @@ def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str)
         """Write the answers and their verdicts."""
         choices = sum(len(question.responses) for question in asked.questions)
         with (
-            session.base.adapter(adapter.path / "adapter" if adapter else None) as model,
+            session.adapter(adapter) as model,
             session.progress(label, len(asked.ids) + choices, "answers") as progress,
         ):
             written = write_answers(session, model, prompt_tokens(session, asked.conversations), progress)

@@ -81,7 +81,7 @@ def generate(session: Session, prepared: Prepared, adapter: Artifact | None, row
         """Write the answers."""
         prompts = prompt_tokens(session, prepared.open_pool().messages(rows))
         with (
-            session.base.adapter(adapter.path / "adapter" if adapter else None) as model,
+            session.adapter(adapter) as model,
             session.progress(label, len(rows), "prompts") as progress,
         ):
             answers = write_answers(session, model, prompts, progress)

@@ -51,7 +51,7 @@ def run_harness(session: Session, asked: Asked, adapter: Artifact | None, label:
         from trainer.forward import compute_dtype
         from trainer.model import plain_attention
 
-        with session.base.adapter(adapter.path / "adapter" if adapter else None) as model, plain_attention(model):
+        with session.adapter(adapter) as model, plain_attention(model):
             name_of_dtype = str(compute_dtype(model)).removeprefix("torch.")
             mixed = None if name_of_dtype == "float32" else name_of_dtype
             harness_model = language_model(

@@ -37,7 +37,7 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
         other, owner = _alternative_tokens(session, prepared, rows)
         total = len(rows) + (len(other) if other is not None else 0)
         with (
-            session.base.adapter(adapter.path / "adapter" if adapter else None) as model,
+            session.adapter(adapter) as model,
             session.progress(label, total, "examples") as progress,
         ):
             batch_tokens = session.config.measure.batch_tokens

@@ -6,13 +6,15 @@ Everything that depends on earlier rounds takes a `History`, and nothing looks t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from al.config import Config
 from al.errors import RunStateError
 from al.run import rounds
 from al.run.artifacts import Artifact
+from al.run.base import other_base, refuse_other_base
 from al.run.store import Run
 
 
@@ -33,16 +35,31 @@ CONTROL = Lineage("control", "train control", "control.")
 class History:
     """Artifacts of a line's earlier rounds by role, without its prefix; the first round's come first.
 
-    Roles: those of pool, clusters, score, shortlist, selection, packs, train that the lineage has.
+    Roles: those of pool, clusters, score, shortlist, selection, packs, train that the lineage has. `fits`: whether the adapters are
+    for the base in use.
     """
 
     lineage: Lineage
     rounds: tuple[Mapping[str, Artifact], ...] = ()
+    fits: bool = True
 
     @classmethod
     def recorded(cls, run: Run, lineage: Lineage, number: int) -> History:
         """What `run` knows of the rounds before `number`."""
         return cls(lineage, tuple(_of(rounds.roles(run, n), lineage) for n in range(1, number)))
+
+    def on(self, config: Config) -> History:
+        """The history for the base that `config` names. If it is another one, adapters are left out, which `train.mode=retrain` allows.
+
+        Raises:
+            RunStateError: the adapter of the round before was trained on another base and is to be continued.
+        """
+        before = self.last("train")
+        if before is None or other_base(before, config.model) is None:
+            return self
+        if config.train.mode != "retrain":
+            refuse_other_base(before, config.model)
+        return replace(self, fits=False)
 
     @property
     def number(self) -> int:
@@ -54,11 +71,13 @@ class History:
         return self.rounds[-1].get(role) if self.rounds else None
 
     def adapter(self) -> Artifact | None:
-        """The adapter of the round before; None in the first round.
+        """The adapter of the round before; None in the first round and if it is for another base.
 
         Raises:
             RunStateError: the round before has none (any more).
         """
+        if not self.fits:
+            return None
         if self.rounds and "train" not in self.rounds[-1]:
             raise RunStateError(
                 f"round {len(self.rounds)} has no `train` any more. `python cli.py resume --run DIR` makes it again."
@@ -77,7 +96,7 @@ class History:
 
     def then(self, artifacts: Mapping[str, Artifact]) -> History:
         """The history with one more round."""
-        return History(self.lineage, (*self.rounds, artifacts))
+        return replace(self, rounds=(*self.rounds, artifacts))
 
 
 def _of(roles: Mapping[str, Artifact], lineage: Lineage) -> dict[str, Artifact]:

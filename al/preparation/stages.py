@@ -29,7 +29,8 @@ from al.preparation.pool_state import load_embeddings, trainable
 from al.preparation.target import Target, import_target, keep_apart
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
-from al.run.session import Session, local_identity
+from al.run.base import local_identity
+from al.run.session import Session
 from selection.cluster import cluster as cluster_rows
 from selection.cluster import describe, project
 from selection.dedup import near_duplicate_groups

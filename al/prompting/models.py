@@ -8,6 +8,7 @@ from al.config import Config
 from al.errors import ConfigError, RunStateError
 from al.run import rounds
 from al.run.artifacts import Artifact
+from al.run.base import refuse_other_base
 from al.run.store import Run
 
 
@@ -16,7 +17,8 @@ def find_models(run: Run, config: Config, names: Sequence[str], option: str) -> 
     control:N of round N. `option`: the flag that errors name.
 
     Raises:
-        ConfigError: the run has no model of a name, or its round used another base model. RunStateError: no round is finished.
+        ConfigError: the run has no model of a name, or its round used another base model. RunStateError: no round is finished, or the
+            base's weights are not those that an adapter was trained on.
     """
     known, bases = _known(run)
     found: dict[str, Artifact | None] = {}
@@ -29,6 +31,8 @@ def find_models(run: Run, config: Config, names: Sequence[str], option: str) -> 
             raise ConfigError(
                 f"{option} {name}: round {number} trained {base}, and this config names {config.model.name}."
             )
+        if adapter is not None:
+            refuse_other_base(adapter, config.model)
         found[name] = adapter
     return found
 

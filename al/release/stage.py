@@ -20,6 +20,7 @@ from al.release.portable import portable, portable_name
 from al.report.reading.values import displayable
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
+from al.run.base import refuse_other_base
 from al.run.rounds import ADAPTER
 from al.run.session import Session
 from trainer.tokens import TokenTable
@@ -87,6 +88,7 @@ def _publish(
     rows: Callable[[], np.ndarray],
 ) -> Artifact:
     config = session.config.model_dump(mode="json")
+    refuse_other_base(roles["train"], session.config.model)
 
     def build(out: Path, scratch: Path) -> None:
         """Write the folder."""

@@ -53,6 +53,7 @@ def run_round(
     run, config = session.run, session.config
     session.check_machine()
     scoring.measurements(session)
+    ours, theirs = (History.recorded(run, lineage, number).on(config) for lineage in (SELECTED, CONTROL))
     take_answers(session, number)
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     run.event("round.started", round=number)
@@ -61,11 +62,14 @@ def run_round(
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
-    ours, theirs = (History.recorded(run, lineage, number) for lineage in (SELECTED, CONTROL))
     notices = target_notices(prepared.target) + groups_notices(session.config, prepared.clusters)
     for line in notices + late_holdout(session, prepared, ours):
         session.tell(f"note: {line}")
     previous = ours.adapter()
+    if number > 1 and previous is None:
+        session.tell(
+            "note: the base is another one than in the round before, so that round's adapter is neither used nor evaluated"
+        )
 
     done.keep("plan", forecast(session, prepared, budget, number))
     resolved = resolve_budget(session, prepared, budget, done)

@@ -132,7 +132,7 @@ def _pace(config: TrainConfig, previous: Artifact | None) -> TrainConfig:
 
 def _adapter_to_train(session: Session, previous: Artifact | None, number: int) -> Any:
     if previous is not None:
-        return session.base.adapter(previous.path / "adapter", trainable=True)
+        return session.adapter(previous, trainable=True)
     return session.base.new_adapter(session.config.lora, session.config.seed)
 
 

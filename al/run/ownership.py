@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ EVENTS = "events.jsonl"
 LEFT_BY_A_START = {DATABASE, WAL, "run.db-shm", "run.db-journal", "run.lock", "run.lock.owner"}
 """What a process may leave that was killed while it made a run directory."""
 TEMPORARY = re.compile(r"\.tmp-.+-[0-9a-f]{20}")
+TRAINING = re.compile(r"train-[0-9a-f]{20}")
 SHOWN = 4
 
 
@@ -149,22 +151,39 @@ def _manifest(entry: os.DirEntry[str], stage: str) -> dict[str, Any] | None:
         return None
 
 
-def _last_events(path: Path, fingerprints: set[str]) -> dict[str, str]:
-    """The last `stage.…` event of each fingerprint in events.jsonl."""
-    last: dict[str, str] = {}
+def abandoned_scratch(run: Path) -> list[Path]:
+    """Folders of scratch/ with a training that no command can continue: a round was finished after it was last started.
+
+    Of a round under way, and of fine-tuning without rounds, the same config continues it.
+    """
+    folders = [entry for entry in _entries(run / "scratch") if TRAINING.fullmatch(entry.name)]
+    names = {
+        entry.name.removeprefix("train-"): Path(entry.path) for entry in folders if entry.is_dir(follow_symlinks=False)
+    }
+    started: dict[str, bool] = {}
+    for event in _events(run / EVENTS, '"round.done"', *names) if names else ():
+        if event.get("event") == "round.done":
+            started = dict.fromkeys(started, True)
+        elif event.get("event") == "stage.started" and event.get("fingerprint") in names:
+            started[event["fingerprint"]] = False
+    return [names[name] for name, over in started.items() if over]
+
+
+def _events(path: Path, *words: str) -> Iterator[dict[str, Any]]:
+    """Events of events.jsonl, oldest first, whose line has one of these words."""
     if not path.is_file():
-        return last
+        return
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            if '"stage.' not in line or not any(name in line for name in fingerprints):
-                continue
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # the end of a process that was killed while it wrote
-            if event.get("fingerprint") in fingerprints:
-                last[event["fingerprint"]] = event["event"]
-    return last
+            if any(word in line for word in words):
+                with suppress(ValueError):  # the end of a process that was killed while it wrote
+                    yield json.loads(line)
+
+
+def _last_events(path: Path, fingerprints: set[str]) -> dict[str, str]:
+    """The last `stage.…` event of each fingerprint in events.jsonl."""
+    found = (event for event in _events(path, *fingerprints) if event.get("fingerprint") in fingerprints)
+    return {event["fingerprint"]: event["event"] for event in found if event["event"].startswith("stage.")}
 
 
 def refuse_newer(run: Path, newer: Iterable[Path]) -> None:

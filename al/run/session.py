@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al.config import Config
-from al.run.file_hashes import remembered_sha256
+from al.run.artifacts import Artifact
+from al.run.base import local_identity, refuse_other_base
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
 from selection.embed import load_embedder
@@ -18,6 +18,7 @@ from trainer.template import ChatTemplate
 from trainer.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
 
@@ -130,16 +131,19 @@ class Session:
         """The quantised base model, loaded once per process."""
         return self._models.base
 
+    @contextmanager
+    def adapter(self, artifact: Artifact | None, trainable: bool = False) -> Iterator[torch.nn.Module]:
+        """The base with the adapter of a train artifact (None: the base alone); it is removed after the block.
+
+        Raises:
+            RunStateError: the adapter was trained on another base.
+        """
+        if artifact is not None:
+            refuse_other_base(artifact, self.config.model)
+        with self.base.adapter(artifact.path / "adapter" if artifact else None, trainable) as model:
+            yield model
+
     def model_params(self) -> dict[str, Any]:
         """What of the model section a result depends on, with the identity of local files."""
         params = self.config.model.model_dump(mode="json")
         return {**params, "files": local_identity(self.config.model.name)}
-
-
-def local_identity(name: str) -> dict[str, Any]:
-    """Names and sha256 of the files of a local model directory; {} for a hub name, which its revision identifies."""
-    directory = Path(name)
-    if not directory.is_dir():
-        return {}
-    files = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".safetensors", ".gguf", ".model"))
-    return {path.name: remembered_sha256(path) for path in files}

@@ -36,25 +36,24 @@ class Pass:
 def passes(session: Session, table: Any, adapter: Artifact | None, wanted: frozenset[str], adam: bool) -> list[Pass]:
     """The passes over rows of a token `table` that measure what is `wanted`, with an adapter (None: the base model). `adam`: whether
     gradients go through the optimizer's moments if the adapter's artifact has them."""
-    path = adapter.path / "adapter" if adapter else None
-    found = [Pass("response", partial(_response, session, table, path, "pooled" in wanted))]
+    found = [Pass("response", partial(_response, session, table, adapter, "pooled" in wanted))]
     if "unprompted" in wanted:
-        found.append(Pass("unprompted", partial(_unprompted, session, table, path)))
+        found.append(Pass("unprompted", partial(_unprompted, session, table, adapter)))
     if "gradient" in wanted:
         moments = adapter.path / MOMENTS if adam and adapter else None
-        found.append(Pass("gradient", partial(_gradient, session, table, path, moments)))
+        found.append(Pass("gradient", partial(_gradient, session, table, adapter, moments)))
     if "reference" in wanted:
         found.append(Pass("reference", partial(_reference, session, table, Path(str(session.config.score.reference)))))
     return found
 
 
 @contextmanager
-def _response(session: Session, table: Any, path: Path | None, pooled: bool, scratch: Path) -> Iterator[Measure]:
+def _response(session: Session, table: Any, adapter: Artifact | None, pooled: bool, scratch: Path) -> Iterator[Measure]:
     from trainer.activation import measuring
     from trainer.measure import Wanted, measure
 
     config = session.config.measure
-    with session.base.adapter(path) as model:
+    with session.adapter(adapter) as model:
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
             """Loss, uncertainty and, where wanted, hidden states of `rows`."""
@@ -106,7 +105,7 @@ def read_fp8(scratch: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _unprompted(session: Session, table: Any, path: Path | None, scratch: Path) -> Iterator[Measure]:
+def _unprompted(session: Session, table: Any, adapter: Artifact | None, scratch: Path) -> Iterator[Measure]:
     from trainer.activation import measuring
     from trainer.measure import measure
     from trainer.unprompted import Unprompted, response_frame
@@ -125,21 +124,21 @@ def _unprompted(session: Session, table: Any, path: Path | None, scratch: Path) 
         with np.errstate(invalid="ignore"):
             return {"nll_unprompted_mean": nll / count}
 
-    with session.base.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
+    with session.adapter(adapter) as model, measuring(model, config.weights, config.batch_tokens):
         yield run
 
 
 @contextmanager
 def _gradient(
-    session: Session, table: Any, path: Path | None, moments_path: Path | None, scratch: Path
+    session: Session, table: Any, adapter: Artifact | None, moments_path: Path | None, scratch: Path
 ) -> Iterator[Measure]:
     from trainer.gradients import Moments, project_gradients
 
     config = session.config
     worn = (
         session.base.new_adapter(config.lora, config.seed)
-        if path is None
-        else session.base.adapter(path, trainable=True)
+        if adapter is None
+        else session.adapter(adapter, trainable=True)
     )
     with worn as model:
         there = moments_path is not None and moments_path.exists()

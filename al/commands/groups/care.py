@@ -40,7 +40,7 @@ def repair_command(options: Any) -> None:
 )
 @common
 def gc_command(options: Any, yes: bool) -> None:
-    """List the run's trash (leftovers of killed processes, damaged artifacts) and delete it after confirmation."""
+    """List the run's trash (leftovers of killed processes, damaged artifacts, abandoned training) and delete it after confirmation."""
     from al.commands import gc
 
     def confirm(document: dict[str, Any]) -> bool:

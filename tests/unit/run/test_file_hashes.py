@@ -7,9 +7,9 @@ import os
 import pytest
 
 from al.run import file_hashes
+from al.run.base import local_identity
 from al.run.file_hashes import SMALL, remembered_sha256
 from al.run.integrity import sha256_file
-from al.run.session import local_identity
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,12 @@ import json
 
 import pytest
 
+from al.commands import gc
+from al.commands.options import Options
 from al.errors import EnvironmentProblem, RunStateError
-from al.run import artifacts, integrity, rounds, trash
+from al.run import artifacts, integrity, ownership, rounds, trash
 from al.run.store import Run
+from trainer import shortage
 
 
 def publish(run: Run, text: str = "hello", **params):
@@ -156,3 +159,51 @@ def test_pool_versions_count_up_and_the_same_pool_is_not_added_twice(tmp_path):
         assert rounds.current_pool(run) is None
         assert [rounds.add_pool(run, pool(run, x)) for x in (1, 1, 2)] == [1, 1, 2]
         assert rounds.current_pool(run)[1].manifest["params"] == {"x": 2}
+
+
+def test_only_training_that_no_round_can_continue_is_abandoned(tmp_path):
+    with Run.create_or_open(tmp_path / "run") as run:
+        folders = {}
+        for name in ("of round 1", "begun again in round 2", "of round 2", "unknown"):
+            folders[name] = run.path / "scratch" / f"train-{len(folders):020x}"
+            (folders[name] / "checkpoints").mkdir(parents=True)
+        (run.path / "scratch" / f"score-{0:020x}").mkdir()
+
+        def start(*names):
+            for name in names:
+                run.event("stage.started", stage="train", fingerprint=folders[name].name.removeprefix("train-"))
+
+        start("of round 1", "begun again in round 2")
+        assert ownership.abandoned_scratch(run.path) == []
+        rounds.open_round(run, 1, "9", {})
+        rounds.finish_round(run, 1)
+        start("begun again in round 2", "of round 2")
+        assert ownership.abandoned_scratch(run.path) == [folders["of round 1"]]
+
+    options = Options(run_path=tmp_path / "run")
+    document = gc.empty_trash(options, lambda document: False)
+    assert [entry["name"].split("Z-")[1] for entry in document["trash"]] == [f"scratch-train-{0:020x}"]
+    assert len(list((tmp_path / "run" / "scratch").iterdir())) == 4
+
+
+def test_an_artifact_of_an_earlier_version_of_a_stage_is_used(tmp_path):
+    with Run.create_or_open(tmp_path / "run") as run:
+        old = publish(run, packs=4)
+        again = run.stage("demo", version=2, inputs={}, params={}, build=None, earlier=[(1, {"packs": 4})])
+        assert again == old
+        with pytest.raises(TypeError):
+            run.stage("demo", version=2, inputs={}, params={}, build=None, earlier=[(1, {"packs": 2})])
+
+
+def test_a_stage_that_ran_out_of_memory_says_so_in_its_manifest_and_events(tmp_path, capsys):
+    def build(out, scratch):
+        (out / "a.txt").write_text("hello")
+        shortage.report(shortage.Shortage(shortage.GPU, "no room"), "measuring", "half")
+
+    with Run.create_or_open(tmp_path / "run") as run:
+        made = run.stage("demo", version=1, inputs={}, params={}, build=build, label="score")
+        line = "out of GPU memory while measuring: going on with half. The result is the same to rounding."
+        assert made.manifest["out_of_memory"] == [line]
+        assert f"note: score: {line}" in capsys.readouterr().err
+        events = [json.loads(event) for event in (run.path / "events.jsonl").read_text().splitlines()]
+        assert {"event": "memory.short", "stage": "score", "message": line}.items() <= events[1].items()
