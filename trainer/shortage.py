@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GPU, HOST = "GPU memory", "main memory"
+SAME = "The result is the same to rounding."
 SIGNS = {
     "CUBLAS_STATUS_ALLOC_FAILED": GPU,
     "CUDNN_STATUS_ALLOC_FAILED": GPU,
@@ -84,9 +85,9 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def report(found: Shortage, doing: str, going_on: str) -> None:
-    """Pass one line to the listeners: which memory was short while `doing` what, and how work is `going_on`."""
-    line = f"out of {found.memory} while {doing}: going on with {going_on}. The result is the same to rounding."
+def report(found: Shortage, doing: str, going_on: str, result: str = SAME) -> None:
+    """Pass one line to the listener: which memory was short while `doing` what, how work is `going_on`, and what that changes."""
+    line = f"out of {found.memory} while {doing}: going on with {going_on}. {result}"
     if _listeners:
         _listeners[-1](line)
     else:

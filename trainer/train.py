@@ -30,7 +30,7 @@ from trainer.errors import CheckpointError, Interrupted, MachineError
 from trainer.forward import Tokens
 from trainer.live import Live
 from trainer.memory import peak_gib, reset_peak
-from trainer.shortage import Shortage, attempt, report
+from trainer.shortage import SAME, Shortage, attempt, report
 from trainer.step import Division, Plan, Training, sum_gradients, update
 
 
@@ -220,7 +220,9 @@ def _make_room(
             f"continues from the last checkpoint; or lower train.pack_length and tokens.max_length, with which training starts again."
         )
     memory.divide(*_size(training))
-    report(found, f"taking training step {step + 1} of {training.steps}", going_on)
+    drops = any(module.p > 0 for module in training.model.modules() if isinstance(module, torch.nn.Dropout))
+    changed = "LoRA's dropout draws other masks; all else is the same to rounding." if drops else SAME
+    report(found, f"taking training step {step + 1} of {training.steps}", going_on, changed)
     record = {"step": step + 1, "packs_per_batch": training.division.packs, "activation_memory": memory.budget}
     return replace(counters, out_of_memory=[*counters.out_of_memory, record])
 

@@ -14,7 +14,7 @@ from al.run.artifacts import Artifact
 from trainer.tokens import TRUNCATED
 
 KEPT = ("steps", "tokens", "target_tokens", "seconds", "tokens_per_s", "peak_gib", "best_step", "best_dev_loss",
-        "stopped_early")  # fmt: skip
+        "stopped_early", "out_of_memory")  # fmt: skip
 CURVE = {"step": "step", "loss": "loss", "dev_loss": "dev_loss", "lr": "learning_rate", "tokens_per_s": "tokens_per_s",
          "grad_norm": "grad_norm", "memory_gib": "memory_gib"}  # fmt: skip
 """What of a step is kept, and its name in curve.jsonl."""

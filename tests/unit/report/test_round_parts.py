@@ -155,6 +155,13 @@ def test_an_early_stop_is_said():
     assert "dev was not measured during training" in page_of(summary).text
 
 
+def test_training_that_ran_out_of_memory_is_said():
+    summary = first_round()
+    assert "Memory ran out" not in page_of(summary).text
+    summary["training"]["selected"]["out_of_memory"] = [{"step": 3, "packs_per_batch": 2, "activation_memory": "auto"}]
+    assert "Memory ran out in training" in page_of(summary).text
+
+
 def test_hashes_stand_whole_beside_their_fingerprints():
     summary = first_round()
     text = page_of(summary).text

@@ -173,6 +173,12 @@ def test_one_pack_is_trained_with_less_memory_and_then_given_up_with_true_advice
     same_weights(weights, undisturbed[0])
 
 
+def test_other_masks_of_dropout_are_not_called_the_same(base, tmp_path, monkeypatch, heard):
+    monkeypatch.setattr(step, "_accumulate", failing(step._accumulate, ERRORS["cuda"], {0}))
+    run(base, tmp_path, NOISY, LoraConfig(r=2, dropout=0.1), steps=1)
+    assert "other masks" in heard[0]
+
+
 def test_records_of_memory_survive_an_interruption(base, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "_accumulate", failing(step._accumulate, ERRORS["cuda"], {0}))
     config = NOISY.model_copy(update={"checkpoint_every": 1})
@@ -262,4 +268,5 @@ def test_weights_are_dequantized_layer_by_layer_when_all_do_not_fit(tmp_path, mo
     monkeypatch.setattr(joined, "make_resident", failing(joined.make_resident, ERRORS["cuda"], {3}))
     with measuring(base.model, "dequantized", 64) as held:
         assert held == "nf4" and len(heard) == 1
+        assert not any(layer.resident is not None for layer in base.decoder.nf4)
         assert np.array_equal(measure.measure(base.model, tokens, rows, batch_tokens=64).nll_total, expected)
