@@ -16,6 +16,7 @@ import pytest
 from command_line import ROOT, winnow_child
 
 from al.run import trash
+from al.run.database import changing
 from al.run.store import Run
 
 
@@ -271,7 +272,8 @@ def test_a_run_of_an_earlier_version_killed_before_its_row_still_opens(run, tmp_
     manifest.pop("run")
     (first / "manifest.json").write_text(json.dumps(manifest))
     with sqlite3.connect(run / "run.db") as db:
-        db.execute("DELETE FROM meta WHERE key = 'run'")
+        db.execute("DELETE FROM meta")
+        db.execute("INSERT INTO meta VALUES ('schema', '1')")
         db.execute("DELETE FROM artifacts")
         db.execute("DELETE FROM pools")
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
@@ -321,8 +323,8 @@ def test_a_read_only_copy_can_be_looked_at_and_says_why_it_cannot_go_on(run, tmp
     if with_log:  # the newest pool version is in the log only
         opened = sqlite3.connect(run / "run.db")
         opened.execute("PRAGMA wal_autocheckpoint=0")
-        opened.execute("INSERT INTO pools SELECT 7, fingerprint, created FROM pools")
-        opened.commit()
+        with changing(opened):
+            opened.execute("INSERT INTO pools SELECT 7, fingerprint, created FROM pools")
     copy = tmp_path / "copy"
     shutil.copytree(run, copy, symlinks=True, ignore=shutil.ignore_patterns("run.db-shm"))
     assert ((copy / "run.db-wal").exists() and (copy / "run.db-wal").stat().st_size > 0) == with_log

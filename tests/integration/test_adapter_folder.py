@@ -15,6 +15,7 @@ import torch
 import yaml
 from command_line import winnow
 
+from al.run.database import changing
 from trainer.config import GenerateConfig, LoraConfig, ModelConfig
 from trainer.generate import generate
 from trainer.model import Base, save_adapter
@@ -185,9 +186,9 @@ def test_a_damaged_folder_is_made_again_with_the_same_bytes(copied):
 
 
 def test_a_run_of_a_winnow_without_folders_goes_on(copied):
-    with sqlite3.connect(copied / "run.db") as database:
-        database.execute("DELETE FROM round_artifacts WHERE role = 'adapter'")
-        database.execute("DELETE FROM artifacts WHERE stage = 'adapter'")
+    with sqlite3.connect(copied / "run.db") as db, changing(db):
+        db.execute("DELETE FROM round_artifacts WHERE role = 'adapter'")
+        db.execute("DELETE FROM artifacts WHERE stage = 'adapter'")
     shutil.rmtree(copied / "artifacts/adapter")
     for link in copied.glob("rounds/*/adapter"):
         link.unlink()

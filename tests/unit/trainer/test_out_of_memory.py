@@ -73,7 +73,7 @@ def failing(work, error, calls, before=True):
     return wrapped
 
 
-def same_weights(one, other):
+def assert_same_weights(one, other):
     for name in one:
         torch.testing.assert_close(one[name], other[name], **TOLERANCE)
 
@@ -117,7 +117,7 @@ def test_training_goes_on_with_half_the_packs_and_ends_the_same(base, undisturbe
     monkeypatch.setattr(step, "_accumulate", failing(step._accumulate, error, {1, 3}))
     weights, report, metrics = run(base, tmp_path, NOISY)
     expected, _, untroubled = undisturbed
-    same_weights(weights, expected)
+    assert_same_weights(weights, expected)
     np.testing.assert_allclose([m["loss"] for m in metrics], [m["loss"] for m in untroubled], rtol=1e-5)
     assert [m["step"] for m in metrics] == [1, 2, 3]
     records = [(record["step"], record["packs_per_batch"]) for record in report.out_of_memory]
@@ -127,7 +127,7 @@ def test_training_goes_on_with_half_the_packs_and_ends_the_same(base, undisturbe
 
 def test_the_division_into_micro_batches_changes_training_only_by_rounding(base, undisturbed, tmp_path):
     weights, _, _ = run(base, tmp_path, NOISY.model_copy(update={"packs_per_batch": 1}))
-    same_weights(weights, undisturbed[0])
+    assert_same_weights(weights, undisturbed[0])
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the update", "after it"])
@@ -147,7 +147,7 @@ def test_an_update_that_may_be_half_made_is_taken_back(base, undisturbed, tmp_pa
     whole, calls = step.optim.step_unless, iter(range(99))
     monkeypatch.setattr(step.optim, "step_unless", lambda *given: (torn if next(calls) == at else whole)(*given))
     weights, report, metrics = run(base, tmp_path, NOISY)
-    same_weights(weights, undisturbed[0])
+    assert_same_weights(weights, undisturbed[0])
     assert report.steps == 3 and report.tokens == undisturbed[1].tokens
     assert [m["step"] for m in metrics] == [[1, 2, 3], [1, 1, 2, 3], [1, 2, 3]][at]
 
@@ -170,7 +170,7 @@ def test_one_pack_is_trained_with_less_memory_and_then_given_up_with_true_advice
     monkeypatch.setattr(step, "_accumulate", accumulate)
     weights, report, _ = run(base, tmp_path / "twice", one)
     assert report.resumed_from == 2
-    same_weights(weights, undisturbed[0])
+    assert_same_weights(weights, undisturbed[0])
 
 
 def test_other_masks_of_dropout_are_not_called_the_same(base, tmp_path, monkeypatch, heard):
