@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from al.commands.foreign_errors import explain
+from al.terminal import displayable, show, show_drawn, without_passwords
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -127,8 +128,8 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
-    """Print `document` as JSON with --json, else the text that `describe` makes of it."""
-    click.echo(json.dumps(document, indent=1, default=str) if options.as_json else describe(document))
+    """Print `document` as JSON with --json, else the text that `describe` makes of what can be displayed of it."""
+    show_drawn(json.dumps(document, indent=1, default=str) if options.as_json else describe(displayable(document)))
 
 
 def run_command_line(cli: click.Command, arguments: list[str]) -> None:
@@ -139,6 +140,7 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
     except click.exceptions.Abort:
         _fail(arguments, "interrupted. Run the same command again, or `resume`, to continue.", 130)
     except click.ClickException as error:
+        error.message = without_passwords(displayable(error.message))
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -165,6 +167,7 @@ def _quiet_libraries(debug: bool) -> None:
 
 def _fail(arguments: list[str], message: str, code: int) -> None:
     if "--json" in arguments:
-        click.echo(json.dumps({"error": message, "exit_code": code}))
-    click.echo(f"error: {message}" if code != 130 else message, err=True)
+        show(json.dumps({"error": message, "exit_code": code}))
+    line = " ".join(message.splitlines())
+    show(f"error: {line}" if code != 130 else line, file=sys.stderr)
     sys.exit(code)

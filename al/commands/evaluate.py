@@ -23,7 +23,7 @@ from al.pool.store import Pool
 from al.preparation.stages import Tokenized
 from al.preparation.target import import_apart
 from al.prompting.models import find_models, latest_models
-from al.report.reading.values import displayable, write
+from al.report.reading.values import write
 from al.report.reading.verdict import Comparison
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, difference_cell, one_line
 from al.run import rounds
@@ -31,6 +31,7 @@ from al.run.artifacts import Artifact
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
+from al.terminal import displayable
 
 EVERY = "every"
 

@@ -14,10 +14,10 @@ from al.prompting.answers import Answering, Sampling
 from al.prompting.chat import chat
 from al.prompting.models import find_models
 from al.prompting.prompts import Messages, conversations
-from al.report.reading.values import displayable
 from al.run.artifacts import Artifact
 from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run
+from al.terminal import show
 from trainer.template import ChatTemplate
 from trainer.tokenizer import load_tokenizer
 
@@ -151,7 +151,7 @@ def _stream(
 
 def _show(text: str) -> None:
     """Print a piece of an answer at once. Control characters become visible signs, so a model cannot drive the terminal."""
-    print(displayable(text), end="", flush=True)
+    show(text, end="")
 
 
 def describe_answers(document: dict[str, Any] | None) -> str:
@@ -166,4 +166,4 @@ def describe_answers(document: dict[str, Any] | None) -> str:
             for answer in answers:
                 end = "" if answer["finished"] else " …"
                 lines.append(f"   {name}: {answer['text']}{end}".replace("\n", "\n     "))
-    return displayable("\n".join(lines))
+    return "\n".join(lines)

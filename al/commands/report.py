@@ -13,6 +13,7 @@ from al.errors import ConfigError, EnvironmentProblem
 from al.report.page.figures import write_figures
 from al.report.text.comparison import comparison_as_markdown, comparison_as_text
 from al.report.text.round import render_markdown
+from al.terminal import displayable
 
 if TYPE_CHECKING:
     from al.commands.options import Options
@@ -44,7 +45,7 @@ def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
         wanted.out.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise EnvironmentProblem(f"--out {wanted.out}: cannot be written: {error.strerror or error}") from error
-    return document, f"written to {wanted.out}"
+    return document, displayable(f"written to {wanted.out}")
 
 
 def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
@@ -56,7 +57,7 @@ def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
     written = write_figures(summary, wanted.figures, wanted.form)
     missing = [f"no data for the charts: {', '.join(written['left_out'])}"] if written["left_out"] else []
-    return written, "\n".join([*written["files"], *missing])
+    return written, displayable("\n".join([*written["files"], *missing]))
 
 
 def _compared(wanted: Wanted) -> tuple[Any, str]:

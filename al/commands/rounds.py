@@ -18,6 +18,7 @@ from al.run.rounds import read_summary
 from al.run.session import Session
 from al.run.store import Run
 from al.scoring.stage import scoring_notices
+from al.terminal import displayable, show, show_drawn
 from al.tracking.rounds import tracked
 from al.tracking.services import check_installed
 
@@ -44,18 +45,16 @@ def _announce(session: Any, number: int, budget: str) -> None:
     if session.quiet:
         return
     for line in scoring_notices(session.config):
-        print(f"note: {line}", flush=True)
+        show(f"note: {line}")
     if last is None:
-        print(f"round {number} in {session.run.path}, budget {budget}", flush=True)
+        show(f"round {number} in {session.run.path}, budget {budget}")
         return
-    print(f"continuing round {number} in {session.run.path}, started {last.started}, budget {budget}", flush=True)
+    show(f"continuing round {number} in {session.run.path}, started {last.started}, budget {budget}")
     changes = difference(last.config, session.config.model_dump(mode="json"))
     if last.budget != budget:
         changes["budget"] = [last.budget, budget]
     for key, (before, after) in changes.items():
-        print(
-            f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again", flush=True
-        )
+        show(f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again")
 
 
 def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
@@ -70,10 +69,10 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
             _announce(session, number, request.text)
             summary = run_round(session, request, number)
             if not options.as_json:
-                print(describe_summary(with_paths(run.path, summary)), flush=True)
+                show_drawn(describe_summary(displayable(with_paths(run.path, summary))))
             if until_no_gain and not gained(summary):
                 if not options.as_json:
-                    print(f"stopping after round {number}: its dev gain is not significant", flush=True)
+                    show(f"stopping after round {number}: its dev gain is not significant")
                 break
         return with_paths(run.path, read_summary(run.path, number if number <= count else count))
 

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from al.commands.status import describe_progress, describe_status, describe_step
 from al.run.status import status
+from al.terminal import displayable, show
 
 SPARE_SECONDS = 1.0
 """Seconds without a lock holder after which the run counts as idle. It bridges two commands in sequence, such as `make demo` twice."""
@@ -25,7 +26,7 @@ def watch(path: Path, every: float, out: TextIO | None = None) -> None:
     try:
         if document["working"]:
             (_draw if out.isatty() else _tell)(path, every, document, out)
-        print(describe_status(status(path)), file=out, flush=True)
+        show(describe_status(status(path)), file=out)
     except KeyboardInterrupt:
         pass
 
@@ -47,10 +48,10 @@ def _tell(path: Path, every: float, document: dict[str, Any], out: TextIO) -> No
         for row in document["rounds"]:
             if row["state"] == "done" and row["round"] not in done:
                 done.add(row["round"])
-                print(result_line(row), file=out, flush=True)
+                show(result_line(row), file=out)
         line = now_line(document)
         if line != printed:
-            print(line, file=out, flush=True)
+            show(line, file=out)
         printed = line
         document = _next(path, every)
 
@@ -72,6 +73,7 @@ def screen_of(document: dict[str, Any]) -> Any:
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
+    document = displayable(document)
     head = f"{document['run']}: {document['pool_examples']:,} examples, {document['owner'] or 'idle'}"
     parts: list[Any] = [Text(head, style="bold"), *(Text(result_line(row)) for row in document["rounds"])]
     if document["comparison"]:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
+from al.config.yaml_values import read_yaml
 from al.errors import ConfigError
 from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
@@ -191,10 +191,7 @@ def parse_strategy(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
                 f"--strategies {text}: {key.strip()} is the same for all strategies; a strategy's own can be keys of "
                 f"{', '.join(OWN)}. --set changes it for all."
             )
-        try:
-            changes.append((key.strip(), yaml.safe_load(value)))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--strategies {text}: the value is not valid YAML: {error}") from None
+        changes.append((key.strip(), read_yaml(value, f"--strategies {text}")))
     if name not in registry("strategy"):
         raise ConfigError(f"--strategies: {nearest_name('strategy', name, registry('strategy'))}")
     return name, tuple(changes)

@@ -12,14 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from al.cache import cache_dir
 from al.config.cleaning import CleanConfig
 from al.config.evaluation import EvaluateConfig
 from al.config.pool import FormatName, PoolConfig
+from al.config.yaml_values import DEEPEST, read_yaml
 from al.errors import ConfigError
+from al.excerpt import cut
+from al.terminal import without_passwords
 from selection.config import (
     ClusterConfig,
     DedupConfig,
@@ -33,6 +35,8 @@ from selection.config import (
 from trainer.config import GenerateConfig, LoraConfig, MeasureConfig, ModelConfig, TrainConfig
 from trainer.tokens_config import TokensConfig
 
+SHOWN = 100
+"""Characters of a value in an error."""
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -143,10 +147,26 @@ def change(values: Mapping[str, Any], overrides: Iterable[str], where: str) -> C
 
 def parse(values: Mapping[str, Any], where: str) -> Config:
     """Check a nested dict of values; `where` names it in errors. `{cache}` in any string becomes the cache directory."""
+    refuse_passwords(values, where)
     try:
         return Config.model_validate(_expand(values))
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(_explain(entry) for entry in error.errors())) from None
+
+
+def refuse_passwords(values: Any, where: str, key: str = "") -> None:
+    """Raise ConfigError if a text of `values` is a URL with a user or password: the run would record it, and reports repeat it."""
+    if isinstance(values, Mapping):
+        for name, item in values.items():
+            refuse_passwords(item, where, f"{key}.{name}".lstrip("."))
+    elif isinstance(values, (list, tuple)):
+        for item in values:
+            refuse_passwords(item, where, key)
+    elif isinstance(values, str) and without_passwords(values) != values:
+        raise ConfigError(
+            f"{where}: `{key}`: the URL {values} has a user or password, which the run would record. Remove it, and log in with the "
+            f"service's own tool (`hf auth login`, ~/.netrc)."
+        )
 
 
 def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -158,19 +178,23 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends:` is circular ({' → '.join(p.name for p in seen)} → {path.name}).")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not path.is_file() and path.exists():
+            raise ConfigError(f"{path}: expected a YAML file, found a folder or device.")
+        values = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
     except FileNotFoundError:
         known = ", ".join(sorted(p.name for p in CONFIG_DIR.glob("*.yaml")))
         raise ConfigError(f"{path}: no such config file. Shipped with Winnow: {known}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if values is None:
-        values = {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML: byte {error.start + 1} is not UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, found {type(values).__name__}.")
     parent = values.pop("extends", None)
     if parent is None:
         return values
+    if not isinstance(parent, str) or "\0" in parent:
+        raise ConfigError(f"{path}: `extends`: expected the path of a config, found {_found(parent)}.")
     base = _read_yaml(path.parent / parent, (*seen, path.resolve()))
     return _merged(base, values)
 
@@ -185,18 +209,15 @@ def _merged(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 def _apply_override(values: dict[str, Any], text: str) -> None:
     path, equals, raw = text.partition("=")
-    if not equals or not path.strip():
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set train.learning_rate=1e-4.")
+    if not equals or not path.strip() or path.count(".") > DEEPEST:
+        raise ConfigError(f"--set {cut(text, SHOWN)}: expected KEY=VALUE, for example --set train.learning_rate=1e-4.")
     *sections, leaf = path.strip().split(".")
     node = values
     for section in sections:
         node = node.setdefault(section, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {text}: {section} is a value, not a section.")
-    try:
-        node[leaf] = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
+            raise ConfigError(f"--set {cut(text, SHOWN)}: {section} is a value, not a section.")
+    node[leaf] = read_yaml(raw, f"--set {cut(text, SHOWN)}")
 
 
 def _expand(value: Any) -> Any:
@@ -217,7 +238,11 @@ def _explain(entry: Mapping[str, Any]) -> str:
         return f"unknown key `{key}`" + (
             f"; did you mean `{hint}`?" if hint else "; `python cli.py config schema` lists all keys."
         )
-    return f"`{key}`: {entry['msg']}, found {entry['input']!r}"
+    return f"`{key}`: {entry['msg']}, found {_found(entry['input'])}"
+
+
+def _found(value: Any) -> str:
+    return cut(repr(value), SHOWN)
 
 
 def _section(field: Any) -> type[BaseModel] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from al.config import refuse_passwords
 from al.config.pool import PoolConfig
 from al.errors import RunStateError
 from al.pool.presets import find
@@ -82,8 +83,13 @@ def _less(entry: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def sources_config(config: PoolConfig, names: Iterable[str], format_name: str | None, strict: bool) -> PoolConfig:
-    """The pool section with its sources replaced by `names` (paths, globs, presets, `hub:` names) given on the command line."""
+    """The pool section with its sources replaced by `names` (paths, globs, presets, `hub:` names) given on the command line.
+
+    Raises:
+        ConfigError: a URL with a password.
+    """
     names = list(names)
+    refuse_passwords(names, "pool", "files")
     values = {
         "files": [n for n in names if not n.startswith("hub:")],
         "hub": [n for n in names if n.startswith("hub:")],

@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from al.release.data import UNKNOWN, hub_licence
-from al.report.reading.values import displayable, write
+from al.report.reading.values import write
 from al.report.reading.verdict import verdict
 from al.report.text.blocks import Block, Cell, Line, Table, one_line
 from al.report.text.markdown import as_markdown, code_block, escape
 from al.report.text.round import KEY, evaluation_table, written_table
+from al.terminal import displayable
 
 SOURCES_SHOWN = 40
 PARTS = {"evaluation": "Test", "dev": "Dev"}

@@ -17,12 +17,12 @@ from al.preparation.stages import Tokenized
 from al.release.card import card
 from al.release.data import data_part
 from al.release.portable import portable, portable_name
-from al.report.reading.values import displayable
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.base import refuse_other_base
 from al.run.rounds import ADAPTER
 from al.run.session import Session
+from al.terminal import displayable
 from trainer.tokens import TokenTable
 
 SCHEMA = 1

@@ -7,8 +7,8 @@
 | an added row with an `id` of the pool | pin that example; with `keep` = no, drop it permanently |
 | an added row with an `id` and a `response`, for an example without one | answer it |
 
-Spreadsheets read text that begins with = + - @ as a formula, and ids of digits alone as a number. Such text is written with an
-apostrophe in front and ids with a #; both are removed when the file is read.
+Spreadsheets read text that begins with = + - @ (some also after white space, or full-width) as a formula, and ids of digits alone as
+a number. Such text is written with an apostrophe in front and ids with a #; both are removed when the file is read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from al.run.atomic import replaced
 
 KEEP = {"yes": "yes", "y": "yes", "true": "yes", "1": "yes", "": "yes", "no": "no", "n": "no", "false": "no", "0": "no"}
 KEEP |= {"pin": "pin"}
-_GUARDED, _FORMULA = re.compile(r"'+[=+\-@\t\r]"), re.compile(r"'*[=+\-@\t\r]")
+# Some programs trim white space and marks without width; the full-width signs are those of East Asian keyboards.
+_STARTS = r"(?:[\t\r\n]|[\s\x00-\x1f\ufeff\u200b-\u200f]*[=+\-@＝＋－＠])"
+_GUARDED, _FORMULA = re.compile(f"'+{_STARTS}"), re.compile(f"'*{_STARTS}")
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -242,7 +244,7 @@ def _read_jsonl(path: Path, handle: Any) -> Iterator[EditedRow]:
             continue
         try:
             values = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a ValueError: an integer of thousands of digits
             raise DataError(f"{path}:{line}: not valid JSON ({error}).") from None
         if not isinstance(values, dict):
             raise DataError(f"{path}:{line}: expected an object with an id, found {type(values).__name__}.")

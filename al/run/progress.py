@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from al.errors import Interrupted
 from al.run.atomic import replaced
+from al.terminal import displayable, show
 
 LINE_EVERY_SECONDS = 5.0
 FILE_EVERY_SECONDS = 1.0
@@ -40,7 +41,7 @@ def stop_on_signals() -> None:
         if _stop_requested.is_set():
             raise KeyboardInterrupt
         _stop_requested.set()
-        print("\nstopping at the next safe point; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        show("\nstopping at the next safe point; press Ctrl-C again to stop at once", file=sys.stderr)
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
@@ -73,7 +74,12 @@ class Progress:
         self.seconds_left: float | None = None
         self._terminal = sys.stderr.isatty() and not quiet
         self._bar = tqdm(
-            total=total, desc=title, unit=f" {unit}", unit_scale=True, leave=False, disable=not self._terminal
+            total=total,
+            desc=displayable(title),
+            unit=f" {unit}",
+            unit_scale=True,
+            leave=False,
+            disable=not self._terminal,
         )
         self._started = self._spoken = time.monotonic()
         self._file, self._written = file, float("-inf")
@@ -91,7 +97,7 @@ class Progress:
                 self._file.unlink(missing_ok=True)
         if kind is None and not self.quiet:
             seconds = time.monotonic() - self._started
-            print(f"{self.title}: {self.done:,} {self.unit} in {seconds:.1f} s{self.note}", file=sys.stderr, flush=True)
+            show(f"{self.title}: {self.done:,} {self.unit} in {seconds:.1f} s{self.note}", file=sys.stderr)
 
     def __call__(self, units: int) -> None:
         self._advance(units)
@@ -145,8 +151,7 @@ class Progress:
         if self.total is not None:
             seconds = (self.total - self.done) / max(rate, 1e-9) if self.seconds_left is None else self.seconds_left
             of, left = f"/{self.total:,}", f", {duration(seconds)} left"
-        print(
+        show(
             f"{self.title}: {self.done:,}{of} {self.unit}, {rate:,.{0 if rate >= 10 else 2}f}/s{left}{self.note}",
             file=sys.stderr,
-            flush=True,
         )

@@ -13,6 +13,7 @@ from al.run.artifacts import Artifact
 from al.run.base import local_identity, refuse_other_base
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
+from al.terminal import show
 from selection.embed import load_embedder
 from trainer.template import ChatTemplate
 from trainer.tokenizer import load_tokenizer
@@ -100,11 +101,11 @@ class Session:
     def tell(self, line: str) -> None:
         """Print a line, unless `quiet`."""
         if not self.quiet:
-            print(line, flush=True)
+            show(line)
 
     def say(self, line: str) -> None:
         """Print a line that must be seen: on stderr when `quiet`, where stdout holds nothing but one document."""
-        print(line, file=sys.stderr if self.quiet else sys.stdout, flush=True)
+        show(line, file=sys.stderr if self.quiet else sys.stdout)
 
     def check_machine(self) -> None:
         """Fail now, before any stage runs, if the config's device is not there. Raises trainer.errors.MachineError."""

@@ -37,6 +37,7 @@ from al.run.artifacts import Artifact
 from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
+from al.terminal import show, without_passwords
 from trainer import shortage
 
 PROGRESS = "progress.json"
@@ -253,7 +254,7 @@ class Run:
         """Move what a killed process left to the trash, report what is not of this run, and remove scratch of finished stages."""
         self.foreign = found.foreign
         for path in found.foreign:
-            print(f"note: {path}: not of this run, left alone", file=sys.stderr, flush=True)
+            show(f"note: {path}: not of this run, left alone", file=sys.stderr)
         try:
             moved = [trash.discard(self.path, path) for path in found.killed]
         except OSError as error:
@@ -293,7 +294,7 @@ class Run:
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl and call the listeners with it."""
         event = {"time": now(), "event": kind, **fields}
-        line = json.dumps(event, default=str)
+        line = without_passwords(json.dumps(event, default=str))
         with (self.path / EVENTS).open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
             if kind.startswith("stage."):  # al.run.ownership relies on these after a crash

@@ -19,7 +19,7 @@ from report_summaries import later_round  # noqa: E402
 
 from al.report.page.base import sections_of  # noqa: E402
 from al.report.page.round import render_html  # noqa: E402
-from al.report.reading.values import displayable  # noqa: E402
+from al.terminal import displayable  # noqa: E402
 
 NO_WEBGL = """
 const given = HTMLCanvasElement.prototype.getContext;

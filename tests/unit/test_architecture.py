@@ -18,7 +18,7 @@ SOURCES = sorted(
     [ROOT / "cli.py", *(p for room in ("al", "selection", "trainer") for p in (ROOT / room).rglob("*.py"))]
 )
 ORDER = (
-    ("selection", "trainer", "al.errors", "al.cache", "al.excerpt", "al"),
+    ("selection", "trainer", "al.errors", "al.cache", "al.excerpt", "al.terminal", "al"),
     ("al.labels", "al.budget", "al.config"),
     ("al.run",),
     ("al.assets", "al.pool"),
@@ -221,6 +221,18 @@ def places_that_replace_a_file() -> list[str]:
 
 def test_one_place_replaces_files():
     assert places_that_replace_a_file() == ["al.run.atomic"]
+
+
+def test_one_place_prints():
+    """What is printed comes from files, models and errors: `al.terminal` takes control characters and passwords out of it."""
+    assert {m for m in MODULES if room_of(m) != "al.assets" and prints(m)} == {"al.terminal"}
+
+
+def prints(module: str) -> bool:
+    calls = (node.func for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call))
+    return any(
+        getattr(call, "id", None) == "print" or getattr(call, "attr", None) in ("echo", "secho") for call in calls
+    )
 
 
 def lines_of_report() -> int:

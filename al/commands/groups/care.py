@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from al.commands.command_line import common, emit
+from al.terminal import show
 
 
 @click.command("doctor")
@@ -46,7 +47,7 @@ def gc_command(options: Any, yes: bool) -> None:
     def confirm(document: dict[str, Any]) -> bool:
         """Print the trash and ask whether to delete it; False without a terminal unless --yes."""
         if not options.as_json:
-            click.echo(gc.describe_trash(document))
+            show(gc.describe_trash(document))
         return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
 
     emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)

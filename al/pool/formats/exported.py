@@ -22,7 +22,7 @@ def _exported(row: Row) -> list[Example]:
     if isinstance(metadata, str):  # in Parquet
         try:
             metadata = json.loads(metadata)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RowError("invalid_json", "metadata: expected an object as JSON text") from None
     if not isinstance(metadata, dict):
         raise RowError("wrong_type", f"metadata: expected an object, found {kind(metadata)}")

@@ -63,7 +63,7 @@ def render_document(
     packed: Mapping[str, str] | None = None,
     **shown: Any,
 ) -> str:
-    """The page of a document that can be displayed (`values.displayable`).
+    """The page of a document that can be displayed (`al.terminal.displayable`).
 
     Every number stands in a `<data value="…" data-path="…">` whose path is its JSON pointer in the document; computed ones carry
     `data-derived` with the formula instead. What is missing is said, never left blank.

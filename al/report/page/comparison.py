@@ -17,7 +17,8 @@ from al.report.page.base import packed_plotlyjs, render_document
 from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import Chart, plain, plot_layout, spec, trace
 from al.report.reading import compared
-from al.report.reading.values import displayable, lookup
+from al.report.reading.values import lookup
+from al.terminal import displayable
 
 SCRIPTS = ("data.js", "report.js")
 UNSCRIPTED = "Scripts are off, so the learning curves are not drawn and tables cannot be sorted. Every table is complete without them."

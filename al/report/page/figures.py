@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from al import labels
 from al.errors import ConfigError, EnvironmentProblem
 from al.report.reading import view
-from al.report.reading.values import displayable, lookup
+from al.report.reading.values import lookup
 from al.report.reading.verdict import comparisons
+from al.terminal import displayable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

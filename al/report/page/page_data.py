@@ -36,7 +36,7 @@ _CARD_FACTS = (
 
 
 def page_data(summary: Mapping[str, Any], details: Mapping[str, Any] | None) -> dict[str, Any]:
-    """{"map", "cards", "picks", "outcome_words"} of what the documents hold; both can be displayed (`values.displayable`)."""
+    """{"map", "cards", "picks", "outcome_words"} of what the documents hold; both can be displayed (`al.terminal.displayable`)."""
     details = details or {}
     outcomes = lookup(summary, "selection", "outcomes") or {}
     return {

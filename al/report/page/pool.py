@@ -7,7 +7,7 @@ from typing import Any
 
 from al.report.page.base import render_document
 from al.report.reading import pool_words
-from al.report.reading.values import displayable
+from al.terminal import displayable
 
 
 def render_pool(document: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from al.report.page.charts_verdict import verdict_charts
 from al.report.page.drawing import build_charts
 from al.report.page.page_data import color_choices, pack_text, page_data
 from al.report.reading.priced import priced
-from al.report.reading.values import displayable
 from al.report.reading.verdict import headline, headline_metrics, verdict
+from al.terminal import displayable
 
 # In the order in which they run; data.js runs plotly.js, which the page holds packed.
 SCRIPTS = ("data.js", "report.js", "map-draw.js", "map-style.js", "map.js", "cards.js", "search.js")

@@ -6,35 +6,11 @@ one is a dash. Lower-case style names ("count", "nll", ...) are the keys of `STY
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MISSING = "–"
 MINUS = "\u2212"
-# C0 and C1 controls but tab and newline: an ESC in a pool's text would drive the reader's terminal.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# Marks that reorder the text around them: a reason printed after a hostile name would read backwards.
-_LINE_ENDS = re.compile("\r\n|[\u2028\u2029\x85]")
-_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-
-
-def displayable(node: Any) -> Any:
-    """A copy of a JSON-like value that can be shown: NaN and infinities become None, control characters visible signs.
-
-    CRLF and the Unicode line separators become newlines: every reader of the text then agrees on where its lines end.
-    Lone surrogates, which JSON may spell but UTF-8 cannot, become "?"; tuples become lists.
-    """
-    if isinstance(node, Mapping):
-        return {_clean_text(str(key)): displayable(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [displayable(value) for value in node]
-    if isinstance(node, str):
-        return _clean_text(node)
-    if isinstance(node, float) and not math.isfinite(node):
-        return None
-    return node
 
 
 def short(text: str, limit: int = 80) -> str:
@@ -69,12 +45,6 @@ def write(value: float | int | None, style: str, *, signed: bool = False) -> str
     if value < 0:
         return MINUS + text
     return "+" + text if signed and value > 0 else text
-
-
-def _clean_text(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    text = _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else "\ufffd", _LINE_ENDS.sub("\n", text))
-    return _BIDI.sub("\ufffd", text)
 
 
 def _decimals(value: float, places: int) -> str:

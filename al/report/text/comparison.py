@@ -8,9 +8,10 @@ from typing import Any
 from al import labels
 from al.report.reading import compared
 from al.report.reading.compared import baseline_name, differences, entries_of, name_of, nll_of
-from al.report.reading.values import MISSING, displayable, lookup, short, write
+from al.report.reading.values import MISSING, lookup, short, write
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, difference_cell, metric_table, one_line
 from al.report.text.markdown import as_markdown
+from al.terminal import displayable
 
 METRICS = ("macro_nll", "micro_nll", "macro_nll_no_end", "macro_em", "micro_em")
 STRATEGY_KEY = (

@@ -13,8 +13,9 @@ from typing import Any
 
 from al import labels
 from al.report.reading.pool_words import by_format, length_sentences, near_sentence, refusal_sentence, visible_segments
-from al.report.reading.values import displayable, short, write
+from al.report.reading.values import short, write
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, one_line
+from al.terminal import displayable
 
 TOP_FILES = TOP_SOURCES = TOP_LANGUAGES = 15
 BAR = 30

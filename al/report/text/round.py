@@ -8,10 +8,11 @@ from typing import Any
 from al import labels
 from al.report.reading import view
 from al.report.reading.priced import priced
-from al.report.reading.values import MISSING, displayable, lookup, short, write
+from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import comparisons, headline, verdict
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, metric_table, one_line
 from al.report.text.markdown import as_markdown, code_block
+from al.terminal import displayable
 
 TOP_CLUSTERS = 8
 METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em")

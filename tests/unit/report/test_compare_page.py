@@ -40,8 +40,9 @@ from al.report.page.comparison import (
 )
 from al.report.page.page_data import unpack_text
 from al.report.reading.compared import comparison_headline, comparison_verdict, differences, holm, ranked
-from al.report.reading.values import displayable, pointer, write
+from al.report.reading.values import pointer, write
 from al.report.text.comparison import comparison_as_text
+from al.terminal import displayable
 
 Make = Callable[[], dict[str, Any]]
 TAME = [paying, nothing_pays, one_seed, one_round, unfinished, eight, bare]

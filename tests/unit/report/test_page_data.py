@@ -14,7 +14,7 @@ from report_summaries import first_round, later_round
 from al.lineage.outcomes import OUTCOMES
 from al.report.page.page_data import GROUPS, color_choices, pack_text, page_data, unpack_text
 from al.report.page.round import render_html
-from al.report.reading.values import displayable
+from al.terminal import displayable
 
 
 def looked_up(summary: dict[str, Any], document: dict[str, Any] | None) -> dict[str, Any]:

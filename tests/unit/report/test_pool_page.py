@@ -14,7 +14,7 @@ from report_page import Page, read_page, resolve, shown
 
 from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.pool import render_pool
-from al.report.reading.values import displayable
+from al.terminal import displayable
 
 Make = Callable[[], dict[str, Any]]
 ALL: list[Make] = [pool_document, files_document, attacked_document]

@@ -14,7 +14,7 @@ from al.report.page.base import TEMPLATES
 from al.report.page.charts_verdict import difference_dots, model_dots, verdict_charts
 from al.report.page.drawing import CHARTS, build_charts
 from al.report.page.round import render_html
-from al.report.reading.values import displayable
+from al.terminal import displayable
 
 
 def strings(node: Any) -> list[str]:

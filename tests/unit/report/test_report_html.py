@@ -16,7 +16,7 @@ from report_summaries import empty_lists, first_round, later_round, second_round
 from al.report.page.base import TEMPLATES, json_script, sections_of
 from al.report.page.page_data import unpack_text
 from al.report.page.round import SCRIPTS, render_html
-from al.report.reading.values import displayable
+from al.terminal import displayable
 
 SUMMARIES = [first_round, second_round, later_round, without_control, time_budget, tie, empty_lists, hostile]
 

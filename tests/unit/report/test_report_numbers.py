@@ -20,7 +20,8 @@ from report_summaries import (
 )
 
 from al.report.page.round import render_html
-from al.report.reading.values import displayable, lookup, pointer, write
+from al.report.reading.values import lookup, pointer, write
+from al.terminal import displayable
 
 SUMMARIES = [first_round, second_round, later_round, without_control, token_budget, time_budget, tie, empty_lists]
 # Drawn as charts (test_report_charts.py) or about the file itself.
