@@ -277,7 +277,7 @@ def pool_presets(options: Any) -> None:
     flag_value="",
     default=None,
     metavar="[PAGE.html]",
-    help="Also write an HTML page.  [default: RUN/pool.html, or ./pool.html with SOURCES]",
+    help="Also write an HTML page.  [default: RUN/pool.html, or ./pool.html with SOURCES and where RUN is read-only]",
 )
 @common
 def pool_inspect(

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,25 +62,34 @@ def winnow(*arguments: object) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def winnow_child(*arguments: object, **environment: str) -> Result:
-    """Run the command line as a real child process, which may be killed; the code is negative then, as of `subprocess`."""
+def winnow_child(*arguments: object, prepare: Callable[[], None] | None = None, **environment: str) -> Result:
+    """Run the command line as a real child process, which may be killed; the code is negative then, as of `subprocess`. `prepare`, a
+    function of a module, is called in the child first."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        child = _start([str(argument) for argument in arguments], environment, out, err)
+        child = _start([str(argument) for argument in arguments], environment, out, err, prepare)
         child.join(timeout=300)
         return Result(child.exitcode, out.read_text(), err.read_text())
 
 
-def _start(arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> multiprocessing.Process:
+def _start(
+    arguments: list[str],
+    environment: dict[str, str],
+    out: Path,
+    err: Path,
+    prepare: Callable[[], None] | None = None,
+) -> multiprocessing.Process:
     """Start `cli.py ARGUMENTS` with stdout and stderr in files; the process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    child = context.Process(target=_main, args=(arguments, environment, str(out), str(err)))
+    child = context.Process(target=_main, args=(arguments, environment, str(out), str(err), prepare))
     child.start()
     return child
 
 
-def _main(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
+def _main(
+    arguments: list[str], environment: dict[str, str], out: str, err: str, prepare: Callable[[], None] | None
+) -> None:
     import cli
 
     os.environ.update(environment)
@@ -87,4 +97,6 @@ def _main(arguments: list[str], environment: dict[str, str], out: str, err: str)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False, buffering=1) for stream in (1, 2))
+    if prepare is not None:
+        prepare()
     cli.main(arguments)

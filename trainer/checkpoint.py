@@ -118,7 +118,10 @@ def _path(directory: Path, step: int) -> Path:
 
 def _checkpoints(directory: Path) -> list[Path]:
     """Newest first."""
-    return sorted(directory.glob("step-[0-9]*"), key=_step, reverse=True)
+    found = (
+        path for path in directory.glob("step-[0-9]*") if path.name.removeprefix("step-").isdecimal() and path.is_dir()
+    )
+    return sorted(found, key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:

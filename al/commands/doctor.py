@@ -10,11 +10,14 @@ from typing import Any
 from al.cache import cache_dir
 from al.commands.options import Options
 from al.run import rounds
+from al.run.ownership import strangers
 from al.run.store import Run, versions
 from al.run.trash import contents
 from trainer.config import ModelConfig
 
 LEAST_FREE_GIB = 5.0
+SHOWN = 20
+"""Entries that are not of the run."""
 
 
 def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
@@ -68,12 +71,16 @@ def _machine() -> dict[str, Any]:
 
 def _strangers_and_trash(run: Run) -> dict[str, Any]:
     """Entries of the run directory that are not part of the run: trash and foreign files."""
-    foreign = [str(entry.relative_to(run.path)) for entry in run.unlisted().foreign]
+    roles: dict[int, set[str]] = {entry.number: set() for entry in rounds.all_rounds(run)}
+    for number, role in run.db.execute("SELECT round, role FROM round_artifacts").fetchall():
+        roles.setdefault(number, set()).add(role)
+    found = (*run.unlisted().foreign, *strangers(run.path, roles))
+    foreign = [str(entry.relative_to(run.path)) for entry in found]
     trash = contents(run.path)
     size = sum(entry.bytes for entry in trash) / 2**20
     return {
         "trash": f"{len(trash)} entries, {size:.1f} MiB" + (" (`gc` deletes them)" if trash else ""),
-        "not of this run": ", ".join(foreign) or "nothing",
+        "not of this run": foreign,
     }
 
 
@@ -89,9 +96,17 @@ def _examine_run(run: Run, drop: bool) -> tuple[list[str], list[str], list[int]]
     return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
 
 
+def _more(count: int) -> str:
+    return f" and {count} more (--json lists them); Winnow leaves them alone" if count > 0 else ""
+
+
 def describe_findings(document: dict[str, Any]) -> str:
     """The text of the findings for the terminal."""
-    lines = [f"{name:<16} {value}" for name, value in document["facts"].items() if name != "versions"]
+    facts = dict(document["facts"])
+    foreign = facts.pop("not of this run", None)
+    lines = [f"{name:<16} {value}" for name, value in facts.items() if name != "versions"]
+    if foreign is not None:
+        lines.append(f"{'not of this run':<16} {', '.join(foreign[:SHOWN]) or 'nothing'}" + _more(len(foreign) - SHOWN))
     lines += [f"{name:<22} {value}" for name, value in document["facts"]["versions"].items()]
     lines += [f"dropped {name}" for name in document["dropped"]]
     lines += [f"round {number} is open again: `resume` makes the missing artifacts" for number in document["reopened"]]

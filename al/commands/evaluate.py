@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,7 +66,8 @@ def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
     Run.read(options.run_path).close()  # not a run: say so before anything is made
     config = _config(options, wanted)
     stop_on_signals()
-    with Run.create_or_open(options.run_path) as run:
+    writable = os.access(options.run_path, os.W_OK)  # elsewhere what rounds have measured can still be compared
+    with Run.create_or_open(options.run_path) if writable else Run.read(options.run_path) as run:
         session = Session(run, config, quiet=options.as_json)
         session.check_machine()
         names = [name.strip() for name in wanted.models.split(",") if name.strip()] or latest_models(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 
+from al.excerpt import cut
 from trainer.shortage import GPU, HOST, shortage
 
 ENVIRONMENT, RUN_STATE = 4, 5
@@ -20,6 +21,13 @@ OF_THE_MACHINE = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ESTALE: "the network file system lost the file",
+    errno.EISDIR: "expected a file, found a folder; move it away",
+    errno.ENOTDIR: "expected a folder, found a file on the way to it; move it away",
+    errno.EEXIST: "expected a folder or nothing, found something else; move it away",
+    errno.ELOOP: "a link leads to itself, or should not be there; move it away",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOTEMPTY: "the folder cannot be emptied; close the programs that use files in it",
+    errno.EBUSY: "another program uses it",
 }
 OF_SQLITE = {
     sqlite3.SQLITE_FULL: OF_THE_MACHINE[errno.ENOSPC],
@@ -32,6 +40,7 @@ OF_SQLITE = {
     sqlite3.SQLITE_LOCKED: "another process holds it",
 }
 """By primary result code: extended codes have it in their lowest byte."""
+LONGEST_PATH = 300
 MEMORY = {
     GPU: "Free memory that other programs use, or set model.quantization to nf4, or use a smaller model.",
     HOST: "Close other programs, or use a smaller model or pool.",
@@ -49,6 +58,11 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return ENVIRONMENT, f"the GPU reported an error: {text}. {GOES_ON}"
     if isinstance(error, sqlite3.Error):
         return _of_sqlite(error, text)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return (
+            ENVIRONMENT,
+            f"{cut(error.object, LONGEST_PATH)}: this path is not UTF-8, and a library cannot open it. Rename it.",
+        )
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         where = f"{error.filename}: " if error.filename is not None else ""
         return ENVIRONMENT, f"{where}{OF_THE_MACHINE[error.errno]}. {GOES_ON}"

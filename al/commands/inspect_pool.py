@@ -7,6 +7,7 @@ refusals, the most repeated duplicates, the quarantine by reason, and a few exam
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -57,7 +58,8 @@ def inspect(
     Raises:
         ConfigError: a page whose name does not end in .html; it may be a data file that the user wants to inspect.
     """
-    default = Path("pool.html") if names else options.existing_run() / "pool.html"
+    here = names or not os.access(options.existing_run(), os.W_OK)
+    default = Path("pool.html") if here else options.existing_run() / "pool.html"
     place = None if page is None else Path(page or default)
     if place is not None and place.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(

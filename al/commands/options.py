@@ -11,7 +11,7 @@ from al.config import CONFIG_DIR, Config, change, load
 from al.errors import ConfigError
 from al.pool.identity import sources_config
 from al.pool.mapping import parse_map
-from al.run import rounds
+from al.run import database, rounds
 from al.run.ownership import is_run
 from al.run.store import Run
 
@@ -92,7 +92,7 @@ class Options:
     def existing_run(self) -> Path:
         """The run to read: as `run_directory`, or the only run under runs/ if neither --run nor --config is given."""
         if self.run_path is None and self.config_path is None:
-            found = sorted(Path("runs").glob("*/run.db"))
+            found = sorted(path for path in Path("runs").glob("*/run.db") if database.state(path.parent) != "none")
             if len(found) == 1:
                 return found[0].parent
             if len(found) > 1:

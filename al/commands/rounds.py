@@ -74,7 +74,7 @@ def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -
                 if not options.as_json:
                     show(f"stopping after round {number}: its dev gain is not significant")
                 break
-        return with_paths(run.path, read_summary(run.path, number if number <= count else count))
+        return with_paths(run.path, read_summary(run, number if number <= count else count))
 
 
 def resume(options: Options) -> dict[str, Any]:

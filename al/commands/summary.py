@@ -21,9 +21,15 @@ def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
     path = options.existing_run()
     with Run.read(path) as run:
         finished = [r.number for r in rounds.all_rounds(run) if r.state == "done"]
-    if not finished or (number is not None and number not in finished):
-        raise RunStateError(f"{path}: round {number or 1} has no report yet; finished rounds: {finished or 'none'}.")
-    return with_paths(path, read_summary(path, number or finished[-1]))
+        if not finished or (number is not None and number not in finished):
+            raise RunStateError(
+                f"{path}: round {number or 1} has no report yet; finished rounds: {finished or 'none'}."
+            )
+        number = number or finished[-1]
+        summary, page = with_paths(path, read_summary(run, number)), rounds.required(run, number, "report")
+    if not Path(summary["report_path"]).is_file():  # rounds/ is lost; the artifact is not
+        summary["report_path"] = str(page.directory / "report.html")
+    return summary
 
 
 def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def _side(path: Path, name: str, number: int | None) -> Side:
                 f"{path}: round {number or 1} has no report yet; finished rounds: {sorted(finished) or 'none'}."
             )
         chosen = number or max(finished)
-        evaluation = rounds.recorded(run, chosen, "evaluate.selected")
+        evaluation, summary = rounds.recorded(run, chosen, "evaluate.selected"), read_summary(run, chosen)
     config = _with_defaults(finished[chosen].config, str(path))
-    return Side(name, path, chosen, read_summary(path, chosen), config, evaluation)
+    return Side(name, path, chosen, summary, config, evaluation)
 
 
 def _with_defaults(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:

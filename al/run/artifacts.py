@@ -65,9 +65,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def seal(directory: Path, header: Mapping[str, Any]) -> str:
-    """Flush every file of `directory`, write its manifest, and return the manifest's sha256."""
-    files = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    """Flush every file of `directory`, write its manifest, and return the manifest's sha256. Hidden files are no stage's: file systems
+    and file managers make them (.nfs…, .DS_Store)."""
+    files, readable = {}, directory.stat().st_mode & 0o666  # safetensors writes files that nobody else may read
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        path.chmod(readable)
         fsync_path(path)
         files[path.relative_to(directory).as_posix()] = integrity.describe_file(path)
     manifest = directory / MANIFEST

@@ -15,12 +15,17 @@ WEIGHTS = (".safetensors", ".gguf")
 SHA256_DIGITS, SHOWN_DIGITS = 64, 12
 
 
+MODEL_FILES = (".json", ".safetensors", ".gguf", ".model")
+
+
 def local_identity(name: str) -> dict[str, Any]:
     """Names and sha256 of the files of a local model directory; {} for a hub name, which its revision identifies."""
     directory = Path(name)
     if not directory.is_dir():
         return {}
-    files = sorted(p for p in directory.iterdir() if p.suffix in (".json", ".safetensors", ".gguf", ".model"))
+    files = sorted(
+        p for p in directory.iterdir() if p.suffix in MODEL_FILES and p.is_file() and not p.name.startswith(".")
+    )
     return {path.name: remembered_sha256(path) for path in files}
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from al import __version__
+from al.errors import RunStateError
 
 DATABASE = "run.db"
 WAL = "run.db-wal"
@@ -91,17 +92,48 @@ def _rows_sha256(db: sqlite3.Connection) -> str:
 
 @contextmanager
 def connected_to_read(run: Path) -> Iterator[sqlite3.Connection]:
-    """run.db for reading. Where `run` is read-only a copy with its WAL is read, because SQLite needs to write next to a WAL."""
+    """run.db for reading. Nothing of the run changes: SQLite removes the files that it makes next to run.db where it may.
+
+    | where nothing can be written             | is read                                                      |
+    |------------------------------------------|--------------------------------------------------------------|
+    | another process works on the run         | with mode=ro, through the log and index of that process      |
+    | there is no log, or it is empty          | with immutable=1: nothing but run.db                         |
+    | a log with content, without its index    | a temporary copy of both: SQLite cannot read a log otherwise |
+
+    Raises:
+        RunStateError: the log has content and cannot be copied.
+    """
     with ExitStack() as stack:
-        folder = run
-        if not os.access(run, os.W_OK):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            for name in (DATABASE, WAL):
-                if (run / name).is_file():
-                    shutil.copyfile(run / name, folder / name)
-        db = sqlite3.connect(folder / DATABASE, isolation_level=None)
+        db = _connect_to_read(run, stack)
         stack.callback(db.close)
         yield db
+
+
+def _connect_to_read(run: Path, stack: ExitStack) -> sqlite3.Connection:
+    uri = (run / DATABASE).absolute().as_uri()
+    for mode in ("mode=rw", "mode=ro") if os.access(run, os.W_OK) else ("mode=ro",):
+        db = sqlite3.connect(f"{uri}?{mode}", uri=True, isolation_level=None)
+        try:
+            db.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+            return db
+        except sqlite3.OperationalError:
+            db.close()
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+    wal = run / WAL
+    if not wal.is_file() or wal.stat().st_size == 0:
+        return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    try:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-")))
+        for name in (DATABASE, WAL):
+            shutil.copyfile(run / name, folder / name)
+    except OSError as error:
+        raise RunStateError(
+            f"{wal}: holds the newest changes of run.db, and can neither be read here nor copied to a temporary folder "
+            f"({error.strerror or error}). Set TMPDIR to a folder with space, or copy the run to one that can be written."
+        ) from error
+    return sqlite3.connect(folder / DATABASE, isolation_level=None)
 
 
 def state(run: Path) -> Literal["ours", "none", "other", "damaged"]:

@@ -11,7 +11,6 @@ An artifact is checked when a process uses it for the first time (`Artifact.path
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,24 +92,6 @@ def trust(directory: Path) -> None:
 def _key(directory: Path) -> tuple[str, int]:
     manifest = directory / MANIFEST
     return str(directory.resolve()), manifest.stat().st_ino if manifest.is_file() else 0
-
-
-def read_published_json(path: Path) -> Any:
-    """The JSON document `path`, a file of an artifact or a link to one, checked against the manifest next to it, if there is one.
-
-    Raises:
-        RunStateError: the file is missing or differs.
-    """
-    real = path.resolve()
-    manifest = real.parent / MANIFEST
-    if manifest.is_file():
-        entry = json.loads(manifest.read_text(encoding="utf-8"))["files"].get(real.name)
-        problems = damage(real.parent, {real.name: entry}) if entry else []
-    else:
-        problems = [] if real.is_file() else [f"{path}: missing"]
-    if problems:
-        raise RunStateError(f"{problems[0]}. {_way_back(real.parent)}")
-    return json.loads(real.read_text(encoding="utf-8"))
 
 
 def _more(problems: list[str]) -> str:

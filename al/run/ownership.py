@@ -7,7 +7,7 @@ Unlisted are the entries of `artifacts/` that no row of run.db vouches for:
 | `.tmp-<stage>-<fingerprint>/`                                | a build that was killed  | to the trash             |
 | has a manifest of this run, events.jsonl says it was started | killed before its row    | to the trash             |
 | has a manifest of this run, events.jsonl says anything else  | newer than run.db        | the run is not opened    |
-| anything else: files, links, folders of other programs, runs | foreign                  | reported, left untouched |
+| anything else: files, links, folders of other programs, runs | foreign                  | left untouched; `doctor` |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,19 @@ from al.run.integrity import MANIFEST
 EVENTS = "events.jsonl"
 LEFT_BY_A_START = {DATABASE, WAL, "run.db-shm", "run.db-journal", "run.lock", "run.lock.owner"}
 """What a process may leave that was killed while it made a run directory."""
+OF_A_RUN = LEFT_BY_A_START | {
+    EVENTS,
+    "progress.json",
+    "artifacts",
+    "scratch",
+    "trash",
+    "rounds",
+    "labelling",
+    "tracking",
+}
+OF_A_RUN |= {"stdin", "run.db.new", "comparison.json", "comparison.html", "pool.html"}
+OF_A_ROUND = {"report.html", "summary.json", "details.json", "config.json", "review"}
+SCRATCH, UNFINISHED = re.compile(r".+-[0-9a-f]{20}"), re.compile(r"\..+\.\d+\.tmp")
 TEMPORARY = re.compile(r"\.tmp-.+-[0-9a-f]{20}")
 TRAINING = re.compile(r"train-[0-9a-f]{20}")
 SHOWN = 4
@@ -84,6 +97,14 @@ def is_run(path: Path) -> bool:
     )
 
 
+def check_name(path: Path) -> None:
+    """Raise RunStateError for a run directory whose path is not UTF-8: Arrow and safetensors can open no file in it."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunStateError(f"{path}: expected a path in UTF-8, found other bytes in it. Give another --run.") from None
+
+
 def unlisted(run: Path, run_id: str | None, listed: Iterable[tuple[str, str]]) -> Unlisted:
     """The entries of `run`/artifacts that are not among `listed` (stage, fingerprint). Links are reported and never followed.
 
@@ -116,6 +137,40 @@ def unlisted(run: Path, run_id: str | None, listed: Iterable[tuple[str, str]]) -
         else:
             (killed if event == "stage.started" else newer).append(path)
     return Unlisted(tuple(killed), tuple(newer), tuple(sorted(foreign)))
+
+
+def remove_failed_start(run: Path, made: Iterable[Path]) -> None:
+    """Remove what a process made for a new run and holds nothing: its files of a start, and of the folders `made` those that are then
+    empty, innermost first. Nothing is removed if it has an artifact or scratch, or anything else is in the directory."""
+    folders = [*(Path(entry.path) for entry in _entries(run / "scratch")), run / "scratch", run / "artifacts"]
+    files = {entry.name for entry in _entries(run)} - {"scratch", "artifacts"}
+    if not files <= LEFT_BY_A_START | {EVENTS}:
+        return
+    with suppress(OSError):  # a folder that is not empty holds somebody's work
+        for folder in folders:
+            if folder.is_dir():
+                folder.rmdir()
+        for name in files:
+            (run / name).unlink()
+        for folder in made:
+            folder.rmdir()
+
+
+def strangers(run: Path, roles: Mapping[int, Collection[str]]) -> list[Path]:
+    """What lies in a run directory outside artifacts/ and Winnow does not make. `roles`: those of each round, whose links are its own."""
+    found = [
+        Path(entry.path)
+        for entry in _entries(run)
+        if entry.name not in OF_A_RUN and not UNFINISHED.fullmatch(entry.name)
+    ]
+    found += [Path(entry.path) for entry in _entries(run / "scratch") if not SCRATCH.fullmatch(entry.name)]
+    for entry in _entries(run / "rounds"):
+        if not entry.name.isdecimal() or int(entry.name) not in roles or not entry.is_dir(follow_symlinks=False):
+            found.append(Path(entry.path))
+            continue
+        ours = {*roles[int(entry.name)], *OF_A_ROUND}
+        found += [Path(file.path) for file in _entries(Path(entry.path)) if file.name not in ours]
+    return found
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:

@@ -156,7 +156,8 @@ def _change(entry: _Round, kind: str | None, event: dict[str, Any]) -> None:
 def _numbers(run: Path) -> list[int]:
     """Rounds that have a directory under rounds/."""
     root = run / "rounds"
-    names = [path.name for path in root.iterdir()] if root.is_dir() and not root.is_symlink() else []
+    folders = root.iterdir() if root.is_dir() and not root.is_symlink() else ()
+    names = [path.name for path in folders if path.is_dir() and not path.is_symlink()]
     return sorted(int(name) for name in names if re.fullmatch(r"\d{3,}", name))
 
 

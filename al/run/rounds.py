@@ -11,7 +11,6 @@ from typing import Any
 
 from al.errors import RunStateError
 from al.run.artifacts import Artifact
-from al.run.integrity import read_published_json
 from al.run.store import Run, now
 from al.run.trash import discard
 
@@ -192,6 +191,6 @@ def link(run: Path, number: int, name: str, target: Path) -> None:
     path.symlink_to(os.path.relpath(target, directory), target_is_directory=target.is_dir())
 
 
-def read_summary(run: Path, number: int) -> dict[str, Any]:
+def read_summary(run: Run, number: int) -> dict[str, Any]:
     """The published summary of a round. Raises RunStateError if it is missing or changed."""
-    return read_published_json(round_directory(run, number) / "summary.json")
+    return required(run, number, "report").json("summary.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -10,7 +11,7 @@ from typing import Any
 
 from al.run import rounds
 from al.run.live import progress_of, stage_under_way, waits_for_review
-from al.run.store import Run
+from al.run.store import LOCK, Run
 
 
 def status(path: Path) -> dict[str, Any]:
@@ -31,16 +32,17 @@ def status(path: Path) -> dict[str, Any]:
                 "published": sorted(rounds.roles(run, entry.number)),
             }
             if entry.state == "done":
-                row |= _results(path, entry.number, entry.finished)
+                row |= _results(rounds.required(run, entry.number, "report").path)
             listed.append(row)
-        holder, comparison = path / "run.lock.owner", path / "comparison.json"
-        owner, working = holder.read_text(encoding="utf-8").strip() if holder.is_file() else None, _is_locked(path)
+        holder = path / f"{LOCK}.owner"
+        owner = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else None
+        working = _is_locked(path)
         return {
             "run": str(path),
             "pool_version": pool[0] if pool else None,
             "pool_examples": pool[1].json("pool.json")["examples"] if pool else 0,
             "rounds": listed,
-            "comparison": _comparison(comparison) if comparison.is_file() else None,
+            "comparison": _comparison(path / "comparison.json"),
             "stage": stage_under_way(path),
             "waiting": "review" if working and waits_for_review(path) else None,
             "progress": progress_of(path, owner) if working else None,
@@ -50,29 +52,39 @@ def status(path: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _results(path: Path, number: int, finished: str | None) -> dict[str, Any]:
-    """The results of a finished round. Its summary is large and does not change until the round is `finished` again."""
-    summary = rounds.read_summary(path, number)
+def _results(report: Path) -> dict[str, Any]:
+    """The results of a finished round. Its report is large, and an artifact does not change."""
+    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
     selected = (summary.get("training") or {}).get("selected") or {}
     best = {key: selected.get(key) for key in ("best_step", "best_dev_loss")}
     return {"test_macro_nll": {k: v["macro_nll"] for k, v in summary["evaluation"]["models"].items()}, **best}
 
 
-def _comparison(path: Path) -> dict[str, Any]:
-    """The progress of a comparison, and its command."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    strategies = [entry["name"] for entry in document["strategies"]]
-    return {key: document[key] for key in ("runs_done", "runs_asked", "budget", "command")} | {"strategies": strategies}
+def _comparison(path: Path) -> dict[str, Any] | None:
+    """The progress of a comparison, and its command; None if there is none, or the file is another program's."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        strategies = [entry["name"] for entry in document["strategies"]]
+        return {key: document[key] for key in ("runs_done", "runs_asked", "budget", "command")} | {
+            "strategies": strategies
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_locked(path: Path) -> bool:
-    import filelock
-
-    if not os.access(path, os.W_OK):
-        return False  # a read-only copy: nothing runs on it
-    lock = filelock.FileLock(path / "run.lock")
+    """Whether a process holds the lock of a run. A shared lock, given back at once, finds it out without writing: the file may be on a
+    read-only disk or belong to another user, or be no lock at all."""
     try:
-        with lock.acquire(timeout=0):
-            return False
-    except filelock.Timeout:
+        handle = os.open(path / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False

@@ -19,7 +19,6 @@ import os
 import shutil
 import socket
 import sqlite3
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +36,10 @@ from al.run.artifacts import Artifact
 from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
-from al.terminal import show, without_passwords
+from al.terminal import without_passwords
 from trainer import shortage
 
-PROGRESS = "progress.json"
+PROGRESS, LOCK = "progress.json", "run.lock"
 
 
 def now() -> str:
@@ -62,6 +61,8 @@ class Run:
             self._open.callback(lock.release)
             self.db = database.connect_to_write(path)
             self._open.callback(self.db.close)
+        self._made: tuple[Path, ...] | None = None
+        """The folders that this process made for a new run, innermost first; None if the run was there before."""
         self.foreign: tuple[Path, ...] = ()
         """Entries of artifacts/ that are not of this run, as found when it was opened for writing. They are left alone."""
         self.timings: dict[str, tuple[float, str]] = {}
@@ -73,19 +74,23 @@ class Run:
     def create_or_open(cls, path: Path) -> Run:
         """Open for writing; makes the directory if need be.
 
-        What a killed process left unfinished is moved to `trash/`; what is not of this run is reported on stderr and left.
+        What a killed process left unfinished is moved to `trash/`; what is not of this run is left (`doctor` lists it).
 
         Raises:
             RunStateError: another process writes this run; a newer Winnow made it; the directory holds something but no run.db
-                of Winnow, or a run.db older than its artifacts (nothing is written then); or it cannot be written.
+                of Winnow, or a run.db older than its artifacts (nothing is written then); it cannot be written; or its path is
+                not UTF-8.
         """
+        ownership.check_name(path)
         ownership.is_run(path)
+        missing = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         lock = acquire_lock(path)
         with ExitStack() as on_error:
             on_error.callback(lock.release)
             present = ownership.is_run(path)  # again: another process may have come first
             run = cls(path, lock)
             on_error.callback(run.db.close)
+            run._made = None if present else missing
             if present:
                 run._refuse_newer_schema()
                 found = run.unlisted()  # before anything is written
@@ -103,7 +108,7 @@ class Run:
         Raises:
             RunStateError: there is no run at `path`, or its run.db is lost.
         """
-        if not (path.is_dir() and ownership.is_run(path)):
+        if not ownership.is_run(path):
             raise RunStateError(
                 f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`."
             )
@@ -129,8 +134,13 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None and self._made is not None:
+            self.db.close()
+            ownership.remove_failed_start(self.path, self._made)
+            self._open.close()
+        else:
+            self.close()
 
     def _refuse_newer_schema(self) -> None:
         found, known = database.schema_version(self.db), database.SCHEMA_VERSION
@@ -195,6 +205,11 @@ class Run:
             self.event("stage.reused", stage=label, fingerprint=found.fingerprint)
             self.timings.setdefault(label, (float(found.manifest["seconds"]), found.manifest["created"]))
             return found
+        if self._lock is None:
+            raise RunStateError(
+                f"{self.path}: `{label}` would have to be made, and nothing can be written there. Copy the whole run to a place that can "
+                f"be written, and give that one as --run."
+            )
         self.event("stage.started", stage=label, fingerprint=key)
         header = {"stage": name, "fingerprint": key, "version": version, "inputs": names, "params": dict(params)}
         artifact = self._build(name, key, header, build, label)
@@ -223,11 +238,12 @@ class Run:
             sha256 = artifacts.seal(temporary, {**header, **made})
             failpoint(f"{name}.manifest")
             artifacts.publish(temporary, final, name)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise artifacts.explain_os_error(error, self.path) from error
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # work that can be continued stays
+                scratch.rmdir()
+            if isinstance(error, OSError):
+                raise artifacts.explain_os_error(error, self.path) from error
             raise
         with self.change() as db:
             db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
@@ -251,10 +267,8 @@ class Run:
         return found
 
     def _collect(self, found: ownership.Unlisted) -> None:
-        """Move what a killed process left to the trash, report what is not of this run, and remove scratch of finished stages."""
+        """Move what a killed process left to the trash, and remove scratch of finished stages."""
         self.foreign = found.foreign
-        for path in found.foreign:
-            show(f"note: {path}: not of this run, left alone", file=sys.stderr)
         try:
             moved = [trash.discard(self.path, path) for path in found.killed]
         except OSError as error:
@@ -264,7 +278,7 @@ class Run:
         for stage, key in self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall():
             finished = self.path / "scratch" / f"{stage}-{key}"
             if finished.is_dir() and not finished.is_symlink():
-                shutil.rmtree(finished)
+                shutil.rmtree(finished, ignore_errors=True)
 
     def verify(self) -> dict[tuple[str, str], list[str]]:
         """Every published artifact that is damaged, with what is wrong; reads all files."""
@@ -292,7 +306,9 @@ class Run:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to events.jsonl and call the listeners with it."""
+        """Append one line to events.jsonl and call the listeners with it. A run opened to read gets none."""
+        if self._lock is None:
+            return
         event = {"time": now(), "event": kind, **fields}
         line = without_passwords(json.dumps(event, default=str))
         with (self.path / EVENTS).open("a", encoding="utf-8") as handle:
@@ -319,16 +335,20 @@ def acquire_lock(path: Path) -> filelock.BaseFileLock:
 
 
 def _locked(path: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path / "run.lock")
-    owner = path / "run.lock.owner"
+    lock = filelock.FileLock(path / LOCK)
+    owner = path / f"{LOCK}.owner"
     try:
         lock.acquire(timeout=0.5)
     except filelock.Timeout as error:
-        who = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "an unknown process"
+        who = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.is_file() else "an unknown process"
         raise RunStateError(
             f"{path}: another process writes this run ({who}). Wait for it or stop it; `python cli.py status --run {path}` works meanwhile."
         ) from error
-    owner.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {now()}\n", encoding="utf-8")
+    try:
+        owner.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {now()}\n", encoding="utf-8")
+    except OSError:
+        lock.release()
+        raise
     return lock
 
 

@@ -178,7 +178,10 @@ def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None
         if adapter is None:
             found["lora"] = config.lora.model_dump(mode="json")
     if "reference" in wanted:
-        found["reference"] = {p.name: sha256_file(p) for p in sorted(Path(str(config.score.reference)).iterdir())}
+        files = sorted(
+            p for p in Path(str(config.score.reference)).iterdir() if p.is_file() and not p.name.startswith(".")
+        )
+        found["reference"] = {p.name: sha256_file(p) for p in files}
     return found
 
 

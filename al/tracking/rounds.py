@@ -73,7 +73,7 @@ def send(run: Run, workers: Sequence[Worker], event: Mapping[str, Any]) -> None:
         for worker in workers:
             worker.log(metrics, event["step"])
     elif kind == "round.finished":
-        summary = read_summary(run.path, event["round"])
+        summary = read_summary(run, event["round"])
         results, verdict = headline_numbers(summary), headline(summary)
         for worker in workers:
             worker.finish(results, verdict)

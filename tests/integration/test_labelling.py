@@ -171,6 +171,7 @@ def test_prompts_of_the_target_are_not_handed_out(run, tmp_path):
 
 def test_before_the_first_round_and_without_any_response_the_base_model_answers(world, tmp_path):
     document, rows = label(tmp_path / "run", "--config", world, "--pool", write_prompts(tmp_path / "p.jsonl"))
+    assert not any((tmp_path / "run/scratch").iterdir()), "also of the split, for which there are too few responses"
     assert document["adapter"] == "base" and len(rows) == 8
 
 

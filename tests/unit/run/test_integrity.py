@@ -102,21 +102,6 @@ def test_a_large_file_is_checked_by_blocks_unless_its_time_changed(tmp_path, mon
         content[place] ^= 1
 
 
-def test_a_summary_is_checked_through_its_link(run, tmp_path):
-    artifact = reopened(run)
-    link = tmp_path / "names.json"
-    link.symlink_to(artifact.directory / "names.json")
-    assert integrity.read_published_json(link) == {"a": 1}
-    copied = tmp_path / "alone.json"
-    shutil.copy(link, copied)
-    assert integrity.read_published_json(copied) == {"a": 1}, "a copy without a manifest has nothing to be checked by"
-    for how in ("flipped", "deleted"):
-        shutil.copy(copied, artifact.directory / "names.json")
-        spoil(artifact.directory / "names.json", how)
-        with pytest.raises(RunStateError, match=r"names\.json"):
-            integrity.read_published_json(link)
-
-
 def test_a_manifest_describes_what_was_written(run):
     files = json.loads((reopened(run).directory / "manifest.json").read_text())["files"]
     assert files["sub/numbers.npy"] == {
