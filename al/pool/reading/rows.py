@@ -41,16 +41,21 @@ def read_rows(source: Source) -> Iterator[RawRow]:
             raise DataError(f"{source.label}: a Git LFS pointer, not the data itself. Fetch it with `git lfs pull`.")
         kind = kind_by_name(path.name)
         if kind in ("parquet", "arrow"):
-            yield from read_parquet(path) if kind == "parquet" else read_arrow(path)
+            yield from _read_table(source, kind)
             return
         with open_plain(path, source.max_unpack_ratio) as stream:
             kind = kind or kind_by_content(head_of(stream), source.label)
             if kind not in ("parquet", "arrow"):
                 yield from _read_text(stream, kind, source.max_row_bytes)
                 return
-        yield from read_parquet(path) if kind == "parquet" else read_arrow(path)
+        yield from _read_table(source, kind)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{source.label}: cannot be opened ({error.strerror}). Check `pool.files`.") from None
+
+
+def _read_table(source: Source, kind: Kind) -> Iterator[RawRow]:
+    read = read_parquet if kind == "parquet" else read_arrow
+    return read(Path(source.path), source.max_row_bytes, source.max_unpack_ratio)
 
 
 def _is_lfs_pointer(path: Path) -> bool:

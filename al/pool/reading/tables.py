@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from al.pool.formats import RowError
 from al.pool.reading.json_lines import RawRow, bad_utf8, oversize
 from al.pool.reading.kinds import BOM
+from al.pool.reading.unfolding import SLICE_BYTES, SLICE_ROWS, VALUE, Unfolding
 from al.pool.reading.unpacking import Damaged, head_of
 
 MOST_COLUMNS = 10_000
-BATCH_ROWS, BATCH_BYTES = 1024, 16 * 2**20
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
@@ -167,37 +167,72 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | R
         yield lines.number + 1, lines.damaged, ""
 
 
-def read_parquet(path: Path) -> Iterator[RawRow]:
-    """The rows of a Parquet file, numbered from 1."""
+def read_parquet(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]:
+    """The rows of a Parquet file, numbered from 1. `longest` and `max_ratio`: as for `Unfolding`."""
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            names = distinct_names(file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
-                for row in python_rows(batch.rename_columns(names)):
-                    number += 1
-                    yield number, row, row if isinstance(row, dict) else ""
+        with path.open("rb") as opened:  # Arrow itself opens no path that is not UTF-8
+            metadata = pq.read_metadata(opened)
+            unfolding = Unfolding(longest, path.stat().st_size, max_ratio)
+            unfolding.check(_unpacked_bytes(metadata))
+            unfolding.unfolded = 0  # what is read is counted row by row
+            texts = _encoded(metadata, ("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
+            with pq.ParquetFile(opened, metadata=metadata, read_dictionary=texts) as file:
+                names = distinct_names(file.schema_arrow.names)
+                for batch in file.iter_batches(batch_size=_batch_rows(metadata)):
+                    for row in unfolding.rows(batch.rename_columns(names)):
+                        number += 1
+                        yield number, row, row if isinstance(row, dict) else ""
+    except RowError as error:
+        yield number + 1, error, ""
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
         yield number + 1, RowError("damaged_parquet", str(error).splitlines()[0]), ""
 
 
+def _columns(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        yield from (row_group.column(index) for index in range(row_group.num_columns))
+
+
+def _unpacked_bytes(metadata: pq.FileMetaData) -> int:
+    """Bytes of all pages once decompressed, and of the values of lists, which may be run lengths of nothing."""
+    pages = values = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            pages += column.total_uncompressed_size
+            values += max(0, column.num_values - group.num_rows)
+    return pages + VALUE * values
+
+
+def _encoded(metadata: pq.FileMetaData, encodings: tuple[str, ...]) -> list[str]:
+    """The paths of the columns of texts that are encoded in one of these ways."""
+    found = (column for column in _columns(metadata) if column.physical_type == "BYTE_ARRAY")
+    return sorted({column.path_in_schema for column in found if set(encodings) & set(column.encodings)})
+
+
 def _batch_rows(metadata: pq.FileMetaData) -> int:
-    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    return max(1, min(BATCH_ROWS, BATCH_BYTES * max(1, metadata.num_rows) // max(1, size)))
+    """Rows to decode at a time. A text in DELTA_BYTE_ARRAY repeats the start of the one before, so any of them may be as long as all."""
+    sizes = [column.total_uncompressed_size for column in _columns(metadata)]
+    if _encoded(metadata, ("DELTA_BYTE_ARRAY",)):
+        return max(1, min(SLICE_ROWS, SLICE_BYTES // max(1, *sizes)))
+    return max(1, min(SLICE_ROWS, SLICE_BYTES * max(1, metadata.num_rows) // max(1, sum(sizes))))
 
 
-def read_arrow(path: Path) -> Iterator[RawRow]:
-    """The rows of an Arrow IPC file or stream (Feather 2, and the files of `datasets`), numbered from 1."""
+def read_arrow(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]:
+    """The rows of an Arrow IPC file or stream (Feather 2, and the files of `datasets`), numbered from 1; as `read_parquet`."""
     number = 0
+    unfolding = Unfolding(longest, path.stat().st_size, max_ratio)
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(os.fsencode(path)) as file:  # bytes: the path need not be UTF-8
             for batch in _arrow_batches(file):
-                for start in range(0, batch.num_rows, BATCH_ROWS):
-                    for row in python_rows(batch.slice(start, BATCH_ROWS), check=True):
-                        number += 1
-                        yield number, row, row if isinstance(row, dict) else ""
+                for row in unfolding.rows(batch, check=True):
+                    number += 1
+                    yield number, row, row if isinstance(row, dict) else ""
+    except RowError as error:
+        yield number + 1, error, ""
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
@@ -217,36 +252,3 @@ def _arrow_batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
         names = distinct_names(reader.schema.names)
         for index in range(reader.num_record_batches):
             yield reader.get_batch(index).rename_columns(names)
-
-
-def python_rows(batch: pa.RecordBatch, check: bool = False) -> Iterator[Any]:
-    """The rows of a batch as dicts; a RowError for a row that Python cannot represent. `check` detects invalid offsets."""
-    try:
-        if check:
-            batch.validate(full=True)
-        rows = batch.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException) as error:
-        if batch.num_rows == 1:
-            yield _unfit(batch, error)
-            return
-        for index in range(batch.num_rows):
-            yield from python_rows(batch.slice(index, 1), check)
-        return
-    for row in rows:  # pandas writes NaN for a missing value
-        yield {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
-
-
-def _unfit(batch: pa.RecordBatch, error: Exception) -> RowError:
-    field = next((f"{name}: " for name in batch.schema.names if _fails(batch.column(name))), "")
-    if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
-        return RowError("bad_utf8", f"{field}a string is not UTF-8")
-    return RowError("bad_value", f"{field}{error}")  # a date or time outside Python's range
-
-
-def _fails(column: pa.Array) -> bool:
-    try:
-        column.validate(full=True)
-        column.to_pylist()
-    except (ValueError, OverflowError, pa.ArrowException):
-        return True
-    return False

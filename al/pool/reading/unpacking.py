@@ -31,6 +31,14 @@ class Damaged(OSError):
         self.row = row
 
 
+def zip_bomb(packed: int, unpacked: int, max_ratio: float) -> RowError:
+    """The error of a file of `packed` bytes that unpacks to more than is allowed."""
+    return RowError(
+        "zip_bomb",
+        f"{packed:,} bytes unpack to {unpacked:,} or more; the limit `pool.max_unpack_ratio` is {max_ratio:g}. Earlier rows are kept.",
+    )
+
+
 def open_plain(path: Path, max_ratio: float) -> io.BufferedReader:
     """Open a file for reading, unpacked if it is compressed, UTF-16 as UTF-8; reading it may raise `Damaged`.
 
@@ -103,13 +111,7 @@ class _Unpacked(io.RawIOBase):
 
     def _next(self) -> bytes:
         if self._unpacked > max(LEAST_BOMB, self._max_ratio * self._packed):
-            raise Damaged(
-                RowError(
-                    "zip_bomb",
-                    f"{self._packed:,} bytes unpack to more than {self._unpacked:,}; the limit `pool.max_unpack_ratio` is "
-                    f"{self._max_ratio:g}. Earlier rows are kept.",
-                )
-            )
+            raise Damaged(zip_bomb(self._packed, self._unpacked, self._max_ratio))
         if self._fed == len(self._input):
             self._input, self._fed = self._file.read1(HEAD), 0
             if not self._input:

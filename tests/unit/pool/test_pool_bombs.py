@@ -1,0 +1,169 @@
+"""Tables of a few kilobytes that stand for gigabytes: found while they are read, in bounded memory, with the rows before them kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al.pool.formats import RowError
+from al.pool.importer import import_pool
+from al.pool.reading.tables import read_arrow, read_parquet
+from al.pool.reading.unfolding import Unfolding, unfolded_sizes
+from al.pool.sources import make_sources
+
+LONGEST, RATIO = 8 * 2**20, 200.0
+BIG = "x" * (LONGEST - 100)
+ROWS = 400
+
+
+def repeated(text: str = BIG, rows: int = ROWS) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([text]))
+
+
+def lists(values: pa.Array) -> pa.ListArray:
+    """Each value in a list of its own."""
+    return pa.ListArray.from_arrays(np.arange(len(values) + 1, dtype=np.int32), values)
+
+
+def table(completion: pa.Array) -> pa.Table:
+    return pa.table({"prompt": [f"question {i}" for i in range(len(completion))], "completion": completion})
+
+
+def messages(rows: int = ROWS) -> pa.Table:
+    role = pa.array(["assistant"] * rows)
+    turns = pa.StructArray.from_arrays([role, repeated(rows=rows)], ["role", "content"])
+    return pa.table({"messages": lists(turns)})
+
+
+PARQUET = {
+    "a dictionary": (table(repeated()), {}),
+    "a dictionary in lists": (table(lists(repeated())), {}),
+    "a dictionary in messages": (messages(), {}),
+    "texts that repeat the start of the one before": (
+        table(pa.array([BIG[:-4] + f"{i:04}" for i in range(60)])),
+        {"use_dictionary": False, "column_encoding": {"prompt": "PLAIN", "completion": "DELTA_BYTE_ARRAY"}},
+    ),
+    "compressed pages": (table(pa.array([f"{i}" + BIG for i in range(6)])), {"use_dictionary": False}),
+    "many nulls": (pa.table({"prompt": pa.nulls(30_000_000, pa.string())}), {}),
+    "lists of many nulls": (
+        pa.table({"prompt": pa.ListArray.from_arrays([0, 30_000_000], pa.nulls(30_000_000, pa.int8()))}),
+        {},
+    ),
+}
+ARROW = {
+    "a dictionary": table(repeated()),
+    "a dictionary in lists": table(lists(repeated())),
+    "many nulls": pa.table({"prompt": pa.nulls(30_000_000)}),
+    "lists of many nulls": pa.table({"prompt": pa.ListArray.from_arrays([0, 2**30], pa.nulls(2**30))}),
+    "run lengths": pa.table(
+        {"prompt": pa.RunEndEncodedArray.from_arrays(pa.array([30_000_000], pa.int32()), pa.array(["x" * 1000]))}
+    ),
+}
+READ = """
+import resource, sys
+from pathlib import Path
+from al.pool.reading.tables import read_arrow, read_parquet
+
+def used():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+for path in map(Path, sys.argv[1:]):
+    before, last = used(), None
+    for _, last, _ in (read_arrow if path.suffix == ".arrow" else read_parquet)(path, 8 * 2**20, 200.0):
+        pass
+    print(used() - before, getattr(last, "reason", "a row"), path.name, sep="\\t")
+"""
+
+
+def write(path: Path, content: pa.Table, **how: object) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(content, path, compression="zstd", store_schema=False, **how)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, content.schema) as writer:
+            writer.write_table(content)
+    return path
+
+
+def test_bombs_are_found_in_bounded_memory(tmp_path):
+    paths = [write(tmp_path / f"{name}.parquet", content, **how) for name, (content, how) in PARQUET.items()]
+    paths += [write(tmp_path / f"{name}.arrow", content) for name, content in ARROW.items()]
+    done = subprocess.run([sys.executable, "-c", READ, *paths], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [name for _, _, name in found] == [path.name for path in paths]
+    assert all(int(mebibytes) < 250 and reason == "zip_bomb" for mebibytes, reason, _ in found), done.stdout
+
+
+def test_rows_before_a_bomb_are_kept_and_its_file_is_in_quarantine(tmp_path):
+    path, good = tmp_path / "given.parquet", table(pa.array([f"answer {i}" for i in range(50)]))
+    with pq.ParquetWriter(path, good.schema, dictionary_pagesize_limit=2**24) as writer:
+        writer.write_table(good)
+        writer.write_table(table(pa.array(["x" * 2**20] * 40)))
+    (tmp_path / "pool").mkdir()
+    stats = import_pool(make_sources([str(path)]), tmp_path / "pool")
+    assert stats.examples >= 50 and stats.quarantined == {"zip_bomb": 1}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_row_above_the_limit_is_refused_and_its_neighbours_are_read(tmp_path, suffix):
+    path = write(tmp_path / f"t.{suffix}", table(pa.array(["a", "b" * 5000, "c"]).dictionary_encode()))
+    read = read_arrow if suffix == "arrow" else read_parquet
+    found = [row for _, row, _ in read(path, 4000, RATIO)]
+    assert [row["completion"] for row in (found[0], found[2])] == ["a", "c"]
+    assert isinstance(found[1], RowError) and found[1].reason == "oversize_row"
+
+
+def test_a_table_whose_name_is_not_text_is_read(tmp_path):
+    plain = write(tmp_path / "t.parquet", table(pa.array(["a"])))
+    for suffix, read in ((".parquet", read_parquet), (".arrow", read_arrow)):
+        plain = write(tmp_path / f"t{suffix}", table(pa.array(["a"])))
+        odd = plain.rename(tmp_path / f"caf\udce9{suffix}")
+        assert [row for _, row, _ in read(odd, LONGEST, RATIO)] == [{"prompt": "question 0", "completion": "a"}]
+
+
+TEXT = st.none() | st.text(max_size=20)
+VALUES = st.one_of(
+    TEXT,
+    st.lists(TEXT, max_size=3),
+    st.fixed_dictionaries({"role": TEXT, "parts": st.none() | st.lists(TEXT, max_size=3)}),
+    st.integers(-5, 5),
+)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_nesting_is_read_as_it_was_written_with_and_without_dictionaries(data):
+    shape = data.draw(st.sampled_from([TEXT, st.none() | st.lists(TEXT, max_size=3), st.lists(
+        st.fixed_dictionaries({"role": TEXT, "parts": st.none() | st.lists(TEXT, max_size=3)}), max_size=3)]))  # fmt: skip
+    values = data.draw(st.lists(shape, min_size=1, max_size=6))
+    column = pa.array(values)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"c": column}), sink)
+    plain = pq.read_table(pa.BufferReader(sink.getvalue()))["c"].combine_chunks()
+    for found in (column, column.dictionary_encode() if pa.types.is_string(column.type) else column, plain):
+        batch = pa.record_batch([found], names=["c"])
+        assert [row["c"] for row in Unfolding(LONGEST, 0, RATIO).rows(batch, check=True)] == values
+        assert len(unfolded_sizes(found)) == len(values)
+
+
+def test_sizes_are_those_of_the_texts(tmp_path):
+    texts = ["", "é" * 3, None, "abc"]
+    expected = [8, 14, 8, 11]
+    column = pa.array(texts)
+    maps = pa.array([[(text or "", 1)] for text in texts], pa.map_(pa.string(), pa.int64()))
+    assert unfolded_sizes(column).tolist() == expected
+    assert unfolded_sizes(column.dictionary_encode()).tolist() == expected
+    assert unfolded_sizes(lists(column)).tolist() == [size + 8 for size in expected]
+    assert unfolded_sizes(lists(column).slice(1, 2)).tolist() == [22, 16]
+    assert unfolded_sizes(pa.array([{"a": text} for text in texts])).tolist() == [size + 8 for size in expected]
+    assert unfolded_sizes(maps)[1] == 8 + 8 + 14 + 16
+    assert unfolded_sizes(pa.array([1.5, None])).tolist() == [16, 16]
