@@ -10,21 +10,36 @@ The text between the marks is the skeleton: literal texts around the contents. E
 full and must equal the skeleton filled with its contents (unchanged, or without white space at their ends). If a
 template depends on the contents and this fails, each content is searched in order. If that also fails or
 is ambiguous, the conversation is refused.
+
+A template is a program that comes with a model. transformers runs it in a sandbox; here its time, memory and output are limited too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import resource
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2 import Environment
+from jinja2.exceptions import TemplateError, TemplateRuntimeError
 
-from trainer.errors import DataError
+from trainer.errors import DataError, TrainerError
 from trainer.rendering import Response, Text
 
 Messages = list[dict[str, str]]
+STATM = Path("/proc/self/statm")
+"""Memory of this process in pages, the address space first (proc(5)); only Linux has it."""
 SKELETONS_KEPT = 4096
+RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30
+"""CPU time of one call (and 0.01 s more a conversation; the slowest template that we know takes 0.001 s), and memory."""
+LEAST_OUTPUT, MOST_OUTPUT = 2**20, 100
+"""Characters that a template may write: so many, and so many for each that it was given."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +59,22 @@ class TokenizerTemplate:
     name: str
     _skeletons: dict[tuple[str, ...], Skeleton | None] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises TrainerError for a template with powers: one of them may take hours in a single step, which no timer interrupts."""
+        try:
+            powers = any(value == "**" for _, _, value in Environment().lex(self.tokenizer.get_chat_template()))
+        except TemplateError:
+            return  # rendering says what is wrong
+        if powers:
+            raise TrainerError(
+                f"{self.name} computes a power (`**`), which no chat template needs; choose another `model.chat_template`"
+            )
+
     def render_batch(self, conversations: Sequence[Messages]) -> list[Text | DataError]:
         """The text of each conversation with its responses, or the error why the template cannot be used."""
         try:
             texts: list[str | DataError] = list(self._render(conversations))
-        except (TemplateError, TypeError):
+        except TemplateError:
             texts = [self._render_one(messages) for messages in conversations]
         return [
             self._locate(text, messages) if isinstance(text, str) else text
@@ -56,12 +82,19 @@ class TokenizerTemplate:
         ]
 
     def _render(self, conversations: Sequence[Messages], prompt: bool = False) -> list[str]:
-        return self.tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
+        with _limited(self.name, len(conversations)):
+            texts = self.tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
+        given = sum(len(str(message)) for messages in conversations for message in messages)
+        if (written := sum(map(len, texts))) > LEAST_OUTPUT + MOST_OUTPUT * given:
+            raise TrainerError(
+                f"{self.name} writes {written:,} characters for {given:,}; choose another `model.chat_template`"
+            )
+        return texts
 
     def _render_one(self, messages: Messages) -> str | DataError:
         try:
             return self._render([messages])[0]
-        except (TemplateError, TypeError) as error:
+        except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages[:8])
             return DataError(f"{self.name} refuses the conversation (roles {roles}): {error}")
 
@@ -103,7 +136,7 @@ class TokenizerTemplate:
             return None
         try:
             (with_prompt,), (without,) = self._render([messages], prompt=True), self._render([messages])
-        except (TemplateError, TypeError):
+        except TemplateError:
             return None  # a template may refuse a conversation that ends here; the length is then unknown
         return len(with_prompt) if with_prompt != without and text.startswith(with_prompt) else None
 
@@ -134,6 +167,48 @@ class TokenizerTemplate:
             for turn, ((start, stop), limit) in enumerate(zip(spans, borders, strict=True))
             if messages[turn]["role"] == "assistant"
         )
+
+
+class _TookTooLong(Exception):
+    """Raised in the middle of a template by the timer of `_limited`."""
+
+
+@contextmanager
+def _limited(name: str, conversations: int) -> Iterator[None]:
+    """Stop a template that takes too much time or memory. Outside the main thread, which alone gets signals, only memory is limited.
+
+    Raises TrainerError, and TemplateError for whatever else the template raises.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        """End the template where it is."""
+        raise _TookTooLong
+
+    alone = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGVTALRM, stop) if alone else None
+    room = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        if room[0] == resource.RLIM_INFINITY and STATM.exists():
+            used = int(STATM.read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + RENDER_BYTES, room[1]))
+        if alone:  # it repeats, because an exception inside a finalizer is lost
+            signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_SECONDS + 0.01 * conversations, 1.0)
+        yield
+    except _TookTooLong:
+        raise TrainerError(
+            f"{name} took more than {RENDER_SECONDS:g} s; choose another `model.chat_template`"
+        ) from None
+    except MemoryError:
+        raise TrainerError(
+            f"{name} took more than {RENDER_BYTES / 2**30:g} GiB of memory; choose another `model.chat_template`"
+        ) from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
+    finally:
+        if alone:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, room)
 
 
 def fill(skeleton: Skeleton, text: str, messages: Messages) -> tuple[Response, ...] | None:

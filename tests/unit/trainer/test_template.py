@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import re
+import resource
+import signal
+import threading
+import time
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trainer import tokenizer_template
 from trainer.errors import DataError, TrainerError
 from trainer.rendering import segments_of
 from trainer.template import ChatTemplate, Tokenized
@@ -356,3 +362,69 @@ def test_a_character_of_several_tokens_counts_as_trained_on_if_one_of_them_is(ta
 
 def test_a_character_without_a_token_goes_with_the_one_before_it():
     assert segments_of("x yz", [(0, 1), (2, 3), (3, 4)], [1, 1, 2]) == [("x y", 1), ("z", 2)]
+
+
+# -- hostile templates ---------------------------------------------------------------------------------------------------
+
+HARMLESS = CHATML + PROMPT
+HOSTILE = {
+    "a huge range": ("{% for i in range(10 * 1000000000000) %}x{% endfor %}", "Range too big"),
+    "loops inside loops": ("{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3, "took more than"),
+    "endless doubling": (
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "of memory",
+    ),
+    "a long text in one step": ("{{ 'x' * 100000000000 }}", "of memory"),
+    "a wide field": ("{{ '%99999999999d' % 1 }}", "of memory"),
+    "a padded text": ("{{ 'x'.ljust(99999999999) }}", "of memory"),
+    "a power": ("{{ 10 ** 1000000000 }}", "power"),
+    "a long output": ("{{ 'x' * 3000000 }}", "writes"),
+    "calls without end": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"),
+    "a division by zero": ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    "a missing text": ("{{ 'x'.index('y') }}", "ValueError"),
+    "a missing key": ("{{ {}['x'].y }}", "refuses"),
+    "an unfinished block": ("{% for", "refuses"),
+    "internals": ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "cannot be used"),
+    "a file": ("{% include '/etc/passwd' %}", "cannot be used"),
+}
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Limits that a test can wait for."""
+    monkeypatch.setattr(tokenizer_template, "RENDER_SECONDS", 0.3)
+    monkeypatch.setattr(tokenizer_template, "RENDER_BYTES", 2**28)
+
+
+@pytest.mark.parametrize(("jinja", "word"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_template_is_refused_in_time_and_memory(byte_tokenizer, hasty, jinja, word):
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(TrainerError, match=re.escape(word)) as caught:
+        ChatTemplate.resolve(with_template(byte_tokenizer, jinja + HARMLESS))
+    assert caught.value.exit_code in (2, 3)
+    assert time.process_time() - started < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024, "KiB"
+
+
+def test_a_template_that_is_hostile_to_one_conversation_is_stopped_there(byte_tokenizer, hasty):
+    loops = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+    hostile = "{% if messages[0].content == 'now' %}" + loops + "{% endif %}" + HARMLESS
+    template = ChatTemplate.resolve(with_template(byte_tokenizer, hostile))
+    assert template.tokenize(chat("later", "yes")).ids
+    with pytest.raises(TrainerError, match="took more than"):
+        template.tokenize_batch([chat("later", "yes"), chat("now", "yes")])
+
+
+def test_limits_of_a_template_end_with_it(byte_tokenizer, hasty):
+    limits = (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM))
+    with pytest.raises(TrainerError):
+        ChatTemplate.resolve(with_template(byte_tokenizer, "{{ 'x' * 100000000000 }}"))
+    assert (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGVTALRM)) == limits
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    found = []
+    worker = threading.Thread(
+        target=lambda: found.append(ChatTemplate.resolve(with_template(byte_tokenizer, HARMLESS)))
+    )
+    worker.start()
+    worker.join()
+    assert found[0].tokenize(chat("hello", "yes")).ids, "also in a thread, which gets no signals"
