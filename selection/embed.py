@@ -26,6 +26,7 @@ def load_embedder(config: EmbedConfig) -> SentenceTransformer:
         SelectionError: the model does not exist or cannot be read.
     """
     import torch
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     device = config.device
@@ -38,11 +39,12 @@ def load_embedder(config: EmbedConfig) -> SentenceTransformer:
             device=device,
             revision=config.revision,
             trust_remote_code=False,
-            model_kwargs={"dtype": dtype},
+            model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, LookupError, AttributeError, TypeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SelectionError(
-            f"embed.model: {config.model} cannot be loaded as a sentence-transformers model: {error}"
+            f"embed.model: {config.model} cannot be loaded as a sentence-transformers model with weights in safetensors ({reason})"
         ) from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from trainer import adapters, quantization
 from trainer.adapters import save_adapter
@@ -134,9 +135,11 @@ def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
             {"quantization_config": quantization.nf4_settings(config, dtype)} if config.quantization == "nf4" else {}
         )
         return AutoModelForCausalLM.from_pretrained(
-            config.name, dtype=dtype, device_map={"": device}, **settings, **source
+            config.name, dtype=dtype, device_map={"": device}, use_safetensors=True, **settings, **source
         )
-    except OSError as error:
+    except TrainerError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise unavailable(config, error) from error
     except (RuntimeError, MemoryError) as error:
         short = shortage(error)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from trainer.config import ModelConfig
-from trainer.errors import MachineError
+from trainer.errors import MachineError, TrainerError
 
 
 def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
     """The transformers tokenizer of the base model; `only_local` uses only this machine's folders and cache, not the hub.
 
-    Raises MachineError if its files cannot be loaded.
+    Raises MachineError if its files cannot be loaded, TrainerError if they need remote code without permission.
     """
     from transformers import AutoTokenizer
 
@@ -24,9 +24,19 @@ def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
         raise unavailable(config, error) from error
 
 
-def unavailable(config: ModelConfig, error: OSError | ValueError) -> MachineError:
-    """The error for a model whose files cannot be loaded."""
-    reason = str(error).strip().splitlines()[0]
+def unavailable(config: ModelConfig, error: Exception) -> TrainerError:
+    """The error for a model whose files cannot be loaded, or would run code of others."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return TrainerError(
+            f"model.name: {config.name!r} needs Python code that comes with the model, and such code is not run. Take a model that "
+            "transformers knows, or add --trust-remote-code if you trust the author"
+        )
+    if "no file named" in reason and "safetensors" in reason:
+        return TrainerError(
+            f"model.name: expected weights in safetensors, found none in {config.name!r}. Pickled weights (.bin, .pt) can run code when "
+            "they are loaded, and are not read: convert them, or take a revision that has safetensors"
+        )
     return MachineError(
         f"model.name: expected a model directory or a reachable repository, found {config.name!r} ({reason}); "
         "check the path, the network and your access rights (the demo's model comes from python -m al.assets)"
