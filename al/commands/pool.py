@@ -17,7 +17,8 @@ from al.run.store import Run
 
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
-    """Add sources to the run's pool as a new version; returns the pool's counts."""
+    """Add sources to the run's pool as a new version; returns the pool's counts, and as `added` whether there is a new version: sources
+    that add nothing make none."""
     config = options.load_config()
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
@@ -28,13 +29,17 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
         sources = find_sources(config.pool, trusted=set(given) - set(names))
         artifact = import_sources(session, sources, previous=present[1] if present else None)
         version = rounds.add_pool(run, artifact)
-        return {"version": version, "run": str(run.path), **artifact.json("pool.json")}
+        added = present is None or version != present[0]
+        return {"version": version, "run": str(run.path), "added": added, **artifact.json("pool.json")}
 
 
 def describe_pool(document: dict[str, Any]) -> str:
     """The counts of a pool version as text for the terminal."""
     bad, answered = document["quarantined"], document.get("answered", 0)
-    lines = [
+    lines = (
+        [] if document["added"] else ["nothing to add: these rows are in the pool already, and it has no new version"]
+    )
+    lines += [
         f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
         f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled"
         + (f", {answered:,} without a response but answered by another example)" if answered else ")"),

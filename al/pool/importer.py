@@ -29,6 +29,7 @@ from al.errors import DataError
 from al.pool.answers import find_answered
 from al.pool.convert import Converter
 from al.pool.formats import FORMATS, RowError
+from al.pool.quarantine import TABLE as QUARANTINED
 from al.pool.quarantine import Quarantine
 from al.pool.reading.hub import read_hub_rows
 from al.pool.reading.rows import RawRow, read_rows
@@ -84,9 +85,7 @@ def import_pool(
             the first unusable row.
     """
     earlier = PoolStats.read(previous) if previous is not None else None
-    # A file with bad rows is read again: a raised limit or `strict` may give another result.
-    whole = [file for file in earlier.files if not file["quarantined"]] if earlier else []
-    present = {(file["file"], file["sha256"], file["format"]) for file in whole}
+    present = _present(earlier) if earlier else set()
     folder = out / ".spill"
     folder.mkdir()
     try:
@@ -108,11 +107,38 @@ def import_pool(
     return stats
 
 
+def holds_all(previous: Path, sources: Sequence[Source], repair: Repair | None) -> bool:
+    """Whether the pool directory `previous` has all of these files, read and repaired in the same way, so that importing them adds nothing.
+    A file with bad rows, and a hub data set, may add something."""
+    present = _present(PoolStats.read(previous))
+    return not any(source.is_hub for source in sources) and all(
+        (source.label, _sha256(source), _reading(source, repair)) in present for source in sources
+    )
+
+
+def same_pool(one: Path, other: Path) -> bool:
+    """Whether two pool directories hold the same: examples, duplicates, bad rows and counts."""
+    if PoolStats.read(one) != PoolStats.read(other):
+        return False
+    files = ("examples.parquet", "duplicates.parquet")
+    return all(sha256_file(one / name) == sha256_file(other / name) for name in files) and pq.read_table(
+        one / QUARANTINED
+    ).equals(pq.read_table(other / QUARANTINED))
+
+
+def _present(earlier: PoolStats) -> set[tuple[str, str, str]]:
+    """Label, sha256 and reading of the files of a pool that are not read again. One with bad rows is: a raised limit or `strict` may give
+    another result."""
+    return {(file["file"], file["sha256"], file["format"]) for file in earlier.files if not file["quarantined"]}
+
+
+def _reading(source: Source, repair: Repair | None) -> str:
+    return source.reading + (f" clean={json.dumps(repair.identity)}" if repair is not None else "")
+
+
 def _import_source(source: Source, present: set[tuple[str, str, str]], into: _Import) -> None:
     known = None if source.is_hub else _sha256(source)
-    reading = source.reading
-    if into.repair is not None:
-        reading += f" clean={json.dumps(into.repair.identity)}"
+    reading = _reading(source, into.repair)
     if (source.label, known, reading) in present:
         return
     converter, digest = Converter(source, into.repair), hashlib.sha256()

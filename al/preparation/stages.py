@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from al.cleaning.stage import leave_out, role, wanted, why_left_out
 from al.errors import DataError
 from al.pool.identity import check_same_pool, describe_sources
-from al.pool.importer import import_pool
+from al.pool.importer import holds_all, import_pool, same_pool
 from al.pool.repair import make_repair
 from al.pool.sources import Source, find_sources, tell_apart
 from al.pool.store import Pool, locate
@@ -116,10 +116,17 @@ def _each_once(sources: list[Source]) -> list[Source]:
     return list(found.values())
 
 
+class _AddsNothing(Exception):
+    """The pool that was read is the one that is there."""
+
+
 def import_sources(session: Session, sources: list[Source], previous: Artifact | None) -> Artifact:
-    """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added."""
-    strict = session.config.pool.strict
+    """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added. If there is nothing to add,
+    that is `previous` itself."""
+    strict, repair = session.config.pool.strict, make_repair(session.config.clean)
     sources = _told_apart(session, sources, previous)
+    if previous is not None and not strict and holds_all(previous.path, sources, repair):
+        return previous
 
     def build(out: Path, scratch: Path) -> None:
         """Write the pool."""
@@ -130,17 +137,23 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
                 previous=previous.path if previous else None,
                 strict=strict,
                 progress=progress,
-                repair=make_repair(session.config.clean),
+                repair=repair,
             )
+        if previous is not None and same_pool(previous.path, out):
+            raise _AddsNothing
 
-    artifact = session.run.stage(
-        "pool",
-        version=2,
-        inputs={"previous": previous},
-        params={"sources": describe_sources(sources, session.config.clean.repairs()), "strict": strict},
-        build=build,
-        label="import",
-    )
+    try:
+        artifact = session.run.stage(
+            "pool",
+            version=2,
+            inputs={"previous": previous},
+            params={"sources": describe_sources(sources, session.config.clean.repairs()), "strict": strict},
+            build=build,
+            label="import",
+        )
+    except _AddsNothing:
+        session.run.event("stage.failed", stage="import", error="there is nothing to add")
+        return previous
     rounds.record_labels(session.run, {source.place: source.label for source in sources if source.place is not None})
     return artifact
 
