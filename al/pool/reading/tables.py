@@ -6,6 +6,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.pool.formats import RowError
+from al.pool.reading.arrow_messages import unpacked_bytes
 from al.pool.reading.json_lines import RawRow, bad_utf8, oversize
 from al.pool.reading.kinds import BOM
 from al.pool.reading.unfolding import SLICE_BYTES, SLICE_ROWS, VALUE, Unfolding
 from al.pool.reading.unpacking import Damaged, head_of
 
 MOST_COLUMNS = 10_000
+ARROW_FILE = b"ARROW1\0\0"
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
@@ -227,7 +230,7 @@ def read_arrow(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]:
     unfolding = Unfolding(longest, path.stat().st_size, max_ratio)
     try:
         with pa.memory_map(os.fsencode(path)) as file:  # bytes: the path need not be UTF-8
-            for batch in _arrow_batches(file):
+            for batch in _arrow_batches(file, unfolding):
                 for row in unfolding.rows(batch, check=True):
                     number += 1
                     yield number, row, row if isinstance(row, dict) else ""
@@ -239,16 +242,17 @@ def read_arrow(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]:
         yield number + 1, RowError("damaged_arrow", str(error).splitlines()[0]), ""
 
 
-def _arrow_batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
-    is_file = file.read(6) == b"ARROW1"
-    file.seek(0)
-    if not is_file:
-        with pa.ipc.open_stream(file) as reader:
-            names = distinct_names(reader.schema.names)
-            for batch in reader:
-                yield batch.rename_columns(names)
-        return
-    with pa.ipc.open_file(file) as reader:
+def _arrow_batches(file: pa.MemoryMappedFile, unfolding: Unfolding) -> Iterator[pa.RecordBatch]:
+    """The batches in the order in which they were written. A file is a stream between two marks, and is read as one: its footer could name
+    other messages than those that were checked."""
+    start = len(ARROW_FILE) if file.read(len(ARROW_FILE)) == ARROW_FILE else 0
+    file.seek(start)
+    with suppress(pa.ArrowException, OSError):  # damage, which reading reports after the rows before it
+        for message in pa.ipc.MessageReader.open_stream(file):
+            unfolding.check(unpacked_bytes(message))
+    unfolding.unfolded = 0  # what is read is counted row by row
+    file.seek(start)
+    with pa.ipc.open_stream(file) as reader:
         names = distinct_names(reader.schema.names)
-        for index in range(reader.num_record_batches):
-            yield reader.get_batch(index).rename_columns(names)
+        for batch in reader:
+            yield batch.rename_columns(names)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from al.pool.formats import RowError
 from al.pool.importer import import_pool
+from al.pool.reading.arrow_messages import unpacked_bytes
 from al.pool.reading.tables import read_arrow, read_parquet
 from al.pool.reading.unfolding import Unfolding, unfolded_sizes
 from al.pool.sources import make_sources
@@ -61,16 +62,17 @@ PARQUET = {
 }
 ARROW = {
     "a dictionary": table(repeated()),
-    "a dictionary in lists": table(lists(repeated())),
-    "many nulls": pa.table({"prompt": pa.nulls(30_000_000)}),
     "lists of many nulls": pa.table({"prompt": pa.ListArray.from_arrays([0, 2**30], pa.nulls(2**30))}),
     "run lengths": pa.table(
         {"prompt": pa.RunEndEncodedArray.from_arrays(pa.array([30_000_000], pa.int32()), pa.array(["x" * 1000]))}
     ),
 }
+COMPRESSED = pa.table({"prompt": pa.array(["x" * (3 * 2**20)] * 100)})
+"""300 MiB."""
 READ = """
 import resource, sys
 from pathlib import Path
+from al.pool.reading.arrow_messages import unpacked_bytes
 from al.pool.reading.tables import read_arrow, read_parquet
 
 def used():
@@ -88,7 +90,8 @@ def write(path: Path, content: pa.Table, **how: object) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(content, path, compression="zstd", store_schema=False, **how)
     else:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, content.schema) as writer:
+        options = pa.ipc.IpcWriteOptions(compression=how.get("codec"))
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, content.schema, options=options) as writer:
             writer.write_table(content)
     return path
 
@@ -96,6 +99,7 @@ def write(path: Path, content: pa.Table, **how: object) -> Path:
 def test_bombs_are_found_in_bounded_memory(tmp_path):
     paths = [write(tmp_path / f"{name}.parquet", content, **how) for name, (content, how) in PARQUET.items()]
     paths += [write(tmp_path / f"{name}.arrow", content) for name, content in ARROW.items()]
+    paths += [write(tmp_path / f"{codec}.arrow", COMPRESSED, codec=codec) for codec in ("zstd", "lz4")]
     done = subprocess.run([sys.executable, "-c", READ, *paths], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     found = [line.split("\t") for line in done.stdout.splitlines()]
@@ -167,3 +171,15 @@ def test_sizes_are_those_of_the_texts(tmp_path):
     assert unfolded_sizes(pa.array([{"a": text} for text in texts])).tolist() == [size + 8 for size in expected]
     assert unfolded_sizes(maps)[1] == 8 + 8 + 14 + 16
     assert unfolded_sizes(pa.array([1.5, None])).tolist() == [16, 16]
+
+
+@pytest.mark.parametrize("codec", [None, "zstd", "lz4"])
+def test_a_compressed_table_is_read_and_its_bytes_are_known_before(tmp_path, codec):
+    content = pa.table({"prompt": [f"question {i}" for i in range(3000)], "completion": ["the same answer"] * 3000})
+    content = content.set_column(1, "completion", content["completion"].dictionary_encode())
+    path = write(tmp_path / "t.arrow", content, codec=codec)
+    assert [row for _, row, _ in read_arrow(path, LONGEST, RATIO)] == content.to_pylist()
+    with pa.OSFile(str(path)) as file:
+        file.seek(8)
+        found = sum(map(unpacked_bytes, pa.ipc.MessageReader.open_stream(file)))
+    assert (found == 0) if codec is None else (content.nbytes * 0.9 < found < content.nbytes * 1.2)
