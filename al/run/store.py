@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ from al.run.artifacts import Artifact
 from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
-from al.terminal import without_passwords
+from al.terminal import show, without_passwords
 from trainer import shortage
 
 PROGRESS, LOCK = "progress.json", "run.lock"
@@ -257,7 +258,7 @@ class Run:
         """Record that a stage ran out of memory and how it went on: as an event, for its manifest, and on stderr."""
         shortages.append(line)
         self.event("memory.short", stage=label, message=line)
-        print(f"note: {label}: {line}", file=sys.stderr, flush=True)
+        show(f"note: {label}: {line}", file=sys.stderr)
 
     def unlisted(self) -> ownership.Unlisted:
         """Entries of artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""

@@ -15,7 +15,6 @@ import pytest
 from command_line import ROOT, winnow_child
 
 from al.run import trash
-from al.run.database import changing
 from al.run.store import Run
 
 

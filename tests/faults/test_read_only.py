@@ -140,7 +140,8 @@ def test_what_reads_works_and_what_must_write_says_so_and_nothing_changes(run, c
 def test_what_a_working_process_wrote_is_read_and_its_lock_is_seen(run, call, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run", symlinks=True)
     with Run.create_or_open(copied) as opened:
-        opened.db.execute("INSERT INTO pools SELECT 7, fingerprint, created FROM pools WHERE version = 1")
+        with opened.change() as db:
+            db.execute("INSERT INTO pools SELECT 7, fingerprint, created FROM pools WHERE version = 1")
         give_away(copied)
         found = call("status", "--json", run=copied)
     assert found.code == 0, found.err
@@ -154,7 +155,8 @@ def without_temporary_folder():
 def test_a_log_without_its_index_is_read_from_a_copy_or_the_reader_learns_why_not(run, call, tmp_path):
     made, copied = shutil.copytree(run, tmp_path / "made", symlinks=True), tmp_path / "run"
     with Run.create_or_open(made) as opened:
-        opened.db.execute("INSERT INTO pools SELECT 7, fingerprint, created FROM pools WHERE version = 1")
+        with opened.change() as db:
+            db.execute("INSERT INTO pools SELECT 7, fingerprint, created FROM pools WHERE version = 1")
         shutil.copytree(made, copied, symlinks=True, ignore=shutil.ignore_patterns("*-shm"))
     give_away(copied)
     found = call("status", "--json", run=copied)
