@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ from al.terminal import show, without_passwords
 from trainer import shortage
 
 PROGRESS, LOCK = "progress.json", "run.lock"
+RESULTS_DEPEND_ON = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "sentence-transformers",
+    "faiss-cpu",
+    "scikit-learn",
+    "numpy",
+)
+"""Packages whose versions are kept with every artifact."""
 
 
 def now() -> str:
@@ -355,21 +366,15 @@ def _locked(path: Path) -> filelock.BaseFileLock:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, as installed."""
+    return {"winnow": __version__} | {name: _installed(name) for name in RESULTS_DEPEND_ON}
+
+
+@cache
+def _installed(name: str) -> str:
+    """A package's version; read once in a process, because each reading parses the package's whole description."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"winnow": __version__}
-    for name in (
-        "torch",
-        "transformers",
-        "peft",
-        "bitsandbytes",
-        "sentence-transformers",
-        "faiss-cpu",
-        "scikit-learn",
-        "numpy",
-    ):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

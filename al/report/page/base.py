@@ -79,10 +79,11 @@ def render_document(
     elements += [(name, "text/plain", Markup(text)) for name, text in packed.items()]
     extra = TEMPLATES / kind / f"{kind}.css"
     return (
-        _environment(document)
+        _environment()
         .get_template("page.html.j2")
         .render(
-            {"unscripted": None, "dots": {}, "charts": (json_data or {}).get("chart-data") or {}}
+            _names_of(document)
+            | {"unscripted": None, "dots": {}, "charts": (json_data or {}).get("chart-data") or {}}
             | {"kind": kind, "title": title, "sections": sections_of(kind), "data": None, **shown},
             policy=content_security_policy([*plotly, *sources]),
             css=Markup(read_template("report.css") + (read_template(f"{kind}/{kind}.css") if extra.is_file() else "")),
@@ -127,7 +128,9 @@ def json_script(value: Any) -> Markup:
     return Markup(text)
 
 
-def _environment(document: Mapping[str, Any]) -> Environment:
+@cache
+def _environment() -> Environment:
+    """Templates are compiled once in a process; what depends on a document is in `_names_of`."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -135,6 +138,12 @@ def _environment(document: Mapping[str, Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(derived=_derived, bar=_bar, labels=labels, view=view, outcome_words=OUTCOME_WORDS)
+    return environment
+
+
+def _names_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What templates call to show the document."""
 
     def number(style: str, *place: Any, signed: bool = False) -> Markup:
         """The number at a path, with the path; a dash where there is none. Steps may be given one by one or in lists."""
@@ -154,19 +163,13 @@ def _environment(document: Mapping[str, Any]) -> Environment:
         """A cell for each of several numbers of one style below a path."""
         return Markup("").join(cell(style, path, key) for key in keys)
 
-    environment.globals.update(
-        s=document,
-        n=number,
-        at=lambda *place: lookup(document, *_steps(place)),
-        cell=cell,
-        cells=cells,
-        derived=_derived,
-        bar=_bar,
-        labels=labels,
-        view=view,
-        outcome_words=OUTCOME_WORDS,
-    )
-    return environment
+    return {
+        "s": document,
+        "n": number,
+        "at": lambda *place: lookup(document, *_steps(place)),
+        "cell": cell,
+        "cells": cells,
+    }
 
 
 def _steps(place: Iterable[Any]) -> Iterator[str | int]:
