@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +67,13 @@ def winnow_child(*arguments: object, prepare: Callable[[], None] | None = None, 
     function of a module, is called in the child first."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        child = _start([str(argument) for argument in arguments], environment, out, err, prepare)
+        child = start_child(arguments, environment, out, err, prepare)
         child.join(timeout=300)
         return Result(child.exitcode, out.read_text(), err.read_text())
 
 
-def _start(
-    arguments: list[str],
+def start_child(
+    arguments: Sequence[object],
     environment: dict[str, str],
     out: Path,
     err: Path,
@@ -82,7 +82,8 @@ def _start(
     """Start `cli.py ARGUMENTS` with stdout and stderr in files; the process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    child = context.Process(target=_main, args=(arguments, environment, str(out), str(err), prepare))
+    texts = [str(argument) for argument in arguments]
+    child = context.Process(target=_main, args=(texts, environment, str(out), str(err), prepare))
     child.start()
     return child
 

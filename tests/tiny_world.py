@@ -45,7 +45,8 @@ def build_world(root: Path, examples: int = 220) -> Path:
             "checkpoint_every": 2,
         },
         "measure": {"batch_tokens": 512},
-        "evaluate": {"bootstrap": 200},
+        "evaluate": {"bootstrap": 200, "generations": 4},
+        "generate": {"max_new_tokens": 12},
     }
     path = root / "world.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -20,6 +20,20 @@ def do_round(world, run, *more, budget="20"):
     return json.loads((run / "rounds" / f"{len(list((run / 'rounds').iterdir())):03d}" / "summary.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def first_round(world, tmp_path_factory):
+    """A run of one round of the default config."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    do_round(world, run)
+    return run
+
+
+@pytest.fixture
+def run(first_round, tmp_path):
+    """A copy of that run to change."""
+    return shutil.copytree(first_round, tmp_path / "run", symlinks=True)
+
+
 def test_a_token_budget_is_never_exceeded(world, tmp_path):
     budget = do_round(world, tmp_path / "run", budget="1000tok")["budget"]
     assert 900 < budget["tokens"] <= 1000
@@ -60,9 +74,7 @@ def test_pickers_rank_by_the_score_that_the_config_names(world, tmp_path):
     assert picks["nll"] != picks["entropy"]
 
 
-def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, tmp_path):
-    run = tmp_path / "run"
-    do_round(world, run)
+def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, run, tmp_path):
     more = tmp_path / "more.jsonl"
     more.write_text(
         "".join(
@@ -85,9 +97,7 @@ def test_a_grown_pool_embeds_only_what_is_new_and_keeps_its_holdout(world, tmp_p
     assert not trained & set(held[1]) and not trained & set(np.load(second / "selection/picked.npy"))
 
 
-def test_changing_the_holdout_after_a_round_never_holds_out_what_was_trained_on(world, tmp_path):
-    run = tmp_path / "run"
-    do_round(world, run)
+def test_changing_the_holdout_after_a_round_never_holds_out_what_was_trained_on(world, run):
     result = winnow(
         "round", "--config", world, "--run", run, "--budget", 20, "--no-control", "--set", "holdout.test=60"
     )
@@ -112,18 +122,14 @@ def test_a_changed_config_is_shown_and_runs_again_only_what_depends_on_it(world,
     assert "train" in again and not again & {"import", "tokenize", "embed", "select", "score sample"}
 
 
-def test_retraining_from_the_base_takes_all_rounds_picks(world, tmp_path):
-    run = tmp_path / "run"
-    for _ in range(2):
-        do_round(world, run, "--set", "train.mode=retrain")
+def test_retraining_from_the_base_takes_all_rounds_picks(world, run):
+    do_round(world, run, "--set", "train.mode=retrain")
     assert len(np.load(run / "rounds/002/packs/rows.npy")) == 40
     assert json.loads((run / "rounds/002/train/manifest.json").read_text())["inputs"]["adapter"] == ""
 
 
-def test_replay_adds_a_share_of_earlier_picks(world, tmp_path):
-    run = tmp_path / "run"
-    for _ in range(2):
-        do_round(world, run, "--set", "train.replay=0.25")
+def test_replay_adds_a_share_of_earlier_picks(world, run):
+    do_round(world, run, "--set", "train.replay=0.25")
     rows = np.load(run / "rounds/002/packs/rows.npy")
     keys = np.load(run / "rounds/002/split/keys.npy")[rows]
     assert len(rows) == 25 and np.isin(keys, np.load(run / "rounds/001/selection/picked.npy")).sum() == 5
@@ -247,10 +253,8 @@ def test_a_pool_can_be_imported_and_inspected_first(world, tmp_path):
     assert looked.code == 0 and "source-0.jsonl" in looked.out and "invalid_json" in looked.out.replace(" ", "_")
 
 
-def test_doctor_finds_damage_and_resume_makes_it_good(world, tmp_path):
-    run = tmp_path / "run"
-    for _ in range(2):
-        do_round(world, run)
+def test_doctor_finds_damage_and_resume_makes_it_good(world, run):
+    do_round(world, run)
     adapter = run / "rounds/001/train/adapter/adapter_model.safetensors"
     original = adapter.read_bytes()
     adapter.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
@@ -270,8 +274,7 @@ def test_config_can_be_shown_and_explained(world):
     assert "train.learning_rate" in schema and "select.temperature" in schema
 
 
-def test_a_run_directory_can_be_moved(world, tmp_path):
-    do_round(world, tmp_path / "here")
-    shutil.move(tmp_path / "here", tmp_path / "there")
+def test_a_run_directory_can_be_moved(world, run, tmp_path):
+    shutil.move(run, tmp_path / "there")
     assert winnow("report", "--run", tmp_path / "there").code == 0
     do_round(world, tmp_path / "there")
