@@ -4,14 +4,14 @@ in float32 on a CPU the same adapter bytes."""
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from command_line import ROOT, winnow, winnow_child
+from command_line import start_child, winnow, winnow_child
+from fuzz import cases
 
 POINTS = [
     "pool.files",  # inside import, all files written, no manifest
@@ -35,6 +35,8 @@ POINTS = [
     "adapter.renamed",
     "adapter.committed",  # everything is there, but the round is not marked as done
 ]
+KILLED = cases(4, len(POINTS))
+"""Rounds that are killed, each at several points one after another; with WINNOW_FUZZ=full each at one."""
 SHARDS = ("--strategy", "loss", "--set", "score.sample_per_cluster=all")  # default measures nothing in its first round
 
 
@@ -64,11 +66,12 @@ def outcome(run):
     }
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_round_killed_anywhere_ends_as_if_it_had_not_been(world, uninterrupted, tmp_path, point):
+@pytest.mark.parametrize("points", [POINTS[first::KILLED] for first in range(KILLED)], ids=" ".join)
+def test_a_round_killed_anywhere_ends_as_if_it_had_not_been(world, uninterrupted, tmp_path, points):
     run = tmp_path / "run"
-    killed = winnow_child(*arguments(world, run), WINNOW_FAILPOINT=point)
-    assert killed.code == -signal.SIGKILL, f"the point {point} was never passed: {killed.err}"
+    for point in points:
+        killed = winnow_child(*arguments(world, run), WINNOW_FAILPOINT=point)
+        assert killed.code == -signal.SIGKILL, f"the point {point} was never passed: {killed.err}"
     again = winnow(*arguments(world, run))
     assert again.code == 0, again.err
     assert outcome(run) == outcome(uninterrupted)
@@ -76,64 +79,46 @@ def test_a_round_killed_anywhere_ends_as_if_it_had_not_been(world, uninterrupted
     assert winnow("doctor", "--run", run, "--config", world, "--json").document["problems"] == []
 
 
-def test_resume_needs_neither_config_nor_budget(world, uninterrupted, tmp_path):
-    run = tmp_path / "run"
-    assert winnow_child(*arguments(world, run), WINNOW_FAILPOINT="train.step:3").code == -signal.SIGKILL
-    assert winnow("resume", "--run", run).code == 0
-    assert outcome(run) == outcome(uninterrupted)
-
-
-def test_a_round_killed_again_and_again_still_arrives(world, uninterrupted, tmp_path):
-    run = tmp_path / "run"
-    for point in ("selection.files", "train.step:3", "train.step:3", "evaluate.renamed"):
-        assert winnow_child(*arguments(world, run), WINNOW_FAILPOINT=point).code == -signal.SIGKILL
-    assert winnow(*arguments(world, run)).code == 0
-    assert outcome(run) == outcome(uninterrupted)
-
-
-def test_training_continues_from_its_last_checkpoint_not_from_the_start(world, tmp_path):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def resumed(world, tmp_path_factory):
+    """A run that was killed in training after a checkpoint and then resumed, and the events since."""
+    run = tmp_path_factory.mktemp("runs") / "run"
     assert winnow_child(*arguments(world, run), WINNOW_FAILPOINT="train.step:6").code == -signal.SIGKILL
     before = len((run / "events.jsonl").read_text().splitlines())
     assert winnow("resume", "--run", run).code == 0
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()[before:]]
-    steps = [e["step"] for e in events if e["event"] == "train.step" and e["lineage"] == "selected"]
+    return run, [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()[before:]]
+
+
+def test_resume_needs_neither_config_nor_budget(uninterrupted, resumed):
+    assert outcome(resumed[0]) == outcome(uninterrupted)
+
+
+def test_training_continues_from_its_last_checkpoint_not_from_the_start(resumed):
+    steps = [e["step"] for e in resumed[1] if e["event"] == "train.step" and e["lineage"] == "selected"]
     assert steps[0] in (5, 6) and steps == sorted(steps)
 
 
-def test_a_finished_stage_is_never_run_again(world, tmp_path):
-    run = tmp_path / "run"
-    assert winnow_child(*arguments(world, run), WINNOW_FAILPOINT="train.start").code == -signal.SIGKILL
-    before = len((run / "events.jsonl").read_text().splitlines())
-    assert winnow("resume", "--run", run).code == 0
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()[before:]]
-    started = {e["stage"] for e in events if e["event"] == "stage.started"}
-    assert not started & {
-        "import",
-        "tokenize",
-        "embed",
-        "near-duplicates",
-        "hold out",
-        "cluster",
-        "score sample",
-        "select",
-    }
+def test_a_finished_stage_is_never_run_again(resumed):
+    started = {e["stage"] for e in resumed[1] if e["event"] == "stage.started"}
+    done = {"import", "tokenize", "embed", "near-duplicates", "hold out", "cluster", "score sample", "select", "pack"}
+    assert started and not started & done
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_stops_at_a_safe_point_and_says_how_to_go_on(world, uninterrupted, tmp_path, number):
+def test_ctrl_c_stops_at_a_safe_point_and_says_how_to_go_on(world, tmp_path, number):
     run = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments(world, run)), "--set", "train.epochs=40"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = tmp_path / "out", tmp_path / "err"
+    child = start_child([*arguments(world, run), "--set", "train.epochs=40"], {}, out, err)
     deadline = time.monotonic() + 120
     while (
         '"train.step"' not in ((run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else "")
         and time.monotonic() < deadline
     ):
         time.sleep(0.05)
-    child.send_signal(number)
-    out, err = child.communicate(timeout=120)
-    assert child.returncode == 130, err
-    assert "safe point" in err and "continue" in err and "Traceback" not in err
+    os.kill(child.pid, number)
+    child.join(timeout=120)
+    said = err.read_text()
+    assert child.exitcode == 130, said
+    assert "safe point" in said and "continue" in said and "Traceback" not in said
     checkpoints = list((run / "scratch").rglob("*.safetensors"))
     assert checkpoints, "training saved its state before it stopped"
