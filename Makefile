@@ -11,7 +11,7 @@ demo: $(VENV)/.installed assets
 	$(PY) cli.py round --config configs/demo.yaml --run $(RUN) --budget $(BUDGET)
 
 test: $(VENV)/.installed-dev assets
-	$(PY) -m pytest -n auto --dist loadfile
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 assets: $(VENV)/.installed
 	@$(PY) -m al.assets

@@ -1,6 +1,7 @@
 """Whatever a file holds, an import ends in a pool or in an error that a user can read; it loses no good row and no bad one.
 
-2,000 cases are drawn, always the same ones: good rows among broken ones, in every kind of file that has lines.
+The cases are always the same ones: good rows among broken ones, in every kind of file that has lines. With WINNOW_FUZZ=full there
+are 2,000.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
+from fuzz import cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -141,9 +143,13 @@ def planted(found: Found | None, count: int) -> bool:
     return found is not None and found.questions >= {f"Is row {number} usable?" for number in range(count)}
 
 
-def drawn(cases: int) -> settings:
+def drawn(few: int, full: int) -> settings:
     return settings(
-        max_examples=cases, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=cases(few, full),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
 
 
@@ -168,8 +174,8 @@ pieces = st.lists(
 endings = st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n"])
 
 
-class TestTwoThousandCases:
-    @drawn(800)
+class TestDrawnCases:
+    @drawn(100, 800)
     @given(
         pieces,
         endings,
@@ -187,7 +193,7 @@ class TestTwoThousandCases:
             if line.strip() in BROKEN_LINES:
                 assert (number, BROKEN_LINES[line.strip()][0]) in reasons
 
-    @drawn(400)
+    @drawn(40, 400)
     @given(
         st.lists(
             st.none() | known_bad.filter(lambda line: b"[" * 9 not in line and not line.startswith((b"[", b'{"a":{'))),
@@ -198,7 +204,7 @@ class TestTwoThousandCases:
         lines, count = fill(pieces)
         assert planted(import_bytes("a.json", b"[\n" + b",\n".join(lines) + b"\n]"), count)
 
-    @drawn(200)
+    @drawn(30, 200)
     @given(st.lists(st.dictionaries(st.sampled_from(KEYS), values, max_size=6), max_size=5), st.sampled_from([None, 1]))
     def test_no_element_of_an_array_costs_another(self, rows, indent):
         good = [json.loads(good_row(0)), json.loads(good_row(1))]
@@ -206,7 +212,7 @@ class TestTwoThousandCases:
         found = import_bytes("a.json", content)
         assert planted(found, 2) and found.stats.rows == len(rows) + 2
 
-    @drawn(300)
+    @drawn(50, 300)
     @given(st.lists(st.none() | st.sampled_from(
         [b'"open,1', b"a,b,c", b"caf\xe9,x", b"x,\xff\xff", b'x,"quoted" text', b"a\0b,c", b",", b",x", b"only", b"\r"]
     ) | st.text("ab, ;\t'\\", max_size=8).map(str.encode), max_size=8), endings)  # fmt: skip
@@ -216,7 +222,7 @@ class TestTwoThousandCases:
             import_bytes("a.csv", b"question,answer\n" + ending.join([*lines, b"Is row 999 usable?,Yes"])), count
         )
 
-    @drawn(300)
+    @drawn(50, 300)
     @given(
         st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt", "a.parquet", "a.arrow", "a.feather", "rows"]),
         st.sampled_from(["", ".gz", ".bz2", ".zst"]),

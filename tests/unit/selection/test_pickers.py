@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fuzz import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pools import candidates, pick_from, play
@@ -14,6 +15,8 @@ from selection.fill import fill_tokens
 from selection.pick import MIN_MEASURED_FOR_CUT, most_suspects, suspects
 from selection.scores import length_correlation
 from selection.strategy import Budget, allocate
+
+DRAWS = cases(400, 1500)
 
 
 def picked_by(pool, amount, seed=(7, 1), **config):
@@ -109,7 +112,7 @@ def test_trap_15_top_does_not_favour_short_examples(short_is_hard):
     assert np.abs(share_by_quarter - 0.25).max() <= 0.03
 
 
-@pytest.mark.parametrize("size", [20, 21, 22, 23])
+@pytest.mark.parametrize("size", [20, 23])
 @pytest.mark.parametrize("amount", [1, 2, 3])
 def test_trap_15_quotas_below_the_number_of_bins_do_not_favour_short_ones(amount, size):
     quarter = np.zeros(4)
@@ -195,23 +198,23 @@ def test_a_long_example_is_not_passed_over_while_the_quota_lasts():
 
 def test_random_picks_everyone_alike_whatever_the_clusters():
     pool = candidates([0] * 25 + [1] * 10 + [3] * 4 + [4], loss=np.random.default_rng(0).random(40))
-    assert p_value(draws(pool, 12, SelectConfig(strategy="random"), 1500), 1500) > 1e-3
+    assert p_value(draws(pool, 12, SelectConfig(strategy="random"), DRAWS), DRAWS) > 1e-3
 
 
 def test_loss_picks_everyone_alike_inside_a_cluster_but_for_the_tail():
     loss = np.random.default_rng(0).permutation(40) / 10
-    count = draws(candidates([0] * 40, loss=loss), 12, SelectConfig(strategy="loss"), 1500)
+    count = draws(candidates([0] * 40, loss=loss), 12, SelectConfig(strategy="loss"), DRAWS)
     tail = np.argsort(loss)[-2:]
     assert (count[tail] == 0).all()
-    assert p_value(np.delete(count, tail), 1500) > 1e-3
+    assert p_value(np.delete(count, tail), DRAWS) > 1e-3
 
 
 def test_exploration_picks_everyone_alike_whatever_the_picker_thinks():
     pool = candidates([0] * 25 + [1] * 15, tokens=np.arange(1, 41))
     explored = [
         allocate(pool, Budget("examples", 20), SelectConfig(strategy="longest", explore=0.5), (seed, 1)).explored
-        for seed in range(1500)
+        for seed in range(DRAWS)
     ]
     assert {len(keys) for keys in explored} == {10}
     count = np.bincount(np.searchsorted(pool.keys, np.concatenate(explored)), minlength=40)
-    assert p_value(count, 1500) > 1e-3
+    assert p_value(count, DRAWS) > 1e-3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import tracemalloc
 import zlib
@@ -12,6 +11,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from fuzz import cases as count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_pools import (
@@ -58,12 +58,14 @@ every_named_one = pytest.mark.parametrize("config", NAMED)
 every_pair = pytest.mark.parametrize("config", PAIRS)
 every_strategy = pytest.mark.parametrize("config", NAMED + PAIRS)
 every_unit = pytest.mark.parametrize("unit", UNITS)
-on_any_pool = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+on_any_pool = settings(
+    max_examples=count(5, 50), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 shares = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
 TAIL_CUTS = [None, 0.0, 0.05, 0.3, 0.6]
 EXPLORED = [None, 0.0, 0.1, 1.0]
 PER_CLUSTER = [1, 4, 9, "all"]
-DRAWN_CASES = 6
+DRAWN_CASES = count(2, 12)
 
 
 def picker_of(config):
@@ -429,7 +431,6 @@ def peak_memory(n, config):
     pool = candidates(cluster, tokens=rng.integers(20, 500, n), loss=rng.random(n), confidence=rng.random(n))
     pool = handed(replace(pool, vectors=found), config)
     past = [PastRound(np.full(n // 400, 2.0), np.full(n // 400, 0.1), np.full(n // 400, 3.0))]
-    gc.collect()
     tracemalloc.start()
     try:
         assert len(pick_and_allocate(pool, n // 200, config, past).picked) == n // 200
@@ -447,19 +448,19 @@ def pick_and_allocate(pool, amount, config, past):
 
 @pytest.mark.parametrize("config", LARGE, ids=lambda config: f"{resolve(config).allocation}-{resolve(config).picker}")
 def test_trap_19_memory_grows_with_the_candidates_and_not_with_their_square(config):
-    n = 25_000
+    n = 6_000
     peak_memory(2000, config)  # libraries that are loaded on first use
     once, twice = peak_memory(n, config), peak_memory(2 * n, config)
     assert twice < 2.2 * once
-    assert twice < 1000 * 2 * n, "n x n float32 would be 200 times as much"
+    assert twice < 1000 * 2 * n, "n x n float32 would be 48 times as much"
 
 
-def test_a_million_candidates_take_seconds_at_each_step():
+def test_a_quarter_of_a_million_candidates_take_a_second_at_each_step():
     rng = np.random.default_rng(0)
-    n, k = 1_000_000, 2000
+    n, k = 250_000, 500
     cluster = np.r_[np.arange(k), rng.zipf(1.3, n - k) % k].astype(np.int32)
     pool = candidates(cluster, tokens=rng.integers(20, 2000, n), loss=rng.gamma(2, 0.5, n))
-    config, budget = SelectConfig(strategy="top"), Budget("examples", 50_000)
+    config, budget = SelectConfig(strategy="top"), Budget("examples", 12_500)
     seen = reveal(pool, stratified_sample(pool.cluster, pool.keys, np.ones(n, bool), 8, SEED))
     seconds = {}
 
@@ -471,8 +472,8 @@ def test_a_million_candidates_take_seconds_at_each_step():
 
     quotas = timed(allocate, seen, budget)
     known = reveal(pool, np.union1d(np.flatnonzero(~np.isnan(seen.loss)), timed(shortlist, seen, quotas)))
-    assert len(timed(select, known, quotas, budget).picked) == 50_000
-    assert max(seconds.values()) < 10, seconds
+    assert len(timed(select, known, quotas, budget).picked) == 12_500
+    assert max(seconds.values()) < 2.5, seconds
 
 
 # What each parameter does
