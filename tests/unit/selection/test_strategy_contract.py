@@ -421,19 +421,24 @@ LARGE = [SelectConfig(strategy="uniform", picker=name, tail_cut=0.05) for name i
 LARGE += [SelectConfig(strategy="random", allocation=name, explore=0.02) for name in registry("allocation")]
 
 
-def peak_memory(n, config):
-    """Bytes that a round on n candidates takes beyond the candidates themselves."""
+def large(n, config):
+    """A pool of n candidates, a budget of a two-hundredth of them, and a past."""
     rng = np.random.default_rng(0)
     cluster = rng.integers(0, n // 400, n)
     found = vectors(rng, cluster, dimension=4)
     trajectory = rng.integers(0, 3, (n, 1)).astype(np.float32)
     found["trajectory"] = Vectors(trajectory, np.arange(n))
     pool = candidates(cluster, tokens=rng.integers(20, 500, n), loss=rng.random(n), confidence=rng.random(n))
-    pool = handed(replace(pool, vectors=found), config)
     past = [PastRound(np.full(n // 400, 2.0), np.full(n // 400, 0.1), np.full(n // 400, 3.0))]
+    return handed(replace(pool, vectors=found), config), n // 200, config, past
+
+
+def peak_memory(n, config):
+    """Bytes that a round on n candidates takes beyond the candidates themselves."""
+    given = large(n, config)
     tracemalloc.start()
     try:
-        assert len(pick_and_allocate(pool, n // 200, config, past).picked) == n // 200
+        assert len(pick_and_allocate(*given).picked) == n // 200
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -449,7 +454,7 @@ def pick_and_allocate(pool, amount, config, past):
 @pytest.mark.parametrize("config", LARGE, ids=lambda config: f"{resolve(config).allocation}-{resolve(config).picker}")
 def test_trap_19_memory_grows_with_the_candidates_and_not_with_their_square(config):
     n = 6_000
-    peak_memory(2000, config)  # libraries that are loaded on first use
+    pick_and_allocate(*large(2000, config))  # loads libraries, which takes long while memory is traced
     once, twice = peak_memory(n, config), peak_memory(2 * n, config)
     assert twice < 2.2 * once
     assert twice < 1000 * 2 * n, "n x n float32 would be 48 times as much"
