@@ -181,23 +181,22 @@ def gradient_row(base: Any, out: Path, table: Any, candidates: np.ndarray, targe
 
     from trainer.adapters import trainable_parameters
     from trainer.forward import collate, hidden_states, output_head
-    from trainer.gradients import BETA_1, BETA_2, EPSILON, Moments, project_gradients
+    from trainer.gradients import Moments, project_gradients
     from trainer.loss import target_nll
 
     with base.adapter(out / "adapter", trainable=True) as model:
         parameters = trainable_parameters(model)
         moments = Moments.open(out / "moments.safetensors", base.device)
-        mean, square = (torch.cat([part[n].flatten() for n in parameters]) for part in (moments.mean, moments.square))
 
         def exact(row: int, adam: bool) -> torch.Tensor:
             """The flat gradient of one example, put through Adam if `adam`."""
             batch = collate(table, [int(row)], base.device)
             hidden = hidden_states(model, batch)[batch.predictors]
             loss = target_nll(hidden, output_head(model), batch.labels).mean()
-            flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parameters.values()))])
+            gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
             if adam:
-                lower = (BETA_2 * square + (1 - BETA_2) * flat**2 + EPSILON).sqrt()
-                flat = (BETA_1 * mean + (1 - BETA_1) * flat) / lower
+                gradients = {n: moments.adam(n, "adamw").direction(g) for n, g in gradients.items()}
+            flat = torch.cat([g.flatten() for g in gradients.values()])
             return flat / flat.norm()
 
         aims = torch.stack([exact(row, adam=False) for row in targets])
@@ -218,7 +217,7 @@ def gradient_row(base: Any, out: Path, table: Any, candidates: np.ndarray, targe
         "name": "projected gradients against exact ones",
         "candidates": len(candidates),
         "targets": len(targets),
-        "parameters": int(mean.numel()),
+        "parameters": sum(p.numel() for p in parameters.values()),
         "score_spread": round(float(expected.mean(1).std()), 4),
         "spearman": found,
         "without_adam": round(float(spearmanr(plain.mean(1), expected.mean(1)).statistic), 4),

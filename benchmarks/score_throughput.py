@@ -152,7 +152,7 @@ def some_moments(model: Any) -> Any:
     torch.manual_seed(1)
     parameters = trainable_parameters(model)
     mean = {name: 1e-6 * torch.randn_like(parameter.detach()) for name, parameter in parameters.items()}
-    return Moments(mean, {name: 1e-10 * torch.rand_like(tensor) for name, tensor in mean.items()})
+    return Moments(mean, {name: 1e-10 * torch.rand_like(tensor) for name, tensor in mean.items()}, steps=100)
 
 
 def winnow_less(base: Any, table: Any, rows: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:

@@ -194,6 +194,12 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
         "1/sqrt(dimensions).",
     )
 
+    preconditioner: Literal["adamw", "less"] = Field(
+        "adamw",
+        description="How Adam's moments weight a candidate's gradient (score less). adamw: the step that AdamW would take, m̂ / (√v̂ + ε) "
+        "with bias correction. less: that of LESS's code, m / √(v + ε), in which entries far below 1e-4 hardly count.",
+    )
+
     @field_validator("by")
     @classmethod
     def _known_scores(cls, by: str | dict[str, float]) -> str | dict[str, float]:

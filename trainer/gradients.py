@@ -6,7 +6,8 @@ products over tokens, and the tokens of one document give that document's gradie
     gradient of A = Σ_t (s·g_t·B) ⊗ x_t,    gradient of B = Σ_t g_t ⊗ (x_t·Aᵀ)
 
 LoRA's matrices are small, so these are formed layer by layer for all documents of a batch (a few hundred MB), put
-exactly through Adam as in LESS, and projected immediately. Only one vector per example is kept.
+through Adam, and projected immediately. Only one vector per example is kept. `Moments.adam` has both forms of Adam: the step
+that AdamW would take, and that of LESS's code.
 
 The projection is a count sketch (Charikar et al. 2002): entry (i, j) of a matrix is added, with a random sign, to place
 (h_i + j) mod k, where h_i is drawn for each row i of each matrix. It is as accurate as dense random projection of the whole gradient
@@ -18,10 +19,12 @@ Shapes: T tokens of the pack, D documents, r rank, w width of the other side, k 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,35 +37,75 @@ from trainer.errors import CheckpointError
 from trainer.forward import Tokens, bound_decoder, causal_lm, collate, hidden_states, output_head
 from trainer.loss import nll_and_slope, target_nll
 from trainer.measure import FittingBatches
+from trainer.optim import BETA_1, BETA_2, EPSILON
 from trainer.shortage import Shortage, attempt
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-"""Adam's constants, as in training and in LESS."""
+Preconditioner = Literal["adamw", "less"]
 GRADIENT_ELEMENTS = 2**24
 """Maximum number of gradient elements of one matrix held at once on a CPU."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Adam's moving averages of each parameter's gradient and of its square, by the parameter's name, in its shape."""
+    """Adam's moving averages of each parameter's gradient and of its square, by the parameter's name, in its shape, after `steps`
+    optimizer steps. `lora_plus_ratio`: learning rate of LoRA's B matrices over that of A."""
 
     mean: dict[str, torch.Tensor]
     square: dict[str, torch.Tensor]
+    steps: int
+    lora_plus_ratio: float = 1.0
 
     @classmethod
     def open(cls, path: Path, device: torch.device | str) -> Moments:
         """Read a file of `trainer.optim.save_moments`. Raises CheckpointError for a missing or damaged file."""
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
-        try:
-            tensors = load_file(path, device=str(device))
-        except Exception as error:
-            raise CheckpointError(f"{path}: expected the moments of an optimizer: {error}") from error
         parts: dict[str, dict[str, torch.Tensor]] = {"mean": {}, "square": {}}
-        for key, tensor in tensors.items():
-            kind, name = key.split(".", 1)
-            parts[kind][name] = tensor
-        return cls(**parts)
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                about = file.metadata()
+                for key in file.keys():
+                    kind, name = key.split(".", 1)
+                    parts[kind][name] = file.get_tensor(key)
+                return cls(**parts, steps=int(about["steps"]), lora_plus_ratio=float(about["lora_plus_ratio"]))
+        except Exception as error:
+            raise CheckpointError(
+                f"{path}: expected the moments of an optimizer and its steps: {error!r}. Measure again after the next round, or "
+                "remove `less` from score.by, score.also and select."
+            ) from error
+
+    def adam(self, name: str, form: Preconditioner) -> Adam:
+        """What the next step makes of gradients of parameter `name`.
+
+        "adamw" is what torch.optim.AdamW divides: m̂ / (√v̂ + ε) with bias correction, times the learning rate of the parameter over that
+        of LoRA's A. Weight decay does not depend on the example and is left out. "less" is LESS's code, m / √(v + ε): ε counts as
+        √ε = 1e-4, and early in training v is a small part of the squared gradient, so that small entries hardly count.
+        """
+        mean, square = self.mean[name], self.square[name]
+        if form == "less":
+            return Adam(mean, square, factor=1.0, eps_inside=EPSILON, eps_outside=0.0)
+        correction_1, correction_2 = 1 - BETA_1 ** (self.steps + 1), math.sqrt(1 - BETA_2 ** (self.steps + 1))
+        rate = self.lora_plus_ratio if ".lora_B." in name else 1.0
+        return Adam(
+            mean, square, rate * correction_2 / correction_1, eps_inside=0.0, eps_outside=EPSILON * correction_2
+        )
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's averages m and v of one matrix, and the constants of `direction`."""
+
+    mean: torch.Tensor
+    square: torch.Tensor
+    factor: float
+    eps_inside: float
+    eps_outside: float
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        """factor · (β₁·m + (1 - β₁)·g) / (√(β₂·v + (1 - β₂)·g² + eps_inside) + eps_outside) of gradients g (…, rows, columns)."""
+        upper = BETA_1 * self.mean + (1 - BETA_1) * gradient
+        lower = BETA_2 * self.square + (1 - BETA_2) * gradient.square() + self.eps_inside
+        return self.factor * upper / (lower.sqrt() + self.eps_outside)
 
 
 def project_gradients(
@@ -74,13 +117,14 @@ def project_gradients(
     batch_tokens: int,
     seed: int,
     moments: Moments | None = None,
+    form: Preconditioner = "adamw",
     progress: Callable[[int], None] = lambda rows: None,
 ) -> np.ndarray:
     """(n, dimension) float16 unit vectors: the gradient of each document's mean NLL per target with respect to the trainable
     LoRA of `model`, projected at random by `seed`. Documents without targets get zeros.
 
-    With `moments` the gradient goes through Adam first, as LESS does with candidates (not with targets):
-    (β₁·m + (1 - β₁)·g) / √(β₂·v + (1 - β₂)·g² + ε). DoRA's magnitudes are omitted. Cosines of the vectors approximate those of the
+    With `moments` the gradient goes through Adam first, as LESS does with candidates (not with targets), in a `form` of
+    `Moments.adam`. DoRA's magnitudes are omitted. Cosines of the vectors approximate those of the
     gradients to 1/√dimension. Order and batching change results only by rounding. Costs about as much as training;
     activations use the free memory. When memory runs out, this batch and the later ones are halved.
 
@@ -91,7 +135,7 @@ def project_gradients(
     parameters = {
         name: p for name, p in trainable_parameters(model).items() if ".lora_A." in name or ".lora_B." in name
     }
-    projector = Projector(parameters, dimension, seed, moments)
+    projector = Projector(parameters, dimension, seed, moments, form)
     result = np.zeros((len(rows), dimension), dtype=np.float16)
     lengths = np.array([len(tokens.ids(int(row))) for row in rows], dtype=np.int64)
     model.eval()
@@ -113,19 +157,24 @@ def project_gradients(
 @dataclass(frozen=True)
 class _Sketch:
     """The projection of one LoRA matrix, oriented (r, w): `start` (r,) int32 where row i begins, `row_sign` (r,) and
-    `column_sign` (w,) float32 of ±1; `moments` of Adam in the same orientation, or None."""
+    `column_sign` (w,) float32 of ±1; `adam` or None for plain gradients."""
 
     start: torch.Tensor
     row_sign: torch.Tensor
     column_sign: torch.Tensor
-    moments: tuple[torch.Tensor, torch.Tensor] | None
+    adam: Adam | None
 
 
 class Projector:
     """Puts gradients through Adam and projects them. `parameters`, by PEFT's names, are LoRA's A (r, in) and B (out, r)."""
 
     def __init__(
-        self, parameters: dict[str, torch.nn.Parameter], dimension: int, seed: int, moments: Moments | None = None
+        self,
+        parameters: dict[str, torch.nn.Parameter],
+        dimension: int,
+        seed: int,
+        moments: Moments | None = None,
+        form: Preconditioner = "adamw",
     ) -> None:
         self.dimension, self.parameters = dimension, parameters
         self.device = next(iter(parameters.values())).device
@@ -134,23 +183,28 @@ class Projector:
             if shapes != {name: tuple(moments.mean[name].shape) for name in shapes if name in moments.mean}:
                 raise CheckpointError("the optimizer's moments belong to another adapter than the model's")
         self._sketches = {
-            id(parameter): self._sketch(place, name, parameter, seed, moments)
+            id(parameter): self._sketch(place, name, parameter, seed, moments, form)
             for place, (name, parameter) in enumerate(parameters.items())
         }
 
     def _sketch(
-        self, place: int, name: str, parameter: torch.nn.Parameter, seed: int, moments: Moments | None
+        self,
+        place: int,
+        name: str,
+        parameter: torch.nn.Parameter,
+        seed: int,
+        moments: Moments | None,
+        form: Preconditioner,
     ) -> _Sketch:
         rank, width = parameter.shape if ".lora_A." in name else parameter.shape[::-1]
         rng = np.random.default_rng([seed, place])
         start = rng.integers(self.dimension, size=rank, dtype=np.int32)
         signs = rng.integers(0, 2, size=rank + width).astype(np.float32) * 2 - 1
         parts = (torch.from_numpy(values).to(self.device) for values in (start, signs[:rank], signs[rank:]))
-        found = None
-        if moments is not None:
-            both = (moments.mean[name], moments.square[name])
-            found = both if ".lora_A." in name else tuple(tensor.t() for tensor in both)
-        return _Sketch(*parts, found)
+        adam = None if moments is None else moments.adam(name, form)
+        if adam is not None and ".lora_B." in name:
+            adam = replace(adam, mean=adam.mean.t(), square=adam.square.t())
+        return _Sketch(*parts, adam)
 
     def add_products(
         self,
@@ -223,10 +277,8 @@ def _one_by_one(model: torch.nn.Module, tokens: Tokens, rows: np.ndarray, projec
 
 
 def _add_gradients(into_Dk: torch.Tensor, gradient_Drw: torch.Tensor, sketch: _Sketch) -> None:
-    if sketch.moments is not None:
-        mean, square = sketch.moments
-        upper = BETA_1 * mean + (1 - BETA_1) * gradient_Drw
-        gradient_Drw = upper / (BETA_2 * square + (1 - BETA_2) * gradient_Drw.square() + EPSILON).sqrt()
+    if sketch.adam is not None:
+        gradient_Drw = sketch.adam.direction(gradient_Drw)
     dimension = into_Dk.shape[1]
     signed_Drw = gradient_Drw * sketch.row_sign[:, None] * sketch.column_sign
     wrapped = signed_Drw.split(dimension, dim=2)
@@ -252,10 +304,10 @@ def _fused_products(
     rank, width, documents = left_Tr.shape[1], right_Tw.shape[1], len(into_Dk)
     rows = min(64, max(16, 1 << (rank - 1).bit_length()))
     columns = 128
-    mean, square = sketch.moments or (right_Tw, right_Tw)
+    adam = sketch.adam or Adam(right_Tw, right_Tw, 1.0, 0.0, 0.0)
     gradient_sketch_kernel[(-(-width // columns), documents, -(-rank // rows))](
-        left_Tr, right_Tw, pack.cu_seqlens, mean, square, sketch.start, sketch.row_sign, sketch.column_sign, into_Dk,
-        left_Tr.stride(0), right_Tw.stride(0), mean.stride(0), mean.stride(1), rank, width, into_Dk.shape[1], scale,
-        BETA_1, BETA_2, EPSILON,
-        MOMENTS=sketch.moments is not None, ROWS=rows, COLUMNS=columns, TOKENS=64, num_warps=4,
+        left_Tr, right_Tw, pack.cu_seqlens, adam.mean, adam.square, sketch.start, sketch.row_sign, sketch.column_sign,
+        into_Dk, left_Tr.stride(0), right_Tw.stride(0), adam.mean.stride(0), adam.mean.stride(1), rank, width, into_Dk.shape[1],
+        scale, BETA_1, BETA_2, adam.factor, adam.eps_inside, adam.eps_outside,
+        MOMENTS=sketch.adam is not None, ROWS=rows, COLUMNS=columns, TOKENS=64, num_warps=4,
     )  # fmt: skip

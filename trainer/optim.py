@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 
 from trainer.config import TrainConfig
 
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+"""Adam's constants."""
+
 
 def build_optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW (arXiv 1711.05101) over `parameters`, chosen by `config.optimizer`: torch's fused one, or bitsandbytes' with
@@ -25,7 +28,12 @@ def build_optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainConf
     for name, parameter in parameters.items():
         scaled[config.lora_plus_ratio if ".lora_B." in name else 1.0].append(parameter)
     groups = [{"params": members, "lr_scale": scale} for scale, members in scaled.items()]
-    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    settings = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "betas": (BETA_1, BETA_2),
+        "eps": EPSILON,
+    }
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **settings, fused=True)
     from bitsandbytes.optim import AdamW8bit
@@ -112,13 +120,16 @@ def _own_value(tensor: torch.Tensor, device: torch.device) -> torch.Tensor | int
 
 def save_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], path: Path) -> None:
     """Write Adam's averages of each gradient and of its square as float32, mean.NAME and square.NAME, to one safetensors
-    file; `trainer.gradients.Moments` reads it. Parameters without a step have zeros."""
+    file, whose metadata has the optimizer's `steps` and `lora_plus_ratio`; `trainer.gradients.Moments` reads it. Parameters without a
+    step have zeros."""
     tensors = {}
+    steps = max((int(optimizer.state[p]["step"]) for p in parameters.values() if p in optimizer.state), default=0)
+    ratio = max(group["lr_scale"] for group in optimizer.param_groups)
     for name, parameter in parameters.items():
         state = optimizer.state.get(parameter, {})
         for kind, entries in (("mean", ("exp_avg", "state1")), ("square", ("exp_avg_sq", "state2"))):
             tensors[f"{kind}.{name}"] = _moment(state, *entries, parameter).cpu().contiguous()
-    save_file(tensors, path)
+    save_file(tensors, path, {"steps": str(steps), "lora_plus_ratio": str(ratio)})
 
 
 def _moment(state: dict[str, Any], entry: str, entry_8bit: str, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -154,6 +154,7 @@ def _gradient(
                 batch_tokens=config.measure.gradient_tokens,
                 seed=config.seed,
                 moments=moments,
+                form=config.score.preconditioner,
                 progress=progress,
             )
             return {"gradients": vectors}

@@ -174,7 +174,11 @@ def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None
     if "unprompted" in wanted:
         found["template"] = session.template.hash
     if "gradient" in wanted:
-        found |= {"dimension": config.score.gradient_dimension, "seed": config.seed}
+        found |= {
+            "dimension": config.score.gradient_dimension,
+            "seed": config.seed,
+            "preconditioner": config.score.preconditioner,
+        }
         if adapter is None:
             found["lora"] = config.lora.model_dump(mode="json")
     if "reference" in wanted:

@@ -290,7 +290,8 @@ def fp8_border_kernel(
 def gradient_sketch_kernel(
     left: Pointer, right: Pointer, borders: Pointer, mean: Pointer, square: Pointer, start: Pointer,
     row_sign: Pointer, column_sign: Pointer, out: Pointer, left_stride: Scalar, right_stride: Scalar, mean_row: Scalar,
-    mean_column: Scalar, rank: Scalar, width: Scalar, dimension: Scalar, scale: Scalar, beta_1: Scalar, beta_2: Scalar, eps: Scalar,
+    mean_column: Scalar, rank: Scalar, width: Scalar, dimension: Scalar, scale: Scalar, beta_1: Scalar, beta_2: Scalar, factor: Scalar,
+    eps_inside: Scalar, eps_outside: Scalar,
     MOMENTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
 ) -> None:  # fmt: skip
     """A tile of one document's gradient scale · leftᵀ · right, through Adam (with MOMENTS). Adds entry (i, j) with
@@ -316,7 +317,7 @@ def gradient_sketch_kernel(
         place = row[:, None] * mean_row + column[None, :] * mean_column
         upper = beta_1 * tl.load(mean + place, mask=both, other=0.0) + (1.0 - beta_1) * total
         lower = beta_2 * tl.load(square + place, mask=both, other=1.0) + (1.0 - beta_2) * total * total
-        total = upper / tl.sqrt(lower + eps)
+        total = factor * upper / (tl.sqrt(lower + eps_inside) + eps_outside)
     signs = tl.load(row_sign + row, mask=real, other=0.0)[:, None]
     signs = signs * tl.load(column_sign + column, mask=there, other=0.0)[None, :]
     target = (tl.load(start + row, mask=real, other=0)[:, None] + column[None, :]) % dimension

@@ -15,10 +15,13 @@ from trainer.forward import collate, hidden_states, output_head
 from trainer.gradients import Moments, Projector, project_gradients
 from trainer.loss import target_nll
 from trainer.model import Base
-from trainer.optim import build_optimizer, save_moments
+from trainer.optim import build_optimizer, save_moments, set_learning_rate
 
 LENGTHS = [12, 30, 40, 5, 25, 7, 2, 33, 21, 18]
 ROWS = np.arange(len(LENGTHS))
+STEPS = 7
+"""Steps after which the moments of these tests were taken."""
+FORMS = ["adamw", "less"]
 
 
 def base(tmp_path, kind):
@@ -72,24 +75,57 @@ def some_moments(model):
     for name, parameter in trainable_parameters(model).items():
         mean[name] = 1e-3 * torch.randn(parameter.shape, generator=generator)
         square[name] = 1e-4 * torch.rand(parameter.shape, generator=generator) ** 4
-    return Moments(mean, square)
+    return Moments(mean, square, STEPS)
 
 
-def through_adam(gradient, moments):
-    """LESS's formula, written out."""
-    return {
-        name: (0.9 * moments.mean[name] + 0.1 * g) / torch.sqrt(0.999 * moments.square[name] + 0.001 * g**2 + 1e-8)
-        for name, g in gradient.items()
-    }
+def through_adam(gradient, moments, form):
+    """Both forms, written out."""
+    found = {}
+    for name, g in gradient.items():
+        m, v = 0.9 * moments.mean[name] + 0.1 * g, 0.999 * moments.square[name] + 0.001 * g**2
+        of_adamw = (m / (1 - 0.9 ** (STEPS + 1))) / (torch.sqrt(v / (1 - 0.999 ** (STEPS + 1))) + 1e-8)
+        found[name] = of_adamw if form == "adamw" else m / torch.sqrt(v + 1e-8)
+    return found
 
 
-@pytest.mark.parametrize("adam", [False, True])
-def test_cosines_are_those_of_exact_gradients(model, adam):
-    made, moments = tokens(), some_moments(model) if adam else None
+@pytest.mark.parametrize("ratio", [1.0, 3.0])
+def test_trap_38_the_direction_is_that_of_the_optimizers_next_step(tmp_path, ratio):
+    """Parameters move by what `Moments` predicts and by weight decay, after few steps and with gradients around ε."""
+    names = {"x.lora_A.w": (4, 20), "x.lora_B.w": (30, 4)}
+    generator = torch.Generator().manual_seed(2)
+    parameters = {name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in names.items()}
+    config = TrainConfig(lora_plus_ratio=ratio, weight_decay=0.1)
+    optimizer = build_optimizer(parameters, config)
+
+    def step():
+        for parameter in parameters.values():
+            size = 10.0 ** -torch.randint(2, 11, parameter.shape, generator=generator)
+            parameter.grad = size * torch.randn(parameter.shape, generator=generator)
+        set_learning_rate(optimizer, 0.5)
+        optimizer.step()
+
+    for _ in range(STEPS):
+        step()
+    save_moments(optimizer, parameters, tmp_path / "moments.safetensors")
+    moments = Moments.open(tmp_path / "moments.safetensors", "cpu")
+    assert moments.steps == STEPS
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    step()
+    for name, parameter in parameters.items():
+        direction = moments.adam(name, "adamw").direction(parameter.grad)
+        decay = 0.5 * (ratio if "lora_B" in name else 1.0) * 0.1
+        predicted = before[name] * (1 - decay) - 0.5 * direction
+        torch.testing.assert_close(parameter.detach(), predicted, rtol=0, atol=1e-6)
+        assert direction.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_cosines_are_those_of_exact_gradients(model, form):
+    made, moments = tokens(), some_moments(model) if form else None
     parts = [exact(model, made, row) for row in ROWS]
-    parts = [through_adam(part, moments) for part in parts] if adam else parts
+    parts = [through_adam(part, moments, form) for part in parts] if form else parts
     expected = cosines(torch.stack([flat(part) for part in parts]).numpy())
-    found = project_gradients(model, made, ROWS, dimension=65536, batch_tokens=70, seed=3, moments=moments)
+    found = project_gradients(model, made, ROWS, dimension=65536, batch_tokens=70, seed=3, moments=moments, form=form)
     assert found.dtype == np.float16 and found.shape == (len(ROWS), 65536)
     error = cosines(found) - expected
     assert np.sqrt((error**2).mean()) < 0.02 and np.abs(error).max() < 0.1
@@ -197,9 +233,9 @@ def test_moments_are_written_and_read(tmp_path, kind):
         Moments.open(tmp_path / "bad", "cpu")
 
 
-@pytest.mark.parametrize("adam", [False, True])
+@pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize(("rank", "width", "dimension"), [(4, 40, 512), (20, 300, 128)])
-def test_the_kernel_computes_what_torch_does(adam, rank, width, dimension):
+def test_the_kernel_computes_what_torch_does(form, rank, width, dimension):
     pytest.importorskip("triton")
     from trainer.attention import PackLayout
 
@@ -210,8 +246,8 @@ def test_the_kernel_computes_what_torch_does(adam, rank, width, dimension):
         return torch.randn(*shape, generator=generator).to(device)
 
     parameters = {"x.lora_B.w": torch.nn.Parameter(random(width, rank))}
-    moments = Moments({"x.lora_B.w": random(width, rank)}, {"x.lora_B.w": random(width, rank) ** 2}) if adam else None
-    projector = Projector(parameters, dimension, 0, moments)
+    mean, square = ({"x.lora_B.w": random(width, rank) ** power} for power in (1, 2))
+    projector = Projector(parameters, dimension, 0, Moments(mean, square, STEPS, 2.0) if form else None, form)
     borders = (0, 3, 70, 71, 200)
     pack = PackLayout(borders, torch.tensor(borders, dtype=torch.int32, device=device), 129)
     left, right = random(200, rank + 3)[:, :rank], random(200, width + 5)[:, 5:]
