@@ -222,7 +222,8 @@ def _document_loop(
     window: int | None,
     dropout: float,
 ) -> torch.Tensor:
-    return torch.cat(list(_documents(query, key, value, pack, scaling, window, dropout)), dim=2).transpose(1, 2)
+    documents = _documents(query, key, value, pack, scaling, window, dropout)
+    return torch.cat([document.transpose(1, 2) for document in documents], dim=1)
 
 
 def _documents(

@@ -6,7 +6,8 @@ Shapes: T tokens of the pack, D documents, P positions whose next token is a tar
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +17,8 @@ import torch
 from trainer.attention import PACKED_ATTENTION, PackLayout
 from trainer.decoder.decoder import Decoder, Unsupported, layers_signature
 from trainer.errors import DataError
+from trainer.gate import limits
+from trainer.loss import Head
 
 logger = logging.getLogger(__name__)
 
@@ -133,22 +136,42 @@ def hidden_states(
 
     `model` comes from trainer.model, which binds our own decoder if possible and otherwise sets up transformers'
     attention. LoRA's float32 weights are used in the model's compute dtype. `inputs_embeds` (T, d), if given, replace
-    the embeddings of input_ids (NEFTune).
+    the embeddings of input_ids (NEFTune). Raises DataError for a document beyond the model's context.
     """
     causal = causal_lm(model)
+    limits.check(causal.config, max(batch.lengths))
     decoder = bound_decoder(causal)
     if decoder is not None:
         embeddings_Td = causal.get_input_embeddings()(batch.input_ids) if inputs_embeds is None else inputs_embeds
         return decoder.hidden_states(embeddings_Td, batch.position_ids, batch.layout, model.training, rows)
     packed = causal.config._attn_implementation == PACKED_ATTENTION
-    given = {"input_ids": batch.input_ids[None]} if inputs_embeds is None else {"inputs_embeds": inputs_embeds[None]}
-    if packed:
-        given["pack"] = batch.layout
-    dtype = compute_dtype(model)
-    with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        output = causal.base_model(**given, position_ids=batch.position_ids[None], use_cache=False)
+    given = {"pack": batch.layout} if packed else {}
+    autocast = torch.autocast(
+        batch.input_ids.device.type, dtype=torch.bfloat16, enabled=compute_dtype(model) == torch.bfloat16
+    )
+    with autocast, _replaced_embeddings(causal, inputs_embeds):
+        output = causal.base_model(
+            input_ids=batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False, **given
+        )
     hidden_Td = output.last_hidden_state[0]
     return hidden_Td if rows is None else hidden_Td[rows]
+
+
+@contextmanager
+def _replaced_embeddings(causal: torch.nn.Module, inputs_embeds: torch.Tensor | None) -> Iterator[None]:
+    """Inside the block the embedding layer returns `inputs_embeds` (T, d).
+
+    The model still receives input_ids: Gemma 3n and others read them in every layer, and compute something else without them.
+    """
+    if inputs_embeds is None:
+        yield
+        return
+    layer = causal.get_input_embeddings()
+    hook = layer.register_forward_hook(lambda module, inputs, output: inputs_embeds.view_as(output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def bind_decoder(causal: torch.nn.Module) -> Decoder | None:
@@ -180,7 +203,8 @@ def bound_decoder(model: torch.nn.Module) -> Decoder | None:
     return bound[1]
 
 
-def output_head(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight (vocabulary, d) and bias (vocabulary,) or None of the output head."""
-    head = causal_lm(model).get_output_embeddings()
-    return head.weight, getattr(head, "bias", None)
+def output_head(model: torch.nn.Module) -> Head:
+    """The output head, with the scale and the cap of logits that `trainer.architecture` found in the model."""
+    causal = causal_lm(model)
+    head = causal.get_output_embeddings()
+    return Head(head.weight, getattr(head, "bias", None), *getattr(causal, "winnow_logits", ()))

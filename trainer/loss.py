@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +22,34 @@ from trainer.decoder.retention import LOGITS_CHUNK
 # Elements of one chunk of logits: 32 MiB in float32 on a CPU (cache), 128 MiB in bfloat16 on a GPU (launches).
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": LOGITS_CHUNK}
 
-Head = tuple[torch.Tensor, torch.Tensor | None]
+
+class Head(NamedTuple):
+    """The output head: logits = softcap · tanh(scale · (h · weightᵀ + bias) / softcap), without tanh if `softcap` is None.
+
+    weight (V, d), bias (V,) or None. Cohere, Granite and others scale logits, Gemma 2 and others cap them.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_Pd: torch.Tensor) -> torch.Tensor:
+        """(P, V) in the dtype of the weights, rounded as transformers rounds them."""
+        logits_PV = torch.nn.functional.linear(hidden_Pd.to(self.weight.dtype), self.weight, self.bias)
+        if self.scale != 1.0:
+            logits_PV = logits_PV * self.scale
+        if self.softcap is not None:
+            logits_PV = torch.tanh(logits_PV / self.softcap) * self.softcap
+        return logits_PV
+
+    def backward(self, slope_PV: torch.Tensor, logits_PV: torch.Tensor | None) -> torch.Tensor:
+        """Gradient (P, d) of the hidden states, given that of the logits; `logits_PV` is read only if there is a cap."""
+        if self.softcap is not None:
+            slope_PV = slope_PV * (1 - (logits_PV / self.softcap) ** 2)
+        if self.scale != 1.0:
+            slope_PV = slope_PV * self.scale
+        return slope_PV @ self.weight
 
 
 @dataclass(frozen=True)
@@ -41,8 +68,13 @@ class TokenStatistics:
 
 
 def target_nll(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood (P,) in nats, float32, of each label; differentiable in the hidden states only."""
-    return _TargetNll.apply(hidden_Pd, *head, labels_P)
+    """Negative log-likelihood (P,) in nats, float32, of each label; differentiable in the hidden states only.
+
+    Raises RuntimeError if the output head is trainable.
+    """
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in head[:2]):
+        raise RuntimeError("the output head must be frozen")
+    return _TargetNll.apply(hidden_Pd, head, labels_P)
 
 
 @torch.no_grad()
@@ -51,8 +83,8 @@ def target_statistics(hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tenso
     count = len(labels_P)
     found = torch.empty(4, count, dtype=torch.float32, device=hidden_Pd.device)
     best = torch.empty(count, dtype=torch.int64, device=hidden_Pd.device)
-    for rows in _chunks(count, head[0]):
-        logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(head[0].dtype), *head)
+    for rows in _chunks(count, head.weight):
+        logits_CV = head.logits(hidden_Pd[rows])
         statistics = fused_statistics if logits_CV.is_cuda else plain_statistics
         statistics(logits_CV, labels_P[rows], found[:, rows], best[rows])
     nll, entropy, top, second = found
@@ -95,35 +127,32 @@ def nll_and_slope(
     hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor, slope: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """nll (P,) float32 of each label, and (with `slope`) its gradient (P, d) with respect to its hidden state."""
-    weight, bias = head
     nll = torch.empty(len(labels_P), dtype=torch.float32, device=hidden_Pd.device)
     gradient = torch.empty_like(hidden_Pd) if slope else None
-    for rows in _chunks(len(labels_P), weight):
-        logits_CV = torch.nn.functional.linear(hidden_Pd[rows].to(weight.dtype), weight, bias)
+    for rows in _chunks(len(labels_P), head.weight):
+        logits_CV = head.logits(hidden_Pd[rows])
+        # nll_ replaces the logits by their gradient; that of a cap needs both.
+        capped_CV = logits_CV.clone() if slope and head.softcap is not None else None
         nll_ = fused_nll_ if logits_CV.is_cuda else plain_nll_
         nll[rows] = nll_(logits_CV, labels_P[rows], gradient is not None)
         if gradient is not None:
-            gradient[rows] = (logits_CV @ weight).to(gradient.dtype)
+            gradient[rows] = head.backward(logits_CV, capped_CV).to(gradient.dtype)
     return nll, gradient
 
 
 class _TargetNll(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_Pd: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels_P: torch.Tensor
-    ) -> torch.Tensor:
-        """nll (P,); computes the gradient in the same pass. Raises RuntimeError if the output head is trainable."""
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            raise RuntimeError("the output head must be frozen")
-        nll, gradient = nll_and_slope(hidden_Pd, (weight, bias), labels_P, ctx.needs_input_grad[0])
+    def forward(ctx: Any, hidden_Pd: torch.Tensor, head: Head, labels_P: torch.Tensor) -> torch.Tensor:
+        """nll (P,); computes the gradient in the same pass."""
+        nll, gradient = nll_and_slope(hidden_Pd, head, labels_P, ctx.needs_input_grad[0])
         ctx.save_for_backward(gradient)
         return nll
 
     @staticmethod
-    def backward(ctx: Any, upstream_P: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, upstream_P: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The saved gradient (P, d), scaled by that of the NLL."""
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream_P[:, None].to(gradient.dtype), None, None, None
+        return gradient * upstream_P[:, None].to(gradient.dtype), None, None
 
 
 def fused_nll_(logits_CV: torch.Tensor, labels_C: torch.Tensor, gradient: bool) -> torch.Tensor:

@@ -17,6 +17,7 @@ from trainer.config import LoraConfig, ModelConfig
 from trainer.decoder.decoder import Decoder
 from trainer.errors import MachineError, TrainerError
 from trainer.forward import bind_decoder, bound_decoder, causal_lm
+from trainer.gate.weights import check_complete
 from trainer.randomness import ADAPTER, derive_seed, forked_rng
 from trainer.shortage import shortage
 from trainer.tokenizer import unavailable
@@ -61,8 +62,8 @@ class Base:
     def load(cls, config: ModelConfig) -> Base:
         """Load the base model as configured.
 
-        Raises MachineError for missing files, GPU or memory, and TrainerError if the model cannot be held in NF4,
-        needs remote code without permission, or does not isolate documents.
+        Raises MachineError for missing files, GPU or memory, and TrainerError if the checkpoint lacks weights, or the model cannot be
+        held in NF4, needs remote code without permission, or is not computed exactly.
         """
         device = resolve_device(config)
         dtype = resolve_dtype(config, device)
@@ -134,9 +135,18 @@ def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
         settings = (
             {"quantization_config": quantization.nf4_settings(config, dtype)} if config.quantization == "nf4" else {}
         )
-        return AutoModelForCausalLM.from_pretrained(
-            config.name, dtype=dtype, device_map={"": device}, use_safetensors=True, **settings, **source
+        causal, info = AutoModelForCausalLM.from_pretrained(
+            config.name,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are an error below, with their names
+            output_loading_info=True,
+            **settings,
+            **source,
         )
+        check_complete(config.name, info)
+        return causal
     except TrainerError:
         raise
     except (OSError, ValueError, SafetensorError) as error:

@@ -18,7 +18,7 @@ import torch
 from benchmarks.proving_ground.many_adapters import Adapters, FrozenBase, hidden_states, new_adapters
 from trainer.attention import PackLayout
 from trainer.config import TrainConfig
-from trainer.loss import target_nll, target_statistics
+from trainer.loss import Head, target_nll, target_statistics
 from trainer.optim import learning_rate
 from trainer.tokens import TokenTable
 
@@ -172,7 +172,7 @@ def _loss(base: FrozenBase, adapters: Adapters, block: Block, noise: torch.Gener
     scale = NEFTUNE_ALPHA * torch.rsqrt(block.lengths.float() * embedded.shape[1])
     embedded = (embedded.float() + drawn * scale[:, None]).to(embedded.dtype).view(block.runs, -1, embedded.shape[1])
     hidden = hidden_states(base, adapters, embedded, block.positions, block.pack).flatten(0, 1)
-    nll = target_nll(hidden.index_select(0, block.predictors), (base.head, None), block.labels)
+    nll = target_nll(hidden.index_select(0, block.predictors), Head(base.head), block.labels)
     count = torch.bincount(block.run, minlength=block.runs)
     return torch.zeros(block.runs, device=base.device).index_add(0, block.run, nll) / count
 
@@ -200,7 +200,7 @@ def measure_side_by_side(
         block = lay_out(table, [rows[i] for rows, i in zip(tests, chosen, strict=True)], base.device)
         embedded = base.embeddings[block.ids].view(runs, -1, base.embeddings.shape[1])
         hidden = hidden_states(base, adapters, embedded, block.positions, block.pack).flatten(0, 1)
-        said = target_statistics(hidden.index_select(0, block.predictors), (base.head, None), block.labels)
+        said = target_statistics(hidden.index_select(0, block.predictors), Head(base.head), block.labels)
         nll, wrong = said.nll.double().cpu().numpy(), ~said.correct.cpu().numpy()
         for k, at in _documents(chosen):
             if turn < len(parts[k]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -264,18 +265,23 @@ class _Stack(torch.autograd.Function):
 
 
 def is_family(causal: torch.nn.Module) -> bool:
-    """Whether the model is of transformers' own class of one of these architectures. Code shipped with a checkpoint may call
-    itself llama and compute something else."""
-    kind = causal.config.model_type
-    if kind not in FAMILIES or not hasattr(causal.base_model, "layers"):
+    """Whether the model and its parts are of transformers' own classes of one of these architectures. Code shipped with a checkpoint
+    may call itself llama and compute something else."""
+    kind, base = causal.config.model_type, causal.base_model
+    if kind not in FAMILIES or not hasattr(base, "layers"):
         return False
-    first = causal.base_model.layers[0]
-    parts = (causal, first.self_attn, first.mlp)
-    return all(type(part).__module__ == f"transformers.models.{kind}.modeling_{kind}" for part in parts)
+    own = vars(import_module(f"transformers.models.{kind}.modeling_{kind}"))
+    parts = [causal, base, base.norm, base.rotary_emb]
+    for layer in base.layers:
+        parts += [layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm]
+    return all(own.get(type(part).__name__) is type(part) for part in parts)
 
 
 def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
-    """A key that changes when a linear layer is replaced (an adapter loaded or removed) or its adapter is switched."""
+    """A key that changes when a linear layer is replaced (an adapter loaded or removed) or its adapter is switched.
+
+    It holds the layers: the id of a layer that was removed may be that of the next one.
+    """
     if not is_family(causal):
         return (causal.config.model_type,)
     modules = [
@@ -286,7 +292,7 @@ def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
     ]
     return tuple(
         (
-            id(module),
+            module,
             getattr(module, "disable_adapters", None),
             getattr(module, "merged", None),
             tuple(getattr(module, "active_adapters", ())),

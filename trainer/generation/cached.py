@@ -8,7 +8,6 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from trainer.attention import PackLayout
 from trainer.decoder.cached import FromCache, IntoCache, has_kernel, new_cache, row_bytes
@@ -55,7 +54,7 @@ class CachedEngine:
         adapters: AdapterSet | None = None,
     ):
         self.decoder, self.answers, self.new_tokens, self.adapters = decoder, answers, new_tokens, adapters
-        self.embed, (self.weight, self.bias) = causal_lm(model).get_input_embeddings(), output_head(model)
+        self.embed, self.head = causal_lm(model).get_input_embeddings(), output_head(model)
         self.device, dtype = self.embed.weight.device, compute_dtype(model)
         self.cache = new_cache(decoder.layers, rows, dtype, self.device)
         self.spans = Spans(rows)
@@ -107,7 +106,7 @@ class CachedEngine:
             self.adapters.place(np.repeat(owners, lengths), np.asarray(owners))
         last = torch.tensor(borders[1:], device=self.device) - 1
         hidden_Pd = self.decoder.without_gradients(embeddings_Td, run, attention, last)
-        return self._head(hidden_Pd).repeat_interleave(self.answers, dim=0)
+        return self.head.logits(hidden_Pd).repeat_interleave(self.answers, dim=0)
 
     def step(self, tokens_S: torch.Tensor) -> torch.Tensor:
         """See Engine."""
@@ -148,10 +147,7 @@ class CachedEngine:
         host: Sequence[tuple[int, int]] = (),
     ) -> torch.Tensor:
         attention = FromCache(self.cache, begins_S, places_S, host)
-        return self._head(self.decoder.without_gradients(embeddings_Sd, run, attention))
-
-    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        return self.head.logits(self.decoder.without_gradients(embeddings_Sd, run, attention))
 
 
 def cache_rows(decoder: Decoder, model: torch.nn.Module, batch_tokens: int | None, largest: int) -> int:

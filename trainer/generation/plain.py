@@ -63,8 +63,7 @@ class PlainEngine:
         given = {"attention_mask": self.mask_ST, "position_ids": positions_ST, self.cache_name: self.cache}
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             output = self.base(input_ids=ids_ST, use_cache=True, **given)
-            weight, bias = output_head(self.model)
-            return F.linear(output.last_hidden_state[:, -1].to(weight.dtype), weight, bias)
+            return output_head(self.model).logits(output.last_hidden_state[:, -1])
 
 
 def left_padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

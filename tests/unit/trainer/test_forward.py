@@ -14,7 +14,7 @@ from trainer.attention import PACKED_ATTENTION
 from trainer.errors import DataError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import collate, hidden_states, output_head
-from trainer.loss import target_nll, target_statistics
+from trainer.loss import Head, target_nll, target_statistics
 from trainer.model import Base, plain_attention
 
 LENGTHS = [5, 30, 1, 17, 24]
@@ -23,8 +23,7 @@ LENGTHS = [5, 30, 1, 17, 24]
 def packed_logits(model, tokens, rows):
     batch = collate(tokens, rows)
     with torch.no_grad():
-        weight, bias = output_head(model)
-        return torch.nn.functional.linear(hidden_states(model, batch), weight, bias).split(batch.lengths.tolist())
+        return output_head(model).logits(hidden_states(model, batch)).split(batch.lengths.tolist())
 
 
 @pytest.mark.parametrize(
@@ -90,12 +89,6 @@ def test_recurrent_model_is_refused_because_documents_leak():
         prepare_attention(build("mamba"))
 
 
-def test_scaled_or_capped_logits_are_refused():
-    for model in (build("gemma2", final_logit_softcapping=2.0), build("granite", logits_scaling=8.0)):
-        with pytest.raises(TrainerError, match="logits differ"):
-            prepare_attention(model)
-
-
 def test_packed_model_refuses_padded_batches_but_takes_them_in_plain_attention(tmp_path):
     base = Base.load(saved(tmp_path / "model"))
     ids = torch.arange(3, 9).reshape(2, 3)
@@ -140,14 +133,14 @@ def test_loss_and_its_gradient_equal_cross_entropy_over_full_logits(monkeypatch,
     labels, upstream = torch.randint(0, 97, (50,), generator=generator), torch.rand(50, generator=generator)
     hidden = torch.randn(50, 8, generator=generator, requires_grad=True)
     twin = hidden.detach().clone().requires_grad_()
-    nll = target_nll(hidden, (weight, bias), labels)
+    nll = target_nll(hidden, Head(weight, bias), labels)
     (nll * upstream).sum().backward()
     logits = twin @ weight.T + bias
     expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     (expected * upstream).sum().backward()
     torch.testing.assert_close(nll, expected)
     torch.testing.assert_close(hidden.grad, twin.grad)
-    found = target_statistics(hidden, (weight, bias), labels)
+    found = target_statistics(hidden, Head(weight, bias), labels)
     torch.testing.assert_close(found.nll, expected.detach())
     torch.testing.assert_close(found.entropy, torch.distributions.Categorical(logits=logits.detach()).entropy())
     assert torch.equal(found.correct, logits.argmax(-1) == labels)

@@ -25,7 +25,7 @@ from trainer.generation.adapters import AdapterSet
 from trainer.generation.cached import CachedEngine
 from trainer.generation.plain import PlainEngine
 from trainer.generation.spans import Spans
-from trainer.loss import target_nll
+from trainer.loss import Head, target_nll
 from trainer.measure import measure
 from trainer.model import Base, plain_attention
 
@@ -355,7 +355,7 @@ def _gradient(model, tokens):
     batch = collate(tokens, range(len(LENGTHS)))
     parameter = next(p for name, p in model.named_parameters() if "lora_B" in name and p.requires_grad)
     weight = model.get_base_model().get_output_embeddings().weight
-    target_nll(hidden_states(model, batch)[batch.predictors], (weight, None), batch.labels).sum().backward()
+    target_nll(hidden_states(model, batch)[batch.predictors], Head(weight), batch.labels).sum().backward()
     gradient = parameter.grad.clone()
     model.zero_grad(set_to_none=True)
     return gradient

@@ -33,8 +33,7 @@ TOKENS = table([9, 20, 6])
 def logits(model):
     batch = collate(TOKENS, range(3))
     with torch.no_grad():
-        weight, bias = output_head(model)
-        return torch.nn.functional.linear(hidden_states(model, batch).to(weight.dtype), weight, bias)
+        return output_head(model).logits(hidden_states(model, batch))
 
 
 def gradients(model):

@@ -37,6 +37,7 @@ def build(kind: str, seed: int = 0, **changes: object) -> torch.nn.Module:
         "qwen3": (transformers.Qwen3Config, {**SIZES, "head_dim": 8}),
         "gemma2": (transformers.Gemma2Config, {**SIZES, "head_dim": 8, "sliding_window": 64}),
         "granite": (transformers.GraniteConfig, SIZES),
+        "cohere": (transformers.CohereConfig, SIZES),
         "gpt_neox": (transformers.GPTNeoXConfig, {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
         "gpt2": (transformers.GPT2Config, {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}),
         "mamba": (transformers.MambaConfig, {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}),
