@@ -1,6 +1,8 @@
-"""Loads the base model's tokenizer, without the model."""
+"""Loads the base model's tokenizer and config, without the model."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from trainer.config import ModelConfig
 from trainer.errors import MachineError, TrainerError
@@ -21,6 +23,18 @@ def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
             local_files_only=only_local,
         )
     except (OSError, ValueError) as error:  # a ValueError: a folder without a tokenizer's files
+        raise unavailable(config, error) from error
+
+
+def load_config(config: ModelConfig) -> Any:
+    """The transformers config of the base model. Raises MachineError if it cannot be loaded."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
         raise unavailable(config, error) from error
 
 

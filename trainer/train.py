@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from trainer.adapters import trainable_parameters
 from trainer.checkpoint import Checkpoint, is_sound, load_newest, load_step, save_checkpoint
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.counters import Counters
-from trainer.errors import CheckpointError, Interrupted, MachineError
+from trainer.errors import CheckpointError, DataError, Interrupted, MachineError
 from trainer.forward import Tokens
 from trainer.live import Live
 from trainer.memory import peak_gib, reset_peak
@@ -105,6 +106,7 @@ def train(
     scratch belongs to another training; MachineError if one pack does not fit the memory, or the disk is full.
     """
     training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch)
+    _check_targets(training)
     identity = _identity(training)
     counters = _resume(training, identity)
     resumed_from = counters.step
@@ -315,7 +317,31 @@ def _identity(training: Training) -> dict[str, Any]:
         "settings": training.config.model_dump(exclude=NO_PART_OF_THE_RESULT, mode="json"),
         "packs": packs.hexdigest(),
         "parameters": hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest(),
+        "LoRA settings": _lora_settings(training.model),
     }
+
+
+def _lora_settings(model: torch.nn.Module) -> dict[str, Any]:
+    """What of the adapter the result depends on and the shapes of its weights do not show."""
+    configs = getattr(model, "peft_config", {})
+    names = ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+    return {key: {name: getattr(config, name, None) for name in names} for key, config in configs.items()}
+
+
+def _check_targets(training: Training) -> None:
+    """Raises DataError, before anything is trained, if the documents of a step have no token to train on."""
+    plan, tokens, rows = training.plan, training.tokens, training.rows
+    has_target = np.array([np.asarray(tokens.targets(int(row)))[1:].any() for row in rows], dtype=bool)
+    of_pack = [has_target[plan.members[a:b]].any() for a, b in pairwise(plan.offsets)]
+    place = {"seed": training.seed, "round": training.round, "steps": training.asked_steps}
+    for step in range(training.steps):
+        packs = schedule.packs_of_step(step, len(of_pack), training.config, **place)
+        if not any(of_pack[pack] for pack in packs):
+            found = rows[np.concatenate([plan.members[plan.offsets[p] : plan.offsets[p + 1]] for p in packs])]
+            raise DataError(
+                f"step {step + 1}: expected a token to train on (a target after the first token of a document), found none in rows "
+                f"{', '.join(map(str, found[:5]))}; leave these documents out"
+            )
 
 
 def _report(training: Training, counters: Counters, resumed_from: int) -> TrainReport:

@@ -52,6 +52,7 @@ def run_round(
     """Run round `number`, or what is left of it, and return its summary; None where it stops before training, as `asking` says."""
     run, config = session.run, session.config
     session.check_machine()
+    stages.check_continued(config, continued(session, History.recorded(run, SELECTED, number)))
     scoring.measurements(session)
     ours, theirs = (History.recorded(run, lineage, number).on(config) for lineage in (SELECTED, CONTROL))
     take_answers(session, number)
@@ -131,12 +132,17 @@ def train_lineage(
     session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
 ) -> Artifact:
     """Pack and train a lineage's picks of this round: on the adapter before, with replay, or from scratch on all picks so far."""
-    before = history.last("train") if session.config.train.mode == "continue" else None
+    before = continued(session, history)
     rows = training_rows(session, prepared, selection, history)
     lineage = history.lineage
     packs = keep(f"{lineage.prefix}packs", stages.plan_packs(session, prepared, rows, lineage))
     trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
     return keep(f"{lineage.prefix}train", trained)
+
+
+def continued(session: Session, history: History) -> Artifact | None:
+    """The adapter that the round's training continues, or None."""
+    return history.last("train") if session.config.train.mode == "continue" else None
 
 
 def gained(summary: dict[str, Any]) -> bool:

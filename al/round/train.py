@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from al.config import Config
 from al.errors import ConfigError
 from al.lineage.history import CONTROL, Lineage
 from al.planning.machine import probe_machine
@@ -123,6 +124,22 @@ def train(
             "split": prepared.split if config.train.eval_every else None,
         },
     )
+
+
+def check_continued(config: Config, previous: Artifact | None) -> None:
+    """Raises ConfigError if `config` asks for another LoRA than that of the `previous` adapter, which training would continue."""
+    if previous is None:
+        return
+    made = previous.manifest["params"]["lora"]
+    asked = config.lora.model_dump(mode="json")
+    different = [key for key in asked if key != "init" and key in made and made[key] != asked[key]]
+    if different:
+        found = ", ".join(f"lora.{key}={made[key]}" for key in different)
+        wanted = ", ".join(f"lora.{key}={asked[key]}" for key in different)
+        raise ConfigError(
+            f"{wanted}: training continues the previous round's adapter, which has {found}. Set {found}, or train a new adapter on all "
+            "examples picked so far (train.mode=retrain), or start a new run."
+        )
 
 
 def _pace(config: TrainConfig, previous: Artifact | None) -> TrainConfig:

@@ -15,8 +15,10 @@ from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
 from al.terminal import show
 from selection.embed import load_embedder
+from trainer.gate import limits
+from trainer.gate.weights import check_tokens
 from trainer.template import ChatTemplate
-from trainer.tokenizer import load_tokenizer
+from trainer.tokenizer import load_config, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +38,10 @@ class Models:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
-        return load_tokenizer(self._session.config.model)
+        """The base model's tokenizer. Raises trainer.errors.TrainerError for a token that the model has no embedding of."""
+        tokenizer = load_tokenizer(self._session.config.model)
+        check_tokens(tokenizer, load_config(self._session.config.model))
+        return tokenizer
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -108,10 +112,16 @@ class Session:
         show(line, file=sys.stderr if self.quiet else sys.stdout)
 
     def check_machine(self) -> None:
-        """Fail now, before any stage runs, if the config's device is not there. Raises trainer.errors.MachineError."""
+        """Fail now, before any stage runs, if the config's device is not there or tokens.max_length is beyond the model's context.
+
+        Raises:
+            trainer.errors.MachineError: no such device, or the model's config cannot be read.
+            trainer.errors.DataError: documents may be longer than the model's context.
+        """
         from trainer.model import resolve_device
 
         device = resolve_device(self.config.model)
+        limits.check(load_config(self.config.model), self.config.tokens.max_length, "tokens.max_length")
         if self.config.measure.weights == "fp8":
             from trainer.activation import check_fp8
 
