@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import peft
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from trainer.config import LoraConfig, ModelConfig
 from trainer.errors import CheckpointError, TrainerError
+from trainer.forward import body
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -40,6 +45,12 @@ def attach_new(causal: torch.nn.Module, lora: LoraConfig, base: ModelConfig) -> 
     # PEFT copies the name from the loaded model; other machines can resolve the configured one.
     settings.base_model_name_or_path = base.name
     trainable_parameters(model)
+    if lora.targets == "all-linear" and (others := _other_matrices(causal)):
+        logger.warning(
+            "lora.targets: all-linear adapts linear layers only; %s of %s have weights that are none and stay as they are",
+            ", ".join(others),
+            type(causal).__name__,
+        )
     return model
 
 
@@ -102,9 +113,19 @@ def save_adapter(model: peft.PeftModel, path: Path) -> None:
 
 
 def _linear_names(causal: torch.nn.Module) -> list[str]:
-    """Last parts of the names of all linear layers below the output head, as other tools expect them."""
-    modules = causal.base_model.named_modules()
-    return sorted({name.split(".")[-1] for name, module in modules if isinstance(module, (torch.nn.Linear, Conv1D))})
+    """Endings of the names of all linear layers below the output head, as other tools expect them: the last part of a name, or the last
+    two for a layer in a list, whose number other modules have too. A subclass may return something else, as Phi-3.5-MoE's router."""
+    modules = body(causal).named_modules()
+    names = [
+        name.split(".") for name, module in modules if type(module) in (torch.nn.Linear, Conv1D, bnb.nn.Linear4bit)
+    ]
+    return sorted({".".join(parts[-2:] if parts[-1].isdecimal() else parts[-1:]) for parts in names})
+
+
+def _other_matrices(causal: torch.nn.Module) -> list[str]:
+    """Kinds of parameters with three dimensions or more, as the fused experts of a mixture: LoRA passes them by."""
+    found = (name for name, parameter in causal.named_parameters() if parameter.ndim > 2 and "lora_" not in name)
+    return sorted({".".join(part for part in name.split(".")[-3:] if not part.isdecimal()) for name in found})
 
 
 def _plain(value: object) -> object:

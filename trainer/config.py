@@ -62,7 +62,8 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True):
     )
     targets: Literal["all-linear"] | list[str] = Field(
         "all-linear",
-        description=f"all-linear: every linear layer except the output head; or a list of {', '.join(PROJECTIONS)}.",
+        description="all-linear: every linear layer except the output head, without the fused experts of a mixture, which are "
+        f"none; or a list of {', '.join(PROJECTIONS)}.",
     )
     init: Literal["default", "gaussian"] = Field(
         "default",

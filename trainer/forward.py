@@ -120,6 +120,11 @@ def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def body(causal: torch.nn.Module) -> torch.nn.Module:
+    """The layers of a transformers model, without its output head."""
+    return causal.model if causal.base_model is causal else causal.base_model
+
+
 def compute_dtype(model: torch.nn.Module) -> torch.dtype:
     """The dtype in which a model computes: that of its embeddings (LoRA's own weights are float32 regardless)."""
     return causal_lm(model).get_input_embeddings().weight.dtype
@@ -150,7 +155,7 @@ def hidden_states(
         batch.input_ids.device.type, dtype=torch.bfloat16, enabled=compute_dtype(model) == torch.bfloat16
     )
     with autocast, _replaced_embeddings(causal, inputs_embeds):
-        output = causal.base_model(
+        output = body(causal)(
             input_ids=batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False, **given
         )
     hidden_Td = output.last_hidden_state[0]

@@ -24,6 +24,7 @@ from trainer.activation import measuring
 from trainer.config import GenerateConfig
 from trainer.errors import DataError, MachineError, TrainerError
 from trainer.forward import bound_decoder, causal_lm
+from trainer.gate import limits
 from trainer.generation.adapters import AdapterSet
 from trainer.generation.cached import HOST_TOKENS, PROMPT_TOKENS, CachedEngine, cache_rows
 from trainer.generation.engine import Engine, Prompt
@@ -154,12 +155,12 @@ def check_lengths(lengths: Sequence[int], causal: torch.nn.Module, config: Gener
     """Raise DataError if a prompt is empty, or if the longest one and its answer do not fit the model's context."""
     if 0 in lengths:
         raise DataError(f"expected prompts of at least one token, found an empty one at {list(lengths).index(0)}")
-    context = getattr(causal.config, "max_position_embeddings", None)
+    context = limits.context(causal.config)
     longest = max(lengths, default=0)
-    if context is not None and longest and longest + config.max_new_tokens > context:
+    if context is not None and longest and longest + config.max_new_tokens > context[0]:
         raise DataError(
             f"a prompt of {longest} tokens and {config.max_new_tokens} new ones do not fit the model's context of "
-            f"{context}: lower generate.max_new_tokens or tokens.max_length"
+            f"{context[0]}: lower generate.max_new_tokens or tokens.max_length"
         )
 
 

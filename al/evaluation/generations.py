@@ -19,6 +19,7 @@ from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from selection.holdout import DEV
+from trainer.gate import limits
 
 FILE = "generations.json"
 TEXT_LIMIT = 2_000
@@ -112,7 +113,8 @@ def write_answers(
     from trainer.generate import generate as write
 
     config = session.config.generate.model_copy(update={"samples": 0})
-    context = getattr(causal_lm(model).config, "max_position_embeddings", None) or np.inf
+    limit = limits.context(causal_lm(model).config)
+    context = np.inf if limit is None else limit[0]
     fits = [i for i, ids in enumerate(prompts) if ids and len(ids) + config.max_new_tokens <= context]
     progress(len(prompts) - len(fits))
     answers: list[dict[str, Any]] = [{"text": None, "tokens": None, "cut": None} for _ in prompts]

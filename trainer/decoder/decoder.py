@@ -274,7 +274,8 @@ def is_family(causal: torch.nn.Module) -> bool:
     parts = [causal, base, base.norm, base.rotary_emb]
     for layer in base.layers:
         parts += [layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm]
-    return all(own.get(type(part).__name__) is type(part) for part in parts)
+    kinds = {type(getattr(part, "original_module", part)) for part in parts}  # PEFT wraps a norm that is trained too
+    return all(own.get(kind.__name__) is kind for kind in kinds)
 
 
 def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:

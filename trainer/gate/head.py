@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trainer.errors import TrainerError
-from trainer.forward import output_head
+from trainer.forward import body, output_head
 from trainer.gate.probe import COMPARED, Probe
 from trainer.loss import Head
 
@@ -61,6 +61,8 @@ def _enlarged(causal: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
     def enlarge(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
         """Replace the hidden states that leave the layers by larger ones."""
+        if kept:  # a model inside another one, both of which are watched
+            return output
         plain = output[0]
         factor = SPREAD / Head(head.weight, head.bias).logits(plain).float().std().clamp(min=1e-6)
         kept.append((plain.float() * factor).to(plain.dtype))
@@ -69,9 +71,12 @@ def _enlarged(causal: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         output["last_hidden_state"] = kept[0]
         return output
 
-    hook = causal.base_model.register_forward_hook(enlarge)
+    layers = body(causal)
+    watched = {layers, getattr(layers, "decoder", layers)}  # OPT's head reads the decoder inside
+    hooks = [module.register_forward_hook(enlarge) for module in watched]
     try:
         logits_TV = causal(input_ids=ids[None], use_cache=False).logits[0]
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return kept[0][0], logits_TV

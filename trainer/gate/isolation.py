@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import torch
 
-from trainer.forward import Batch, collate, hidden_states
+from trainer.forward import Batch, body, collate, hidden_states
 from trainer.gate.probe import PACKS, Probe
 from trainer.randomness import forked_rng
 
@@ -30,7 +30,7 @@ def alone(causal: torch.nn.Module) -> list[torch.Tensor]:
     """Hidden states (length, d) of each document of the first pack, by the model's own forward."""
     batch = _batch(causal, 0)
     pieces = [batch.input_ids[a:b] for a, b in pairwise(batch.borders)]
-    return [causal.base_model(input_ids=piece[None], use_cache=False)[0][0] for piece in pieces]
+    return [body(causal)(input_ids=piece[None], use_cache=False)[0][0] for piece in pieces]
 
 
 def failure(causal: torch.nn.Module, expected: list[torch.Tensor]) -> str | None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from trainer.forward import causal_lm, compute_dtype, output_head
+from trainer.forward import body, causal_lm, compute_dtype, output_head
 from trainer.generation.engine import Prompt
 
 
@@ -21,7 +21,7 @@ class PlainEngine:
     def __init__(self, model: torch.nn.Module, answers: int, new_tokens: int, batch_tokens: int):
         self.model, self.answers, self.new_tokens, self.batch_tokens = model, answers, new_tokens, batch_tokens
         self.device, self.dtype = next(model.parameters()).device, compute_dtype(model)
-        self.base = causal_lm(model).base_model
+        self.base = body(causal_lm(model))
         # transformers 5 renamed this argument.
         accepted = inspect.signature(self.base.forward).parameters
         self.cache_name = "cache" if "cache" in accepted else "past_key_values"

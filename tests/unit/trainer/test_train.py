@@ -262,6 +262,7 @@ def test_checkpoints_of_another_training_are_refused(base, tmp_path):
         ({"config": PLAIN.model_copy(update={"learning_rate": 1e-3})}, "settings"),
         ({"packs": plan([[0], [1], [2], [3]])}, "packs"),
         ({"lora": LORA.model_copy(update={"r": 2})}, "parameters"),
+        ({"lora": LORA.model_copy(update={"alpha": 16})}, "LoRA settings"),
     )
     for change, name in changes:
         with pytest.raises(CheckpointError, match=name):
@@ -304,6 +305,15 @@ def test_documents_without_targets_and_empty_selections_are_errors(base, tmp_pat
         run(base, tmp_path / "a", tokens=tokens)
     with pytest.raises(DataError, match="selection is empty"):
         run(base, tmp_path / "b", packs=plan([]))
+
+
+def test_a_later_step_without_targets_is_refused_before_the_first(base, tmp_path):
+    tokens, steps = table([9, 20, 6, 14]), []
+    tokens.marks[2][:] = 0
+    one_a_step = PLAIN.model_copy(update={"packs_per_step": 1, "epochs": 1})
+    with pytest.raises(DataError, match="found none in rows 2;"):
+        run(base, tmp_path, one_a_step, packs=plan([[0], [1], [2], [3]]), tokens=tokens, on_step=steps.append)
+    assert steps == []
 
 
 def test_a_micro_batch_without_targets_only_adds_nothing(base, tmp_path):
