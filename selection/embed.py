@@ -34,7 +34,7 @@ def load_embedder(config: EmbedConfig) -> SentenceTransformer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if _wants_bfloat16(config, device) else torch.float32
     try:
-        return SentenceTransformer(
+        model = SentenceTransformer(
             config.model,
             device=device,
             revision=config.revision,
@@ -46,6 +46,31 @@ def load_embedder(config: EmbedConfig) -> SentenceTransformer:
         raise SelectionError(
             f"embed.model: {config.model} cannot be loaded as a sentence-transformers model with weights in safetensors ({reason})"
         ) from error
+    _check_complete(model, config)
+    return model
+
+
+def _check_complete(model: SentenceTransformer, config: EmbedConfig) -> None:
+    """Raises SelectionError if the checkpoint lacks weights: transformers draws them at random, others in each process.
+
+    The checkpoint is compared on the meta device, without reading its weights. The weights of BERT's pooler may be absent: sentence
+    embeddings do not use them.
+    """
+    from transformers import AutoModel
+
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is None:  # no transformers checkpoint, as in static embeddings
+        return
+    source = {"revision": config.revision, "trust_remote_code": False}
+    _, info = AutoModel.from_pretrained(
+        transformer.name_or_path, device_map={"": "meta"}, output_loading_info=True, **source
+    )
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise SelectionError(
+            f"embed.model: expected every weight of the model in the checkpoint {config.model}, found {len(missing)} missing: "
+            f"{', '.join(missing[:5])}; download it again"
+        )
 
 
 def _wants_bfloat16(config: EmbedConfig, device: str) -> bool:

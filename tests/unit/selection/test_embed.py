@@ -79,3 +79,17 @@ def test_progress_counts_every_text(config):
 def test_a_model_that_is_none_is_named(tmp_path):
     with pytest.raises(SelectionError, match="embed.model.*nothing-here"):
         load_embedder(EmbedConfig(model=str(tmp_path / "nothing-here"), device="cpu"))
+
+
+def test_trap_33_an_embedder_whose_checkpoint_lacks_a_weight_is_refused(config, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(config.model, tmp_path / "model")
+    file = next((tmp_path / "model").rglob("model.safetensors"))
+    tensors = load_file(file)
+    lost = next(name for name in tensors if name.endswith("output.dense.weight"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(SelectionError, match=f"1 missing: {lost}"):
+        load_embedder(config.model_copy(update={"model": str(tmp_path / "model")}))
