@@ -115,6 +115,8 @@ def tiny_model(model_type: str, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0, 2.0 * parameter.shape[-1] ** -0.5, generator=generator)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") or name.endswith(
+                "correct_output_scale"
+            ):  # Gemma 3n's per-layer input is 0 at its default
                 parameter.normal_(0, 0.1, generator=generator)
     return model.eval()
