@@ -241,16 +241,14 @@ def pool_group() -> None:
 @pool_group.command("import")
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--format", "format_name", default=None, help="Row format by name, instead of detection for each row.")
-@map_option
 @click.option("--strict", is_flag=True, help="Stop at the first bad row instead of quarantining it.")
 @common
-def pool_import(
-    options: Any, sources: tuple[str, ...], format_name: str | None, mapped: tuple[str, ...], strict: bool
-) -> None:
+@map_option
+def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None, strict: bool) -> None:
     """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
     from al.commands import pool
 
-    document = pool.import_into_pool(options.with_map(mapped), sources, format_name, strict)
+    document = pool.import_into_pool(options, sources, format_name, strict)
     emit(options, document, pool.describe_pool)
 
 
@@ -269,7 +267,6 @@ def pool_presets(options: Any) -> None:
     "--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to render."
 )
 @click.option("--format", "format_name", default=None, help="As for `pool import`; only with SOURCES.")
-@map_option
 @click.option(
     "--html",
     "page",
@@ -280,19 +277,19 @@ def pool_presets(options: Any) -> None:
     help="Also write an HTML page.  [default: RUN/pool.html, or ./pool.html with SOURCES and where RUN is read-only]",
 )
 @common
+@map_option
 def pool_inspect(
     options: Any,
     sources: tuple[str, ...],
     shown: int,
     format_name: str | None,
-    mapped: tuple[str, ...],
     page: str | None,
 ) -> None:
     """Show the run's newest pool version, or SOURCES without importing them: formats, languages, lengths, quarantine, examples."""
     from al.commands import inspect_pool as pool_inspection
     from al.report.text.pool import describe_inspection
 
-    document = pool_inspection.inspect(options.with_map(mapped), sources, format_name, shown, page)
+    document = pool_inspection.inspect(options, sources, format_name, shown, page)
     emit(options, document, describe_inspection)
 
 

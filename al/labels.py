@@ -47,11 +47,14 @@ ADJUSTED = {
     "system_as_user": "system message after the first message became a user's",
     "message_fields_left_out": "message fields other than role and text were left out",
     "renamed_fields": "field names were read in lower case with underscores",
-    "rejected_set_aside": "the chosen side of a preference pair was taken",
+    "rejected_set_aside": "a response that the row rejects or marks as bad was set aside",
     "task_examples_left_out": "worked example of a task file was left out",
     "replies_not_best": "reply outside the best-ranked thread of a message tree was left out",
     "replies_turned_down": "reply of a message tree that was deleted or rejected in review was left out",
-    "unanswered_turn_cut": "last turn of a message tree without an answer was cut off",
+    "unanswered_turn_cut": "last turn without an answer was cut off",
+    "opening_as_context": "the assistant speaks first: that turn is context, not trained on",
+    "tool_results_reordered": "results of tools were put in the order of their calls",
+    "template_taken_apart": "text with the markers of a chat template was taken apart into messages",
 }
 
 LANGUAGES = {

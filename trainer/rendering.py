@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
 NO_TARGET, RESPONSE, END_OF_TURN = 0, 1, 2
 
 Message = Mapping[str, Any]
+"""`role`, `content`, and optionally `train`: false for a turn of the assistant that is context only."""
 Conversation = Sequence[Message]
 
 
@@ -79,6 +80,23 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
     """The segments, with consecutive ones of the same target merged."""
     groups = groupby(segments, key=lambda segment: segment.target)
     return [Segment("".join(segment.text for segment in group), target) for target, group in groups]
+
+
+def without(pieces: Sequence[Piece], turns: Collection[int]) -> Sequence[Piece]:
+    """The pieces with the responses of `turns`, and the tokens that end them, as no targets."""
+    kept: list[Piece] = []
+    ends = False
+    for piece in pieces:
+        if isinstance(piece, Text):
+            left = tuple(response for response in piece.responses if response.turn not in turns)
+            ends = bool(piece.responses) and piece.responses[-1].turn in turns
+            kept.append(replace(piece, responses=left))
+        elif ends and piece.target == END_OF_TURN:
+            kept.append(replace(piece, target=NO_TARGET))
+            ends = False
+        else:
+            kept.append(piece)
+    return kept
 
 
 def checked(messages: Conversation) -> list[dict[str, str]]:

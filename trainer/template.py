@@ -33,6 +33,7 @@ from trainer.rendering import (
     checked,
     joined,
     segments_of,
+    without,
 )
 from trainer.tokenizer_template import TokenizerTemplate
 
@@ -100,7 +101,7 @@ class ChatTemplate:
         return template
 
     def tokenize(self, messages: Conversation) -> Tokenized:
-        """Tokens and targets of one conversation (role and content of each message; other keys are not used).
+        """Tokens and targets of one conversation: role and content of each message, and `train`: false for a response that is context.
 
         Raises DataError, naming the turn, if the template cannot be used for it.
         """
@@ -199,12 +200,16 @@ class ChatTemplate:
         if isinstance(self._source, TokenizerTemplate):
             for i, text in zip(good, self._source.render_batch([results[i] for i in good]), strict=True):
                 results[i] = text if isinstance(text, DataError) else (text,)
-            return results
+        else:
+            for i in good:
+                try:
+                    results[i] = self._source.write(results[i], self._special)
+                except DataError as error:
+                    results[i] = error
         for i in good:
-            try:
-                results[i] = self._source.write(results[i], self._special)
-            except DataError as error:
-                results[i] = error
+            untrained = {turn for turn, message in enumerate(conversations[i]) if message.get("train") is False}
+            if untrained and not isinstance(results[i], DataError):
+                results[i] = without(results[i], untrained)
         return results
 
     def _assemble(self, encoded: Sequence[tuple[Piece, Any]]) -> Tokenized:

@@ -71,13 +71,31 @@ pool_option = click.option(
     help="File, folder, glob, preset or hub:OWNER/NAME to read examples from, instead of the config's. Repeatable.",
 )
 
-map_option = click.option(
-    "--map",
-    "mapped",
-    multiple=True,
-    metavar="FIELD=YOURS",
-    help="Map your fields to a format's, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
-)
+
+def map_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--map` and `--ignore`. The command receives them inside `Options`, so it goes below `common`."""
+
+    @click.option(
+        "--map",
+        "mapped",
+        multiple=True,
+        metavar="FIELD=YOURS",
+        help="Map your fields to a format's, e.g. instruction=q,output=a, or question='{passage} {query}'. Repeatable.",
+    )
+    @click.option(
+        "--ignore",
+        "ignored",
+        multiple=True,
+        metavar="FIELD",
+        help="A field to leave out of the conversation although it looks like content. Repeatable.",
+    )
+    @functools.wraps(command)
+    def wrapped(options: Any, mapped: tuple[str, ...], ignored: tuple[str, ...], **rest: Any) -> None:
+        """Add the fields to `Options` and call the command."""
+        command(options.with_fields(mapped, ignored), **rest)
+
+    return wrapped
+
 
 target_option = click.option(
     "--target",
@@ -99,7 +117,6 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that run rounds. The command receives them inside `Options`."""
 
     @pool_option
-    @map_option
     @target_option
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
     @click.option("--no-control", is_flag=True, help="Do not train the random control.")
@@ -110,11 +127,11 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Also send metrics to wandb, tensorboard, trackio or mlflow; a failing tracker cannot stop a round. Repeatable.",
     )
     @common
+    @map_option
     @functools.wraps(command)
     def wrapped(
         options: Any,
         pool: tuple[str, ...],
-        mapped: tuple[str, ...],
         target: tuple[str, ...],
         strategy: str | None,
         no_control: bool,
@@ -122,7 +139,7 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
         **rest: Any,
     ) -> None:
         """Add the round options to `Options` and call the command."""
-        command(options.for_round(strategy, no_control, pool, target, mapped, track), **rest)
+        command(options.for_round(strategy, no_control, pool, target, track), **rest)
 
     return wrapped
 

@@ -21,6 +21,7 @@ from al.commands.options import Options
 from al.config import Config
 from al.errors import ConfigError, RunStateError
 from al.pool.formats import FORMATS
+from al.pool.formats.leftovers import listed_leftovers
 from al.pool.identity import sources_config
 from al.pool.importer import import_pool
 from al.pool.reading.stdin import with_stdin_spooled
@@ -109,7 +110,8 @@ def inspect_sources(
     stop_on_signals()
     with tempfile.TemporaryDirectory(prefix="winnow-inspect-") as folder:
         given = with_stdin_spooled(names, Path(folder) / "stdin")
-        pool_config = sources_config(config.pool, given, format_name, strict=False)
+        warned = config.pool.model_copy(update={"leftover": "warn"})
+        pool_config = sources_config(warned, given, format_name, strict=False)
         with _progress(options, "read", None, "rows") as progress:
             import_pool(
                 find_sources(pool_config, trusted=set(given) - set(names)),
@@ -138,6 +140,7 @@ def _inspect(path: Path, options: Options, config: Config, shown: int, samples: 
         "schema": SCHEMA,
         **stats,
         "recognised": recognised(stats),
+        "leftovers": listed_leftovers(stats),
         "languages": languages,
         "turns": measures.measure_turns(pool),
         "lengths": lengths,

@@ -36,18 +36,19 @@ class Options:
         no_control: bool,
         pool: tuple[str, ...],
         target: tuple[str, ...],
-        mapped: tuple[str, ...] = (),
         track: tuple[str, ...] = (),
     ) -> Options:
-        """A copy with `--strategy`, `--no-control`, `--pool`, `--target`, `--map` and `--track`."""
+        """A copy with `--strategy`, `--no-control`, `--pool`, `--target` and `--track`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
         extra += [f"target.files={json.dumps(target)}"] if target else []
         extra += [f"track={json.dumps(track)}"] if track else []
-        return replace(self.with_map(mapped), pool=pool)._with(extra)
+        return replace(self, pool=pool)._with(extra)
 
-    def with_map(self, mapped: tuple[str, ...]) -> Options:
-        """A copy with `--map`, which replaces `pool.map`. Raises ConfigError."""
-        return self._with([f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else [])
+    def with_fields(self, mapped: tuple[str, ...], ignored: tuple[str, ...] = ()) -> Options:
+        """A copy with `--map`, which replaces `pool.map`, and `--ignore`, which replaces `pool.ignore`. Raises ConfigError."""
+        names = [name.strip() for entry in ignored for name in entry.split(",")]
+        extra = [f"pool.map={json.dumps(parse_map(mapped))}"] if mapped else []
+        return self._with(extra + ([f"pool.ignore={json.dumps(names)}"] if names else []))
 
     def _with(self, overrides: list[str]) -> Options:
         return replace(self, overrides=(*self.overrides, *overrides))

@@ -6,6 +6,7 @@ from typing import Any
 
 from al.commands.options import Options
 from al.labels import adjusted
+from al.pool.formats.leftovers import describe_leftover, listed_leftovers
 from al.pool.identity import sources_config
 from al.pool.reading.stdin import with_stdin_spooled
 from al.pool.sources import find_sources
@@ -14,6 +15,8 @@ from al.run import rounds
 from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
+
+LEFTOVERS_SHOWN = 12
 
 
 def import_into_pool(options: Options, names: tuple[str, ...], format_name: str | None, strict: bool) -> dict[str, Any]:
@@ -44,11 +47,18 @@ def describe_pool(document: dict[str, Any]) -> str:
         f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled"
         + (f", {answered:,} without a response but answered by another example)" if answered else ")"),
         f"  exact duplicates merged: {document['duplicates']:,}",
+        f"  merged after conversion: {document['merged_after_conversion']:,} (the same conversation, other fields differ)",
         f"  quarantined rows: {sum(bad.values()):,}"
         + (f" ({', '.join(f'{k} {v}' for k, v in bad.items())})" if bad else ""),
     ]
     changed = [f"{adjusted(code)} {count:,}" for code, count in document["adjusted"].items()]
     lines += [f"  changed on import: {', '.join(changed)}"] if changed else []
+    left = listed_leftovers(document)
+    lines += ["  left out of the conversation, kept as metadata:"] if left else []
+    lines += [f"    {describe_leftover(entry)}" for entry in left[:LEFTOVERS_SHOWN]]
+    if len(left) > LEFTOVERS_SHOWN:
+        lines.append(f"    … and {len(left) - LEFTOVERS_SHOWN} more; `pool inspect --run {document['run']}` lists them")
+    lines += [f"  skipped: {file['file']}: {file['reason']}" for file in document.get("skipped", ())]
     sources = sorted(document["sources"].items(), key=lambda item: -item[1])
     lines += [f"  {count:>9,}  {name}" for name, count in sources[:12]]
     lines += [f"  … and {len(sources) - 12} more sources"] if len(sources) > 12 else []

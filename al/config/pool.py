@@ -22,6 +22,7 @@ FormatName = Literal[
     "alpaca",
     "multiple_choice",
     "evals",
+    "input_target",
     "prompt_completion",
     "squad",
     "question_answer",
@@ -59,6 +60,15 @@ class PoolConfig(BaseModel, extra="forbid", frozen=True):
         description="Map from fields of a known format to fields of your rows, as {question: q, answer: choices.0.text}; "
         "a value with braces is a text built from fields: {question: '{passage} {query}'}. Only mapped fields make the "
         "conversation, the others are metadata. For files of one layout; presets ignore it.",
+    )
+    ignore: list[str] = Field(
+        default=[],
+        description="Fields that may be left out of the conversation although they look like content; they stay metadata.",
+    )
+    leftover: Literal["stop", "warn"] = Field(
+        default="stop",
+        description="What a field does that the format does not use and that looks like content (`context`, `options`, long distinct "
+        "texts): `stop` the import (exit code 3), or `warn`: only list it.",
     )
     text_template: str | None = Field(
         default=None,

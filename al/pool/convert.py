@@ -1,32 +1,40 @@
 """Raw row → stored record: detect the format, convert the conversation to canonical form, name it by its content.
 
-Every chat template accepts canonical form: at most one system message, in first place; then user and assistant (or tool)
-turns that alternate, starting with the user; a last assistant turn is the response. Two adjustments are made and
-counted: `merged_turns` (consecutive messages of one role are joined by a blank line) and `system_as_user` (a system
-message after the first place, or without a following user message, becomes a user turn).
+Canonical form is what chat templates accept: at most one system message, in first place; then user and assistant (or tool)
+turns that alternate, starting with the user; a last assistant turn is the response. Adjustments are made and
+counted: `merged_turns` (consecutive messages of one role are joined by a blank line), `system_as_user` (a system
+message after the first place, or without a following user message, becomes a user turn) and `opening_as_context` (the
+assistant speaks first; that turn stays, and is not trained on).
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace as replaced
 from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from al.pool.formats import FORMATS, Example, Format, Gathering, Row, RowError, Turn, recognise, unknown_row
+from al.pool.formats.base import SOURCE_FIELDS, Unlearned, kind
 from al.pool.formats.base import text as read_text
+from al.pool.formats.leftovers import Leftovers
 from al.pool.formats.template import TextTemplate
-from al.pool.mapping import FieldMap
+from al.pool.mapping import DESCRIBING, FieldMap
 from al.pool.repair import Repair
 from al.pool.sources import Source
 
-SOURCE_FIELDS = ("source", "dataset", "task", "category", "data_source", "task_name", "_task_name")
 LONGEST_SOURCE_NAME = 80
+IMAGE = "<image>"
+"""What LLaVA's files write where an image belongs."""
+MARKS = ("label", "kto_tag")
+"""Fields with a boolean that says whether the response is good."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 LAYOUTS_KEPT = 4096  # a file whose rows all have different fields must not fill the memory
 LAYOUTS_COMPARED = 200  # nor take a millisecond per row to find the nearest format
 
@@ -35,7 +43,8 @@ _metadata_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One example as stored, without its origin: the columns of examples.parquet in `al.pool.spill`."""
+    """One example as stored, without its origin: the columns of examples.parquet in `al.pool.spill`. `unlearned` are the positions
+    of assistant turns that are context only."""
 
     id: str
     source: str
@@ -43,21 +52,26 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     alternatives: list[str]
     labelled: bool
     metadata: str
+    unlearned: tuple[int, ...] = ()
 
 
-class _Message(msgspec.Struct, gc=False):
-    """One message in the form that is hashed: fields in order of their names."""
+class _Message(msgspec.Struct, gc=False, omit_defaults=True):
+    """One message in the form that is hashed: fields in order of their names, `train` only if it is false."""
 
     content: str
     role: str
+    train: bool = True
 
 
 class _Layout(NamedTuple):
-    """How rows of one set of field names are converted; a `format` of None means not at all, for the reason `unknown`."""
+    """How rows of one set of field names are converted; a `format` of None means not at all, for the reason `unknown`. `marks` and
+    `media` are the fields of `MARKS` and `MEDIA` that the rows have."""
 
     format: Format | None
     renamed: Mapping[str, str] = {}
     unknown: str = ""
+    marks: tuple[str, ...] = ()
+    media: tuple[str, ...] = ()
 
 
 class Converter:
@@ -68,6 +82,7 @@ class Converter:
         self.repair = repair
         self.formats: Counter[str] = Counter()
         self.adjusted: Counter[str] = Counter()
+        self.leftovers = Leftovers(mapped=bool(source.map))
         self._layouts: dict[tuple[str, ...], _Layout] = {}
         self._map = FieldMap(source.map) if source.map else None
         self._template = TextTemplate(source.text_template) if source.text_template else None
@@ -83,27 +98,49 @@ class Converter:
             RowError: the row cannot be used.
         """
         self._rows += 1
+        if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
+            row = {"conversations": row}
         if not isinstance(row, dict):
             raise RowError("not_an_object", f"expected a JSON object, found {type(row).__name__}")
         rest: Row | None = None
         if self._map is not None:
             row, rest = self._map.apply(row)
         names = tuple(row)
-        found, renamed, unknown = self._layouts.get(names) or self._recognise(names)
+        found, renamed, unknown, marks, media = self._layouts.get(names) or self._recognise(names, row)
         if found is None:
             raise RowError("unknown_format", unknown)
+        if media:
+            _check_text_only(row, media)
         if renamed:
             row = {renamed.get(key, key): value for key, value in row.items()}
-        records = []
         try:
-            for example in self._gather(found, row, line) if found.gathers else found.convert(row):
-                records.append(self._record(row, example, rest))
+            examples = self._gather(found, row, line) if found.gathers else found.convert(row)
+            if rest is not None:
+                _check_mapped(row, examples)
+            if marks and any(row[mark] in (False, "false", "False") for mark in marks):
+                examples = [_set_aside(example) for example in examples]
+            records = [self._record(row, example, rest) for example in examples]
+            self._note_leftovers(found, row, examples, rest)
         except RecursionError:  # deep enough to read, too deep to write
             raise RowError("invalid_json", "nested too deeply") from None
         if renamed:
             self.adjusted["renamed_fields"] += 1
         self.formats[found.name] += 1
         return records
+
+    def _note_leftovers(self, found: Format, row: Row, examples: list[Example], rest: Row | None) -> None:
+        if found.gathers is not None:  # one message of a tree
+            used = found.gathers.used
+            row = {f"messages[].{name}": value for name, value in row.items() if name not in used}
+            self.leftovers.add(found.name, row, (), [])
+            return
+        used, left = examples[0].used, examples[0].left
+        if rest:
+            row = {**row, **rest}
+        if left:
+            row = {**row, **left}
+        if not row.keys() <= set(used):
+            self.leftovers.add(found.name, row, used, [example.turns for example in examples])
 
     def _gather(self, found: Format, row: Row, line: int | None) -> list[Example]:
         if found.name not in self._gathered:
@@ -126,12 +163,14 @@ class Converter:
         if self.repair is not None:
             found = self.repair.apply(found, self.adjusted)
             alternatives = self.repair.texts(alternatives)
-        turns = canonical(found, self.adjusted)
+        turns, unlearned = canonical(found, self.adjusted)
         if alternatives:
             _check_text(alternatives)
         metadata = {key: value for key, value in row.items() if key not in used} if given is None else dict(given)
         if rest:
             metadata = {**rest, **metadata}
+        if example.left:
+            metadata = {**metadata, **example.left}
         if self.repair is not None:
             metadata = self.repair.fields(metadata)
         if self.source.group is not None:
@@ -139,17 +178,24 @@ class Converter:
         source = example.source if example.source is not None else source_name(metadata, self.source)
         if example.adjusted:
             self.adjusted.update(example.adjusted)
-        return Record(content_id(turns), source, turns, alternatives, turns[-1][0] == "assistant", _dump(metadata))
+        labelled = turns[-1][0] == "assistant"
+        unlearned = unlearned if labelled else ()
+        identity = content_id(turns, unlearned)
+        return Record(identity, source, turns, alternatives, labelled, _dump(metadata), unlearned)
 
-    def _recognise(self, names: tuple[str, ...]) -> _Layout:
+    def _recognise(self, names: tuple[str, ...], row: Row) -> _Layout:
         if self.source.format != "auto":
             layout = _Layout(FORMATS[self.source.format])
         else:
             found = recognise(names)
-            layout = _Layout(FORMATS[found[0]], found[1]) if found else self._unknown_layout(names)
+            layout = _Layout(FORMATS[found[0]], found[1]) if found else self._unknown_layout(row)
+        if layout.format is not None:
+            marks = tuple(name for name in MARKS if name in names and name not in layout.format.uses)
+            media = tuple(name for name in MEDIA if name in names and name not in self.source.ignore)
+            layout = layout._replace(marks=marks, media=media)
         template = self._template
         if template is not None and layout.format is FORMATS["text"]:
-            by_template = replace(
+            by_template = replaced(
                 layout.format, convert=lambda row: [Example(template.split(read_text(row, "text")), ("text",))]
             )
             layout = layout._replace(format=by_template)
@@ -158,20 +204,45 @@ class Converter:
         self._layouts[names] = layout
         return layout
 
-    def _unknown_layout(self, names: tuple[str, ...]) -> _Layout:
+    def _unknown_layout(self, row: Row) -> _Layout:
         self._unknown += 1
-        return _Layout(None, {}, unknown_row(names, compared=self._unknown <= LAYOUTS_COMPARED))
+        return _Layout(None, {}, unknown_row(row, compared=self._unknown <= LAYOUTS_COMPARED))
 
 
-def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
-    """Convert turns to canonical form; `adjusted` counts the changes.
+def _check_text_only(row: Row, media: tuple[str, ...]) -> None:
+    for name in media:
+        if row.get(name) not in (None, "", [], {}):
+            way = f"to import the text without it, add --ignore {name} (`pool.ignore`)"
+            raise RowError("not_text", f"{name}: {kind(row[name])}; only text can be trained on; {way}")
+
+
+def _check_mapped(row: Row, examples: list[Example]) -> None:
+    for name, value in row.items():
+        if value not in (None, "", []) and name not in DESCRIBING and examples and name not in examples[0].used:
+            raise RowError(
+                "mapped_field_not_used", f"{name}: mapped, but this row is read from {', '.join(examples[0].used)}"
+            )
+
+
+def _set_aside(example: Example) -> Example:
+    """The example of a row that is marked bad: without its response, which becomes metadata as that of a preference pair."""
+    if example.turns[-1][0] != "assistant":
+        return example
+    adjusted = (*example.adjusted, "rejected_set_aside")
+    left = {**example.left, "rejected": example.turns[-1][1]}
+    return replace(example, turns=example.turns[:-1], alternatives=[], adjusted=adjusted, left=left)
+
+
+def canonical(turns: list[Turn], adjusted: Counter[str]) -> tuple[list[Turn], tuple[int, ...]]:
+    """(turns in canonical form, positions of those that are context only); `adjusted` counts the changes.
 
     Raises:
-        RowError: empty_field, nul_character, no_prompt.
+        RowError: empty_field, nul_character, not_text, no_prompt.
     """
     result: list[Turn] = []
     merged: dict[int, list[str]] = {}
-    before = None
+    unlearned: set[int] = set()
+    before = last = None
     for index, turn in enumerate(turns):
         role, content = turn
         if "\0" in content:
@@ -180,7 +251,9 @@ def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
             if role == "system" or (role == "assistant" and index == len(turns) - 1):
                 continue
             raise RowError("empty_field", f"message {index} ({role}): the content is empty")
-        if role == "system" and (index or not _asked(turns)):
+        if role == "user" and IMAGE in content and "</image>" not in content:
+            raise RowError("not_text", f"message {index} ({role}): {IMAGE}; only text can be trained on")
+        if role == "system" and (before not in (None, "system") or index >= (last := last or _last_asked(turns))):
             adjusted["system_as_user"] += 1
             role, turn = "user", ("user", content)
         if role == before:
@@ -189,30 +262,39 @@ def canonical(turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
         else:
             result.append(turn)
             before = role
+        if type(turn) is Unlearned:
+            unlearned.add(len(result) - 1)
     for at, contents in merged.items():
         result[at] = (result[at][0], "\n\n".join(contents))
-    asked = result[1:] if result and result[0][0] == "system" else result
-    if not asked or asked[0][0] != "user":
-        raise RowError(
-            "no_prompt", f"expected a user message first, found {asked[0][0] if asked else 'no message at all'}"
-        )
-    return result
+    first = 1 if result and result[0][0] == "system" else 0
+    if len(result) > first + 1 and result[first][0] == "assistant" and result[first + 1][0] == "user":
+        adjusted["opening_as_context"] += 1
+        unlearned.add(first)
+    elif len(result) <= first or result[first][0] != "user":
+        found = result[first][0] if len(result) > first else "no message at all"
+        raise RowError("no_prompt", f"expected a user message first, found {found}")
+    return result, tuple(sorted(unlearned))
 
 
-def _asked(turns: list[Turn]) -> bool:
-    """Whether a user message follows the first, or another system message, which becomes one."""
-    return len(turns) > 1 and turns[1][0] in ("user", "system")
+def _last_asked(turns: list[Turn]) -> int:
+    """Position of the last user message; a system message at the end of the turns becomes one. -1 without any."""
+    ends = len(turns) - 1
+    return next(
+        (at for at in range(ends, -1, -1) if turns[at][0] == "user" or (at == ends and turns[at][0] == "system")), -1
+    )
 
 
-def content_id(turns: list[Turn]) -> str:
+def content_id(turns: list[Turn], unlearned: Collection[int] = ()) -> str:
     """16 hex digits: blake2b-8 of the canonical JSON (sorted keys, no spaces) of the messages.
 
     Raises:
         RowError: bad_unicode, text without a UTF-8 form.
     """
     try:
-        document = _canonical_json([_Message(content, role) for role, content in turns])
-        return blake2b(document, digest_size=8).hexdigest()
+        messages = [_Message(content, role) for role, content in turns]
+        for at in unlearned:
+            messages[at].train = False
+        return blake2b(_canonical_json(messages), digest_size=8).hexdigest()
     except UnicodeEncodeError as error:
         raise RowError("bad_unicode", f"{_not_text(turns)}: not valid Unicode text ({error.reason})") from None
 

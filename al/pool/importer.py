@@ -2,7 +2,7 @@
 
     examples.parquet     the examples, sorted by id, exact duplicates merged; the same bytes for any order of files
     quarantine.parquet   the unusable rows: file, line, reason, message, snippet
-    duplicates.parquet   the rows equal to an example: id, origin, kept_origin
+    duplicates.parquet   the rows merged into an example: id, origin, kept_origin, exact (nothing else differed)
     answered.npy         for each example, whether it has no response and another example answers it
     pool.json            PoolStats
 
@@ -29,6 +29,7 @@ from al.errors import DataError
 from al.pool.answers import find_answered
 from al.pool.convert import Converter
 from al.pool.formats import FORMATS, RowError
+from al.pool.formats.leftovers import ignores
 from al.pool.quarantine import TABLE as QUARANTINED
 from al.pool.quarantine import Quarantine
 from al.pool.reading.hub import read_hub_rows
@@ -42,6 +43,7 @@ from al.pool.tables import counts, write_tables
 from al.run.integrity import sha256_file
 
 PROGRESS_EVERY = 1000
+LEFTOVERS_SHOWN = 5
 
 
 @dataclass
@@ -81,8 +83,8 @@ def import_pool(
     `repair` changes the text of examples before their id is computed; None changes nothing.
 
     Raises:
-        DataError: a missing file, a file without a recognised row, a pool without examples, or with `strict`
-            the first unusable row.
+        DataError: a missing file, a file without a recognised row, a pool without examples, left-over fields that look like
+            content, or with `strict` the first unusable row.
     """
     earlier = PoolStats.read(previous) if previous is not None else None
     present = _present(earlier) if earlier else set()
@@ -96,11 +98,12 @@ def import_pool(
             _import_source(source, present, into)
         into.quarantine.close()
         read = {file["file"] for file in into.files}
-        duplicates = write_tables(into.spill.tables(), out, previous, read)
+        _check_leftovers(sources, into.files)
+        merged = write_tables(into.spill.tables(), out, previous, read)
         into.quarantine.write(out, previous, read)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    stats = _stats(out, into.files, earlier, duplicates)
+    stats = _stats(out, into, earlier, merged)
     if not stats.examples:
         raise DataError(f"no usable example in {len(stats.files)} file(s): {_reasons(stats)}. See `pool.format`.")
     stats.write(out)
@@ -161,6 +164,7 @@ def _import_source(source: Source, present: set[tuple[str, str, str]], into: _Im
             "quarantined": into.quarantine.count - refused,
             "formats": dict(sorted(converter.formats.items())),
             "adjusted": dict(sorted(converter.adjusted.items())),
+            "leftovers": converter.leftovers.listed(converter.formats),
         }
     )
 
@@ -219,13 +223,38 @@ def _check_recognised(source: Source, rows: int, used: int, first: tuple[int, Ro
         )
 
 
+def _check_leftovers(sources: Sequence[Source], files: list[dict[str, Any]]) -> None:
+    """Raise DataError for left-over fields that look like content, unless the source ignores the field or only warns."""
+    known = {source.label: source for source in sources}
+    found = []
+    for file in files:
+        source = known[file["file"]]
+        for entry in file["leftovers"] if source.leftover == "stop" else ():
+            if entry["content"] and not ignores(source.ignore, entry["field"]):
+                found.append((file["file"], entry))
+    if not found:
+        return
+    shown = "; ".join(
+        f"{label}: `{entry['field']}` in {entry['rows']:,} rows read as {entry['format']}, for example {entry['example']!r:.100}"
+        for label, entry in found[:LEFTOVERS_SHOWN]
+    )
+    more = f"; and {len(found) - LEFTOVERS_SHOWN} more" if len(found) > LEFTOVERS_SHOWN else ""
+    names = ",".join(dict.fromkeys(entry["field"] for _, entry in found))
+    raise DataError(
+        f"fields that look like content would be left out of the conversation: {shown}{more}. Put them into the conversation with "
+        f"`--map` (`pool.map`), for example --map question='{{{found[0][1]['field']}}} {{question}}',answer=answer; or leave them out "
+        f"with `--ignore {names}` (`pool.ignore`); or set `pool.leftover: warn`. `pool inspect` lists all left-over fields."
+    )
+
+
 def _keep(previous: Path, spill: Spill) -> None:
     with pq.ParquetFile(previous / "examples.parquet") as file:
         for batch in file.iter_batches(batch_size=2048):
             spill.add_kept(pa.Table.from_batches([batch]))
 
 
-def _stats(out: Path, fresh: list[dict[str, Any]], earlier: PoolStats | None, duplicates: int) -> PoolStats:
+def _stats(out: Path, into: _Import, earlier: PoolStats | None, merged: tuple[int, int]) -> PoolStats:
+    fresh = into.files
     examples = out / "examples.parquet"
     total, answered = pq.read_metadata(examples).num_rows, find_answered(Pool.open(out))
     np.save(out / "answered.npy", answered)
@@ -236,7 +265,8 @@ def _stats(out: Path, fresh: list[dict[str, Any]], earlier: PoolStats | None, du
         labelled=labelled,
         unlabelled=total - labelled - int(answered.sum()),
         answered=int(answered.sum()),
-        duplicates=duplicates,
+        duplicates=merged[0],
+        merged_after_conversion=merged[1],
         quarantined=dict(sorted(counts(out / "quarantine.parquet", "reason").items())),
         sources=dict(sorted(counts(examples, "source").items())),
         formats=_added("formats", files, earlier),

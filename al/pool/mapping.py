@@ -15,12 +15,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from al.errors import ConfigError
-from al.pool.formats.base import FORMATS, Row, RowError, text
+from al.pool.formats.base import FORMATS, SOURCE_FIELDS, Row, RowError, text
 from al.pool.formats.detect import detect
 
 Piece = tuple[str, str | None]
 """Literal text, and the path of the field that follows it, if any."""
 
+DESCRIBING = frozenset((*SOURCE_FIELDS, "id", "lang", "language", "group"))
+"""Fields that may be mapped although no conversation holds them: they name or describe the example."""
 _MISSING = object()
 
 
@@ -55,10 +57,21 @@ def parse_map(entries: Iterable[str], flag: str = "--map") -> dict[str, str]:
 
 
 def check_map(mapping: Mapping[str, str], format_name: str, key: str = "pool.map") -> None:
-    """Check a mapping. Raises ConfigError if no format has the mapped names, or a template is invalid."""
+    """Check a mapping. Raises ConfigError if no format has the mapped names or the format does not use one of them, or a template
+    is invalid."""
     for name, value in mapping.items():
         _pieces(name, value, key)
-    if not mapping or format_name != "auto" or detect(mapping.keys()) is not None:
+    if not mapping:
+        return
+    found = format_name if format_name != "auto" else detect(mapping.keys())
+    if found is not None:
+        known = FORMATS[found].uses
+        if unused := [name for name in mapping if name not in known and name not in DESCRIBING]:
+            raise ConfigError(
+                f"{key}: the format {found}, which has {', '.join(n for n in mapping if n not in unused)}, does not use "
+                f"{', '.join(unused)}. It uses {', '.join(sorted(known))}. Map onto one of these, or put the field into a text, "
+                "for example question='{passage} {query}'."
+            )
         return
     known = sorted({name for candidate in FORMATS.values() for name in candidate.expects})
     near = {name: difflib.get_close_matches(name, known, n=1) for name in mapping}

@@ -27,7 +27,7 @@ class Preset:
     """One published set.
 
     `path` is its owner/name on the hub. `config` and `files` (a pattern that may contain {split}) select what is read. `split`
-    is used as a pool, `test` as a target or holdout. `map` and `text_template` are as in the `pool:` section.
+    is used as a pool, `test` as a target or holdout. `map`, `ignore` and `text_template` are as in the `pool:` section.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Preset:
     files: str | None = None
     revision: str | None = None
     map: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
     text_template: str | None = None
     gated: bool = False
     note: str = ""
@@ -86,7 +87,7 @@ PRESETS = (
     Preset("hh-rlhf", "Anthropic/hh-rlhf", "conversation", "preference", "MIT", "a model, chosen by people",
            "no: written by a model", 160_800, test="test", note="the chosen conversations; made for preference models"),
     Preset("hermes-function-calling", "NousResearch/hermes-function-calling-v1", "conversation", "sharegpt", "Apache-2.0",
-           "models", "no: written by models", config="func_calling_singleturn", note="tool calls"),
+           "models", "no: written by models", config="func_calling_singleturn", ignore=("task",), note="tool calls"),
     # QA
     Preset("squad", "rajpurkar/squad", "QA", "squad", "CC BY-SA 4.0", "people", PEOPLE, 87_599, test="validation"),
     Preset("squad_v2", "rajpurkar/squad_v2", "QA", "squad", "CC BY-SA 4.0", "people", PEOPLE, 130_319, test="validation",
@@ -121,13 +122,14 @@ PRESETS = (
     # code
     Preset("code_alpaca", "sahil2801/CodeAlpaca-20k", "code", "alpaca", "CC BY 4.0", "GPT-3", GPT3, 20_022),
     Preset("magicoder-oss-instruct", "ise-uiuc/Magicoder-OSS-Instruct-75K", "code", "prompt_completion", "MIT", "ChatGPT", CHATGPT,
-           75_197),
+           75_197, ignore=("seed",)),
     Preset("magicoder-evol-instruct", "ise-uiuc/Magicoder-Evol-Instruct-110K", "code", "alpaca", "Apache-2.0", "GPT-4", GPT4, 111_183),
     Preset("mbpp", "google-research-datasets/mbpp", "code", "prompt_completion", "CC BY 4.0", "people", PEOPLE, 374,
            config="full", test="test", map={"prompt": "text", "completion": "code"}),
     # math
     Preset("gsm8k", "openai/gsm8k", "math", "question_answer", "MIT", "people", PEOPLE, 7_473, config="main", test="test"),
-    Preset("MetaMathQA", "meta-math/MetaMathQA", "math", "prompt_completion", "MIT", "ChatGPT, from GSM8K and MATH", CHATGPT, 395_000),
+    Preset("MetaMathQA", "meta-math/MetaMathQA", "math", "prompt_completion", "MIT", "ChatGPT, from GSM8K and MATH", CHATGPT, 395_000,
+           ignore=("original_question",)),
     Preset("numinamath-cot", "AI-MO/NuminaMath-CoT", "math", "messages", "Apache-2.0", "people, rewritten by GPT-4", GPT4, 859_494,
            test="test"),
 )  # fmt: skip

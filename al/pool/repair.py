@@ -28,7 +28,7 @@ class Repair:
     def apply(self, turns: list[Turn], adjusted: Counter[str]) -> list[Turn]:
         """The repaired turns of one example; `adjusted` counts the changes."""
         tally: Counter[str] = Counter()
-        repaired = [(role, self._text(text, tally)) for role, text in turns]
+        repaired = [type(turn)((turn[0], self._text(turn[1], tally))) for turn in turns]
         _count_example(tally, adjusted)
         return repaired
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from al.config.pool import PoolConfig
 from al.errors import ConfigError, DataError
@@ -32,7 +33,9 @@ class Source:
 
     `path` opens it; `label` names it in origins and reports and is never an absolute path; `stem` is the example source
     of rows without one. `format`, `source_field`, `map` and `text_template` are as in PoolConfig, `max_row_bytes` in
-    bytes, `max_unpack_ratio` of unpacked to packed bytes. `group` is the kind of a preset's examples and becomes metadata of each.
+    bytes, `max_unpack_ratio` of unpacked to packed bytes. `group` is the kind of a preset's examples and becomes metadata of
+    each. `ignore` are fields that may be left over although they look like content, and `leftover` what such fields do. Neither
+    changes an example.
     """
 
     path: str
@@ -45,6 +48,8 @@ class Source:
     text_template: str | None = None
     group: str | None = None
     max_unpack_ratio: float = 200.0
+    ignore: tuple[str, ...] = ()
+    leftover: Literal["stop", "warn"] = "stop"
 
     @property
     def is_hub(self) -> bool:
@@ -153,13 +158,18 @@ def _free_label(source: Source, places: Mapping[str, str], sha256: Mapping[str, 
 
 
 def _source(path: str, label: str, stem: str, config: PoolConfig) -> Source:
-    limits = {"max_row_bytes": config.max_row_bytes, "max_unpack_ratio": config.max_unpack_ratio}
+    limits = {
+        "max_row_bytes": config.max_row_bytes,
+        "max_unpack_ratio": config.max_unpack_ratio,
+        "leftover": config.leftover,
+    }
     if path.startswith(presets.PREFIX):
         preset, _ = presets.find(path)
         how = {"map": tuple(preset.map.items()), "text_template": preset.text_template, "group": preset.group}
+        how["ignore"] = (*preset.ignore, *config.ignore)
         return Source(path, label, preset.name, "auto", config.source_field, **how, **limits)
     stem = "stdin" if SPOOLED.fullmatch(label) else stem
-    how = {"map": tuple(config.map.items()), "text_template": config.text_template}
+    how = {"map": tuple(config.map.items()), "text_template": config.text_template, "ignore": tuple(config.ignore)}
     return Source(path, label, stem, config.format, config.source_field, **how, **limits)
 
 

@@ -29,9 +29,13 @@ EXAMPLES = pa.schema(
         ("labelled", pa.bool_()),
         ("origin", pa.string()),
         ("metadata", pa.string()),
+        ("unlearned", pa.list_(pa.int32())),
     ]
 )
-DUPLICATES = pa.schema([("id", pa.string()), ("origin", pa.string()), ("kept_origin", pa.string())])
+DUPLICATES = pa.schema(
+    [("id", pa.string()), ("origin", pa.string()), ("kept_origin", pa.string()), ("exact", pa.bool_())]
+)
+"""`exact`: the two rows also agree in the fields outside the conversation."""
 # Of equal ids the first in this order is kept: examples of an earlier pool version, then by file, line, example of the row.
 _ORDER = [("fresh", pa.int8()), ("file", pa.string()), ("line", pa.int64()), ("part", pa.int32())]
 _RUN = pa.schema([*EXAMPLES, *_ORDER])
@@ -77,7 +81,17 @@ class Spill:
         """Add one record, read from `line` of `file`; `part` counts the examples of one row from 0."""
         # Only texts and tuples of texts are kept: a list per row would slow the garbage collector.
         alternatives = tuple(record.alternatives)
-        kept = (record.id, record.source, alternatives, record.labelled, record.metadata, file, line, part)
+        kept = (
+            record.id,
+            record.source,
+            alternatives,
+            record.labelled,
+            record.metadata,
+            record.unlearned,
+            file,
+            line,
+            part,
+        )
         self._rows.append(kept)
         size = ROW_BYTES + len(record.metadata)
         for role, content in record.turns:
@@ -93,6 +107,8 @@ class Spill:
         """Add examples of an earlier pool version: each is kept and has precedence over an equal new one."""
         zeros = pa.array(np.zeros(len(examples), dtype=np.int8))
         file = pc.replace_substring_regex(examples["origin"], ":[^:]*$", "")
+        if "unlearned" not in examples.column_names:  # written by an older Winnow
+            examples = examples.append_column("unlearned", pa.array([[]] * len(examples), pa.list_(pa.int32())))
         columns = [*examples.select(EXAMPLES.names).columns, zeros, file, zeros, zeros]
         self._add_block(pa.table(columns, names=_RUN.names).cast(_RUN))
 
@@ -100,7 +116,7 @@ class Spill:
         """Convert the waiting rows to columns."""
         if not self._rows:
             return
-        identity, source, alternatives, labelled, metadata, *place = zip(*self._rows, strict=True)
+        identity, source, alternatives, labelled, metadata, unlearned, *place = zip(*self._rows, strict=True)
         origin = [
             f"{file}:{line}" if part == 0 else f"{file}:{line}#{part + 1}"
             for file, line, part in zip(*place, strict=True)
@@ -110,7 +126,7 @@ class Spill:
             pa.array(self._offsets, pa.int32()), pa.StructArray.from_arrays(flat, fields=list(MESSAGE))
         )
         fresh = np.ones(len(identity), dtype=np.int8)
-        columns = [identity, source, messages, alternatives, labelled, origin, metadata, fresh, *place]
+        columns = [identity, source, messages, alternatives, labelled, origin, metadata, unlearned, fresh, *place]
         self._clear()
         arrays = [pa.array(values, type=field.type) for values, field in zip(columns, _RUN, strict=True)]
         self._add_block(pa.table(arrays, schema=_RUN))
@@ -191,6 +207,15 @@ def _first_at_least(ids: pa.Array, bound: str) -> int:
     return low
 
 
+def _equal(column: pa.ChunkedArray, left: pa.Array, right: pa.Array) -> pa.Array:
+    """(m,) bool: whether the values at `left` and `right` agree."""
+    values = column.combine_chunks()
+    if pa.types.is_list(values.type):  # Arrow compares no lists; the few that are not empty are compared in Python
+        found = zip(values.take(left).to_pylist(), values.take(right).to_pylist(), strict=True)
+        return pa.array([one == other for one, other in found], pa.bool_())
+    return pc.equal(values.take(left), values.take(right))
+
+
 def _merge(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Split a sorted table into the first row of each id, and the others with the origin they were merged into.
 
@@ -213,6 +238,7 @@ def _merge(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     kept = table.select(EXAMPLES.names).take(pa.array(leader))
     kept = kept.set_column(EXAMPLES.get_field_index("origin"), "origin", kept_origins)
     merged = np.flatnonzero(~first & ~again)
-    at = pa.array(merged)
-    duplicates = [ids.take(at), origins.take(at), kept_origins.take(pa.array(group[merged]))]
+    at, of = pa.array(merged), pa.array(leader[group[merged]])
+    exact = pc.and_(*(_equal(table[name], at, of) for name in ("metadata", "alternatives")))
+    duplicates = [ids.take(at), origins.take(at), kept_origins.take(pa.array(group[merged])), exact]
     return kept, pa.table(duplicates, schema=DUPLICATES)

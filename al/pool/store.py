@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from al.errors import RunStateError
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Part = Literal["conversation", "prompt"]
 
 
@@ -103,14 +103,20 @@ class Pool:
                 parts.append(np.bincount(parents[of_role], minlength=len(messages)))
         return {role: np.concatenate([np.zeros(0, np.int64), *parts]) for role, parts in counts.items()}
 
+    @property
+    def _conversation(self) -> list[str]:
+        """The columns of a conversation; pools of an older Winnow have no turns that are context only."""
+        return [name for name in ("messages", "unlearned") if name in self._file.schema_arrow.names]
+
     def messages(self, rows: Sequence[int] | np.ndarray) -> list[list[Message]]:
-        """The conversations of `rows`, in that order. Raises IndexError for a row outside the pool."""
-        return self._take("messages", rows).to_pylist()
+        """The conversations of `rows`, in that order: `role` and `content` of each message, and `train`: False for a turn of the
+        assistant that is context only. Raises IndexError for a row outside the pool."""
+        return marked(*(self._take(name, rows) for name in self._conversation))
 
     def iter_messages(self) -> Iterator[list[Message]]:
-        """Every conversation in row order, one batch of rows in memory at a time."""
-        for batch in self._file.iter_batches(batch_size=2048, columns=["messages"]):
-            yield from batch.column(0).to_pylist()
+        """Every conversation in row order, as `messages`, one batch of rows in memory at a time."""
+        for batch in self._file.iter_batches(batch_size=2048, columns=self._conversation):
+            yield from marked(*(batch.column(name) for name in self._conversation))
 
     def texts(self, rows: Sequence[int] | np.ndarray, part: Part = "conversation") -> Texts:
         """Plain text of `rows`: all message contents, or all but the response, separated by line breaks.
@@ -153,6 +159,16 @@ class Pool:
         for group in np.flatnonzero(np.diff(bounds)):
             local = ordered[bounds[group] : bounds[group + 1]] - self._starts[group]
             yield self._file.read_row_group(int(group), columns=[column])[column].combine_chunks().take(pa.array(local))
+
+
+def marked(messages: pa.Array, unlearned: pa.Array | None = None) -> list[list[Message]]:
+    """Conversations as lists of messages; the positions in `unlearned`, a list per conversation, get `train`: False."""
+    conversations = messages.to_pylist()
+    if unlearned is not None and len(unlearned.flatten()):
+        for conversation, turns in zip(conversations, unlearned.to_pylist(), strict=True):
+            for turn in turns:
+                conversation[turn]["train"] = False
+    return conversations
 
 
 def locate(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

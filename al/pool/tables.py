@@ -19,14 +19,14 @@ FEW_VALUES = ["source", "messages.list.element.role", "metadata"]
 _PLACE = r":\d+(#\d+)?$"
 
 
-def write_tables(ranges: Iterable[Range], out: Path, previous: Path | None, read: set[str]) -> int:
-    """Write examples.parquet and duplicates.parquet; returns the number of duplicates.
+def write_tables(ranges: Iterable[Range], out: Path, previous: Path | None, read: set[str]) -> tuple[int, int]:
+    """Write examples.parquet and duplicates.parquet; returns the numbers of exact duplicates and of other merged rows.
 
     Args:
         previous: an earlier pool directory; its duplicates are kept, except those in files that were `read` again.
     """
     earlier = previous / "duplicates.parquet" if previous else None
-    count = 0
+    count = exact = 0
     with (
         _Writer(out / "examples.parquet", EXAMPLES) as examples,
         _Writer(out / "duplicates.parquet", DUPLICATES) as duplicates,
@@ -39,12 +39,15 @@ def write_tables(ranges: Iterable[Range], out: Path, previous: Path | None, read
             examples.write(part.examples)
             duplicates.write(merged)
             count += len(merged)
-    return count
+            exact += pc.sum(merged["exact"]).as_py() or 0
+    return exact, count - exact
 
 
 def _earlier_duplicates(path: Path, part: Range, read: set[str]) -> pa.Table:
     """Duplicates of the earlier version for examples of this range, each with the current origin of its example."""
     table = pq.read_table(path, filters=[("id", ">=", part.low), ("id", "<", part.high)])
+    if "exact" not in table.column_names:  # written by an older Winnow
+        table = table.append_column("exact", pa.array([True] * len(table), pa.bool_()))
     files = pc.replace_substring_regex(table["origin"], _PLACE, "")
     table = table.filter(pc.invert(pc.is_in(files, value_set=pa.array(sorted(read), pa.string()))))
     at = pc.index_in(table["id"], value_set=part.examples["id"].combine_chunks())

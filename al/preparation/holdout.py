@@ -123,7 +123,7 @@ def name_sides(session: Session) -> Artifact:
 
     return session.run.stage(
         "named_holdout",
-        version=1,
+        version=2,
         inputs={},
         params={
             str(side): describe_sources(entries, session.config.clean.repairs()) for side, entries in sources.items()

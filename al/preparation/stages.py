@@ -145,7 +145,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
     try:
         artifact = session.run.stage(
             "pool",
-            version=2,
+            version=3,
             inputs={"previous": previous},
             params={"sources": describe_sources(sources, session.config.clean.repairs()), "strict": strict},
             build=build,

@@ -58,7 +58,9 @@ def import_target(session: Session) -> Artifact:
     """The files of `target.files` as a pool of their own."""
     config = session.config
     asked = config.target.model_dump(include={"files", "format", "map", "text_template"})
-    limits = config.pool.model_dump(include={"strict", "root", "max_row_bytes", "max_unpack_ratio"})
+    limits = config.pool.model_dump(
+        include={"strict", "root", "max_row_bytes", "max_unpack_ratio", "ignore", "leftover"}
+    )
     return import_apart(session, PoolConfig(**asked, **limits), "target_pool", "import target")
 
 
@@ -73,7 +75,7 @@ def import_apart(session: Session, named: PoolConfig, stage: str, label: str) ->
 
     return session.run.stage(
         stage,
-        version=1,
+        version=2,
         inputs={},
         params={"sources": describe_sources(sources, clean.repairs()), "strict": named.strict},
         build=build,

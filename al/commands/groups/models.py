@@ -55,12 +55,12 @@ def eval_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="[GROUPS]",
         help="Measure with lm-evaluation-harness (pip install lm-eval), all task groups or those named: conversation,qa,reasoning.",
     )
-    @map_option
     @common
+    @map_option
     @functools.wraps(command)
-    def wrapped(options: Any, mapped: tuple[str, ...], **rest: Any) -> None:
-        """Add `--map` to `Options` and call the command."""
-        command(options.with_map(mapped), **rest)
+    def wrapped(options: Any, **rest: Any) -> None:
+        """Call the command."""
+        command(options, **rest)
 
     return wrapped
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +13,36 @@ Row = dict[str, Any]
 Turn = tuple[str, str]
 """(role, content) of one message."""
 
+
+class Unlearned(tuple):
+    """A turn (role, content) of the assistant that is context only: it is not trained on."""
+
+    __slots__ = ()
+
+
 ROLES_EXPECTED = "expected system, user, assistant or tool"
-RESPONSES = ("completion", "response", "output", "answer", "solution")
+RESPONSES = (
+    *(
+        "completion",
+        "response",
+        "output",
+        "answer",
+        "solution",
+        "canonical_solution",
+        "correct_answer",
+        "chosen_response",
+    ),
+    *("generation", "generations", "completions"),
+)
 """Fields that may hold the response to a prompt, in the order in which they are tried."""
+SYSTEM = ("system", "system_prompt")
+CONTEXT = ("context", "contexts", "passage", "passages", "document", "documents", "article", "background", "body")
+"""Fields that belong in front of the question."""
+HISTORY = ("history",)
+SOURCE_FIELDS = ("source", "dataset", "task", "category", "data_source", "task_name", "_task_name")
+"""Fields that may name an example's source, in the order in which they are tried."""
+AROUND = frozenset((*SYSTEM, *CONTEXT, *HISTORY, "tools"))
+"""Fields that belong to the conversation of a single question, in any format of one."""
 
 
 class RowError(ValueError):
@@ -31,7 +58,8 @@ class Example(msgspec.Struct, frozen=True, gc=False):
 
     `turns` end with the response, or with the prompt if there is none (unlabelled). `used` names the row's fields that
     are not metadata. `alternatives` are other accepted answers. `adjusted` lists one code per change or omission.
-    `metadata`, if given, replaces the row's other fields; `source` is the example's source.
+    `metadata`, if given, replaces the row's other fields; `source` is the example's source. `left` are parts of used fields that
+    the conversation cannot hold; they become metadata.
     """
 
     turns: list[Turn]
@@ -40,10 +68,13 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     adjusted: Collection[str] = ()
     metadata: Mapping[str, Any] | None = None
     source: str | None = None
+    left: Mapping[str, Any] = {}
 
 
 class Gathering(Protocol):
-    """Rows that form examples only together, such as the messages of a tree."""
+    """Rows that form examples only together, such as the messages of a tree. `used` names the fields that it reads."""
+
+    used: frozenset[str]
 
     def add(self, row: Row, line: int) -> None:
         """Add one row. Raises RowError."""
@@ -56,8 +87,8 @@ class Gathering(Protocol):
 class Format:
     """A named row format: `matches(field names)`, and `convert(row)`, which raises RowError.
 
-    `fields` describes it in messages; `expects` are the fields of a complete row. A format whose rows belong together
-    has `gathers`, which collects the rows of one file instead.
+    `fields` describes it in messages; `expects` are the fields of a complete row, `uses` all fields that it may read. A format whose
+    rows belong together has `gathers`, which collects the rows of one file instead.
     """
 
     name: str
@@ -65,6 +96,7 @@ class Format:
     matches: Callable[[Collection[str]], bool]
     convert: Callable[[Row], list[Example]]
     expects: tuple[str, ...] = ()
+    uses: frozenset[str] = frozenset()
     gathers: Callable[[], Gathering] | None = None
 
 
@@ -76,13 +108,15 @@ def row_format(
     fields: str,
     matches: Callable[[Collection[str]], bool],
     expects: tuple[str, ...] = (),
+    uses: Iterable[str] = (),
     gathers: Callable[[], Gathering] | None = None,
 ) -> Callable:
-    """Register a function Row → list[Example] as format `name`; the other arguments are the fields of `Format`."""
+    """Register a function Row → list[Example] as format `name`; the other arguments are the fields of `Format`. `uses` need not
+    repeat `expects`."""
 
     def register(convert: Callable[[Row], list[Example]]) -> Callable[[Row], list[Example]]:
         """Add `convert` to FORMATS and return it unchanged."""
-        FORMATS[name] = Format(name, fields, matches, convert, expects, gathers)
+        FORMATS[name] = Format(name, fields, matches, convert, expects, frozenset((*expects, *uses)), gathers)
         return convert
 
     return register
@@ -105,7 +139,7 @@ def text(row: Row, name: str, default: str | None = None) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError("not_finite", f"{name}: expected a string, found {value}, which is not JSON")
     if isinstance(value, (bool, int, float)):
-        return str(value)
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     raise RowError("wrong_type", f"{name}: expected a string, found {kind(value)}")
 
 
@@ -127,9 +161,9 @@ def response_field(row: Row, names: tuple[str, ...] = RESPONSES) -> str:
     return (filled or present or names)[0]
 
 
-def ask(question: str, responses: list[str], used: tuple[str, ...], system: str = "") -> list[Example]:
+def ask(question: str, responses: list[str], used: tuple[str, ...]) -> list[Example]:
     """One question with the first response; the others become alternatives."""
-    turns = [("system", system), ("user", question)] if system.strip() else [("user", question)]
+    turns = [("user", question)]
     if responses:
         turns.append(("assistant", responses[0]))
     return [Example(turns, used, responses[1:])]
@@ -137,7 +171,25 @@ def ask(question: str, responses: list[str], used: tuple[str, ...], system: str 
 
 def with_input(instruction: str, context: str) -> str:
     """An instruction and its input as one question."""
-    return f"{instruction}\n\n{context}" if context.strip() else instruction
+    return "\n\n".join(said for said in (instruction, context) if said.strip()) or instruction
+
+
+def joined(*texts: str) -> str:
+    """Texts separated by blank lines, without empty ones and those that another one contains."""
+    kept: list[str] = []
+    for said in texts:
+        if said.strip() and not any(said in other for other in kept):
+            kept = [*(other for other in kept if other not in said), said]
+    return "\n\n".join(kept)
+
+
+def has_text(value: Any) -> bool:
+    """Whether a value is text, or contains some."""
+    if isinstance(value, str):
+        return bool(value) and not value.isspace()
+    if isinstance(value, dict):
+        return any(has_text(item) for item in value.values())
+    return isinstance(value, list) and any(has_text(item) for item in value)
 
 
 def kind(value: Any) -> str:

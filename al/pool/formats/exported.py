@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from al.pool.formats.base import Example, Row, RowError, kind, row_format, text
-from al.pool.formats.turns import read_turns
+from al.pool.formats.turns import Notes, read_turns
 
 FIELDS = ("id", "messages", "source", "alternatives", "labelled", "metadata")
 
@@ -14,6 +14,7 @@ FIELDS = ("id", "messages", "source", "alternatives", "labelled", "metadata")
     "exported",
     "id, messages, source, alternatives, labelled, metadata and nothing else: written by `pool export`",
     lambda names: len(names) == len(FIELDS) and set(FIELDS).issubset(names),
+    uses=FIELDS,
 )
 def _exported(row: Row) -> list[Example]:
     alternatives, metadata = row.get("alternatives") or [], row.get("metadata") or {}
@@ -29,4 +30,5 @@ def _exported(row: Row) -> list[Example]:
     source = text(row, "source").strip()
     if not source:
         raise RowError("empty_field", "source: empty; expected the name of the data set")
-    return [Example(read_turns(row.get("messages"), "messages"), FIELDS, alternatives, (), metadata, source)]
+    turns = read_turns(row.get("messages"), "messages", Notes())
+    return [Example(turns, FIELDS, alternatives, (), metadata, source)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from al.pool.formats.base import Example, Row, RowError, row_format
-from al.pool.formats.chat import conversation
+from al.pool.formats.chat import conversation, cut_unanswered
+from al.pool.formats.turns import Notes
 
 
 @row_format("ultrachat", "data: [text, …], starting with the user", lambda names: "data" in names, ("data",))
 def _ultrachat(row: Row) -> list[Example]:
-    adjusted: list[str] = []
-    return [Example(conversation(row.get("data"), "data", adjusted), ("data",), [], adjusted)]
+    notes = Notes()
+    return [notes.example(cut_unanswered(conversation(row.get("data"), "data", notes), notes), ("data",))]
 
 
 @row_format("text", "text: a whole conversation, parsed with `pool.text_template`", lambda names: "text" in names,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from msgspec.structs import replace
 
+from al.pool.formats.around import in_context
 from al.pool.formats.base import (
+    AROUND,
     RESPONSES,
     Example,
     Row,
@@ -15,26 +16,20 @@ from al.pool.formats.base import (
     answers,
     ask,
     has,
+    joined,
     kind,
     response_field,
     row_format,
     text,
     with_input,
 )
-from al.pool.formats.turns import read_turns, unanswered
-
-_SYSTEM = ("system", "system_prompt")
-
-
-def _system(row: Row) -> str:
-    for name in _SYSTEM:
-        if name in row and (said := text(row, name, "")).strip():
-            return said
-    return ""
+from al.pool.formats.choices import ASKED, CHOICES, KEYS, LETTERS, Choices, is_multiple_choice, read_choices
+from al.pool.formats.turns import Notes, read_turns, unanswered
 
 
 @row_format("self_instruct", "instruction, instances: [{input, output}, …]", lambda names: "instances" in names,
-            ("instruction", "instances"))  # fmt: skip
+            ("instruction", "instances"), AROUND)  # fmt: skip
+@in_context
 def _self_instruct(row: Row) -> list[Example]:
     instances = row.get("instances")
     if not isinstance(instances, list) or not instances or not all(isinstance(item, dict) for item in instances):
@@ -57,7 +52,8 @@ def _defined(definition: str, given: str) -> str:
 @row_format("natural_instructions", "Definition, Instances: [{id, input, output: [text, …]}, …] (a task file), or "
             "definition, inputs, targets",
             lambda names: has("Definition", "Instances")(names) or has("definition", "inputs", "targets")(names),
-            ("definition", "inputs", "targets"))  # fmt: skip
+            ("definition", "inputs", "targets"), (*_TASK, *AROUND))  # fmt: skip
+@in_context
 def _natural_instructions(row: Row) -> list[Example]:
     if "Instances" not in row:
         question = _defined(text(row, "definition"), text(row, "inputs"))
@@ -80,96 +76,111 @@ def _natural_instructions(row: Row) -> list[Example]:
 
 
 @row_format("dolly", "instruction, context, response", has("instruction", "context", "response"),
-            ("instruction", "context", "response"))  # fmt: skip
+            ("instruction", "context", "response"), AROUND)  # fmt: skip
+@in_context
 def _dolly(row: Row) -> list[Example]:
     question = with_input(text(row, "instruction"), text(row, "context", ""))
     return ask(question, answers(row, "response"), ("instruction", "context", "response"))
 
 
+@row_format("multiple_choice", "question (or question_stem), choices or options (texts, or objects of text and label) or columns A, "
+            "B, …, and answerKey or answer", is_multiple_choice, ("question", "choices", "answerKey"),
+            (*ASKED, *CHOICES, *LETTERS, *KEYS, *AROUND))  # fmt: skip
+@in_context
+def _multiple_choice(row: Row) -> list[Example]:
+    asked = next(name for name in ASKED if name in row)
+    choices, used = read_choices(row)
+    given = next((name for name in KEYS if row.get(name) not in (None, "", [])), None)
+    question = "\n".join([text(row, asked), "", *choices.lines])
+    used = (asked, *used, *(name for name in KEYS if name == given or row.get(name) in (None, "")))
+    if given is None or (row[given] == -1 and not isinstance(row[given], bool)):
+        return ask(question, [], used)
+    at = choices.position(row[given], given)
+    if at is None:  # a free-text answer
+        return ask(question, answers(row, given), used)
+    used += tuple(name for name in KEYS if name in row and choices.position(row[name], name) == at)
+    return ask(question, choices.accepted(at), used)
+
+
 @row_format("alpaca", "instruction, input, output or response", lambda names: "instruction" in names,
-            ("instruction", "input", "output"))  # fmt: skip
+            ("instruction", "input", "output"), ("question", "prompt", *RESPONSES, *AROUND))  # fmt: skip
+@in_context
 def _alpaca(row: Row) -> list[Example]:
-    question = with_input(text(row, "instruction"), text(row, "input", ""))
-    given = response_field(row, ("output", "response", "answer", "completion", "solution"))
+    more = joined(text(row, "prompt", ""), text(row, "question", ""), text(row, "input", ""))
+    question = with_input(text(row, "instruction", "" if more else None), more)
+    given = response_field(row, ("output", "response", "answer", "completion", "solution", *RESPONSES))
     # Code Alpaca repeats its `output` as `response`; a repetition is not metadata.
     twice = [name for name in ("output", "response") if row.get(name) in (None, "", row.get(given))]
-    used = ("instruction", "input", given, *_SYSTEM, *twice)
-    return ask(question, answers(row, given), used, _system(row))
+    return ask(question, answers(row, given), ("instruction", "input", "question", "prompt", given, *twice))
 
 
-@row_format("multiple_choice", "question (or question_stem), choices: {text, label} or [text, …], answerKey or answer",
-            lambda names: "choices" in names and bool({"question", "question_stem"} & set(names))
-            and bool({"answerKey", "answer"} & set(names)),
-            ("question", "choices", "answerKey"))  # fmt: skip
-def _multiple_choice(row: Row) -> list[Example]:
-    asked = "question" if "question" in row else "question_stem"
-    given = "answerKey" if "answerKey" in row else "answer"
-    labels, texts = _choices(row.get("choices"))
-    question = "\n".join(
-        [text(row, asked), "", *(f"{label}. {said}" for label, said in zip(labels, texts, strict=True))]
-    )
-    answer, used = row.get(given), (asked, "choices", given)
-    if answer is None or (answer == "" and isinstance(answer, str)) or answer == -1:
-        return ask(question, [], used)
-    at = answer if isinstance(answer, int) and not isinstance(answer, bool) else None
-    if isinstance(answer, str):
-        at = next((where.index(answer.strip()) for where in (labels, texts) if answer.strip() in where), None)
-        if at is None:  # a free-text answer
-            return ask(question, [answer], used)
-    if at is None or not 0 <= at < len(labels):
-        raise RowError(
-            "wrong_type", f"{given}: expected one of {', '.join(labels)} or its number, found {answer!r:.60}"
-        )
-    return ask(question, [labels[at], texts[at], f"{labels[at]}. {texts[at]}"], used)
-
-
-def _choices(value: Any) -> tuple[list[str], list[str]]:
-    labels, texts = (value.get("label"), value.get("text")) if isinstance(value, dict) else (None, value)
-    if not isinstance(texts, list) or not texts or not all(isinstance(said, str) for said in texts) or len(texts) > 26:
-        raise RowError("wrong_type", f"choices: expected a list of texts, or text and label, found {kind(value)}")
-    if not isinstance(labels, list) or len(labels) != len(texts) or not all(isinstance(item, str) for item in labels):
-        labels = [chr(ord("A") + index) for index in range(len(texts))]
-    return labels, texts
+_TARGETS = ("target", "target_scores")
 
 
 def _is_evals(names: Collection[str]) -> bool:
-    return "input" in names and ("ideal" in names or not ({"prompt", "query", "problem", *RESPONSES} & set(names)))
+    return "input" in names and (
+        "ideal" in names or not ({"prompt", "query", "problem", *_TARGETS, *RESPONSES} & set(names))
+    )
 
 
 @row_format("evals", "input: a string or [{role, content}, …], ideal: an answer or a list of accepted ones", _is_evals,
-            ("input", "ideal"))  # fmt: skip
+            ("input", "ideal"), AROUND)  # fmt: skip
+@in_context
 def _evals(row: Row) -> list[Example]:
     if "ideal" not in row:
         raise RowError("missing_field", "ideal: missing; expected an answer, a list of answers, or null for none")
     value, responses = row.get("input"), answers(row, "ideal")
     if not isinstance(value, list):
         return ask(text(row, "input"), responses, ("input", "ideal"))
-    turns = unanswered(value, "input", "ideal")
+    notes = Notes()
+    turns = unanswered(value, "input", "ideal", notes)
     turns += [("assistant", response) for response in responses[:1]]
-    return [Example(turns, ("input", "ideal"), responses[1:])]
+    return [notes.example(turns, ("input", "ideal"), responses[1:])]
 
 
-_PROMPTS = ("prompt", "query", "problem", "input")
+@row_format("input_target", "input, target (an answer or several) or target_scores: {choice: score}",
+            lambda names: "input" in names and not set(_TARGETS).isdisjoint(names), ("input", "target"),
+            (*_TARGETS, *AROUND))  # fmt: skip
+@in_context
+def _input_target(row: Row) -> list[Example]:
+    scores, used = row.get("target_scores"), ("input", *_TARGETS)
+    if not scores:
+        return ask(text(row, "input"), answers(row, "target"), ("input", "target"))
+    if not isinstance(scores, dict) or not all(isinstance(score, (int, float)) for score in scores.values()):
+        raise RowError("wrong_type", f"target_scores: expected an object of choices and scores, found {kind(scores)}")
+    choices = Choices.of(list(scores), "target_scores")
+    question = text(row, "input")
+    if not all(said in question for said in scores):
+        question = "\n".join([question, "", *choices.lines])
+    best = max(scores, key=lambda said: scores[said])
+    return ask(question, choices.accepted(choices.texts.index(best)), used)
+
+
+_PROMPTS = ("prompt", "query", "question", "problem", "input")
 
 
 @row_format("prompt_completion", "prompt or query or problem or input, completion or response or output or answer or "
-            "solution; strings or lists of messages", lambda names: not set(_PROMPTS).isdisjoint(names),
-            ("prompt", "completion"))  # fmt: skip
+            "solution; strings or lists of messages",
+            lambda names: not {"prompt", "query", "problem", "input"}.isdisjoint(names), ("prompt", "completion"),
+            (*_PROMPTS, *RESPONSES, *AROUND))  # fmt: skip
+@in_context
 def _prompt_completion(row: Row) -> list[Example]:
-    asked = next((name for name in _PROMPTS if name in row), "prompt")
-    given = response_field(row, ("solution", *RESPONSES) if asked == "problem" else RESPONSES)
-    used = (asked, given, *_SYSTEM)
-    if not isinstance(row.get(asked), list):
-        return ask(text(row, asked), answers(row, given), used, _system(row))
-    turns = read_turns(row[asked], asked)
+    asked = [name for name in _PROMPTS if row.get(name) is not None] or [next(n for n in _PROMPTS if n in row)]
+    given = response_field(row, ("solution", *RESPONSES) if asked[0] == "problem" else RESPONSES)
+    if not isinstance(row.get(asked[0]), list):
+        question = text(row, asked[0]) if len(asked) == 1 else joined(*(text(row, name) for name in asked))
+        return ask(question, answers(row, given), (*asked, given))
+    used, notes = (asked[0], given), Notes()
+    turns = read_turns(row[asked[0]], asked[0], notes)
     if isinstance(response := row.get(given), list) and any(isinstance(item, dict) for item in response):
-        return [Example(turns + read_turns(response, given), used)]
+        return [notes.example(turns + read_turns(response, given, notes), used)]
     responses = answers(row, given)
-    return [Example(turns + [("assistant", response) for response in responses[:1]], used, responses[1:])]
+    return [notes.example(turns + [("assistant", response) for response in responses[:1]], used, responses[1:])]
 
 
 @row_format("squad", "context, question, answers: {text: [answer, …]}", has("context", "question", "answers"),
-            ("context", "question", "answers"))  # fmt: skip
+            ("context", "question", "answers"), AROUND)  # fmt: skip
+@in_context
 def _squad(row: Row) -> list[Example]:
     value = row.get("answers")
     if not isinstance(value, dict) or not isinstance(value.get("text"), list):
@@ -180,15 +191,17 @@ def _squad(row: Row) -> list[Example]:
 
 
 @row_format("question_answer", "question, answer or response", lambda names: "question" in names,
-            ("question", "answer"))  # fmt: skip
+            ("question", "answer"), (*RESPONSES, "answers", *AROUND))  # fmt: skip
+@in_context
 def _question_answer(row: Row) -> list[Example]:
-    given = response_field(row, ("answer", "response", "completion", "output", "solution", "answers"))
-    return ask(text(row, "question"), answers(row, given), ("question", given, *_SYSTEM), _system(row))
+    given = response_field(row, ("answer", "response", "completion", "output", "solution", "answers", *RESPONSES))
+    return ask(text(row, "question"), answers(row, given), ("question", given))
 
 
 @row_format("flan", "inputs, targets (or inputs_pretokenized, targets_pretokenized)",
             lambda names: has("inputs", "targets")(names) or has("inputs_pretokenized", "targets_pretokenized")(names),
-            ("inputs", "targets"))  # fmt: skip
+            ("inputs", "targets"), ("inputs_pretokenized", "targets_pretokenized", *AROUND))  # fmt: skip
+@in_context
 def _flan(row: Row) -> list[Example]:
     if "inputs_pretokenized" in row:  # P3 also has the ids of a T5 tokenizer
         used = ("inputs_pretokenized", "targets_pretokenized", "inputs", "targets")

@@ -17,12 +17,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from al.pool.formats.base import Example, Gathering, Row, RowError, Turn, has, kind, row_format, text
+from al.pool.formats.base import Example, Gathering, Row, RowError, Turn, has, has_text, kind, row_format, text
 from al.pool.formats.turns import ROLES
 
 READY = "ready_for_export"
 _KEPT = ("lang", "message_tree_id", "message_id")
 _FLAT = ("message_id", "parent_id", "text", "role")
+_READ = frozenset((*_KEPT, *_FLAT, "rank", "deleted", "review_result", "tree_state", "replies"))
+"""Fields of a message that place it in the tree, or are kept of the first prompt. The others become lists, one value per turn."""
 Message = dict[str, Any]
 
 
@@ -32,6 +34,8 @@ def _flat_row(row: Row) -> list[Example]:
 
 class Messages(Gathering):
     """The flat messages of one file, joined into trees at its end."""
+
+    used = _READ
 
     def __init__(self) -> None:
         self._messages: dict[str, tuple[int, Row]] = {}
@@ -73,12 +77,13 @@ row_format(
     "message_id, parent_id, text, role, rank: one message of a tree per row; the best-ranked thread is used",
     has(*_FLAT),
     _FLAT,
+    _READ,
     Messages,
 )(_flat_row)
 
 
 @row_format("oasst_tree", "message_tree_id, prompt: {message_id, text, role, replies: […]}: a whole tree",
-            has("message_tree_id", "prompt"), ("message_tree_id", "prompt"))  # fmt: skip
+            has("message_tree_id", "prompt"), ("message_tree_id", "prompt"), ("tree_state",))  # fmt: skip
 def _oasst_tree(row: Row) -> list[Example]:
     prompt = row.get("prompt")
     if not isinstance(prompt, dict):
@@ -86,8 +91,9 @@ def _oasst_tree(row: Row) -> list[Example]:
     found = _tree({**{key: row.get(key) for key in ("tree_state", "message_tree_id")}, **prompt}, _nested_replies)
     if isinstance(found, RowError):
         raise found
-    others = {key: value for key, value in row.items() if key not in ("prompt", "tree_state", "message_tree_id")}
-    return [replace(found, metadata={**(found.metadata or {}), **others})]
+    used = ("prompt", "tree_state", "message_tree_id")
+    others = {key: value for key, value in row.items() if key not in used}
+    return [replace(found, used=used, metadata={**(found.metadata or {}), **others})]
 
 
 def _nested_replies(message: Message) -> list[Message]:
@@ -126,7 +132,12 @@ def _tree(root: Message, replies_of: Callable[[Message], list[Message]]) -> Exam
     if len(turns) > 1 and turns[-1][0] == "user":
         turns, thread = turns[:-1], thread[:-1]
         adjusted["unanswered_turn_cut"] += 1
-    return Example(turns, (), [], tuple(adjusted.elements()), _described(root, thread))
+    left: dict[str, list[Any]] = {}
+    for message in thread:
+        for key, value in message.items():
+            if key not in _READ and has_text(value):
+                left.setdefault(f"messages[].{key}", []).append(value)
+    return Example(turns, tuple(_READ), [], tuple(adjusted.elements()), _described(root, thread), left=left)
 
 
 def _described(root: Message, thread: list[Message]) -> dict[str, Any]:

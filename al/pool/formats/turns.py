@@ -7,15 +7,20 @@ An example contains only text, so tools and calls are written as text, in the fo
     tools of the conversation → `# Tools … <tools>\\n{one function per line}\\n</tools>`, at the end of the system message
     content in parts          → the text of its parts, joined by line breaks; an image or sound is refused
 
-JSON is written with sorted keys, so that equal calls have equal ids. Ids of calls are omitted: results follow in the order of calls.
+JSON is written with sorted keys, so that equal calls have equal ids. Ids of calls are not written: results are put in the order of
+their calls. A turn with the flag `train: false` or the weight 0 is context that is not trained on.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+from collections import Counter
 from typing import Any
 
-from al.pool.formats.base import ROLES_EXPECTED, RowError, Turn, kind
+from msgspec.structs import replace
+
+from al.pool.formats.base import ROLES_EXPECTED, Example, RowError, Turn, Unlearned, kind
 
 ROLES = {
     "system": "system", "developer": "system", "system_prompt": "system",
@@ -30,8 +35,9 @@ ROLES = {
 _CALLS = {"function_call", "tool_call", "tool_calls"}
 # In OpenAI's files a few-shot example is a message whose *name* gives its role.
 _SPEAKERS = {"example_user": "user", "example_assistant": "assistant"}
-# Fields of a message that are irrelevant to the model, or written as text.
-_NO_LOSS = {"name", "tool_calls", "function_call", "tool_call_id", "refusal", "id", "weight", "type", "index"}
+# Fields of a message that are written as text, order or mask the turns, or only name them.
+_USED = {"tool_calls", "function_call", "tool_call_id", "id", "weight", "train", "training", "type", "index"}
+_FLAGS = ("train", "training")
 
 _TOOLS = """# Tools
 
@@ -48,51 +54,118 @@ For each function call, return a json object with function name and arguments wi
 </tool_call>"""
 
 
-def read_turns(
-    value: Any, name: str, role_key: str = "role", content_key: str = "content", adjusted: list[str] | None = None
-) -> list[Turn]:
+class Notes:
+    """What reading the conversations of one row changed or left out.
+
+    `adjusted` counts codes; `left` are fields of messages that the conversation cannot hold: {"messages[].name": [value, …]}.
+    """
+
+    __slots__ = ("adjusted", "left")
+
+    def __init__(self) -> None:
+        self.adjusted: Counter[str] = Counter()
+        self.left: dict[str, list[Any]] = {}
+
+    def example(self, turns: list[Turn], used: tuple[str, ...], alternatives: list[str] | None = None) -> Example:
+        """An example with these notes."""
+        return Example(turns, used, alternatives or [], tuple(self.adjusted.elements()), left=self.left)
+
+    def added_to(self, example: Example) -> Example:
+        """The example with these notes in addition to its own."""
+        if not (self.adjusted or self.left):
+            return example
+        adjusted = (*example.adjusted, *self.adjusted.elements())
+        return replace(example, adjusted=adjusted, left={**example.left, **self.left})
+
+
+def read_turns(value: Any, name: str, notes: Notes, role_key: str = "role", content_key: str = "content") -> list[Turn]:
     """Turns from a list (or JSON text of one) of objects that hold a role and a content under the given keys.
 
-    `adjusted` gets `message_fields_left_out` if a message has fields that cannot be kept.
+    `notes` gets `message_fields_left_out` if a message has fields that the conversation cannot hold, and
+    `tool_results_reordered` if results are not in the order of their calls.
 
     Raises:
         RowError: wrong_type, unknown_role, not_text, naming the message.
     """
     value = listed(value, name)
     turns: list[Turn] = []
-    lost = False
+    lost = called = False
     for message in value:
         if not isinstance(message, dict):
             expected = f"expected an object with {role_key} and {content_key}"
             raise RowError("wrong_type", f"{name}[{len(turns)}]: {expected}, found {kind(message)}")
         role, content = message.get(role_key), message.get(content_key)
         known = ROLES.get(role) if isinstance(role, str) else None
+        turn = None
         if known is None or len(message) > 2 or not isinstance(content, str):
             known, content = _unusual(message, f"{name}[{len(turns)}]", role_key, content_key)
-            lost = lost or _loses(message, role_key, content_key)
+            lost = _note_left(message, name, role_key, content_key, known, notes) or lost
+            called = called or bool(message.get("tool_call_id"))
+            turn = Unlearned((known, content)) if known == "assistant" and _not_trained(message) else None
         elif role in _CALLS:
             content = _call_text(content)
-        turns.append((known, content))
-    if lost and adjusted is not None:
-        adjusted.append("message_fields_left_out")
-    return turns
+        turns.append(turn or (known, content))
+    if lost:
+        notes.adjusted["message_fields_left_out"] += 1
+    return _in_order_of_calls(value, turns, notes) if called else turns
+
+
+def _not_trained(message: dict[str, Any]) -> bool:
+    """Whether OpenAI's `weight` or Axolotl's `train` excludes the turn from the loss."""
+    weight = message.get("weight")
+    if isinstance(weight, (int, float)) and weight == 0:
+        return True
+    return any(message.get(flag) in (False, "false", "False") for flag in _FLAGS)
+
+
+def _in_order_of_calls(messages: list[Any], turns: list[Turn], notes: Notes) -> list[Turn]:
+    """The turns with neighbouring tool results in the order of the calls that they answer, by their ids."""
+    calls = [call.get("id") for m in messages for call in (m.get("tool_calls") or ()) if isinstance(call, dict)]
+    ranks = {identity: rank for rank, identity in reversed(list(enumerate(calls))) if isinstance(identity, str)}
+    found, at = list(turns), 0
+    while at < len(turns):
+        end = at
+        while end < len(turns) and turns[end][0] == "tool" and messages[end].get("tool_call_id") in ranks:
+            end += 1
+        order = sorted(range(at, end), key=lambda i: ranks[messages[i]["tool_call_id"]])
+        if order != list(range(at, end)):
+            found[at:end] = [turns[i] for i in order]
+            notes.adjusted["tool_results_reordered"] += 1
+        at = max(end, at + 1)
+    return found
 
 
 def listed(value: Any, name: str) -> list[Any]:
-    """The list of messages in field `name`, given as a list or, in tables, as JSON text. Raises RowError: wrong_type."""
+    """The list of messages in field `name`, given as a list or, in tables, as JSON or Python text. Raises RowError: wrong_type."""
     if isinstance(value, str):
+        written = value
         try:
-            value = json.loads(value)
+            value = json.loads(written)
         except (ValueError, RecursionError):
-            pass
+            value = _python_list(written) or written
+        if value is written and written.lstrip().startswith("["):
+            raise RowError(
+                "wrong_type", f"{name}: a list written as text, but neither JSON nor Python; save it as JSON"
+            )
     if not isinstance(value, list):
         raise RowError("wrong_type", f"{name}: expected a list of messages (or JSON text of one), found {kind(value)}")
     return value
 
 
-def unanswered(value: Any, name: str, answer: str) -> list[Turn]:
+def _python_list(written: str) -> list[Any] | None:
+    """The list that pandas writes into a CSV file as Python text, or None."""
+    if not written.lstrip().startswith("["):
+        return None
+    try:
+        value = ast.literal_eval(written.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def unanswered(value: Any, name: str, answer: str, notes: Notes) -> list[Turn]:
     """Turns of a conversation whose last message is answered by the field `answer`."""
-    turns = read_turns(value, name)
+    turns = read_turns(value, name, notes)
     if turns and turns[-1][0] == "assistant":
         raise RowError(
             "no_prompt", f"{name}: ends with an assistant message; expected the turn that `{answer}` answers"
@@ -153,11 +226,19 @@ def _unusual(message: dict[str, Any], where: str, role_key: str, content_key: st
     return (_SPEAKERS.get(speaker, known) if isinstance(speaker, str) else known), written
 
 
-def _loses(message: dict[str, Any], role_key: str, content_key: str) -> bool:
-    return any(
-        value not in (None, "", [], {}) and key not in _NO_LOSS and key not in (role_key, content_key)
-        for key, value in message.items()
-    )
+def _note_left(message: dict[str, Any], name: str, role_key: str, content_key: str, role: str, notes: Notes) -> bool:
+    """Note the fields of a message that its turn does not hold; whether there are more than a name."""
+    lost = False
+    for key, value in message.items():
+        if value in (None, "", [], {}) or key in _USED or key in (role_key, content_key):
+            continue
+        if key == "refusal" and message.get(content_key) is None:
+            continue  # it became the content
+        if key == "name" and role == "tool":
+            continue  # the call has the name
+        notes.left.setdefault(f"{name}[].{key}", []).append(value)
+        lost = lost or key not in ("name", "refusal")
+    return lost
 
 
 def _parts(parts: list[Any], where: str) -> str:
@@ -193,7 +274,7 @@ def _calls(message: dict[str, Any], where: str) -> list[str]:
 def _call(name: str, arguments: Any, where: str) -> str:
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments) if arguments.strip() else {}
         except (ValueError, RecursionError):
             pass  # a model's broken JSON is kept as text
     elif isinstance(arguments, dict):

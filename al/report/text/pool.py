@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from al import labels
+from al.pool.formats.leftovers import describe_leftover
 from al.report.reading.pool_words import by_format, length_sentences, near_sentence, refusal_sentence, visible_segments
 from al.report.reading.values import short, write
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, one_line
@@ -56,11 +57,9 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Block]:
     yield Line(refusal_sentence(document["refusals"]), label="Refusals")
     yield _quarantine(document)
     adjusted = [[write(count, "count"), labels.adjusted(code)] for code, count in document["adjusted"].items()]
-    yield (
-        Table(["Times", "Changed on import"], adjusted, left=(1,))
-        if adjusted
-        else Line("nothing.", "Changed on import")
-    )
+    head = ["Times", "Changed on import"]
+    yield Table(head, adjusted, left=(1,)) if adjusted else Line("nothing.", head[1])
+    yield Line("\n".join(map(describe_leftover, document["leftovers"])) or "none.", "Left out, kept as metadata")
 
 
 def _counts(document: Mapping[str, Any]) -> Line:
@@ -71,7 +70,8 @@ def _counts(document: Mapping[str, Any]) -> Line:
     rows = sum(file["rows"] for file in document["files"])
     return Line(
         f"{document['examples']:,} examples ({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled{answered})\n"
-        f"from {rows:,} rows of {len(document['files']):,} file(s); {document['duplicates']:,} exact duplicates merged, "
+        f"from {rows:,} rows of {len(document['files']):,} file(s); merged: {document['duplicates']:,} exact duplicates, "
+        f"{document['merged_after_conversion']:,} rows that differ only outside the conversation; "
         f"{sum(document['quarantined'].values()):,} rows in quarantine.",
         label=place if document["run"] else "These files, read and not imported anywhere",
     )

@@ -14,6 +14,10 @@ def row(*messages, **fields):
     return {"messages": list(messages), **fields}
 
 
+def prompt(*messages):
+    return {"prompt": list(messages), "completion": ""}
+
+
 def answered(imported):
     """The conversations that are answered by another example."""
     texts = [tuple(content for _, content in turns) for turns in imported.conversations]
@@ -21,14 +25,14 @@ def answered(imported):
 
 
 def test_only_the_very_same_conversation_with_one_response_more_answers(importing):
-    rows = [row(ASKED), row(ASKED, SAID), row(ASKED, SAID, MORE), row(SYSTEM, ASKED), row(MORE)]
+    rows = [row(ASKED), row(ASKED, SAID), prompt(ASKED, SAID, MORE), row(SYSTEM, ASKED), row(MORE)]
     imported = importing({"a.jsonl": rows})
     assert answered(imported) == {("Say A.",)}
     assert (imported.stats.labelled, imported.stats.unlabelled, imported.stats.answered) == (1, 3, 1)
 
 
 def test_a_conversation_of_several_turns_is_answered_at_its_last(importing):
-    imported = importing({"a.jsonl": [row(ASKED, SAID, MORE), row(ASKED, SAID, MORE, {**SAID, "content": "B"})]})
+    imported = importing({"a.jsonl": [prompt(ASKED, SAID, MORE), row(ASKED, SAID, MORE, {**SAID, "content": "B"})]})
     assert answered(imported) == {("Say A.", "A", "And B?")}
 
 

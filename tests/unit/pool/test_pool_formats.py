@@ -101,7 +101,7 @@ CASES = {
         {"instruction": "Say it.", "input": "A", "output": "A"},
         IN_CONTEXT,
         {"instruction": "Say it.", "input": "A"},
-        {"instruction": None, "input": "A", "output": "A"},
+        {"instruction": None, "input": "", "output": "A"},
         several={"instruction": "Say it.", "input": "A", "output": ["A", "B"]},
     ),
     "multiple_choice": Case(
@@ -117,6 +117,13 @@ CASES = {
         {"input": said(("user", "Say A.")), "ideal": None},
         {"input": said(("user", "Say A."))},
         several={"input": "Say A.", "ideal": ["A", "B"]},
+    ),
+    "input_target": Case(
+        {"input": "Say A.", "target": "A"},
+        ASKED,
+        {"input": "Say A.", "target": None},
+        {"input": None, "target": "A"},
+        several={"input": "Say A.", "target": ["A", "B"]},
     ),
     "prompt_completion": Case(
         {"prompt": "Say A.", "completion": "A"},
@@ -267,10 +274,8 @@ class TestCanonicalForm:
         assert imported.stats.adjusted == {"merged_turns": 1}
 
     def test_a_system_message_in_the_middle_becomes_a_user_message(self, importing):
-        imported = importing(
-            {"a.jsonl": [{"messages": said(("user", "Say A."), ("assistant", "A"), ("system", "Louder."))}]}
-        )
-        assert imported.only == [*ASKED, ("user", "Louder.")]
+        imported = importing({"a.jsonl": [{"messages": said(*ASKED, ("system", "Louder."), ("assistant", "AA"))}]})
+        assert imported.only == [*ASKED, ("user", "Louder."), ("assistant", "AA")]
         assert imported.stats.adjusted == {"system_as_user": 1}
 
     def test_a_system_message_alone_is_the_question(self, importing):

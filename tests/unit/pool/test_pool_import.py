@@ -255,5 +255,5 @@ def test_the_schema_on_disk(importing):
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(importing({"a.jsonl": ROWS}).path / "examples.parquet")
-    assert schema.names == ["id", "source", "messages", "alternatives", "labelled", "origin", "metadata"]
+    assert schema.names == ["id", "source", "messages", "alternatives", "labelled", "origin", "metadata", "unlearned"]
     assert schema.field("messages").type == pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -70,12 +70,12 @@ def test_the_fields_that_a_format_expects_are_recognised_as_it(name):
     ],
 )
 def test_the_message_for_an_unknown_row_names_the_nearest_format_and_what_is_missing(names, message):
-    assert detect(names) is not None if message is None else message in unknown_row(names)
+    assert detect(names) is not None if message is None else message in unknown_row(dict.fromkeys(names, 1))
 
 
 def test_an_unknown_file_is_refused_with_the_way_to_map_it(importing):
     with pytest.raises(
-        DataError, match=r"fields a, q: no known format has these; .*--map instruction=FIELD.*docs/pools\.md"
+        DataError, match=r"fields a, q: no known format has these; .*--map instruction=q,output=a.*docs/pools\.md"
     ):
         importing({"a.jsonl": [{"q": "Say A.", "a": "A"}]})
 
@@ -99,7 +99,7 @@ class TestMultipleChoice:
         row = {"question": "Which?", "choices": ["one", "two"], "answer": "neither"}
         assert importing({"a.jsonl": [row]}).only[-1] == ("assistant", "neither")
 
-    @pytest.mark.parametrize("answer", [2, True, 1.0])
+    @pytest.mark.parametrize("answer", [2, True, 1.5])
     def test_an_answer_that_is_no_choice_is_quarantined(self, importing, good, answer):
         row = {"question": "Which?", "choices": ["one", "two"], "answer": answer}
         assert importing({"a.jsonl": [good, row]}).refused == [("in/a.jsonl:2", "wrong_type")]

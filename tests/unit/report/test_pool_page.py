@@ -61,6 +61,7 @@ def test_every_count_of_the_document_is_on_the_page():
     expected |= {f"/lengths/bins/{i}/count" for i in range(3)} | {
         f"/lengths/percentiles/{p}" for p in ("50", "90", "99")
     }
+    expected |= {f"/leftovers/{i}/rows" for i in range(2)} | {"/merged_after_conversion"}
     expected |= {"/lengths/longest", "/lengths/total", "/most_repeated/0/rows"}
     assert expected <= paths
 
