@@ -25,6 +25,7 @@ from al.pool.formats.base import SOURCE_FIELDS, Unlearned, kind
 from al.pool.formats.base import text as read_text
 from al.pool.formats.leftovers import Leftovers
 from al.pool.formats.template import TextTemplate
+from al.pool.formats.templated import ENDS, TAKEN_APART, take_apart, without_end
 from al.pool.mapping import DESCRIBING, FieldMap
 from al.pool.repair import Repair
 from al.pool.sources import Source
@@ -35,6 +36,8 @@ IMAGE = "<image>"
 MARKS = ("label", "kto_tag")
 """Fields with a boolean that says whether the response is good."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MARKERS = frozenset(("<", "[", " ", "\n"))
+"""First characters of a text that may begin with a marker of a chat template."""
 LAYOUTS_KEPT = 4096  # a file whose rows all have different fields must not fill the memory
 LAYOUTS_COMPARED = 200  # nor take a millisecond per row to find the nearest format
 
@@ -160,6 +163,8 @@ class Converter:
 
     def _record(self, row: Row, example: Example, rest: Row | None) -> Record:
         found, used, alternatives, given = example.turns, example.used, example.alternatives, example.metadata
+        if found and (found[0][1][:1] in MARKERS or found[-1][1].endswith(ENDS)):
+            found = self._untemplated(found)
         if self.repair is not None:
             found = self.repair.apply(found, self.adjusted)
             alternatives = self.repair.texts(alternatives)
@@ -182,6 +187,21 @@ class Converter:
         unlearned = unlearned if labelled else ()
         identity = content_id(turns, unlearned)
         return Record(identity, source, turns, alternatives, labelled, _dump(metadata), unlearned)
+
+    def _untemplated(self, turns: list[Turn]) -> list[Turn]:
+        """The turns of one question and its response without the markers of a chat template, if they have some."""
+        *before, last = turns
+        whole = (
+            take_apart("".join(said for _, said in turns), "the prompt")
+            if len(turns) <= 2 and turns[0][0] == "user"
+            else None
+        )
+        if whole is None:
+            said = without_end(last[1]) if last[0] == "assistant" else last[1]
+            whole = turns if said == last[1] else [*before, type(last)((last[0], said))]
+        if whole is not turns:
+            self.adjusted[TAKEN_APART] += 1
+        return whole
 
     def _recognise(self, names: tuple[str, ...], row: Row) -> _Layout:
         if self.source.format != "auto":

@@ -43,7 +43,8 @@ from al.pool.tables import counts, write_tables
 from al.run.integrity import sha256_file
 
 PROGRESS_EVERY = 1000
-LEFTOVERS_SHOWN = 5
+SHOWN = 5
+"""Left-over fields and skipped files that an error names."""
 
 
 @dataclass
@@ -56,6 +57,7 @@ class _Import:
     repair: Repair | None
     progress: Callable[[int], None]
     files: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
 
     def refuse(self, source: Source, line: int, error: RowError, raw: Any) -> None:
         """Quarantine a row. Raises DataError in strict mode."""
@@ -83,7 +85,7 @@ def import_pool(
     `repair` changes the text of examples before their id is computed; None changes nothing.
 
     Raises:
-        DataError: a missing file, a file without a recognised row, a pool without examples, left-over fields that look like
+        DataError: a missing file, a named file without a recognised row, a pool without examples, left-over fields that look like
             content, or with `strict` the first unusable row.
     """
     earlier = PoolStats.read(previous) if previous is not None else None
@@ -104,6 +106,8 @@ def import_pool(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     stats = _stats(out, into, earlier, merged)
+    if not stats.examples and into.skipped:
+        raise DataError("; ".join(f"{file['file']}: {file['reason']}" for file in into.skipped[:SHOWN]))
     if not stats.examples:
         raise DataError(f"no usable example in {len(stats.files)} file(s): {_reasons(stats)}. See `pool.format`.")
     stats.write(out)
@@ -154,7 +158,7 @@ def _import_source(source: Source, present: set[tuple[str, str, str]], into: _Im
         else:
             into.spill.add(found, source.label, line, 0)
             used += 1
-    _check_recognised(source, rows, used, first)
+    _check_recognised(source, rows, used, first, into)
     into.files.append(
         {
             "file": source.label,
@@ -210,17 +214,21 @@ def _open_rows(source: Source) -> Iterator[RawRow]:
     return read_rows(source)
 
 
-def _check_recognised(source: Source, rows: int, used: int, first: tuple[int, RowError] | None) -> None:
+def _check_recognised(source: Source, rows: int, used: int, first: tuple[int, RowError] | None, into: _Import) -> None:
+    """Raise DataError for a file without a usable row. One that was found in a folder is noted as skipped, unless `strict`."""
     if rows == 0:
-        raise DataError(
-            f"{source.label}: contains no rows. Remove it from `pool.files`, or check that it was written completely."
-        )
-    if first is not None and not used:
+        reason = "contains no rows. Remove it from `pool.files`, or check that it was written completely."
+    elif first is not None and not used:
         line, error = first
-        raise DataError(
-            f"{source.label}: none of its {rows:,} rows is usable. The first is line {line}: {error} [{error.reason}]. "
+        reason = (
+            f"none of its {rows:,} rows is usable. The first is line {line}: {error} [{error.reason}]. "
             f"Known formats (docs/pools.md): {', '.join(FORMATS)}."
         )
+    else:
+        return
+    if into.strict or not source.found:
+        raise DataError(f"{source.label}: {reason}")
+    into.skipped.append({"file": source.label, "reason": reason})
 
 
 def _check_leftovers(sources: Sequence[Source], files: list[dict[str, Any]]) -> None:
@@ -236,9 +244,9 @@ def _check_leftovers(sources: Sequence[Source], files: list[dict[str, Any]]) -> 
         return
     shown = "; ".join(
         f"{label}: `{entry['field']}` in {entry['rows']:,} rows read as {entry['format']}, for example {entry['example']!r:.100}"
-        for label, entry in found[:LEFTOVERS_SHOWN]
+        for label, entry in found[:SHOWN]
     )
-    more = f"; and {len(found) - LEFTOVERS_SHOWN} more" if len(found) > LEFTOVERS_SHOWN else ""
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     names = ",".join(dict.fromkeys(entry["field"] for _, entry in found))
     raise DataError(
         f"fields that look like content would be left out of the conversation: {shown}{more}. Put them into the conversation with "
@@ -267,6 +275,7 @@ def _stats(out: Path, into: _Import, earlier: PoolStats | None, merged: tuple[in
         answered=int(answered.sum()),
         duplicates=merged[0],
         merged_after_conversion=merged[1],
+        skipped=[*(file for file in (earlier.skipped if earlier else ()) if file["file"] not in read), *into.skipped],
         quarantined=dict(sorted(counts(out / "quarantine.parquet", "reason").items())),
         sources=dict(sorted(counts(examples, "source").items())),
         formats=_added("formats", files, earlier),

@@ -35,7 +35,7 @@ class Source:
     of rows without one. `format`, `source_field`, `map` and `text_template` are as in PoolConfig, `max_row_bytes` in
     bytes, `max_unpack_ratio` of unpacked to packed bytes. `group` is the kind of a preset's examples and becomes metadata of
     each. `ignore` are fields that may be left over although they look like content, and `leftover` what such fields do. Neither
-    changes an example.
+    changes an example. `found`: the file was found in a folder or by a pattern, so it is skipped if it has no usable row.
     """
 
     path: str
@@ -50,6 +50,7 @@ class Source:
     max_unpack_ratio: float = 200.0
     ignore: tuple[str, ...] = ()
     leftover: Literal["stop", "warn"] = "stop"
+    found: bool = False
 
     @property
     def is_hub(self) -> bool:
@@ -113,7 +114,9 @@ def find_sources(config: PoolConfig, *, held_out: bool = False, trusted: Collect
             "its files under `pool.files`."
         )
     check_within((file for file in files if file not in trusted), config.root)
-    return make_sources([*files, *named, *hubs], config)
+    direct = {str(path) for entry in config.files if (path := Path(entry).expanduser()).is_file()}
+    found = set(files) - direct
+    return [replace(source, found=source.path in found) for source in make_sources([*files, *named, *hubs], config)]
 
 
 def make_sources(paths: Iterable[str], config: PoolConfig | None = None) -> list[Source]:

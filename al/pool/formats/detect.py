@@ -12,9 +12,7 @@ from al.pool.formats.base import FORMATS, Format
 
 LOOKED_AT = 40
 """Maximum number of fields of an unknown row that are compared; a header may have a million."""
-_NO_TEXT = re.compile(
-    r"(^|_)(id|idx|index|uuid|hash|url|date|time|timestamp|split|lang|language)$|ID$|Id$", re.IGNORECASE
-)
+_NO_TEXT = re.compile(r"(?i:(^|_)u?(id|idx|index|uuid|hash|url|date|time|timestamp|split|lang|language)$)|ID$|Id$")
 """Names of fields that hold neither a prompt nor a response."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from al.pool.formats.base import Example, Row, RowError, row_format
+from al.pool.formats.base import Example, Row, RowError, row_format, text
 from al.pool.formats.chat import conversation, cut_unanswered
+from al.pool.formats.templated import TAKEN_APART, take_apart
 from al.pool.formats.turns import Notes
 
 
@@ -16,6 +17,9 @@ def _ultrachat(row: Row) -> list[Example]:
 @row_format("text", "text: a whole conversation, parsed with `pool.text_template`", lambda names: "text" in names,
             ("text",))  # fmt: skip
 def _text(row: Row) -> list[Example]:
+    turns = take_apart(text(row, "text"), "text")
+    if turns is not None:
+        return [Example(cut_unanswered(turns, Notes()), ("text",), [], (TAKEN_APART,))]
     raise RowError(
         "no_template",
         "text: set `pool.text_template` to parse it, for example '### Human: {user}### Assistant: {assistant}'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
@@ -18,6 +19,8 @@ RawRow = tuple[int, Any, Any]
 
 SNIPPET_BYTES = 800
 _CHUNK = 2**18
+_TOUCHING = re.compile(rb"\}[ \t,]*\{")
+"""Where one object may end and the next begin, if a line end between them was lost."""
 # Three times as fast as the json module. It refuses some values that json accepts (NaN, lone surrogates, 1e999); refused lines
 # are read again with json. Values that both accept are equal (orjson converts integers above 64 bits to floats).
 _decode_fast = msgspec.json.Decoder().decode
@@ -33,7 +36,10 @@ def read_lines(stream: BufferedReader, longest: int) -> Iterator[RawRow]:
         elif size > longest:
             yield number, oversize(size, longest), line
         elif stripped := line.strip():
-            yield number, parse_line(stripped), stripped
+            value = parse_line(stripped)
+            several = _objects(stripped) if isinstance(value, RowError) and _TOUCHING.search(stripped) else None
+            for row in several or (value,):
+                yield number, row, stripped
 
 
 def oversize(size: int, longest: int) -> RowError:
@@ -87,6 +93,21 @@ def parse_line(line: bytes) -> Any:
         return _decode_fast(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _parse_carefully(line)
+
+
+def _objects(line: bytes) -> list[dict[str, Any]] | None:
+    """The objects of a line that holds several, one after the other; None if the line holds anything else."""
+    found, at = [], 0
+    try:
+        content = line.decode("utf-8")
+        while at < len(content):
+            value, at = _decoder.raw_decode(content, at)
+            found.append(value)
+            while at < len(content) and content[at] in ", \t":
+                at += 1
+    except (ValueError, RecursionError):
+        return None
+    return found if all(isinstance(value, dict) for value in found) else None
 
 
 def _parse_carefully(line: bytes) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from io import BufferedReader
 from typing import Any
 
-from al.pool.formats import RowError
+from al.pool.formats import RowError, detect
 from al.pool.reading.json_lines import RawRow
 from al.pool.reading.json_window import Window
 
@@ -26,7 +26,8 @@ _LONGEST_HEAD = 200
 def read_values(stream: BufferedReader, longest: int) -> Iterator[RawRow]:
     """The elements of arrays and the objects of a JSON stream, each with its first line.
 
-    A file that is one object around one list of objects (`{"data": [{…}, …]}`, see `WRAPPERS`) gives those. Commas between
+    A file that is one object around one list of objects (`{"data": [{…}, …]}`, see `WRAPPERS`) gives those; if the object's other
+    fields are a row of a known format, it is a row too. Commas between
     values may be missing or repeated.
     """
     window = Window(stream)
@@ -109,6 +110,8 @@ def _rest_of_wrapper(window: Window, longest: int) -> Generator[RawRow, None, bo
         return False
     if lists := _lists_of_rows(rest):
         yield line, _several(lists), rest
+    elif _is_row(rest):
+        yield line, rest, rest
     window.position = window.end
     return True
 
@@ -116,13 +119,18 @@ def _rest_of_wrapper(window: Window, longest: int) -> Generator[RawRow, None, bo
 def _list_within(window: Window, value: Any) -> int | None:
     """Start of the only list of rows in an object that is the whole file; None if there is none."""
     lists = _lists_of_rows(value)
-    if len(lists) != 1 or not window.is_last_value():
+    if len(lists) != 1 or not window.is_last_value() or _is_row({key: value[key] for key in value if key != lists[0]}):
         return None
     for found in re.finditer(rf'"{lists[0]}"\s*:\s*(?=\[)', window.text[window.position : window.end]):
         at = window.position + found.end()
         if json.JSONDecoder().raw_decode(window.text, at)[0] == value[lists[0]]:
             return at
     return None
+
+
+def _is_row(rest: Any) -> bool:
+    """Whether the fields of an object next to a list of rows are a row themselves."""
+    return isinstance(rest, dict) and detect(rest.keys()) not in (None, "text")
 
 
 def _lists_of_rows(value: Any) -> list[str]:

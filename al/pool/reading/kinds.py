@@ -38,6 +38,9 @@ _OTHERS = {
     b"PK\x03\x04": "a zip archive (or .xlsx)",
     b"FEA1": "Feather version 1",
     b"%PDF": "a PDF",
+    b"<?xml": "XML",
+    b"<!DOCTYPE": "HTML",
+    b"<html": "HTML",
     b"\x80": "a pickle",
 }
 
