@@ -31,10 +31,16 @@ class Response:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is encoded as a whole, and the responses in it, in order and without overlap."""
+    """A text that is encoded as a whole, and the responses in it, in order and without overlap.
+
+    `contents` are [start, stop) of the messages' contents, in which special tokens are plain text. `folded`: what precedes the first
+    user turn became part of it.
+    """
 
     text: str
     responses: tuple[Response, ...] = ()
+    contents: tuple[tuple[int, int], ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ A token across the border of prompt and response counts as response, so that no 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from trainer.encoding import with_contents_as_text
 from trainer.errors import DataError, TrainerError
 from trainer.named_templates import NAMED, NamedTemplate, SpecialTokens
 from trainer.rendering import (
@@ -35,7 +37,7 @@ from trainer.rendering import (
     segments_of,
     without,
 )
-from trainer.tokenizer_template import TokenizerTemplate
+from trainer.tokenizer_template import TokenizerTemplate, dated
 
 PROBE = [{"role": "user", "content": "Which colour has the sky?"}, {"role": "assistant", "content": "It is blue."}]
 
@@ -44,11 +46,13 @@ PROBE = [{"role": "user", "content": "Which colour has the sky?"}, {"role": "ass
 class Tokenized:
     """A conversation as tokens: `ids`, and for each its target (0 not trained on, 1 token of a response, 2 its end).
 
-    The first token is never a target: nothing predicts it.
+    The first token is never a target: nothing predicts it. `folded`: the template refuses what precedes the first user turn, so it
+    became part of that turn.
     """
 
     ids: list[int]
     targets: list[int]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class ChatTemplate:
     _special: SpecialTokens
     _backend: Any
     _added_ids: frozenset[int]
+    _typed: Callable[[Text, Any], Any]
 
     @classmethod
     def resolve(cls, tokenizer: Any, name: str = "auto") -> ChatTemplate:
@@ -86,7 +91,7 @@ class ChatTemplate:
             source: TokenizerTemplate | NamedTemplate = TokenizerTemplate(
                 tokenizer, f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
             )
-            identity = f"{tokenizer.get_chat_template()}\n{sorted(tokenizer.special_tokens_map.items())}"
+            identity = f"{_own_template(tokenizer)}\n{sorted(tokenizer.special_tokens_map.items())}"
         else:
             source = NAMED[name]
             special.require(name, *source.needs)
@@ -94,9 +99,9 @@ class ChatTemplate:
         digest = hashlib.sha256(identity.encode()).hexdigest()
         backend = _private_backend(tokenizer, parse_special=own)
         added = frozenset(tokenizer.added_tokens_decoder)
-        template = cls(
-            "tokenizer" if own else name, digest, str(tokenizer.name_or_path), source, special, backend, added
-        )
+        named = "tokenizer" if own else name
+        typed = _typed_tokens(tokenizer) if own else lambda piece, encoding: encoding
+        template = cls(named, digest, str(tokenizer.name_or_path), source, special, backend, added, typed)
         template._prove(tokenizer)
         return template
 
@@ -126,7 +131,9 @@ class ChatTemplate:
             if isinstance(pieces, DataError):
                 results.append(pieces)
                 continue
-            encoded = [(piece, next(encodings) if isinstance(piece, Text) else None) for piece in pieces]
+            encoded = [
+                (piece, self._typed(piece, next(encodings)) if isinstance(piece, Text) else None) for piece in pieces
+            ]
             try:
                 results.append(self._assemble(encoded))
             except DataError as error:
@@ -184,7 +191,7 @@ class ChatTemplate:
             if isinstance(piece, Special):
                 found.append(Segment(piece.text, piece.target if first else NO_TARGET))
                 continue
-            encoding = self._backend.encode(piece.text, add_special_tokens=False)
+            encoding = self._typed(piece, self._backend.encode(piece.text, add_special_tokens=False))
             targets = self._targets(piece, encoding.ids, encoding)
             found += segments_of(piece.text, encoding.offsets, targets)
         return joined(found)
@@ -225,7 +232,7 @@ class ChatTemplate:
             targets += self._targets(piece, piece_ids, encoding) if piece.responses else [NO_TARGET] * len(piece_ids)
         if targets:
             targets[0] = NO_TARGET
-        return Tokenized(ids, targets)
+        return Tokenized(ids, targets, any(isinstance(piece, Text) and piece.folded for piece, _ in encoded))
 
     def _targets(self, piece: Text, ids: list[int], encoding: Any) -> list[int]:
         targets = [NO_TARGET] * len(ids)
@@ -282,6 +289,35 @@ def _token_at(encoding: Any, start: int, stop: int, default: int) -> int:
         if token is not None:
             return token
     return default
+
+
+def _own_template(tokenizer: Any) -> str:
+    """The tokenizer's template with its fixed date. Raises TrainerError if it has several and none is the default."""
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise TrainerError(
+            f"the tokenizer {tokenizer.name_or_path} has several chat templates and no default one ({str(error).splitlines()[0]}). "
+            f"Set model.chat_template to {', '.join(NAMED)}, or keep one template in tokenizer_config.json"
+        ) from error
+    return dated(template)
+
+
+def _typed_tokens(tokenizer: Any) -> Callable[[Text, Any], Any]:
+    """A function (piece, encoding) → encoding in which the special tokens that messages contain are text."""
+    special = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not special:
+        return lambda piece, encoding: encoding
+    ids, plain = frozenset(special.values()), _private_backend(tokenizer, parse_special=False)
+    written = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
+
+    def typed(piece: Text, encoding: Any) -> Any:
+        """The encoding of a piece."""
+        if not any(written.search(piece.text, start, stop) for start, stop in piece.contents):
+            return encoding
+        return with_contents_as_text(encoding, piece.text, piece.contents, ids, plain)
+
+    return typed
 
 
 def _private_backend(tokenizer: Any, parse_special: bool) -> Any:

@@ -11,17 +11,27 @@ full and must equal the skeleton filled with its contents (unchanged, or without
 template depends on the contents and this fails, each content is searched in order. If that also fails or
 is ambiguous, the conversation is refused.
 
+- What a template refuses in front of the first user turn (a system prompt under Gemma's and Mistral's, an opening of the assistant)
+  is put into that turn, with a blank line between them, as the named template `mistral` does. `Text.folded` says so.
+- Results of tools may be written as JSON. Responses must be found as they are.
+- A response with reasoning (`<think>…</think>`) is found as the template writes it: whole, or without the reasoning in earlier turns.
+  A template that also drops the reasoning of the last response, as DeepSeek-R1's does, gets it back.
+- `strftime_now` gives the fixed date `DATE`, so the same conversation has the same tokens on every day.
+
 A template is a program that comes with a model. transformers runs it in a sandbox; here its time, memory and output are limited too.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
+import re
 import resource
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,6 +50,18 @@ RENDER_SECONDS, RENDER_BYTES = 10.0, 2**30
 """CPU time of one call (and 0.01 s more a conversation; the slowest template that we know takes 0.001 s), and memory."""
 LEAST_OUTPUT, MOST_OUTPUT = 2**20, 100
 """Characters that a template may write: so many, and so many for each that it was given."""
+DATE = datetime.datetime(2024, 7, 26)
+"""The date that templates write: Llama 3.1's own default. It is part of the template's hash."""
+_THOUGHT = "</think>"
+_MARK = "\ue000{}\ue001"
+
+
+_NOW = re.compile(r"""strftime_now\(\s*(?:'([^'\\]*)'|"([^"\\]*)")\s*\)""")
+
+
+def dated(template: str) -> str:
+    """A Jinja template with the fixed date in place of its calls of `strftime_now`."""
+    return _NOW.sub(lambda call: json.dumps(DATE.strftime(call[1] or call[2] or "")), template)
 
 
 @dataclass(frozen=True)
@@ -74,16 +96,21 @@ class TokenizerTemplate:
         """The text of each conversation with its responses, or the error why the template cannot be used."""
         try:
             texts: list[str | DataError] = list(self._render(conversations))
-        except TemplateError:
+        except TrainerError:  # it took too much
+            raise
+        except Exception:  # templates are programs: they may raise anything; each conversation is then rendered alone
             texts = [self._render_one(messages) for messages in conversations]
         return [
-            self._locate(text, messages) if isinstance(text, str) else text
+            self._locate(text, messages) if isinstance(text, str) else self._folded(text, messages)
             for text, messages in zip(texts, conversations, strict=True)
         ]
 
     def _render(self, conversations: Sequence[Messages], prompt: bool = False) -> list[str]:
+        template = dated(self.tokenizer.get_chat_template())
         with _limited(self.name, len(conversations)):
-            texts = self.tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=prompt)
+            texts = self.tokenizer.apply_chat_template(
+                conversations, chat_template=template, tokenize=False, add_generation_prompt=prompt
+            )
         given = sum(len(str(message)) for messages in conversations for message in messages)
         if (written := sum(map(len, texts))) > LEAST_OUTPUT + MOST_OUTPUT * given:
             raise TrainerError(
@@ -94,11 +121,29 @@ class TokenizerTemplate:
     def _render_one(self, messages: Messages) -> str | DataError:
         try:
             return self._render([messages])[0]
-        except TemplateError as error:
+        except TrainerError:
+            raise
+        except Exception as error:
             roles = ", ".join(message["role"] for message in messages[:8])
-            return DataError(f"{self.name} refuses the conversation (roles {roles}): {error}")
+            return DataError(f"{self.name} refuses the conversation (roles {roles}): {error or type(error).__name__}")
+
+    def _folded(self, refusal: DataError, messages: Messages) -> Text | DataError:
+        """The conversation with all that precedes the first user turn put into it; `refusal` if that is refused too."""
+        first = next((at for at, message in enumerate(messages) if message["role"] == "user"), 0)
+        if first == 0:
+            return refusal
+        content = "\n\n".join(message["content"] for message in messages[: first + 1])
+        folded = [{"role": "user", "content": content}, *messages[first + 1 :]]
+        text = self._render_one(folded)
+        found = self._locate(text, folded) if isinstance(text, str) else refusal
+        if isinstance(found, DataError):
+            return refusal
+        responses = tuple(replace(response, turn=response.turn + first) for response in found.responses)
+        return replace(found, responses=responses, folded=True)
 
     def _locate(self, text: str, messages: Messages) -> Text | DataError:
+        if any(message["role"] == "assistant" and _THOUGHT in message["content"] for message in messages):
+            return self._with_thoughts(text, messages)
         roles = tuple(message["role"] for message in messages)
         if roles not in self._skeletons:
             if len(self._skeletons) >= SKELETONS_KEPT:
@@ -106,27 +151,44 @@ class TokenizerTemplate:
             self._skeletons[roles] = self._skeleton(roles)
         skeleton = self._skeletons[roles]
         try:
-            responses = None if skeleton is None else fill(skeleton, text, messages)
-            if responses is None:
-                responses = self._search(text, messages)
+            found = None if skeleton is None else fill(skeleton, text, messages)
+            return found or self._search(text, messages)
         except DataError as error:
             return error
-        return Text(text, responses)
+
+    def _with_thoughts(self, text: str, messages: Messages) -> Text | DataError:
+        """A conversation with reasoning. The last response keeps its own, whatever the template does with it."""
+        last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
+        if not any(form in text for form in _whole_forms(messages[last]["content"])):
+            mark = _MARK.format(last)
+            marked = self._render_one([*messages[:last], {"role": "assistant", "content": mark}, *messages[last + 1 :]])
+            if isinstance(marked, str) and marked.count(mark) == 1:
+                text = marked.replace(mark, messages[last]["content"])
+        try:
+            return self._search(text, messages)
+        except DataError as error:
+            return error
 
     def _skeleton(self, roles: tuple[str, ...]) -> Skeleton | None:
         """The skeleton, or None if the template does not output every mark once and in order."""
-        marked = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
+        marked = [{"role": role, "content": _MARK.format(i)} for i, role in enumerate(roles)]
         text = self._render_one(marked)
         if not isinstance(text, str):
             return None
         literals, opened, position = [], [], 0
+        known: dict[tuple[bool, str], int] = {}  # a template renders in linear time, so each literal is measured once
         for i, message in enumerate(marked):
             found = text.find(message["content"], position)
             if found < 0 or text.count(message["content"]) != 1:
                 return None
             literals.append(text[position:found])
-            prompt = self._prompt(text[:found], marked[:i]) if message["role"] == "assistant" else None
-            opened.append(0 if prompt is None else min(found - prompt, len(literals[-1])))
+            opened.append(0)
+            if message["role"] == "assistant":
+                place = (i + 1 == len(marked), literals[-1])
+                if place not in known:
+                    prompt = self._prompt(text[:found], marked[:i])
+                    known[place] = 0 if prompt is None else min(found - prompt, len(literals[-1]))
+                opened[-1] = known[place]
             position = found + len(message["content"])
         return Skeleton((*literals, text[position:]), tuple(opened))
 
@@ -136,37 +198,45 @@ class TokenizerTemplate:
             return None
         try:
             (with_prompt,), (without,) = self._render([messages], prompt=True), self._render([messages])
-        except TemplateError:
+        except TrainerError:
+            raise
+        except Exception:
             return None  # a template may refuse a conversation that ends here; the length is then unknown
         return len(with_prompt) if with_prompt != without and text.startswith(with_prompt) else None
 
-    def _search(self, text: str, messages: Messages) -> tuple[Response, ...]:
+    def _search(self, text: str, messages: Messages) -> Text:
         """Find each content in order. Raises DataError for a content that is missing, or also occurs in the markup."""
         spans, position = [], 0
         for turn, message in enumerate(messages):
-            role = message["role"]
+            role, opening = message["role"], None
+            thought = role == "assistant" and _THOUGHT in message["content"]
             if role == "assistant":
-                position = max(position, self._prompt(text, messages[:turn]) or 0)
-            for content in _variants(message["content"]):
+                opening = self._prompt(text, messages[:turn])
+                position = max(position, 0 if thought else opening or 0)
+            for content in _forms(message):
                 found = text.find(content, position)
                 if found >= 0:
                     break
             else:
+                if role == "tool":  # written in some form of its own; only responses are trained on
+                    spans.append((position, position))
+                    continue
                 raise DataError(
                     f"{self.name} drops, changes or reorders turn {turn + 1} ({role}): {message['content']!r:.60}"
                 )
-            if role == "assistant" and not _unmistakable(content, text[position:], messages[turn:]):
+            if role == "assistant" and not _unmistakable(content, text[position:], messages[turn:], thought):
                 raise DataError(
                     f"{self.name}: turn {turn + 1} ({role}) cannot be distinguished from the text around it: {content!r:.60}"
                 )
             position = found + len(content)
-            spans.append((found, position))
+            spans.append((max(found, min(opening or 0, position)) if thought else found, position))
         borders = [*(start for start, _ in spans[1:]), len(text)]
-        return tuple(
+        responses = tuple(
             Response(start, stop, limit, turn)
             for turn, ((start, stop), limit) in enumerate(zip(spans, borders, strict=True))
             if messages[turn]["role"] == "assistant"
         )
+        return Text(text, responses, tuple(spans))
 
 
 class _TookTooLong(Exception):
@@ -211,14 +281,14 @@ def _limited(name: str, conversations: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, room)
 
 
-def fill(skeleton: Skeleton, text: str, messages: Messages) -> tuple[Response, ...] | None:
-    """The responses of `text` if it is the skeleton filled with the contents of `messages`, else None."""
+def fill(skeleton: Skeleton, text: str, messages: Messages) -> Text | None:
+    """The text with its responses if it is the skeleton filled with the contents of `messages`, else None."""
     literals = skeleton.literals
     if not text.startswith(literals[0]):
         return None
-    position, responses = len(literals[0]), []
+    position, responses, spans = len(literals[0]), [], []
     for turn, message in enumerate(messages):
-        for content in _variants(message["content"]):
+        for content in _forms(message):
             stop = position + len(content)
             if text.startswith(content, position) and text.startswith(literals[turn + 1], stop):
                 break
@@ -228,8 +298,26 @@ def fill(skeleton: Skeleton, text: str, messages: Messages) -> tuple[Response, .
         if message["role"] == "assistant":
             next_opened = skeleton.opened[turn + 1] if turn + 1 < len(messages) else 0
             responses.append(Response(position - skeleton.opened[turn], stop, limit - next_opened, turn))
+        spans.append((position, stop))
         position = limit
-    return tuple(responses) if position == len(text) else None
+    return Text(text, tuple(responses), tuple(spans)) if position == len(text) else None
+
+
+def _forms(message: dict[str, str]) -> tuple[str, ...]:
+    """The forms in which a template may write a content, the most likely first."""
+    content = message["content"]
+    if message["role"] == "tool":
+        return (*_variants(content), json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1])
+    if message["role"] == "assistant" and _THOUGHT in content:
+        return (*_whole_forms(content), *_variants(content.rpartition(_THOUGHT)[2]))
+    return _variants(content)
+
+
+def _whole_forms(content: str) -> tuple[str, ...]:
+    """A response with its reasoning as it is, and as Qwen3's template sets it."""
+    thought, _, answer = content.rpartition(_THOUGHT)
+    thought = thought.rpartition("<think>")[2].strip("\n")
+    return (*_variants(content), f"<think>\n{thought}\n</think>\n\n{answer.lstrip(chr(10))}")
 
 
 def _variants(content: str) -> tuple[str, ...]:
@@ -247,5 +335,7 @@ def _variants(content: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((content, *trimmed)))
 
 
-def _unmistakable(content: str, text: str, messages: Messages) -> bool:
-    return bool(content) and text.count(content) == sum(message["content"].count(content) for message in messages)
+def _unmistakable(content: str, text: str, messages: Messages, thought: bool) -> bool:
+    """Whether the text has the content only where the messages have it; a template may drop reasoning that contains it."""
+    expected = sum(message["content"].count(content) for message in messages)
+    return bool(content) and (text.count(content) == expected or (thought and text.count(content) <= max(1, expected)))

@@ -117,7 +117,7 @@ def fit(tokenized: Tokenized, config: TokensConfig) -> tuple[Tokenized, int, int
         keep = {"skip": 0, "truncate": config.max_length, "truncate_turns": _whole_turns(targets, config.max_length)}[
             config.overlength
         ]
-    kept = tokenized if keep == len(ids) else Tokenized(ids[:keep], targets[:keep])
+    kept = tokenized if keep == len(ids) else Tokenized(ids[:keep], targets[:keep], tokenized.folded)
     if not any(targets):
         status = NO_TARGET_LEFT
     elif keep == 0:
@@ -144,7 +144,8 @@ def tokenize_pool(
     """Tokenize `conversations` into the directory `out`; memory grows by only 24 bytes per conversation.
 
     Writes the arrays of TokenTable as npy files, and tokens.json: counts by status, tokens, target tokens and dropped
-    tokens, the template with its hash, the tokenizer, and the conversations that the template refused. Those have status
+    tokens, the template with its hash, the tokenizer, the number of conversations whose system prompt the template does not take
+    (`folded` into the first user turn), and the conversations that the template refused. Those have status
     3 and no tokens; their reasons are counted and the first rows listed. `progress` receives finished conversations.
 
     Raises DataError if the template refuses all of the first 1,024 conversations: then the template is at fault.
@@ -153,7 +154,7 @@ def tokenize_pool(
     columns: list[np.ndarray] = []
     refused: list[tuple[int, str]] = []
     reasons: Counter[str] = Counter()
-    done = 0
+    done = folded = 0
     with (out / "ids.npy").open("w+b") as ids_file, (out / "targets.npy").open("w+b") as targets_file:
         streams = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
         for batch in _batches(conversations, BATCH):
@@ -163,6 +164,7 @@ def tokenize_pool(
                     reasons[str(result)] += 1
                     refused += [(row, str(result))] if len(refused) < REASONS_KEPT else []
                     result = Tokenized([], [])
+                folded += result.folded
                 rows.append(_Row(*fit(result, config)))
             if done == 0 and reasons.total() == len(batch):
                 raise DataError(
@@ -179,7 +181,7 @@ def tokenize_pool(
     arrays = _row_arrays(columns)
     for name, array in arrays.items():
         np.save(out / f"{name}.npy", array)
-    facts = {**_facts(arrays, template, config), "refused": _refusals(reasons, refused)}
+    facts = {**_facts(arrays, template, config), "folded": folded, "refused": _refusals(reasons, refused)}
     (out / "tokens.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

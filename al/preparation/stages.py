@@ -179,7 +179,7 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
         with session.progress("tokenize", len(reader), "examples") as progress:
             tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
 
-    return session.run.stage("tokens", version=1, inputs={"pool": pool}, params=params, build=build, label="tokenize")
+    return session.run.stage("tokens", version=2, inputs={"pool": pool}, params=params, build=build, label="tokenize")
 
 
 def embed(session: Session, pool: Artifact) -> Artifact:

@@ -24,6 +24,7 @@ from trainer.named_templates import NAMED, SpecialTokens
 from trainer.published.jinja import Borders, jinja_of
 from trainer.published.likeness import Likeness, measure_likeness
 from trainer.template import ChatTemplate
+from trainer.tokenizer_template import dated
 
 OF_THIS_MACHINE = ("name_or_path", "is_local", "local_files_only", "cache_dir", "tokenizer_file", "vocab_file")
 """Keys of tokenizer_config.json that say how the tokenizer was loaded here."""
@@ -70,6 +71,8 @@ def _write_tokenizer(out: Path, tokenizer: Any, template: ChatTemplate) -> None:
         encode = partial(tokenizer.encode, add_special_tokens=False)
         text = jinja_of(template.name, special, Borders.of(encode, special), kept)
         (out / "chat_template.jinja").write_text(text, encoding="utf-8")
+    elif (own := out / "chat_template.jinja").exists():
+        own.write_text(dated(own.read_text(encoding="utf-8")), encoding="utf-8")
     _write_json(config, settings)
 
 
