@@ -132,7 +132,8 @@ def describe_leftover(entry: Mapping[str, Any]) -> str:
 
 def ignores(names: Collection[str], field: str) -> bool:
     """Whether one of the `names` that the user ignores is this field, or the part of a message's field after `[].`."""
-    return field in names or field.rpartition("[].")[2] in names
+    plain = {_plain(name) for name in names}
+    return _plain(field) in plain or _plain(field.rpartition("[].")[2]) in plain
 
 
 def _plain(name: str) -> str:
