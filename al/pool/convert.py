@@ -87,6 +87,7 @@ class Converter:
         self.adjusted: Counter[str] = Counter()
         self.leftovers = Leftovers(mapped=bool(source.map))
         self._layouts: dict[tuple[str, ...], _Layout] = {}
+        self._whole: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}  # whether a format uses all fields
         self._map = FieldMap(source.map) if source.map else None
         self._template = TextTemplate(source.text_template) if source.text_template else None
         self._gathered: dict[str, Gathering] = {}
@@ -123,7 +124,7 @@ class Converter:
             if marks and any(row[mark] in (False, "false", "False") for mark in marks):
                 examples = [_set_aside(example) for example in examples]
             records = [self._record(row, example, rest) for example in examples]
-            self._note_leftovers(found, row, examples, rest)
+            self._note_leftovers(found, row, names, examples, rest)
         except RecursionError:  # deep enough to read, too deep to write
             raise RowError("invalid_json", "nested too deeply") from None
         if renamed:
@@ -131,18 +132,23 @@ class Converter:
         self.formats[found.name] += 1
         return records
 
-    def _note_leftovers(self, found: Format, row: Row, examples: list[Example], rest: Row | None) -> None:
+    def _note_leftovers(
+        self, found: Format, row: Row, names: tuple[str, ...], examples: list[Example], rest: Row | None
+    ) -> None:
         if found.gathers is not None:  # one message of a tree
             used = found.gathers.used
             row = {f"messages[].{name}": value for name, value in row.items() if name not in used}
             self.leftovers.add(found.name, row, (), [])
             return
         used, left = examples[0].used, examples[0].left
-        if rest:
-            row = {**row, **rest}
-        if left:
-            row = {**row, **left}
-        if not row.keys() <= set(used):
+        layout = (names, used)
+        whole = self._whole.get(layout)
+        if whole is None:
+            if len(self._whole) >= LAYOUTS_KEPT:
+                self._whole.clear()
+            whole = self._whole[layout] = row.keys() <= set(used)
+        if not whole or rest or left:
+            row = {**row, **(rest or {}), **left}
             self.leftovers.add(found.name, row, used, [example.turns for example in examples])
 
     def _gather(self, found: Format, row: Row, line: int | None) -> list[Example]:
@@ -293,7 +299,7 @@ def canonical(turns: list[Turn], adjusted: Counter[str]) -> tuple[list[Turn], tu
     elif len(result) <= first or result[first][0] != "user":
         found = result[first][0] if len(result) > first else "no message at all"
         raise RowError("no_prompt", f"expected a user message first, found {found}")
-    return result, tuple(sorted(unlearned))
+    return result, tuple(sorted(unlearned)) if unlearned else ()
 
 
 def _last_asked(turns: list[Turn]) -> int:

@@ -38,6 +38,8 @@ def system_prompt(row: Row) -> str:
 
 def with_system(turns: list[Turn], row: Row) -> list[Turn]:
     """The turns with the row's system prompt in front, unless the first message is one that contains it."""
+    if "system" not in row and "system_prompt" not in row:
+        return turns
     system = system_prompt(row).strip()
     if turns and turns[0][0] == "system" and system in turns[0][1]:
         return turns

@@ -27,6 +27,8 @@ from al.pool.formats.turns import Notes, listed, read_turns, unanswered, with_to
 UNANSWERED = "unanswered_turns"
 """The metadata with the turns that were cut from the end of a conversation because nothing answers them."""
 _HH = TextTemplate("\n\nHuman: {user}\n\nAssistant: {assistant}", "a conversation as text")
+_TOLD = ("tools", *SYSTEM)
+_MESSAGES = ("messages", "functions", *_TOLD)
 _ASKED = ("prompt", "instruction", "question", "input")
 _CHATS = ("messages", "conversations", "conversation")
 # (role key, content key): OpenAI's, ShareGPT's, and those of two smaller families.
@@ -61,7 +63,7 @@ def _labelling(row: Row) -> list[Example]:
 )
 def _preference(row: Row) -> list[Example]:
     notes, chosen = Notes(), row.get("chosen")
-    notes.adjusted["rejected_set_aside"] += 1
+    notes.adjusted.append("rejected_set_aside")
     asked = [name for name in (*_ASKED, *_CHATS) if row.get(name)]
     if asked and not isinstance(row[asked[0]], str):
         asked = asked[:1]
@@ -97,7 +99,7 @@ def _messages(row: Row) -> list[Example]:
     offered = "tools" if row.get("tools") else "functions"
     if row.get(offered):
         turns = with_tools(turns, row[offered], offered)
-    used = ("messages", "tools", "functions", *SYSTEM, *used)
+    used = _MESSAGES + used
     if isinstance(row.get("alternatives"), list):
         return [notes.example(turns, (*used, "alternatives"), answers(row, "alternatives"))]
     return [notes.example(turns, used)]
@@ -114,11 +116,13 @@ def _answered(turns: list[Turn], row: Row, notes: Notes) -> tuple[list[Turn], tu
 
 def cut_unanswered(turns: list[Turn], notes: Notes) -> list[Turn]:
     """The turns up to the last response; all of them if there is none."""
+    if turns and turns[-1][0] == "assistant" and turns[-1][1].strip():
+        return turns
     last = max((at for at, (role, said) in enumerate(turns) if role == "assistant" and said.strip()), default=None)
     if last is None or last == len(turns) - 1:
         return turns
     if cut := [said for _, said in turns[last + 1 :] if said.strip()]:
-        notes.adjusted["unanswered_turn_cut"] += len(cut)
+        notes.adjusted += ["unanswered_turn_cut"] * len(cut)
         notes.left[UNANSWERED] = cut
     return turns[: last + 1]
 
@@ -140,7 +144,7 @@ def _sharegpt(row: Row) -> list[Example]:
     turns = with_system(turns, row)
     if row.get("tools"):
         turns = with_tools(turns, row["tools"], "tools")
-    return [notes.example(turns, (name, "tools", *SYSTEM, *used))]
+    return [notes.example(turns, (name, *_TOLD, *used))]
 
 
 def conversation(value: Any, name: str, notes: Notes) -> list[Turn]:

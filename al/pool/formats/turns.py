@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import json
-from collections import Counter
 from typing import Any
 
 from msgspec.structs import replace
@@ -57,25 +56,24 @@ For each function call, return a json object with function name and arguments wi
 class Notes:
     """What reading the conversations of one row changed or left out.
 
-    `adjusted` counts codes; `left` are fields of messages that the conversation cannot hold: {"messages[].name": [value, …]}.
+    `adjusted` lists codes; `left` are fields of messages that the conversation cannot hold: {"messages[].name": [value, …]}.
     """
 
     __slots__ = ("adjusted", "left")
 
     def __init__(self) -> None:
-        self.adjusted: Counter[str] = Counter()
+        self.adjusted: list[str] = []
         self.left: dict[str, list[Any]] = {}
 
     def example(self, turns: list[Turn], used: tuple[str, ...], alternatives: list[str] | None = None) -> Example:
         """An example with these notes."""
-        return Example(turns, used, alternatives or [], tuple(self.adjusted.elements()), left=self.left)
+        return Example(turns, used, alternatives or [], self.adjusted, left=self.left)
 
     def added_to(self, example: Example) -> Example:
         """The example with these notes in addition to its own."""
         if not (self.adjusted or self.left):
             return example
-        adjusted = (*example.adjusted, *self.adjusted.elements())
-        return replace(example, adjusted=adjusted, left={**example.left, **self.left})
+        return replace(example, adjusted=(*example.adjusted, *self.adjusted), left={**example.left, **self.left})
 
 
 def read_turns(value: Any, name: str, notes: Notes, role_key: str = "role", content_key: str = "content") -> list[Turn]:
@@ -106,7 +104,7 @@ def read_turns(value: Any, name: str, notes: Notes, role_key: str = "role", cont
             content = _call_text(content)
         turns.append(turn or (known, content))
     if lost:
-        notes.adjusted["message_fields_left_out"] += 1
+        notes.adjusted.append("message_fields_left_out")
     return _in_order_of_calls(value, turns, notes) if called else turns
 
 
@@ -130,7 +128,7 @@ def _in_order_of_calls(messages: list[Any], turns: list[Turn], notes: Notes) -> 
         order = sorted(range(at, end), key=lambda i: ranks[messages[i]["tool_call_id"]])
         if order != list(range(at, end)):
             found[at:end] = [turns[i] for i in order]
-            notes.adjusted["tool_results_reordered"] += 1
+            notes.adjusted.append("tool_results_reordered")
         at = max(end, at + 1)
     return found
 
