@@ -138,6 +138,7 @@ def _inspect(path: Path, options: Options, config: Config, shown: int, samples: 
             lengths = measures.measure_characters(pool, why, step)
     return {
         "schema": SCHEMA,
+        "merged_after_conversion": 0,  # pools of before this was counted
         **stats,
         "recognised": recognised(stats),
         "leftovers": listed_leftovers(stats),

@@ -203,7 +203,8 @@ class TestDemoPool:
 
     def test_it_imports_with_the_faults_it_was_given_and_no_others(self, pool, tmp_path):
         stats = import_pool(find_sources(PoolConfig(files=[str(pool)])), tmp_path)
-        assert (stats.examples, stats.labelled, stats.unlabelled, stats.duplicates) == (1050, 1040, 10, 5)
+        assert (stats.examples, stats.labelled, stats.unlabelled) == (1050, 1040, 10)
+        assert (stats.duplicates, stats.merged_after_conversion) == (0, 5)  # the field `made` differs
         assert len(stats.files) == len(demo_pool.TASKS) >= 40
         assert sum(stats.quarantined.values()) == len(demo_pool.BROKEN) == 8
         assert len(stats.quarantined) >= 6
