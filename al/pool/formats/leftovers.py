@@ -26,6 +26,8 @@ CONTENT = frozenset(
 """Names of fields that belong to a conversation in every format that has them."""
 SET_ASIDE = frozenset(("rejected", "unanswered_turns"))
 """Metadata that is set aside on purpose and counted as such; it stops no import."""
+_FROM_POOL = "labelling"
+"""The format of files that `label` wrote: their other fields are metadata of the pool, judged when it was imported."""
 _CLOSED_CHOICES = ("A", "B", "C", "D")
 _MEDIAN, _SPACED, _DISTINCT, _SHARE = 20, 0.5, 0.1, 0.01
 _REPEATED = 0.9
@@ -109,7 +111,7 @@ class Leftovers:
         )
 
     def _is_content(self, format_name: str, name: str, found: _Field, share: float) -> bool:
-        if found.is_repeated or name in SET_ASIDE:
+        if found.is_repeated or name in SET_ASIDE or format_name == _FROM_POOL:
             return False
         if _plain(name) in CONTENT or (name in _CLOSED_CHOICES and all((format_name, n) in self._fields for n in "AB")):
             return True

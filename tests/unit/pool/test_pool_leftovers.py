@@ -86,6 +86,11 @@ def test_labels_and_copies_are_listed_and_stop_nothing(importing, field):
     assert left(imported) == [(next(iter(field)), 20, False)]
 
 
+def test_an_answered_export_of_label_brings_its_metadata_back(importing):
+    asked = {"messages": [{"role": "user", "content": "Which tree?"}], "response": "An oak.", "suggestion": ""}
+    assert left(importing({"a.jsonl": [{**asked, "remark": NOTE}]})) == [("remark", 1, False)]
+
+
 def test_a_field_of_few_rows_stops_nothing(importing):
     few = rows(200)
     few[7]["remark"] = NOTE
