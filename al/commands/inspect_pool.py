@@ -138,7 +138,7 @@ def _inspect(path: Path, options: Options, config: Config, shown: int, samples: 
             lengths = measures.measure_characters(pool, why, step)
     return {
         "schema": SCHEMA,
-        "merged_after_conversion": 0,  # pools of before this was counted
+        **{"merged_after_conversion": 0, "skipped": []},  # pools of before these were counted
         **stats,
         "recognised": recognised(stats),
         "leftovers": listed_leftovers(stats),

@@ -59,6 +59,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[Block]:
     adjusted = [[write(count, "count"), labels.adjusted(code)] for code, count in document["adjusted"].items()]
     head = ["Times", "Changed on import"]
     yield Table(head, adjusted, left=(1,)) if adjusted else Line("nothing.", head[1])
+    yield from (Line(f"{file['file']}: {file['reason']}", label="Skipped") for file in document["skipped"])
     yield Line("\n".join(map(describe_leftover, document["leftovers"])) or "none.", "Left out, kept as metadata")
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from al.config.pool import PoolConfig
 from al.errors import DataError
 from al.pool.convert import Converter, Record
 from al.pool.formats import RowError
-from al.pool.sources import make_sources
+from al.pool.importer import import_pool
+from al.pool.sources import find_sources, make_sources
 
 SOURCE = make_sources(["a.jsonl"])[0]
 Q, A = "How many boats are left?", "Five."
@@ -338,9 +340,12 @@ def test_a_file_in_a_folder_that_is_no_data_is_skipped_and_listed(importing):
         importing(files, strict=True)
 
 
-def test_a_file_that_is_named_is_never_skipped(importing_one):
+def test_a_file_that_is_named_is_never_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "Who?", "answer": "I."}')
+    (tmp_path / "empty.jsonl").write_text("")
+    sources = find_sources(PoolConfig(files=[str(tmp_path / "a.jsonl"), str(tmp_path / "empty.jsonl")]))
     with pytest.raises(DataError, match="contains no rows"):
-        importing_one("empty.jsonl", "")
+        import_pool(sources, tmp_path)
 
 
 def test_a_task_file_of_inputs_and_targets_is_read(importing):

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import io
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +72,7 @@ BROKEN_LINES = {
     "infinite answer": (b'{"question": "q", "answer": 1e999}', "not_finite"),
     "NaN in another field": (b'{"question": "q", "answer": "x", "weight": NaN}', "not_finite"),
     "cut off": (b'{"question": "q", "ans', "invalid_json"),
-    "two values": (b'{"question": "q", "answer": "x"} {}', "invalid_json"),
+    "two values": (b'{"question": "q", "answer": "x"} 7', "invalid_json"),
     "nested without end": (b"[" * 200_000, "invalid_json"),
     "a number of 5,000 digits": (b'{"question": "q", "answer": ' + b"9" * 5000 + b"}", "invalid_json"),
     "an array": (b'["q", "x"]', "not_an_object"),
@@ -196,14 +197,17 @@ class TestDamagedFiles:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])
-def test_an_empty_file_is_an_error_that_names_it(importing, name):
+def test_an_empty_file_is_named_and_an_error_if_there_is_no_other(importing, name):
+    reason = importing({"good.jsonl": JSONL, name: b""}).stats.skipped[0]["reason"]
+    assert reason.startswith("contains no rows")
     with pytest.raises(DataError, match=f"in/{name}: contains no rows"):
-        importing({"good.jsonl": JSONL, name: b""})
+        importing({name: b""})
 
 
-def test_a_file_without_one_usable_row_is_an_error_that_shows_the_first(importing):
-    with pytest.raises(
-        DataError,
-        match=r"in/b\.jsonl: none of its 2 rows is usable\. The first is line 1: .*Known formats .*, messages",
-    ):
-        importing({"a.jsonl": JSONL, "b.jsonl": [{"ask": "q"}, {"ask": "r"}]})
+def test_a_file_without_one_usable_row_is_named_with_the_first(importing):
+    rows = [{"ask": "q"}, {"ask": "r"}]
+    reason = r"none of its 2 rows is usable\. The first is line 1: .*Known formats .*, messages"
+    (skipped,) = importing({"a.jsonl": JSONL, "b.jsonl": rows}).stats.skipped
+    assert skipped["file"] == "in/b.jsonl" and re.match(reason, skipped["reason"])
+    with pytest.raises(DataError, match=rf"in/b\.jsonl: {reason}"):
+        importing({"b.jsonl": rows})

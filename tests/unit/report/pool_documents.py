@@ -48,6 +48,7 @@ def pool_document() -> dict[str, Any]:
         "answered": 4,
         "duplicates": 63,
         "merged_after_conversion": 7,
+        "skipped": [{"file": "card.json", "reason": "contains no rows."}],
         "quarantined": {"invalid_json": 2, "bad_utf8": 1},
         "sources": {"dolly": 1_000, "oasst1": 234},
         "formats": {"dolly": 1_050, "messages": 247},

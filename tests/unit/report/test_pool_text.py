@@ -60,6 +60,7 @@ def test_no_color_is_respected(monkeypatch):
         "pool version 2 of runs/pool: 1,234 examples (1,200 labelled, 30 unlabelled, 4 without",
         "merged: 63 exact duplicates, 7 rows that differ only outside the conversation; 3 rows in quarantine",
         "a.jsonl: hint (dolly), 800 rows (76%), for example 'Count the legs.'; looks like content",
+        "card.json: contains no rows.",
         "a.jsonl: asked (dolly), 90 rows (9%), repeated in the conversation",
         "1,050 dolly: it has instruction, context, response",
         "900 English (en)",
