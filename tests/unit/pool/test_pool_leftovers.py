@@ -78,6 +78,7 @@ def test_what_is_left_out_of_a_map_is_listed_and_stops_nothing(importing):
         {"species": "quercus_robur_the_common_oak_{}"},  # no spaces
         {"collection": "Trees of the northern valleys"},  # the same in every row
         {"answer_again": "An oak."},  # repeated in the conversation
+        {"functions": "An oak."},  # the same under a name of content
         {"as_text": "Q: Which tree is number {}? A: An oak."},  # a rendered copy of it
     ],
 )
