@@ -231,6 +231,13 @@ def test_other_fields_are_metadata(importing, name):
     assert imported.pool.metadata([0]) == [{"licence": "MIT"} | CASES[name].metadata]
 
 
+@every_format
+def test_a_format_uses_only_fields_that_it_declares(name):
+    row = {**CASES[name].row, "system": "Be brief.", "context": "It is A.", "licence": "MIT"}
+    examples = FORMATS[name].convert(row)
+    assert row.keys() & set(examples[0].used) == row.keys() & FORMATS[name].uses - {"rejected"}
+
+
 def test_a_forced_format_refuses_rows_of_another(importing, good):
     imported = importing({"a.jsonl": [good, {"prompt": "Say A.", "completion": "A"}]}, format="question_answer")
     assert imported.refused == [("in/a.jsonl:2", "missing_field")]
