@@ -63,7 +63,7 @@ BROKEN_LINES = {
     b'{"question": "q", "ans': ("invalid_json", "character 19"),
     b'{"question": "q", "answer": }': ("invalid_json", "character 29"),
     b"{'question': 'q', 'answer': 'x'}": ("invalid_json", "character 2"),
-    b'{"question": "q", "answer": "x"} {}': ("invalid_json", "more after"),
+    b'{"question": "q", "answer": "x"} 7': ("invalid_json", "more after"),
     b'{"question": "q", "answer": "a\tb"}': ("invalid_json", "control character"),
     b'{"question": "q", "answer": ' + b"9" * 5000 + b"}": ("invalid_json", "digits"),
     b"[" * 100_000: ("invalid_json", "deep"),
