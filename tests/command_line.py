@@ -25,10 +25,10 @@ PRELOAD = [
     "faiss",
     "sklearn.metrics",
     "pyarrow.parquet",
-    "plotly",
-    "jinja2",
+    "plotly.offline",
+    "al.commands.rounds",
     "al.round.loop",
-    "al.report.page.html",
+    "trainer.measure",
     "trainer.train",
 ]
 
