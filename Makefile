@@ -5,13 +5,17 @@ PY     := $(VENV)/bin/python
 RUN    ?= runs/demo
 BUDGET ?= 100
 
-.PHONY: demo test assets lint clean
+.PHONY: demo test torture assets lint clean
 
 demo: $(VENV)/.installed assets
 	$(PY) cli.py round --config configs/demo.yaml --run $(RUN) --budget $(BUDGET)
 
 test: $(VENV)/.installed-dev assets
 	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Kills, failing disks, damaged files and hostile inputs by the hundred; 90 minutes at most.
+torture: $(VENV)/.installed-dev
+	$(PY) tests/torture --record benchmarks/results/torture.json
 
 assets: $(VENV)/.installed
 	@$(PY) -m al.assets

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,38 +66,45 @@ def winnow_child(*arguments: object, prepare: Callable[[], None] | None = None, 
     """Run the command line as a real child process, which may be killed; the code is negative then, as of `subprocess`. `prepare`, a
     function of a module, is called in the child first."""
     with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder) / "out", Path(folder) / "err"
-        child = start_child(arguments, environment, out, err, prepare)
+        child = start([str(argument) for argument in arguments], Path(folder), environment, before=prepare)
         child.join(timeout=300)
-        return Result(child.exitcode, out.read_text(), err.read_text())
+        return ended(child, Path(folder))
 
 
-def start_child(
-    arguments: Sequence[object],
-    environment: dict[str, str],
-    out: Path,
-    err: Path,
-    prepare: Callable[[], None] | None = None,
+def start(
+    arguments: list[str],
+    streams: Path,
+    environment: dict[str, str] | None = None,
+    method: str = "forkserver",
+    before: Callable[[], object] | None = None,
 ) -> multiprocessing.Process:
-    """Start `cli.py ARGUMENTS` with stdout and stderr in files; the process."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    texts = [str(argument) for argument in arguments]
-    child = context.Process(target=_main, args=(texts, environment, str(out), str(err), prepare))
+    """Start `cli.py ARGUMENTS`; the process. Its stdout and stderr go to `streams`/out and `streams`/err.
+
+    Args:
+        method: "forkserver", or "fork" for a process whose libraries are at work already; see `multiprocessing`.
+        before: called in the child first.
+    """
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(PRELOAD)
+    child = context.Process(target=_main, args=(arguments, environment or {}, str(streams), before))
     child.start()
     return child
 
 
-def _main(
-    arguments: list[str], environment: dict[str, str], out: str, err: str, prepare: Callable[[], None] | None
-) -> None:
+def ended(child: multiprocessing.Process, streams: Path) -> Result:
+    """What a process that `start` started and that has ended left behind."""
+    return Result(child.exitcode, (streams / "out").read_text(), (streams / "err").read_text())
+
+
+def _main(arguments: list[str], environment: dict[str, str], streams: str, before: Callable[[], object] | None) -> None:
     import cli
 
     os.environ.update(environment)
-    for path, stream in ((out, 1), (err, 2)):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for name, stream in (("out", 1), ("err", 2)):
+        handle = os.open(Path(streams) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(handle, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", closefd=False, buffering=1) for stream in (1, 2))
-    if prepare is not None:
-        prepare()
+    if before is not None:
+        before()
     cli.main(arguments)

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from command_line import start_child, winnow, winnow_child
+from command_line import start, winnow, winnow_child
 from fuzz import cases
 
 POINTS = [
@@ -107,8 +107,7 @@ def test_a_finished_stage_is_never_run_again(resumed):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_at_a_safe_point_and_says_how_to_go_on(world, tmp_path, number):
     run = tmp_path / "run"
-    out, err = tmp_path / "out", tmp_path / "err"
-    child = start_child([*arguments(world, run), "--set", "train.epochs=40"], {}, out, err)
+    child = start([str(part) for part in (*arguments(world, run), "--set", "train.epochs=40")], tmp_path)
     deadline = time.monotonic() + 120
     while (
         '"train.step"' not in ((run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else "")
@@ -117,7 +116,7 @@ def test_ctrl_c_stops_at_a_safe_point_and_says_how_to_go_on(world, tmp_path, num
         time.sleep(0.05)
     os.kill(child.pid, number)
     child.join(timeout=120)
-    said = err.read_text()
+    said = (tmp_path / "err").read_text()
     assert child.exitcode == 130, said
     assert "safe point" in said and "continue" in said and "Traceback" not in said
     checkpoints = list((run / "scratch").rglob("*.safetensors"))
