@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+LOCKED := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
 RUN    ?= runs/demo
 BUDGET ?= 100
 
@@ -27,13 +28,15 @@ $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Winnow needs Python 3.11 or newer; set PYTHON=python3.12 or the like")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: requirements.txt | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# Every file that is installed has a hash in a lock file, which .ci/lock.py makes. Only CUDA builds of torch need CUDA's libraries.
+$(VENV)/.installed: requirements.lock requirements-cuda.lock | $(PY)
+	$(LOCKED) -r requirements.lock
+	@if $(PY) -m pip show torch | grep -q '^Requires:.*nvidia'; then $(LOCKED) -r requirements-cuda.lock; fi
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $(VENV)/.installed $@
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(LOCKED) -r requirements-dev.lock
+	@touch $@
 
 clean:
 	rm -rf $(VENV) runs

@@ -31,7 +31,7 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     if free < LEAST_FREE_GIB:
         problems.append(f"only {free:.1f} GiB of disk are free; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
     problems += [
-        f"{name} is not installed; run `make test` or pip install -r requirements.txt"
+        f"{name} is not installed; run `make test` or pip install --require-hashes -r requirements.lock"
         for name, v in facts["versions"].items()
         if v == "absent"
     ]

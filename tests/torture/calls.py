@@ -38,8 +38,11 @@ def arm(folder: Path, nth: int, number: int, for_good: bool = False) -> None:
     )
 
 
-@row("failing calls", f"ENOSPC, EIO, EROFS, EINTR at each of the first {FIRST} write, fsync, rename and create calls, and at {LATER} later ones each",
-     "state intact, exit code 4 and a line or the call is repeated, the same run afterwards")  # fmt: skip
+@row(
+    "failing calls",
+    f"ENOSPC, EIO, EROFS, EINTR at each of the first {FIRST} write, fsync, rename and create calls, and {LATER} times later",
+    "state intact, exit code 4 and a line or the call is repeated, the same run afterwards",
+)
 def _failing(seed: int) -> Iterator[Case]:
     rng = random.Random(f"{seed} failing calls")
     found = [(number, nth) for number in ERRORS for nth in range(1, FIRST + 1)]
