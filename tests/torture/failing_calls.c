@@ -1,4 +1,4 @@
-/* Loaded before the C library: makes the nth write, fsync, rename or creation below a folder fail. Off until failing_calls_arm is called. */
+/* Loaded before the C library: makes the nth write, fsync, rename or creation below a folder fail, and moves the clock. Both are off at first. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static char folder[4096], log_path[4096];
@@ -113,4 +114,16 @@ int symlink(const char *target, const char *path) {
 int link(const char *from, const char *to) {
     REAL(link);
     return fails("link", to) ? -1 : real(from, to);
+}
+
+/* A wrong clock: seconds that are added to the time of day. */
+static long moved;
+
+void failing_calls_move_clock(long seconds) { moved = seconds; }
+
+int clock_gettime(clockid_t id, struct timespec *found) {
+    REAL(clock_gettime);
+    int result = real(id, found);
+    if (id == CLOCK_REALTIME) found->tv_sec += moved;
+    return result;
 }

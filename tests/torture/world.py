@@ -25,6 +25,8 @@ WORLD = "WINNOW_TORTURE_WORLD"
 MEASURES_TIME = {"manifest.json", "plan.json", "report.html", "summary.json", "train.json", "curve.jsonl"}
 """Files that hold seconds or dates; all others are the same bytes in every run of one seed."""
 SETTINGS = (
+    "holdout.dev=8",
+    "holdout.test=8",
     "evaluate.generations=0",
     "evaluate.bootstrap=100",
     "score.sample_per_cluster=all",
