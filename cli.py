@@ -25,7 +25,7 @@ from al.commands.command_line import (
     run_command_line,
     target_option,
 )
-from al.commands.groups.care import doctor_command, gc_command, repair_command
+from al.commands.groups.care import doctor_command, export_command, gc_command, import_command, repair_command
 from al.commands.groups.models import eval_command, generate_command
 
 
@@ -346,7 +346,15 @@ def config_schema(options: Any) -> None:
     emit(options, Config.model_json_schema(), lambda document: schema_text())
 
 
-for command in (eval_command, generate_command, doctor_command, gc_command, repair_command):
+for command in (
+    eval_command,
+    generate_command,
+    doctor_command,
+    gc_command,
+    repair_command,
+    export_command,
+    import_command,
+):
     cli.add_command(command)
 
 

@@ -1,8 +1,9 @@
-"""Commands that look after a machine and a run: `doctor`, `repair`, `gc`."""
+"""Commands that look after a machine and a run: `doctor`, `repair`, `gc`, `export-run`, `import-run`."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -51,3 +52,25 @@ def gc_command(options: Any, yes: bool) -> None:
         return yes or (not options.as_json and sys.stdin.isatty() and click.confirm("Delete all of it permanently?"))
 
     emit(options, gc.empty_trash(options, confirm), gc.describe_emptied)
+
+
+@click.command("export-run")
+@click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
+@common
+def export_command(options: Any, out: Path) -> None:
+    """Write the run to FILE, a tar: artifacts, rounds and history, every sha256 checked; without scratch and trash."""
+    from al.run.archive import describe_archived, export_run
+
+    emit(options, export_run(options.existing_run(), out), describe_archived)
+
+
+@click.command("import-run")
+@click.argument("archive", metavar="FILE", type=click.Path(path_type=Path))
+@common
+def import_command(options: Any, archive: Path) -> None:
+    """Make the run of FILE, which export-run wrote, at --run; every sha256 is checked, and its rounds go on there."""
+    from al.run.archive import describe_archived, import_run
+
+    if options.run_path is None:
+        raise click.UsageError("import-run needs --run, the directory to make.")
+    emit(options, import_run(archive, options.run_path), describe_archived)
