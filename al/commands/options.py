@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from al.config import CONFIG_DIR, Config, change, load
+from al.config import CONFIG_DIR, Config, change, flat, load
 from al.errors import ConfigError
 from al.pool.identity import sources_config
 from al.pool.mapping import parse_map
@@ -16,6 +17,8 @@ from al.run.ownership import is_run
 from al.run.store import Run
 
 DEFAULT_CONFIG = "mistral-7b.yaml"
+USERINFO = re.compile(r"""://[^\s/?#"']+@""")
+"""RFC 3986, section 3.2.1: what stands between `://` and the host, a user, a password or a token."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Options:
         """The config: that of --config, or the last config of the run given by --run, or the default.
 
         Raises:
-            ConfigError: as `al.config.load`; also if a file turns on remote code without the command-line flag.
+            ConfigError: as `al.config.load`; also if a file turns on remote code without the command-line flag, or if a URL holds a
+                password.
         """
         last = self._last_used() if self.config_path is None else None
         config = (
@@ -75,6 +79,7 @@ class Options:
             )
         if self.trust_remote_code:
             config = config.model_copy(update={"model": config.model.model_copy(update={"trust_remote_code": True})})
+        _refuse_passwords(config)
         return config
 
     def _last_used(self) -> dict[str, Any] | None:
@@ -101,3 +106,13 @@ class Options:
                     "several runs under runs/: choose one with --run " + " or ".join(str(p.parent) for p in found)
                 )
         return self.run_directory()
+
+
+def _refuse_passwords(config: Config) -> None:
+    """A config is recorded with its run: in run.db, events.jsonl and reports."""
+    for key, value in flat(config.model_dump(mode="json")).items():
+        if USERINFO.search(str(value)):
+            raise ConfigError(
+                f"{key}: expected an address without user, password or token, because a run records its config; found a URL with one. "
+                f"Remove it; credentials come from the environment (HF_TOKEN) or from the login of the library."
+            )

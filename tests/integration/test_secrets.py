@@ -51,6 +51,19 @@ def test_no_secret_is_in_any_file_of_a_run(run, tmp_path):
         assert not [secret for secret in planted() if secret in result.out + result.err]
 
 
+@pytest.mark.parametrize(
+    "setting", ["model.name=URL", "embed.model=URL", 'pool.files=["URL"]', 'target.files=["a", "URL"]', "--pool"]
+)
+@pytest.mark.parametrize("user", [f"somebody:{PASSWORD}", PASSWORD])
+def test_a_url_with_a_password_in_a_config_is_refused_before_it_is_recorded(world, tmp_path, setting, user):
+    url = f"https://{user}@127.0.0.1:9/rows.jsonl"
+    given = ("--pool", url) if setting == "--pool" else ("--set", setting.replace("URL", url))
+    refused = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 10, *given)
+    assert refused.code == 2 and "without user, password or token" in refused.err
+    assert PASSWORD not in refused.out + refused.err
+    assert files_with_a_secret(tmp_path) == []
+
+
 def test_the_search_would_find_one(tmp_path):
     (tmp_path / "events.jsonl").write_text(f'{{"url": "https://somebody:{PASSWORD}@host"}}')
     assert files_with_a_secret(tmp_path) == ["events.jsonl"]

@@ -19,7 +19,9 @@ def test_every_test_that_security_md_names_exists_and_asserts_something():
     assert len(tests) > 20
     for file, name in tests:
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name] or [None]
+        (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name] or [
+            None
+        ]
         assert found is not None, f"{file} has no {name}"
         assert len(ast.unparse(found).splitlines()) > 1
 
