@@ -29,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT), str(ROOT / "benchmarks")
 import calls  # noqa: E402
 import circumstances  # noqa: E402, F401
 import damage  # noqa: E402, F401
+import hostile  # noqa: E402, F401
 import kills  # noqa: E402, F401
 import training  # noqa: E402, F401
 import world  # noqa: E402

@@ -17,6 +17,7 @@ from al.run.ownership import EVENTS
 
 DAMAGES = 360
 """A run of two rounds has about 70 kinds of file."""
+MOVES = 40
 WAYS = ("flipped", "cut", "deleted")
 NOT_TRUSTED = {EVENTS, "run.lock.owner"}
 """A log, and a note of who works: read with every line distrusted, and never a source of results while run.db is whole."""
@@ -117,3 +118,29 @@ def mend(run: Path, found: int, database: bool) -> None:
     while (again := winnow("resume", "--run", run, "--json")).code == 0:
         pass
     expect(re.search(r"nothing to resume", again.err), f"resume ended with {again.code}: {again.err[-300:]}")
+
+
+@row("moved runs", f"a run of two rounds exported and imported, {MOVES} times, once in two with a bit of the archive flipped",
+     "the next round is the same as at home; a flipped archive is refused and leaves nothing")  # fmt: skip
+def _moved(seed: int) -> Iterator[Case]:
+    for number in range(MOVES):
+        yield Case(f"move {number} seed={seed}", functools.partial(_moves, seed, number), "moved")
+
+
+def _moves(seed: int, number: int, place: Path) -> str:
+    archive, run = place / "run.tar", place / "run"
+    succeeds("export-run", archive, "--run", _two_rounds(seed))
+    if number % 2:
+        spoil(archive, "flipped", random.Random(f"{seed} {number}"))
+        done = winnow("import-run", archive, "--run", run)
+        if done.code:
+            refused(done, 3)
+            expect(not run.exists(), "something was left")
+            return "flipped: refused"
+    else:
+        succeeds("import-run", archive, "--run", run)
+    succeeds("doctor", "--run", run)
+    succeeds("round", "--run", run, *options(seed))
+    sound(run)
+    same(contents(run), _three_rounds(seed))
+    return "flipped where nothing depends on it" if number % 2 else "moved"

@@ -7,17 +7,15 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cases import Case, Fell, expect, row
 from world import contents, options, same, sound, succeeds, undisturbed, winnow
 
 from al.run import artifacts
-from al.run.database import DATABASE
-from al.run.integrity import MANIFEST, sha256_file
+from al.run.integrity import MANIFEST
 
 POINTS = (
     *("pool.start", "pool.files", "pool.renamed", "tokens.files", "embeddings.manifest", "groups.renamed", "split.renamed"),
@@ -87,8 +85,10 @@ def _broken(seed: int) -> Iterator[Case]:
             yield Case(name, functools.partial(_noticed, way, stage, seed))
 
 
-def _noticed(way: object, stage: str, seed: int, place: Path) -> str:
-    killed = winnow("round", "--run", place / "run", *options(seed), before=functools.partial(way, stage))
+def _noticed(way: Callable[[str], None], stage: str, seed: int, place: Path) -> str:
+    before = functools.partial(way, stage)
+    point = f"{stage}.committed"
+    killed = winnow("round", "--run", place / "run", *options(seed), before=before, WINNOW_FAILPOINT=point)
     expect(killed.code == -signal.SIGKILL, f"the broken publishing was never reached; exit code {killed.code}")
     try:
         continued(place / "run", seed)
@@ -98,15 +98,11 @@ def _noticed(way: object, stage: str, seed: int, place: Path) -> str:
 
 
 def row_before_rename(broken: str) -> None:
-    """Commit the row of stage `broken` before its artifact has its name, and be killed in between."""
+    """Commit the row of stage `broken` before its artifact has its name; the process is killed in between."""
 
     def publish(temporary: Path, final: Path, stage: str) -> None:
-        if stage == broken:
-            with sqlite3.connect(final.parents[2] / DATABASE) as db:
-                values = (stage, final.name, sha256_file(temporary / MANIFEST), 0.0, "")
-                db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", values)
-            os.kill(os.getpid(), signal.SIGKILL)
-        whole(temporary, final, stage)
+        if stage != broken:
+            whole(temporary, final, stage)
 
     whole, artifacts.publish = artifacts.publish, publish
 
