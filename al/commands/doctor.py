@@ -1,18 +1,21 @@
-"""`doctor`: checks that the machine can run a round, and that the files of a run are as they were published."""
+"""`doctor`: checks that the machine can run a round with a config, and that the files of a run are as they were published."""
 
 from __future__ import annotations
 
 import platform
-import shutil
-from pathlib import Path
 from typing import Any
 
 from al.cache import cache_dir
 from al.commands.options import Options
+from al.errors import UserError
+from al.planning.needs import unmet_needs
+from al.pool.sources import find_sources
 from al.run import rounds
+from al.run.disk import nearest_folder, probe_disk
 from al.run.ownership import strangers
 from al.run.store import Run, versions
 from al.run.trash import contents
+from al.tracking.services import check_installed
 from trainer.config import ModelConfig
 
 LEAST_FREE_GIB = 5.0
@@ -21,12 +24,15 @@ SHOWN = 20
 
 
 def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
-    """Facts about the machine and, with --run, damage in the run.
+    """Facts about the machine and the disk of the run; with --config or --set what that config lacks; with --run its damage.
 
     Returns:
         {"facts": {...}, "problems": [text], "exit_code": 0, 4 or 5, "dropped": [stage/fingerprint], "reopened": [round]}.
     """
-    facts, problems = _machine(), []
+    facts, disk = probe_disk(nearest_folder(options.run_directory()))
+    facts = {**_machine(), **facts}
+    read_only = options.run_path is not None and options.run_path.exists() and facts["fsync ms"] is None
+    problems = [] if read_only else disk  # a copy to look at
     free = facts["free disk GiB"]
     if free < LEAST_FREE_GIB:
         problems.append(f"only {free:.1f} GiB of disk are free; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
@@ -35,6 +41,8 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
         for name, v in facts["versions"].items()
         if v == "absent"
     ]
+    if options.config_path is not None or options.overrides:
+        problems += _lacking(options)
     code, dropped, reopened = (4 if problems else 0), [], []
     if options.run_path is not None:
         with Run.create_or_open(options.run_path) if drop_damaged else Run.read(options.run_path) as run:
@@ -43,6 +51,18 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
         problems += [] if drop_damaged else damaged
         code = 5 if damaged and not drop_damaged else code
     return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}
+
+
+def _lacking(options: Options) -> list[str]:
+    """What the config needs and is not here: model, embedder, device, packages of trackers, files of the pool."""
+    config = options.load_config()
+    problems = unmet_needs(config)
+    for check in (lambda: check_installed(config.track), lambda: find_sources(config.pool)):
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _machine() -> dict[str, Any]:
@@ -57,7 +77,6 @@ def _machine() -> dict[str, Any]:
         "system": platform.platform(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
         "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
-        "free disk GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "compute dtype": str(resolve_dtype(ModelConfig(), device)),
         "cache": str(cache_dir()),

@@ -211,7 +211,7 @@ def test_public_functions_say_what_they_are_for(module):
     assert without_docstring(module) == []
 
 
-PUBLISH_DIRECTORIES = {"al.run.artifacts", "al.assets", "trainer.checkpoint"}
+PUBLISH_DIRECTORIES = {"al.run.artifacts", "al.run.archive", "al.assets", "trainer.checkpoint"}
 
 
 def places_that_replace_a_file() -> list[str]:
