@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cases import Case, Fell, expect, row
-from world import contents, options, same, sound, succeeds, undisturbed, winnow
+from world import contents, last_line, options, same, sound, succeeds, undisturbed, winnow
 
 from al.run import artifacts
 from al.run.integrity import MANIFEST
@@ -30,6 +30,11 @@ SEEDS, ROUNDS, BROKEN = 20, 200, 10
 def continued(run: Path, seed: int) -> None:
     """Run the same command again; it must end where an undisturbed run ends."""
     succeeds("round", "--run", run, *options(seed))
+    undisturbed_round(run, seed)
+
+
+def undisturbed_round(run: Path, seed: int) -> None:
+    """That a finished round is the one that nothing disturbs."""
     sound(run)
     same(contents(run), undisturbed(seed))
 
@@ -71,8 +76,14 @@ def _killed_sometime(seed: int, number: int, place: Path) -> str:
     rng, kills = random.Random(f"{seed} {number}"), 0
     for _ in range(1 + number % 2):
         moment = rng.uniform(0, _seconds(seed))
-        kills += winnow("round", "--run", place / "run", *options(seed), kill_after=moment).code == -signal.SIGKILL
-    continued(place / "run", seed)
+        done = winnow("round", "--run", place / "run", *options(seed), kill_after=moment)
+        if done.code == 0:
+            break
+        expect(done.code == -signal.SIGKILL, f"exit code {done.code}: {last_line(done)}")
+        kills += 1
+    else:
+        succeeds("round", "--run", place / "run", *options(seed))
+    undisturbed_round(place / "run", seed)
     return f"killed {kills} times"
 
 
