@@ -15,6 +15,7 @@ OF_THE_MACHINE = {
     errno.EDQUOT: "the disk quota is used up (`python cli.py gc` empties the trash of a run)",
     errno.EIO: "the disk reported an error; check it with your system's tools",
     errno.EROFS: "the file system is read-only",
+    errno.EINTR: "the file system interrupted a call, as network file systems may",
     errno.ENOMEM: "the system has no memory left",
     errno.EMFILE: "too many files are open; raise `ulimit -n`",
     errno.ENFILE: "the system has too many open files",

@@ -30,6 +30,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "No space left on device", "runs/a/x.npy"), ("runs/a/x.npy: the disk is full", "gc")),
         (OSError(errno.EIO, "Input/output error", "runs/a"), ("runs/a: the disk reported an error",)),
         (OSError(errno.EROFS, "Read-only file system", "runs/a"), ("the file system is read-only",)),
+        (InterruptedError(errno.EINTR, "Interrupted system call", "runs/a"), ("runs/a: the file system interrupted",)),
         (PermissionError(errno.EACCES, "Permission denied", "data.jsonl"), ("data.jsonl: permission denied",)),
         (OSError(errno.EMFILE, "Too many open files"), ("ulimit -n",)),
         (MemoryError(), ("out of main memory (MemoryError).", "run the same command again")),
