@@ -1,6 +1,6 @@
 """`make torture`: many kills, failing disks, damaged files and hostile inputs, counted.
 
-    python tests/torture [--rows NAME …] [--seed N] [--minutes M] [--workers 2] [--journal FILE] [--record FILE]
+    python tests/torture [--rows NAME …] [--cases NAME …] [--seed N] [--minutes M] [--workers 2] [--journal FILE] [--record FILE]
 
 Every case is printed with its outcome, every row with its counts. --journal keeps the outcomes, so that the same command goes on where the
 last one stopped; cases that fell are run again. --record writes the counts, from which `benchmarks/render.py` draws docs/reliability.md.
@@ -57,7 +57,8 @@ def work(options: argparse.Namespace) -> None:
     groups = list(dict.fromkeys(case.group or case.name for _, case in cases))
     mine = set(groups[options.part :: options.workers])
     for name, case in cases:
-        if (case.group or case.name) in mine and (name, case.name) not in done and time.time() < options.deadline:
+        wanted = (name, case.name) not in done and (options.cases is None or case.name in options.cases)
+        if (case.group or case.name) in mine and wanted and time.time() < options.deadline:
             print(json.dumps({"row": name, "case": case.name, **outcome(case)}), flush=True)
 
 
@@ -141,13 +142,14 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python tests/torture", description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="Only these, named as they are printed.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=90.0, help="Start no case after this time.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--journal", type=Path)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--part", type=int, default=-1, help=argparse.SUPPRESS)
-    parser.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, default=float("inf"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
