@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -83,10 +84,11 @@ def test_an_archive_depends_on_the_run_alone(run, exported, tmp_path):
 def test_a_run_is_exported_while_another_process_writes_it(run, tmp_path):
     with Run.create_or_open(run) as writer:
         writer.stage("late", version=1, inputs={}, params={}, build=lambda out, scratch: (out / "a").touch())
+        rounds.open_round(writer, 2, "10", {})  # in the write-ahead log only
         export_run(run, tmp_path / "live.tar")
     import_run(tmp_path / "live.tar", tmp_path / "copy")
     with Run.read(tmp_path / "copy") as copy:
-        assert len(copy.published("late")) == 1
+        assert len(copy.published("late")) == 1 and [entry.number for entry in rounds.all_rounds(copy)] == [1, 2]
 
 
 def damaged(run):
@@ -140,6 +142,16 @@ def listed(name):
     return change
 
 
+def empty(kind):
+    """In the place of an empty file, whose size and content it has."""
+
+    def change(header, found):
+        header["files"].append({"name": "labelling/empty", "bytes": 0, "sha256": hashlib.sha256().hexdigest()})
+        found.append([named("labelling/empty", kind, "run.db"), b""])
+
+    return change
+
+
 def replaced_by(kind, link):
     def change(header, found):
         found[-1] = [named(header["files"][-1]["name"], kind, link), b""]
@@ -156,11 +168,14 @@ def content_changed(header, found):
     found[place][1] = b"?" + found[place][1][1:]
 
 
+def history_changed(header, found):
+    place = next(i for i, (member, _) in enumerate(found) if member.name == "events.jsonl")
+    found[place][1] = b"?" + found[place][1][1:]
+
+
 def content_and_header_changed(header, found):
     """As by somebody who knows the format: only the manifest still tells."""
     content_changed(header, found)
-    import hashlib
-
     for entry, (_, content) in zip(header["files"], found[1:], strict=True):
         entry["sha256"] = hashlib.sha256(content).hexdigest()
 
@@ -178,6 +193,10 @@ ATTACKS = {
     "hard link": replaced_by(tarfile.LNKTYPE, "run.db"),
     "device": replaced_by(tarfile.CHRTYPE, ""),
     "fifo": replaced_by(tarfile.FIFOTYPE, ""),
+    "fifo for an empty file": empty(tarfile.FIFOTYPE),
+    "directory for an empty file": empty(tarfile.DIRTYPE),
+    "link for an empty file": empty(tarfile.SYMTYPE),
+    "changed history": history_changed,
     "link out of the run": linked("rounds/001/planted", "artifacts/../../planted"),
     "link in the place of a file": linked("artifacts/demo/planted", "artifacts/demo"),
     "same name twice": lambda header, found: (header["files"].append(header["files"][-1]), found.append(found[-1]))[2:],
