@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,10 @@ CASES = {
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="failing calls need a C compiler")
 def test_the_harness_notices_what_is_broken_and_finds_the_rest_whole(world, tmp_path):
-    library = _failing_calls(tmp_path)
+    build = runpy.run_path(str(HARNESS / "build.py"))["build"]
     command = [sys.executable, HARNESS, "--part", "0", "--workers", "1", "--cases", *CASES]
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    environment = {**os.environ, **quiet, "LD_PRELOAD": str(library), "WINNOW_TORTURE_WORLD": str(world)}
+    environment = {**os.environ, **quiet, "LD_PRELOAD": str(build(tmp_path)), "WINNOW_TORTURE_WORLD": str(world)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = {one["case"]: one for one in map(json.loads, done.stdout.splitlines())}
@@ -34,10 +35,3 @@ def test_the_harness_notices_what_is_broken_and_finds_the_rest_whole(world, tmp_
     for name, word in CASES.items():
         assert found[name]["held"], found[name]
         assert word in found[name]["what"], found[name]
-
-
-def _failing_calls(folder):
-    library = folder / "failing_calls.so"
-    source = HARNESS / "failing_calls.c"
-    subprocess.run(["cc", "-O1", "-w", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library

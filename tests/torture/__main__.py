@@ -26,13 +26,14 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT), str(ROOT / "benchmarks")]
 
-import calls  # noqa: E402
+import calls  # noqa: E402, F401
 import circumstances  # noqa: E402, F401
 import damage  # noqa: E402, F401
 import hostile  # noqa: E402, F401
 import kills  # noqa: E402, F401
 import training  # noqa: E402, F401
 import world  # noqa: E402
+from build import build  # noqa: E402
 from cases import ROWS, Case, Fell  # noqa: E402
 
 SHOWN = 20
@@ -87,8 +88,7 @@ def outcome(case: Case) -> dict[str, Any]:
 
 def workers(options: argparse.Namespace, config: Path) -> Iterator[dict[str, Any]]:
     """The outcomes of all cases, as the processes that run them print them."""
-    shim = calls.build(config.parent)
-    environment = {**os.environ, **QUIET, world.WORLD: str(config)} | ({"LD_PRELOAD": str(shim)} if shim else {})
+    environment = {**os.environ, **QUIET, world.WORLD: str(config), "LD_PRELOAD": str(build(config.parent))}
     if not Path("/dev/nvidiactl").exists():
         environment.setdefault("TRITON_INTERPRET", "1")
     started = []

@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +17,6 @@ from world import contents, intact, options, refused, same, sound, succeeds, und
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EINTR)
 FIRST, LATER, SIZES = 200, 25, 20
 ENOUGH_MIB = 64
-
-
-def build(folder: Path) -> Path | None:
-    """The library of failing_calls.c, compiled; None where there is no C compiler or no LD_PRELOAD."""
-    compiler, source = shutil.which("cc"), Path(__file__).with_name("failing_calls.c")
-    if compiler is None or os.uname().sysname != "Linux":
-        return None
-    library = folder / "failing_calls.so"
-    subprocess.run([compiler, "-O1", "-w", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
 
 
 def arm(folder: Path, nth: int, number: int, for_good: bool = False) -> None:
