@@ -86,27 +86,28 @@ def outcome(case: Case) -> dict[str, Any]:
     return {**found, "seconds": round(time.monotonic() - started, 2)}
 
 
-def workers(options: argparse.Namespace, config: Path) -> Iterator[dict[str, Any]]:
-    """The outcomes of all cases, as the processes that run them print them."""
-    environment = {**os.environ, **QUIET, world.WORLD: str(config), "LD_PRELOAD": str(build(config.parent))}
-    if not Path("/dev/nvidiactl").exists():
-        environment.setdefault("TRITON_INTERPRET", "1")
-    started = []
-    for part in range(options.workers):
-        command = [sys.executable, str(HERE), *sys.argv[1:], "--part", str(part), "--deadline", str(options.deadline)]
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    for process in started:
-        os.set_blocking(process.stdout.fileno(), False)
-    while started:
-        for process in list(started):
-            ended = process.poll() is not None
-            for line in process.stdout:
-                yield json.loads(line)
-            if ended:
-                started.remove(process)
-                if process.returncode:
-                    sys.exit(f"a worker ended with {process.returncode}")
-        time.sleep(0.2)
+def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The outcomes of all cases, as the processes that run them print them. The world is in memory, if the system has a place for it."""
+    from tiny_world import build_world
+
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        config = build_world(Path(folder), world.EXAMPLES)
+        environment = {**os.environ, **QUIET, world.WORLD: str(config), "LD_PRELOAD": str(build(config.parent))}
+        if not Path("/dev/nvidiactl").exists():
+            environment.setdefault("TRITON_INTERPRET", "1")
+        command = [sys.executable, HERE, *sys.argv[1:], "--deadline", str(options.deadline)]
+        read, write = os.pipe()  # one for all: a line is shorter than what a pipe takes whole
+        started = [
+            subprocess.Popen([*command, "--part", str(part)], env=environment, stdout=write)
+            for part in range(options.workers)
+        ]
+        os.close(write)
+        with os.fdopen(read, encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+        for process in started:
+            if process.wait():
+                sys.exit(f"a worker ended with {process.returncode}")
 
 
 def record(path: Path, rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
@@ -114,7 +115,7 @@ def record(path: Path, rows: dict[str, list[dict[str, Any]]], options: argparse.
     from common import device_name, now, versions
 
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
-    command = " ".join(["python tests/torture", *sys.argv[1:]])
+    command = f"python tests/torture --seed {options.seed}"
     for name, found in rows.items():
         fell = [{"case": one["case"], "what": one["what"]} for one in found if not one["held"]]
         document["rows"][name] = {
@@ -144,7 +145,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="Only these, named as they are printed.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=90.0, help="Start no case after this time.")
+    parser.add_argument(
+        "--minutes", type=float, default=90.0, help="Start no case after this time; 0: only count what the journal has."
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--journal", type=Path)
     parser.add_argument("--record", type=Path)
@@ -160,15 +163,9 @@ def main() -> int:
         work(options)
         return 0
     options.deadline = time.time() + 60 * options.minutes
-    memory = Path("/dev/shm")
     every = journal(options.journal)
-    with (
-        tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder,
-        (options.journal or Path(os.devnull)).open("a", encoding="utf-8") as kept,
-    ):
-        from tiny_world import build_world
-
-        for found in workers(options, build_world(Path(folder), world.EXAMPLES)):
+    with (options.journal or Path(os.devnull)).open("a", encoding="utf-8") as kept:
+        for found in workers(options) if options.minutes else ():
             every.append(found)
             print(json.dumps(found), file=kept, flush=True)
             print(
