@@ -180,7 +180,7 @@ def main() -> int:
             f"{name}: {held[name]} of {len(found)} held, seed {options.seed}, {sum(one['seconds'] for one in found):.0f} s"
         )
     if options.record:
-        record(options.record, {name: found for name, found in rows.items() if found}, options)
+        record(options.record, rows, options)
     return int(any(held[name] < len(found) for name, found in rows.items()))
 
 
