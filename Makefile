@@ -28,8 +28,14 @@ $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Winnow needs Python 3.11 or newer; set PYTHON=python3.12 or the like")'
 	$(PYTHON) -m venv $(VENV)
 
-# Every file that is installed has a hash in a lock file, which .ci/lock.py makes. Only CUDA builds of torch need CUDA's libraries.
+# Every file that is installed has a hash in a lock file, which .ci/lock.py makes. torch comes first, in the build that the machine offers
+# first: the one of PyPI, or the smaller one without CUDA, which needs none of CUDA's libraries.
 $(VENV)/.installed: requirements.lock requirements-cuda.lock | $(PY)
+	awk '/^[^ ]/ {wanted = /^torch==/} wanted' requirements.lock > $(VENV)/torch.lock
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $(VENV)/torch \
+	  $$(awk '/^torch==/ {print $$1}' requirements.lock)
+	$(LOCKED) --no-index --find-links $(VENV)/torch -r $(VENV)/torch.lock
+	rm -r $(VENV)/torch
 	$(LOCKED) -r requirements.lock
 	@if $(PY) -m pip show torch | grep -q '^Requires:.*nvidia'; then $(LOCKED) -r requirements-cuda.lock; fi
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,11 @@ def test_lock_files_name_no_place_to_download_from():
 def test_make_installs_from_the_lock_files_alone():
     installs = [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "pip install" in line]
     assert len(installs) == 1 and "--require-hashes --no-deps" in installs[0]
+
+
+def test_torch_is_installed_from_a_file_that_its_lock_entry_allows():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "$(LOCKED) --no-index --find-links $(VENV)/torch -r $(VENV)/torch.lock" in text
+    awk = re.search(r"awk '(/.*?)' requirements.lock > \$\(VENV\)/torch.lock", text)[1]
+    done = subprocess.run(["awk", awk, ROOT / "requirements.lock"], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"torch==\S+ \\\n(    --hash=sha256:[0-9a-f]{64} \\\n)+    --hash=sha256:[0-9a-f]{64}\n", done)
