@@ -81,7 +81,9 @@ def compare(folder: Path, dtype: str) -> Difference:
         documents = Documents(model.get_input_embeddings().weight.shape[0])
         batch, other = (collate(documents, rows) for rows in (PACK, OTHER))
         with torch.no_grad():
-            noise = noisy_embeddings(model, batch, ALPHA, 3) - model.get_input_embeddings()(batch.input_ids)
+            noise = noisy_embeddings(model, batch, ALPHA, [(len(batch.input_ids), 3)]) - model.get_input_embeddings()(
+                batch.input_ids
+            )
         values: dict[str, tuple[float, float]] = {}
         stored = getattr(torch, dtype)
         exact = _reference_model(folder, adapter, stored).float()

@@ -151,6 +151,12 @@ class KindsConfig(BaseModel, extra="forbid", frozen=True):
         description="What is found inside a kind is a kind of its own if two of its prompts have so much of their wording in common. Less "
         "finds more tasks, and cuts free questions by topic. Above 1: kinds are not searched again.",
     )
+    uneven: float = Field(
+        0.65,
+        ge=0,
+        description="Where sources say nothing, the default strategy goes by kinds of prompt if their shares of the pool are at least so "
+        "many nats from equal ones (Kullback-Leibler divergence). Below, equal shares of kinds gain nothing.",
+    )
     longest_run: int = Field(3, ge=1, le=5, description="Words and signs of the longest run that describes a prompt.")
     least_share: float = Field(
         0.004,

@@ -214,11 +214,6 @@ FREE = 0.2
 """Kinds whose prompts share less of their wording than this are free questions: a source's are one group, for their kinds are topics."""
 
 
-UNEVEN = 0.65
-"""Nats of unevenness from which on spreading the budget over kinds of prompt pays. On ten pools and two models it lay between 0.35 and 0.56
-where equal shares of kinds gained nothing or lost, and from 0.89 on where they gained (docs/selection.md)."""
-
-
 def unevenness(groups: np.ndarray) -> float:
     """How unevenly the examples lie over their groups: the Kullback-Leibler divergence of their shares from equal ones, in nats.
 

@@ -127,7 +127,7 @@ def _write_llama(directory: Path, vocabulary: int) -> None:
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 num_key_value_heads=2,
-                max_position_embeddings=256,
+                max_position_embeddings=512,
             )
         ).save_pretrained(directory)
 

@@ -114,12 +114,20 @@ def save_adapter(model: peft.PeftModel, path: Path) -> None:
 
 def _linear_names(causal: torch.nn.Module) -> list[str]:
     """Endings of the names of all linear layers below the output head, as other tools expect them: the last part of a name, or the last
-    two for a layer in a list, whose number other modules have too. A subclass may return something else, as Phi-3.5-MoE's router."""
-    modules = body(causal).named_modules()
-    names = [
-        name.split(".") for name, module in modules if type(module) in (torch.nn.Linear, Conv1D, bnb.nn.Linear4bit)
-    ]
+    two for a layer in a list, whose number other modules have too."""
+    names = [name.split(".") for name, module in body(causal).named_modules() if _is_linear(module)]
     return sorted({".".join(parts[-2:] if parts[-1].isdecimal() else parts[-1:]) for parts in names})
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    """Whether the module is a linear layer. A subclass (Falcon has one) is one if it returns a product; Phi-3.5-MoE's router does not."""
+    if type(module) in (torch.nn.Linear, Conv1D, bnb.nn.Linear4bit):
+        return True
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    with torch.no_grad():
+        found = module(module.weight.new_zeros(1, module.in_features))
+    return isinstance(found, torch.Tensor) and found.shape == (1, module.out_features)
 
 
 def _other_matrices(causal: torch.nn.Module) -> list[str]:

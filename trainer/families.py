@@ -2,7 +2,7 @@
 
 A model of one of these trains, scores and generates through our own decoder (trainer/decoder), and its packed attention is proven by
 the test suite. Any other model runs through transformers, if the check at load finds that it keeps the documents of a pack apart
-(trainer/architecture.py). CONTRIBUTING.md has the recipe for another one.
+(trainer/gate/architecture.py). CONTRIBUTING.md has the recipe for another one.
 """
 
 from __future__ import annotations

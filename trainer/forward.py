@@ -209,7 +209,7 @@ def bound_decoder(model: torch.nn.Module) -> Decoder | None:
 
 
 def output_head(model: torch.nn.Module) -> Head:
-    """The output head, with the scale and the cap of logits that `trainer.architecture` found in the model."""
+    """The output head, with the scale and the cap of logits that `trainer.gate.architecture` found in the model."""
     causal = causal_lm(model)
     head = causal.get_output_embeddings()
     return Head(head.weight, getattr(head, "bias", None), *getattr(causal, "winnow_logits", ()))

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 
 from trainer import adapters, quantization
 from trainer.adapters import save_adapter
-from trainer.architecture import prepare_attention
 from trainer.config import LoraConfig, ModelConfig
 from trainer.decoder.decoder import Decoder
 from trainer.errors import MachineError, TrainerError
 from trainer.forward import bind_decoder, bound_decoder, causal_lm
+from trainer.gate.architecture import prepare_attention
 from trainer.gate.weights import check_complete
 from trainer.randomness import ADAPTER, derive_seed, forked_rng
 from trainer.shortage import shortage

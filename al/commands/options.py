@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from al.config import CONFIG_DIR, Config, change, flat, load
+from al.config import CONFIG_DIR, Config, change, load
 from al.errors import ConfigError
 from al.pool.identity import sources_config
 from al.pool.mapping import parse_map
@@ -79,7 +79,6 @@ class Options:
             )
         if self.trust_remote_code:
             config = config.model_copy(update={"model": config.model.model_copy(update={"trust_remote_code": True})})
-        _refuse_passwords(config)
         return config
 
     def _last_used(self) -> dict[str, Any] | None:
@@ -106,13 +105,3 @@ class Options:
                     "several runs under runs/: choose one with --run " + " or ".join(str(p.parent) for p in found)
                 )
         return self.run_directory()
-
-
-def _refuse_passwords(config: Config) -> None:
-    """A config is recorded with its run: in run.db, events.jsonl and reports."""
-    for key, value in flat(config.model_dump(mode="json")).items():
-        if USERINFO.search(str(value)):
-            raise ConfigError(
-                f"{key}: expected an address without user, password or token, because a run records its config; found a URL with one. "
-                f"Remove it; credentials come from the environment (HF_TOKEN) or from the login of the library."
-            )

@@ -19,7 +19,7 @@ from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from selection.cluster import describe, measure_groups, project
-from selection.kinds import AGREED, UNEVEN, find_kinds, sources_agree, split_sources, unevenness
+from selection.kinds import AGREED, find_kinds, sources_agree, split_sources, unevenness
 from selection.strategy import by_default, resolve
 
 WITHOUT = "without the field"
@@ -53,7 +53,7 @@ def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact) -
         if found.json("clusters.json")["quality"]["sources_agree"] >= AGREED:
             return found
     found = group_examples(session, pool, embeddings, "wording")
-    return found if found.json("clusters.json")["quality"]["unevenness"] >= UNEVEN else None
+    return found if found.json("clusters.json")["quality"]["unevenness"] >= session.config.kinds.uneven else None
 
 
 def may_choose_groups(config: Config) -> bool:
@@ -76,7 +76,7 @@ def groups_notices(config: Config, clusters: Artifact) -> list[str]:
     if over == "wording":
         return [
             f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool holds them "
-            f"unevenly ({quality['unevenness']:.2f} nats, asked {UNEVEN}); nothing is measured for the quotas"
+            f"unevenly ({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}); nothing is measured for the quotas"
         ]
     split = f", split into {found['k']} kinds of prompt" if found["k"] > quality["sources"] else ""
     return [

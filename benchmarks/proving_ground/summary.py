@@ -247,10 +247,10 @@ def wrong_answers(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def summarize(document: dict[str, Any]) -> dict[str, Any]:
     """The whole summary."""
-    from selection.kinds import UNEVEN
+    from selection.config import KindsConfig
 
     kinds = document.get("kinds", {})
-    uneven = {pool for pool, entry in kinds.items() if entry.get("unevenness", 0) >= UNEVEN}
+    uneven = {pool for pool, entry in kinds.items() if entry.get("unevenness", 0) >= KindsConfig().uneven}
     ground = Ground(document["rows"], models=CORE, uneven=uneven)
     other = Ground(document["rows"], models=sorted({row["model"] for row in document["rows"]} - {*CORE}), uneven=uneven)
     with_headroom = [cell for cell in ground.cells if ground.headroom(cell)]

@@ -28,7 +28,16 @@ METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no_end",
 
 def arguments(world, run, strategies, seeds, *more):
     # a field that no row has: the default goes by clusters and measures, so that it has rounds
-    settings = ("--set", f"seed={SEED}", "--set", "train.mode=retrain", "--set", "select.by=nothing")
+    settings = (
+        "--set",
+        f"seed={SEED}",
+        "--set",
+        "train.mode=retrain",
+        "--set",
+        "select.by=nothing",
+        "--set",
+        "kinds.uneven=9",
+    )
     shown = ("--config", world, "--run", run, *settings, "--budget", BUDGET, "--rounds", ROUNDS)
     return ("compare", *shown, "--strategies", strategies, "--seeds", seeds, *more)
 
@@ -137,7 +146,9 @@ def test_the_same_command_again_only_shows_the_results(compared, world):
 def test_the_pool_and_the_base_are_prepared_and_measured_once(compared):
     for stage in ("pool", "tokens", "embeddings", "groups", "split"):
         assert len(compared.manifests(stage)) == 1, stage
-    assert len(compared.manifests("clusters")) == 2
+    assert (
+        len(compared.manifests("clusters")) == 4
+    )  # of each seed, kinds of prompt and what the default takes where they are even
     assert len(compared.events("stage.published", "evaluate base")) == 1
     assert len(compared.manifests("evaluate")) == 1 + 2 * (2 + 2 + 1)
 

@@ -92,7 +92,8 @@ def test_the_same_examples_measured_otherwise_are_not_compared(runs, tmp_path, m
 def test_an_evaluation_that_is_gone_is_said_and_nothing_is_claimed(runs, tmp_path):
     shutil.copytree(runs["random"], tmp_path / "gone", symlinks=True)
     with Run.create_or_open(tmp_path / "gone") as run:
-        run.db.execute("DELETE FROM round_artifacts WHERE role = 'evaluate.selected'")
+        with run.change() as db:
+            db.execute("DELETE FROM round_artifacts WHERE role = 'evaluate.selected'")
     document = compare_runs([runs["ours"], tmp_path / "gone"], None)
     assert document["why_not"] == "gone has no evaluation of its adapter any more"
 

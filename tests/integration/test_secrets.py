@@ -59,7 +59,7 @@ def test_a_url_with_a_password_in_a_config_is_refused_before_it_is_recorded(worl
     url = f"https://{user}@127.0.0.1:9/rows.jsonl"
     given = ("--pool", url) if setting == "--pool" else ("--set", setting.replace("URL", url))
     refused = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 10, *given)
-    assert refused.code == 2 and "without user, password or token" in refused.err
+    assert refused.code == 2 and "has a user or password" in refused.err
     assert PASSWORD not in refused.out + refused.err
     assert files_with_a_secret(tmp_path) == []
 

@@ -57,7 +57,7 @@ class PlainEngine:
     def _forward(self, ids_ST: torch.Tensor) -> torch.Tensor:
         """Logits (S, V) after the last of these tokens, which are added to the cache; the mask covers both.
 
-        Logits are the hidden states times the output head, as everywhere in the trainer (see `trainer.architecture`).
+        Logits are the hidden states times the output head, as everywhere in the trainer (see `trainer.gate.architecture`).
         """
         positions_ST = (self.mask_ST.cumsum(1) - 1).clamp(min=0)[:, -ids_ST.shape[1] :]
         given = {"attention_mask": self.mask_ST, "position_ids": positions_ST, self.cache_name: self.cache}

@@ -81,7 +81,7 @@ def _surrounded(example: Example, row: Row, before: list[Turn], context: str) ->
     at = max((index for index, (role, _) in enumerate(turns) if role == "user"), default=None)
     if at is not None and context and not any(context in content for role, content in turns if role != "assistant"):
         turns[at] = ("user", joined(context, turns[at][1]))
-    first = 1 if turns[0][0] == "system" else 0
+    first = 1 if turns and turns[0][0] == "system" else 0
     turns = with_system([*turns[:first], *before, *turns[first:]], row)
     if row.get("tools"):
         turns = with_tools(turns, row["tools"], "tools")

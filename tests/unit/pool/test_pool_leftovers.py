@@ -108,7 +108,7 @@ def test_the_judgement_uses_the_first_values_and_the_count_all():
 
 
 def test_import_lists_what_is_left_out_with_share_and_example(importing):
-    document = {**importing({"a.jsonl": rows(4, grade="B{}")}).pool.stats, "version": 1, "run": "r"}
+    document = {**importing({"a.jsonl": rows(4, grade="B{}")}).pool.stats, "version": 1, "run": "r", "added": True}
     assert "in/a.jsonl: grade (question_answer), 4 rows (100%), for example 'B0'" in describe_pool(document)
 
 

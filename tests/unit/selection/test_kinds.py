@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from selection.config import KindsConfig
-from selection.kinds import AGREED, UNEVEN, Kinds, find_kinds, shared_wording, sources_agree, split_sources, unevenness
+from selection.kinds import AGREED, Kinds, find_kinds, shared_wording, sources_agree, split_sources, unevenness
 
 ASKED = (
     "Translate the sentence that follows into French and keep its tone : {}",
@@ -145,6 +145,6 @@ def test_unevenness_is_zero_for_groups_of_one_size_and_grows_as_one_takes_all():
     assert unevenness(half) == pytest.approx(np.log(2) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert (
         unevenness(np.repeat(np.arange(4), [200, 8, 8, 8]))
-        > UNEVEN
+        > KindsConfig().uneven
         > unevenness(np.repeat(np.arange(4), [40, 30, 20, 10]))
     )

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import build, saved, table
 
-from trainer.architecture import prepare_attention
 from trainer.attention import PACKED_ATTENTION
 from trainer.errors import DataError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import collate, hidden_states, output_head
+from trainer.gate.architecture import prepare_attention
 from trainer.loss import Head, target_nll, target_statistics
 from trainer.model import Base, plain_attention
 

@@ -12,13 +12,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import SIZES, build, saved, table
 
-from trainer.architecture import prepare_attention
 from trainer.attention import PACKED_ATTENTION
 from trainer.config import LoraConfig
 from trainer.decoder.decoder import is_family
 from trainer.errors import DataError, TrainerError
 from trainer.forward import bound_decoder, collate, hidden_states, output_head
 from trainer.gate import limits
+from trainer.gate.architecture import prepare_attention
 from trainer.gate.weights import check_tokens
 from trainer.loss import Head, target_nll, target_statistics
 from trainer.model import Base

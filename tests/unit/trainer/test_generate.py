@@ -13,12 +13,12 @@ from tiny_models import VOCABULARY, build, saved, table
 
 from trainer import generate as generation
 from trainer.adapters import save_adapter
-from trainer.architecture import prepare_attention
 from trainer.attention import PACKED_ATTENTION
 from trainer.config import GenerateConfig, LoraConfig, ModelConfig
 from trainer.errors import CheckpointError, DataError, MachineError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import bind_decoder, bound_decoder, collate, hidden_states
+from trainer.gate.architecture import prepare_attention
 from trainer.generate import follow, generate
 from trainer.generation import sampling
 from trainer.generation.adapters import AdapterSet

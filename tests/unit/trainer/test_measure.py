@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import build, table
 
-from trainer.architecture import prepare_attention
+from trainer.gate.architecture import prepare_attention
 from trainer.measure import Wanted, measure
 
 LENGTHS = [12, 3, 40, 1, 2, 25, 7]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_models import build, table
 
-from trainer.architecture import prepare_attention
 from trainer.forward import collate
+from trainer.gate.architecture import prepare_attention
 from trainer.measure import measure
 from trainer.neftune import noisy_embeddings
 

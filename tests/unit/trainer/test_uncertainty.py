@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build, table
 
-from trainer.architecture import prepare_attention
 from trainer.config import GenerateConfig
+from trainer.gate.architecture import prepare_attention
 from trainer.generate import generate
 from trainer.measure import measure
 from trainer.uncertainty import continuation_documents, disagreement, longest_common_subsequence, rouge_l
