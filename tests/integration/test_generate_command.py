@@ -138,7 +138,7 @@ def test_nothing_in_the_run_changes_and_none_of_it_need_be_writable(run):
         ),
         (["a", "--compare", "base", "--round", 1], 2, "--compare lists the models"),
         (["a", "--answers", 2], 2, "--answers 2: at temperature 0 all answers are the same"),
-        (["river " * 400, "b"], 3, "prompt 1: a prompt of"),
+        (["river " * 800, "b"], 3, "prompt 1: a prompt of"),
         (["--file", "/absent.txt"], 3, "--file /absent.txt: expected a UTF-8 text file"),
     ],
 )

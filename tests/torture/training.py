@@ -16,7 +16,7 @@ from command_line import ended, start
 from world import contents, options, refused, same, sound, succeeds, undisturbed, winnow
 
 import trainer.train
-from trainer.step import StepResult, Training, run_step
+from trainer.step import Gradients, StepResult, Training, sum_gradients, update
 
 ROUNDS, GROWTH, MINUTES = 50, 0.05, 30
 STEADY = slice(9, 15), slice(ROUNDS - 6, ROUNDS)
@@ -34,16 +34,18 @@ def _divergence(seed: int) -> Iterator[Case]:
 def poison(way: str, wanted: int) -> None:
     """Spoil the training of this process at step `wanted`."""
 
-    def spoilt_step(training: Training, step: int) -> StepResult:
-        weight = next(iter(training.parameters.values())).data
+    def spoilt_gradients(training: Training, step: int) -> Gradients:
         if step == wanted and way.endswith("weight"):
-            weight.view(-1)[0] = float(way.split()[0])
-        found = run_step(training, step)
+            next(iter(training.parameters.values())).data.view(-1)[0] = float(way.split()[0])
+        return sum_gradients(training, step)
+
+    def spoilt_update(training: Training, step: int, gradients: Gradients) -> StepResult:
+        found = update(training, step, gradients)
         if step == wanted and way in ("nan loss", "spike"):
             return StepResult(**{**vars(found), "loss": float("nan") if way == "nan loss" else 1e3})
         return found
 
-    trainer.train.run_step = spoilt_step
+    trainer.train.sum_gradients, trainer.train.update = spoilt_gradients, spoilt_update
 
 
 def _diverges(way: str, step: int, seed: int, place: Path) -> str:
