@@ -9,10 +9,10 @@ from pathlib import Path
 from al.config import Config
 from al.errors import UserError
 from selection.errors import SelectionError
-from trainer.config import ModelConfig
-from trainer.errors import TrainerError
+from trainer.errors import DataError, TrainerError
+from trainer.gate import limits
 from trainer.template import ChatTemplate
-from trainer.tokenizer import load_tokenizer, unavailable
+from trainer.tokenizer import load_config, load_tokenizer
 
 WEIGHTS = ("*.safetensors", "*.gguf")
 
@@ -46,27 +46,13 @@ def _tokenizer(config: Config) -> Iterator[str]:
 
 
 def _model(config: Config) -> Iterator[str]:
-    found = _described(config.model)
-    longest = getattr(found, "max_position_embeddings", None)
-    if isinstance(longest, int) and config.tokens.max_length > longest:
-        yield (
-            f"tokens.max_length: {config.tokens.max_length} tokens, but {config.model.name} was made for {longest}; lower it to {longest}"
-        )
     folder = Path(config.model.name)
+    try:
+        limits.check(load_config(config.model), config.tokens.max_length, "tokens.max_length")
+    except DataError as error:
+        yield str(error)
     if folder.is_dir():
         yield from _missing_weights(folder, "model.name")
-
-
-def _described(model: ModelConfig) -> object:
-    """transformers' config of a model. Raises trainer.errors.MachineError."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(
-            model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise unavailable(model, error) from error
 
 
 def _missing_weights(folder: Path, key: str) -> Iterator[str]:

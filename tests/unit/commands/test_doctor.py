@@ -66,8 +66,8 @@ LACKING = {
     "config": (without_config, "model.name: expected a model directory"),
     "model": (lambda values, model: shutil.rmtree(model), "model.name: expected a model directory"),
     "context": (
-        lambda values, model: values["tokens"].update(max_length=300),
-        "tokens.max_length: 300 tokens, .* made for 256",
+        lambda values, model: values["tokens"].update(max_length=600),
+        "tokens.max_length: expected at most the model's 512 tokens .* found 600",
     ),
     "template": (lambda values, model: values["model"].update(chat_template="nobody"), "model.chat_template"),
     "embedder": (lambda values, model: values["embed"].update(model=str(model / "absent")), "embed.model: expected"),
