@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from trainer.live import Live
 from trainer.memory import peak_gib, reset_peak
 from trainer.shortage import SAME, Shortage, attempt, report
 from trainer.step import Division, Plan, Training, sum_gradients, update
+from trainer.tokens import TokenTable
 
 
 @dataclass(frozen=True)
@@ -331,8 +331,13 @@ def _lora_settings(model: torch.nn.Module) -> dict[str, Any]:
 def _check_targets(training: Training) -> None:
     """Raises DataError, before anything is trained, if the documents of a step have no token to train on."""
     plan, tokens, rows = training.plan, training.tokens, training.rows
-    has_target = np.array([np.asarray(tokens.targets(int(row)))[1:].any() for row in rows], dtype=bool)
-    of_pack = [has_target[plan.members[a:b]].any() for a, b in pairwise(plan.offsets)]
+    if isinstance(tokens, TokenTable):
+        has_target = tokens.target_counts[rows] > (tokens.flat_targets[tokens.offsets[rows]] != 0)
+    else:
+        has_target = np.array([np.asarray(tokens.targets(int(row)))[1:].any() for row in rows], dtype=bool)
+    of_pack = np.logical_or.reduceat(has_target[plan.members], plan.offsets[:-1])
+    if of_pack.all():
+        return
     place = {"seed": training.seed, "round": training.round, "steps": training.asked_steps}
     for step in range(training.steps):
         packs = schedule.packs_of_step(step, len(of_pack), training.config, **place)
