@@ -85,8 +85,8 @@ class TokenizerTemplate:
         """Raises TrainerError for a template with powers: one of them may take hours in a single step, which no timer interrupts."""
         try:
             powers = any(value == "**" for _, _, value in Environment().lex(self.tokenizer.get_chat_template()))
-        except TemplateError:
-            return  # rendering says what is wrong
+        except (TemplateError, ValueError):  # ValueError: several templates, and no default one
+            return  # whoever renders says what is wrong
         if powers:
             raise TrainerError(
                 f"{self.name} computes a power (`**`), which no chat template needs; choose another `model.chat_template`"
