@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from al.run.ownership import is_run
 from al.run.store import Run
 
 DEFAULT_CONFIG = "mistral-7b.yaml"
-USERINFO = re.compile(r"""://[^\s/?#"']+@""")
 """RFC 3986, section 3.2.1: what stands between `://` and the host, a user, a password or a token."""
 
 

@@ -6,6 +6,7 @@ The groups are published as a clustering, so that quotas, reasons and the report
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from selection.cluster import describe, measure_groups, project
-from selection.kinds import AGREED, find_kinds, sources_agree, split_sources, unevenness
+from selection.config import KindsConfig
+from selection.kinds import AGREED, Kinds, find_kinds, sources_agree, split_sources, unevenness
 from selection.strategy import by_default, resolve
 
 WITHOUT = "without the field"
@@ -116,7 +118,7 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
     if over == "field":
         return field, values, {"by": config.select.by}
     prompts = reader.texts(np.arange(len(reader)), part="prompt")
-    kinds = find_kinds(prompts, config.kinds, config.seed)
+    kinds = _kinds(reader.path, config.kinds, config.seed)
     facts: dict[str, Any] = {"kinds": len(kinds.shared)}
     groups = kinds.of
     if over == "wording":
@@ -134,6 +136,13 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
         source[groups] = field
         names = [f"{values[s]}: {name}" for s, name in zip(source, names, strict=True)]
     return groups, names, facts
+
+
+@lru_cache(maxsize=1)
+def _kinds(pool: Path, config: KindsConfig, seed: int) -> Kinds:
+    """Kinds of prompt of a pool, which never changes. Kept, because the default may group by sources and kinds, and then by kinds alone."""
+    reader = Pool.open(pool)
+    return find_kinds(reader.texts(np.arange(len(reader)), part="prompt"), config, seed)
 
 
 def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:

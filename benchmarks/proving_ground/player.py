@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,18 @@ def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once:
             start = stop
 
 
-class Ground:
-    """A base model, the rows and the picks: what runs are played on."""
+class Player:
+    """Plays runs on a base model, the rows and the picks."""
 
     def __init__(self, loaded: Any, inputs: Path, out: Path):
         from benchmarks.proving_ground.many_adapters import freeze
+
+        from trainer.tokenizer import load_tokenizer
         from trainer.tokens import TokenTable
 
         self.causal, self.base, self.out = loaded.model, freeze(loaded.model), out
-        self.table, self.name = TokenTable.open(inputs / "tokens"), loaded.config
+        self.table = TokenTable.open(inputs / "tokens")
+        self.tokenizer = cache(lambda: load_tokenizer(loaded.config))
         self.picks, self.splits = np.load(inputs / "picks.npz"), np.load(inputs / "splits.npz")
         others = inputs / "alternatives"
         self.others = TokenTable.open(others) if others.exists() else None
@@ -112,16 +116,14 @@ class Ground:
         if not any(run.get("write") for run in group):
             return
         from benchmarks.proving_ground.writing import write_answers
-        from trainer.tokenizer import load_tokenizer
 
-        tokenizer = load_tokenizer(self.name)
         with self.out.with_suffix(".written.jsonl").open("a") as out:
             for part in ("test", "dev"):
                 rows = [self._short(run, part) if part in run.get("write", ()) else np.zeros(0, int) for run in group]
                 if not any(map(len, rows)):
                     continue
                 for run, texts in zip(
-                    group, write_answers(self.causal, adapters, self.table, rows, tokenizer), strict=True
+                    group, write_answers(self.causal, adapters, self.table, rows, self.tokenizer()), strict=True
                 ):
                     if texts:
                         out.write(json.dumps({**{key: run[key] for key in KEY}, "part": part, "answers": texts}) + "\n")
@@ -181,11 +183,12 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     from benchmarks.proving_ground.many_adapters import compile_elementwise
+
     from trainer.config import ModelConfig
     from trainer.model import Base
 
     loaded = Base.load(ModelConfig(name=str(arguments.model), device=arguments.device))
-    ground = Ground(loaded, arguments.input, arguments.out)
+    player = Player(loaded, arguments.input, arguments.out)
     if arguments.compile:
         compile_elementwise()
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
@@ -198,11 +201,11 @@ def main() -> None:
     print(
         f"loaded in {time.perf_counter() - started:.1f} s; {len(plan) - len(runs)} of {len(plan)} runs done", flush=True
     )
-    for number, group in enumerate(groups(runs, ground.picks, ground.table.lengths, arguments.tokens_at_once)):
+    for number, group in enumerate(groups(runs, player.picks, player.table.lengths, arguments.tokens_at_once)):
         if time.perf_counter() - started > 60 * arguments.minutes or number == arguments.most:
             break
         with arguments.out.open("a") as out:
-            for row in ground.play(group, lambda text: print(text, flush=True)):
+            for row in player.play(group, lambda text: print(text, flush=True)):
                 out.write(json.dumps(row) + "\n")
         first = group[0]
         print(

@@ -174,7 +174,7 @@ def history_changed(header, found):
 
 
 def content_and_header_changed(header, found):
-    """As by somebody who knows the format: only the manifest still tells."""
+    """What somebody who knows the format would change: only the manifest shows it."""
     content_changed(header, found)
     for entry, (_, content) in zip(header["files"], found[1:], strict=True):
         entry["sha256"] = hashlib.sha256(content).hexdigest()
