@@ -62,7 +62,6 @@ class Player:
 
     def __init__(self, loaded: Any, inputs: Path, out: Path):
         from benchmarks.proving_ground.many_adapters import freeze
-
         from trainer.tokenizer import load_tokenizer
         from trainer.tokens import TokenTable
 
@@ -183,7 +182,6 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     from benchmarks.proving_ground.many_adapters import compile_elementwise
-
     from trainer.config import ModelConfig
     from trainer.model import Base
 
