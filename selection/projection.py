@@ -71,8 +71,12 @@ def _fit(index, vectors: np.ndarray, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
         # UMAP warns of a fixed seed (one core), of given neighbours (no transform) and of disconnected examples; all are intended.
         warnings.simplefilter("ignore")
+        import numba
         from umap import UMAP, umap_
 
+        # Numba's OpenMP layer would set the number of threads of every OpenMP library in the process: torch would then add in another order
+        # after a map than in a process that finds the map made, and a continued training would end with other bits.
+        numba.config.THREADING_LAYER = "workqueue"
         for function in (umap_.smooth_knn_dist, umap_.compute_membership_strengths):
             function.enable_caching()  # on disk, as for UMAP's other functions: without it these compile for 8 s in every process
         cosine, nearest = index.search(vectors, NEIGHBOURS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -59,3 +62,17 @@ def test_progress_counts_every_example(pool):
 def test_examples_that_are_all_alike_have_a_place():
     vectors = np.repeat(unit(np.ones((1, 8))), 4 * NEIGHBOURS, axis=0)
     assert np.isfinite(project(vectors, seed=0)).all()
+
+
+@pytest.mark.parametrize("order", [("torch", "numpy"), ("numpy", "torch")])
+def test_the_threads_of_other_libraries_stay_as_they_were(order: tuple[str, str]):
+    """A round that finds its map made, and one that makes it, add in the same order in training."""
+    program = f"""
+import {order[0]}, numpy
+from selection.projection import project
+project(numpy.random.default_rng(0).normal(size=(320, 8)).astype("f"), seed=0)
+import {order[1]}, torch, threadpoolctl
+print(torch.get_num_threads(), {{one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "openmp"}})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "{1}"]

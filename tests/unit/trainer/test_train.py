@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 import os
 import subprocess
@@ -235,7 +236,7 @@ def test_a_killed_process_and_another_one_end_with_the_same_adapter_bytes(base, 
             save_adapter(model, tmp_path / name / "adapter")
         assert report.resumed_from == (4 if name == "killed" else 0)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (tmp_path / "whole/adapter" / file).read_bytes() == (tmp_path / "killed/adapter" / file).read_bytes()
+        assert filecmp.cmp(tmp_path / "whole/adapter" / file, tmp_path / "killed/adapter" / file, shallow=False), file
 
 
 def test_stop_saves_and_the_next_run_continues(base, tmp_path):
