@@ -71,7 +71,11 @@ def journal(path: Path | None) -> list[dict[str, Any]]:
 
 def outcome(case: Case) -> dict[str, Any]:
     """{"held", "what", "seconds"} of one case, in a folder of its own."""
-    place = Path(tempfile.mkdtemp(dir=world.world().parent))
+    own = Path(
+        tempfile.mkdtemp(dir=world.world().parent)
+    )  # what lands next to its place is the case's too, and no other worker's
+    place = own / "place"
+    place.mkdir()
     started = time.monotonic()
     try:
         found = {"held": True, "what": case.run(place)}
@@ -80,9 +84,9 @@ def outcome(case: Case) -> dict[str, Any]:
     except Exception as error:
         found = {"held": False, "what": "".join(traceback.format_exception(error)).strip()[-800:]}
     finally:
-        for folder in (path for path in place.rglob("*") if path.is_dir() and not path.is_symlink()):
+        for folder in (path for path in own.rglob("*") if path.is_dir() and not path.is_symlink()):
             folder.chmod(0o755)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
     return {**found, "seconds": round(time.monotonic() - started, 2)}
 
 

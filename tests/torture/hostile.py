@@ -175,9 +175,14 @@ def _model(change: Callable[[Path], object], seed: int, place: Path) -> str:
     return harmless(place, "round", "--run", place / "run", *options(seed, "--set", f"model.name={model}"))
 
 
+def _outside(place: Path) -> list[str]:
+    """Names next to a case's place and one folder further up, where other cases have folders of their own."""
+    return sorted(os.listdir(place.parent) + [n for n in os.listdir(place.parent.parent) if not n.startswith("tmp")])
+
+
 def harmless(place: Path, *words: object) -> str:
     """Run a command that meets an attack; raise `Fell` unless all that happened is an exit code and text."""
-    outside = sorted(os.listdir(place.parent))
+    outside = _outside(place)
     here = os.getcwd()
     os.chdir(place)
     try:
@@ -189,7 +194,7 @@ def harmless(place: Path, *words: object) -> str:
     control = ESCAPES.search(re.sub(rb"\r[^\n]*", b"", (done.out + done.err).encode("utf-8", "surrogateescape")))
     expect(control is None, f"a control character in {ascii(done.err[-200:])}")
     expect(not list(place.rglob(f"*{CANARY}")) and not Path(here, CANARY).exists(), "code of the attack ran")
-    expect(sorted(os.listdir(place.parent)) == outside, "files outside")
+    expect(_outside(place) == outside, "files outside")
     return f"exit {done.code}"
 
 
