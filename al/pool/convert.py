@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from al.pool.formats import FORMATS, Example, Format, Gathering, Row, RowError, Turn, recognise, unknown_row
 from al.pool.formats.base import SOURCE_FIELDS, Unlearned, kind
 from al.pool.formats.base import text as read_text
+from al.pool.formats.detect import table_by_column
 from al.pool.formats.leftovers import Leftovers
 from al.pool.formats.template import TextTemplate
 from al.pool.formats.templated import ENDS, TAKEN_APART, take_apart, without_end
@@ -101,6 +102,12 @@ class Converter:
         Raises:
             RowError: the row cannot be used.
         """
+        try:
+            return self._convert(row, line)
+        except RowError as error:
+            raise table_by_column(row) or error from None
+
+    def _convert(self, row: Any, line: int | None) -> list[Record]:
         self._rows += 1
         if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
             row = {"conversations": row}

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from al.pool.formats.base import FORMATS, Format
+from al.pool.formats.base import FORMATS, Format, RowError
 
 LOOKED_AT = 40
 """Maximum number of fields of an unknown row that are compared; a header may have a million."""
@@ -91,3 +91,22 @@ def _meant(name: str, names: list[str]) -> str:
     lowered = {other.strip().lower(): other for other in names}
     near = difflib.get_close_matches(name, [other for other in lowered if other != name], n=1, cutoff=0.8)
     return f" (`{lowered[near[0]][:40]}`?)" if near else ""
+
+
+def table_by_column(row: Any) -> RowError | None:
+    """The error for a row that is a whole table, column by column: lists of one length, or texts by number as pandas writes them."""
+    if not isinstance(row, dict) or len(row) < 2:
+        return None
+    columns = list(row.values())
+    lists = all(
+        isinstance(column, list) and not any(isinstance(one, list | dict) for one in column) for column in columns
+    )
+    numbered = all(isinstance(column, dict) and all(map(str.isdecimal, column)) for column in columns)
+    if not (lists or numbered) or len({len(column) for column in columns}) > 1 or len(columns[0]) < 2:
+        return None
+    shown = ", ".join(f"`{name}`" for name in list(row)[:4])
+    return RowError(
+        "columns",
+        f"a table column by column ({shown}: {len(columns[0]):,} values each), not one row; write one JSON object per row, "
+        "for example with pandas: DataFrame(json.load(open(FILE))).to_json(OUT, orient='records', lines=True)",
+    )

@@ -9,6 +9,7 @@ import pytest
 from al.config.pool import PoolConfig
 from al.pool.convert import Converter
 from al.pool.export import export_examples
+from al.pool.formats import RowError
 from al.pool.importer import import_pool
 from al.pool.sources import Source, find_sources
 from al.pool.store import Pool
@@ -81,3 +82,40 @@ def test_a_held_out_file_in_a_folder_of_the_pool_is_read_once(tmp_path):
         *find_sources(PoolConfig(files=[str(tmp_path / "test.jsonl")])),
     ]
     assert len(both) == 3 and [source.path for source in _each_once(both)] == [source.path for source in both[:2]]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"question": ["Name a tree", "Name a bird"], "answer": ["Oak", "Crow"]},
+        {"prompt": {"0": "Name a tree", "1": "Name a bird"}, "completion": {"0": "Oak", "1": "Crow"}},
+        {"colour": ["red", "blue", "green"], "hue": [1, 2, None]},
+    ],
+)
+def test_a_table_by_column_says_what_it_is(table):
+    with pytest.raises(RowError, match=r"column by column .* (2|3) values each") as caught:
+        converted(table)
+    assert caught.value.reason == "columns"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"question": ["Name a tree"], "answer": ["Oak"]},
+            "wrong_type",
+        ),  # one value each: nothing says that it is a table
+        ({"question": ["Name a tree", "Name a bird"], "answer": "Oak"}, "wrong_type"),
+        ({"question": ["Name a tree", "or a bird"], "answer": ["Oak", "Crow", "Cod"]}, "wrong_type"),
+    ],
+)
+def test_a_row_with_lists_is_no_table(row, reason):
+    with pytest.raises(RowError) as caught:
+        converted(row)
+    assert caught.value.reason == reason
+
+
+def test_a_conversation_with_as_many_tools_as_messages_is_a_row():
+    messages = [{"role": "user", "content": "Is it raining?"}, {"role": "assistant", "content": "It is"}]
+    tools = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("rain", "wind")]
+    assert converted({"messages": messages, "tools": tools}).turns[-1] == ("assistant", "It is")
