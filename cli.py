@@ -12,7 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
+try:
+    import click
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: {sys.executable} has no package {missing.name}. `make demo` installs everything into .venv; then use "
+        ".venv/bin/python cli.py, or install Winnow into this Python with `pip install .`"
+    )
 
 import al
 from al.commands.command_line import (

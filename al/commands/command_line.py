@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from al.commands.foreign_errors import explain
+from al.program import PROGRAM
 from al.terminal import displayable, show, show_drawn, without_passwords
 
 
@@ -153,7 +154,7 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
     """Run the command line. A user error prints one message and exits with its code, without a traceback."""
     _quiet_libraries("--debug" in arguments)
     try:
-        cli.main(arguments, prog_name="cli.py", standalone_mode=False)
+        cli.main(arguments, prog_name=PROGRAM, complete_var="_WINNOW_COMPLETE", standalone_mode=False)
     except click.exceptions.Abort:
         _fail(arguments, "interrupted. Run the same command again, or `resume`, to continue.", 130)
     except click.ClickException as error:

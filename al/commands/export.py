@@ -12,6 +12,7 @@ from al.errors import RunStateError
 from al.pool.export import check_destination, export_examples
 from al.pool.store import Pool, locate
 from al.preparation.holdout import SIDES
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run
@@ -36,7 +37,7 @@ def export_pool(options: Options, out: Path, split: str | None, force: bool) -> 
         current = rounds.current_pool(run)
         if current is None:
             raise RunStateError(
-                f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`."
+                f"{path}: this run has no pool yet. Add one with `{PROGRAM} pool import FILE… --run {path}`."
             )
         version, artifact = current
         chosen = _side(run, artifact.path, split) if split else None

@@ -6,13 +6,14 @@ import errno
 import sqlite3
 
 from al.excerpt import cut
+from al.program import PROGRAM
 from trainer.shortage import GPU, HOST, shortage
 
 ENVIRONMENT, RUN_STATE = 4, 5
 GOES_ON = "Nothing published was lost; run the same command again once that is mended."
 OF_THE_MACHINE = {
-    errno.ENOSPC: "the disk is full (`python cli.py gc` empties the trash of a run)",
-    errno.EDQUOT: "the disk quota is used up (`python cli.py gc` empties the trash of a run)",
+    errno.ENOSPC: f"the disk is full (`{PROGRAM} gc` empties the trash of a run)",
+    errno.EDQUOT: f"the disk quota is used up (`{PROGRAM} gc` empties the trash of a run)",
     errno.EIO: "the disk reported an error; check it with your system's tools",
     errno.EROFS: "the file system is read-only",
     errno.EINTR: "the file system interrupted a call, as network file systems may",
@@ -79,7 +80,7 @@ def _of_sqlite(error: sqlite3.Error, text: str) -> tuple[int, str] | None:
     if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return (
             RUN_STATE,
-            f"run.db is damaged ({text}). Restore it together with run.db-wal from a backup, or make it again with `python cli.py repair "
+            f"run.db is damaged ({text}). Restore it together with run.db-wal from a backup, or make it again with `{PROGRAM} repair "
             "--run DIR`.",
         )
     cause = OF_SQLITE.get(code & 0xFF)

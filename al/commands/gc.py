@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from al.commands.options import Options
+from al.program import PROGRAM
 from al.run import trash
 from al.run.ownership import abandoned_scratch
 from al.run.store import Run
@@ -51,4 +52,4 @@ def describe_emptied(document: dict[str, Any]) -> str:
         return describe_trash(document)
     if document["deleted"]:
         return f"deleted {len(document['trash'])} entries, {document['bytes'] / 2**20:.1f} MiB"
-    return f"nothing was deleted; `python cli.py gc --run {document['run']} --yes` deletes it without asking"
+    return f"nothing was deleted; `{PROGRAM} gc --run {document['run']} --yes` deletes it without asking"

@@ -10,6 +10,7 @@ from typing import Any
 from al.commands.options import Options
 from al.errors import ConfigError
 from al.excerpt import cut
+from al.program import PROGRAM
 from al.prompting.answers import Answering, Sampling
 from al.prompting.chat import chat
 from al.prompting.models import find_models
@@ -106,7 +107,7 @@ def _questions(options: Options, asked: Prompted) -> list[Messages] | None:
         return None
     text = sys.stdin.read().strip()
     if not text:
-        raise ConfigError('expected a prompt: python cli.py generate "…", --file FILE, or a chat in a terminal.')
+        raise ConfigError(f'expected a prompt: {PROGRAM} generate "…", --file FILE, or a chat in a terminal.')
     return conversations([text], None, asked.system)
 
 

@@ -29,6 +29,7 @@ from al.pool.repair import make_repair
 from al.pool.sources import find_sources
 from al.pool.store import Pool
 from al.preparation import pool_facts as measures
+from al.program import PROGRAM
 from al.report.page.pool import render_pool
 from al.run import rounds
 from al.run.artifacts import Artifact
@@ -89,8 +90,8 @@ def inspect_run(options: Options, shown: int, samples: int = 0) -> dict[str, Any
         current = rounds.current_pool(run)
         if current is None:
             raise RunStateError(
-                f"{path}: this run has no pool yet. Add one with `python cli.py pool import FILE… --run {path}`; or inspect "
-                "files with `python cli.py pool inspect FILE…`."
+                f"{path}: this run has no pool yet. Add one with `{PROGRAM} pool import FILE… --run {path}`; or inspect "
+                f"files with `{PROGRAM} pool inspect FILE…`."
             )
         version, artifact = current
         near = _near_duplicates(run, artifact)

@@ -28,6 +28,7 @@ from al.errors import DataError
 from al.pool.store import Pool
 from al.preparation.holdout import hold_out
 from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.atomic import replaced
@@ -173,7 +174,7 @@ def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int
         raise DataError(
             f"there is no prompt to label: the pool has {sum(prompts.left_out.values()):,} examples without a response"
             + _left_out(prompts.left_out)
-            + f". Add prompts with `python cli.py pool import FILE… --run {session.run.path}`"
+            + f". Add prompts with `{PROGRAM} pool import FILE… --run {session.run.path}`"
             + ", or lower generate.max_new_tokens." * bool(prompts.left_out["too_long"])
         )
     sizes = np.bincount(prompts.cluster[prompts.eligible])
@@ -372,7 +373,7 @@ def describe_labelling(document: dict[str, Any]) -> str:
         f"and {document['eligible']:,} without a response" + _left_out(document["left_out"]),
         f"  {document['file']}" + (" (exists already; not changed)" if document["kept"] else ""),
         "  fill in `response` in each row; `suggestion` is the model's own answer. Then:",
-        f"  python cli.py pool import {document['file']} --run {document['run']}",
+        f"  {PROGRAM} pool import {document['file']} --run {document['run']}",
     ]
     if document["prompts"] < document["asked"]:
         lines.insert(1, f"  {document['asked']:,} were asked for; no more are available")

@@ -10,6 +10,7 @@ from al.commands.options import Options
 from al.commands.summary import with_paths
 from al.config import parse
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.review.ask import Asking, summary_line
 from al.round.loop import run_round
 from al.run import rounds
@@ -40,7 +41,7 @@ def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
         "round": number,
         "exported": exported,
         "review": changes,
-        "next": f"python cli.py {go_on}",
+        "next": f"{PROGRAM} {go_on}",
     }
 
 
@@ -59,11 +60,11 @@ def review(options: Options, port: int) -> dict[str, Any]:
         if "selection" not in known:
             state = "no round is open" if last is None else f"round {last.number} has no selection yet"
             raise RunStateError(
-                f"{path}: nothing to review, {state}. `python cli.py round --run {path} --budget N --review` stops after its selection."
+                f"{path}: nothing to review, {state}. `{PROGRAM} round --run {path} --budget N --review` stops after its selection."
             )
         if "train" in known:
             raise RunStateError(
-                f"{path}: round {last.number} is already trained; `python cli.py resume --run {path}` finishes it."
+                f"{path}: round {last.number} is already trained; `{PROGRAM} resume --run {path}` finishes it."
             )
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
         return play_round(session, parse_budget(last.budget), last.number, asking)

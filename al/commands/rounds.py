@@ -10,6 +10,7 @@ from al.commands.review import play_round
 from al.commands.summary import describe_summary, with_paths
 from al.config import difference, parse
 from al.errors import ConfigError, RunStateError
+from al.program import PROGRAM
 from al.review.ask import Asking
 from al.round.loop import gained, run_round
 from al.run import rounds
@@ -90,7 +91,7 @@ def resume(options: Options) -> dict[str, Any]:
             newest = rounds.last_round(run)
             done = "no round has started" if newest is None else f"round {newest.number} is finished"
             raise RunStateError(
-                f"{path}: nothing to resume, {done}. `python cli.py round --run {path} --budget N` starts the next one."
+                f"{path}: nothing to resume, {done}. `{PROGRAM} round --run {path} --budget N` starts the next one."
             )
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
         check_installed(session.config.track)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from al.program import PROGRAM
 from al.run.progress import duration
 
 
@@ -35,7 +36,7 @@ def describe_status(document: dict[str, Any]) -> str:
             + (f", {describe_step(stage['step'])}" if stage["step"] else "")
         )
     if any(row["state"] == "open" for row in document["rounds"]) and not document["working"]:
-        lines.append(f"  continue with: python cli.py resume --run {document['run']}")
+        lines.append(f"  continue with: {PROGRAM} resume --run {document['run']}")
     if comparison and comparison["runs_done"] < comparison["runs_asked"] and not document["working"]:
         lines.append(f"  continue with: {comparison['command']}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 from al.commands.options import Options
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.report.text.round import render_terminal
 from al.run import rounds
 from al.run.rounds import ADAPTER, read_summary, round_directory
@@ -38,7 +39,7 @@ def with_paths(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
     directory, number = round_directory(run, summary["round"]), summary["round"]
     paths = {"report_path": str(directory / "report.html")}
     if (directory / ADAPTER).is_dir():
-        command = shlex.join(["python", "cli.py", "generate", "--run", str(run), "--round", str(number)])
+        command = shlex.join([*PROGRAM.split(), "generate", "--run", str(run), "--round", str(number)])
         paths |= {"adapter_path": str(directory / ADAPTER), "generate_command": f'{command} "..."'}
     return {**summary, **paths}
 

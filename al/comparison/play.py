@@ -32,6 +32,7 @@ from al.lineage.round_state import used
 from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
+from al.program import PROGRAM
 from al.report.page.comparison import render_comparison
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
@@ -291,7 +292,7 @@ def _document(
         ],
         "runs": [run for runs in done.values() for run in runs],
         "notes": scoring.scoring_notices(session.config) + target_notices(prepared.target),
-        "command": "python cli.py " + shlex.join(sys.argv[1:]),
+        "command": f"{PROGRAM} " + shlex.join(sys.argv[1:]),
     }
 
 

@@ -21,6 +21,7 @@ from al.config.pool import FormatName, PoolConfig
 from al.config.yaml_values import DEEPEST, read_yaml
 from al.errors import ConfigError
 from al.excerpt import cut
+from al.program import PROGRAM
 from al.terminal import without_passwords
 from selection.config import (
     ClusterConfig,
@@ -236,7 +237,7 @@ def _explain(entry: Mapping[str, Any]) -> str:
         siblings = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
         hint = ".".join([*location[:-1], siblings[0]]) if siblings else (near[0] if near else None)
         return f"unknown key `{key}`" + (
-            f"; did you mean `{hint}`?" if hint else "; `python cli.py config schema` lists all keys."
+            f"; did you mean `{hint}`?" if hint else f"; `{PROGRAM} config schema` lists all keys."
         )
     return f"`{key}`: {entry['msg']}, found {_found(entry['input'])}"
 

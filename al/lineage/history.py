@@ -12,6 +12,7 @@ import numpy as np
 
 from al.config import Config
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.base import other_base, refuse_other_base
@@ -80,7 +81,7 @@ class History:
             return None
         if self.rounds and "train" not in self.rounds[-1]:
             raise RunStateError(
-                f"round {len(self.rounds)} has no `train` any more. `python cli.py resume --run DIR` makes it again."
+                f"round {len(self.rounds)} has no `train` any more. `{PROGRAM} resume --run DIR` makes it again."
             )
         return self.last("train")
 

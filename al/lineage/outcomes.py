@@ -14,6 +14,7 @@ from al.errors import DataError
 from al.lineage.history import History
 from al.pool.store import Pool, locate
 from al.preparation.stages import Prepared
+from al.program import PROGRAM
 from al.run.artifacts import Artifact
 from selection.holdout import DEV, SHADOW, TEST
 from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
@@ -105,7 +106,7 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
         )
         raise DataError(
             f"no example of the pool can be picked in round {history.number} ({counts} of {len(pool)} examples). "
-            "Add data with `python cli.py pool import FILE… --run DIR`."
+            f"Add data with `{PROGRAM} pool import FILE… --run DIR`."
         )
     cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
     return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)

@@ -11,6 +11,7 @@ from al.config.pool import PoolConfig
 from al.errors import RunStateError
 from al.pool.presets import find
 from al.pool.sources import Source, parse_hub
+from al.program import PROGRAM
 from al.run.integrity import sha256_file
 
 
@@ -63,7 +64,7 @@ def check_same_pool(
         versions = known.get(entry["label"])
         advice = (
             f"Finished rounds used the old pool: start another run (--run DIR), or add to this one with "
-            f"`python cli.py pool import {entry['label']} --run {run}`."
+            f"`{PROGRAM} pool import {entry['label']} --run {run}`."
         )
         if versions is None:
             raise RunStateError(

@@ -20,6 +20,7 @@ from al.pool.mapping import check_map
 from al.pool.paths import check_within, each_once, files_below, matching
 from al.pool.reading.kinds import EXPECTED, without_suffix
 from al.pool.reading.stdin import SPOOLED, STDIN
+from al.program import PROGRAM
 from al.run.integrity import sha256_file
 
 _HUB = re.compile(
@@ -191,7 +192,7 @@ def _expand(entry: str, held_out: bool, text_template: bool) -> list[str]:
         return [presets.resolve(entry, held_out)]
     if entry == STDIN:
         raise ConfigError(
-            "pool.files: - (standard input) can be read only once, by `… | python cli.py pool import - --run DIR`; "
+            f"pool.files: - (standard input) can be read only once, by `… | {PROGRAM} pool import - --run DIR`; "
             "then continue with `--run DIR`."
         )
     path = Path(entry).expanduser()

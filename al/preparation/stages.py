@@ -27,6 +27,7 @@ from al.preparation.groups import groups_of_strategy
 from al.preparation.holdout import hold_out, named_files, sources_of
 from al.preparation.pool_state import load_embeddings, trainable
 from al.preparation.target import Target, import_target, keep_apart
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.base import local_identity
@@ -102,7 +103,7 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
     if not sources:
         raise DataError(
             "there is no pool: name files under `pool.files` (or data sets under `pool.hub`) in the config, "
-            "or run `python cli.py pool import FILE… --run DIR`."
+            f"or run `{PROGRAM} pool import FILE… --run DIR`."
         )
     artifact = import_sources(session, sources, previous=None)
     return rounds.add_pool(session.run, artifact), artifact

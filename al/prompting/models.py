@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from al.config import Config
 from al.errors import ConfigError, RunStateError
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.base import refuse_other_base
@@ -48,7 +49,7 @@ def _known(run: Run) -> tuple[dict[str, tuple[Artifact, int]], dict[int, str]]:
     done = [entry for entry in rounds.all_rounds(run) if entry.state == "done"]
     if not done:
         raise RunStateError(
-            f"{run.path}: no round is finished, so there is no adapter yet. Run `python cli.py round --budget N --run {run.path}`."
+            f"{run.path}: no round is finished, so there is no adapter yet. Run `{PROGRAM} round --budget N --run {run.path}`."
         )
     last = done[-1].number
     places = {"previous": (last - 1, "train"), "selected": (last, "train"), "control": (last, "control.train")}

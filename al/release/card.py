@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from al.program import PROGRAM
 from al.release.data import UNKNOWN, hub_licence
 from al.report.reading.values import write
 from al.report.reading.verdict import verdict
@@ -172,10 +173,10 @@ def _evaluation(document: Mapping[str, Any]) -> str:
 
 def _reproduce(document: Mapping[str, Any]) -> str:
     past = document.get("rounds") or []
-    command = ["python", "cli.py", "round", "--config", "winnow.yaml", "--run", f"runs/{document['run']}", "--budget"]
+    command = [*PROGRAM.split(), "round", "--config", "winnow.yaml", "--run", f"runs/{document['run']}", "--budget"]
     commands = [shlex.join([*command, entry["budget"]]) for entry in past]
     if not past:
-        commands = ["python cli.py train --config winnow.yaml --dataset FILES"]
+        commands = [f"{PROGRAM} train --config winnow.yaml --dataset FILES"]
     text = (
         "winnow.yaml is the config; absolute paths in it are shortened, so set them. winnow.json has the sha256 of every data file, the "
         "versions, and the fingerprints of the artifacts. With the same versions on a CPU in float32 the adapter has the same bytes."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from al.errors import RunStateError
 from al.lineage.artifacts import Keep
+from al.program import PROGRAM
 from al.review.apply import Proposed, apply_decision, decided, record_decision
 from al.review.decision import Decision
 from al.review.desk import Desk
@@ -112,7 +113,7 @@ def _note_unapproved(proposed: Proposed, decision: Decision) -> None:
     if draft is not None and draft != decision:
         proposed.session.say(
             "note: a review on the page was not approved and is not applied (before training, "
-            f"`python cli.py review --run {proposed.session.run.path}` shows it again)"
+            f"`{PROGRAM} review --run {proposed.session.run.path}` shows it again)"
         )
 
 

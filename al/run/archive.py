@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from al.errors import ConfigError, DataError, EnvironmentProblem, RunStateError
+from al.program import PROGRAM
 from al.run import database, integrity
 from al.run.artifacts import sorted_json
 from al.run.atomic import fsync_path, written_whole
@@ -75,7 +76,7 @@ def export_run(run: Path, out: Path) -> dict[str, Any]:
                     tar.addfile(_member(name, entry["bytes"]), checked)
                 if checked.digest.hexdigest() != entry["sha256"]:
                     raise RunStateError(
-                        f"{path}: content differs from the manifest (sha256), so nothing was exported. `python cli.py doctor --run {run}` "
+                        f"{path}: content differs from the manifest (sha256), so nothing was exported. `{PROGRAM} doctor --run {run}` "
                         f"lists what is damaged and mends it."
                     )
     return {"run": str(run), "out": str(out), "files": len(entries), "bytes": sum(entry["bytes"] for entry in entries)}
@@ -112,7 +113,7 @@ def _artifacts(run: Run) -> dict[str, tuple[Path, dict[str, Any]]]:
             path = artifact.directory / name
             if not path.is_file() or path.stat().st_size != entry["bytes"]:
                 raise RunStateError(
-                    f"{path}: missing, or of another size than its manifest says, so nothing was exported. `python cli.py doctor --run "
+                    f"{path}: missing, or of another size than its manifest says, so nothing was exported. `{PROGRAM} doctor --run "
                     f"{run.path}` lists what is damaged and mends it."
                 )
             found[f"{folder}/{name}"] = (path, dict(entry))
@@ -298,5 +299,7 @@ def describe_archived(document: dict[str, Any]) -> str:
     """What was exported or imported, for the terminal."""
     size = f"{document['files']:,} files, {document['bytes'] / 2**20:.1f} MiB, every sha256 checked"
     if "out" in document:
-        return f"{document['run']} exported to {document['out']}: {size}. Next: python cli.py import-run {document['out']} --run DIR"
-    return f"{document['archive']} imported into {document['run']}: {size}. Next: python cli.py status --run {document['run']}"
+        return f"{document['run']} exported to {document['out']}: {size}. Next: {PROGRAM} import-run {document['out']} --run DIR"
+    return (
+        f"{document['archive']} imported into {document['run']}: {size}. Next: {PROGRAM} status --run {document['run']}"
+    )

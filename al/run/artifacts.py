@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import EnvironmentProblem, RunStateError
+from al.program import PROGRAM
 from al.run import integrity
 from al.run.atomic import fsync_path, make_folder
 from al.run.failpoints import failpoint
@@ -107,7 +108,7 @@ def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
     if not path.is_file() or sha256_file(path) != expected_sha256:
         raise RunStateError(
             f"{directory}: this artifact was published, but its manifest is missing or changed. Restore the directory from a "
-            f"backup, or run `python cli.py doctor --run DIR --drop-damaged` to forget it, then `resume` to make it again."
+            f"backup, or run `{PROGRAM} doctor --run DIR --drop-damaged` to forget it, then `resume` to make it again."
         )
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -117,7 +118,7 @@ def explain_os_error(error: OSError, where: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(where).free / 2**30
         return EnvironmentProblem(
-            f"the disk that holds {where} is full ({free:.2f} GiB free). Nothing published was lost: free some space (`python cli.py gc` "
+            f"the disk that holds {where} is full ({free:.2f} GiB free). Nothing published was lost: free some space (`{PROGRAM} gc` "
             f"empties the trash of a run) and run the same command again; it continues after the last finished stage."
         )
     return error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import RunStateError
+from al.program import PROGRAM
 
 MANIFEST = "manifest.json"
 LARGE = 10**9
@@ -101,6 +102,6 @@ def _more(problems: list[str]) -> str:
 def _way_back(directory: Path) -> str:
     run = directory.parents[2] if len(directory.parents) > 2 else Path("DIR")
     return (
-        f"It changed after it was published and was not used. Restore it from a backup, or run `python cli.py doctor --run {run} "
-        f"--drop-damaged` to forget the artifact and `python cli.py resume --run {run}` to make it again."
+        f"It changed after it was published and was not used. Restore it from a backup, or run `{PROGRAM} doctor --run {run} "
+        f"--drop-damaged` to forget the artifact and `{PROGRAM} resume --run {run}` to make it again."
     )

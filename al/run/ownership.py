@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.run import database
 from al.run.artifacts import fingerprint
 from al.run.database import DATABASE, WAL
@@ -74,7 +75,7 @@ def is_run(path: Path) -> bool:
     if state == "damaged":
         raise RunStateError(
             f"{path / DATABASE}: the database is damaged. Nothing was changed, and the artifacts next to it are as they were. Restore "
-            f"run.db together with run.db-wal from a backup, or make it again with `python cli.py repair --run {path}`."
+            f"run.db together with run.db-wal from a backup, or make it again with `{PROGRAM} repair --run {path}`."
         )
     if state == "other":
         raise RunStateError(
@@ -90,7 +91,7 @@ def is_run(path: Path) -> bool:
     if manifests or others == [WAL]:
         raise RunStateError(
             f"{path}: run.db is {lost}, but {manifests} artifacts of a run are here. Nothing was changed. Restore run.db together "
-            f"with run.db-wal from where this directory was copied or backed up, or make it again with `python cli.py repair --run {path}`."
+            f"with run.db-wal from where this directory was copied or backed up, or make it again with `{PROGRAM} repair --run {path}`."
         )
     raise RunStateError(
         f"{path}: expected a run or an empty directory, found {_some(others)}. Nothing was changed. Give another --run."
@@ -247,7 +248,7 @@ def refuse_newer(run: Path, newer: Iterable[Path]) -> None:
     if names:
         raise RunStateError(
             f"{run}: run.db is older than the artifacts next to it: it does not know {_some(names)}. Nothing was changed. Restore "
-            f"run.db together with run.db-wal from where this directory was copied or backed up; or make run.db again with `python cli.py "
+            f"run.db together with run.db-wal from where this directory was copied or backed up; or make run.db again with `{PROGRAM} "
             f"repair --run {run}`; or move the named folders out of {run / 'artifacts'} to go on from what run.db knows."
         )
 

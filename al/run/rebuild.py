@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.run import database, ownership, trash
 from al.run.atomic import move_into_place
 from al.run.database import DATABASE, WAL
@@ -227,5 +228,5 @@ def describe_rebuilt(document: dict[str, Any]) -> str:
     ]
     lines += [f"lost: {line}" for line in document["lost"]]
     if open_:
-        lines.append(f"Next: python cli.py resume --run {document['run']}")
+        lines.append(f"Next: {PROGRAM} resume --run {document['run']}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.run.artifacts import Artifact
 from al.run.store import Run, now
 from al.run.trash import discard
@@ -129,7 +130,7 @@ def required(run: Run, number: int, role: str) -> Artifact:
     artifact = recorded(run, number, role)
     if artifact is None:
         raise RunStateError(
-            f"{run.path}: round {number} has no `{role}` any more. `python cli.py resume --run {run.path}` makes it again."
+            f"{run.path}: round {number} has no `{role}` any more. `{PROGRAM} resume --run {run.path}` makes it again."
         )
     return artifact
 

@@ -32,6 +32,7 @@ import filelock
 
 from al import __version__
 from al.errors import RunStateError
+from al.program import PROGRAM
 from al.run import artifacts, database, integrity, ownership, trash
 from al.run.artifacts import Artifact
 from al.run.atomic import make_folder
@@ -122,7 +123,7 @@ class Run:
         """
         if not ownership.is_run(path):
             raise RunStateError(
-                f"{path}: there is no run here. Start one with `python cli.py round --run {path} --budget N`."
+                f"{path}: there is no run here. Start one with `{PROGRAM} round --run {path} --budget N`."
             )
         run = cls(path, None)
         try:
@@ -341,7 +342,7 @@ def acquire_lock(path: Path) -> filelock.BaseFileLock:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise artifacts.explain_os_error(error, path) from error
         raise RunStateError(
-            f"{path}: cannot be written ({error.strerror}). `python cli.py status --run {path}` and `report` work all the same; to "
+            f"{path}: cannot be written ({error.strerror}). `{PROGRAM} status --run {path}` and `report` work all the same; to "
             f"go on with this run, copy the whole directory to a place that can be written."
         ) from error
 
@@ -354,7 +355,7 @@ def _locked(path: Path) -> filelock.BaseFileLock:
     except filelock.Timeout as error:
         who = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.is_file() else "an unknown process"
         raise RunStateError(
-            f"{path}: another process writes this run ({who}). Wait for it or stop it; `python cli.py status --run {path}` works meanwhile."
+            f"{path}: another process writes this run ({who}). Wait for it or stop it; `{PROGRAM} status --run {path}` works meanwhile."
         ) from error
     try:
         owner.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {now()}\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from al import labels
+from al.program import PROGRAM
 from al.report.page.base import packed_plotlyjs, render_document
 from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import Chart, plain, plot_layout, spec, trace
@@ -68,7 +69,7 @@ def command_of(document: Mapping[str, Any]) -> str:
     options = {"strategies": names, "budget": document.get("budget"), "rounds": document.get("rounds")}
     options["seeds"] = len(document.get("seeds") or []) or None
     given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in (None, "")]
-    return " ".join(["python cli.py compare", *given])
+    return " ".join([f"{PROGRAM} compare", *given])
 
 
 def color_role(document: Mapping[str, Any], i: int) -> str:

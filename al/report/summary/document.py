@@ -13,6 +13,7 @@ import yaml
 
 from al.budget import BudgetRequest
 from al.config import difference
+from al.program import PROGRAM
 from al.report.summary.clusters import clusters_part
 from al.report.summary.cost import at_random, cost
 from al.report.summary.evaluation import evaluation
@@ -38,7 +39,7 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "run": session.run.path.name,
         "round": facts.number,
         "created": now(),
-        "command": "python cli.py " + shlex.join(sys.argv[1:]),
+        "command": f"{PROGRAM} " + shlex.join(sys.argv[1:]),
         "versions": {"python": platform.python_version(), **versions()},
         "platform": platform.platform(),
         "seed": session.config.seed,

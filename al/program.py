@@ -1,0 +1,11 @@
+"""What to type to start Winnow, for messages and files that say how to go on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+PROGRAM = "winnow" if Path((sys.argv or [""])[0]).stem == "winnow" or not _CHECKOUT.exists() else "python cli.py"
+"""`winnow` if Winnow was started so or is installed, `python cli.py` in a checkout."""
