@@ -26,16 +26,39 @@ def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
         raise unavailable(config, error) from error
 
 
+SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+
+
 def load_config(config: ModelConfig) -> Any:
-    """The transformers config of the base model. Raises MachineError if it cannot be loaded."""
+    """The transformers config of the base model.
+
+    Raises:
+        MachineError: it cannot be loaded.
+        TrainerError: a size in it is below 1.
+    """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(
+        loaded = AutoConfig.from_pretrained(
             config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise unavailable(config, error) from error
+    sizes = {name: getattr(loaded.get_text_config(), name, None) for name in SIZES}
+    wrong = ", ".join(f"{name} {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1)
+    if wrong:
+        raise TrainerError(
+            f"model.name: expected sizes of at least 1 in config.json of {config.name!r}, found {wrong}; restore the file"
+        )
+    return loaded
 
 
 def unavailable(config: ModelConfig, error: Exception) -> TrainerError:

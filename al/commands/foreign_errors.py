@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sqlite3
 
 from al.excerpt import cut
@@ -43,6 +44,7 @@ OF_SQLITE = {
 }
 """By primary result code: extended codes have it in their lowest byte."""
 LONGEST_PATH = 300
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 MEMORY = {
     GPU: "Free memory that other programs use, or set model.quantization to nf4, or use a smaller model.",
     HOST: "Close other programs, or use a smaller model or pool.",
@@ -64,6 +66,13 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return (
             ENVIRONMENT,
             f"{cut(error.object, LONGEST_PATH)}: this path is not UTF-8, and a library cannot open it. Rename it.",
+        )
+    if (
+        isinstance(error, OSError) and error.errno is None and _SHORT_WRITE.fullmatch(text)
+    ):  # numpy's, which drops the errno
+        return (
+            ENVIRONMENT,
+            f"a file could not be written whole ({text}): {OF_THE_MACHINE[errno.ENOSPC]}, or fails. {GOES_ON}",
         )
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         where = f"{error.filename}: " if error.filename is not None else ""

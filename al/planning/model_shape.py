@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from trainer.config import LoraConfig, ModelConfig
 from trainer.decoder.retention import ALIGN, Widths
 from trainer.families import FAMILIES
+from trainer.tokenizer import load_config
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
     """Build the architecture on the meta device and count.
 
     Raises:
-        trainer.errors.MachineError: the config of the model cannot be loaded.
+        trainer.errors.TrainerError: the config of the model cannot be loaded, or has sizes that no model has.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    config = load_config(model)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     head = skeleton.get_output_embeddings()

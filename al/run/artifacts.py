@@ -11,11 +11,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from al.errors import EnvironmentProblem, RunStateError
 from al.program import PROGRAM
@@ -72,6 +76,8 @@ def seal(directory: Path, header: Mapping[str, Any]) -> str:
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith(".")):
         path.chmod(readable)
         fsync_path(path)
+        if path.suffix == ".npy":
+            _check_whole(path)
         files[path.relative_to(directory).as_posix()] = integrity.describe_file(path)
     manifest = directory / MANIFEST
     write_json(manifest, {**header, "files": files})
@@ -79,6 +85,21 @@ def seal(directory: Path, header: Mapping[str, Any]) -> str:
         fsync_path(folder)
     fsync_path(manifest)
     return sha256_file(manifest)
+
+
+def _check_whole(path: Path) -> None:
+    """Raise OSError if an array's file has not as many bytes as its header says: `numpy.save` does not notice that the disk was full
+    when its last 4 KiB were written."""
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            size = file.tell() + dtype.itemsize * math.prod(shape)
+    except ValueError:  # not even the header is whole
+        size = -1
+    if path.stat().st_size != size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def publish(temporary: Path, final: Path, stage: str) -> None:
@@ -116,7 +137,8 @@ def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
 def explain_os_error(error: OSError, where: Path) -> Exception:
     """Turn "no space left" and "quota exceeded" into an error a user can act on; other errors pass through."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(where).free / 2**30
+        there = next(folder for folder in (where, *where.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(there).free / 2**30
         return EnvironmentProblem(
             f"the disk that holds {where} is full ({free:.2f} GiB free). Nothing published was lost: free some space (`{PROGRAM} gc` "
             f"empties the trash of a run) and run the same command again; it continues after the last finished stage."

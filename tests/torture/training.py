@@ -27,7 +27,7 @@ STEADY = slice(9, 15), slice(ROUNDS - 6, ROUNDS)
      "exit code 6, the last good checkpoint is named, the same run without them")  # fmt: skip
 def _divergence(seed: int) -> Iterator[Case]:
     for way in ("nan weight", "inf weight", "nan loss", "spike"):
-        for step in (0, 1, 3) if way != "spike" else (24, 30):
+        for step in (0, 1, 2) if way != "spike" else (22, 25):
             yield Case(f"{way} at step {step} seed={seed}", functools.partial(_diverges, way, step, seed))
 
 
@@ -54,7 +54,8 @@ def _diverges(way: str, step: int, seed: int, place: Path) -> str:
     done = winnow("round", "--run", run, *options(seed, *more), before=functools.partial(poison, way, step))
     line = refused(done, 6)
     expect("diverged at step" in line and ("checkpoint" in line), f"the line does not say where: {line}")
-    expect(step == 0 or "last good checkpoint is" in line, f"no checkpoint is named: {line}")
+    # Weights after the step before gave the loss that is not finite, so their checkpoint is not a good one.
+    expect(("last good checkpoint is" in line) == (step > 1), f"the wrong checkpoint is named, or none: {line}")
     succeeds("round", "--run", run, *options(seed, *more))
     sound(run)
     same(contents(run), undisturbed(seed, *more))

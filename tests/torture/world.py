@@ -125,7 +125,7 @@ def same(found: dict[str, str], wanted: dict[str, str]) -> None:
     """Raise `Fell` naming the first difference of two `contents`."""
     if found != wanted:
         names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-        raise Fell(f"{len(names)} files differ from those of an undisturbed run, e.g. {names[0]}")
+        raise Fell(f"{len(names)} files differ from those of an undisturbed run: {', '.join(names[:8])}")
 
 
 def sound(run: Path) -> None:

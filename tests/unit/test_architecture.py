@@ -18,7 +18,7 @@ SOURCES = sorted(
     [ROOT / "cli.py", *(p for room in ("al", "selection", "trainer") for p in (ROOT / room).rglob("*.py"))]
 )
 ORDER = (
-    ("selection", "trainer", "al.errors", "al.cache", "al.excerpt", "al.terminal", "al"),
+    ("selection", "trainer", "al.errors", "al.cache", "al.excerpt", "al.program", "al.terminal", "al"),
     ("al.labels", "al.budget", "al.config"),
     ("al.run",),
     ("al.assets", "al.pool"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from al.commands.command_line import run_command_line
@@ -16,6 +18,18 @@ def raised_by_sqlite(make):
     try:
         make()
     except sqlite3.Error as error:
+        return error
+    raise AssertionError("no error")
+
+
+def short_write() -> OSError:
+    """What numpy raises where the disk is full: it has no errno."""
+    full = Path("/dev/full")
+    if not full.exists():
+        return OSError("68 requested and 0 written")
+    try:
+        np.zeros(100_000, dtype=np.int8).tofile(full)
+    except OSError as error:
         return error
     raise AssertionError("no error")
 
@@ -33,6 +47,7 @@ class OutOfMemoryError(RuntimeError):
         (InterruptedError(errno.EINTR, "Interrupted system call", "runs/a"), ("runs/a: the file system interrupted",)),
         (PermissionError(errno.EACCES, "Permission denied", "data.jsonl"), ("data.jsonl: permission denied",)),
         (OSError(errno.EMFILE, "Too many open files"), ("ulimit -n",)),
+        (short_write(), ("a file could not be written whole", "the disk is full")),
         (MemoryError(), ("out of main memory (MemoryError).", "run the same command again")),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), ("out of main memory (",)),
         (OutOfMemoryError("tried to allocate 2 GiB"), ("out of GPU memory (tried", "model.quantization")),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 
+import numpy as np
 import pytest
 
 from al.commands import gc
@@ -207,3 +209,30 @@ def test_a_stage_that_ran_out_of_memory_says_so_in_its_manifest_and_events(tmp_p
         assert f"note: score: {line}" in capsys.readouterr().err
         events = [json.loads(event) for event in (run.path / "events.jsonl").read_text().splitlines()]
         assert {"event": "memory.short", "stage": "score", "message": line}.items() <= events[1].items()
+
+
+def test_a_full_disk_that_has_no_place_for_the_run_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    with pytest.raises(EnvironmentProblem, match=r"here/run is full \([0-9.]+ GiB free\)"):
+        Run.create_or_open(tmp_path / "here" / "run")
+
+
+@pytest.mark.parametrize("shape", [(4000,), (7, 3), (0, 5), ()])
+def test_an_array_whose_end_did_not_fit_the_disk_is_not_published(tmp_path, shape):
+    """numpy.save says nothing if the last 4 KiB are lost when the file is closed."""
+    lost = [1]
+
+    def build(out, scratch):
+        np.save(out / "values.npy", np.zeros(shape, dtype=np.int16))
+        if lost:
+            os.truncate(out / "values.npy", (out / "values.npy").stat().st_size - lost.pop())
+
+    with Run.create_or_open(tmp_path / "run") as run:
+        with pytest.raises(EnvironmentProblem, match="is full"):
+            run.stage("demo", version=1, inputs={}, params={}, build=build)
+        assert not list((tmp_path / "run/artifacts").glob("demo/*"))
+        made = run.stage("demo", version=1, inputs={}, params={}, build=build)
+        assert np.load(made.path / "values.npy").shape == shape

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_models import saved
 
 from selection.config import EmbedConfig
 from selection.embed import load_embedder
@@ -17,7 +18,7 @@ from selection.errors import SelectionError
 from trainer.config import ModelConfig
 from trainer.errors import TrainerError
 from trainer.model import Base
-from trainer.tokenizer import load_tokenizer
+from trainer.tokenizer import load_config, load_tokenizer
 
 
 class Planted:
@@ -130,3 +131,12 @@ def test_an_embedder_with_foreign_modules_is_one_line(embedder, tmp_path, kind):
     with pytest.raises(SelectionError, match="embed.model") as caught:
         load_embedder(EmbedConfig(model=str(embedder), device="cpu", dtype="float32"))
     assert "\n" not in str(caught.value) and not (tmp_path / "it_ran").exists()
+
+
+@pytest.mark.parametrize(("name", "size"), [("num_hidden_layers", -1), ("hidden_size", 0), ("vocab_size", -7)])
+def test_a_size_below_one_is_named_before_anything_is_built(tmp_path, name, size):
+    config = saved(tmp_path / "model")
+    document = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps({**document, name: size}))
+    with pytest.raises(TrainerError, match=f"at least 1 in config.json of .*{name} {size}; restore"):
+        load_config(config)
