@@ -35,7 +35,7 @@ def run(tmp_path):
 
     def build(out, scratch):
         (out / "sub").mkdir()
-        (out / "sub" / "numbers.npy").write_bytes(bytes(range(200)))
+        (out / "sub" / "numbers.bin").write_bytes(bytes(range(200)))
         (out / "names.json").write_text('{"a": 1}')
 
     with Run.create_or_open(tmp_path / "run") as run:
@@ -50,7 +50,7 @@ def reopened(run):
 
 
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", ["sub/numbers.npy", "names.json"])
+@pytest.mark.parametrize("name", ["sub/numbers.bin", "names.json"])
 def test_a_changed_file_is_found_before_any_file_of_the_artifact_is_used(run, how, name):
     artifact = reopened(run)
     spoil(artifact.directory / name, how)
@@ -66,7 +66,7 @@ def test_files_are_read_once_in_a_process(run, monkeypatch):
     plain = integrity.sha256_file
     monkeypatch.setattr(integrity, "sha256_file", lambda path: read.append(path.name) or plain(path))
     assert artifact.path == reopened(run).path == artifact.directory
-    assert sorted(read) == ["names.json", "numbers.npy"]
+    assert sorted(read) == ["names.json", "numbers.bin"]
 
 
 def test_an_artifact_that_was_made_again_is_checked_again(run):
@@ -104,6 +104,6 @@ def test_a_large_file_is_checked_by_blocks_unless_its_time_changed(tmp_path, mon
 
 def test_a_manifest_describes_what_was_written(run):
     files = json.loads((reopened(run).directory / "manifest.json").read_text())["files"]
-    assert files["sub/numbers.npy"] == {
-        "bytes": 200, "sha256": integrity.sha256_file(reopened(run).directory / "sub/numbers.npy")
+    assert files["sub/numbers.bin"] == {
+        "bytes": 200, "sha256": integrity.sha256_file(reopened(run).directory / "sub/numbers.bin")
     }  # fmt: skip
