@@ -61,30 +61,38 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     pack: PackLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each document, with the signature that transformers calls.
 
     query is (1, H, T, D), key and value (1, K, T, D) with K dividing H; returns (1, T, H, D) and no weights. A
-    `sliding_window` of w lets a token see itself and the w - 1 before it. Raises TrainerError for unsupported options
-    (a given mask, soft-capped scores, attention sinks), so that no model is silently computed wrongly.
+    `sliding_window` of w lets a token see itself and the w - 1 before it; `softcap` c replaces scores s by c · tanh(s / c). Raises
+    TrainerError for unsupported options (a given mask, attention sinks), so that no model is silently computed wrongly.
     """
     _refuse(attention_mask, pack, query, kwargs)
-    if _has_flash(query):
+    if softcap is None and _has_flash(query):
         if dropout:
             raise TrainerError(
                 "packs on a GPU have no attention dropout: set attention_dropout to 0 in the model's config.json"
             )
         return _varlen(query, key, value, pack, scaling, sliding_window), None
-    return _document_loop(query, key, value, pack, scaling, sliding_window, dropout), None
+    return _document_loop(query, key, value, pack, scaling, sliding_window, softcap, dropout), None
 
 
 def attend(
-    q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, pack: PackLayout, scale: float, window: int | None
+    q_THD: torch.Tensor,
+    k_TKD: torch.Tensor,
+    v_TKD: torch.Tensor,
+    pack: PackLayout,
+    scale: float,
+    window: int | None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Causal attention inside each document: (T, H, D), and the further values that `attend_backward` needs."""
-    if _has_flash(q_THD):
+    """Causal attention inside each document: (T, H, D), and the further values that `attend_backward` needs. The flash kernels cap no
+    scores, so with `softcap` one document is computed after another."""
+    if softcap is None and _has_flash(q_THD):
         left = -1 if window is None else window - 1
         out, log_sums, *_ = torch.ops.aten._flash_attention_forward(
             q_THD, k_TKD, v_TKD, pack.cu_seqlens, pack.cu_seqlens, pack.longest, pack.longest, 0.0, window is None,
@@ -92,7 +100,7 @@ def attend(
         )  # fmt: skip
         return out, log_sums
     q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_TKD, v_TKD))
-    return _document_loop(q, k, v, pack, scale, window, 0.0)[0], None
+    return _document_loop(q, k, v, pack, scale, window, softcap, 0.0)[0], None
 
 
 def attend_into(
@@ -101,40 +109,44 @@ def attend_into(
     heads: tuple[int, int, int],
     pack: PackLayout,
     first_T: torch.Tensor,
-    cos_TD: torch.Tensor,
-    sin_TD: torch.Tensor,
+    angles: tuple[torch.Tensor, torch.Tensor],
     scale: float,
     window: int | None,
+    softcap: float | None = None,
 ) -> None:
     """As `attend`, for measuring: nothing is kept, and the result is written to `out` (T, H · D), rows of a wider buffer.
 
     `qkv` (T, H · D + 2 · K · D) holds q, k and v side by side, k with its rotary embedding and q without; q may be rotated
-    in place. `heads` is (H, K, D), `first_T` (T,) int32 the first key that each token sees. On a GPU one kernel handles all
-    documents: flash kernels give each document tiles of 128 tokens, which short documents leave mostly empty.
+    in place. `heads` is (H, K, D), `first_T` (T,) int32 the first key that each token sees, `angles` cos and sin (T, R) of the first R
+    columns of a head. On a GPU one kernel handles all documents: flash kernels give each document tiles of 128 tokens, which short
+    documents leave mostly empty.
     """
+    cos_TR, sin_TR = angles
     count, kv_count, width = heads
     groups = count // kv_count
-    if qkv.is_cuda and qkv.dtype in VARLEN_DTYPES and width in KERNEL_WIDTHS and groups <= KERNEL_ROWS // 16:
+    supported = width in KERNEL_WIDTHS and groups <= KERNEL_ROWS // 16 and cos_TR.shape[1] == width
+    if qkv.is_cuda and qkv.dtype in VARLEN_DTYPES and supported:
         from trainer.decoder.attention_kernels import attention_kernel
 
         padded = 1 << (groups - 1).bit_length()
         queries = KERNEL_ROWS // padded
         attention_kernel[(-(-len(qkv) // queries), kv_count)](
-            qkv, first_T, cos_TD, sin_TD, out, qkv.stride(0), out.stride(0), len(qkv), count * width,
-            (count + kv_count) * width, scale * LOG2_E, groups,
-            GROUPS=padded, QUERIES=queries, KEYS=KERNEL_KEYS, HALF=width // 2,
+            qkv, first_T, cos_TR, sin_TR, out, qkv.stride(0), out.stride(0), len(qkv), count * width,
+            (count + kv_count) * width, scale * LOG2_E, (softcap or 1.0) * LOG2_E, groups,
+            CAPPED=softcap is not None, GROUPS=padded, QUERIES=queries, KEYS=KERNEL_KEYS, HALF=width // 2,
             num_warps=KERNEL_WARPS, num_stages=KERNEL_STAGES,
         )  # fmt: skip
         return
-    elementwise.rotate(qkv[:, : count * width], qkv[:, : count * width], cos_TD, sin_TD)
+    queries = qkv[:, : count * width]
+    elementwise.rotate(queries, queries, cos_TR, sin_TR, head_width=width)
     parts = qkv.split([count * width, kv_count * width, kv_count * width], dim=1)
     q, k, v = (part.unflatten(1, (-1, width)) for part in parts)
-    if _has_flash(q):
+    if softcap is None and _has_flash(q):
         out.copy_(attend(q, k, v, pack, scale, window)[0].flatten(1))
         return
     places = out.unflatten(1, (count, width)).split([b - a for a, b in pairwise(pack.borders)])
     heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
-    for place, attended in zip(places, _documents(*heads_first, pack, scale, window, 0.0), strict=True):
+    for place, attended in zip(places, _documents(*heads_first, pack, scale, window, softcap, 0.0), strict=True):
         place.copy_(attended[0].transpose(0, 1))
 
 
@@ -148,6 +160,7 @@ def attend_backward(
     pack: PackLayout,
     scale: float,
     window: int | None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of q, k and v, given the gradient of the result of `attend`."""
     if log_sums is not None:
@@ -160,7 +173,7 @@ def attend_backward(
         )  # fmt: skip
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q_THD, k_TKD, v_TKD)]
-        out, _ = attend(*leaves, pack, scale, window)
+        out, _ = attend(*leaves, pack, scale, window, softcap)
         return torch.autograd.grad(out, leaves, gradient_THD)
 
 
@@ -176,7 +189,7 @@ def _refuse(mask: torch.Tensor | None, pack: PackLayout | None, query: torch.Ten
             "this model is set up for packs: call it through trainer.forward.hidden_states, "
             "or inside trainer.model.plain_attention(model) for padded batches and generation"
         )
-    for name in ("softcap", "s_aux", "position_bias"):
+    for name in ("s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise TrainerError(f"packed attention does not support '{name}'")
 
@@ -220,9 +233,10 @@ def _document_loop(
     pack: PackLayout,
     scaling: float | None,
     window: int | None,
+    softcap: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    documents = _documents(query, key, value, pack, scaling, window, dropout)
+    documents = _documents(query, key, value, pack, scaling, window, softcap, dropout)
     return torch.cat([document.transpose(1, 2) for document in documents], dim=1)
 
 
@@ -233,6 +247,7 @@ def _documents(
     pack: PackLayout,
     scaling: float | None,
     window: int | None,
+    softcap: float | None,
     dropout: float,
 ) -> Iterator[torch.Tensor]:
     """Attention of each document alone, (1, H, length, D)."""
@@ -241,6 +256,10 @@ def _documents(
     # split, not slices: the backward pass of a slice fills a tensor of the whole pack for each document.
     documents = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     for length, (q, k, v) in zip(lengths, documents, strict=True):
+        if softcap is not None:
+            seen = _window_mask(length, min(window or length, length), query.device)
+            yield softcapped_attention(q, k, v, seen, scaling or q.shape[-1] ** -0.5, softcap, dropout)
+            continue
         windowed = window is not None and length > window
         yield F.scaled_dot_product_attention(
             q,
@@ -252,6 +271,28 @@ def _documents(
             scale=scaling,
             enable_gqa=grouped,
         )
+
+
+def softcapped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen: torch.Tensor | None,
+    scale: float,
+    softcap: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention with scores softcap · tanh(scale · q·k / softcap), rounded as in transformers' eager form (Gemma 2, arXiv 2408.00118).
+
+    query (B, H, Q, D), key and value (B, K, N, D) with K dividing H; `seen` (Q, N) bool, None: every key. Returns (B, H, Q, D).
+    """
+    grouped = query.unflatten(1, (key.shape[1], -1))
+    scores = torch.matmul(grouped, key[:, :, None].transpose(-1, -2)) * scale
+    scores = torch.tanh(scores / softcap) * softcap
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
+    return torch.matmul(weights, value[:, :, None]).flatten(1, 2)
 
 
 @lru_cache(maxsize=16)

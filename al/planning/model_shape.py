@@ -76,6 +76,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
             rank=-(-lora.r // ALIGN) * ALIGN,
             itemsize=bytes_per_value,
             qk_norm=FAMILIES[config.model_type].head_norms,
+            after_norms=FAMILIES[config.model_type].after_norms,
         )
     return ModelShape(
         name=model.name,

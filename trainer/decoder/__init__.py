@@ -1,7 +1,10 @@
 """The decoder of the Llama family with hand-written forward and backward passes, for training and scoring.
 
     decoder.py      the stack: one autograd function over all layers
-    layer.py        one layer, forward and backward, and what it keeps between them
+    binding.py      reads the layers of a transformers model, by the description of its family (trainer/families.py)
+    layer.py        one layer, forward and backward
+    branch.py       how attention and MLP read the residual stream and are added to it: norms and scale
+    kept.py         what a layer keeps between its two passes
     projections.py  joined linear layers of one input, with NF4 weights and LoRA
     inference.py    the projections in passes without gradients: in the model's dtype, or in 8-bit floats
     retention.py    how much each layer keeps for its backward pass, under a memory budget

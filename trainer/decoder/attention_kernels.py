@@ -12,10 +12,18 @@ from trainer.decoder.kernels import Pointer, Scalar
 
 
 @triton.jit
+def _scaled(score: Scalar, scale: Scalar, softcap: Scalar, CAPPED: tl.constexpr) -> Scalar:
+    """scale · score, with CAPPED softcap · tanh(scale · score / softcap). `scale` and `softcap` contain log2(e), for exp2."""
+    if CAPPED:
+        return softcap * (2.0 * tl.sigmoid(2.0 * (score * scale / softcap)) - 1.0)
+    return score * scale
+
+
+@triton.jit
 def attention_kernel(
     qkv: Pointer, first: Pointer, cos: Pointer, sin: Pointer, out: Pointer, qkv_stride: Scalar, out_stride: Scalar,
-    tokens: Scalar, key_at: Scalar, value_at: Scalar, scale: Scalar, groups: Scalar, GROUPS: tl.constexpr, QUERIES: tl.constexpr,
-    KEYS: tl.constexpr, HALF: tl.constexpr,
+    tokens: Scalar, key_at: Scalar, value_at: Scalar, scale: Scalar, softcap: Scalar, groups: Scalar, CAPPED: tl.constexpr,
+    GROUPS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
 ) -> None:  # fmt: skip
     """QUERIES tokens × all query heads of one key head: token t sees the keys first[t] … t. Queries are rotated here, keys
     before. Heads are processed in two halves, which the rotation turns against each other.
@@ -54,7 +62,7 @@ def attention_kernel(
         score = tl.dot(query_1, tl.load(key, mask=there[None, :], other=0.0), input_precision="ieee")
         score = tl.dot(query_2, tl.load(key + HALF, mask=there[None, :], other=0.0), score, input_precision="ieee")
         seen = (column[None, :] >= begin[:, None]) & (column[None, :] <= token[:, None])
-        score = tl.where(seen, score * scale, -1.0e30)
+        score = tl.where(seen, _scaled(score, scale, softcap, CAPPED), -1.0e30)
         higher = tl.maximum(largest, tl.max(score, axis=1))
         shrink = tl.exp2(largest - higher)
         weight = tl.exp2(score - higher[:, None])
@@ -71,7 +79,7 @@ def attention_kernel(
 def cached_attention_kernel(
     qkv: Pointer, cos: Pointer, sin: Pointer, cache: Pointer, begins: Pointer, places: Pointer, out: Pointer,
     qkv_stride: Scalar, cache_stride: Scalar, out_stride: Scalar, key_at: Scalar, value_at: Scalar, scale: Scalar,
-    groups: Scalar, window: Scalar, GROUPS: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
+    softcap: Scalar, groups: Scalar, window: Scalar, CAPPED: tl.constexpr, GROUPS: tl.constexpr, KEYS: tl.constexpr, HALF: tl.constexpr,
 ) -> None:  # fmt: skip
     """The newest token of one sequence × all query heads of one key head, over the sequence's span of the cache.
 
@@ -104,7 +112,8 @@ def cached_attention_kernel(
     tl.store(target + HALF + half, key_2)
     tl.store(target + (value_at - key_at) + wide, value)
     largest = tl.sum(query_1.to(tl.float32) * key_1.to(tl.float32)[None, :], axis=1)
-    largest = (largest + tl.sum(query_2.to(tl.float32) * key_2.to(tl.float32)[None, :], axis=1)) * scale
+    largest = largest + tl.sum(query_2.to(tl.float32) * key_2.to(tl.float32)[None, :], axis=1)
+    largest = _scaled(largest, scale, softcap, CAPPED)
     total = tl.full([GROUPS], 1.0, tl.float32)
     result = tl.zeros([GROUPS, 2 * HALF], tl.float32) + value.to(tl.float32)[None, :]
     for start in range(tl.maximum(place - (window - 1), 0), place, KEYS):
@@ -114,7 +123,7 @@ def cached_attention_kernel(
         key = keys + offset[None, :] + half[:, None]
         score = tl.dot(query_1, tl.load(key, mask=there[None, :], other=0.0), input_precision="ieee")
         score = tl.dot(query_2, tl.load(key + HALF, mask=there[None, :], other=0.0), score, input_precision="ieee")
-        score = tl.where(there[None, :], score * scale, -1.0e30)
+        score = tl.where(there[None, :], _scaled(score, scale, softcap, CAPPED), -1.0e30)
         higher = tl.maximum(largest, tl.max(score, axis=1))
         shrink = tl.exp2(largest - higher)
         weight = tl.exp2(score - higher[:, None])

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from trainer.attention import LOG2_E
+from trainer.attention import LOG2_E, softcapped_attention
 from trainer.decoder import elementwise
-from trainer.decoder.layer import Layer, Pass, WithinDocuments
+from trainer.decoder.layer import Layer, Pass, WithinDocuments, no_angles
 
 KERNEL_WIDTHS = (32, 64, 128, 256)
 KERNEL_KEYS = 64
@@ -67,26 +67,38 @@ class FromCache:
     def __call__(self, layer: Layer, run: Pass, qkv: torch.Tensor, out: torch.Tensor) -> None:
         """See trainer.decoder.layer.Attention."""
         rows = self.cache[layer.index]
+        rotated = qkv[:, : layer.q_width + layer.kv_width]
+        cos, sin = run.angles[layer.rope]
         if has_kernel(layer, qkv):
             from trainer.decoder.attention_kernels import cached_attention_kernel
 
+            if cos.shape[1] < layer.head_width:  # the kernel rotates whole heads: here by nothing
+                elementwise.rotate(rotated, rotated, cos, sin, head_width=layer.head_width)
+                cos, sin = no_angles(len(qkv), layer.head_width, qkv)
             groups = layer.heads // layer.kv_heads
             cached_attention_kernel[(len(qkv), layer.kv_heads)](
-                qkv, run.cos_TD, run.sin_TD, rows, self.begins, self.places, out, qkv.stride(0), rows.stride(0), out.stride(0),
-                layer.q_width, layer.q_width + layer.kv_width, layer.scale * LOG2_E, groups, layer.window or NO_WINDOW,
+                qkv, cos, sin, rows, self.begins, self.places, out, qkv.stride(0), rows.stride(0), out.stride(0),
+                layer.q_width, layer.q_width + layer.kv_width, layer.scale * LOG2_E, (layer.softcap or 1.0) * LOG2_E, groups,
+                layer.window or NO_WINDOW, CAPPED=layer.softcap is not None,
                 GROUPS=max(16, 1 << (groups - 1).bit_length()), KEYS=KERNEL_KEYS, HALF=layer.head_width // 2, num_warps=4,
             )  # fmt: skip
             return
-        rotated = qkv[:, : layer.q_width + layer.kv_width]
-        elementwise.rotate(rotated, rotated, run.cos_TD, run.sin_TD)
+        elementwise.rotate(rotated, rotated, cos, sin, head_width=layer.head_width)
         rows.index_copy_(0, self.begins + self.places, qkv[:, layer.q_width :])
         queries = qkv[:, : layer.q_width].view(len(qkv), layer.heads, 1, layer.head_width)
         for i, (begin, place) in enumerate(self.host):
             first = 0 if layer.window is None else max(0, place - layer.window + 1)
             seen = rows[begin + first : begin + place + 1].unflatten(1, (2, layer.kv_heads, layer.head_width))
             keys, values = seen.permute(1, 2, 0, 3)
-            grouped = layer.heads != layer.kv_heads
-            attended = F.scaled_dot_product_attention(queries[i], keys, values, scale=layer.scale, enable_gqa=grouped)
+            if layer.softcap is not None:
+                attended = softcapped_attention(
+                    queries[i][None], keys[None], values[None], None, layer.scale, layer.softcap
+                )
+            else:
+                grouped = layer.heads != layer.kv_heads
+                attended = F.scaled_dot_product_attention(
+                    queries[i], keys, values, scale=layer.scale, enable_gqa=grouped
+                )
             out[i].copy_(attended.flatten())
 
 

@@ -9,37 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
 
 from trainer.attention import PackLayout
 from trainer.decoder import elementwise
+from trainer.decoder.binding import Rotary, Unsupported, is_family, read_layer, read_norm, rotaries
+from trainer.decoder.branch import Norm
 from trainer.decoder.inference import Fp8, Plain
-from trainer.decoder.layer import Attention, Kept, Layer, Norm, Pass, Sink, WithinDocuments
+from trainer.decoder.kept import Kept
+from trainer.decoder.layer import Attention, Layer, Pass, Sink, WithinDocuments
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.offload import HostStore
-from trainer.decoder.projections import Joined, Linear, Lora, Scratch
+from trainer.decoder.projections import Joined, Scratch
 from trainer.decoder.retention import Memory, Retention, Widths
-from trainer.families import FAMILIES
-
-
-class Unsupported(Exception):
-    """The model has a feature that this decoder does not support; the message names it."""
+from trainer.families import FAMILIES, Family
 
 
 @dataclass
 class Decoder:
     """Layers and their shared state. `retention`: what each layer keeps in training; see `trainer.decoder.retention`.
 
+    `ropes`: rotary embeddings by the name that layers have for theirs. `embedding_scale` multiplies the embeddings (Granite).
     `resident`: whether NF4 weights are also held dequantized (same values, no dequantization in each pass).
     `measured`: versions of the parameters in the last pass, if it had no backward pass.
     """
 
     layers: list[Layer]
     norm: Norm
-    rotary: torch.nn.Module
+    ropes: dict[str, Rotary]
+    embedding_scale: float
+    family: Family
     scratch: Scratch
     retention: list[Retention]
     store: HostStore | None = None
@@ -55,15 +56,17 @@ class Decoder:
         config, base = causal.config, causal.base_model
         if not is_family(causal):
             raise Unsupported(f"the architecture {config.model_type} ({type(causal).__module__})")
-        if getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
-            raise Unsupported(f"the activation {config.hidden_act}")
-        if getattr(config, "attention_dropout", 0.0):
-            raise Unsupported("dropout of attention")
-        if 2 * len(base.rotary_emb.inv_freq) != base.layers[0].self_attn.head_dim:
-            raise Unsupported("a rotary embedding of part of each head")
-        scratch = Scratch(base.embed_tokens.weight.device, dtype)
-        layers = [_layer(index, module, config, scratch) for index, module in enumerate(base.layers)]
-        decoder = cls(layers, _norm(base.norm), base.rotary_emb, scratch, [Retention.KEEP] * len(layers))
+        family, scratch = FAMILIES[config.model_type], Scratch(base.embed_tokens.weight.device, dtype)
+        layers = [read_layer(index, module, config, scratch) for index, module in enumerate(base.layers)]
+        decoder = cls(
+            layers,
+            read_norm(base.norm, family),
+            rotaries(base, config),
+            getattr(base, "embedding_multiplier", 1.0),
+            family,
+            scratch,
+            [Retention.KEEP] * len(layers),
+        )
         lora = {id(parameter) for parameter in decoder.parameters()}
         if lora and any(p.requires_grad and id(p) not in lora for p in causal.parameters()):
             raise Unsupported("trainable weights other than LoRA's A and B")
@@ -86,6 +89,7 @@ class Decoder:
             rank=max(joined.rank for joined in layer.joined),
             itemsize=self.scratch.dtype.itemsize,
             qk_norm=layer.qk_norms is not None,
+            after_norms=layer.around_mlp.after is not None,
         )
 
     @property
@@ -174,8 +178,11 @@ class Decoder:
         if versions is None or versions != self.measured:
             self.scratch.generation += 1
         self.measured = versions
-        cos, sin = self.rotary(embeddings_Td[None], position_ids_T[None])
-        return Pass(self.scratch.generation, pack, cos[0].contiguous(), sin[0].contiguous(), dropout_seed, sink)
+        angles = {}
+        for name, rotary in self.ropes.items():
+            cos, sin = rotary(embeddings_Td[None], position_ids_T[None])
+            angles[name] = (cos[0].contiguous(), sin[0].contiguous())
+        return Pass(self.scratch.generation, pack, angles, dropout_seed, sink)
 
     @torch.no_grad()
     def backward_into(
@@ -199,16 +206,19 @@ class Decoder:
     ) -> torch.Tensor:
         """Hidden states (T, d) of a pass without a backward pass: one residual stream, changed in place. With `rows` (P,) only
         those of these tokens, (P, d), and in the last layer only they are computed after attention."""
-        x = embeddings_Td.clone()
+        x = self._scaled(embeddings_Td.clone())
         for layer in self.layers:
             x = layer.measure(x, run, attention, rows if layer is self.layers[-1] else None)
         hidden = torch.empty_like(x)
         elementwise.add_rms_norm(x, None, self.norm.weight, self.norm.eps, hidden)
         return hidden
 
+    def _scaled(self, embeddings_Td: torch.Tensor) -> torch.Tensor:
+        return embeddings_Td if self.embedding_scale == 1.0 else embeddings_Td * self.embedding_scale
+
     def _forward(self, x: torch.Tensor, run: Pass, tape: list[Kept]) -> torch.Tensor:
         """Hidden states. Appends what each layer keeps to `tape`, and finally the input of the last norm."""
-        delta = None
+        x, delta = self._scaled(x), None
         for layer, retention in zip(self.layers, self.retention, strict=True):
             x, delta, kept = layer.forward(x, delta, run, retention)
             if retention is Retention.OFFLOAD:
@@ -264,20 +274,6 @@ class _Stack(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-def is_family(causal: torch.nn.Module) -> bool:
-    """Whether the model and its parts are of transformers' own classes of one of these architectures. Code shipped with a checkpoint
-    may call itself llama and compute something else."""
-    kind, base = causal.config.model_type, causal.base_model
-    if kind not in FAMILIES or not hasattr(base, "layers"):
-        return False
-    own = vars(import_module(f"transformers.models.{kind}.modeling_{kind}"))
-    parts = [causal, base, base.norm, base.rotary_emb]
-    for layer in base.layers:
-        parts += [layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm]
-    kinds = {type(getattr(part, "original_module", part)) for part in parts}  # PEFT wraps a norm that is trained too
-    return all(own.get(kind.__name__) is kind for kind in kinds)
-
-
 def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
     """A key that changes when a linear layer is replaced (an adapter loaded or removed) or its adapter is switched.
 
@@ -300,69 +296,4 @@ def layers_signature(causal: torch.nn.Module) -> tuple[Any, ...]:
             tuple(getattr(module, "scaling", {}).items()),
         )
         for module in modules
-    )
-
-
-def _layer(index: int, module: torch.nn.Module, config: Any, scratch: Scratch) -> Layer:
-    attention, mlp = module.self_attn, module.mlp
-    qk = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
-    heads = config.num_attention_heads
-    if config.model_type == "mistral":
-        window = getattr(config, "sliding_window", None)
-    else:
-        window = getattr(attention, "sliding_window", None)
-
-    def joined(parent: torch.nn.Module, *names: str) -> Joined:
-        """The named linear layers of `parent`, joined."""
-        return Joined([_linear(getattr(parent, name)) for name in names], scratch)
-
-    return Layer(
-        index=index,
-        qkv=joined(attention, "q_proj", "k_proj", "v_proj"),
-        o=joined(attention, "o_proj"),
-        mlp=joined(mlp, "gate_proj", "up_proj"),
-        down=joined(mlp, "down_proj"),
-        norms=(_norm(module.input_layernorm), _norm(module.post_attention_layernorm)),
-        qk_norms=tuple(_norm(norm) for norm in qk) if qk[0] is not None else None,
-        heads=heads,
-        kv_heads=config.num_key_value_heads,
-        head_width=attention.head_dim,
-        scale=attention.scaling,
-        window=window,
-    )
-
-
-def _norm(module: torch.nn.Module) -> Norm:
-    return Norm(module.weight, module.variance_epsilon)
-
-
-def _linear(module: torch.nn.Module) -> Linear:
-    """A linear layer, with or without a PEFT LoRA."""
-    import bitsandbytes as bnb
-    from peft.tuners.lora import LoraLayer
-
-    lora = None
-    if isinstance(module, LoraLayer):
-        lora, module = _lora(module), module.get_base_layer()
-    if isinstance(module, bnb.nn.Linear4bit):
-        weight: torch.Tensor | Nf4Weight = Nf4Weight(module.weight.data, module.weight.quant_state)
-    elif type(module) is torch.nn.Linear:
-        weight = module.weight
-    else:
-        raise Unsupported(f"a layer of type {type(module).__name__}")
-    return Linear(weight, module.bias, lora)
-
-
-def _lora(module: Any) -> Lora | None:
-    names = [name for name in module.active_adapters if name in module.lora_A]
-    if module.disable_adapters or not names:
-        return None
-    if len(names) > 1 or module.merged:
-        raise Unsupported("more than one adapter at a time, or a merged one")
-    name = names[0]
-    if name in getattr(module, "lora_variant", {}) or module.lora_bias.get(name):
-        raise Unsupported("a variant of LoRA (DoRA, bias)")
-    down, up = module.lora_A[name], module.lora_B[name]
-    return Lora(
-        down.weight, up.weight, float(module.scaling[name]), float(getattr(module.lora_dropout[name], "p", 0.0))
     )

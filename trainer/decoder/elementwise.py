@@ -6,13 +6,19 @@ On a GPU these are the Triton kernels of kernels.py; elsewhere plain torch with 
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 WARPS = 8
 COLUMNS = 1024
+Activation = Literal["silu", "gelu_tanh"]
+"""Of the gate. Both are x · sigmoid(k(x)): SiLU with k(x) = x, GELU's tanh form (arXiv 1606.08415) with k(x) = LINEAR · x + CUBIC · x³."""
+LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
+CUBIC = 0.044715 * LINEAR
 FP8_MAX = 448.0
 """Largest number of torch.float8_e4m3fn."""
 
@@ -28,13 +34,17 @@ def _kernels(tensor: torch.Tensor) -> ModuleType | None:
 def add_rms_norm(
     x: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float, normed: torch.Tensor
 ) -> torch.Tensor:
-    """Write rms_norm(x + y) · weight into `normed` and return x + y (x itself if y is None)."""
+    """Write rms_norm(x + y) · weight into `normed` and return x + y (x itself if y is None).
+
+    The normal is rounded to the weight's dtype before it is multiplied: as in Llama if that is the dtype of x, and not at all if the
+    weight is float32, as in Gemma and OLMo 2.
+    """
     kernels = _kernels(x)
     if kernels is None:
         total = x if y is None else x + y
         value = total.float()
         value = value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + eps)
-        torch.mul(value.to(x.dtype), weight, out=normed)
+        torch.mul(value.to(weight.dtype), weight, out=normed)
         return total
     rows, width = x.shape
     total = x if y is None else torch.empty(rows, width, dtype=x.dtype, device=x.device)
@@ -73,26 +83,36 @@ def rms_norm_backward(
 
 
 def rotate(
-    source: torch.Tensor, target: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, inverse: bool = False
+    source: torch.Tensor,
+    target: torch.Tensor,
+    cos_TR: torch.Tensor,
+    sin_TR: torch.Tensor,
+    inverse: bool = False,
+    head_width: int | None = None,
 ) -> None:
     """Rotary embedding of heads side by side, (T, heads · D) into `target` (which may be `source`).
 
-    Rotates one half of a head against the other, as in transformers. `inverse` gives the gradient.
+    Rotates one half of a head against the other, as in transformers. `inverse` gives the gradient. `head_width` D is needed if angles
+    are of the first R < D columns of each head only; the others are copied.
     """
-    tokens, head_width = cos_TD.shape
-    heads, half = source.shape[1] // head_width, head_width // 2
+    tokens, rotated = cos_TR.shape
+    width = head_width or rotated
+    heads, half = source.shape[1] // width, rotated // 2
+    if rotated < width and source.data_ptr() != target.data_ptr():
+        move(source, target)
+        source = target
     kernels = _kernels(source)
     if kernels is None:
-        first, second = source.reshape(tokens, heads, head_width).split(half, dim=-1)
-        (cos_1, cos_2), (sin_1, sin_2) = cos_TD[:, None].split(half, dim=-1), sin_TD[:, None].split(half, dim=-1)
+        first, second = source.reshape(tokens, heads, width)[..., :rotated].split(half, dim=-1)
+        (cos_1, cos_2), (sin_1, sin_2) = cos_TR[:, None].split(half, dim=-1), sin_TR[:, None].split(half, dim=-1)
         if inverse:
             turned = torch.cat([first * cos_1 + second * sin_2, second * cos_2 - first * sin_1], dim=-1)
         else:
             turned = torch.cat([first * cos_1 - second * sin_1, second * cos_2 + first * sin_2], dim=-1)
-        target.copy_(turned.view(tokens, heads * head_width))
+        target.unflatten(1, (heads, width))[..., :rotated].copy_(turned)
         return
     kernels.rotate_kernel[(tokens,)](
-        source, target, cos_TD, sin_TD, source.stride(0), target.stride(0), heads, half,
+        source, target, cos_TR, sin_TR, source.stride(0), target.stride(0), heads, half, width,
         INVERSE=inverse, HEADS=_power_of_2(heads), HALF=_power_of_2(half), num_warps=WARPS,
     )  # fmt: skip
 
@@ -111,48 +131,57 @@ def move(source: torch.Tensor, target: torch.Tensor) -> None:
     )
 
 
-def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """Write silu(gate) · up into `out` (T, F); gate and up are the halves of `gate_up` (T, 2F)."""
+def gated_product(gate_up: torch.Tensor, out: torch.Tensor, activation: Activation = "silu") -> None:
+    """Write activation(gate) · up into `out` (T, F); gate and up are the halves of `gate_up` (T, 2F)."""
     rows, width = out.shape
     kernels = _kernels(gate_up)
     if kernels is None:
-        torch.mul(F.silu(gate_up[:, :width]), gate_up[:, width:], out=out)
+        torch.mul(_activate(gate_up[:, :width], activation), gate_up[:, width:], out=out)
         return
-    kernels.silu_mul_kernel[(rows, _parts(width))](
-        gate_up, out, gate_up.stride(0), out.stride(0), width, BLOCK=COLUMNS, num_warps=4
-    )
+    kernels.gated_product_kernel[(rows, _parts(width))](
+        gate_up, out, gate_up.stride(0), out.stride(0), width, LINEAR, CUBIC,
+        GELU=activation == "gelu_tanh", BLOCK=COLUMNS, num_warps=4,
+    )  # fmt: skip
 
 
-def silu_mul_backward_(gate_up: torch.Tensor, product: torch.Tensor, recompute: bool) -> None:
+def gated_product_backward_(
+    gate_up: torch.Tensor, product: torch.Tensor, recompute: bool, activation: Activation = "silu"
+) -> None:
     """In place: replace `gate_up` (T, 2F) by its gradient, given that of the product in `product` (T, F).
 
     With `recompute`, `product` is replaced by the product itself.
     """
     rows, width = product.shape
+    gelu = activation == "gelu_tanh"
     kernels = _kernels(gate_up)
     if kernels is None:
         gate, up = gate_up[:, :width].float(), gate_up[:, width:].float()
-        upstream, sigmoid = product.float(), torch.sigmoid(gate)
+        upstream = product.float()
+        sigmoid = torch.sigmoid(gate * (LINEAR + CUBIC * gate * gate) if gelu else gate)
         active = gate * sigmoid
-        of_gate, of_up = upstream * up * (sigmoid + active * (1.0 - sigmoid)), upstream * active
+        steepness = active * (1.0 - sigmoid)
+        if gelu:
+            steepness *= LINEAR + 3.0 * CUBIC * gate * gate
+        of_gate, of_up = upstream * up * (sigmoid + steepness), upstream * active
         if recompute:
             product.copy_(active.to(product.dtype) * gate_up[:, width:])
         gate_up[:, :width], gate_up[:, width:] = of_gate, of_up
         return
-    kernels.silu_mul_backward_kernel[(rows, _parts(width))](
-        gate_up, product, gate_up.stride(0), product.stride(0), width, PRODUCT=recompute, BLOCK=COLUMNS, num_warps=4
-    )
+    kernels.gated_product_backward_kernel[(rows, _parts(width))](
+        gate_up, product, gate_up.stride(0), product.stride(0), width, LINEAR, CUBIC,
+        PRODUCT=recompute, GELU=gelu, BLOCK=COLUMNS, num_warps=4,
+    )  # fmt: skip
 
 
 def fp8_rows(
     source: torch.Tensor,
     out: torch.Tensor,
     norm: tuple[torch.Tensor, float] | None = None,
-    gate: bool = False,
+    gate: Activation | None = None,
 ) -> torch.Tensor:
     """Write rows of `source` into `out` (T, width) of 8-bit floats and return their scales (T, 1) float32.
 
-    out · scale is the row itself; with `norm` (weight, eps) rms_norm(row) · weight; with `gate` silu(gate) · up of a
+    out · scale is the row itself; with `norm` (weight, eps) rms_norm(row) · weight; with `gate` gate(gate half) · up of a
     source (T, 2 · width).
     """
     rows, width = out.shape
@@ -161,9 +190,9 @@ def fp8_rows(
         value = source.float()
         if norm is not None:
             value = value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + norm[1])
-            value = (value.to(source.dtype) * norm[0]).float()
+            value = (value.to(norm[0].dtype) * norm[0]).to(source.dtype).float()
         if gate:
-            value = F.silu(value[:, :width]) * value[:, width:]
+            value = _activate(value[:, :width], gate) * value[:, width:]
         unit = value.abs().amax(-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
         out.copy_((value / unit).to(out.dtype))
         return unit
@@ -171,8 +200,8 @@ def fp8_rows(
     weight, eps = (source, 0.0) if norm is None else norm
     block = _power_of_2(width)
     kernels.fp8_rows_kernel[(rows,)](
-        source, weight, out, unit, source.stride(0), out.stride(0), width, eps,
-        NORM=norm is not None, GATE=gate, BLOCK=block, num_warps=16 if block > 8192 else WARPS,
+        source, weight, out, unit, source.stride(0), out.stride(0), width, eps, LINEAR, CUBIC,
+        NORM=norm is not None, GATE=gate is not None, GELU=gate == "gelu_tanh", BLOCK=block, num_warps=16 if block > 8192 else WARPS,
     )  # fmt: skip
     return unit
 
@@ -192,6 +221,10 @@ def fp8_border(source: torch.Tensor, unit: torch.Tensor, out: torch.Tensor, shar
         source, unit, out, source.stride(0), out.stride(0), width, out.shape[1], share, rows,
         ROWS=tile, BLOCK=block, num_warps=4,
     )  # fmt: skip
+
+
+def _activate(gate: torch.Tensor, activation: Activation) -> torch.Tensor:
+    return F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")
 
 
 def _power_of_2(number: int) -> int:

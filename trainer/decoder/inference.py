@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import torch
 
 from trainer.decoder import elementwise
-from trainer.decoder.elementwise import FP8_MAX
+from trainer.decoder.branch import Branch
+from trainer.decoder.elementwise import FP8_MAX, Activation
 from trainer.decoder.projections import Joined
 
 FP8 = torch.float8_e4m3fn
@@ -34,11 +35,11 @@ SHARE = 0.25
 class Projection(Protocol):
     """The interface between a layer and a projection. T tokens; `inputs` is opaque between the calls."""
 
-    def normed(self, x_Td: torch.Tensor, weight: torch.Tensor, eps: float) -> Any:
-        """Inputs from the residual stream, by RMSNorm."""
+    def entered(self, x_Td: torch.Tensor, branch: Branch) -> Any:
+        """Inputs from the residual stream, by the branch's norm."""
 
-    def gated(self, gate_up: torch.Tensor) -> Any:
-        """Inputs silu(gate) · up."""
+    def gated(self, gate_up: torch.Tensor, activation: Activation) -> Any:
+        """Inputs activation(gate) · up."""
 
     def blank(self, tokens: int) -> tuple[Any, torch.Tensor]:
         """(argument for `filled`, (T, in) tensor to write the input into)."""
@@ -59,16 +60,16 @@ class Plain:
     def __init__(self, joined: Joined):
         self.joined = joined
 
-    def normed(self, x_Td: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def entered(self, x_Td: torch.Tensor, branch: Branch) -> torch.Tensor:
         """See Projection."""
         X, view = self.blank(len(x_Td))
-        elementwise.add_rms_norm(x_Td, None, weight, eps, view)
+        branch.enter(x_Td, None, view)
         return self.filled(X)
 
-    def gated(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def gated(self, gate_up: torch.Tensor, activation: Activation) -> torch.Tensor:
         """See Projection."""
         X, view = self.blank(len(gate_up))
-        elementwise.silu_mul(gate_up, view)
+        elementwise.gated_product(gate_up, view, activation)
         return self.filled(X)
 
     def blank(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,13 +111,14 @@ class Fp8:
         self.down = torch.zeros(self.down_rows, joined.inputs, dtype=FP8, device=device)
         self.down_unit = torch.ones(1, self.down_rows, dtype=torch.float32, device=device)
 
-    def normed(self, x_Td: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def entered(self, x_Td: torch.Tensor, branch: Branch) -> tuple[torch.Tensor, torch.Tensor]:
         """See Projection."""
-        return self._inputs(x_Td, norm=(weight, eps))
+        norm = branch.before
+        return self._inputs(x_Td, norm=None if norm is None else (norm.weight, norm.eps))
 
-    def gated(self, gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def gated(self, gate_up: torch.Tensor, activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
         """See Projection."""
-        return self._inputs(gate_up, gate=True)
+        return self._inputs(gate_up, gate=activation)
 
     def blank(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """See Projection."""

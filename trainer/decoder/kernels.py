@@ -31,9 +31,9 @@ def add_rms_norm_kernel(
         tl.store(total + row * total_stride + columns, value, mask=inside)
     value = value.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
-    normal = (value * scale).to(dtype).to(tl.float32)
-    factor = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row * normed_stride + columns, (normal * factor).to(dtype), mask=inside)
+    factor = tl.load(weight + columns, mask=inside, other=0.0)
+    normal = (value * scale).to(factor.dtype).to(tl.float32)
+    tl.store(normed + row * normed_stride + columns, (normal * factor.to(tl.float32)).to(dtype), mask=inside)
 
 
 @triton.jit
@@ -62,13 +62,14 @@ def rms_norm_backward_kernel(
 @triton.jit
 def rotate_kernel(
     source: Pointer, target: Pointer, cos: Pointer, sin: Pointer, source_stride: Scalar, target_stride: Scalar, heads: Scalar,
-    half: Scalar, INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
+    half: Scalar, head_width: Scalar, INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One token: rotary embedding of all its heads. Reads both halves before writing, so target may be source."""
+    """One token: rotary embedding of the first 2 · half columns of all its heads. Reads both halves before writing, so target may be
+    source."""
     token = tl.program_id(0).to(tl.int64)
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (column < half)
-    place = head * (2 * half) + column
+    place = head * head_width + column
     first = tl.load(source + token * source_stride + place, mask=inside, other=0.0)
     second = tl.load(source + token * source_stride + place + half, mask=inside, other=0.0)
     dtype = first.dtype
@@ -100,10 +101,19 @@ def move_kernel(
 
 
 @triton.jit
-def silu_mul_kernel(
-    gate_up: Pointer, out: Pointer, gate_up_stride: Scalar, out_stride: Scalar, width: Scalar, BLOCK: tl.constexpr,
+def _openness(gate: Scalar, linear: Scalar, cubic: Scalar, GELU: tl.constexpr) -> Scalar:
+    """sigmoid(k(gate)), float32: the activation is gate times this; see elementwise.Activation."""
+    if GELU:
+        return tl.sigmoid(gate * (linear + cubic * gate * gate))
+    return tl.sigmoid(gate)
+
+
+@triton.jit
+def gated_product_kernel(
+    gate_up: Pointer, out: Pointer, gate_up_stride: Scalar, out_stride: Scalar, width: Scalar, linear: Scalar, cubic: Scalar,
+    GELU: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Part of a row: silu(gate) · up, with gate and up side by side."""
+    """Part of a row: activation(gate) · up, with gate and up side by side."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
@@ -111,14 +121,14 @@ def silu_mul_kernel(
     up = tl.load(gate_up + row * gate_up_stride + width + columns, mask=inside, other=0.0)
     dtype = gate.dtype
     gate = gate.to(tl.float32)
-    active = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32)
+    active = (gate * _openness(gate, linear, cubic, GELU)).to(dtype).to(tl.float32)
     tl.store(out + row * out_stride + columns, (active * up.to(tl.float32)).to(dtype), mask=inside)
 
 
 @triton.jit
-def silu_mul_backward_kernel(
-    gate_up: Pointer, product: Pointer, gate_up_stride: Scalar, product_stride: Scalar, width: Scalar, PRODUCT: tl.constexpr,
-    BLOCK: tl.constexpr,
+def gated_product_backward_kernel(
+    gate_up: Pointer, product: Pointer, gate_up_stride: Scalar, product_stride: Scalar, width: Scalar, linear: Scalar,
+    cubic: Scalar, PRODUCT: tl.constexpr, GELU: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """In place: gate and up are replaced by their gradients, and (with PRODUCT) the product's gradient by the product."""
     row = tl.program_id(0).to(tl.int64)
@@ -131,9 +141,12 @@ def silu_mul_backward_kernel(
     gate = gate.to(tl.float32)
     up = tl.load(gate_at + width, mask=inside, other=0.0).to(tl.float32)
     upstream = tl.load(product_at, mask=inside, other=0.0).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
+    sigmoid = _openness(gate, linear, cubic, GELU)
     active = gate * sigmoid
-    tl.store(gate_at, (upstream * up * (sigmoid + active * (1.0 - sigmoid))).to(dtype), mask=inside)
+    steepness = active * (1.0 - sigmoid)
+    if GELU:
+        steepness *= linear + 3.0 * cubic * gate * gate
+    tl.store(gate_at, (upstream * up * (sigmoid + steepness)).to(dtype), mask=inside)
     tl.store(gate_at + width, (upstream * active).to(dtype), mask=inside)
     if PRODUCT:
         tl.store(product_at, (active.to(dtype).to(tl.float32) * up).to(dtype), mask=inside)
@@ -249,9 +262,9 @@ def statistics_kernel(
 @triton.jit
 def fp8_rows_kernel(
     source: Pointer, weight: Pointer, out: Pointer, scale: Pointer, source_stride: Scalar, out_stride: Scalar, width: Scalar,
-    eps: Scalar, NORM: tl.constexpr, GATE: tl.constexpr, BLOCK: tl.constexpr,
+    eps: Scalar, linear: Scalar, cubic: Scalar, NORM: tl.constexpr, GATE: tl.constexpr, GELU: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One row in 8-bit floats and its scale: out · scale = the row, its rms norm (NORM), or silu(gate) · up (GATE)."""
+    """One row in 8-bit floats and its scale: out · scale = the row, its rms norm (NORM), or activation(gate) · up (GATE)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -259,12 +272,12 @@ def fp8_rows_kernel(
     dtype = value.dtype
     value = value.to(tl.float32)
     if NORM:
-        factor = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+        factor = tl.load(weight + columns, mask=inside, other=0.0)
         normal = value * tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
-        value = (normal.to(dtype).to(tl.float32) * factor).to(dtype).to(tl.float32)
+        value = (normal.to(factor.dtype).to(tl.float32) * factor.to(tl.float32)).to(dtype).to(tl.float32)
     if GATE:
         up = tl.load(source + row * source_stride + width + columns, mask=inside, other=0.0).to(tl.float32)
-        value = value * tl.sigmoid(value) * up
+        value = value * _openness(value, linear, cubic, GELU) * up
     unit = tl.maximum(tl.max(tl.abs(value), axis=0), 1.0e-12) / 448.0
     tl.store(scale + row, unit)
     tl.store(out + row * out_stride + columns, (value / unit).to(out.dtype.element_ty), mask=inside)

@@ -37,7 +37,8 @@ class Retention(StrEnum):
 
 @dataclass(frozen=True)
 class Widths:
-    """Widths of a decoder layer: model, q output, k (or v) output, MLP, and the rank of LoRA; bytes per value."""
+    """Widths of a decoder layer: model, q output, k (or v) output, MLP, and the rank of LoRA; bytes per value; whether q and k, and
+    the outputs of attention and of the MLP, are normalized."""
 
     hidden: int
     query: int
@@ -47,6 +48,7 @@ class Widths:
     rank: int
     itemsize: int
     qk_norm: bool = False
+    after_norms: bool = False
 
 
 def kept_values(widths: Widths, retention: Retention) -> int:
@@ -57,7 +59,7 @@ def kept_values(widths: Widths, retention: Retention) -> int:
     if retention is Retention.INPUT:
         return d
     attention = q + 2 * kv + (q + kv if widths.qk_norm else 0) + (q + r)
-    kept = d + attention + d + 2 * ff + 2 * r
+    kept = d + attention + d + 2 * ff + 2 * r + (2 * d if widths.after_norms else 0)
     if retention is Retention.KEEP:
         kept += (d + 3 * r) + (d + 2 * r) + (ff + r)
     return kept
@@ -73,11 +75,13 @@ def working_bytes(widths: Widths, retention: Retention, tokens: int) -> int:
     """Peak bytes in the backward pass of one layer beyond what it keeps: recomputed tensors, the gradient of the
     gated product, and three tensors of the model's width; with offload, one input arriving and one leaving."""
     d, ff, r = widths.hidden, widths.intermediate, widths.rank
-    values = 3 * (d + r) + (2 * d if retention is Retention.OFFLOAD else 0)
+    values = 3 * (d + r) + (2 * d if retention is Retention.OFFLOAD else 0) + (d if widths.after_norms else 0)
     if retention is Retention.KEEP:
         return tokens * widths.itemsize * (values + ff)
     if retention is Retention.PRODUCTS:
         return tokens * widths.itemsize * (values + (d + 3 * r) + (d + 2 * r) + (ff + r))
+    if widths.after_norms:  # the last product is made again too, so its input is there when its gradient comes
+        values += ff
     everything = kept_bytes(widths, Retention.KEEP, tokens)
     return everything - tokens * widths.itemsize * d + tokens * widths.itemsize * values
 
@@ -105,7 +109,9 @@ def loss_bytes(widths: Widths, tokens: int) -> int:
 def measuring_bytes(widths: Widths, tokens: int) -> int:
     """Peak bytes in a forward pass that keeps nothing: the residual stream, the gate and up outputs and their
     product with its border, then the hidden states (twice in float32 when they are pooled); and a chunk of logits."""
-    values = 2 * widths.hidden + max(3 * widths.intermediate + widths.rank, 8 * widths.hidden // widths.itemsize)
+    values = (4 if widths.after_norms else 2) * widths.hidden + max(
+        3 * widths.intermediate + widths.rank, 8 * widths.hidden // widths.itemsize
+    )
     return tokens * values * widths.itemsize + 2 * LOGITS_CHUNK * widths.itemsize
 
 

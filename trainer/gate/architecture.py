@@ -12,10 +12,10 @@ import logging
 import torch
 
 from trainer import attention
-from trainer.decoder.decoder import is_family
+from trainer.decoder.binding import is_family
 from trainer.errors import TrainerError
 from trainer.families import FAMILIES
-from trainer.gate.head import find_logits
+from trainer.gate.head import find_logits, scales_logits
 from trainer.gate.isolation import alone, failure
 from trainer.gate.probe import short_windows
 
@@ -30,6 +30,8 @@ def prepare_attention(causal: torch.nn.Module) -> str:
     """
     attention.register()
     if is_family(causal):
+        if scales_logits(causal.config):
+            causal.winnow_logits = find_logits(causal)
         causal.set_attn_implementation(attention.PACKED_ATTENTION)
         return attention.PACKED_ATTENTION
     name = type(causal).__name__

@@ -25,6 +25,11 @@ SCALES, CAPS = ("logit_scale", "logits_scaling", "lm_head_multiplier"), ("final_
 """Fields of configs. A scale multiplies logits in some models and divides them in others, so both are tried."""
 
 
+def scales_logits(config: Any) -> bool:
+    """Whether a value of a model's config scales or caps its logits."""
+    return any(scale != 1.0 or cap is not None for scale, cap in _candidates(config.get_text_config(decoder=True)))
+
+
 @torch.no_grad()
 def find_logits(causal: torch.nn.Module) -> tuple[float, float | None]:
     """(scale, cap or None) with which `trainer.loss.Head` gives the model's own logits.

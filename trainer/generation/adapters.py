@@ -23,14 +23,6 @@ from trainer.decoder.inference import Plain
 from trainer.decoder.projections import Joined
 from trainer.errors import CheckpointError
 
-PLACES = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-"""The linear layers of a decoder layer's four joined projections, in order."""
-
 
 @dataclass(frozen=True)
 class LowRank:
@@ -60,7 +52,7 @@ class AdapterSet:
             layers.append(
                 tuple(
                     _stack(loaded, f"layers.{layer.index}.", names, joined)
-                    for names, joined in zip(PLACES, layer.joined, strict=True)
+                    for names, joined in zip(decoder.family.projections, layer.joined, strict=True)
                 )
             )
         for path, tensors in zip(paths, loaded, strict=True):

@@ -43,12 +43,12 @@ class StepGraphs:
         held = self.recorded[size]
         held.begins_S.fill_(self.spare)
         held.places_S.zero_()
+        angles = [pair for rope in run.angles for pair in zip(held.run.angles[rope], run.angles[rope], strict=True)]
         for target, source in (
             (held.embeddings_Sd, embeddings_Sd),
-            (held.run.cos_TD, run.cos_TD),
-            (held.run.sin_TD, run.sin_TD),
             (held.begins_S, begins_S),
             (held.places_S, places_S),
+            *angles,
         ):
             target[:count].copy_(source)
         held.graph.replay()
@@ -56,10 +56,10 @@ class StepGraphs:
 
     def _record(self, size: int, embeddings_Sd: torch.Tensor, run: Pass) -> _Recorded:
         embeddings = embeddings_Sd.new_zeros(size, self.width)
-        cos, sin = (angles.new_zeros(size, angles.shape[1]) for angles in (run.cos_TD, run.sin_TD))
+        angles = {rope: tuple(x.new_zeros(size, x.shape[1]) for x in pair) for rope, pair in run.angles.items()}
         begins = torch.full((size,), self.spare, dtype=torch.int64, device=embeddings.device)
         places = torch.zeros_like(begins)
-        held = replace(run, cos_TD=cos, sin_TD=sin)
+        held = replace(run, angles=angles)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # compiles kernels and allocates what outlives a step

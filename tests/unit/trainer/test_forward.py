@@ -35,8 +35,8 @@ def packed_logits(model, tokens, rows):
         ("qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
         ("gpt_neox", {}),
         ("gpt2", {}),
-        ("gemma2", {"final_logit_softcapping": None}),
-        ("gemma2", {"final_logit_softcapping": None, "attn_logit_softcapping": None}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("cohere", {}),
     ],
 )
 def test_trap_2_each_document_in_a_pack_has_the_logits_it_has_alone(kind, changes):

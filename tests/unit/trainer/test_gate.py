@@ -89,14 +89,14 @@ def test_gradient_and_statistics_go_through_scale_and_cap():
 
 
 def test_logits_changed_by_a_value_that_no_config_has_are_refused_as_such():
-    model = build("gemma2", final_logit_softcapping=None)
+    model = build("cohere")
     model.lm_head.register_forward_hook(lambda module, inputs, output: output * 0.7)
-    with pytest.raises(TrainerError, match="logits of Gemma2ForCausalLM"):
+    with pytest.raises(TrainerError, match="logits of CohereForCausalLM"):
         prepare_attention(model)
 
 
 def test_trap_35_a_leak_far_below_rounding_tolerances_is_refused():
-    model = build("gemma2", final_logit_softcapping=None)
+    model = build("cohere")
     layer = model.model.layers[0].mlp
     layer.register_forward_hook(lambda module, inputs, output: output + 1e-6 * output.roll(1, dims=1))
     with pytest.raises(TrainerError, match="change by .* with the documents around it"):
@@ -104,7 +104,7 @@ def test_trap_35_a_leak_far_below_rounding_tolerances_is_refused():
 
 
 def test_trap_35_a_leak_through_replaced_embeddings_in_training_mode_is_refused():
-    model = build("gemma2", final_logit_softcapping=None)
+    model = build("cohere")
 
     def leak(module, inputs, output):
         return output + output.mean(1, keepdim=True) if module.training else output

@@ -36,7 +36,7 @@ KINDS = [
     ("mistral", {"sliding_window": 7}),
     ("gpt_neox", {}),
     ("gpt2", {}),
-    ("gemma2", {"final_logit_softcapping": None}),
+    ("cohere", {"logit_scale": 0.25}),
 ]
 
 

@@ -89,14 +89,15 @@ def test_gradient_of_the_norm_is_that_of_autograd():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_rotary_embedding(both, dtype, inverse, in_place):
-    angles = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("rotated", [8, 6])
+def test_rotary_embedding(both, dtype, inverse, in_place, rotated):
+    angles = torch.randn(6, rotated, generator=torch.Generator().manual_seed(0))
     cos, sin = angles.cos().to(DEVICE, dtype), angles.sin().to(DEVICE, dtype)
 
     def function():
         source, buffer = wide(6, 3 * 8, dtype)
         target = source if in_place else torch.zeros_like(source)
-        elementwise.rotate(source, target, cos, sin, inverse)
+        elementwise.rotate(source, target, cos, sin, inverse, head_width=8)
         return buffer.clone(), target.clone()
 
     plain, fused = both(function)
@@ -116,10 +117,11 @@ def test_move_between_strides(both, width):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gate(both, dtype):
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gate(both, dtype, activation):
     def function():
         (gate_up, _), (out, buffer) = wide(4, 2 * 50, dtype), wide(4, 50, dtype)
-        elementwise.silu_mul(gate_up, out)
+        elementwise.gated_product(gate_up, out, activation)
         return buffer.clone()
 
     close(*both(function), dtype)
@@ -127,10 +129,11 @@ def test_gate(both, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_gradient_of_the_gate_in_place(both, dtype, recompute):
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gradient_of_the_gate_in_place(both, dtype, recompute, activation):
     def function():
         (gate_up, first), (product, second) = wide(4, 2 * 50, dtype), wide(4, 50, dtype)
-        elementwise.silu_mul_backward_(gate_up, product, recompute)
+        elementwise.gated_product_backward_(gate_up, product, recompute, activation)
         return first.clone(), second.clone()
 
     plain, fused = both(function)
@@ -194,7 +197,8 @@ def test_statistics_of_logits(dtype, vocabulary):
 @pytest.mark.parametrize("dtype", [torch.float32 if DEVICE == "cpu" else torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 1, 32), (3, 3, 32), (6, 2, 64)])
 @pytest.mark.parametrize("window", [None, 5])
-def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, window):
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, window, softcap):
     from trainer import attention
 
     borders = (0, 3, 4, 45, 130, 131, 160)
@@ -212,10 +216,10 @@ def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, windo
     first = first.int().to(DEVICE)
     with monkeypatch.context() as patch:
         patch.setattr(attention, "KERNEL_WIDTHS", ())
-        attention.attend_into(expected[:, :-5], qkv.clone(), shape, pack, first, *turn, width**-0.5, window)
+        attention.attend_into(expected[:, :-5], qkv.clone(), shape, pack, first, turn, width**-0.5, window, softcap)
     monkeypatch.setattr(attention, "VARLEN_DTYPES", DTYPES)
     tensor = qkv if DEVICE == "cuda" else _claims_to_be_on_a_gpu(qkv)
-    attention.attend_into(found[:, :-5], tensor, shape, pack, first, *turn, width**-0.5, window)
+    attention.attend_into(found[:, :-5], tensor, shape, pack, first, turn, width**-0.5, window, softcap)
     torch.testing.assert_close(found, expected, rtol=3 * TOLERANCE[dtype], atol=3 * TOLERANCE[dtype])
     assert not found[:, -5:].any()
 
@@ -223,19 +227,21 @@ def test_attention_over_a_pack(monkeypatch, dtype, heads, kv_heads, width, windo
 @pytest.mark.parametrize("dtype", [torch.float32 if DEVICE == "cpu" else torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 1, 32), (3, 3, 32), (6, 2, 64)])
 @pytest.mark.parametrize("window", [None, 5])
-def test_attention_over_a_cache(monkeypatch, dtype, heads, kv_heads, width, window):
+@pytest.mark.parametrize(("softcap", "rotated"), [(None, 1.0), (0.8, 1.0), (None, 0.75)])
+def test_attention_over_a_cache(monkeypatch, dtype, heads, kv_heads, width, window, softcap, rotated):
     from trainer.decoder import cached
     from trainer.decoder.layer import Pass
 
     q_width, kv_width = heads * width, kv_heads * width
     layer = SimpleNamespace(
-        index=1, heads=heads, kv_heads=kv_heads, head_width=width, q_width=q_width, kv_width=kv_width, window=window, scale=0.3
+        index=1, heads=heads, kv_heads=kv_heads, head_width=width, q_width=q_width, kv_width=kv_width, window=window, scale=0.3,
+        softcap=softcap, rope="shared",
     )  # fmt: skip
     generator = torch.Generator().manual_seed(4)
     host = [(90, 0), (0, 3), (7, 80), (100, 64)]  # first row, and tokens before the new one
     begins, places = torch.tensor(host, device=DEVICE).T.contiguous()
-    angle = torch.randn(len(host), width, generator=generator).to(DEVICE)
-    run = Pass(0, None, angle.cos().to(dtype), angle.sin().to(dtype), None)
+    angle = torch.randn(len(host), int(rotated * width), generator=generator).to(DEVICE)
+    run = Pass(0, None, {"shared": (angle.cos().to(dtype), angle.sin().to(dtype))}, None)
     qkv = torch.randn(len(host), q_width + 2 * kv_width, generator=generator).to(DEVICE, dtype)
     rows = torch.randn(2, 170, 2 * kv_width, generator=generator).to(DEVICE, dtype)
     found = []
@@ -265,15 +271,20 @@ class _claims_to_be_on_a_gpu:
         return len(self.tensor)
 
 
-@pytest.mark.parametrize("how", ["given", "norm", "gate"])
+@pytest.mark.parametrize("how", ["given", "norm", "gate", "gelu gate"])
 def test_rows_in_eight_bit_floats(both, how):
     weight = torch.linspace(0.5, 2, 72, device=DEVICE, dtype=torch.bfloat16)
-    (source, _) = wide(5, 144 if how == "gate" else 72, torch.bfloat16)
+    (source, _) = wide(5, 144 if "gate" in how else 72, torch.bfloat16)
     source[1] = 0
 
     def function():
         out = torch.zeros(5, 80, device=DEVICE, dtype=torch.float8_e4m3fn)
-        options = {"norm": {"norm": (weight, 1e-5)}, "gate": {"gate": True}, "given": {}}[how]
+        options = {
+            "norm": {"norm": (weight, 1e-5)},
+            "gate": {"gate": "silu"},
+            "gelu gate": {"gate": "gelu_tanh"},
+            "given": {},
+        }[how]
         unit = elementwise.fp8_rows(source, out[:, :72], **options)
         return out.float() * unit, unit
 

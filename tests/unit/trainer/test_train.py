@@ -357,10 +357,10 @@ def test_training_follows_on_measuring_the_same_adapter(tmp_path, quantization, 
     assert reports[0].last_loss == reports[1].last_loss
 
 
-@pytest.mark.parametrize("kind", ["llama", "granite"])
+@pytest.mark.parametrize("kind", ["llama", "cohere"])
 def test_model_is_left_in_evaluation_mode_without_gradients(tmp_path, kind):
     base = Base.load(saved(tmp_path / "model", kind))
-    assert (base.decoder is None) is (kind == "granite")
+    assert (base.decoder is None) is (kind == "cohere")
     with base.new_adapter(LORA, seed=0) as model:
         rows = np.arange(7)
         train(model, table(LENGTHS), PACKS, rows, PLAIN, seed=0, round=0, steps=1, scratch=tmp_path)

@@ -24,6 +24,12 @@ SIZES = {
     "pad_token_id": 0,
 }
 
+ALTERNATING = ["sliding_attention", "full_attention"]
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+}
+
 
 def build(kind: str, seed: int = 0, **changes: object) -> torch.nn.Module:
     """A random causal model of architecture `kind` with spread-out logits."""
@@ -35,8 +41,34 @@ def build(kind: str, seed: int = 0, **changes: object) -> torch.nn.Module:
         "mistral": (transformers.MistralConfig, {**SIZES, "sliding_window": None}),
         "qwen2": (transformers.Qwen2Config, SIZES),
         "qwen3": (transformers.Qwen3Config, {**SIZES, "head_dim": 8}),
-        "gemma2": (transformers.Gemma2Config, {**SIZES, "head_dim": 8, "sliding_window": 64}),
-        "granite": (transformers.GraniteConfig, SIZES),
+        "smollm3": (transformers.SmolLM3Config, {**SIZES, "no_rope_layers": [1, 0]}),
+        "granite": (
+            transformers.GraniteConfig,
+            {
+                **SIZES,
+                "embedding_multiplier": 3.0,
+                "attention_multiplier": 0.5,
+                "residual_multiplier": 0.6,
+                "logits_scaling": 2.0,
+            },
+        ),
+        "phi3": (transformers.Phi3Config, {**SIZES, "partial_rotary_factor": 0.5}),
+        "olmo2": (transformers.Olmo2Config, SIZES),
+        "olmo3": (
+            transformers.Olmo3Config,
+            {**SIZES, "sliding_window": 6, "layer_types": ALTERNATING, "rope_parameters": TWO_ROPES},
+        ),
+        "gemma": (transformers.GemmaConfig, {**SIZES, "head_dim": 8}),
+        "gemma2": (
+            transformers.Gemma2Config,
+            {**SIZES, "head_dim": 8, "sliding_window": 6, "layer_types": ALTERNATING, "query_pre_attn_scalar": 6}
+            | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        ),
+        "gemma3_text": (
+            transformers.Gemma3TextConfig,
+            {**SIZES, "head_dim": 8, "sliding_window": 6, "layer_types": ALTERNATING, "query_pre_attn_scalar": 6}
+            | {"rope_parameters": TWO_ROPES},
+        ),
         "cohere": (transformers.CohereConfig, SIZES),
         "gpt_neox": (transformers.GPTNeoXConfig, {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
         "gpt2": (transformers.GPT2Config, {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}),
@@ -44,10 +76,13 @@ def build(kind: str, seed: int = 0, **changes: object) -> torch.nn.Module:
     }
     make, sizes = configs[kind]
     model = transformers.AutoModelForCausalLM.from_config(make(**{**sizes, **changes}))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4.0)
+            elif name.endswith("norm.weight") and kind != "llama":  # some tests know numbers of that one
+                parameter.add_(torch.rand(parameter.shape, generator=generator) - 0.5)
     return model.eval()
 
 
