@@ -40,7 +40,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(
         ("linear_key_head_dim", "linear_value_head_dim", "mamba_d_head", "mamba_d_state", "ssm_state_size"), 8
     ),
-    **dict.fromkeys(("state_size", "mamba_head_dim", "mamba_num_heads", "index_topk"), 8),
+    **dict.fromkeys(("state_size", "mamba_head_dim", "mamba_num_heads"), 8),
+    "index_topk": 40,
     **dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), 1),
     **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout", "dropout"), 0.0),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "layerdrop"), 0.0),
@@ -59,10 +60,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral", "exaone4"), {"head_dim": 8}),
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4, "moe_intermediate_size": 16},
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "gemma2": {"num_hidden_layers": 2, "attn_logit_softcapping": 2.0},
     "gemma3_text": {"num_hidden_layers": 4, "layer_types": ALTERNATING},
@@ -72,12 +74,17 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "gemma4_text": {"num_hidden_layers": 4, "layer_types": ALTERNATING, "head_dim": 8, "global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granite": {
+        "embedding_multiplier": 3.0, "attention_multiplier": 0.5, "residual_multiplier": 0.6, "logits_scaling": 2.0,
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},
     "mpt": {"attn_config": {"attn_pdrop": 0}},
-    "phi3": {"sliding_window": 6},
+    "phi3": {"sliding_window": 6, "partial_rotary_factor": 0.5},
     "prophetnet": {"num_encoder_layers": 2, "num_decoder_layers": 2},
+    "zaya": {"num_experts_per_tok": 1},
+    "smollm3": {"no_rope_layers": [1, 0]},
 }  # fmt: skip
 """What a class needs besides, by transformers' `model_type`."""
 
@@ -115,6 +122,8 @@ def tiny_model(model_type: str, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0, 2.0 * parameter.shape[-1] ** -0.5, generator=generator)
+            elif name.endswith("norm.weight"):
+                parameter.add_(torch.rand(parameter.shape, generator=generator) - 0.5)
             elif name.endswith("bias") or name.endswith(
                 "correct_output_scale"
             ):  # Gemma 3n's per-layer input is 0 at its default

@@ -42,6 +42,7 @@ def attach_new(causal: torch.nn.Module, lora: LoraConfig, base: ModelConfig) -> 
         model = peft.get_peft_model(causal, settings)
     except ValueError as error:
         raise TrainerError(f"lora.targets: {lora.targets} do not fit {type(causal).__name__}: {error}") from error
+    _check_reloads(model)
     # PEFT copies the name from the loaded model; other machines can resolve the configured one.
     settings.base_model_name_or_path = base.name
     trainable_parameters(model)
@@ -74,9 +75,25 @@ def attach_saved(causal: torch.nn.Module, path: Path, trainable: bool, device: t
         raise CheckpointError(
             f"{path}: this adapter does not fit {type(causal).__name__} (first difference: {different})"
         )
+    _check_reloads(model)
     if trainable:
         trainable_parameters(model)
     return model
+
+
+def _check_reloads(model: peft.PeftModel) -> None:
+    """Raises TrainerError if PEFT does not find a place for every tensor of the model's own adapter.
+
+    PEFT renames tensors by the rules with which transformers reads old checkpoints. A rule may match a name of today (Laguna's
+    `shared_experts`); such a tensor is left at its start value, with a warning.
+    """
+    lost = peft.set_peft_model_state_dict(model, adapter_tensors(model)).unexpected_keys
+    if lost:
+        model.base_model.unload()
+        raise TrainerError(
+            f"lora.targets: expected that PEFT loads every tensor of an adapter of {type(model.get_base_model()).__name__}, found "
+            f"{len(lost)} that it would lose (first: {sorted(lost)[0]}); leave these layers out of lora.targets, or choose another model"
+        )
 
 
 def adapter_tensors(model: peft.PeftModel) -> dict[str, torch.Tensor]:
@@ -125,8 +142,11 @@ def _is_linear(module: torch.nn.Module) -> bool:
         return True
     if not isinstance(module, torch.nn.Linear):
         return False
-    with torch.no_grad():
-        found = module(module.weight.new_zeros(1, module.in_features))
+    try:
+        with torch.no_grad():
+            found = module(module.weight.new_zeros(1, module.in_features))
+    except RuntimeError:  # DeepSeek-V4's has groups, each of which gets a part of the input
+        return False
     return isinstance(found, torch.Tensor) and found.shape == (1, module.out_features)
 
 

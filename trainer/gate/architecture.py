@@ -19,6 +19,9 @@ from trainer.gate.head import find_logits, scales_logits
 from trainer.gate.isolation import alone, failure
 from trainer.gate.probe import short_windows
 
+BLOCK_FIELDS = ("compress_rates", "index_block_size")
+"""Fields of configs (DeepSeek-V4, MiniMax-M3) of attention to blocks of neighbouring tokens instead of single ones."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ def prepare_attention(causal: torch.nn.Module) -> str:
         causal.set_attn_implementation(attention.PACKED_ATTENTION)
         return attention.PACKED_ATTENTION
     name = type(causal).__name__
+    _refuse_blocks(causal, name)
     try:
         causal.winnow_logits = find_logits(causal)
         with short_windows(causal):
@@ -47,6 +51,17 @@ def prepare_attention(causal: torch.nn.Module) -> str:
         ) from error
     logger.info("%s: packs go through %s attention, verified on a probe", name, chosen)
     return chosen
+
+
+def _refuse_blocks(causal: torch.nn.Module, name: str) -> None:
+    """Blocks may be longer than the probe's documents, so the probe cannot find that they cross borders."""
+    config = causal.config.get_text_config(decoder=True)
+    for field in BLOCK_FIELDS:
+        if getattr(config, field, None):
+            raise TrainerError(
+                f"model.name: {name} does not isolate the documents of a pack (its attention sees blocks of tokens, {field}, which begin "
+                f"at the start of the pack, not of a document); choose a model of one of the families {_families()}"
+            )
 
 
 def _choose(causal: torch.nn.Module, name: str) -> str:

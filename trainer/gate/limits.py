@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.errors import DataError
 
-CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len")
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "index_topk")
 FIX = "set tokens.max_length to at most this; tokens.overlength says what becomes of longer examples"
 
 
@@ -15,7 +15,8 @@ def context(config: Any) -> tuple[int, str] | None:
     """(tokens, the field of the model's config that sets them), or None for a model without a limit.
 
     Beyond the original context, transformers' longrope takes its frequencies from the longest document of a batch, so the others would
-    change with it. Its dynamic rope does so beyond max_position_embeddings.
+    change with it. Its dynamic rope does so beyond max_position_embeddings. Sparse attention (DeepSeek-V3.2) sees every token of a
+    document up to index_topk; beyond, it selects, and which of equally good tokens it takes depends on the tokens around the document.
     """
     text = config.get_text_config(decoder=True)
     found = [(getattr(text, name, None), name) for name in CONTEXT_FIELDS]
