@@ -1,11 +1,12 @@
 """QLoRA training speed on the Mistral-7B shape on one GPU: Winnow's trainer at several memory sizes, and its peers.
 
     python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/train_h100.json --peers trl unsloth
+    python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out FILE --family gemma3_text --rows winnow-fast
 
 Random weights have the speed and size of trained ones, so speed and memory are those of the real model; losses are meaningless. Every row
 trains the same documents (log-normal lengths, median 200, clipped at 2,048, every token a target) in packs of 2,048, 8,192 tokens per
 step, with NEFTune. Winnow's rows run `trainer.train.train` as in a round; speed uses the median time between steps. Peers run in
-separate processes (`benchmarks/peers.py`).
+separate processes (`benchmarks/peers.py`). `--family` takes another architecture of the same widths; `mfu` of a row compares families.
 """
 
 from __future__ import annotations
@@ -31,8 +32,16 @@ from common import device_name, now, versions  # noqa: E402
 from peers import document_lengths  # noqa: E402
 
 SEQ, TOKENS_PER_STEP = 2048, 8192
+MISTRAL_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+}
 SHAPES = {
-    "mistral-7b": {},
+    "mistral-7b": MISTRAL_7B,
     "tiny": {
         "hidden_size": 256,
         "intermediate_size": 512,
@@ -55,17 +64,36 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_model(directory: Path, tokenizer: Path, shape: str) -> None:
-    """Save a Mistral with random weights in NF4, as bitsandbytes checkpoint, and its tokenizer."""
+def shaped_config(family: str, shape: str) -> Any:
+    """A config of `family`, one of trainer.families.FAMILIES, with the widths of `shape`, vocabulary and head included.
+
+    Alternating windows, which a family has by default, are longer than a pack, so attention costs the same.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from trainer.families import FAMILIES
+
+    sizes = SHAPES[shape]
+    kind = CONFIG_MAPPING[family]
+    head = {"head_dim": sizes["hidden_size"] // sizes["num_attention_heads"]} if hasattr(kind(), "head_dim") else {}
+    tokens = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+    window = {"sliding_window": None} if FAMILIES[family].one_window else {}
+    config = kind(**sizes, **head, **tokens, **window, max_position_embeddings=131072)
+    assert getattr(config, "sliding_window", None) is None or config.sliding_window >= SEQ
+    return config
+
+
+def build_model(directory: Path, tokenizer: Path, shape: str, family: str = "mistral") -> None:
+    """Save a model of `family` with random weights in NF4, as bitsandbytes checkpoint, and its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, MistralConfig, MistralForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    config = MistralConfig(sliding_window=None, **SHAPES[shape])
+    config = shaped_config(family, shape)
     with torch.device(device):
         torch.set_default_dtype(torch.bfloat16)
-        model = MistralForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config)
         torch.set_default_dtype(torch.float32)
     with tempfile.TemporaryDirectory(dir=directory.parent) as plain:
         model.save_pretrained(plain, max_shard_size="5GB")
@@ -287,6 +315,7 @@ def main() -> None:
     for name in ("work", "tokenizer", "out"):
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="mistral-7b")
+    parser.add_argument("--family", default="mistral", help="transformers' model_type of a family of the fast path")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--peers", nargs="*", default=[], help="names of peers.py; NAME:RANK for a rank other than 16")
     parser.add_argument("--peer-path", default=[], nargs="*", help="PEER=PATH: PYTHONPATH of a peer's process")
@@ -294,14 +323,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=14)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    model = arguments.work / "model"
+    model = arguments.work / ("model" if arguments.family == "mistral" else f"model-{arguments.family}")
     if not (model / "config.json").exists():
-        build_model(model, arguments.tokenizer, arguments.shape)
+        build_model(model, arguments.tokenizer, arguments.shape, arguments.family)
     record: dict[str, Any] = {
         "device": device_name(),
         "versions": versions(),
         "date": now(),
-        "command": f"python benchmarks/train_throughput.py --shape {arguments.shape} --steps {arguments.steps} "
+        "command": f"python benchmarks/train_throughput.py --shape {arguments.shape} --family {arguments.family} --steps {arguments.steps} "
         f"--peers {' '.join(arguments.peers)}",
         "matmul_tflops": round(measure_matmul(), 1),
         "rows": [],
