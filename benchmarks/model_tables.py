@@ -21,10 +21,18 @@ differs from float32 at most twice as much as transformers does.
 Mixtures of experts run with `model.quantization: none` only. Their experts are fused weights, which bitsandbytes leaves in 16 bits and
 LoRA's `all-linear` passes by: LoRA then adapts attention and the dense layers.
 """
+FAST = """Training, scoring, gradients of single examples and generation run through Winnow's own decoder, with NF4 or 16-bit weights, under
+every `train.activation_memory`. `phi3` is Phi-3 and Phi-4 (text), `gemma3_text` is Gemma 3 (text), `llama` includes SmolLM2 and Yi. Gemma 2
+caps its attention scores, which the flash kernels do not: in training one document of a pack is computed after another there. Models with
+`longrope` take documents up to their original context."""
+EXACT = """Sparse attention (DeepSeek-V3.2, GLM-5) takes documents up to the tokens that it selects (`index_topk`): of these it sees all."""
 NEEDED = """Recurrent layers and short convolutions (Qwen3.5, Qwen3-Next, LFM2, Jamba, MiniMax) would have to restart at each
 document. Models that do not pass position ids to their mask (gpt-oss, for one) would need a mask of documents; gpt-oss would also need
-attention sinks in packed attention."""
+attention sinks in packed attention. Encoders (BERT and its kin) make logits by
+more than an output matrix."""
 REASONS = (
+    ("sees blocks of tokens", "its attention sees blocks of tokens, which cross the borders of documents"),
+    ("that it would lose", "PEFT would not load all of an adapter back"),
     ("does not isolate", "documents of a pack see each other, or the model's own attention cannot separate them"),
     (
         "logits of",
@@ -50,8 +58,8 @@ def models_page(record: dict[str, Any]) -> str:
         f"transformers {record['versions']['transformers']}, {record['date'][:10]}; `{record['command']}`",
         "",
     ]
-    for title, members in by_path.items():
-        text += [f"## {title}", ", ".join(_names(members)), ""]
+    for (title, members), words in zip(by_path.items(), (FAST, EXACT), strict=True):
+        text += [f"## {title}", ", ".join(_names(members)), "", words, ""]
     refused = [row for row in rows if row["verdict"] in ("refused", "wrong")]
     text += ["## Refused", NEEDED, "", table(["model type", "class", "why"], [_refusal(row) for row in refused]), ""]
     text += [

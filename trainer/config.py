@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGETS = (*PROJECTIONS, "qkv_proj", "gate_up_proj")
+"""Names of linear layers that LoRA can adapt. Phi-3 has one layer for q, k and v, and one for gate and up."""
 NO_PART_OF_THE_RESULT = frozenset(
     {
         *("activation_memory", "packs_per_batch", "checkpoint_every", "keep_checkpoints", "max_loss_ratio"),
@@ -63,7 +65,7 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True):
     targets: Literal["all-linear"] | list[str] = Field(
         "all-linear",
         description="all-linear: every linear layer except the output head, without the fused experts of a mixture, which are "
-        f"none; or a list of {', '.join(PROJECTIONS)}.",
+        f"none; or a list of {', '.join(TARGETS)} (the last two: Phi-3).",
     )
     init: Literal["default", "gaussian"] = Field(
         "default",
@@ -82,10 +84,10 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True):
     @model_validator(mode="after")
     def _known_targets(self) -> LoraConfig:
         if isinstance(self.targets, list):
-            unknown = sorted(set(self.targets) - set(PROJECTIONS))
+            unknown = sorted(set(self.targets) - set(TARGETS))
             if unknown or not self.targets:
                 raise ValueError(
-                    f"targets: expected 'all-linear' or some of {list(PROJECTIONS)}, found {unknown or 'an empty list'}"
+                    f"targets: expected 'all-linear' or some of {list(TARGETS)}, found {unknown or 'an empty list'}"
                 )
         return self
 

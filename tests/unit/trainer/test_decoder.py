@@ -43,6 +43,7 @@ ARCHITECTURES = {kind: (kind, {}) for kind in FAMILIES} | {
         },
     ),
     "mistral with a window": ("mistral", {"sliding_window": 5}),
+    "phi3 with a window": ("phi3", {"sliding_window": 5}),
     "smollm2": (
         "llama",
         {

@@ -12,7 +12,9 @@ from tiny_models import SIZES, build, saved, table
 from trainer.activation import training_mode
 from trainer.adapters import save_adapter, trainable_parameters
 from trainer.config import GenerateConfig, LoraConfig
-from trainer.decoder.decoder import is_family
+from trainer.decoder.binding import read_norm
+from trainer.decoder.decoder import Decoder, Unsupported, is_family
+from trainer.decoder.elementwise import add_rms_norm
 from trainer.errors import DataError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import collate, hidden_states, output_head
@@ -137,6 +139,19 @@ def test_a_saved_adapter_merges_in_plain_peft_into_the_same_losses(tmp_path, kin
     assert (found - expected).abs().mean() < 1e-5
 
 
+def test_lora_on_some_layers_of_phi_by_their_own_names(tmp_path):
+    base, batch = loaded(tmp_path, "phi3"), collate(TOKENS, range(4))
+    with base.new_adapter(LoraConfig(r=4, targets=["qkv_proj", "down_proj"]), seed=0) as model, torch.no_grad():
+        assert len(trainable_parameters(model)) == 2 * 2 * 2 and base.decoder is not None
+        shaken(model)
+        torch.testing.assert_close(hidden_states(model, batch), alone(model, batch), rtol=1e-4, atol=3e-5)
+    with (
+        pytest.raises(TrainerError, match="do not fit Phi3ForCausalLM"),
+        base.new_adapter(LoraConfig(targets=["q_proj"]), 0),
+    ):
+        pass
+
+
 def test_embeddings_with_noise_pass_through_granites_multiplier(tmp_path):
     base, batch = loaded(tmp_path, "granite"), collate(TOKENS, [1])
     embeddings = base.model.get_input_embeddings()(batch.input_ids)
@@ -166,6 +181,17 @@ def test_longrope_of_phi_is_exact_within_the_original_context_and_refused_beyond
             hidden_states(base.model, collate(tokens, [0, 2]))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3", *NEW])
+def test_norms_in_bfloat16_have_every_bit_of_transformers(kind):
+    module = build(kind).to(torch.bfloat16).model.norm
+    with torch.no_grad():
+        module.weight.uniform_(-0.5, 1.5, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(50, 32, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+        norm, found = read_norm(module, FAMILIES[kind]), torch.empty_like(x)
+        add_rms_norm(x, None, norm.weight, norm.eps, found)
+        assert torch.equal(found, module(x))
+
+
 def test_attention_in_both_directions_makes_no_family():
     assert is_family(build("gemma3_text")) and not is_family(build("gemma3_text", use_bidirectional_attention=True))
 
@@ -176,8 +202,6 @@ def test_attention_in_both_directions_makes_no_family():
     ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "partial_rotary_factor": 0.5}}, "part of"),
 ])  # fmt: skip
 def test_what_the_decoder_does_not_compute_is_refused_by_name(kind, changes, words):
-    from trainer.decoder.decoder import Decoder, Unsupported
-
     with pytest.raises(Unsupported, match=words):
         Decoder.bind(build(kind, **changes), torch.float32)
 

@@ -51,8 +51,9 @@ def close(plain, fused, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("add", [False, True])
-def test_norm_of_a_sum(both, dtype, add):
-    weight = torch.linspace(0.5, 2, 40, device=DEVICE, dtype=dtype)
+@pytest.mark.parametrize("weight_dtype", [None, torch.float32])
+def test_norm_of_a_sum(both, dtype, add, weight_dtype):
+    weight = torch.linspace(0.5, 2, 40, device=DEVICE, dtype=weight_dtype or dtype)
 
     def function():
         (x, _), (y, _), (normed, buffer) = (wide(rows, 40, dtype)[:2] for rows in (7, 7, 7))
