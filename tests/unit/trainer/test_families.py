@@ -15,6 +15,7 @@ from trainer.config import GenerateConfig, LoraConfig
 from trainer.decoder.binding import read_norm
 from trainer.decoder.decoder import Decoder, Unsupported, is_family
 from trainer.decoder.elementwise import add_rms_norm
+from trainer.decoder.retention import Retention, kept_values
 from trainer.errors import DataError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import collate, hidden_states, output_head
@@ -85,6 +86,19 @@ def test_a_budget_of_nothing_trains_as_a_large_one_does(tmp_path, kind):
                 found.append({name: p.grad.clone() for name, p in trainable_parameters(model).items()})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "granite", "olmo2", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("retention", [Retention.KEEP, Retention.PRODUCTS, Retention.INPUT])
+def test_a_layer_keeps_the_bytes_that_the_plan_counts(tmp_path, kind, retention):
+    base, batch, tape = loaded(tmp_path, kind), collate(TOKENS, range(4)), []
+    with base.new_adapter(LoraConfig(r=8), seed=0) as model, torch.no_grad():
+        decoder, embeddings = base.decoder, model.get_input_embeddings()(batch.input_ids)
+        decoder.retention = [retention] * 2
+        run = decoder.new_pass(embeddings, batch.position_ids, batch.layout, differentiable=True)
+        decoder._forward(embeddings, run, tape)
+        kept = [tensor for tensor in vars(tape[1]).values() if tensor is not None]
+        assert sum(tensor.numel() for tensor in kept) == len(embeddings) * kept_values(decoder.widths, retention)
 
 
 @pytest.mark.parametrize("kind", NEW)
