@@ -164,7 +164,7 @@ def gated_product_backward_(
             steepness *= LINEAR + 3.0 * CUBIC * gate * gate
         of_gate, of_up = upstream * up * (sigmoid + steepness), upstream * active
         if recompute:
-            product.copy_(active.to(product.dtype) * gate_up[:, width:])
+            gated_product(gate_up, product, activation)  # bit for bit the forward pass's, whatever is kept
         gate_up[:, :width], gate_up[:, width:] = of_gate, of_up
         return
     kernels.gated_product_backward_kernel[(rows, _parts(width))](

@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import peft
@@ -18,6 +18,7 @@ from tiny_models import VOCABULARY, build, plan, saved, table
 from trainer import schedule
 from trainer.adapters import trainable_parameters
 from trainer.config import LoraConfig, ModelConfig, TrainConfig
+from trainer.decoder.retention import Retention, divide
 from trainer.errors import CheckpointError, DataError, Diverged, Interrupted, TrainerError
 from trainer.measure import measure
 from trainer.model import Base, save_adapter
@@ -237,6 +238,22 @@ def test_a_killed_process_and_another_one_end_with_the_same_adapter_bytes(base, 
         assert report.resumed_from == (4 if name == "killed" else 0)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert filecmp.cmp(tmp_path / "whole/adapter" / file, tmp_path / "killed/adapter" / file, shallow=False), file
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2"])
+def test_the_memory_that_is_free_decides_what_layers_keep_and_no_bit_of_the_adapter(kind, dtype, tmp_path, monkeypatch):
+    base = Base.load(saved(tmp_path / "model", kind).model_copy(update={"compute_dtype": dtype}))
+    found = []
+    for retention in (Retention.KEEP, Retention.PRODUCTS, Retention.INPUT):
+
+        def divided(*sizes, kept=retention, **more):
+            memory = divide(*sizes, **more)
+            return replace(memory, retentions=[kept] * len(memory.retentions))
+
+        monkeypatch.setattr("trainer.activation.divide", divided)
+        found.append(run(base, tmp_path / retention, NOISY.model_copy(update={"epochs": 1}), DROPPING)[0])
+    assert equal(found[0], found[1]) and equal(found[0], found[2])
 
 
 def test_stop_saves_and_the_next_run_continues(base, tmp_path):
