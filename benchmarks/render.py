@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 from common import table  # noqa: E402
 from generate_tables import generate_throughput  # noqa: E402
@@ -346,9 +346,10 @@ def page() -> str:
 
 def selection_page() -> str:
     """docs/selection.md with each generated table between its marks, `<!-- name -->` and `<!-- /name -->`."""
-    from proving_ground.tables import tables
     from registry_tables import scores, strategies
     from study_tables import study
+
+    from benchmarks.proving_ground.tables import tables
 
     record, ground, summary = (
         _record(name) for name in ("selection_study", "proving_ground", "proving_ground_summary")

@@ -16,31 +16,41 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.proving_ground.inputs import read_rows
 
+LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 
-def main() -> None:
-    """Write (rows, d) float16; rows that no pool holds are zero."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("pools", "inputs", "embedder", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--most", type=int, default=None, help="embed only so many rows, to try it out")
-    arguments = parser.parse_args()
+
+def write(pools: Path, inputs: Path, embedder_path: Path, out: Path, most: int | None = None) -> int:
+    """Write (rows, d) float16, zero for rows that no pool holds; returns how many rows were embedded (`most` at most)."""
     from selection.config import EmbedConfig
     from selection.embed import embed_texts, load_embedder
 
-    splits = np.load(arguments.inputs / "splits.npz")
+    splits = np.load(inputs / "splits.npz")
     texts: dict[int, str] = {}
-    for name in json.loads(Path(__file__).with_name("pools.json").read_text())["pools"]:
-        for number, row in zip(splits[f"{name}|pool"].tolist(), read_rows(arguments.pools, name, "pool"), strict=True):
+    for name in LIST["pools"]:
+        if f"{name}|pool" not in splits:
+            continue
+        for number, row in zip(splits[f"{name}|pool"].tolist(), read_rows(pools, name, "pool"), strict=True):
             texts.setdefault(number, "\n".join(message["content"] for message in row["messages"]))
-    numbers = np.array(sorted(texts))[: arguments.most]
-    config = EmbedConfig(model=str(arguments.embedder), batch_tokens=65_536)
+    numbers = np.array(sorted(texts))[:most]
+    config = EmbedConfig(model=str(embedder_path), batch_tokens=65_536)
     embedder = load_embedder(config)
     found = np.zeros((len(numbers), embedder.get_embedding_dimension()), dtype=np.float16)
     embed_texts([texts[number] for number in numbers.tolist()], config, found, embedder=embedder)
     whole = np.zeros((max(texts) + 1, found.shape[1]), dtype=np.float16)
     whole[numbers] = found
-    np.save(arguments.out, whole)
-    print(f"{len(numbers):,} rows embedded")
+    np.save(out, whole)
+    return len(numbers)
+
+
+def main() -> None:
+    """Embed the rows of all pools."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pools", "inputs", "embedder", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=None, help="embed only so many rows, to try it out")
+    arguments = parser.parse_args()
+    count = write(arguments.pools, arguments.inputs, arguments.embedder, arguments.out, arguments.most)
+    print(f"{count:,} rows embedded")
 
 
 if __name__ == "__main__":

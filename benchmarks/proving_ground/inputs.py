@@ -5,8 +5,8 @@
 Pools share rows; a row is tokenized once, whichever pools hold it. `--out` gets tokens/ (a token table), splits.npz ("POOL|pool",
 "POOL|dev", "POOL|test": row numbers; with "|task" the task of each as a number among the pool's) and, of pool rows, "|source" and "|key",
 of held-out rows "|short": whether a written answer can be judged right or wrong. "POOL|NOISE" are the pool's rows with wrong answers
-planted, in the same order, "|wrong" which. alternatives/ and alternatives.npz: rows with the other answers of their task ("POOL|rows" of
-that table, "POOL|of" which place of the pool each belongs to).
+planted, in the same order, "|wrong" which. Targets are like pools (targets.py). alternatives/ and alternatives.npz: rows with the other
+answers of their task ("POOL|rows" of that table, "POOL|of" which place of the pool each belongs to).
 """
 
 from __future__ import annotations
@@ -98,30 +98,44 @@ def gather_noisy(
     return others, found
 
 
-def main() -> None:
-    """Write the inputs for one model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("pools", "model", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    arguments = parser.parse_args()
+def write(pools: Path, model: Path, out: Path, names: list[str], noisy: list[str], targets: dict[str, Any]) -> int:
+    """Write the inputs for the models with this tokenizer; returns the number of conversations.
+
+    Args:
+        names, noisy: pools to read, and those that are also read with wrong answers planted. targets: as pools.json lists them.
+    """
+    from benchmarks.proving_ground import targets as aimed
     from trainer.config import ModelConfig
     from trainer.template import ChatTemplate
     from trainer.tokenizer import load_tokenizer
     from trainer.tokens import tokenize_pool
     from trainer.tokens_config import TokensConfig
 
-    listed = json.loads(Path(__file__).with_name("pools.json").read_text())
-    conversations, arrays = gather(arguments.pools, list(listed["pools"]))
-    others, found = gather_noisy(arguments.pools, listed["noisy_pools"], conversations, arrays)
-    template = ChatTemplate.resolve(load_tokenizer(ModelConfig(name=str(arguments.model))), "auto")
+    conversations, arrays = gather(pools, names)
+    others, found = gather_noisy(pools, noisy, conversations, arrays)
+    for name, entry in targets.items():
+        arrays |= aimed.gather(pools, arrays, entry, name)
+    template = ChatTemplate.resolve(load_tokenizer(ModelConfig(name=str(model))), "auto")
     config = TokensConfig(max_length=MAX_LENGTH, overlength="truncate")
-    tokenize_pool(conversations, template, config, arguments.out / "tokens")
-    tokenize_pool(others, template, config, arguments.out / "alternatives")
-    np.savez(arguments.out / "alternatives.npz", **found)
-    np.savez(arguments.out / "splits.npz", **arrays)
-    print(
-        f"{len(conversations):,} conversations, {json.loads((arguments.out / 'tokens/tokens.json').read_text())['tokens']:,} tokens"
+    tokenize_pool(conversations, template, config, out / "tokens")
+    tokenize_pool(others, template, config, out / "alternatives")
+    np.savez(out / "alternatives.npz", **found)
+    np.savez(out / "splits.npz", **arrays)
+    return len(conversations)
+
+
+def main() -> None:
+    """Write the inputs for one model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pools", "model", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    listed = json.loads(Path(__file__).with_name("pools.json").read_text())
+    count = write(
+        arguments.pools, arguments.model, arguments.out, list(listed["pools"]), listed["noisy_pools"], listed["targets"]
     )
+    tokens = json.loads((arguments.out / "tokens/tokens.json").read_text())["tokens"]
+    print(f"{count:,} conversations, {tokens:,} tokens")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.proving_ground import aiming
 from benchmarks.proving_ground.inputs import prompt_of, read_rows
-from benchmarks.proving_ground.player import Run, name_of
+from benchmarks.proving_ground.player import Run, identity, name_of
+from benchmarks.proving_ground.work import Work, whole
 
 if TYPE_CHECKING:
     from selection.kinds import Kinds
@@ -51,7 +53,7 @@ SPREAD: dict[str, tuple[str | None, float, float]] = {
 """What each strategy spreads the budget over, in proportion to size to which power, and the share picked at random besides. The oracle
 sees the hidden tasks; "split" are sources split by kinds where they hold several; clusters of embeddings have the power that follows
 from how distinct they are, the default's first round where rows carry no sources."""
-KIND = "kind_uniform, 25% random"
+KIND, CLUSTERS = "kind_uniform, 25% random", "clusters, by distinctness"
 
 
 def run(
@@ -100,7 +102,7 @@ def longer(model: str, seeds: int = 3) -> Iterator[Run]:
 
 def former(model: str, seeds: int = 3) -> Iterator[Run]:
     """The former default without sources on every pool."""
-    return core(model, ("clusters, by distinctness",), seeds)
+    return core(model, (CLUSTERS,), seeds)
 
 
 def noise(model: str, seeds: int = 3) -> Iterator[Run]:
@@ -125,6 +127,37 @@ def written(model: str) -> Iterator[Run]:
             yield run(model, pool, "random", 1, budget, order=8, write=parts)
 
 
+def targets(model: str, seeds: int = 3) -> Iterator[Run]:
+    """Every strategy that aims at a target, on every target; the first seed first."""
+    for seed in LIST["seeds"][:seeds]:
+        for name in LIST["targets"]:
+            for strategy in aiming.STRATEGIES:
+                yield aimed(model, name, strategy, seed, order=0 if seed == 1 else 2)
+
+
+def aimed(model: str, name: str, strategy: str, seed: int, **more: Any) -> Run:
+    """A run on a target; picks that hidden states decide are the model's own."""
+    found = run(model, name, strategy, seed, **more)
+    return {**found, "picks": f"{model}|{name_of(found)}"} if strategy in aiming.HIDDEN else found
+
+
+def budgets(model: str, seeds: int = 3) -> Iterator[Run]:
+    """The defaults and the oracle at a smaller and a larger budget on the pools that peers play on."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in LIST["noisy_pools"]:
+            for budget in (300, 4000):
+                for strategy in ("random", "source_kinds", KIND, CLUSTERS, "oracle_size"):
+                    yield run(model, pool, strategy, seed, budget, order=3 if seed == 1 else 4)
+
+
+def four(model: str) -> Iterator[Run]:
+    """Random and the defaults on the four pools that a larger model plays."""
+    for seed in (1, 4, 5):
+        for pool in LIST["noisy_pools"]:
+            for strategy in ("random", "source_kinds", KIND):
+                yield run(model, pool, strategy, seed, order=1)
+
+
 STAGES = {
     "rates": rates,
     "baselines": lambda model: core(model, ("random", "source_size", "oracle_size")),
@@ -138,17 +171,28 @@ STAGES = {
     "former": former,
     "noise": noise,
     "written": written,
+    "four": four,
+    "targets": targets,
+    "budgets": budgets,
 }
 
 
 class Picker:
     """Picks of runs on the files of the pools; groups are found once each."""
 
-    def __init__(self, pools: Path, splits: Any, kinds: Path, embeddings: Path | None = None):
-        self.pools, self.splits, self.kinds, self.embeddings = pools, splits, kinds, embeddings
+    def __init__(
+        self, pools: Path, splits: Any, kinds: Path, embeddings: Path | None = None, pooled: Path | None = None
+    ):
+        self.pools, self.splits, self.kinds, self.embeddings, self.pooled = pools, splits, kinds, embeddings, pooled
         self.prompts = cache(self._prompts)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
+
+    @classmethod
+    def of(cls, work: Work) -> Picker:
+        """A picker on a work folder's files."""
+        vectors, splits = work / "embeddings.npy", np.load(work.inputs() / "splits.npz")
+        return cls(work / "pools", splits, work / "kinds", vectors if vectors.exists() else None, work / "pooled")
 
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
@@ -168,8 +212,8 @@ class Picker:
         if kept.exists():
             return Kinds(**np.load(kept))
         found = find_kinds(self.prompts(pool), KindsConfig(), seed)
-        self.kinds.mkdir(exist_ok=True)
-        np.savez(kept, of=found.of, shared=found.shared)
+        with whole(kept) as file:
+            np.savez(file, of=found.of, shared=found.shared)
         return found
 
     def clusters(self, pool: str, seed: int) -> tuple[np.ndarray, float]:
@@ -183,35 +227,78 @@ class Picker:
                 raise SystemExit(f"{kept}: not there, and --embeddings is not given (see embeddings.py)")
             vectors = np.load(self.embeddings, mmap_mode="r")[self.splits[f"{pool}|pool"]]
             found = cluster(vectors, ClusterConfig(), seed)
-            np.savez(kept, of=found.assignment, distinct=distinctness(found.quality["silhouette"]))
+            with whole(kept) as file:
+                np.savez(file, of=found.assignment, distinct=distinctness(found.quality["silhouette"]))
         arrays = np.load(kept)
         return arrays["of"].astype(np.int64), float(arrays["distinct"])
 
     def pick(self, wanted: Run) -> np.ndarray:
         """Rows (of the token table) that the run trains on."""
-        from selection.config import SelectConfig
-        from selection.strategy import Budget, Candidates, allocate, select
-
-        pool, (by, power, explore) = wanted["pool"], SPREAD[wanted["strategy"]]
+        pool, strategy = wanted["pool"], wanted["strategy"]
         noisy = wanted.get("noise", "none") != "none"
         rows = self.splits[f"{pool}|{wanted['noise']}" if noisy else f"{pool}|pool"]
-        distinct = 1.0
-        if by is None:
-            cluster = np.zeros(len(rows), dtype=np.int64)
-        elif by == "cluster":
-            cluster, distinct = self.clusters(pool, wanted["seed"])
-        else:
-            cluster = self.groups(pool, by, wanted["seed"]).astype(np.int64)
-        nothing = np.full(len(rows), np.nan)
-        pool_of = Candidates(
-            self.splits[f"{pool}|pool|key"], cluster, np.ones(len(rows), dtype=np.int64), nothing, nothing
-        )
-        budget = Budget("examples", min(wanted["budget"], len(rows)))
-        config = SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore)
+        if pool in LIST["targets"] and strategy != "random":
+            return rows[self._aimed(wanted)]
+        by = SPREAD[strategy][0]
+        cluster, distinct = np.zeros(len(rows), dtype=np.int64), 1.0
         if by == "cluster":
-            config = SelectConfig(strategy="default", explore=explore)
-        quotas = allocate(pool_of, budget, config, (wanted["seed"], 1), distinct=distinct)
-        return rows[select(pool_of, quotas, budget, config, (wanted["seed"], 1)).picked]
+            cluster, distinct = self.clusters(pool, wanted["seed"])
+        elif by is not None:
+            cluster = self.groups(pool, by, wanted["seed"]).astype(np.int64)
+        return rows[spread(self.splits[f"{pool}|pool|key"], cluster, wanted, strategy, distinct)]
+
+    def _aimed(self, wanted: Run) -> np.ndarray:
+        """Places of the target's pool."""
+        name, strategy, budget, seed = (wanted[key] for key in ("pool", "strategy", "budget", "seed"))
+        keys, rows, target = (self.splits[f"{name}|{part}"] for part in ("pool|key", "pool", "dev"))
+        if strategy == "default":
+            if self.embeddings is None:
+                raise SystemExit(f"{name}, default: needs embeddings (see embeddings.py)")
+            vectors = np.load(self.embeddings, mmap_mode="r")
+            aim = aiming.Aim(vectors[rows].astype(np.float32), vectors[target].astype(np.float32), keys)
+            nothing = np.zeros(len(rows), dtype=np.int64)
+            return aim.nearest(budget, seed) if aim.held() else spread(keys, nothing, wanted, "random")
+        if self.pooled is None:
+            raise SystemExit(f"{name}, {strategy}: needs hidden states (see pooled.py)")
+        aim = aiming.pooled_of(self.pooled / wanted["model"], rows, target, keys)
+        if strategy == "rds":
+            return aim.nearest(budget, seed)
+        aim = aim.centred()
+        if strategy == "rds, by nearness":
+            return aim.nearest(budget, seed, explore=1 - aim.nearness(budget))
+        if strategy == "rds, centred":
+            return aim.nearest(budget, seed)
+        first = aim.nearest(budget // 2, seed)
+        rest = np.setdiff1d(np.arange(len(rows)), first)
+        kinds = self.groups(LIST["targets"][name]["pool"], "kind", seed)[self.splits[f"{name}|kept"]].astype(np.int64)
+        left = {**wanted, "budget": budget - len(first)}
+        return np.concatenate([first, rest[spread(keys[rest], kinds[rest], left, KIND)]])
+
+
+def spread(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str, distinct: float = 1.0) -> np.ndarray:
+    """Places of the rows that a strategy which measures nothing picks, its budget spread over the groups `cluster` (n,)."""
+    from selection.config import SelectConfig
+    from selection.strategy import Budget, Candidates, allocate, select
+
+    by, power, explore = SPREAD[strategy]
+    nothing = np.full(len(keys), np.nan)
+    candidates = Candidates(keys, cluster, np.ones(len(keys), dtype=np.int64), nothing, nothing)
+    budget = Budget("examples", min(wanted["budget"], len(keys)))
+    config = SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore)
+    if by == "cluster":
+        config = SelectConfig(strategy="default", explore=explore)
+    quotas = allocate(candidates, budget, config, (wanted["seed"], 1), distinct=distinct)
+    return select(candidates, quotas, budget, config, (wanted["seed"], 1)).picked
+
+
+def plan(model: str, stages: Sequence[str], pools: Collection[str]) -> list[Run]:
+    """The runs of these stages on these pools and targets, each once, with the first of its stages as "stage"."""
+    found: dict[tuple, Run] = {}
+    for stage in stages:
+        for entry in STAGES[stage](model):
+            if entry["pool"] in pools:
+                found.setdefault(identity(entry), {**entry, "stage": stage})
+    return list(found.values())
 
 
 def main() -> None:
@@ -222,20 +309,22 @@ def main() -> None:
     parser.add_argument(
         "--embeddings", type=Path, default=None, help="what embeddings.py wrote; for clusters of embeddings"
     )
+    parser.add_argument("--pooled", type=Path, default=None, help="folder of what pooled.py wrote, by model")
     parser.add_argument("--model", required=True)
     parser.add_argument("--stage", nargs="+", choices=sorted(STAGES), required=True)
-    parser.add_argument("--only", nargs="+", choices=POOLS, default=POOLS, help="pools to plan for")
+    places = [*POOLS, *LIST["targets"]]
+    parser.add_argument("--only", nargs="+", choices=places, default=places, help="pools and targets to plan for")
     arguments = parser.parse_args()
-    plan = [entry for stage in arguments.stage for entry in STAGES[stage](arguments.model)]
-    plan = [entry for entry in plan if entry["pool"] in arguments.only]
+    wanted = plan(arguments.model, arguments.stage, arguments.only)
     picks = dict(np.load(arguments.picks)) if arguments.picks.exists() else {}
-    picker = Picker(arguments.pools, np.load(arguments.inputs / "splits.npz"), arguments.kinds, arguments.embeddings)
-    for wanted in sorted(plan, key=lambda entry: (entry["pool"], entry["seed"])):
-        if name_of(wanted) not in picks:
-            picks[name_of(wanted)] = picker.pick(wanted).astype(np.int32)
-    arguments.plan.write_text(json.dumps(plan))
+    splits = np.load(arguments.inputs / "splits.npz")
+    picker = Picker(arguments.pools, splits, arguments.kinds, arguments.embeddings, arguments.pooled)
+    for entry in sorted(wanted, key=lambda entry: (entry["pool"], entry["seed"])):
+        if name_of(entry) not in picks:
+            picks[name_of(entry)] = picker.pick(entry).astype(np.int32)
+    arguments.plan.write_text(json.dumps(wanted))
     np.savez_compressed(arguments.picks, **picks)
-    print(f"{len(plan)} runs, {len(picks)} picks")
+    print(f"{len(wanted)} runs, {len(picks)} picks")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,10 @@ def identity(run: Run) -> tuple:
 
 
 def name_of(run: Run) -> str:
-    """A run's picks in picks.npz; runs of any model and learning rate share them."""
-    return "|".join(str(run[key]) for key in ("pool", "noise", "sources", "budget", "strategy", "seed"))
+    """A run's picks in picks.npz; runs of any model and learning rate share them, unless the model itself decides the picks."""
+    return run.get("picks") or "|".join(
+        str(run[key]) for key in ("pool", "noise", "sources", "budget", "strategy", "seed")
+    )
 
 
 def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once: int) -> Iterator[list[Run]]:
@@ -60,15 +62,16 @@ def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once:
 class Player:
     """Plays runs on a base model, the rows and the picks."""
 
-    def __init__(self, loaded: Any, inputs: Path, out: Path):
+    def __init__(self, loaded: Any, inputs: Path, out: Path, picks: Sequence[Path] = ()):
         from benchmarks.proving_ground.many_adapters import freeze
+        from benchmarks.proving_ground.work import load_picks
         from trainer.tokenizer import load_tokenizer
         from trainer.tokens import TokenTable
 
         self.causal, self.base, self.out = loaded.model, freeze(loaded.model), out
         self.table = TokenTable.open(inputs / "tokens")
         self.tokenizer = cache(lambda: load_tokenizer(loaded.config))
-        self.picks, self.splits = np.load(inputs / "picks.npz"), np.load(inputs / "splits.npz")
+        self.picks, self.splits = load_picks(picks or [inputs / "picks.npz"]), np.load(inputs / "splits.npz")
         others = inputs / "alternatives"
         self.others = TokenTable.open(others) if others.exists() else None
         self.of_pool = np.load(inputs / "alternatives.npz") if others.exists() else {}
@@ -171,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "input", "plan", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--picks", type=Path, nargs="+", default=[], help="files of picks, if not picks.npz of --input")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no further group after so many minutes")
     parser.add_argument("--tokens-at-once", type=int, default=100_000)
@@ -186,7 +190,7 @@ def main() -> None:
     from trainer.model import Base
 
     loaded = Base.load(ModelConfig(name=str(arguments.model), device=arguments.device))
-    player = Player(loaded, arguments.input, arguments.out)
+    player = Player(loaded, arguments.input, arguments.out, arguments.picks)
     if arguments.compile:
         compile_elementwise()
     lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []

@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.proving_ground.planning import LIST, POOLS
-from benchmarks.proving_ground.player import identity
+from benchmarks.proving_ground.player import Run, identity
 from benchmarks.proving_ground.summary import ROWS
+from benchmarks.proving_ground.work import whole
 
 LEFT_OUT = ("task_nll", "task_em")
 """Values of single tasks stay in the player's files: a megabyte that no table shows."""
@@ -46,6 +48,35 @@ def kinds(folder: Path, splits: Any) -> dict[str, dict[str, Any]]:
     return result
 
 
+def merge(document: dict[str, Any], rows: Iterable[Run], judged: Iterable[Run], now: dict[str, str]) -> dict[str, Any]:
+    """The record with these rows and what judging them gave; rows of runs that it has replace its own. `now`: device, versions."""
+    found = {identity(row): row for row in document["rows"]}
+    for row in rows:
+        found[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT}
+    for run in judged:
+        found[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
+    command = {"command": "python -m benchmarks.proving_ground play", "date": datetime.date.today().isoformat()}
+    return document | command | now | {"rows": [found[key] for key in sorted(found, key=str)]}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A record; one without rows if the file is not there."""
+    return json.loads(file.read_text()) if file.exists() else {"rows": []}
+
+
+def write(document: dict[str, Any], file: Path) -> None:
+    """Write a record, one row a line."""
+    text = ",\n".join(json.dumps(row) for row in document["rows"])
+    head = json.dumps({key: value for key, value in document.items() if key != "rows"}, indent=1)
+    with whole(file) as unfinished:
+        unfinished.write_text(f'{head[:-2]},\n "rows": [\n{text}\n]}}\n')
+
+
+def lines(file: Path) -> list[Run]:
+    """Rows of a file that has one a line."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def main() -> None:
     """Merge and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,30 +88,15 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, default=None, help="what inputs.py wrote")
     parser.add_argument("files", nargs="*", type=Path)
     arguments = parser.parse_args()
-    document = json.loads(ROWS.read_text()) if ROWS.exists() else {"rows": []}
-    rows = {identity(row): row for row in document["rows"]}
-    for file in arguments.files:
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
-            rows[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT}
-    judged = arguments.judged.read_text().splitlines() if arguments.judged else []
-    for run in map(json.loads, judged):
-        rows[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
+    rows, judged = (row for file in arguments.files for row in lines(file)), arguments.judged
+    now = {"device": arguments.device, "versions": arguments.versions}
+    document = merge(read(ROWS), rows, lines(judged) if judged else [], now)
     if arguments.wrong_answers:
         document["wrong_answers"] = json.loads(arguments.wrong_answers.read_text())
     if arguments.kinds:
         document["kinds"] = kinds(arguments.kinds, np.load(arguments.inputs / "splits.npz"))
-    document |= {
-        "command": "python benchmarks/proving_ground/player.py",
-        "date": datetime.date.today().isoformat(),
-        "device": arguments.device,
-        "versions": arguments.versions,
-        "rows": [rows[key] for key in sorted(rows, key=str)],
-    }
-    text = ",\n".join(json.dumps(row) for row in document.pop("rows"))
-    head = json.dumps(document, indent=1)
-    ROWS.write_text(f'{head[:-2]},\n "rows": [\n{text}\n]}}\n')
-    print(f"{len(rows)} rows; of the core's {WANTED} runs, budget 1,000 and random's curve")
+    write(document, ROWS)
+    print(f"{len(document['rows'])} rows; of the core's {WANTED} runs, budget 1,000 and random's curve")
 
 
 if __name__ == "__main__":

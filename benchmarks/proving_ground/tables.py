@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from proving_ground.summary import CLUSTERS, KIND, ORACLE, WITH, Ground
+from benchmarks.proving_ground.summary import CLUSTERS, KIND, ORACLE, WITH, Ground
 
 SHOWN = (
     "random",

@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,11 @@ def threshold(scores: np.ndarray, wrong: np.ndarray) -> float:
     return float(scores[order][enough[-1]]) if len(enough) else float("inf")
 
 
-def main() -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("inputs", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("folders", nargs="+", type=Path)
-    arguments = parser.parse_args()
-    splits, others = np.load(arguments.inputs / "splits.npz"), np.load(arguments.inputs / "alternatives.npz")
+def find(inputs: Path, folders: Iterable[Path]) -> dict[str, Any]:
+    """By model and pool, what confident learning finds, out of the folders that players wrote."""
+    splits, others = np.load(inputs / "splits.npz"), np.load(inputs / "alternatives.npz")
     runs: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-    for file in sorted(file for folder in arguments.folders for file in folder.glob("*.npz")):
+    for file in sorted(file for folder in folders for file in folder.glob("*.npz")):
         model, pool = file.stem.split("|")[:2]
         runs[model, pool].append(np.load(file)["nll"])
     document: dict[str, Any] = {}
@@ -108,6 +104,17 @@ def main() -> None:
             if of_model == model
         }
         document[model] = held_out(found)
+    return document
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("inputs", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("folders", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    document = find(arguments.inputs, arguments.folders)
     arguments.out.write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(document, indent=1))
 

@@ -1,0 +1,147 @@
+"""Plays a work folder's plans on one machine: player processes for each model, each with a share of its runs, until the time is up.
+
+Hidden states that targets need are measured at the start, next to the players; the picks made from them are played when the first
+shares are done. When players die, what they left is dealt again, twice at most; rows are appended as they come, so nothing that was played
+is played again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.proving_ground.player import Run, groups, identity, name_of
+from benchmarks.proving_ground.work import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "benchmarks.proving_ground"
+LEAST_MINUTES, PAUSE = 0.5, 1.0
+"""With fewer minutes left no player is started, because loading a model takes as long; seconds between looks at the players."""
+TRIES = 3
+
+
+def shares(
+    runs: list[Run], picks: Mapping[str, np.ndarray], lengths: np.ndarray, count: int, tokens: int
+) -> list[list[Run]]:
+    """`runs` in `count` shares of whole groups, dealt in the order of their priority."""
+    dealt = list(groups(runs, picks, lengths, tokens))
+    return [[run for group in dealt[number::count] for run in group] for number in range(count)]
+
+
+def open_runs(work: Work, model: str) -> list[Run]:
+    """Runs of the plan that neither the record had when it was planned nor results/ has."""
+    done = {identity(row) for row in work.results()}
+    return [run for run in work.plan(model) if not run["recorded"] and identity(run) not in done]
+
+
+def counts(work: Work) -> Iterator[tuple[str, str, int, int]]:
+    """(model, stage, runs done, runs planned) of every stage, those in the record counting as done."""
+    done = {identity(row) for row in work.results()}
+    for model in work.models:
+        planned, played = Counter(), Counter()
+        for run in work.plan(model):
+            planned[run["stage"]] += 1
+            played[run["stage"]] += run["recorded"] or identity(run) in done
+        yield from ((model, stage, played[stage], planned[stage]) for stage in planned)
+
+
+@dataclass
+class Session:
+    """Players of a work folder, `processes` of each model, for so many minutes."""
+
+    work: Work
+    processes: dict[str, int]
+    minutes: float
+    device: str = "auto"
+    tokens: int = 60_000
+    log: Callable[[str], None] = print
+    began: float = field(default_factory=time.monotonic)
+    dealt: dict[str, list[subprocess.Popen]] = field(default_factory=dict)
+    fruitless: Counter[str] = field(default_factory=Counter)
+    """Deals of each model that a player died of."""
+
+    def left(self) -> float:
+        """Minutes until the end."""
+        return self.minutes - (time.monotonic() - self.began) / 60
+
+    def play(self) -> None:
+        """Play until nothing is left or the time is up."""
+        preparing = self._prepare()
+        while self.left() > LEAST_MINUTES:
+            busy = False
+            for model in self.processes:
+                busy |= self._players(model)
+            if not busy and (preparing is None or preparing.poll() is not None):
+                break
+            time.sleep(PAUSE)
+        for model, players in self.dealt.items():
+            ended = [
+                player.wait() for player in players
+            ]  # a player starts no group after its minutes, and finishes its last
+            if any(ended):
+                self._died(model, ended)
+
+    def _players(self, model: str) -> bool:
+        """Whether players of the model are at work, after dealing again if all of the last deal have ended."""
+        ended = [player.poll() for player in self.dealt.get(model, [])]
+        if None in ended:
+            return True
+        if any(ended):
+            self.fruitless[model] += 1
+            self._died(model, ended)
+        self.dealt[model] = self._deal(model) if self.fruitless[model] < TRIES else []
+        return bool(self.dealt[model])
+
+    def _died(self, model: str, ended: Sequence[int | None]) -> None:
+        self.log(f"{model}: players ended with {', '.join(map(str, ended))}; see {self.work / 'logs'}")
+
+    def _prepare(self) -> subprocess.Popen | None:
+        """What picks of open runs still need, made next to the players: embeddings and clusters, hidden states, then the picks."""
+        picks = self.work.picks()
+        models = [m for m in self.processes if any(name_of(run) not in picks for run in open_runs(self.work, m))]
+        if not models:
+            return None
+        most = f"--processes {max(1, (os.cpu_count() or 1) - sum(self.processes.values()))}"
+        steps = [f"prepare {most}"]
+        for model in models:
+            steps += [f"pooled --models {model} --device {self.device}", f"picks --models {model} {most}"]
+        commands = [f"{sys.executable} -m {PACKAGE} {step} --work {self.work.root}" for step in steps]
+        return self._start(["sh", "-c", " && ".join(commands)], "prepare")
+
+    def _deal(self, model: str) -> list[subprocess.Popen]:
+        picks = self.work.picks()
+        runs = [run for run in open_runs(self.work, model) if name_of(run) in picks]
+        lengths = np.diff(np.load(self.work.inputs(model) / "tokens/offsets.npy"))
+        dealt = [share for share in shares(runs, picks, lengths, self.processes[model], self.tokens) if share]
+        if dealt:
+            self.log(f"{model}: {len(runs)} runs to {len(dealt)} players, {self.left():.1f} minutes left")
+        return [self._player(model, share) for share in dealt]
+
+    def _player(self, model: str, share: list[Run]) -> subprocess.Popen:
+        (self.work / "shares").mkdir(exist_ok=True)
+        (self.work / "results").mkdir(exist_ok=True)
+        name = f"{model}-{len(list((self.work / 'shares').iterdir()))}"
+        plan = self.work / "shares" / f"{name}.json"
+        plan.write_text(json.dumps(share))
+        given = {
+            "--model": self.work.models[model], "--input": self.work.inputs(model), "--plan": plan, "--device": self.device,
+            "--out": self.work / "results" / f"{name}.rows.jsonl", "--minutes": f"{self.left():.2f}",
+            "--tokens-at-once": self.tokens,
+        }  # fmt: skip
+        words = [str(word) for pair in given.items() for word in pair]
+        words += ["--picks", *map(str, self.work.picks_files())] + ([] if self.device == "cpu" else ["--compile"])
+        return self._start([sys.executable, "-u", "-m", f"{PACKAGE}.player", *words], name)
+
+    def _start(self, command: list[str], name: str) -> subprocess.Popen:
+        (self.work / "logs").mkdir(exist_ok=True)
+        with (self.work / "logs" / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)

@@ -1,0 +1,99 @@
+"""Plans and picks of a work folder, and what of them the record has already."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.proving_ground import aiming
+from benchmarks.proving_ground.planning import LIST, SPREAD, STAGES, Picker, plan
+from benchmarks.proving_ground.player import Run, identity, name_of
+from benchmarks.proving_ground.prepare import in_processes
+from benchmarks.proving_ground.work import Work, whole
+
+DEFAULT = [name for name in STAGES if name not in ("rates", "four")]
+
+
+def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record: Path) -> dict[str, list[Run]]:
+    """Write plans/MODEL.json: every run of the stages on what the work folder holds, with "recorded": whether the record has it."""
+    rows = json.loads(record.read_text())["rows"] if record.exists() else []
+    have = {identity(row) for row in rows}
+    splits = np.load(work.inputs() / "splits.npz")
+    places = [name for name in (*LIST["pools"], *LIST["targets"]) if f"{name}|pool" in splits]
+    found = {}
+    for model in models:
+        runs = [{**run, "recorded": identity(run) in have} for run in _cut(work, plan(model, stages, places))]
+        with whole(work / "plans" / f"{model}.json") as file:
+            file.write_text(json.dumps(runs))
+        found[model] = runs
+    return found
+
+
+def _cut(work: Work, runs: list[Run]) -> list[Run]:
+    """The runs; of a cut study with a hundredth of their budgets, and the names of their picks changed to match."""
+    if work.about["cut"] is None:
+        return runs
+    found = {}
+    for run in runs:
+        small = {**run, "budget": max(4, run["budget"] // 100)}
+        if "picks" in run:
+            small["picks"] = f"{run['model']}|{name_of({**small, 'picks': None})}"
+        found.setdefault(identity(small), small)
+    return list(found.values())
+
+
+def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Callable[[str], None] = print) -> None:
+    """Add the picks of those runs that no file has yet and that can be made; says which cannot be, and what they need."""
+    have = work.picks()
+    missing = {name_of(run): run for run in runs if not run["recorded"] and name_of(run) not in have}
+    by_pool: dict[str, list[Run]] = defaultdict(list)
+    for name, run in missing.items():
+        lacks = lacking(work, run)
+        if lacks:
+            by_pool[f"needs {lacks}"].append(run)
+        else:
+            by_pool[run["pool"]].append({**run, "name": name})
+    for reason in [key for key in by_pool if key.startswith("needs ")]:
+        log(f"{len(by_pool.pop(reason))} picks not made: {reason}")
+    parts = work / "picking"
+    parts.mkdir(exist_ok=True)
+    in_processes([partial(_pick, work.root, some, parts / f"{pool}.npz") for pool, some in by_pool.items()], processes)
+    kept = dict(np.load(file)) if file.exists() else {}
+    made = [parts / f"{pool}.npz" for pool in by_pool]
+    for part in made:
+        kept |= dict(np.load(part))
+    if kept:
+        with whole(file) as unfinished:
+            np.savez_compressed(unfinished, **kept)
+    for part in made:
+        part.unlink()
+    log(f"{file}: {len(kept)} picks")
+
+
+def lacking(work: Work, run: Run) -> str | None:
+    """What the picks of a run need that is not there yet."""
+    pool, strategy, seed = run["pool"], run["strategy"], run["seed"]
+    embedded = (work / "embeddings.npy").exists()
+    if pool in LIST["targets"]:
+        if strategy == "default":
+            return None if embedded else "embeddings"
+        if strategy in aiming.HIDDEN and not (work / "pooled" / run["model"]).exists():
+            return f"hidden states of {run['model']}"
+        grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
+        return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
+    by = SPREAD[strategy][0]
+    if by in ("kind", "split"):
+        return None if (work / "kinds" / f"{pool}_{seed}.npz").exists() else "kinds"
+    kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
+    return "clusters" if by == "cluster" and not kept else None
+
+
+def _pick(root: Path, runs: list[Run], file: Path) -> None:
+    picker = Picker.of(Work(root))
+    with whole(file) as unfinished:
+        np.savez(unfinished, **{run["name"]: picker.pick(run).astype(np.int32) for run in runs})

@@ -1,0 +1,174 @@
+"""The study's command: what it plans, carries, deals to players and records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.proving_ground import packing, playing, prepare, record, stages
+from benchmarks.proving_ground.player import name_of
+from benchmarks.proving_ground.work import Work, load_picks, whole
+
+
+def run(seed: int, strategy: str = "random", stage: str = "baselines", order: int = 0, **more) -> dict:
+    key = {"model": "m", "pool": "sums", "noise": "none", "sources": False, "budget": 4, "strategy": strategy}
+    return {
+        **key,
+        "seed": seed,
+        "learning_rate": 1e-3,
+        "split": "test",
+        "order": order,
+        "stage": stage,
+        "recorded": False,
+        **more,
+    }
+
+
+def picks_of(runs: list[dict], size: int = 4) -> dict[str, np.ndarray]:
+    return {name_of(entry): np.arange(size) + entry["seed"] for entry in runs}
+
+
+@pytest.fixture
+def work(tmp_path) -> Work:
+    """A work folder with a plan of six runs, their picks and ten rows of ten tokens."""
+    work, runs = Work(tmp_path / "work"), [run(seed) for seed in range(5)] + [run(9, stage="curve")]
+    work.root.mkdir()
+    (work / "about.json").write_text(
+        json.dumps({"pools": ["sums"], "cut": None, "models": {"m": "../m"}, "embedder": None})
+    )
+    for folder in ("plans", "results", "inputs/m/tokens"):
+        (work / folder).mkdir(parents=True)
+    (work / "plans/m.json").write_text(json.dumps(runs))
+    np.savez(work / "picks.npz", **picks_of(runs))
+    np.save(work / "inputs/m/tokens/offsets.npy", np.arange(0, 210, 10))
+    return work
+
+
+def test_parts_joined_are_what_was_written_and_none_is_too_large(tmp_path):
+    data = np.random.default_rng(0).bytes(1000)
+    parts = packing.Parts(tmp_path, 300)
+    for start in range(0, 1000, 70):
+        parts.write(data[start : start + 70])
+    parts.close()
+    files = sorted(tmp_path.glob("part-*"))
+    assert [file.stat().st_size for file in files] == [300, 300, 300, 100]
+    assert b"".join(file.read_bytes() for file in files) == data
+    assert (tmp_path / "sums.txt").read_text().split()[0] == hashlib.sha256(data[:300]).hexdigest()
+
+
+def test_a_damaged_part_stops_the_start(tmp_path):
+    parts = packing.Parts(tmp_path, 50)
+    parts.write(b"x" * 80)
+    parts.close()
+    (tmp_path / "part-001").write_bytes(b"y" * 30)
+    command = ["sh", packing.SCRIPTS / "start.sh", tmp_path, tmp_path / "study", sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "part-001" in done.stdout + done.stderr
+    assert not list((tmp_path / "study").iterdir())
+
+
+def test_every_run_is_dealt_once_and_in_the_order_of_priority():
+    runs = [run(seed, order=seed % 3) for seed in range(20)]
+    dealt = playing.shares(runs, picks_of(runs), np.full(40, 10), 3, tokens=600)
+    assert sorted(entry["seed"] for share in dealt for entry in share) == list(range(20))
+    for share in dealt:
+        orders = [entry["order"] for entry in share]
+        assert orders == sorted(orders) and len(share) >= 4
+
+
+def test_runs_in_the_record_and_finished_rows_are_not_open(work):
+    plan = work.plan("m")
+    plan[0]["recorded"] = True
+    (work / "plans/m.json").write_text(json.dumps(plan))
+    rows = [json.dumps(run(1)) + "\n", json.dumps(run(2))]  # the second is being written
+    (work / "results/a.rows.jsonl").write_text("".join(rows))
+    assert [entry["seed"] for entry in playing.open_runs(work, "m")] == [2, 3, 4, 9]
+    assert list(playing.counts(work)) == [("m", "baselines", 2, 5), ("m", "curve", 0, 1)]
+
+
+PLAYER = """
+import json, sys
+share, out = json.load(open(sys.argv[1])), open(sys.argv[2], "a")
+for entry in share[: int(sys.argv[3])]:
+    out.write(json.dumps(entry) + "\\n")
+sys.exit(int(sys.argv[4]))
+"""
+
+
+def session_of(work: Work, monkeypatch, most: int, code: int) -> tuple[playing.Session, list[str]]:
+    """A session whose players write rows of at most `most` of their runs and end with `code`."""
+    lines: list[str] = []
+
+    def player(self, model, share):
+        number = len(list((work / "results").iterdir()))
+        plan, out = work / f"share{number}.json", work / f"results/{number}.rows.jsonl"
+        plan.write_text(json.dumps(share))
+        out.touch()
+        return subprocess.Popen([sys.executable, "-S", "-c", PLAYER, str(plan), str(out), str(most), str(code)])
+
+    monkeypatch.setattr(playing.Session, "_player", player)
+    monkeypatch.setattr(playing, "PAUSE", 0.01)
+    return playing.Session(work, {"m": 2}, minutes=1, tokens=600, log=lines.append), lines
+
+
+def test_a_session_plays_until_nothing_is_open(work, monkeypatch):
+    session, lines = session_of(work, monkeypatch, most=99, code=0)
+    session.play()
+    assert not playing.open_runs(work, "m") and len(lines) == 1
+
+
+def test_what_dead_players_leave_is_dealt_again_but_not_for_ever(work, monkeypatch):
+    session, lines = session_of(work, monkeypatch, most=1, code=3)
+    session.play()
+    assert len(playing.open_runs(work, "m")) == 1  # two players, two, one: a row each
+    assert sum("ended with 3" in line for line in lines) == playing.TRIES
+
+
+def test_a_run_counts_as_recorded_only_if_the_record_has_that_very_run(work, tmp_path):
+    np.savez(work / "inputs/m/splits.npz", **{"sums|pool": np.arange(3)})
+    have = {**run(1, budget=1000), "learning_rate": 0.002, "model": "smollm2-135m"}
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps({"rows": [have, {**have, "seed": 2, "split": "dev"}]}))
+    plan = stages.write_plans(work, ["smollm2-135m"], ["baselines", "curve"], file)["smollm2-135m"]
+    assert [entry["seed"] for entry in plan if entry["recorded"]] == [1]
+    assert {entry["pool"] for entry in plan} == {"sums"}
+    assert {entry["stage"] for entry in plan if entry["budget"] != 1000} == {"curve"}
+
+
+def test_merging_replaces_a_runs_row_and_keeps_the_others(tmp_path):
+    old = {"rows": [{**run(1), "macro_nll": 2.0}, {**run(2), "macro_nll": 2.0}], "kinds": {"a": 1}}
+    new = [{**run(2), "macro_nll": 1.0, "task_nll": [1.0]}, {**run(3), "macro_nll": 3.0}]
+    judged = [{**run(3), "generated_em": 0.5, "generated_tasks": 2}]
+    record.write(record.merge(old, new, judged, {"device": "d", "versions": "v"}), tmp_path / "record.json")
+    found = record.read(tmp_path / "record.json")
+    assert [(row["seed"], row["macro_nll"]) for row in found["rows"]] == [(1, 2.0), (2, 1.0), (3, 3.0)]
+    assert "task_nll" not in found["rows"][1] and found["rows"][2]["generated_em"] == 0.5
+    assert (found["kinds"], found["device"]) == ({"a": 1}, "d")
+
+
+def test_an_unfinished_file_is_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "picks.npz") as file:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.glob("picks*")) and Work(tmp_path).picks_files() == []
+
+
+def test_picks_are_those_of_all_files(tmp_path):
+    np.savez(tmp_path / "picks.npz", a=np.arange(2))
+    np.savez(tmp_path / "picks-m.npz", b=np.arange(3))
+    picks = load_picks(Work(tmp_path).picks_files())
+    assert {name: len(picks[name]) for name in ("a", "b")} == {"a": 2, "b": 3} and "c" not in picks
+
+
+def test_pools_that_are_not_the_listed_ones_are_refused(tmp_path):
+    for part in prepare.PARTS:
+        for name in prepare.LIST["pools"]:
+            (tmp_path / "pools" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "pools" / name / f"{part}.jsonl").write_text("{}\n")
+    with pytest.raises(SystemExit, match="pools.json lists"):
+        prepare.prepare(Work(tmp_path), [tmp_path / "m"], None, None, 1)
