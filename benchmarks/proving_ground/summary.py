@@ -31,6 +31,8 @@ WITH, WITHOUT = "source_kinds", "default without sources"
 KIND, CLUSTERS = "kind_uniform, 25% random", "clusters, by distinctness"
 ORACLE = "oracle_size"
 BOUNDS = (0.1, 2.0)
+TARGETS = json.loads(Path(__file__).with_name("pools.json").read_text())["targets"]
+"""Runs on these are no cells: target_figures.py has them."""
 Row = dict[str, Any]
 Cell = tuple[str, str]
 
@@ -46,7 +48,7 @@ class Ground:
     ):
         self.runs: dict[tuple[Cell, int, str], dict[int, Row]] = defaultdict(dict)
         for row in rows:
-            if row["split"] != "test" or row.get("noise", "none") != noise:
+            if row["split"] != "test" or row.get("noise", "none") != noise or row["pool"] in TARGETS:
                 continue
             if models is not None and row["model"] not in models:
                 continue
@@ -247,6 +249,7 @@ def wrong_answers(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def summarize(document: dict[str, Any]) -> dict[str, Any]:
     """The whole summary."""
+    from benchmarks.proving_ground import cost, target_figures
     from selection.config import KindsConfig
 
     kinds = document.get("kinds", {})
@@ -301,8 +304,8 @@ def summarize(document: dict[str, Any]) -> dict[str, Any]:
         **wrong_answers(document.get("wrong_answers", {})),
         "generated_em_share_1000": written_share(ground, WITH),
         "generated_em_share_1000_without_sources": written_share(ground, KIND),
-        "target_minus_rds": missing,
-        "gpu_seconds_ratio": missing,
+        **target_figures.figures(document["rows"]),
+        **cost.figures(ground, with_headroom, WITH),
     }
 
 

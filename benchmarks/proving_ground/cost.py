@@ -1,0 +1,75 @@
+"""GPU seconds that selection takes to reach what random reaches with 2,000 examples, over random's own.
+
+Both train in the same player, so a token costs the same and the ratio is one of tokens: those of the examples that selection needs, with
+those of its control (as many random examples, trained as long: Winnow's default), over those of 2,000 random examples. `source_kinds`
+measures nothing, so scoring adds no GPU seconds; kinds are found on the CPU, and embeddings against near-duplicates are made for
+random picks too. How many examples selection needs is read off its own curve where it played several budgets; elsewhere its share
+of random's examples is taken to be at 2,000 what it is at 1,000. A share is kept within 0.1 to 2, as elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.proving_ground.summary import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
+
+AT = 2000
+
+
+def needed(ground: Ground, cell: Cell, strategy: str, drawn: np.ndarray) -> float | None:
+    """Examples, over AT, with which the strategy reaches random's macro NLL at AT; None where random's curve lacks it.
+
+    Args:
+        drawn: (s,) macro NLL of the strategy's runs at BUDGET, or a bootstrap sample of them.
+    """
+    at = ground.values(cell, "random", budget=AT)
+    if not len(at) or not len(drawn):
+        return None
+    curve = [(b, ground.values(cell, strategy, budget=b)) for b in BUDGETS if b != BUDGET]
+    own = sorted([(b, float(values.mean())) for b, values in curve if len(values)] + [(BUDGET, float(drawn.mean()))])
+    if len(own) > 1:
+        return float(np.clip(examples_for(own, float(at.mean())) / AT, *BOUNDS))
+    return ground.share(cell, float(drawn.mean()))
+
+
+def seconds_ratio(ground: Ground, cells: list[Cell], strategy: str, control: float = 1.0) -> dict[str, Any]:
+    """Geometric mean over cells, with a 95% interval by drawing cells and, inside them, seeds again.
+
+    Args:
+        control: examples of the control over those that were selected; 1 is Winnow's default, 0 none.
+    """
+    usable = [cell for cell in cells if needed(ground, cell, strategy, ground.values(cell, strategy)) is not None]
+    if not usable:
+        return figure(None, note="not measured")
+    length = {cell: tokens_over_randoms(ground, cell, strategy) for cell in usable}
+    rng, logs = np.random.default_rng(3), []
+    for number in range(1001):
+        found = []
+        for i in range(len(usable)) if number == 0 else rng.integers(len(usable), size=len(usable)):
+            cell = usable[i]
+            values = ground.values(cell, strategy)
+            values = values if number == 0 else rng.choice(values, len(values))
+            found.append(np.log(needed(ground, cell, strategy, values) * (length[cell] + control)))
+        logs.append(np.mean(found))
+    low, high = np.percentile(logs[1:], [2.5, 97.5])
+    seeds = min(len(ground.values(cell, strategy)) for cell in usable)
+    return figure(np.exp(logs[0]), np.exp(low), np.exp(high), seeds, f"{len(usable)} cells, a control of {control:g}")
+
+
+def tokens_over_randoms(ground: Ground, cell: Cell, strategy: str) -> float:
+    """Mean tokens of an example that the strategy picks over those of a random one."""
+    ours, theirs = (ground.values(cell, name, "tokens").mean() for name in (strategy, "random"))
+    return float(ours / theirs)
+
+
+def figures(ground: Ground, with_headroom: list[Cell], strategy: str) -> dict[str, dict[str, Any]]:
+    """The ratio over all cells, and over those with headroom and without a control."""
+    more = {
+        "pools with headroom": seconds_ratio(ground, with_headroom, strategy),
+        "without a control": seconds_ratio(ground, ground.cells, strategy, 0.0),
+        "with a control of a quarter": seconds_ratio(ground, ground.cells, strategy, 0.25),
+        "pools with headroom, without a control": seconds_ratio(ground, with_headroom, strategy, 0.0),
+    }
+    return {"gpu_seconds_ratio": seconds_ratio(ground, ground.cells, strategy), "gpu_seconds": more}

@@ -1,0 +1,73 @@
+"""What the runs with a target say: each strategy less another, over targets that the pool holds, holds kin of, or knows nothing like."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.proving_ground import aiming
+from benchmarks.proving_ground.targets import LIST
+
+HAS = ("held", "kin", "absent")
+Row = dict[str, Any]
+Cell = tuple[str, str]
+Runs = dict[tuple[Cell, str], dict[int, Row]]
+
+
+def runs_of(rows: Iterable[Row]) -> Runs:
+    """The runs on targets by (model, target), strategy and seed."""
+    found: Runs = defaultdict(dict)
+    for row in rows:
+        if row["pool"] in LIST["targets"] and row["split"] == "test":
+            found[(row["model"], row["pool"]), row["strategy"]][row["seed"]] = row
+    return found
+
+
+def differences(
+    runs: Runs, ours: str, theirs: str, has: str | None = None, key: str = "macro_nll"
+) -> dict[Cell, np.ndarray]:
+    """By (model, target): (seeds,) of what `ours` measures less `theirs`, over the seeds that both have; targets of kind `has`."""
+    found = {}
+    for cell in sorted({cell for cell, _ in runs}):
+        if has is None or LIST["targets"][cell[1]]["pool_has"] == has:
+            a, b = runs.get((cell, ours), {}), runs.get((cell, theirs), {})
+            seeds = sorted(a.keys() & b.keys())
+            if seeds:
+                found[cell] = np.array([a[seed][key] - b[seed][key] for seed in seeds])
+    return found
+
+
+def mean_over(found: dict[Cell, np.ndarray], scale: float = 1.0) -> dict[str, Any]:
+    """Mean over targets, each the mean of its models, with a 95% interval by t: models on one target are not independent."""
+    from benchmarks.proving_ground.summary import figure
+
+    of_target = defaultdict(list)
+    for (_, target), values in found.items():
+        of_target[target].append(scale * values.mean())
+    means = [float(np.mean(values)) for values in of_target.values()]
+    if len(means) < 2:
+        return figure(None, note="not measured yet")
+    half = stats.t.ppf(0.975, len(means) - 1) * stats.sem(means)
+    seeds = min(len(values) for values in found.values())
+    note = f"{len(means)} targets, {', '.join(sorted({model for model, _ in found}))}"
+    return figure(np.mean(means), np.mean(means) - half, np.mean(means) + half, seeds, note)
+
+
+def figures(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """`target_minus_rds`, the default less RDS+ over the whole pool; and by kind of target every strategy less random and less RDS+."""
+    runs = runs_of(rows)
+    parts: dict[str, Any] = {}
+    for has in HAS:
+        for strategy in aiming.STRATEGIES[1:]:
+            values = {"minus random": mean_over(differences(runs, strategy, "random", has))}
+            values["exact match minus random, points"] = mean_over(
+                differences(runs, strategy, "random", has, "macro_em"), 100
+            )
+            if strategy != "rds":
+                values["minus rds"] = mean_over(differences(runs, strategy, "rds", has))
+            parts[f"{has}, {strategy}"] = values
+    return {"target_minus_rds": mean_over(differences(runs, "default", "rds"))} | ({"targets": parts} if runs else {})

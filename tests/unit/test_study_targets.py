@@ -1,0 +1,175 @@
+"""Targets of the study: which rows they take, what aims at them, and what the runs say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.proving_ground import aiming, cost, planning, target_figures, targets
+from benchmarks.proving_ground.summary import WITH, Ground
+from selection.vectors import unit
+
+
+def rows(task: str, count: int, text: str = "") -> list[dict]:
+    # Thirteen-word runs that only one row has, as real prompts do.
+    words = [" ".join(f"{task}{i}w{j}" for j in range(20)) for i in range(count)]
+    return [{"messages": [{"content": text or line}, {"content": "yes"}], "task": task} for line in words]
+
+
+def entry(has: str, tasks: list[str], dev: int = 4, test: int = 6) -> dict:
+    return {"pool": "host", "from": "host", "tasks": tasks, "pool_has": has, "dev": dev, "test": test}
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A pool of two tasks, its splits' arrays, and no files."""
+    pool = [*rows("sums", 20), *rows("verse", 30)]
+    monkeypatch.setattr(targets, "read_rows", lambda pools, name, part: pool)
+    return pool, {
+        "host|pool": np.arange(100, 150),
+        "host|pool|key": np.arange(50, dtype=np.uint64),
+        "host|pool|source": np.zeros(50, int),
+        "host|pool|task": np.repeat([0, 1], [20, 30]),
+    }
+
+
+@pytest.mark.parametrize("has, left", [("held", 10), ("kin", 0)])
+def test_a_held_target_leaves_the_rest_of_its_task_in_the_pool_and_a_kin_one_nothing(host, has, left):
+    pool, splits = host
+    found = targets.gather(None, splits, entry(has, ["sums"]), "t")
+    assert (found["t|pool|task"] == 0).sum() == left and (found["t|pool|task"] == 1).sum() == 30
+    assert (len(found["t|dev"]), len(found["t|test"])) == (4, 6)
+    assert not {*found["t|pool"]} & {*found["t|dev"], *found["t|test"]} and not {*found["t|dev"]} & {*found["t|test"]}
+    assert (splits["host|pool"][found["t|kept"]] == found["t|pool"]).all()
+
+
+def test_tasks_of_a_target_count_alike_and_small_ones_are_refused(host):
+    _, splits = host
+    found = targets.gather(None, splits, entry("held", ["verse", "sums"]), "t")
+    assert np.bincount(found["t|dev|task"]).tolist() == [2, 2] and np.bincount(found["t|test|task"]).tolist() == [3, 3]
+    with pytest.raises(ValueError, match="sums: expected 25 rows"):
+        targets.gather(None, splits, entry("held", ["sums"], 10, 15), "t")
+
+
+def test_a_row_that_shares_a_held_rows_passage_cannot_be_picked():
+    held = rows("sums", 1)
+    passage = held[0]["messages"][0]["content"]
+    other = [*rows("verse", 3), *rows("verse", 1, text=f"A question about this: {passage}")]
+    assert targets.allowed(other, held, set()).tolist() == [True, True, True, False]
+
+
+def test_a_target_whose_rows_changed_is_refused(host, monkeypatch):
+    _, splits = host
+    found = targets.gather(None, splits, entry("held", ["sums"]), "t")
+    listed = {"t": {**entry("held", ["sums"]), **targets.described(found, "t")}}
+    monkeypatch.setattr(targets, "LIST", {"targets": listed})
+    targets.check(found)
+    found["t|test|key"] = found["t|test|key"] + np.uint64(1)
+    with pytest.raises(SystemExit, match="t: expected the rows"):
+        targets.check(found)
+
+
+def aim(near: float, n: int = 200, t: int = 8, d: int = 16, shared: float = 0.0) -> aiming.Aim:
+    """A pool of random directions of which the first 40 lie about the target as near as `near`; `shared` points all one way."""
+    rng = np.random.default_rng(0)
+    centre = unit(rng.normal(size=(1, d)))
+    vectors, example = rng.normal(size=(n, d)), centre + 0.3 * unit(rng.normal(size=(t, d)))
+    vectors[:40] = near * (centre + 0.3 * unit(rng.normal(size=(40, d)))) + (1 - near) * vectors[:40]
+    drift = shared * np.ones(d)
+    return aiming.Aim(unit(vectors) + drift, unit(example) + drift, np.arange(n, dtype=np.uint64))
+
+
+def test_target_examples_take_the_rows_near_them_and_explore_leaves_the_rest_to_chance():
+    assert (aim(1.0).nearest(40, seed=1) < 40).all()
+    assert 0.4 < (aim(1.0).nearest(40, seed=1, explore=0.5) < 40).mean() < 0.8
+    assert len(set(aim(1.0).nearest(150, seed=1).tolist())) == 150
+
+
+def test_nearness_says_how_near_the_picks_are_to_the_target():
+    found = [aim(near, shared=2.0).centred().nearness(30) for near in (0.0, 0.5, 1.0)]
+    assert found[2] > 0.9 and found[0] < 0.6 and found[0] < found[1] < found[2]
+
+
+def test_centred_vectors_have_no_direction_in_common_and_find_the_target():
+    drifted = aim(0.9, shared=5.0)
+    assert (unit(drifted.vectors) @ unit(drifted.targets).T).min() > 0.9
+    np.testing.assert_allclose(drifted.centred().vectors.mean(0), 0, atol=1e-6)
+    assert (drifted.centred().nearest(30, 1) < 40).all()
+
+
+@pytest.mark.parametrize("strategy", aiming.STRATEGIES)
+def test_every_strategy_picks_its_budget_of_the_pools_rows_once_each(strategy, tmp_path, monkeypatch):
+    space = aim(1.0)
+    numbers, examples = np.arange(1000, 1200), np.arange(2000, 2008)
+    monkeypatch.setitem(planning.LIST["targets"], "t", {"pool": "host"})
+    splits = {"t|pool": numbers, "t|pool|key": space.keys, "t|dev": examples, "t|kept": np.arange(200)}
+    whole = np.zeros((2008, 16), dtype=np.float16)
+    whole[numbers], whole[examples] = space.vectors, space.targets
+    np.save(tmp_path / "embeddings.npy", whole)
+    (tmp_path / "pooled/m").mkdir(parents=True)
+    np.save(tmp_path / "pooled/m/rows.npy", np.r_[numbers, examples])
+    np.save(tmp_path / "pooled/m/vectors.npy", whole[np.r_[numbers, examples]])
+    picker = planning.Picker(tmp_path, splits, tmp_path, tmp_path / "embeddings.npy", tmp_path / "pooled")
+    monkeypatch.setattr(picker, "groups", lambda pool, by, seed: np.arange(200) % 5)
+    picked = picker.pick({**planning.aimed("smollm2-135m", "t", strategy, 3), "model": "m", "budget": 30})
+    assert len(set(picked.tolist())) == 30 and set(picked.tolist()) <= set(numbers.tolist())
+    if strategy in ("default", "rds", "rds, centred"):
+        assert (picked < 1040).all()
+    if strategy == "rds, half by kinds":
+        assert (picked < 1040).sum() >= 15 and (picked >= 1040).any()
+
+
+def test_hidden_states_that_were_not_measured_are_asked_for(tmp_path):
+    np.save(tmp_path / "rows.npy", np.arange(5))
+    np.save(tmp_path / "vectors.npy", np.ones((5, 2)))
+    with pytest.raises(SystemExit, match="1 rows have no hidden states"):
+        aiming.pooled_of(tmp_path, np.array([1, 7]), np.array([2]), np.zeros(2))
+
+
+def result(
+    strategy: str, seed: int, nll: float, pool: str, model: str = "a", budget: int = 1000, tokens: int = 1000
+) -> dict:
+    key = {"model": model, "pool": pool, "budget": budget, "strategy": strategy, "seed": seed, "split": "test"}
+    return {**key, "macro_nll": nll, "macro_em": 0.5, "tokens": tokens}
+
+
+def test_the_default_is_compared_with_rds_target_by_target_and_models_of_a_target_are_one():
+    held = [name for name, of in targets.LIST["targets"].items() if of["pool_has"] == "held"][:2]
+    found = []
+    for target, gap in zip(held, (0.1, 0.3), strict=True):
+        for model, more in (("a", 0.0), ("b", 0.2)):
+            for seed in (1, 2, 3):
+                found += [
+                    result("rds", seed, 1.0 + seed, target, model),
+                    result("default", seed, 1.0 + seed + gap + more, target, model),
+                ]
+    summary = target_figures.figures(found)
+    figure = summary["target_minus_rds"]
+    assert figure["value"] == pytest.approx(0.3) and figure["low"] < 0 < figure["high"] and figure["seeds"] == 3
+    assert summary["targets"]["held, default"]["minus rds"] == figure
+    assert summary["targets"]["absent, default"]["minus rds"]["value"] is None
+    assert Ground(found).cells == []  # targets are no cells of the other figures
+
+
+def ground(nll: float, tokens: int, curve: dict[int, float] | None = None) -> Ground:
+    found = [
+        result("random", s, value, "p", budget=b, tokens=b)
+        for b, value in ((1000, 2.0), (2000, 1.5), (4000, 1.0))
+        for s in (1, 2)
+    ]
+    found += [result(WITH, s, nll, "p", tokens=tokens) for s in (1, 2)]
+    found += [result(WITH, s, value, "p", budget=b) for b, value in (curve or {}).items() for s in (1, 2)]
+    return Ground(found)
+
+
+def test_seconds_count_the_selections_tokens_and_those_of_its_control():
+    found = ground(1.5, tokens=1500)  # half of random's examples, each half as long again
+    assert cost.seconds_ratio(found, found.cells, WITH, 0.0)["value"] == pytest.approx(0.5 * 1.5, abs=1e-3)
+    assert cost.seconds_ratio(found, found.cells, WITH)["value"] == pytest.approx(0.5 * 2.5, abs=1e-3)
+
+
+def test_a_strategy_with_a_curve_of_its_own_is_read_off_that():
+    found = ground(1.8, 1000, {300: 2.5, 4000: 1.2})
+    expected = np.exp(np.log(1000) + np.log(4) * 0.3 / 0.6) / 2000  # between 1.8 at 1,000 and 1.2 at 4,000
+    assert cost.needed(found, ("a", "p"), WITH, np.array([1.8])) == pytest.approx(expected, abs=1e-3)
+    assert cost.seconds_ratio(Ground([]), [], WITH)["value"] is None
