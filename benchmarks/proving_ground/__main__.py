@@ -76,7 +76,7 @@ def pooled(given: argparse.Namespace) -> None:
     for model in given.models or list(given.work.models):
         out, inputs = given.work / "pooled" / model, given.work.inputs(model)
         if not out.exists():
-            rows = wanted_rows(np.load(inputs / "splits.npz"), "targets")
+            rows = wanted_rows(np.load(inputs / "splits.npz"))
             measure_rows(given.work.models[model], inputs, rows, out, given.device, given.batch_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of every pool row, aligned with the rows of the token table: what the default clusters where rows carry no sources.
+"""Embeddings of every pool and dev row, aligned with the rows of the token table: what the default clusters where rows carry no sources.
 
 python benchmarks/proving_ground/embeddings.py --pools DIR --inputs DIR --embedder DIR --out FILE.npy
 """
@@ -20,7 +20,7 @@ LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 
 
 def write(pools: Path, inputs: Path, embedder_path: Path, out: Path, most: int | None = None) -> int:
-    """Write (rows, d) float16, zero for rows that no pool holds; returns how many rows were embedded (`most` at most)."""
+    """Write (rows, d) float16, zero for rows that no pool has in it or in dev; returns how many were embedded (`most` at most)."""
     from selection.config import EmbedConfig
     from selection.embed import embed_texts, load_embedder
 
@@ -29,8 +29,9 @@ def write(pools: Path, inputs: Path, embedder_path: Path, out: Path, most: int |
     for name in LIST["pools"]:
         if f"{name}|pool" not in splits:
             continue
-        for number, row in zip(splits[f"{name}|pool"].tolist(), read_rows(pools, name, "pool"), strict=True):
-            texts.setdefault(number, "\n".join(message["content"] for message in row["messages"]))
+        for part in ("pool", "dev"):
+            for number, row in zip(splits[f"{name}|{part}"].tolist(), read_rows(pools, name, part), strict=True):
+                texts.setdefault(number, "\n".join(message["content"] for message in row["messages"]))
     numbers = np.array(sorted(texts))[:most]
     config = EmbedConfig(model=str(embedder_path), batch_tokens=65_536)
     embedder = load_embedder(config)

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.proving_ground import aiming
+from benchmarks.proving_ground import aiming, peer_picks
 from benchmarks.proving_ground.inputs import prompt_of, read_rows
 from benchmarks.proving_ground.player import Run, identity, name_of
 from benchmarks.proving_ground.work import Work, whole
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 POOLS = list(LIST["pools"])
-BUDGET = 1000
+BUDGET, ROUNDS = 1000, 4
 SPREAD: dict[str, tuple[str | None, float, float]] = {
     "random": (None, 0.0, 0.0),
     "source_uniform": ("source", 0.0, 0.0),
@@ -158,6 +158,25 @@ def four(model: str) -> Iterator[Run]:
                 yield run(model, pool, strategy, seed, order=1)
 
 
+def peers(model: str, seeds: int = 3) -> Iterator[Run]:
+    """Other projects' rules on four pools; their picks are the model's own."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in LIST["noisy_pools"]:
+            for strategy in peer_picks.STRATEGIES:
+                found = run(model, pool, strategy, seed, order=1 if seed == 1 else 3)
+                yield {**found, "picks": f"{model}|{name_of(found)}"}
+
+
+def rounds(model: str, seeds: int = 3) -> Iterator[Run]:
+    """The picks of random and of the defaults in four rounds of 250, each continuing the adapter of the round before."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in LIST["noisy_pools"]:
+            for strategy in ("random", "source_kinds", KIND):
+                once = run(model, pool, strategy, seed, order=3)
+                more = {"picks": name_of(once), "picked_as": strategy, "rounds": ROUNDS}
+                yield {**once, "strategy": f"{strategy}, {ROUNDS} rounds", **more}
+
+
 STAGES = {
     "rates": rates,
     "baselines": lambda model: core(model, ("random", "source_size", "oracle_size")),
@@ -174,6 +193,8 @@ STAGES = {
     "four": four,
     "targets": targets,
     "budgets": budgets,
+    "peers": peers,
+    "rounds": rounds,
 }
 
 
@@ -181,10 +202,17 @@ class Picker:
     """Picks of runs on the files of the pools; groups are found once each."""
 
     def __init__(
-        self, pools: Path, splits: Any, kinds: Path, embeddings: Path | None = None, pooled: Path | None = None
+        self,
+        pools: Path,
+        splits: Any,
+        kinds: Path,
+        embeddings: Path | None = None,
+        pooled: Path | None = None,
+        peers: Path = Path("peers"),
     ):
         self.pools, self.splits, self.kinds, self.embeddings, self.pooled = pools, splits, kinds, embeddings, pooled
-        self.prompts = cache(self._prompts)
+        self.peers = peers
+        self.prompts, self.measured = cache(self._prompts), cache(self._measured)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
 
@@ -192,7 +220,8 @@ class Picker:
     def of(cls, work: Work) -> Picker:
         """A picker on a work folder's files."""
         vectors, splits = work / "embeddings.npy", np.load(work.inputs() / "splits.npz")
-        return cls(work / "pools", splits, work / "kinds", vectors if vectors.exists() else None, work / "pooled")
+        embeddings = vectors if vectors.exists() else None
+        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", work.peers)
 
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
@@ -234,11 +263,13 @@ class Picker:
 
     def pick(self, wanted: Run) -> np.ndarray:
         """Rows (of the token table) that the run trains on."""
-        pool, strategy = wanted["pool"], wanted["strategy"]
+        pool, strategy = wanted["pool"], wanted.get("picked_as", wanted["strategy"])
         noisy = wanted.get("noise", "none") != "none"
         rows = self.splits[f"{pool}|{wanted['noise']}" if noisy else f"{pool}|pool"]
         if pool in LIST["targets"] and strategy != "random":
             return rows[self._aimed(wanted)]
+        if strategy in peer_picks.STRATEGIES:
+            return rows[self._peer(wanted)]
         by = SPREAD[strategy][0]
         cluster, distinct = np.zeros(len(rows), dtype=np.int64), 1.0
         if by == "cluster":
@@ -246,6 +277,17 @@ class Picker:
         elif by is not None:
             cluster = self.groups(pool, by, wanted["seed"]).astype(np.int64)
         return rows[spread(self.splits[f"{pool}|pool|key"], cluster, wanted, strategy, distinct)]
+
+    def _peer(self, wanted: Run) -> np.ndarray:
+        """Places of the pool, by another project's rule."""
+        if self.pooled is None:
+            raise SystemExit(f"{wanted['strategy']}: needs what the model measures (see pooled.py)")
+        of = self.measured(wanted["model"], wanted["pool"])
+        return peer_picks.pick(wanted["strategy"], of, wanted["budget"], wanted["seed"], self.peers)
+
+    def _measured(self, model: str, pool: str) -> peer_picks.Measured:
+        assert self.pooled is not None
+        return peer_picks.measured(self.pooled / model, self.splits, pool, self.embeddings)
 
     def _aimed(self, wanted: Run) -> np.ndarray:
         """Places of the target's pool."""

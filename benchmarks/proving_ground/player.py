@@ -40,14 +40,16 @@ def name_of(run: Run) -> str:
 
 
 def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once: int) -> Iterator[list[Run]]:
-    """Runs of the plan in groups that train side by side: of one `order` and number of picks, alike in tokens, so many that a
+    """Runs of the plan in groups that train side by side: of one `order`, number of picks and of rounds, alike in tokens, so many that a
     step has about `tokens_at_once`."""
     from benchmarks.proving_ground.side_by_side import EXAMPLES_A_STEP
 
-    by_size: dict[tuple[int, int], list[tuple[float, Run]]] = {}
+    by_size: dict[tuple[float, int, int], list[tuple[float, Run]]] = {}
     for run in runs:
         rows = picks[name_of(run)]
-        by_size.setdefault((run.get("order", 0), len(rows)), []).append((float(lengths[rows].mean()), run))
+        by_size.setdefault((run.get("order", 0), len(rows), run.get("rounds", 1)), []).append(
+            (float(lengths[rows].mean()), run)
+        )
     for key in sorted(by_size):
         members = sorted(by_size[key], key=lambda entry: entry[0])
         start = 0
@@ -78,13 +80,18 @@ class Player:
 
     def play(self, group: list[Run], log: Any = print) -> Iterator[Run]:
         """Finished rows of a group, trained and measured together."""
-        from benchmarks.proving_ground.side_by_side import measure_side_by_side, train_side_by_side
+        from benchmarks.proving_ground.side_by_side import in_rounds, measure_side_by_side, train_side_by_side
 
         started = time.perf_counter()
         rows = [self.picks[name_of(run)] for run in group]
-        adapters = train_side_by_side(
-            self.base, self.table, rows, [run["seed"] for run in group], [run["learning_rate"] for run in group], log
-        )
+        seeds, rates = [run["seed"] for run in group], [run["learning_rate"] for run in group]
+        dealt = [
+            in_rounds(r, s, group[0]["rounds"]) if "rounds" in group[0] else [r]
+            for r, s in zip(rows, seeds, strict=True)
+        ]
+        adapters = None
+        for of_round in zip(*dealt, strict=True):
+            adapters = train_side_by_side(self.base, self.table, of_round, seeds, rates, log, adapters)
         _wait()
         trained = time.perf_counter() - started
         tests = [self.splits[f"{run['pool']}|{run['split']}"] for run in group]

@@ -1,9 +1,10 @@
 """Hidden states of pool rows by the base model, in one go: what RDS+ compares, and how likely each response is.
 
-    python benchmarks/proving_ground/pooled.py --model DIR --inputs DIR --out DIR [--rows targets | pools]
+    python benchmarks/proving_ground/pooled.py --model DIR --inputs DIR --out DIR
 
 Writes rows.npy (n,) the rows of the token table, ascending; vectors.npy (n, d) float16 unit vectors, position-weighted means of the last
-layer (arXiv 2503.01807, section 3.2); nll.npy (n,) mean NLL of each response in nats. `trainer.measure` measures them, as a round does.
+layer (arXiv 2503.01807, section 3.2); nll.npy and unprompted.npy (n,) mean NLL of each response in nats, with its prompt and alone.
+`trainer.measure` measures them, as a round does.
 """
 
 from __future__ import annotations
@@ -18,15 +19,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.work import whole
 
 
-def wanted_rows(splits: Any, of: str) -> np.ndarray:
-    """The rows to measure: of "targets" the pools and examples, of "pools" those of the pools with peers, and their dev rows."""
-    names = [n for n in (LIST["targets"] if of == "targets" else LIST["noisy_pools"]) if f"{n}|pool" in splits]
-    parts = [splits[f"{name}|{part}"] for name in names for part in ("pool", "dev")]
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+def wanted_rows(splits: Any) -> np.ndarray:
+    """The rows to measure: those of all pools and targets, and what aims see of them."""
+    return np.unique(np.concatenate([splits[name] for name in splits if name.endswith(("|pool", "|dev"))]))
 
 
 def measure_rows(model: Path, inputs: Path, rows: np.ndarray, out: Path, device: str, batch_tokens: int) -> None:
@@ -35,17 +33,24 @@ def measure_rows(model: Path, inputs: Path, rows: np.ndarray, out: Path, device:
     from trainer.config import ModelConfig
     from trainer.measure import Wanted, measure
     from trainer.model import Base
+    from trainer.template import ChatTemplate
+    from trainer.tokenizer import load_tokenizer
     from trainer.tokens import TokenTable
+    from trainer.unprompted import Unprompted, response_frame
 
     base = Base.load(ModelConfig(name=str(model), device=device))
     table, wanted = TokenTable.open(inputs / "tokens"), Wanted(pooled=True)
+    alone = Unprompted(table, rows, response_frame(ChatTemplate.resolve(load_tokenizer(base.config), "auto")))
     with measuring(base.model, "auto", batch_tokens):
         found = measure(base.model, table, rows, batch_tokens=batch_tokens, wanted=wanted)
+        without = measure(base.model, alone, np.arange(len(alone)), batch_tokens=batch_tokens)
+    sums = [np.bincount(alone.owner, weights=w, minlength=len(rows)) for w in (without.nll_total, without.targets)]
     with whole(out) as folder:
         folder.mkdir()
         np.save(folder / "rows.npy", rows)
         np.save(folder / "vectors.npy", found.pooled)
         np.save(folder / "nll.npy", found.nll_mean.astype(np.float32))
+        np.save(folder / "unprompted.npy", (sums[0] / np.maximum(sums[1], 1)).astype(np.float32))
 
 
 def main() -> None:
@@ -53,14 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "inputs", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--rows", choices=("targets", "pools"), nargs="+", default=["targets"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-tokens", type=int, default=65_536)
     arguments = parser.parse_args()
     if arguments.out.exists():
         return print(f"{arguments.out}: there already")
     began, splits = time.perf_counter(), np.load(arguments.inputs / "splits.npz")
-    rows = np.unique(np.concatenate([wanted_rows(splits, of) for of in arguments.rows]))
+    rows = wanted_rows(splits)
     measure_rows(arguments.model, arguments.inputs, rows, arguments.out, arguments.device, arguments.batch_tokens)
     print(f"{len(rows):,} rows measured in {time.perf_counter() - began:.1f} s")
 

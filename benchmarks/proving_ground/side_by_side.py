@@ -108,6 +108,16 @@ def steps_of(rows: np.ndarray, lengths: np.ndarray, seed: int) -> list[np.ndarra
     return [rng.permutation(rows[step == s]) for s in range(count)]
 
 
+def in_rounds(rows: np.ndarray, seed: int, rounds: int) -> list[np.ndarray]:
+    """What each of so many equal rounds trains on: the rows dealt out at random, and from the second round on also
+    `train.replay` times as many of the earlier ones, as a round that continues does."""
+    rng = np.random.default_rng([seed, 0x80D5])
+    dealt = np.array_split(rng.permutation(rows), rounds)
+    again = [rng.permutation(np.concatenate(dealt[:r])) for r in range(1, rounds)]
+    replay = [part[: round(TrainConfig().replay * len(new))] for part, new in zip(again, dealt[1:], strict=True)]
+    return [dealt[0], *(np.concatenate(both) for both in zip(dealt[1:], replay, strict=True))]
+
+
 def train_side_by_side(
     base: FrozenBase,
     table: TokenTable,
@@ -115,10 +125,17 @@ def train_side_by_side(
     seeds: Sequence[int],
     rates: Sequence[float],
     log: Callable[[str], None] = print,
+    adapters: Adapters | None = None,
 ) -> Adapters:
-    """Train one adapter for each run, all with as many rows; `rates` are their peak learning rates."""
-    device = base.device
-    adapters = new_adapters(base, list(seeds))
+    """Train one adapter for each run, all with as many rows; `rates` are their peak learning rates.
+
+    `adapters` that are given go on, with new moments of the optimizer and the longer warm-up of an adapter that continues.
+    """
+    device, config = base.device, TrainConfig(learning_rate=1.0)
+    if adapters is None:
+        adapters = new_adapters(base, list(seeds))
+    else:
+        config = config.model_copy(update={"warmup_ratio": config.rewarmup_ratio})
     plans = [steps_of(rows, table.lengths, seed) for rows, seed in zip(runs, seeds, strict=True)]
     steps = len(plans[0])
     optimizer = Adam(adapters.all(), torch.tensor(list(rates), device=device))
@@ -129,7 +146,7 @@ def train_side_by_side(
         loss = _loss(base, adapters, block, noise)
         loss.sum().backward()
         _clip_each(adapters.all())
-        optimizer.step(learning_rate(step, steps, TrainConfig(learning_rate=1.0)))
+        optimizer.step(learning_rate(step, steps, config))
         if step in (0, steps - 1):
             shown = " ".join(f"{value:.3f}" for value in loss.detach().tolist()[:6])
             log(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming
+from benchmarks.proving_ground import aiming, peer_picks
 from benchmarks.proving_ground.planning import LIST, SPREAD, STAGES, Picker, plan
 from benchmarks.proving_ground.player import Run, identity, name_of
 from benchmarks.proving_ground.prepare import in_processes
@@ -77,7 +78,7 @@ def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Ca
 
 def lacking(work: Work, run: Run) -> str | None:
     """What the picks of a run need that is not there yet."""
-    pool, strategy, seed = run["pool"], run["strategy"], run["seed"]
+    pool, strategy, seed = run["pool"], run.get("picked_as", run["strategy"]), run["seed"]
     embedded = (work / "embeddings.npy").exists()
     if pool in LIST["targets"]:
         if strategy == "default":
@@ -86,6 +87,8 @@ def lacking(work: Work, run: Run) -> str | None:
             return f"hidden states of {run['model']}"
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
         return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
+    if strategy in peer_picks.STRATEGIES:
+        return lacking_for_peer(work, run["model"], strategy)
     by = SPREAD[strategy][0]
     if by in ("kind", "split"):
         return None if (work / "kinds" / f"{pool}_{seed}.npz").exists() else "kinds"
@@ -93,7 +96,23 @@ def lacking(work: Work, run: Run) -> str | None:
     return "clusters" if by == "cluster" and not kept else None
 
 
+def lacking_for_peer(work: Work, model: str, strategy: str) -> str | None:
+    """What a peer's rule needs that is not there yet."""
+    if not (work / "pooled" / model).exists():
+        return f"hidden states of {model}"
+    package = peer_picks.OUTSIDE.get(strategy, ("", ""))[0]
+    if package and not (work.peers / package).is_dir():
+        return f"the packages of {package} in {work.peers}"
+    aims = strategy in ("near, DataFlex", "tsds, DataFlex")
+    return "embeddings" if aims and not (work / "embeddings.npy").exists() else None
+
+
 def _pick(root: Path, runs: list[Run], file: Path) -> None:
-    picker = Picker.of(Work(root))
+    picker, made = Picker.of(Work(root)), {}
+    for run in runs:
+        try:
+            made[run["name"]] = picker.pick(run).astype(np.int32)
+        except SystemExit as reason:  # another project's rule may fail on a pool; the other picks go on
+            print(f"{run['name']}: not made, {reason}", file=sys.stderr)
     with whole(file) as unfinished:
-        np.savez(unfinished, **{run["name"]: picker.pick(run).astype(np.int32) for run in runs})
+        np.savez(unfinished, **made)

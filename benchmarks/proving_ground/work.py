@@ -59,6 +59,12 @@ class Work:
         """Whether embeddings are wanted and not there yet."""
         return bool(self.about["embedder"]) and not (self.root / "embeddings.npy").exists()
 
+    @property
+    def peers(self) -> Path:
+        """Packages of other projects, a folder each: in the work folder, or carried along (`pack --also PEERS`)."""
+        own = self.root / "peers"
+        return own if own.exists() else self.root / "../also/peers"
+
     def inputs(self, model: str | None = None) -> Path:
         """Input folder of a model; any model's if none is named, because splits.npz is the same for all."""
         return self.root / "inputs" / (model or next(iter(self.about["models"])))

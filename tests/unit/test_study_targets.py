@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.proving_ground import aiming, cost, planning, target_figures, targets
+from benchmarks.proving_ground import aiming, cost, peer_picks, planning, target_figures, targets
 from benchmarks.proving_ground.summary import WITH, Ground
 from selection.vectors import unit
 
@@ -173,3 +175,50 @@ def test_a_strategy_with_a_curve_of_its_own_is_read_off_that():
     expected = np.exp(np.log(1000) + np.log(4) * 0.3 / 0.6) / 2000  # between 1.8 at 1,000 and 1.2 at 4,000
     assert cost.needed(found, ("a", "p"), WITH, np.array([1.8])) == pytest.approx(expected, abs=1e-3)
     assert cost.seconds_ratio(Ground([]), [], WITH)["value"] is None
+
+
+def measured(n: int = 60, dev: int = 5) -> peer_picks.Measured:
+    """A pool whose rows' loss rises with their number; the first tenth answers better without its prompt (ratio above 1)."""
+    space = aim(1.0, n=n, t=dev)
+    nll = np.linspace(0.5, 2.5, n)
+    unprompted = np.where(np.arange(n) < n // 10, nll / 2, 3.0)
+    return peer_picks.Measured(space, nll, unprompted, space)
+
+
+def test_rules_by_score_take_high_losses_and_deita_leaves_out_near_copies():
+    of = measured()
+    top = peer_picks.pick("deita", of, 12, 1, Path("nowhere"))
+    assert len(set(top.tolist())) == 12 and np.median(of.nll[top]) > np.median(of.nll)
+    vectors = unit(of.hidden.centred().vectors[top])
+    assert (vectors @ vectors.T - np.eye(12)).max() <= 0.9 + 1e-6
+    assert len(set(peer_picks.pick("qdit", of, 12, 1, Path("nowhere")).tolist())) == 12
+    assert (peer_picks.pick("rds to dev", of, 12, 1, Path("nowhere")) < 40).all()
+
+
+def peer(folder: Path, package: str, script: str) -> Path:
+    """A peer whose script is `script`, found by a folder of packages that holds a module of its name."""
+    (folder / package).mkdir(parents=True)
+    (folder / package / f"{package}_module.py").write_text("RATIO = 1\n")
+    (folder / script).write_text(
+        "import sys\nimport numpy as np\nimport wana_module\ngiven = np.load(sys.argv[1])\n"
+        "ratio = given['nll'] / given['unprompted']\nratio[ratio > wana_module.RATIO] = 0\n"
+        "np.save(sys.argv[2], np.argsort(-ratio)[: int(given['budget'])])\n"
+    )
+    return folder
+
+
+def test_a_peer_runs_with_its_own_packages_and_what_the_model_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(peer_picks, "RULES", peer(tmp_path, "wana", "wana_ifd.py"))
+    assert sorted(peer_picks.pick("ifd, wana", measured(), 5, 1, tmp_path).tolist()) == [55, 56, 57, 58, 59]
+    with pytest.raises(SystemExit, match="pip install"):
+        peer_picks.pick("loss, DataFlex", measured(), 5, 1, tmp_path)
+    (tmp_path / "wana_ifd.py").write_text("raise ValueError('no rows above the bar')")
+    with pytest.raises(SystemExit, match="no rows above the bar"):
+        peer_picks.pick("ifd, wana", measured(), 5, 1, tmp_path)
+
+
+def test_a_peer_that_picks_too_few_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(peer_picks, "RULES", peer(tmp_path, "wana", "wana_ifd.py"))
+    (tmp_path / "wana_ifd.py").write_text("import sys\nimport numpy as np\nnp.save(sys.argv[2], np.zeros(5, int))\n")
+    with pytest.raises(SystemExit, match="expected 5 rows, each once, found 1"):
+        peer_picks.pick("ifd, wana", measured(), 5, 1, tmp_path)

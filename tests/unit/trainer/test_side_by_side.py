@@ -126,3 +126,29 @@ def test_a_run_among_others_writes_as_alone(tmp_path, monkeypatch):
             answers = generate(model, prompts, config, end_ids=ends, seed=0)
         assert written[k] == [Letters().decode([t for t in a[0].tolist() if t not in ends]) for a in answers]
     assert written[0][1] != written[2][0]
+
+
+def test_rounds_have_every_row_once_as_new_and_half_as_many_again():
+    rows = np.arange(100, 140)
+    dealt = side_by_side.in_rounds(rows, seed=3, rounds=4)
+    assert [len(part) for part in dealt] == [10, 15, 15, 15]
+    new = [part[:10] for part in dealt]
+    assert sorted(np.concatenate(new).tolist()) == rows.tolist()
+    for number, part in enumerate(dealt):
+        assert set(part[10:].tolist()) <= set(np.concatenate(new[:number] or [rows[:0]]).tolist())
+    assert [part.tolist() for part in side_by_side.in_rounds(rows, 3, 4)] == [part.tolist() for part in dealt]
+
+
+def test_given_adapters_go_on_and_others_start_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "EXAMPLES_A_STEP", 2)
+    frozen = freeze(Base.load(saved(tmp_path, "llama")).model)
+
+    def trained(adapters=None):
+        first = side_by_side.train_side_by_side(frozen, TOKENS, [np.arange(6)], [5], [RATE], lambda _: None, adapters)
+        return {name: matrix.clone() for name, matrix in matrices(first, 0).items()}, first
+
+    once, adapters = trained()
+    more, same = trained(adapters)
+    assert same is adapters and any(not torch.equal(once[name], more[name]) for name in once)
+    again, other = trained()
+    assert other is not adapters and all(torch.equal(once[name], again[name]) for name in once)

@@ -1,0 +1,57 @@
+"""Selectors of DataFlex 1.1.0 without its trainer, in an environment of its own: python dataflex_rules.py GIVEN.npz PICKS.npy
+
+    loss   samples with five times the weight where a row's loss is in the upper third; losses come through its own score source
+    near   the dev rows take turns, each with its nearest pool row by sentence embeddings
+    tsds   samples by the probabilities that its optimal-transport heuristic gives pool rows near to dev rows
+
+"vectors" and "targets" stand in for the embeddings that its offline selectors would compute with a model of their own. Its neighbour
+lists are shorter than its defaults (1,000 and 5,000), because an inverted file over few thousand rows does not return as many.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from dataflex.offline_selector.offline_near_selector import offline_near_Selector
+from dataflex.offline_selector.offline_tsds_selector import offline_tsds_Selector
+from dataflex.train.selector.loss_selector import LossSelector
+from dataflex.train.selector.near_selector import near_Selector
+from dataflex.train.selector.tsds_selector import tsds_Selector
+
+NEIGHBOURS = 300
+given = np.load(sys.argv[1])
+name, budget, seed, count = str(given["rule"]), int(given["budget"]), int(given["seed"]), len(given["nll"])
+alone = SimpleNamespace(is_main_process=True, num_processes=1, device="cpu")
+
+
+def embedded(kind: type, **settings: object) -> object:
+    """An offline selector that finds these embeddings instead of computing some."""
+    selector = kind(max_K=NEIGHBOURS, **settings)
+    selector.candidate_sentence_embedding = lambda: given["vectors"]
+    selector.query_sentence_embedding = lambda: given["targets"]
+    return selector
+
+
+class Silent:
+    """A model that is asked for nothing."""
+
+    def eval(self) -> None:
+        """Nothing to do."""
+
+
+with tempfile.TemporaryDirectory() as folder:
+    kept = str(Path(folder) / "found.npy")
+    if name == "loss":
+        selector = LossSelector(range(count), alone, None, folder)
+        selector.set_score_source(lambda positions: [float(given["nll"][i]) for i in positions])
+        selector.seed = seed
+    elif name == "near":
+        embedded(offline_near_Selector, save_indices_path=kept).selector()
+        selector = near_Selector(range(count), alone, None, folder, indices_path=kept)
+    else:
+        np.random.seed(seed)
+        embedded(offline_tsds_Selector, save_probs_path=kept, kde_K=NEIGHBOURS // 2).selector()
+        selector = tsds_Selector(range(count), alone, None, folder, probs_path=kept)
+    np.save(sys.argv[2], np.array(selector.select(Silent(), 0, budget)))
