@@ -37,7 +37,7 @@ def right_by_task(run: Run, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def judged(written: Iterable[Run], pools: Path) -> list[Run]:
-    """The runs with "generated_em", macro over the tasks that count, and how many these are; none for a pool without such tasks."""
+    """The runs with "generated_em", macro over the tasks that count, and how many these are; None and 0 for a pool without such tasks."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     counted: dict[tuple[str, str], set[str]] = defaultdict(set)
     tests = []
@@ -53,9 +53,8 @@ def judged(written: Iterable[Run], pools: Path) -> list[Run]:
     found = []
     for run, by_task in tests:
         tasks = sorted(counted[run["model"], run["pool"]] & by_task.keys())
-        if tasks:
-            mean = round(float(np.mean([by_task[task] for task in tasks])), 5)
-            found.append({**{key: run[key] for key in KEY}, "generated_em": mean, "generated_tasks": len(tasks)})
+        mean = round(float(np.mean([by_task[task] for task in tasks])), 5) if tasks else None
+        found.append({**{key: run[key] for key in KEY}, "generated_em": mean, "generated_tasks": len(tasks)})
     return found
 
 

@@ -334,12 +334,13 @@ def spread(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str, di
 
 
 def plan(model: str, stages: Sequence[str], pools: Collection[str]) -> list[Run]:
-    """The runs of these stages on these pools and targets, each once, with the first of its stages as "stage"."""
+    """The runs of these stages on these pools and targets, each once, with the first of its stages as "stage" and what any asks of it."""
     found: dict[tuple, Run] = {}
     for stage in stages:
         for entry in STAGES[stage](model):
             if entry["pool"] in pools:
-                found.setdefault(identity(entry), {**entry, "stage": stage})
+                kept = found.setdefault(identity(entry), {**entry, "stage": stage})
+                kept.update({key: entry[key] for key in ("write", "compare") if key in entry})
     return list(found.values())
 
 

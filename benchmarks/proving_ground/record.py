@@ -54,7 +54,8 @@ def merge(document: dict[str, Any], rows: Iterable[Run], judged: Iterable[Run], 
     for row in rows:
         found[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT}
     for run in judged:
-        found[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
+        if identity(run) in found:  # a player that is killed may have written answers and not yet the row
+            found[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
     command = {"command": "python -m benchmarks.proving_ground play", "date": datetime.date.today().isoformat()}
     return document | command | now | {"rows": [found[key] for key in sorted(found, key=str)]}
 

@@ -21,14 +21,18 @@ DEFAULT = [name for name in STAGES if name not in ("rates", "four")]
 
 
 def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record: Path) -> dict[str, list[Run]]:
-    """Write plans/MODEL.json: every run of the stages on what the work folder holds, with "recorded": whether the record has it."""
+    """Write plans/MODEL.json: every run of the stages on what the work folder holds, with "recorded": whether the record has it; a run that
+    writes answers only if these were judged."""
     rows = json.loads(record.read_text())["rows"] if record.exists() else []
-    have = {identity(row) for row in rows}
+    have = {identity(row): "generated_tasks" in row for row in rows}
     splits = np.load(work.inputs() / "splits.npz")
     places = [name for name in (*LIST["pools"], *LIST["targets"]) if f"{name}|pool" in splits]
     found = {}
     for model in models:
-        runs = [{**run, "recorded": identity(run) in have} for run in _cut(work, plan(model, stages, places))]
+        runs = [
+            {**run, "recorded": have.get(identity(run), False) if run.get("write") else identity(run) in have}
+            for run in _cut(work, plan(model, stages, places))
+        ]
         with whole(work / "plans" / f"{model}.json") as file:
             file.write_text(json.dumps(runs))
         found[model] = runs

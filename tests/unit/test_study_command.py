@@ -140,10 +140,24 @@ def test_a_run_counts_as_recorded_only_if_the_record_has_that_very_run(work, tmp
     assert {entry["stage"] for entry in plan if entry["budget"] != 1000} == {"curve"}
 
 
+def test_a_run_that_writes_answers_is_done_when_they_were_judged(work, tmp_path):
+    np.savez(work / "inputs/m/splits.npz", **{"sums|pool": np.arange(3)})
+    file, row = tmp_path / "record.json", {**run(1, budget=1000), "learning_rate": 0.0005, "model": "qwen-0.5b"}
+
+    def recorded(stages_: list[str], *rows: dict) -> list[tuple]:
+        file.write_text(json.dumps({"rows": rows}))
+        plan = stages.write_plans(work, ["qwen-0.5b"], stages_, file)["qwen-0.5b"]
+        return [(entry["stage"], entry.get("write")) for entry in plan if entry["recorded"]]
+
+    assert recorded(["baselines"], row) == [("baselines", None)]
+    assert recorded(["baselines", "written"], row) == []
+    assert recorded(["baselines", "written"], {**row, "generated_tasks": 0}) == [("baselines", ["test"])]
+
+
 def test_merging_replaces_a_runs_row_and_keeps_the_others(tmp_path):
     old = {"rows": [{**run(1), "macro_nll": 2.0}, {**run(2), "macro_nll": 2.0}], "kinds": {"a": 1}}
     new = [{**run(2), "macro_nll": 1.0, "task_nll": [1.0]}, {**run(3), "macro_nll": 3.0}]
-    judged = [{**run(3), "generated_em": 0.5, "generated_tasks": 2}]
+    judged = [{**run(seed), "generated_em": 0.5, "generated_tasks": 2} for seed in (3, 4)]  # of 4 there is no row
     record.write(record.merge(old, new, judged, {"device": "d", "versions": "v"}), tmp_path / "record.json")
     found = record.read(tmp_path / "record.json")
     assert [(row["seed"], row["macro_nll"]) for row in found["rows"]] == [(1, 2.0), (2, 1.0), (3, 3.0)]
