@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def groups(runs: Sequence[Run], picks: Any, lengths: np.ndarray, tokens_at_once:
 class Player:
     """Plays runs on a base model, the rows and the picks."""
 
-    def __init__(self, loaded: Any, inputs: Path, out: Path, picks: Sequence[Path] = ()):
+    def __init__(self, loaded: Any, inputs: Path, out: Path, picks: Path | None = None):
         from benchmarks.proving_ground.many_adapters import freeze
         from benchmarks.proving_ground.work import load_picks
         from trainer.tokenizer import load_tokenizer
@@ -73,7 +73,8 @@ class Player:
         self.causal, self.base, self.out = loaded.model, freeze(loaded.model), out
         self.table = TokenTable.open(inputs / "tokens")
         self.tokenizer = cache(lambda: load_tokenizer(loaded.config))
-        self.picks, self.splits = load_picks(picks or [inputs / "picks.npz"]), np.load(inputs / "splits.npz")
+        self.find_picks, self.splits = partial(load_picks, picks or inputs), np.load(inputs / "splits.npz")
+        self.picks = self.find_picks()
         others = inputs / "alternatives"
         self.others = TokenTable.open(others) if others.exists() else None
         self.of_pool = np.load(inputs / "alternatives.npz") if others.exists() else {}
@@ -176,12 +177,18 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def waiting(plan: Path, have: set[tuple], rate: float | None) -> list[Run]:
+    """Runs of a plan's file that are not in `have`, those without a learning rate with `rate`."""
+    runs = [{**run, "learning_rate": run["learning_rate"] or rate} for run in json.loads(plan.read_text())]
+    return [run for run in runs if identity(run) not in have]
+
+
 def main() -> None:
     """Play what is missing until the minutes are over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "input", "plan", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--picks", type=Path, nargs="+", default=[], help="files of picks, if not picks.npz of --input")
+    parser.add_argument("--picks", type=Path, default=None, help="folder of picks*.npz, if not --input")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no further group after so many minutes")
     parser.add_argument("--tokens-at-once", type=int, default=100_000)
@@ -200,23 +207,24 @@ def main() -> None:
     player = Player(loaded, arguments.input, arguments.out, arguments.picks)
     if arguments.compile:
         compile_elementwise()
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    have = {identity(json.loads(line)) for line in lines}
-    plan = [
-        {**run, "learning_rate": run["learning_rate"] or arguments.rate}
-        for run in json.loads(arguments.plan.read_text())
-    ]
-    runs = [run for run in plan if identity(run) not in have]
-    print(
-        f"loaded in {time.perf_counter() - started:.1f} s; {len(plan) - len(runs)} of {len(plan)} runs done", flush=True
+    have = (
+        {identity(json.loads(line)) for line in arguments.out.read_text().splitlines()}
+        if arguments.out.exists()
+        else set()
     )
-    for number, group in enumerate(groups(runs, player.picks, player.table.lengths, arguments.tokens_at_once)):
-        if time.perf_counter() - started > 60 * arguments.minutes or number == arguments.most:
+    print(f"loaded in {time.perf_counter() - started:.1f} s; {len(have)} runs done", flush=True)
+    number = 0
+    while time.perf_counter() - started < 60 * arguments.minutes and number != arguments.most:
+        # Read again before each group: runs are added while players play, and their picks.
+        player.picks, runs = player.find_picks(), waiting(arguments.plan, have, arguments.rate)
+        group = next(groups(runs, player.picks, player.table.lengths, arguments.tokens_at_once), None)
+        if group is None:
             break
         with arguments.out.open("a") as out:
             for row in player.play(group, lambda text: print(text, flush=True)):
                 out.write(json.dumps(row) + "\n")
-        first = group[0]
+                have.add(identity(row))
+        first, number = group[0], number + 1
         print(
             f"[{time.perf_counter() - started:.0f} s] {len(group)} runs, first {first['pool']} {first['strategy']} {first['budget']}",
             flush=True,

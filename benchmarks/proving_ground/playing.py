@@ -1,14 +1,15 @@
 """Plays a work folder's plans on one machine: player processes for each model, each with a share of its runs, until the time is up.
 
-Hidden states that targets need are measured at the start, next to the players; the picks made from them are played when the first
-shares are done. When players die, what they left is dealt again, twice at most; rows are appended as they come, so nothing that was played
-is played again.
+What picks still need (embeddings, kinds, clusters, hidden states) is made at the start, next to the players, and runs are given to
+them as their picks come. When players die, what they left is dealt again, twice at most; rows are appended as they come, so nothing
+that was played is played again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.proving_ground.player import Run, groups, identity, name_of
-from benchmarks.proving_ground.work import Work
+from benchmarks.proving_ground.work import Work, whole
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "benchmarks.proving_ground"
@@ -66,6 +67,12 @@ class Session:
     log: Callable[[str], None] = print
     began: float = field(default_factory=time.monotonic)
     dealt: dict[str, list[subprocess.Popen]] = field(default_factory=dict)
+    plans: dict[str, list[Path]] = field(default_factory=dict)
+    """The file of runs of each player, in the order of `dealt`."""
+    given: dict[str, set[tuple]] = field(default_factory=dict)
+    """Runs of each model's last deal and what was added to it."""
+    seen: dict[str, list[int]] = field(default_factory=dict)
+    """When the files of picks were written that the last deal, or addition to it, knew."""
     fruitless: Counter[str] = field(default_factory=Counter)
     """Deals of each model that a player died of."""
 
@@ -86,7 +93,7 @@ class Session:
         for model, players in self.dealt.items():
             ended = [
                 player.wait() for player in players
-            ]  # a player starts no group after its minutes, and finishes its last
+            ]  # they start no group after their minutes, and finish the last
             if any(ended):
                 self._died(model, ended)
 
@@ -94,6 +101,7 @@ class Session:
         """Whether players of the model are at work, after dealing again if all of the last deal have ended."""
         ended = [player.poll() for player in self.dealt.get(model, [])]
         if None in ended:
+            self._add(model)
             return True
         if any(ended):
             self.fruitless[model] += 1
@@ -111,20 +119,54 @@ class Session:
         if not models:
             return None
         most = f"--processes {max(1, (os.cpu_count() or 1) - sum(self.processes.values()))}"
-        steps = [f"prepare {most}"]
-        for model in models:
-            steps += [f"pooled --models {model} --device {self.device}", f"picks --models {model} {most}"]
-        commands = [f"{sys.executable} -m {PACKAGE} {step} --work {self.work.root}" for step in steps]
-        return self._start(["sh", "-c", " && ".join(commands)], "prepare")
+
+        def command(step: str) -> str:
+            """A subcommand on this work folder."""
+            return f"{shlex.quote(sys.executable)} -m {PACKAGE} {step} --work {shlex.quote(str(self.work.root))}"
+
+        # Kinds and clusters keep the processors busy, hidden states the GPU; picks are written by one process at a time.
+        picks_of = [command(f"picks --models {model} {most}") for model in models]
+        hidden = [command(f"pooled --models {model} --device {self.device}") for model in models]
+        script = [
+            f"{command(f'prepare {most}')} &",
+            *(s for pair in zip(hidden, picks_of, strict=True) for s in pair),
+            "wait",
+        ]
+        return self._start(["sh", "-c", "\n".join([*script, *picks_of])], "prepare")
+
+    def _ready(self, model: str, count: int) -> list[list[Run]]:
+        """Open runs whose picks are there and that no player of this deal has, in `count` shares."""
+        self.seen[model] = self._written()
+        picks = self.work.picks()
+        runs = [
+            run
+            for run in open_runs(self.work, model)
+            if name_of(run) in picks and identity(run) not in self.given[model]
+        ]
+        self.given[model] |= {identity(run) for run in runs}
+        lengths = np.diff(np.load(self.work.inputs(model) / "tokens/offsets.npy"))
+        if runs:
+            self.log(f"{model}: {len(runs)} runs to {count} players, {self.left():.1f} minutes left")
+        return shares(runs, picks, lengths, count, self.tokens)
+
+    def _written(self) -> list[int]:
+        return [file.stat().st_mtime_ns for file in self.work.picks_files()]
 
     def _deal(self, model: str) -> list[subprocess.Popen]:
-        picks = self.work.picks()
-        runs = [run for run in open_runs(self.work, model) if name_of(run) in picks]
-        lengths = np.diff(np.load(self.work.inputs(model) / "tokens/offsets.npy"))
-        dealt = [share for share in shares(runs, picks, lengths, self.processes[model], self.tokens) if share]
-        if dealt:
-            self.log(f"{model}: {len(runs)} runs to {len(dealt)} players, {self.left():.1f} minutes left")
-        return [self._player(model, share) for share in dealt]
+        self.given[model], self.plans[model] = set(), []
+        return [self._player(model, share) for share in self._ready(model, self.processes[model]) if share]
+
+    def _add(self, model: str) -> None:
+        """Give players at work the runs whose picks have been written since; they read their file before each group."""
+        if self.seen[model] == self._written():
+            return
+        playing = [
+            plan for plan, player in zip(self.plans[model], self.dealt[model], strict=True) if player.poll() is None
+        ]
+        if playing:
+            for plan, share in zip(playing, self._ready(model, len(playing)), strict=True):
+                with whole(plan) as file:
+                    file.write_text(json.dumps(json.loads(plan.read_text()) + share))
 
     def _player(self, model: str, share: list[Run]) -> subprocess.Popen:
         (self.work / "shares").mkdir(exist_ok=True)
@@ -132,13 +174,14 @@ class Session:
         name = f"{model}-{len(list((self.work / 'shares').iterdir()))}"
         plan = self.work / "shares" / f"{name}.json"
         plan.write_text(json.dumps(share))
+        self.plans[model].append(plan)
         given = {
             "--model": self.work.models[model], "--input": self.work.inputs(model), "--plan": plan, "--device": self.device,
             "--out": self.work / "results" / f"{name}.rows.jsonl", "--minutes": f"{self.left():.2f}",
             "--tokens-at-once": self.tokens,
         }  # fmt: skip
         words = [str(word) for pair in given.items() for word in pair]
-        words += ["--picks", *map(str, self.work.picks_files())] + ([] if self.device == "cpu" else ["--compile"])
+        words += ["--picks", str(self.work.root), *([] if self.device == "cpu" else ["--compile"])]
         return self._start([sys.executable, "-u", "-m", f"{PACKAGE}.player", *words], name)
 
     def _start(self, command: list[str], name: str) -> subprocess.Popen:

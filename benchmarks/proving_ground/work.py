@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +76,11 @@ class Work:
 
     def picks_files(self) -> list[Path]:
         """Every file of picks."""
-        return sorted(self.root.glob("picks*.npz"))
+        return picks_files(self.root)
 
     def picks(self) -> Mapping[str, np.ndarray]:
         """Picks by `player.name_of`."""
-        return load_picks(self.picks_files())
+        return load_picks(self.root)
 
     def results(self) -> Iterator[Run]:
         """Every row that players have finished writing."""
@@ -90,9 +90,14 @@ class Work:
                     yield json.loads(line)
 
 
-def load_picks(files: Sequence[Path]) -> Mapping[str, np.ndarray]:
-    """Picks of several files, each read when it is asked for."""
-    return ChainMap(*(np.load(file) for file in files))
+def picks_files(folder: Path) -> list[Path]:
+    """Every file of picks in a folder."""
+    return sorted(folder.glob("picks*.npz"))
+
+
+def load_picks(folder: Path) -> Mapping[str, np.ndarray]:
+    """Picks of all files in a folder, each read when it is asked for."""
+    return ChainMap(*(np.load(file) for file in picks_files(folder)))
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.proving_ground import packing, playing, prepare, record, stages
-from benchmarks.proving_ground.player import name_of
-from benchmarks.proving_ground.work import Work, load_picks, whole
+from benchmarks.proving_ground.player import identity, name_of, waiting
+from benchmarks.proving_ground.work import Work, whole
 
 
 def run(seed: int, strategy: str = "random", stage: str = "baselines", order: int = 0, **more) -> dict:
@@ -108,6 +108,7 @@ def session_of(work: Work, monkeypatch, most: int, code: int) -> tuple[playing.S
         number = len(list((work / "results").iterdir()))
         plan, out = work / f"share{number}.json", work / f"results/{number}.rows.jsonl"
         plan.write_text(json.dumps(share))
+        self.plans[model].append(plan)
         out.touch()
         return subprocess.Popen([sys.executable, "-S", "-c", PLAYER, str(plan), str(out), str(most), str(code)])
 
@@ -127,6 +128,34 @@ def test_what_dead_players_leave_is_dealt_again_but_not_for_ever(work, monkeypat
     session.play()
     assert len(playing.open_runs(work, "m")) == 1  # two players, two, one: a row each
     assert sum("ended with 3" in line for line in lines) == playing.TRIES
+
+
+def test_runs_are_given_to_players_at_work_once_their_picks_are_written(work, monkeypatch):
+    plan = work.plan("m")
+    (work / "plans/m.json").write_text(json.dumps([*plan, run(20, picks="m|late"), run(21, picks="m|never")]))
+    session, lines = session_of(work, monkeypatch, most=99, code=0)
+
+    def player(self, model, share):
+        self.plans[model].append(work / f"share{len(self.plans[model])}.json")
+        self.plans[model][-1].write_text(json.dumps(share))
+        return subprocess.Popen(["sleep", "60"])
+
+    monkeypatch.setattr(playing.Session, "_player", player)
+    assert session._players("m") and session._players("m") and len(lines) == 1
+    np.savez(work / "picks-m.npz", **{"m|late": np.arange(4)})
+    assert session._players("m") and session._players("m")
+    shares = [json.loads(file.read_text()) for file in session.plans["m"]]
+    for process in session.dealt["m"]:
+        process.kill()
+        process.wait()
+    assert sorted(entry["seed"] for share in shares for entry in share) == [0, 1, 2, 3, 4, 9, 20]
+
+
+def test_a_player_reads_its_plan_again_and_leaves_out_what_it_has(tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps([run(1), run(2), {**run(3), "learning_rate": None}]))
+    found = waiting(plan, {identity(run(1))}, rate=0.5)
+    assert [(entry["seed"], entry["learning_rate"]) for entry in found] == [(2, 1e-3), (3, 0.5)]
 
 
 def test_a_run_counts_as_recorded_only_if_the_record_has_that_very_run(work, tmp_path):
@@ -175,7 +204,7 @@ def test_an_unfinished_file_is_not_there(tmp_path):
 def test_picks_are_those_of_all_files(tmp_path):
     np.savez(tmp_path / "picks.npz", a=np.arange(2))
     np.savez(tmp_path / "picks-m.npz", b=np.arange(3))
-    picks = load_picks(Work(tmp_path).picks_files())
+    picks = Work(tmp_path).picks()
     assert {name: len(picks[name]) for name in ("a", "b")} == {"a": 2, "b": 3} and "c" not in picks
 
 
