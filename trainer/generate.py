@@ -27,7 +27,7 @@ from trainer.forward import bound_decoder, causal_lm
 from trainer.gate import limits
 from trainer.generation.adapters import AdapterSet
 from trainer.generation.cached import HOST_TOKENS, PROMPT_TOKENS, CachedEngine, cache_rows
-from trainer.generation.engine import Engine, Prompt
+from trainer.generation.engine import Asked, Engine, Prompt
 from trainer.generation.plain import PlainEngine
 from trainer.generation.sampling import choose, uniform
 from trainer.model import plain_attention
@@ -141,8 +141,10 @@ def follow(
         return
     model.eval()
     given = [0] * len(prompts) if owners is None else [int(owner) for owner in owners]
-    with _engine(model, prompts, config, adapters, greedy + config.samples) as engine:
-        steps = _steps(engine, prompts, given, config, frozenset(end_ids), seed, greedy)
+    answers = greedy + config.samples
+    asked = [Asked(prompt, answers, config.max_new_tokens, owner) for prompt, owner in zip(prompts, given, strict=True)]
+    with _engine(model, prompts, config, adapters, answers) as engine:
+        steps = _steps(engine, asked, config, frozenset(end_ids), seed, greedy)
         while True:
             with torch.inference_mode():  # not around the yield, where the caller runs
                 step = next(steps, None)
@@ -176,13 +178,13 @@ def _engine(
         )
     if decoder is None:
         with plain_attention(model):
-            yield PlainEngine(model, answers, tokens, _batch_tokens(model, config, 1))
+            yield PlainEngine(model, _batch_tokens(model, config, 1))
         return
     sizes = [len(prompt) + tokens for prompt in prompts]
     rows = min(answers * sum(sizes), _batch_tokens(model, config, answers * max(sizes)))
     attached = nullcontext() if adapters is None else adapters.attached(decoder)
     with measuring(model, "auto", min(PROMPT_TOKENS, sum(sizes))), attached:
-        yield CachedEngine(model, decoder, answers, tokens, rows, adapters)
+        yield CachedEngine(model, decoder, rows, adapters)
 
 
 def _batch_tokens(model: torch.nn.Module, config: GenerateConfig, least: int) -> int:
@@ -195,26 +197,24 @@ def _batch_tokens(model: torch.nn.Module, config: GenerateConfig, least: int) ->
 
 def _steps(
     engine: Engine,
-    prompts: Sequence[Prompt],
-    owners: Sequence[int],
+    asked: Sequence[Asked],
     config: GenerateConfig,
     ends: frozenset[int],
     seed: int,
     greedy: bool,
 ) -> Iterator[Written]:
     answers = greedy + config.samples
-    lengths = [len(prompt) for prompt in prompts]
-    waiting = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+    waiting = sorted(range(len(asked)), key=lambda i: -len(asked[i].prompt))
     going: list[int] = []
     counts: list[int] = []
     tokens_S = uniform_SN = torch.empty(0)
     while waiting or going:
-        count = engine.fitting([lengths[i] for i in waiting]) if waiting else 0
+        count = engine.fitting([asked[i] for i in waiting]) if waiting else 0
         assert count or going, "no prompt fits although nothing is under way"
         if count:
             chosen, waiting = waiting[:count], waiting[count:]
-            logits_SV = engine.admit([prompts[i] for i in chosen], [owners[i] for i in chosen])
-            drawn = torch.from_numpy(np.concatenate([uniform(prompts[i], config, seed, greedy) for i in chosen]))
+            logits_SV = engine.admit([asked[i] for i in chosen])
+            drawn = torch.from_numpy(np.concatenate([uniform(asked[i].prompt, config, seed, greedy) for i in chosen]))
             drawn = drawn.to(logits_SV.device)
             new_S = choose(logits_SV, drawn[:, 0], config)
             tokens_S, uniform_SN = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -12,10 +12,10 @@ import torch
 from trainer.attention import PackLayout
 from trainer.decoder.cached import FromCache, IntoCache, has_kernel, new_cache, row_bytes
 from trainer.decoder.decoder import Decoder
-from trainer.decoder.layer import Pass, WithinDocuments
+from trainer.decoder.layer import Attention, Pass, WithinDocuments
 from trainer.forward import causal_lm, compute_dtype, output_head
 from trainer.generation.adapters import AdapterSet
-from trainer.generation.engine import Prompt
+from trainer.generation.engine import Asked, Prompt
 from trainer.generation.graphs import StepGraphs
 from trainer.generation.spans import Spans
 from trainer.measure import length_batches
@@ -39,21 +39,16 @@ class _Sequence:
 
 
 class CachedEngine:
-    """`answers` sequences per prompt, of at most `new_tokens` tokens each, in a cache of `rows` tokens.
-
-    `adapters` are attached to the decoder; `owners` of prompts are their numbers.
-    """
+    """Sequences in a cache of `rows` tokens. `adapters` are attached to the decoder; owners of prompts are their numbers."""
 
     def __init__(
         self,
         model: torch.nn.Module,
         decoder: Decoder,
-        answers: int,
-        new_tokens: int,
         rows: int,
         adapters: AdapterSet | None = None,
     ):
-        self.decoder, self.answers, self.new_tokens, self.adapters = decoder, answers, new_tokens, adapters
+        self.decoder, self.adapters = decoder, adapters
         self.embed, self.head = causal_lm(model).get_input_embeddings(), output_head(model)
         self.device, dtype = self.embed.weight.device, compute_dtype(model)
         self.cache = new_cache(decoder.layers, rows, dtype, self.device)
@@ -63,50 +58,74 @@ class CachedEngine:
         graphs = has_kernel(decoder.layers[0], self.cache) and adapters is None
         self.graphs = StepGraphs(self._logits, rows, self.embed.weight.shape[1]) if graphs else None
 
-    def fitting(self, lengths: Sequence[int]) -> int:
+    def fitting(self, asked: Sequence[Asked]) -> int:
         """See Engine."""
-        room, count = self.spans.copy(), 0
-        most = max(1, MOST_SEQUENCES // self.answers) - len(self.under_way) // self.answers
-        while count < min(most, len(lengths)):
-            size = lengths[count] + self.new_tokens
-            if any(room.take(size) is None for _ in range(self.answers)):
+        room, count, sequences = self.spans.copy(), 0, 0
+        for one in asked:
+            total = len(self.under_way) + sequences + one.answers
+            if total > max(MOST_SEQUENCES, one.answers) or any(room.take(one.size) is None for _ in range(one.answers)):
                 break
-            count += 1
-        worthwhile = count == len(lengths) or count * self.answers * REFILL >= len(self.under_way)
+            count, sequences = count + 1, sequences + one.answers
+        worthwhile = count == len(asked) or sequences * REFILL >= len(self.under_way)
         return count if worthwhile else 0
 
-    def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
+    def admit(self, asked: Sequence[Asked]) -> torch.Tensor:
         """See Engine."""
-        lengths = np.array([len(prompt) for prompt in prompts])
+        lengths = np.array([len(one.prompt) for one in asked])
         passes = length_batches(lengths, PROMPT_TOKENS)  # in the order given, which is longest first
-        logits = [self._read([prompts[i] for i in part], [owners[i] for i in part]) for part in passes]
+        logits = [self._admit([asked[i] for i in part]) for part in passes]
         self._place()
         return torch.cat(logits)
 
-    def _read(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
-        """Logits (answers of all prompts, V) after one pass over the prompts."""
-        lengths = [len(prompt) for prompt in prompts]
-        borders = [0, *accumulate(lengths)]
+    def _admit(self, asked: Sequence[Asked]) -> torch.Tensor:
+        """Logits (answers of all prompts, V) after one pass over the prompts, which fills the cache."""
+        first = 0
         source, target = [], []
-        for first, length, owner in zip(borders, lengths, owners, strict=False):
-            for _ in range(self.answers):
-                begin = self.spans.take(length + self.new_tokens)
-                self.under_way.append(_Sequence(begin, length + self.new_tokens, length, owner))
+        for one in asked:
+            length = len(one.prompt)
+            for _ in range(one.answers):
+                begin = self.spans.take(one.size)
+                self.under_way.append(_Sequence(begin, one.size, length, one.owner))
                 source.append(np.arange(first, first + length))
                 target.append(np.arange(begin, begin + length))
+            first += length
+        rows = [torch.from_numpy(np.concatenate(part)).to(self.device) for part in (source, target)]
+        last = np.cumsum([len(one.prompt) for one in asked]) - 1
+        hidden_Pd = self._read(
+            [one.prompt for one in asked],
+            [one.owner for one in asked],
+            lambda within: IntoCache(within, self.cache, *rows),
+            torch.from_numpy(last).to(self.device),
+        )
+        answers = torch.tensor([one.answers for one in asked], device=self.device)
+        return self.head.logits(hidden_Pd).repeat_interleave(answers, dim=0)
+
+    def read(self, prompt: Prompt, owner: int) -> torch.Tensor:
+        """See Engine."""
+        hidden_Td = self._read([prompt], [owner], lambda within: within, None)
+        self._place()
+        return hidden_Td
+
+    def _read(
+        self,
+        prompts: Sequence[Prompt],
+        owners: Sequence[int],
+        attention: Callable[[WithinDocuments], Attention],
+        rows: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Hidden states of a pass over a pack of prompts: of every token, or of `rows` (one for each prompt)."""
+        lengths = [len(prompt) for prompt in prompts]
+        borders = [0, *accumulate(lengths)]
         places_T = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).to(self.device)
         ids_T = torch.from_numpy(np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts]))
         cu_seqlens = torch.tensor(borders, dtype=torch.int32, device=self.device)
         pack = PackLayout(tuple(borders), cu_seqlens, max(lengths))
         embeddings_Td = self.embed(ids_T.to(self.device))
         run = self.decoder.new_pass(embeddings_Td, places_T, pack, differentiable=False)
-        rows = (torch.from_numpy(np.concatenate(part)).to(self.device) for part in (source, target))
-        attention = IntoCache(WithinDocuments.of(self.decoder.layers, places_T), self.cache, *rows)
         if self.adapters is not None:
             self.adapters.place(np.repeat(owners, lengths), np.asarray(owners))
-        last = torch.tensor(borders[1:], device=self.device) - 1
-        hidden_Pd = self.decoder.without_gradients(embeddings_Td, run, attention, last)
-        return self.head.logits(hidden_Pd).repeat_interleave(self.answers, dim=0)
+        within = WithinDocuments.of(self.decoder.layers, places_T)
+        return self.decoder.without_gradients(embeddings_Td, run, attention(within), rows)
 
     def step(self, tokens_S: torch.Tensor) -> torch.Tensor:
         """See Engine."""

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 
 from trainer.forward import body, causal_lm, compute_dtype, output_head
-from trainer.generation.engine import Prompt
+from trainer.generation.engine import Asked, Prompt
 
 
 class PlainEngine:
-    """`answers` sequences per prompt, of `new_tokens` tokens each. A batch's padded answers take at most `batch_tokens` tokens, or
-    those of one prompt. Use inside trainer.model.plain_attention."""
+    """A batch's padded sequences take at most `batch_tokens` tokens, or those of one prompt. Use inside
+    trainer.model.plain_attention."""
 
-    def __init__(self, model: torch.nn.Module, answers: int, new_tokens: int, batch_tokens: int):
-        self.model, self.answers, self.new_tokens, self.batch_tokens = model, answers, new_tokens, batch_tokens
+    def __init__(self, model: torch.nn.Module, batch_tokens: int):
+        self.model, self.batch_tokens = model, batch_tokens
         self.device, self.dtype = next(model.parameters()).device, compute_dtype(model)
         self.base = body(causal_lm(model))
         # transformers 5 renamed this argument.
@@ -28,20 +28,35 @@ class PlainEngine:
         self.cache: DynamicCache | None = None
         self.mask_ST = torch.empty(0, 0, dtype=torch.int64)
 
-    def fitting(self, lengths: Sequence[int]) -> int:
+    def fitting(self, asked: Sequence[Asked]) -> int:
         """See Engine; nothing joins a batch under way."""
         if len(self.mask_ST):
             return 0
-        return min(len(lengths), max(1, self.batch_tokens // ((max(lengths) + self.new_tokens) * self.answers)))
+        count = longest = new = sequences = 0
+        for one in asked:
+            longest, new = max(longest, len(one.prompt)), max(new, one.new_tokens)
+            sequences += one.answers
+            if count and (longest + new) * sequences > self.batch_tokens:
+                break
+            count += 1
+        return count
 
-    def admit(self, prompts: Sequence[Prompt], owners: Sequence[int]) -> torch.Tensor:
+    def admit(self, asked: Sequence[Asked]) -> torch.Tensor:
         """See Engine; the model has one adapter."""
-        ids_ST, self.mask_ST = left_padded(prompts, self.device)
+        ids_PT, self.mask_ST = left_padded([one.prompt for one in asked], self.device)
         self.cache = DynamicCache(config=causal_lm(self.model).config)
-        logits_SV = self._forward(ids_ST)
-        self.cache.batch_repeat_interleave(self.answers)
-        self.mask_ST = self.mask_ST.repeat_interleave(self.answers, dim=0)
-        return logits_SV.repeat_interleave(self.answers, dim=0)
+        logits_PV = self._forward(ids_PT)
+        answers = torch.tensor([one.answers for one in asked])
+        prompt_S = torch.arange(len(asked)).repeat_interleave(answers).to(self.device)
+        self.cache.batch_select_indices(prompt_S)
+        self.mask_ST = self.mask_ST[prompt_S]
+        return logits_PV[prompt_S]
+
+    def read(self, prompt: Prompt, owner: int) -> torch.Tensor:
+        """See Engine; the model has one adapter."""
+        ids_1T, mask_1T = left_padded([prompt], self.device)
+        with self._autocast():
+            return self.base(input_ids=ids_1T, attention_mask=mask_1T, use_cache=False).last_hidden_state[0]
 
     def step(self, tokens_S: torch.Tensor) -> torch.Tensor:
         """See Engine."""
@@ -61,9 +76,12 @@ class PlainEngine:
         """
         positions_ST = (self.mask_ST.cumsum(1) - 1).clamp(min=0)[:, -ids_ST.shape[1] :]
         given = {"attention_mask": self.mask_ST, "position_ids": positions_ST, self.cache_name: self.cache}
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with self._autocast():
             output = self.base(input_ids=ids_ST, use_cache=True, **given)
             return output_head(self.model).logits(output.last_hidden_state[:, -1])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 def left_padded(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
