@@ -6,6 +6,7 @@
     spans.py     which rows of that cache are free
     plain.py     the engine on transformers' forward, for models that our decoder does not support
     sampling.py  which token follows the logits
+    continuous.py  requests that join and leave between steps, each with its own settings and log-probabilities
 
 Shapes: S sequences under way (one per answer), T tokens, V vocabulary.
 """

@@ -41,12 +41,12 @@ class AdapterSet:
     rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, paths: Sequence[Path], decoder: Decoder) -> AdapterSet:
-        """The adapters saved in PEFT's format at `paths`, for the base that `decoder` runs without an adapter.
+    def load(cls, paths: Sequence[Path | None], decoder: Decoder) -> AdapterSet:
+        """The adapters saved in PEFT's format at `paths` (None: the base alone), for the base that `decoder` runs without an adapter.
 
         Ranks, scales and target layers may differ. Raises CheckpointError for a folder that is no plain LoRA or fits another model.
         """
-        loaded = [_read(Path(path)) for path in paths]
+        loaded = [{} if path is None else _read(Path(path)) for path in paths]
         layers = []
         for layer in decoder.layers:
             layers.append(
