@@ -7,7 +7,6 @@ sites cannot set.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -21,18 +20,11 @@ from al.errors import UserError
 from al.review.desk import Desk, View
 from al.review.page import render_page
 from al.run.status import status
+from al.web import SECURITY, Refusal, foreign_host, foreign_origin, same_token
 from selection.errors import SelectionError
 
 HEADER = "x-review-token"
 LARGEST_BODY = 4 * 2**20
-SECURITY = {
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 class ChangeRequest(BaseModel, extra="forbid"):
@@ -127,20 +119,20 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
 
 def refusal(request: Request, token: str, hosts: frozenset[str]) -> Response | None:
     """The refusal of a request, or None if it may pass: 400 host, 403 token or origin, 411 and 413 body."""
-    if request.headers.get("host", "").lower() not in hosts:
-        return JSONResponse({"error": "this server answers only on loopback, at the address it printed."}, 400)
     reading = request.method in ("GET", "HEAD")
-    given = request.headers.get(HEADER) or (request.query_params.get("token") if reading else None) or ""
-    if not secrets.compare_digest(given.encode(), token.encode()):
-        return JSONResponse({"error": "the token is missing or wrong; open the address that was printed."}, 403)
-    origin = request.headers.get("origin")
-    if origin is not None and origin.removeprefix("http://") not in hosts:
-        return JSONResponse({"error": "requests from other sites are not answered."}, 403)
-    if reading:
-        return None
-    length = request.headers.get("content-length", "")
+    given = request.headers.get(HEADER) or (request.query_params.get("token") if reading else None)
+    found = foreign_host(request.headers.get("host"), hosts)
+    if found is None and not same_token(given, token):
+        found = Refusal(403, "the token is missing or wrong; open the address that was printed.")
+    found = found or foreign_origin(request.headers.get("origin"), hosts)
+    if found is None and not reading:
+        found = _refused_body(request.headers.get("content-length", ""))
+    return None if found is None else JSONResponse({"error": found.reason}, found.status)
+
+
+def _refused_body(length: str) -> Refusal | None:
     if not length.isdecimal():
-        return JSONResponse({"error": "expected a Content-Length."}, 411)
+        return Refusal(411, "expected a Content-Length.")
     if int(length) > LARGEST_BODY:
-        return JSONResponse({"error": f"the request is larger than {LARGEST_BODY:,} bytes."}, 413)
+        return Refusal(413, f"the request is larger than {LARGEST_BODY:,} bytes.")
     return None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from al.errors import EnvironmentProblem
 from al.review.desk import Desk
 from al.run.progress import check_stop
+from al.web import host_names, listen
 
 LAST_LOOK_SECONDS = 3.0
 """Seconds to keep serving an open page after the round is over, so that it can show the end."""
@@ -42,12 +41,11 @@ def serve(desk: Desk, port: int) -> Iterator[Served]:
 
     from al.review.app import make_app
 
-    listening = _listen(port)
+    listening = listen("127.0.0.1", port)
     number = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)
-    hosts = frozenset({f"127.0.0.1:{number}", f"localhost:{number}"})
     config = uvicorn.Config(
-        make_app(desk, token, hosts),
+        make_app(desk, token, host_names("127.0.0.1", number)),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -65,17 +63,3 @@ def serve(desk: Desk, port: int) -> Iterator[Served]:
         server.should_exit = True
         thread.join(timeout=5)
         listening.close()
-
-
-def _listen(port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("127.0.0.1", port))
-        listening.listen(128)  # the address is printed before uvicorn is up; a fast browser waits
-    except (OSError, OverflowError) as error:
-        listening.close()
-        raise EnvironmentProblem(
-            f"--port {port}: cannot be used ({error}). Name another one, or none to use any free port."
-        ) from None
-    return listening

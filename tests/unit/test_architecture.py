@@ -19,7 +19,7 @@ SOURCES = sorted(
 )
 ORDER = (
     ("selection", "trainer", "al.errors", "al.cache", "al.excerpt", "al.program", "al.terminal", "al"),
-    ("al.labels", "al.budget", "al.config"),
+    ("al.labels", "al.budget", "al.config", "al.web"),
     ("al.run",),
     ("al.assets", "al.pool"),
     ("al.cleaning",),
