@@ -18,7 +18,6 @@ from trainer.generation.adapters import AdapterSet
 from trainer.generation.engine import Asked, Prompt
 from trainer.generation.graphs import StepGraphs
 from trainer.generation.spans import Spans
-from trainer.measure import length_batches
 
 CACHE_BYTES = 2 << 30
 HOST_TOKENS = 16_384
@@ -71,9 +70,14 @@ class CachedEngine:
 
     def admit(self, asked: Sequence[Asked]) -> torch.Tensor:
         """See Engine."""
-        lengths = np.array([len(one.prompt) for one in asked])
-        passes = length_batches(lengths, PROMPT_TOKENS)  # in the order given, which is longest first
-        logits = [self._admit([asked[i] for i in part]) for part in passes]
+        logits = []
+        begin = tokens = 0
+        for i, one in enumerate(asked):  # in the order given: `fitting` found room for that one
+            if i > begin and tokens + len(one.prompt) > PROMPT_TOKENS:
+                logits.append(self._admit(asked[begin:i]))
+                begin, tokens = i, 0
+            tokens += len(one.prompt)
+        logits.append(self._admit(asked[begin:]))
         self._place()
         return torch.cat(logits)
 

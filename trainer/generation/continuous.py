@@ -79,15 +79,11 @@ class _Answer:
 
 @dataclass
 class ContinuousBatch:
-    """The answers under way on `engine`. `ends`: tokens that end an answer. One thread uses it, in torch.inference_mode.
-
-    `rows` is the most tokens that the answers to one request may take, prompts included; more would wait for ever.
-    """
+    """The answers under way on `engine`. `ends`: tokens that end an answer. One thread uses it, in torch.inference_mode."""
 
     engine: Engine
     head: Head
     ends: frozenset[int]
-    rows: int | None
     _waiting: deque[tuple[int, Request]] = field(default_factory=deque)
     _under_way: list[_Answer] = field(default_factory=list)
     _tokens_S: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -129,7 +125,6 @@ class ContinuousBatch:
         """Score and read the prompts, and choose the first token of each of their answers."""
         steps = [Step(key, None, self._scored(request)) for key, request in chosen]
         writing = [pair for pair in chosen if pair[1].asked.new_tokens]
-        writing.sort(key=lambda pair: -len(pair[1].asked.prompt))
         if not writing:
             return steps
         logits_SV = self.engine.admit([request.asked for _, request in writing])
@@ -194,8 +189,9 @@ def _tokens(logits_SV: torch.Tensor, tokens_S: torch.Tensor, tops: Sequence[int 
 @contextmanager
 def continuous_batch(
     base: Base, paths: Sequence[Path | None], ends: Collection[int], config: GenerateConfig
-) -> Iterator[Callable[[], ContinuousBatch]]:
-    """A function that makes a new, empty batch; owner k is the base with the adapter saved at `paths[k]`, or alone (None).
+) -> Iterator[tuple[Callable[[], ContinuousBatch], int | None]]:
+    """(a function that makes a new, empty batch; the most tokens that the answers to one request may take, prompts included, None: no
+    limit, more would wait for ever). Owner k is the base with the adapter saved at `paths[k]`, or alone (None).
 
     The cache holds `config.batch_tokens`. A single path may be of any adapter and model.
 
@@ -209,14 +205,12 @@ def continuous_batch(
     with base.adapter(paths[0] if adapters is None else None) as model:
         model.eval()
         decoder, asked = bound_decoder(model), None if config.batch_tokens == "auto" else config.batch_tokens
+        head, ended_by = output_head(model), frozenset(ends)
         if decoder is None:
             with plain_attention(model):
-                tokens = asked or HOST_TOKENS
-                yield lambda: ContinuousBatch(PlainEngine(model, tokens), output_head(model), frozenset(ends), None)
+                yield lambda: ContinuousBatch(PlainEngine(model, asked or HOST_TOKENS), head, ended_by), None
             return
         rows = cache_rows(decoder, model, asked, 1)
         attached = nullcontext() if adapters is None else adapters.attached(decoder)
         with measuring(model, "auto", PROMPT_TOKENS), attached:
-            yield lambda: ContinuousBatch(
-                CachedEngine(model, decoder, rows, adapters), output_head(model), frozenset(ends), rows
-            )
+            yield lambda: ContinuousBatch(CachedEngine(model, decoder, rows, adapters), head, ended_by), rows

@@ -35,8 +35,8 @@ class Engine(Protocol):
         ...
 
     def admit(self, asked: Sequence[Asked]) -> torch.Tensor:
-        """Read prompts, longest first, and add their sequences, the answers of a prompt in a row, after those under way.
-        Returns the logits (new sequences, V) of their first tokens."""
+        """Read prompts that `fitting` has counted, and add their sequences, the answers of a prompt in a row, after those under
+        way. Returns the logits (new sequences, V) of their first tokens."""
         ...
 
     def read(self, prompt: Prompt, owner: int) -> torch.Tensor:

@@ -81,7 +81,7 @@ def test_logprobs_of_prompt_and_answer_are_those_of_a_teacher_forced_forward(bas
         0: {0: request(PROMPTS[0], draw=Draw(0.7, 0.9, 50), answers=2, top=3, scored=True), 1: request(PROMPTS[1])},
         2: {2: request(PROMPTS[3], draw=Draw(1.3), top=0), 3: request(PROMPTS[2], new=0, top=5, scored=True)},
     }
-    with continuous_batch(base, [None], (), config()) as new_batch:
+    with continuous_batch(base, [None], (), config()) as (new_batch, _):
         found = played(new_batch(), arrivals)
     for key, prompt in ((0, PROMPTS[0]), (2, PROMPTS[3])):
         tokens, _ = found[key]
@@ -112,7 +112,7 @@ def test_a_request_gets_the_same_answer_whatever_joins_and_leaves(bases, kind):
         wanted[key] = request(
             PROMPTS[key % 6], int(rng.integers(1, 12)), draw, key % 3, answers=1 + key % 2, top=key % 3 or None
         )
-    with continuous_batch(bases[kind], [None], ENDS, config(300)) as new_batch:
+    with continuous_batch(bases[kind], [None], ENDS, config(300)) as (new_batch, _):
         alone = {key: played(new_batch(), {0: {key: one}})[key] for key, one in wanted.items()}
         for seed in range(3):
             order, steps = np.random.default_rng(seed).permutation(14), np.random.default_rng(seed).integers(0, 20, 14)
@@ -129,7 +129,7 @@ def test_a_request_gets_the_same_answer_whatever_joins_and_leaves(bases, kind):
 def test_answers_are_those_that_generate_writes_with_the_same_seed(bases):
     settings = GenerateConfig(max_new_tokens=10, samples=3, temperature=0.9, top_p=0.95)
     expected = generate(bases["llama"].model, PROMPTS, settings, end_ids=ENDS, seed=5, greedy=False)
-    with continuous_batch(bases["llama"], [None], ENDS, config()) as new_batch:
+    with continuous_batch(bases["llama"], [None], ENDS, config()) as (new_batch, _):
         arrivals = {0: {k: request(prompt, 10, Draw(0.9, 0.95), 5, answers=3) for k, prompt in enumerate(PROMPTS)}}
         found = played(new_batch(), arrivals)
     assert [list(ids(found[k][0]).values()) for k in range(6)] == [
@@ -145,7 +145,7 @@ def test_each_adapter_and_the_base_answer_their_own_requests(bases, adapters):
         with base.adapter(path) as model:
             expected.append([a[0].tolist() for a in generate(model, PROMPTS, settings, end_ids=ENDS, seed=0)])
     assert len({str(answers) for answers in expected}) == 3
-    with continuous_batch(base, [None, *adapters], ENDS, config()) as new_batch:
+    with continuous_batch(base, [None, *adapters], ENDS, config()) as (new_batch, _):
         arrivals = {k: {(k, owner): request(PROMPTS[k], owner=owner) for owner in range(3)} for k in range(6)}
         found = played(new_batch(), arrivals)
         scored = played(new_batch(), {0: {0: request(PROMPTS[1], 0, owner=1, top=0, scored=True)}})[0][0][None]
@@ -165,7 +165,7 @@ def test_several_adapters_of_a_model_without_our_decoder_are_refused(bases):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_a_dropped_request_frees_its_place_and_changes_no_other(bases, kind):
-    with continuous_batch(bases[kind], [None], (), config(60)) as new_batch, torch.inference_mode():
+    with continuous_batch(bases[kind], [None], (), config(60)) as (new_batch, _), torch.inference_mode():
         alone = ids(played(new_batch(), {0: {0: request(PROMPTS[0], 20)}})[0][0])[0]
         batch = new_batch()
         batch.add(0, request(PROMPTS[0], 20))
@@ -186,7 +186,7 @@ def test_a_dropped_request_frees_its_place_and_changes_no_other(bases, kind):
 
 
 def test_one_answer_of_several_may_be_dropped(bases):
-    with continuous_batch(bases["llama"], [None], (), config()) as new_batch, torch.inference_mode():
+    with continuous_batch(bases["llama"], [None], (), config()) as (new_batch, _), torch.inference_mode():
         batch = new_batch()
         batch.add(0, request(PROMPTS[0], 6, Draw(1.0), answers=3))
         batch.step()
@@ -212,3 +212,18 @@ def test_every_token_of_the_vocabulary_can_be_drawn():
     logits = torch.zeros(1, VOCABULARY).expand(VOCABULARY, -1)
     places = (torch.arange(VOCABULARY, dtype=torch.float64) + 0.5) / VOCABULARY
     assert choose_each(logits, places, [Draw(top_k=200)] * VOCABULARY).tolist() == list(range(VOCABULARY))
+
+
+def test_prompts_take_the_places_that_were_found_for_them(bases):
+    """Gaps of 10 and 9 rows hold answers of 5, 5 and 9 in this order; longest first they would not."""
+    with continuous_batch(bases["llama"], [None], (), config(26)) as (new_batch, _), torch.inference_mode():
+        batch = new_batch()
+        for key, (length, new) in enumerate([(8, 2), (1, 6), (7, 2)]):
+            batch.add(key, request(PROMPTS[1][:length], new))
+        first = [step for _ in range(2) for step in batch.step()]
+        assert {step.request for step in first if step.ended} == {0, 2}
+        for key, length in enumerate([3, 3, 7], 3):
+            batch.add(key, request(PROMPTS[4][:length], 2))
+        assert {step.request for step in batch.step() if step.answer is not None} == {3, 4, 5}
+        later = [step for _ in range(5) for step in batch.step()]
+    assert not batch.busy and [step.request for step in later if step.ended] == [3, 4, 5, 1]
