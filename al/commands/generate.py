@@ -13,7 +13,7 @@ from al.excerpt import cut
 from al.program import PROGRAM
 from al.prompting.answers import Answering, Sampling
 from al.prompting.chat import chat
-from al.prompting.models import find_models
+from al.prompting.models import find_models, load_base
 from al.prompting.prompts import Messages, conversations
 from al.run.artifacts import Artifact
 from al.run.progress import Progress, stop_on_signals
@@ -72,7 +72,7 @@ def answer_prompts(options: Options, asked: Prompted) -> dict[str, Any] | None:
     )
     tokenizer = load_tokenizer(config.model)
     template = ChatTemplate.resolve(tokenizer, config.model.chat_template)
-    answering = Answering(_load(config, options.as_json), tokenizer, template)
+    answering = Answering(load_base(config, options.as_json), tokenizer, template)
     if questions is None:
         streams = {
             name: lambda messages, adapter=adapter: answering.stream(adapter, messages, sampling)
@@ -109,15 +109,6 @@ def _questions(options: Options, asked: Prompted) -> list[Messages] | None:
     if not text:
         raise ConfigError(f'expected a prompt: {PROGRAM} generate "…", --file FILE, or a chat in a terminal.')
     return conversations([text], None, asked.system)
-
-
-def _load(config: Any, quiet: bool) -> Any:
-    from trainer.model import Base
-
-    with Progress("load model", 1, "model", quiet=quiet) as progress:
-        base = Base.load(config.model)
-        progress(1)
-    return base
 
 
 def _answer(

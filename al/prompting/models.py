@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from al.config import Config
 from al.errors import ConfigError, RunStateError
@@ -10,7 +11,11 @@ from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.base import refuse_other_base
+from al.run.progress import Progress
 from al.run.store import Run
+
+if TYPE_CHECKING:
+    from trainer.model import Base
 
 
 def find_models(run: Run, config: Config, names: Sequence[str], option: str) -> dict[str, Artifact | None]:
@@ -42,6 +47,16 @@ def latest_models(run: Run) -> list[str]:
     """Which of base, previous, selected and control the last finished round has. Raises RunStateError: no round is finished."""
     known, _ = _known(run)
     return ["base", *(name for name in ("previous", "selected", "control") if name in known)]
+
+
+def load_base(config: Config, quiet: bool) -> Base:
+    """The config's base model, with a line of progress unless `quiet`. Raises as trainer.model.Base.load."""
+    from trainer.model import Base
+
+    with Progress("load model", 1, "model", quiet=quiet) as progress:
+        base = Base.load(config.model)
+        progress(1)
+    return base
 
 
 def _known(run: Run) -> tuple[dict[str, tuple[Artifact, int]], dict[int, str]]:
