@@ -32,7 +32,7 @@ from al.commands.command_line import (
     target_option,
 )
 from al.commands.groups.care import doctor_command, export_command, gc_command, import_command, repair_command
-from al.commands.groups.models import eval_command, generate_command
+from al.commands.groups.models import eval_command, generate_command, serve_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -355,6 +355,7 @@ def config_schema(options: Any) -> None:
 for command in (
     eval_command,
     generate_command,
+    serve_command,
     doctor_command,
     gc_command,
     repair_command,

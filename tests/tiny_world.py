@@ -23,9 +23,7 @@ SEED = 20
 def build_world(root: Path, examples: int = 220) -> Path:
     """Make everything under `root` and return the config's path."""
     texts = _write_pool(root / "pool", examples)
-    tokenizer = _tokenizer(texts, CHAT_TEMPLATE)
-    tokenizer.save_pretrained(root / "model")
-    _write_llama(root / "model", len(tokenizer))
+    write_model(root / "model", texts)
     _write_embedder(root / "embedder", texts)
     config = {
         "pool": {"files": [str(root / "pool")]},
@@ -51,6 +49,13 @@ def build_world(root: Path, examples: int = 220) -> Path:
     path = root / "world.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def write_model(directory: Path, texts: list[str]) -> None:
+    """A Llama with random weights, and a tokenizer of these texts with a chat template."""
+    tokenizer = _tokenizer(texts, CHAT_TEMPLATE)
+    tokenizer.save_pretrained(directory)
+    _write_llama(directory, len(tokenizer))
 
 
 def _write_pool(directory: Path, examples: int) -> list[str]:

@@ -1,14 +1,17 @@
-"""`generate` from the command line, on a run of two rounds."""
+"""`generate` and `serve` from the command line, on a run of two rounds."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import signal
+import socket
+import time
 
 import pytest
 import torch
-from command_line import winnow
+from command_line import ended, start, winnow
 
 PROMPTS = [
     "task 0 say the first of river cloud",
@@ -151,3 +154,67 @@ def test_a_run_without_a_round_says_what_to_do(tmp_path, world):
     assert winnow("pool", "import", os.devnull, "--run", tmp_path / "new", "--config", world).code
     result = winnow("generate", "a", "--run", tmp_path / "none")
     assert result.code == 5 and "no run here" in result.err
+
+
+# `serve`, which offers the same models.
+
+
+def test_serve_answers_as_generate_does_until_sigterm_and_then_finishes_what_is_under_way(run, tmp_path):
+    import openai
+
+    options = ["--models", "2,base,control:1", "--port", 0, "--token", "a-secret", "--max-new-tokens", 400, "--json"]
+    child = start([str(word) for word in ("serve", "--run", run, *options)], tmp_path, method="fork")
+    address = _first_line(child, tmp_path / "out")
+    assert address["models"] == ["2", "base", "control:1"] and address["token"] is None, (
+        "a token that was given is not printed"
+    )
+    with openai.OpenAI(base_url=f"{address['url']}/v1", api_key="a-secret", max_retries=0) as client:
+        for name in address["models"]:
+            found = client.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": PROMPTS[0]}], temperature=0, max_tokens=12
+            )
+            expected = winnow("generate", PROMPTS[0], "--compare", name, "--run", run, "--json")
+            assert [[found.choices[0].message.content.strip()]] == answers(expected, name)
+        stream = client.completions.create(
+            model="base", prompt="river", max_tokens=400, stream=True, temperature=2, seed=1
+        )
+        next(stream)
+        os.kill(child.pid, signal.SIGTERM)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] in ("length", "stop")
+    child.join(timeout=60)
+    result = ended(child, tmp_path)
+    assert result.code == 0, result.err
+    assert result.document == address and "stopped; 4 requests were answered" in result.err
+
+
+def _first_line(child, file):
+    for _ in range(600):
+        if file.exists() and (line := file.read_text().partition("\n")[0]).endswith("}"):
+            return json.loads(line)
+        assert child.is_alive(), file.with_name("err").read_text()
+        time.sleep(0.1)
+    raise AssertionError("the server did not say where it answers")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--host", "0.0.0.0"], 2, "--host 0.0.0.0 is reached from other machines: choose the secret"),
+        (["--host", "example.org"], 2, "expected an IP address or localhost"),
+        (["--token", "a", "--no-token"], 2, "contradict"),
+        (["--token", "a b"], 2, "without spaces"),
+        (["--models", "base,9"], 2, "--models 9: the run has base, previous, selected, control"),
+        (["--models", ","], 2, "found none"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_is_loaded(run, arguments, code, message):
+    result = winnow("serve", "--run", run, *arguments)
+    assert result.code == code and message in result.err, result.err
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_machine(run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = winnow("serve", "--run", run, "--port", taken.getsockname()[1])
+    assert result.code == 4 and "cannot be used on 127.0.0.1" in result.err

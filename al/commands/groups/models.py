@@ -1,8 +1,9 @@
-"""Commands that use a run's models: `eval`, `generate`."""
+"""Commands that use a run's models: `eval`, `generate`, `serve`."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from al.commands.command_line import common, emit, map_option
+from al.terminal import show
 
 
 def eval_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -116,3 +118,62 @@ def generate_command(options: Any, number: int | None, compare: str | None, **wa
     document = generate.answer_prompts(options, asked)
     if document is not None and not document["streamed"]:
         emit(options, document, generate.describe_answers)
+
+
+@click.command("serve")
+@click.option(
+    "--models",
+    default="selected",
+    show_default=True,
+    help="Separated by commas: base; previous, selected, control of the last round; N or control:N of round N. The first one answers the "
+    "challenge's API.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
+@click.option(
+    "--token",
+    envvar="WINNOW_SERVE_TOKEN",
+    help="Secret that clients send.  [env: WINNOW_SERVE_TOKEN; default: a new one]",
+)
+@click.option(
+    "--no-token", is_flag=True, help="Answer everyone who reaches the address, as the challenge's evaluator needs."
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Most of one answer."
+)
+@click.option(
+    "--max-prompt-tokens",
+    type=click.IntRange(min=1),
+    help="Most of one prompt.  [default: what the model's context holds]",
+)
+@click.option(
+    "--max-body-bytes", type=click.IntRange(min=1), default=1 << 20, show_default=True, help="Most of one request."
+)
+@click.option(
+    "--max-waiting", type=click.IntRange(min=1), default=64, show_default=True, help="Requests that wait; more get 429."
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    help="Time of one request; longer ones get 504.",
+)
+@common
+def serve_command(
+    options: Any,
+    max_new_tokens: int,
+    max_prompt_tokens: int | None,
+    max_body_bytes: int,
+    max_waiting: int,
+    max_seconds: float,
+    **wanted: Any,
+) -> None:
+    """Serve models of a run through OpenAI's API and that of the LLM Efficiency Challenge, until Ctrl-C."""
+    from al.commands import serve
+    from al.serving.models import Limits
+
+    limits = Limits(max_body_bytes, max_prompt_tokens, max_new_tokens, max_seconds, max_waiting)
+    asked = serve.ServeOptions(limits=limits, **wanted)
+    document = serve.serve_models(options, asked, lambda found: show(serve.describe_address(found, options.as_json)))
+    show(serve.describe_served(document), file=sys.stderr)
