@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from importlib import metadata
+from pathlib import Path
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes")
 
@@ -39,3 +40,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """The rows as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def filled(page: Path, blocks: dict[str, str]) -> str:
+    """A page with each block between its marks, `<!-- name -->` and `<!-- /name -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        before, rest = text.split(f"<!-- {name} -->")
+        after = rest.split(f"<!-- /{name} -->")[1]
+        text = f"{before}<!-- {name} -->\n{block}\n<!-- /{name} -->{after}"
+    return text

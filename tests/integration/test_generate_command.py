@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ import time
 import pytest
 import torch
 from command_line import ended, start, winnow
+from safetensors import safe_open
 
 PROMPTS = [
     "task 0 say the first of river cloud",
@@ -218,3 +220,17 @@ def test_a_port_that_is_taken_is_an_error_of_the_machine(run):
         taken.listen()
         result = winnow("serve", "--run", run, "--port", taken.getsockname()[1])
     assert result.code == 4 and "cannot be used on 127.0.0.1" in result.err
+
+
+def test_the_adapters_folder_is_within_the_documented_limits_of_vllm(run):
+    """As vllm/lora/peft_helper.py and vllm/config/lora.py state them: rank, plain LoRA, layers, names of weights and files."""
+    folder = run / "rounds/002/adapter"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["bias"] == "none" and 0 < config["r"] <= 512
+    assert not any(config.get(name) for name in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern"))
+    layers = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert set(config["target_modules"]) <= layers
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+    pattern = re.compile(r"base_model\.model\.model\.layers\.\d+\.(self_attn|mlp)\.(\w+)\.lora_[AB]\.weight")
+    assert names and {pattern.fullmatch(name)[2] for name in names} == set(config["target_modules"])

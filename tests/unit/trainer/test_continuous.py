@@ -227,3 +227,13 @@ def test_prompts_take_the_places_that_were_found_for_them(bases):
         assert {step.request for step in batch.step() if step.answer is not None} == {3, 4, 5}
         later = [step for _ in range(5) for step in batch.step()]
     assert not batch.busy and [step.request for step in later if step.ended] == [3, 4, 5, 1]
+
+
+def test_scoring_a_prompt_leaves_the_answers_under_way_to_their_adapters(bases, adapters):
+    """The scored prompt has as many tokens as there are answers, and another adapter."""
+    writing = {1: request(PROMPTS[0], owner=1), 2: request(PROMPTS[3], owner=2)}
+    scored = request(PROMPTS[5][:2], 0, owner=0, top=0, scored=True)
+    with continuous_batch(bases["llama"], [None, *adapters], (), config()) as (new_batch, _):
+        alone = played(new_batch(), {0: writing})
+        found = played(new_batch(), {0: writing, 2: {3: scored}, 4: {4: scored}})
+    assert {key: ids(found[key][0]) for key in writing} == {key: ids(alone[key][0]) for key in writing}
