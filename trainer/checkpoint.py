@@ -27,11 +27,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from trainer.adapters import save_adapter, trainable_parameters
 from trainer.errors import CheckpointError, MachineError
+from trainer.optim import save_moments
 
 logger = logging.getLogger(__name__)
 
 TENSORS_FILE, STATE_FILE, MANIFEST_FILE = "state.safetensors", "state.json", "manifest.json"
+ADAPTER_FOLDER, MOMENTS_FILE = "adapter", "moments.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,7 @@ def save_checkpoint(
         os.rename(temporary, final)
         _sync(directory)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise MachineError(
-            f"{final}: no space left for a checkpoint; free some and run again, training continues"
-        ) from error
+        raise _explained(error, final) from error
     problem = _damage(final)
     if problem:
         raise CheckpointError(f"{final}: the checkpoint differs from what was written ({problem}); check the disk")
@@ -110,6 +109,46 @@ def is_sound(directory: Path, step: int) -> bool:
     if problem:
         logger.warning("%s is damaged (%s): skipped", path, problem)
     return problem is None
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Steps of a training after which the adapter (PEFT's format) and the optimizer's moments (`trainer.optim.save_moments`) are kept,
+    in `directory`/step-000010/adapter and …/moments.safetensors. Gradients are computed with them later."""
+
+    directory: Path
+    steps: tuple[int, ...] = ()
+
+    def path(self, step: int) -> Path:
+        """The folder of one step."""
+        return _path(self.directory, step)
+
+    def save(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Write the folder of `step`, or replace the one that an earlier try left. Raises MachineError if the disk is full."""
+        final = self.path(step)
+        temporary = self.directory / f".tmp-{final.name}"
+        try:
+            for left in (temporary, final):
+                shutil.rmtree(left, ignore_errors=True)
+            save_adapter(model, temporary / ADAPTER_FOLDER)
+            save_moments(optimizer, trainable_parameters(model), temporary / MOMENTS_FILE)
+            for path in (*temporary.rglob("*"), temporary):
+                _sync(path)
+            os.rename(temporary, final)
+            _sync(self.directory)
+        except OSError as error:
+            raise _explained(error, final) from error
+
+    def complete(self, step: int) -> bool:
+        """Whether the folders of all steps up to `step` are present."""
+        return all(self.path(kept).is_dir() for kept in self.steps if kept <= step)
+
+
+def _explained(error: OSError, path: Path) -> Exception:
+    """An error that names what was to be written if the disk is full; any other error as it is."""
+    if error.errno != errno.ENOSPC:
+        return error
+    return MachineError(f"{path}: no space left for a checkpoint; free some and run again, training continues")
 
 
 def _path(directory: Path, step: int) -> Path:

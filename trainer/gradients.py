@@ -19,6 +19,7 @@ Shapes: T tokens of the pack, D documents, r rank, w width of the other side, k 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,6 +65,9 @@ class Moments:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 about = file.metadata()
+                about = (
+                    json.loads(about["optimizer"]) if "optimizer" in about else about
+                )  # an earlier version had a key for each
                 for key in file.keys():
                     kind, name = key.split(".", 1)
                     parts[kind][name] = file.get_tensor(key)

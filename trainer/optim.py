@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -120,8 +121,8 @@ def _own_value(tensor: torch.Tensor, device: torch.device) -> torch.Tensor | int
 
 def save_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], path: Path) -> None:
     """Write Adam's averages of each gradient and of its square as float32, mean.NAME and square.NAME, to one safetensors
-    file, whose metadata has the optimizer's `steps` and `lora_plus_ratio`; `trainer.gradients.Moments` reads it. Parameters without a
-    step have zeros."""
+    file, whose metadata has the optimizer's `steps` and `lora_plus_ratio` as JSON under one key (safetensors writes several keys in
+    random order, and equal moments are equal bytes here); `trainer.gradients.Moments` reads it. Parameters without a step have zeros."""
     tensors = {}
     steps = max((int(optimizer.state[p]["step"]) for p in parameters.values() if p in optimizer.state), default=0)
     ratio = max(group["lr_scale"] for group in optimizer.param_groups)
@@ -129,7 +130,7 @@ def save_moments(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.n
         state = optimizer.state.get(parameter, {})
         for kind, entries in (("mean", ("exp_avg", "state1")), ("square", ("exp_avg_sq", "state2"))):
             tensors[f"{kind}.{name}"] = _moment(state, *entries, parameter).cpu().contiguous()
-    save_file(tensors, path, {"steps": str(steps), "lora_plus_ratio": str(ratio)})
+    save_file(tensors, path, {"optimizer": json.dumps({"lora_plus_ratio": ratio, "steps": steps})})
 
 
 def _moment(state: dict[str, Any], entry: str, entry_8bit: str, parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -36,6 +36,11 @@ def packs_of_step(step: int, packs: int, config: TrainConfig, *, seed: int, roun
     return [int(_permutation(packs, seed, round, place // packs)[place % packs]) for place in range(first, last)]
 
 
+def spread(steps: int, count: int) -> list[int]:
+    """At most `count` steps, evenly over 1 … `steps`, ascending; the last is `steps`."""
+    return sorted({-(-steps * part // count) for part in range(1, count + 1)})
+
+
 def _epoch_packs(packs: int, config: TrainConfig) -> int:
     return max(1, math.ceil(config.epochs * packs - 1e-9))
 

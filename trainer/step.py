@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from trainer import neftune, optim, schedule
+from trainer.checkpoint import Snapshots
 from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.forward import Batch, Tokens, collate, hidden_states, output_head
@@ -82,6 +83,7 @@ class Training:
     steps: int
     asked_steps: int | None
     directory: Path
+    snapshots: Snapshots
     device: torch.device
     start: dict[str, torch.Tensor]
     division: Division

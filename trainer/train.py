@@ -23,7 +23,7 @@ import torch
 from trainer import divergence, optim, schedule
 from trainer.activation import ActivationMemory, training_mode
 from trainer.adapters import trainable_parameters
-from trainer.checkpoint import Checkpoint, is_sound, load_newest, load_step, save_checkpoint
+from trainer.checkpoint import Checkpoint, Snapshots, is_sound, load_newest, load_step, save_checkpoint
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.counters import Counters
 from trainer.errors import CheckpointError, DataError, Interrupted, MachineError
@@ -77,6 +77,7 @@ def train(
     flops_per_token: float | None = None,
     peak_flops: float | None = None,
     moments: Path | None = None,
+    snapshots: Snapshots | None = None,
     on_step: Callable[[dict[str, float]], None] = lambda metrics: None,
     stop: Callable[[], bool] = lambda: False,
     failpoint: Callable[[str], None] = lambda name: None,
@@ -93,7 +94,8 @@ def train(
     `evaluate` returns the dev loss (nats per target) of the current model in evaluation mode. It runs every config.eval_every
     steps and after the last one; the model ends with the adapter of the lowest loss.
 
-    `moments`: file for the optimizer's moments of the final adapter; None: do not write them.
+    `moments`: file for the optimizer's moments of the final adapter; None: do not write them. `snapshots`: adapters and moments to
+    keep of earlier steps; a training that is resumed writes those that are missing.
 
     `on_step` receives step (from 1), steps, loss (nats per target), learning_rate, grad_norm (before clipping), tokens and
     target_tokens (of the step), tokens_per_s, seconds (of steps so far), seconds_left (for the steps planned, at the
@@ -105,7 +107,8 @@ def train(
     config.max_loss_ratio, far above the recent ones; DataError if there is nothing to train on; CheckpointError if
     scratch belongs to another training; MachineError if one pack does not fit the memory, or the disk is full.
     """
-    training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch)
+    snapshots = snapshots or Snapshots(Path(scratch))
+    training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch, snapshots)
     _check_targets(training)
     identity = _identity(training)
     counters = _resume(training, identity)
@@ -121,6 +124,8 @@ def train(
                 counters = counters.after_evaluation(_dev_loss(training, counters, evaluate, metrics))
             on_step(metrics)
             failpoint("train.step")
+            if counters.step in snapshots.steps:
+                snapshots.save(model, training.optimizer, counters.step)
             last, stopping = _is_over(training, counters), stop()
             due = counters.step % config.checkpoint_every == 0 or counters.best_step == counters.step
             if last or stopping or due:
@@ -143,6 +148,7 @@ def _set_up(
     round: int,
     steps: int | None,
     scratch: Path,
+    snapshots: Snapshots,
 ) -> Training:
     parameters = trainable_parameters(model)
     return Training(
@@ -158,6 +164,7 @@ def _set_up(
         steps=schedule.planned_steps(len(plan.offsets) - 1, config, steps),
         asked_steps=steps,
         directory=Path(scratch) / "checkpoints",
+        snapshots=snapshots,
         device=next(iter(parameters.values())).device,
         start={f"parameter.{name}": parameter.detach().cpu().clone() for name, parameter in parameters.items()},
         division=Division(min(config.packs_per_batch, config.packs_per_step)),
@@ -195,7 +202,7 @@ def _timed_step(
 
 def _last_good(training: Training, counters: Counters) -> Counters:
     """Put model and optimizer back to the newest checkpoint or the start, because an update may have been made in part."""
-    checkpoint = _newest_with_its_best(training.directory)
+    checkpoint = _newest_whole(training)
     tensors = training.start if checkpoint is None else checkpoint.tensors
     optim.restore_tensors(tensors, training.optimizer, training.parameters)
     before = Counters() if checkpoint is None else Counters(**checkpoint.state["counters"])
@@ -279,7 +286,7 @@ def _save(
 
 
 def _resume(training: Training, identity: dict[str, Any]) -> Counters:
-    checkpoint = _newest_with_its_best(training.directory)
+    checkpoint = _newest_whole(training)
     if checkpoint is None:
         return Counters()
     found = checkpoint.state["identity"]
@@ -293,14 +300,16 @@ def _resume(training: Training, identity: dict[str, Any]) -> Counters:
     return Counters(**checkpoint.state["counters"])
 
 
-def _newest_with_its_best(directory: Path) -> Checkpoint | None:
-    """The newest undamaged checkpoint whose best checkpoint is undamaged too; training from an earlier one gives the same result."""
-    checkpoint = load_newest(directory)
+def _newest_whole(training: Training) -> Checkpoint | None:
+    """The newest undamaged checkpoint whose best checkpoint is undamaged too and whose earlier snapshots are present; training from an
+    earlier one gives the same result."""
+    checkpoint = load_newest(training.directory)
     while checkpoint is not None:
         best = checkpoint.state["counters"].get("best_step")
-        if best in (None, checkpoint.step) or is_sound(directory, best):
+        of_the_best = best in (None, checkpoint.step) or is_sound(training.directory, best)
+        if of_the_best and training.snapshots.complete(checkpoint.step):
             return checkpoint
-        checkpoint = load_newest(directory, before=best)
+        checkpoint = load_newest(training.directory, before=checkpoint.step if of_the_best else best)
     return None
 
 

@@ -11,6 +11,7 @@ from test_train import DROPPING, LENGTHS, LORA, NOISY, PACKS, PLAIN, Kill, equal
 from tiny_models import saved, table
 
 from trainer.adapters import trainable_parameters
+from trainer.checkpoint import Snapshots
 from trainer.config import LoraConfig, TrainConfig
 from trainer.counters import Counters
 from trainer.divergence import check_step
@@ -238,7 +239,9 @@ def test_a_training_that_a_spike_stopped_may_go_on_with_the_ratio_off(base, tmp_
 @pytest.mark.parametrize(("loss", "stops"), [(3.9, False), (4.1, True)])
 def test_a_hard_batch_among_examples_known_by_heart_is_no_spike(base, tmp_path, loss, stops):
     with base.new_adapter(LORA, seed=0) as model:
-        training = _set_up(model, table(LENGTHS), PACKS, np.arange(7), TrainConfig(), 0, 0, 100, tmp_path)
+        training = _set_up(
+            model, table(LENGTHS), PACKS, np.arange(7), TrainConfig(), 0, 0, 100, tmp_path, Snapshots(tmp_path)
+        )
     counters = Counters(step=50, recent_losses=[0.05] * 20)
     result = StepResult(loss, 1.0, 1e-4, 10, 5, 1)
     if stops:
