@@ -187,7 +187,7 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
     also: list[str] = Field(
         default=[],
         description="Further scores to measure and report, without ranking by them. ifd costs another forward pass, "
-        "less about as much as training on the measured examples.",
+        "less about as much as training on the measured examples for each of `checkpoints`.",
     )
     reference: str | None = Field(None, description="Directory of the reference adapter of the score learnability.")
     quality: str | None = Field(
@@ -199,7 +199,14 @@ class ScoreConfig(BaseModel, extra="forbid", frozen=True):
         description="Dimensions of an example's stored gradient (score less), 2 bytes each. The error of a cosine is "
         "1/sqrt(dimensions).",
     )
-
+    checkpoints: int = Field(
+        4,
+        ge=1,
+        le=16,
+        description="Score and strategy less sum cosines over so many checkpoints of the round before, evenly over its steps, weighted by "
+        "their mean learning rates. Time and stored gradients grow with them. In a first round they are those of a warm-up on 5% of the "
+        "pool (at most 1,000 examples). 1: only the round's adapter, and no warm-up; a first round then uses a new adapter.",
+    )
     preconditioner: Literal["adamw", "less"] = Field(
         "adamw",
         description="How Adam's moments weight a candidate's gradient (score less). adamw: the step that AdamW would take, m̂ / (√v̂ + ε) "

@@ -35,7 +35,7 @@ MEASUREMENTS = {
     "reference": "a second pass with the other adapter",
     "history": "losses of earlier rounds",
     "pooled": "one vector an example",
-    "gradient": "about as much as training on the measured examples, 32 KB an example",
+    "gradient": "about as much as training on the measured examples, and 32 KB an example, for each of `score.checkpoints`",
     "quality": "nothing",
 }
 """What each measurement costs."""

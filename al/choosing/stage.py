@@ -32,7 +32,7 @@ def measure_sample(state: RoundState) -> Artifact:
     size = sample_size(state) if needs_losses(state.select, state.number) else 0
     eligible = (pool.outcome == CODE["selectable"]) & (size != 0)
     rows = stratified_sample(pool.cluster, pool.keys, eligible, size, state.seed)
-    return _measure(state, np.sort(rows), "score sample")
+    return scoring.score(state, np.sort(rows), "score sample")
 
 
 def measure_target(state: RoundState) -> Artifact | None:
@@ -44,9 +44,7 @@ def measure_target(state: RoundState) -> Artifact | None:
         return None
     if not needs_losses(state.select, state.number):
         return None  # nothing of the pool is measured that could be compared
-    return scoring.score_the_target(
-        state.session, target.artifact, target.tokens, state.adapter, target.rows, state.number
-    )
+    return scoring.score_the_target(state)
 
 
 def measure_shortlist(scored: Scored) -> Artifact:
@@ -55,11 +53,7 @@ def measure_shortlist(scored: Scored) -> Artifact:
     checked = picks_checked(state, sample, scored.suspects)
     listed = shortlist(scored.candidates, scored.quotas, state.select, state.seed, checked)
     rows = np.setdiff1d(state.pool.rows[listed], statistics_of(sample)["row"])
-    return _measure(state, rows, "score shortlist")
-
-
-def _measure(state: RoundState, rows: np.ndarray, label: str) -> Artifact:
-    return scoring.score(state.session, state.prepared.tokens, state.adapter, rows, state.number, label)
+    return scoring.score(state, rows, "score shortlist")
 
 
 def select(scored: Scored) -> Artifact:

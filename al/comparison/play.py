@@ -48,6 +48,8 @@ from selection.strategy import Budget, needs_losses
 from trainer.tokens import TokenTable
 
 BASELINE = "random"
+MEASURED = ("warmup.packs", "warmup.train", "score", "suspects", "score.target", "shortlist")
+"""Roles whose time counts as scoring."""
 OWN = ("cluster", "kinds", "lora", "measure", "noise", "score", "select", "train")
 """Config sections that a strategy may set for itself. The others make the pool and the holdout, which all strategies share."""
 
@@ -167,7 +169,7 @@ def _picked(facts: PoolFacts, selection: Artifact) -> dict[str, int]:
 
 
 def _seconds(roles: dict[str, Artifact], measured: Artifact, selection: Artifact) -> dict[str, float]:
-    scored = [roles[role] for role in ("score", "suspects", "score.target", "shortlist") if role in roles]
+    scored = [roles[role] for role in MEASURED if role in roles]
     adapted = [roles["clusters"]] if roles["clusters"].stage == "adapted_clusters" else []
     groups = {
         "score": scored,

@@ -23,13 +23,15 @@ from selection.strategy import Budget, PastRound, by_default
 
 @dataclass(frozen=True, eq=False)
 class RoundState:
-    """The state of a lineage at the start of a round. `clusters`: the clustering that this round uses; `budget`: of this round."""
+    """The state of a lineage at the start of a round. `clusters`: the clustering that this round uses; `budget`: of this round;
+    `warmup`: a training on random examples, whose adapters give gradients where no round before left any."""
 
     session: Session
     prepared: Prepared
     history: History
     clusters: Artifact
     budget: Budget
+    warmup: Artifact | None = None
 
     @property
     def number(self) -> int:

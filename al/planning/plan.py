@@ -21,8 +21,9 @@ from al.planning.cost import (
 )
 from al.planning.model_shape import ModelShape
 from al.planning.pool_estimate import PoolEstimate
-from al.planning.scoring_estimate import examples_scored, measured, seconds_per_token
+from al.planning.scoring_estimate import examples_scored, examples_warmed_up, measured, seconds_per_token
 from al.preparation.projection import laid_out
+from al.scoring.checkpoints import checkpoints_summed
 from selection.projection import FITTED
 
 KEPT = {
@@ -54,7 +55,8 @@ def estimate(
     memory = training_memory(config, shape, machine)
     scored = examples_scored(config, pool, tokens, number)
     models = 1 + int(config.control) + (number == 1)  # answers of the base and the previous round exist
-    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number)
+    warmed = examples_warmed_up(config, pool, tokens, number)
+    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number, warmed)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
@@ -69,7 +71,7 @@ def estimate(
         "tokens_per_s": round(speed, 1),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 1),
-        "disk_gib": round(_disk(config, pool, shape, scored) / GIB, 6),
+        "disk_gib": round(_disk(config, pool, shape, scored, number) / GIB, 6),
     }
     return {**document, "warnings": _warnings(document, request, pool)}
 
@@ -107,15 +109,18 @@ def _seconds(
     scored: float,
     models: int,
     number: int,
+    warmed: int,
 ) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     train = trained * config.train.epochs / speed
     languages = {"languages": pool.examples / LANGUAGES_PER_S} if config.clean.languages else {}
+    warm_up = {"warm up": warmed * pool.mean_tokens * config.train.epochs / speed} if warmed else {}
     return {
         **languages,
         "tokenize": pool.examples / 5_000,
         "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
+        **warm_up,
         "score": scored * pool.mean_tokens * seconds_per_token(config, forward, speed, number),
         "train": train,
         "train control": train if config.control else 0.0,
@@ -131,10 +136,14 @@ def _seconds_of_map(examples: int) -> float:
     return COMPILE_MAP_S + fitted / LAID_OUT_PER_S + (examples - fitted) / PLACED_PER_S
 
 
-def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float) -> float:
-    wanted = measured(config)
-    numbers = config.score.gradient_dimension * ("gradient" in wanted) + shape.hidden * ("pooled" in wanted)
+def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float, number: int) -> float:
+    wanted, summed = measured(config), checkpoints_summed(config)
+    numbers = summed * config.score.gradient_dimension * ("gradient" in wanted) + shape.hidden * ("pooled" in wanted)
     moments = 8.0 * shape.lora * ("gradient" in wanted)
+    trainings = 1 + (number == 1)  # a warm-up keeps as much
+    earlier = (
+        trainings * 2 * 12.0 * shape.lora * (summed - 1)
+    )  # adapter and moments of each, in scratch, then published
     adapters = 1 + int(config.control)
     kept = config.train.keep_checkpoints + 1 + (config.train.eval_every is not None)
     checkpoint = (4.0 + STATE_BYTES[config.train.optimizer]) * shape.lora * kept
@@ -144,6 +153,7 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float) 
         + adapters * 4.0 * shape.lora
         + checkpoint
         + moments
+        + earlier
         + 2 * 2.0 * numbers * scored  # vectors in scratch, then published
     )
 
@@ -157,7 +167,8 @@ def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstima
         )
     if document["round"]["examples"] > pool.examples:
         warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")
-    scoring, training = document["seconds"]["score"], document["seconds"]["train"]
+    seconds = document["seconds"]
+    scoring, training = seconds["score"] + seconds.get("warm up", 0.0), seconds["train"]
     if scoring > DEAR_SCORING * training:
         warnings.append(
             f"measuring takes {scoring / max(training, 1e-9):.0%} of the training time, which rarely pays: raise the "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from al.config import Config
 from al.planning.pool_estimate import PoolEstimate
 from al.preparation.groups import may_choose_groups
-from al.scoring.amount import LEAST_SAMPLE, affordable, first_look, sample_per_cluster
+from al.scoring.amount import LEAST_SAMPLE, affordable, first_look, sample_per_cluster, warmup_size
+from al.scoring.checkpoints import checkpoints_summed
 from selection.cluster import choose_k
 from selection.registry import PICKERS
 from selection.scores import needs
@@ -17,7 +18,8 @@ RESPONSE_SHARE = 0.5
 
 
 def seconds_per_token(config: Config, forward: float, speed: float, number: int) -> float:
-    """Seconds per token of all passes that scores, picker and the noise check need; gradients cost as much as training.
+    """Seconds per token of all passes that scores, picker and the noise check need; gradients cost as much as training, for each
+    checkpoint that they are summed over.
 
     Args:
         forward, speed: tokens per second of a forward pass and of training.
@@ -26,7 +28,7 @@ def seconds_per_token(config: Config, forward: float, speed: float, number: int)
     if _looks_for_noise(config, number):
         wanted |= {"unprompted"}
     passes = 1 + RESPONSE_SHARE * ("unprompted" in wanted) + ("reference" in wanted)
-    return passes / forward + ("gradient" in wanted) / speed
+    return passes / forward + checkpoints_summed(config) * ("gradient" in wanted) / speed
 
 
 def measured(config: Config) -> frozenset[str]:
@@ -44,6 +46,12 @@ def examples_scored(config: Config, pool: PoolEstimate, tokens: float, number: i
     else:
         more = _looked_at(config, picked, number, sample)
     return min(float(pool.examples), sample + more)
+
+
+def examples_warmed_up(config: Config, pool: PoolEstimate, tokens: float, number: int) -> int:
+    """Number of examples that the warm-up before the first round's gradients trains on; 0 where there is none."""
+    nothing = number > 1 or checkpoints_summed(config) == 1 or not examples_scored(config, pool, tokens, number)
+    return 0 if nothing else warmup_size(pool.examples)
 
 
 def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:

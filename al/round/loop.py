@@ -36,6 +36,7 @@ from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
 from al.round import train as stages
 from al.round.throughput import resolve_budget
+from al.round.warmup import warmed_up
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.session import Session
@@ -105,7 +106,7 @@ def run_round(
 def propose(session: Session, prepared: Prepared, history: History, budget: Budget, keep: Keep) -> Proposed:
     """Score and select for the round that follows `history`; every artifact goes through `keep` by role."""
     clusters = keep("clusters", adapt_clusters(session, prepared, history))
-    state = RoundState(session, prepared, history, clusters, budget)
+    state = warmed_up(RoundState(session, prepared, history, clusters, budget), keep)
     sample = keep("score", selecting.measure_sample(state))
     aims = selecting.measure_target(state)
     if aims is not None:

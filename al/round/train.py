@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +24,16 @@ from al.run.failpoints import failpoint
 from al.run.progress import stop_requested
 from al.run.rows import rows_digest
 from al.run.session import Session
-from al.scoring.passes import MOMENTS
+from al.scoring.checkpoints import ADAPTER, FOLDER, INDEX, MOMENTS, checkpoints_summed
 from al.scoring.stage import measurements
 from selection.holdout import DEV
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.packing import PLANNERS, PackPlan
+from trainer.schedule import planned_steps, spread
 from trainer.tokens import TokenTable
 
 if TYPE_CHECKING:
+    from trainer.checkpoint import Snapshots
     from trainer.train import TrainReport
 
 
@@ -74,7 +78,7 @@ def train(
     steps: int | None = None,
 ) -> Artifact:
     """Train an adapter on the packs: a new one, or the `previous` continued. Publishes `adapter/`, `curve.jsonl`, `train.json`,
-    and the optimizer's moments if the config's scores need gradients.
+    and if the config's scores need gradients the optimizer's moments and earlier checkpoints (al.scoring.checkpoints).
 
     Args:
         steps: exactly so many optimizer steps; None: `train.epochs` over the packs, or fewer by `train.patience`.
@@ -85,6 +89,7 @@ def train(
     config = session.config
     settings = _pace(config.train, previous)
     moments = lineage is not CONTROL and "gradient" in measurements(session)
+    checkpoints = checkpoints_summed(config) if moments else 1
     # Masks of dropout are drawn per forward pass, so with them the number of packs in one is part of the result.
     no_part = NO_PART_OF_THE_RESULT - ({"packs_per_batch"} if config.lora.dropout else set())
     params = {
@@ -95,18 +100,36 @@ def train(
         "train": settings.model_dump(mode="json", exclude=no_part),
         "steps": steps,
         **({"moments": True} if moments else {}),
+        **({"checkpoints": checkpoints} if checkpoints > 1 else {}),
     }
     # Version 1 drew NEFTune's noise per forward pass instead of per pack.
     before = {**params, "train": settings.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT - {"packs_per_batch"})}
 
     def build(out: Path, scratch: Path) -> None:
         """Train and write the adapter, its curve and `train.json`."""
+        from trainer.checkpoint import Snapshots
         from trainer.model import save_adapter
 
+        plan = PackPlan.open(packs.path / "plan")
+        total = planned_steps(len(plan.offsets) - 1, settings, steps)
+        kept = Snapshots(scratch / "snapshots", tuple(spread(total, checkpoints)[:-1]))
         with _adapter_to_train(session, previous, number) as model:
-            kept = out / MOMENTS if moments else None
-            report = _run_training(session, settings, model, prepared, packs, scratch, number, lineage, steps, kept)
-            save_adapter(model, out / "adapter")
+            report = _run_training(
+                session,
+                settings,
+                model,
+                prepared,
+                packs,
+                scratch,
+                number,
+                lineage,
+                steps,
+                out if moments else None,
+                kept,
+            )
+            save_adapter(model, out / ADAPTER)
+        if checkpoints > 1:
+            _keep_checkpoints(kept, report, settings, total, out)
         (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
         write_json(out / "train.json", asdict(report))
 
@@ -164,8 +187,9 @@ def _run_training(
     lineage: Lineage,
     steps: int | None,
     moments: Path | None,
+    snapshots: Snapshots,
 ) -> TrainReport:
-    from trainer.schedule import planned_steps
+    """Train; the optimizer's moments go into folder `moments`, if given."""
     from trainer.train import train
 
     plan, tokens = PackPlan.open(packs.path / "plan"), TokenTable.open(prepared.tokens.path)
@@ -192,11 +216,27 @@ def _run_training(
             scratch=scratch,
             evaluate=_evaluation_on_dev(session, prepared, model, tokens),
             **_flops(session),
-            moments=moments,
+            moments=None if moments is None else moments / MOMENTS,
+            snapshots=snapshots,
             on_step=on_step,
             stop=stop_requested,
             failpoint=failpoint,
         )
+
+
+def _keep_checkpoints(kept: Snapshots, report: TrainReport, config: TrainConfig, total: int, out: Path) -> None:
+    """Copy the checkpoints before the adapter's own step into `out`, and write the index of all: each with the mean learning rate of the
+    steps since the one before it, by which LESS weights it. `total`: planned steps."""
+    from trainer.optim import learning_rate
+
+    last = report.best_step or report.steps
+    steps = [*(step for step in kept.steps if step < last), last]
+    for step in steps[:-1]:
+        shutil.copytree(kept.path(step), out / FOLDER / kept.path(step).name)
+    rates = [learning_rate(step, total, config) for step in range(last)]
+    means = [float(np.mean(rates[before:step])) for before, step in pairwise([0, *steps])]
+    entries = [{"step": step, "learning_rate": rate} for step, rate in zip(steps, means, strict=True)]
+    write_json(out / INDEX, entries)
 
 
 def _evaluation_on_dev(session: Session, prepared: Tokenized, model: Any, tokens: Any) -> Callable[[], float] | None:

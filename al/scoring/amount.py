@@ -21,6 +21,8 @@ FORWARD_COST = 1 / 3
 """Cost of a forward pass, in passes of training."""
 FIRST_LOOK = 512
 """Most picks that are measured to learn how much noise the pool has."""
+WARM_UP_SHARE, WARM_UP_MOST = 0.05, 1_000
+"""Share of the pool, and the most examples, that the warm-up of score `less` trains on."""
 NOISY = 0.05
 """Share of suspects among measured examples from which on picks are measured before they are made."""
 
@@ -66,6 +68,11 @@ def affordable(trained: float, passes: float) -> float:
 def sample_per_cluster(examples: float, clusters: int) -> int:
     """How many of each cluster `examples` come to; at most 8."""
     return int(min(examples / max(clusters, 1), 8))
+
+
+def warmup_size(examples: int) -> int:
+    """How many of a pool's `examples` the warm-up of score `less` trains on."""
+    return min(max(1, round(WARM_UP_SHARE * examples)), WARM_UP_MOST, examples)
 
 
 def picks_checked(state: RoundState, sample: Artifact, suspects: Artifact) -> int:

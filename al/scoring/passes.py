@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,8 @@ import numpy as np
 
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from al.scoring.checkpoints import GradientCheckpoint
 
-MOMENTS = "moments.safetensors"
-"""Folder in a train artifact: the state of the optimizer, with which gradients are preconditioned."""
 FP8_SAMPLE = 256
 """Examples on which 8-bit scores are compared with exact ones."""
 RESPONSE = ("nll_total", "nll_mean", "entropy_mean", "top_mean", "margin_mean", "accuracy", "targets")
@@ -27,21 +27,29 @@ Measure = Callable[[np.ndarray, Callable[[int], None]], Arrays]
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over rows: `open` loads the adapter it needs and gives a function from rows (m,) to arrays (m, …) by name."""
+    """One pass over rows: `open` loads the adapter it needs and gives a function from rows (m,) to arrays (m, …) by name. `place`: that
+    of its vectors among those of several passes, which stand side by side, and how many these are."""
 
     name: str
     open: Callable[[Path], AbstractContextManager[Measure]]
+    place: tuple[int, int] = (0, 1)
 
 
-def passes(session: Session, table: Any, adapter: Artifact | None, wanted: frozenset[str], adam: bool) -> list[Pass]:
-    """The passes over rows of a token `table` that measure what is `wanted`, with an adapter (None: the base model). `adam`: whether
-    gradients go through the optimizer's moments if the adapter's artifact has them."""
+def passes(
+    session: Session,
+    table: Any,
+    adapter: Artifact | None,
+    wanted: frozenset[str],
+    checkpoints: Sequence[GradientCheckpoint],
+) -> list[Pass]:
+    """The passes over rows of a token `table` that measure what is `wanted`, with an adapter (None: the base model), and gradients
+    with each of `checkpoints`."""
     found = [Pass("response", partial(_response, session, table, adapter, "pooled" in wanted))]
     if "unprompted" in wanted:
         found.append(Pass("unprompted", partial(_unprompted, session, table, adapter)))
-    if "gradient" in wanted:
-        moments = adapter.path / MOMENTS if adam and adapter else None
-        found.append(Pass("gradient", partial(_gradient, session, table, adapter, moments)))
+    for number, checkpoint in enumerate(checkpoints if "gradient" in wanted else ()):
+        name = "gradient" if len(checkpoints) == 1 else f"gradient-{number + 1}"
+        found.append(Pass(name, partial(_gradient, session, table, checkpoint), (number, len(checkpoints))))
     if "reference" in wanted:
         found.append(Pass("reference", partial(_reference, session, table, Path(str(session.config.score.reference)))))
     return found
@@ -129,23 +137,21 @@ def _unprompted(session: Session, table: Any, adapter: Artifact | None, scratch:
 
 
 @contextmanager
-def _gradient(
-    session: Session, table: Any, adapter: Artifact | None, moments_path: Path | None, scratch: Path
-) -> Iterator[Measure]:
+def _gradient(session: Session, table: Any, checkpoint: GradientCheckpoint, scratch: Path) -> Iterator[Measure]:
     from trainer.gradients import Moments, project_gradients
 
-    config = session.config
+    config, base = session.config, session.base
     worn = (
-        session.base.new_adapter(config.lora, config.seed)
-        if adapter is None
-        else session.adapter(adapter, trainable=True)
+        base.new_adapter(config.lora, config.seed)
+        if checkpoint.adapter is None
+        else base.adapter(checkpoint.adapter, trainable=True)
     )
     with worn as model:
-        there = moments_path is not None and moments_path.exists()
-        moments = Moments.open(moments_path, session.base.device) if there else None
+        moments = None if checkpoint.moments is None else Moments.open(checkpoint.moments, base.device)
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
-            """Projected gradients of `rows`."""
+            """Projected gradients of `rows`. Scaled by the root of the checkpoint's share, so that products of vectors of all checkpoints
+            side by side are the weighted sum of cosines."""
             vectors = project_gradients(
                 model,
                 table,
@@ -157,9 +163,13 @@ def _gradient(
                 form=config.score.preconditioner,
                 progress=progress,
             )
-            return {"gradients": vectors}
+            return {"gradients": vectors if checkpoint.share == 1 else _scaled(vectors, math.sqrt(checkpoint.share))}
 
         yield run
+
+
+def _scaled(vectors: np.ndarray, factor: float) -> np.ndarray:
+    return (vectors.astype(np.float32) * factor).astype(vectors.dtype)
 
 
 @contextmanager

@@ -19,13 +19,15 @@ import pyarrow.parquet as pq
 
 from al.config import Config
 from al.errors import ConfigError
+from al.lineage.round_state import RoundState
 from al.run.artifacts import Artifact, write_json
 from al.run.atomic import replaced
 from al.run.failpoints import failpoint
 from al.run.integrity import sha256_file
 from al.run.rows import rows_digest, split_by_tokens
 from al.run.session import Session
-from al.scoring.passes import MOMENTS, RESPONSE, Arrays, Pass, passes, read_fp8
+from al.scoring.checkpoints import checkpoints_summed, gradient_checkpoints, gradient_source
+from al.scoring.passes import RESPONSE, Arrays, Pass, passes, read_fp8
 from selection.registry import PICKERS
 from selection.scores import TARGETED, describe, needs
 from selection.strategy import aims, by_default, measures, resolve
@@ -89,56 +91,53 @@ def looks_for_noise(config: Config, adapter: Artifact | None) -> bool:
     return adapter is not None and config.noise.look != "none"
 
 
-def score(
-    session: Session, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int, label: str
-) -> Artifact:
-    """Measure `rows` (n,) of a token table with the adapter of the round before (None: the base model).
+def score(state: RoundState, rows: np.ndarray, label: str) -> Artifact:
+    """Measure pool rows `rows` (n,) with the adapter of the round before (or the base model).
 
     Publishes `statistics.parquet` (row, nll_total, nll_mean, entropy_mean, top_mean, margin_mean, accuracy, targets, and as
-    scores and the look for noise need nll_unprompted_mean, nll_reference_mean), `pooled.npy` and `gradients.npy` (n, d) float16 unit
-    vectors in the order of its rows, and `score.json`.
+    scores and the look for noise need nll_unprompted_mean, nll_reference_mean), `pooled.npy` (n, d) and `gradients.npy` (n, c·d; of c
+    checkpoints side by side, each times the root of its share) float16 unit vectors in the order of its rows, and `score.json`.
     """
-    wanted = measurements(session)
-    if looks_for_noise(session.config, adapter):
+    wanted = measurements(state.session)
+    if looks_for_noise(state.session.config, state.adapter):
         wanted |= {"unprompted"}
-    return _stage(session, "score", tokens, adapter, rows, wanted, number, label, {}, adam=True)
+    return _stage(state, "score", state.prepared.tokens, rows, wanted, label, {}, adam=True)
 
 
-def score_the_target(
-    session: Session, target: Artifact, tokens: Artifact, adapter: Artifact | None, rows: np.ndarray, number: int
-) -> Artifact:
-    """Measure the target as `score` measures the pool, but with plain gradients, as LESS defines it."""
-    wanted = (measurements(session) & TARGETED) | {"response"}
-    inputs = {"target": target}
-    return _stage(session, "score_target", tokens, adapter, rows, wanted, number, "score target", inputs, adam=False)
+def score_the_target(state: RoundState) -> Artifact:
+    """Measure the round's target as `score` measures the pool, but with plain gradients, as LESS defines it."""
+    wanted = (measurements(state.session) & TARGETED) | {"response"}
+    target = state.prepared.target
+    inputs = {"target": target.artifact}
+    return _stage(state, "score_target", target.tokens, target.rows, wanted, "score target", inputs, adam=False)
 
 
 def _stage(
-    session: Session,
+    state: RoundState,
     name: str,
     tokens: Artifact,
-    adapter: Artifact | None,
     rows: np.ndarray,
     wanted: frozenset[str],
-    number: int,
     label: str,
     inputs: Mapping[str, Artifact],
     adam: bool,
 ) -> Artifact:
+    session, adapter = state.session, state.adapter
+    source = gradient_source(state) if "gradient" in wanted else None
+    checkpoints = gradient_checkpoints(source, checkpoints_summed(session.config), adam)
     params = {
         "model": session.model_params(),
-        "round": number,
+        "round": state.number,
         "rows": rows_digest(rows),
-        "measured": _identity(session, wanted, adapter),
+        "measured": _identity(session, wanted, source, len(checkpoints)),
     }
 
     def build(out: Path, scratch: Path) -> None:
         """Run the passes shard by shard and write the statistics."""
         table = TokenTable.open(tokens.path)
-        steps = passes(session, table, adapter, wanted, adam)
+        steps = passes(session, table, adapter, wanted, checkpoints)
         lengths = np.asarray(table.lengths)
         arrays: Arrays = {}
-        moments = "gradient" in wanted and adapter is not None and (adapter.path / MOMENTS).exists()
         with session.progress(label, len(rows) * len(steps), "examples") as progress:
             if not len(rows):
                 arrays = {name: np.empty(0) for name in RESPONSE}
@@ -147,10 +146,13 @@ def _stage(
             facts = {} if not (scratch / "fp8.json").exists() else read_fp8(scratch)
             if facts.get("fp8_rank_correlation") is not None:
                 progress.note = f", fp8 ranks them like {facts['exact_dtype']}: {facts['fp8_rank_correlation']:.4f}"
-            if "gradient" in wanted and adam and adapter is not None and not moments:
+            moments = all(checkpoint.moments is not None for checkpoint in checkpoints)
+            if adam and source is not None and not moments:
                 progress.note += ", gradients without Adam: the round before was trained without score less"
         pq.write_table(pa.table({"row": rows.astype(np.int64), **arrays}), out / "statistics.parquet")
         document = {"examples": len(rows), "tokens": int(lengths[rows].sum()), "measured": sorted(wanted)}
+        if "gradient" in wanted:
+            document["checkpoint_shares"] = [checkpoint.share for checkpoint in checkpoints]
         if "gradient" in wanted and adam:
             document["adam_moments"] = moments
         write_json(out / "score.json", document | facts)
@@ -161,12 +163,19 @@ def _stage(
         params=params,
         build=build,
         label=label,
-        inputs={"tokens": tokens, "adapter": adapter, **inputs},
+        inputs={
+            "tokens": tokens,
+            "adapter": adapter,
+            **inputs,
+            **({"warmup": source} if source is not adapter and source is not None else {}),
+        },
     )
 
 
-def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None) -> dict[str, Any]:
-    """What measurements depend on besides model, adapter and rows."""
+def _identity(
+    session: Session, wanted: frozenset[str], source: Artifact | None, checkpoints: int = 1
+) -> dict[str, Any]:
+    """What measurements depend on besides model, adapter and rows; gradients come from so many `checkpoints` of `source`."""
     config = session.config
     found: dict[str, Any] = {"what": sorted(wanted - {"tokens", "history", "quality"})}
     if config.measure.weights == "fp8":
@@ -179,7 +188,9 @@ def _identity(session: Session, wanted: frozenset[str], adapter: Artifact | None
             "seed": config.seed,
             "preconditioner": config.score.preconditioner,
         }
-        if adapter is None:
+        if checkpoints > 1:
+            found["checkpoints"] = checkpoints
+        if source is None:
             found["lora"] = config.lora.model_dump(mode="json")
     if "reference" in wanted:
         files = sorted(
@@ -210,11 +221,12 @@ def _run_pass(
         with step.open(scratch) as measure:
             for i in missing:
                 _write_shard(paths[i], measure(shards[i], progress))
-    return _gather(paths, len(rows), out)
+    return _gather(paths, len(rows), out, *step.place)
 
 
-def _gather(paths: list[Path], n: int, out: Path) -> Arrays:
-    """Columns (n,) of all shards in memory; vectors into `out`/NAME.npy, one shard in memory at a time."""
+def _gather(paths: list[Path], n: int, out: Path, place: int, places: int) -> Arrays:
+    """Columns (n,) of all shards in memory; vectors (n, d) into columns `place` · d … of `out`/NAME.npy (n, `places` · d), one shard in
+    memory at a time."""
     columns: dict[str, list[np.ndarray]] = {}
     files: dict[str, np.ndarray] = {}
     start = 0
@@ -226,9 +238,10 @@ def _gather(paths: list[Path], n: int, out: Path) -> Arrays:
                     columns.setdefault(name, []).append(values)
                     continue
                 if name not in files:
-                    shape = (n, *values.shape[1:])
-                    files[name] = np.lib.format.open_memmap(out / f"{name}.npy", "w+", values.dtype, shape)
-                files[name][start : start + len(values)] = values
+                    shape, mode = (n, places * values.shape[1]), "r+" if place else "w+"
+                    files[name] = np.lib.format.open_memmap(out / f"{name}.npy", mode, values.dtype, shape)
+                across = slice(place * values.shape[1], (place + 1) * values.shape[1])
+                files[name][start : start + len(values), across] = values
             start += len(values)
     for file in files.values():
         file.flush()

@@ -109,7 +109,7 @@ class Wandb:
             resume="allow",
             settings=settings,
         )
-        for lineage in ("selected", "control"):
+        for lineage in ("selected", "control", "warm-up"):
             self._run.define_metric(f"{lineage}/*", step_metric=f"{lineage}/step")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

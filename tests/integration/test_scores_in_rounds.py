@@ -130,11 +130,11 @@ def test_the_target_is_never_trained_on(run):
     assert len(set(first["id"]) & set(target.ids)) == 2
 
 
-def test_gradients_are_preconditioned_once_there_is_an_adapter(run):
+def test_gradients_are_preconditioned_from_the_warm_up_on(run):
     measured = [json.loads((run / f"rounds/00{n}/score/score.json").read_text()) for n in (1, 2)]
-    assert [document["adam_moments"] for document in measured] == [False, True]
+    assert [document["adam_moments"] for document in measured] == [True, True]
     vectors = np.load(run / "rounds/002/score/gradients.npy")
-    assert vectors.dtype == np.float16 and vectors.shape[1] == 64
+    assert vectors.dtype == np.float16 and vectors.shape[1] == 64 * len(measured[1]["checkpoint_shares"])
     np.testing.assert_allclose(np.linalg.norm(vectors.astype(float), axis=1), 1, atol=1e-2)
 
 
@@ -178,6 +178,10 @@ def test_the_plan_knows_what_scores_cost(scored, tmp_path):
     assert less["disk_gib"] > cheap["disk_gib"] == ifd["disk_gib"]
     large = plan("--set", "score.also=[]", "--set", "score.gradient_dimension=32768", "--set", "score.by=less")
     assert large["disk_gib"] > less["disk_gib"]
+    one = plan("--set", "score.also=[less]", "--set", "score.checkpoints=1")
+    assert "warm up" in less["seconds"] and "warm up" not in one["seconds"] | ifd["seconds"]
+    forward, gradient = cheap["seconds"]["score"], one["seconds"]["score"] - cheap["seconds"]["score"]
+    assert less["seconds"]["score"] == pytest.approx(forward + 4 * gradient, abs=0.3)
 
 
 @pytest.mark.parametrize("strategy", ["random", "uniform", "size"])

@@ -12,7 +12,10 @@ from al.report.summary.facts import RoundFacts
 from al.run.artifacts import Artifact
 
 KINDS = {
-    "selecting": ("plan", "adapt clusters", "score", "suspected noise", "select", "decision", "apply review"),
+    "selecting": (
+        *("plan", "adapt clusters", "pack warm-up", "warm up", "score"),
+        *("suspected noise", "select", "decision", "apply review"),
+    ),
     "training": ("measure speed", "pack selected", "train"),
     "evaluation": ("evaluate", "generate", "answer", "map", "describe clusters"),
     "control": ("pick at random", "pack control", "train control", "evaluate control", "answer control"),
