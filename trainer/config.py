@@ -16,8 +16,8 @@ NO_PART_OF_THE_RESULT = frozenset(
     }
 )
 """Keys of TrainConfig that may change between interruption and resume, because the trainer's result depends on them at most by rounding
-(with lora.dropout, `packs_per_batch` also decides which masks are drawn). The last three act outside the trainer: they set the training
-data, the starting adapter, and which warm-up is used."""
+(with lora.dropout on a model that runs through transformers, `packs_per_batch` also decides which masks are drawn). The last three act
+outside the trainer: they set the training data, the starting adapter, and which warm-up is used."""
 
 
 class ModelConfig(BaseModel, extra="forbid", frozen=True):
@@ -60,7 +60,10 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True):
         32.0, gt=0, description="Scale: the update is multiplied by alpha / r (rslora: alpha / sqrt(r))."
     )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout before A, only in training. Costs a sixth of the speed."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout before A, only in training. Layers of one input share a mask. It is rounded to 1/65536.",
     )
     targets: Literal["all-linear"] | list[str] = Field(
         "all-linear",
@@ -143,7 +146,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         4,
         ge=1,
         description="Packs per forward pass. More need more memory; below 8k tokens speed drops. When memory runs out it is halved by "
-        "itself. Changes speed and memory; the result only by rounding, except with lora.dropout, whose masks are drawn per pass.",
+        "itself. Changes speed and memory; the result only by rounding, except with lora.dropout on models that run through transformers.",
     )
     max_grad_norm: float = Field(
         1.0, gt=0, description="Maximum gradient norm; larger gradients are scaled down to it."

@@ -135,20 +135,24 @@ def hidden_states(
     batch: Batch,
     inputs_embeds: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
+    dropout_packs: Sequence[tuple[int, int]] | None = None,
 ) -> torch.Tensor:
     """Final hidden states (T, d), after the last norm, of every token of the batch, with isolated documents. With `rows`
     (P,) int64 only those of these tokens, (P, d), which is slightly faster without gradients.
 
     `model` comes from trainer.model, which binds our own decoder if possible and otherwise sets up transformers'
     attention. LoRA's float32 weights are used in the model's compute dtype. `inputs_embeds` (T, d), if given, replace
-    the embeddings of input_ids (NEFTune). Raises DataError for a document beyond the model's context.
+    the embeddings of input_ids (NEFTune). `dropout_packs`: (tokens, seed) of each pack, for LoRA's dropout in training mode by our own
+    decoder; transformers draws its masks from torch's global generator. Raises DataError for a document beyond the model's context.
     """
     causal = causal_lm(model)
     limits.check(causal.config, max(batch.lengths))
     decoder = bound_decoder(causal)
     if decoder is not None:
         embeddings_Td = causal.get_input_embeddings()(batch.input_ids) if inputs_embeds is None else inputs_embeds
-        return decoder.hidden_states(embeddings_Td, batch.position_ids, batch.layout, model.training, rows)
+        return decoder.hidden_states(
+            embeddings_Td, batch.position_ids, batch.layout, model.training, rows, dropout_packs
+        )
     packed = causal.config._attn_implementation == PACKED_ATTENTION
     given = {"pack": batch.layout} if packed else {}
     autocast = torch.autocast(

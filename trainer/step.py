@@ -6,8 +6,8 @@ gradients of
     loss = sum of the step's target NLLs / number of the step's targets
 
 so that the division into micro-batches changes the step only by rounding (a mean of means would weight short micro-batches
-more, transformers #34191). Noise is drawn for each pack: a function of (seed, round, step, place of the pack in the step).
-LoRA's dropout is drawn for each micro-batch, so with dropout another division draws other masks.
+more, transformers #34191). Noise and LoRA's dropout are drawn for each pack: functions of (seed, round, step, place of the pack in the
+step). Models that run through transformers draw dropout for each micro-batch, so that another division draws other masks.
 """
 
 from __future__ import annotations
@@ -167,13 +167,19 @@ def _accumulate(training: Training, part: MicroBatch, step: int, index: int, tar
     place = (training.seed, training.round)
     with forked_rng(derive_seed(*place, DROPOUT, step, index), training.device):
         # Embeddings and hidden states get no name: they would stay in memory during the backward pass.
-        noise = [
-            (tokens, derive_seed(*place, NOISE, step, pack))
-            for tokens, pack in zip(part.tokens, part.packs, strict=True)
-        ]
+        noise, masks = (
+            [
+                (tokens, derive_seed(*place, purpose, step, pack))
+                for tokens, pack in zip(part.tokens, part.packs, strict=True)
+            ]
+            for purpose in (NOISE, DROPOUT)
+        )
         nll_P = target_nll(
             hidden_states(
-                model, batch, neftune.noisy_embeddings(model, batch, alpha, noise) if alpha > 0 else None
+                model,
+                batch,
+                neftune.noisy_embeddings(model, batch, alpha, noise) if alpha > 0 else None,
+                dropout_packs=masks,
             ).index_select(0, batch.predictors),
             output_head(model),
             batch.labels,

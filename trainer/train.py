@@ -27,7 +27,7 @@ from trainer.checkpoint import Checkpoint, Snapshots, is_sound, load_newest, loa
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.counters import Counters
 from trainer.errors import CheckpointError, DataError, Interrupted, MachineError
-from trainer.forward import Tokens
+from trainer.forward import Tokens, bound_decoder
 from trainer.live import Live
 from trainer.memory import peak_gib, reset_peak
 from trainer.shortage import SAME, Shortage, attempt, report
@@ -229,7 +229,8 @@ def _make_room(
             f"continues from the last checkpoint; or lower train.pack_length and tokens.max_length, with which training starts again."
         )
     memory.divide(*_size(training))
-    drops = any(module.p > 0 for module in training.model.modules() if isinstance(module, torch.nn.Dropout))
+    dropouts = (module for module in training.model.modules() if isinstance(module, torch.nn.Dropout))
+    drops = bound_decoder(training.model) is None and any(module.p > 0 for module in dropouts)
     changed = "LoRA's dropout draws other masks; all else is the same to rounding." if drops else SAME
     report(found, f"taking training step {step + 1} of {training.steps}", going_on, changed)
     record = {"step": step + 1, "packs_per_batch": training.division.packs, "activation_memory": memory.budget}

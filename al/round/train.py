@@ -90,7 +90,7 @@ def train(
     settings = _pace(config.train, previous)
     moments = lineage is not CONTROL and "gradient" in measurements(session)
     checkpoints = checkpoints_summed(config) if moments else 1
-    # Masks of dropout are drawn per forward pass, so with them the number of packs in one is part of the result.
+    # Models that run through transformers draw masks of dropout per forward pass: the number of packs in one is part of their result.
     no_part = NO_PART_OF_THE_RESULT - ({"packs_per_batch"} if config.lora.dropout else set())
     params = {
         "model": session.model_params(),
@@ -102,7 +102,7 @@ def train(
         **({"moments": True} if moments else {}),
         **({"checkpoints": checkpoints} if checkpoints > 1 else {}),
     }
-    # Version 1 drew NEFTune's noise per forward pass instead of per pack.
+    # Version 1 drew NEFTune's noise per forward pass instead of per pack, version 2 the masks of dropout.
     before = {**params, "train": settings.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT - {"packs_per_batch"})}
 
     def build(out: Path, scratch: Path) -> None:
@@ -135,8 +135,8 @@ def train(
 
     return session.run.stage(
         "train",
-        version=2,
-        earlier=[(1, before)],
+        version=3,
+        earlier=[(2, params), (1, before)],
         params=params,
         build=build,
         label=lineage.title,

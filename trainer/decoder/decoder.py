@@ -7,7 +7,7 @@ exactly (another architecture, DoRA, several adapters at once); transformers' ow
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from trainer.attention import PackLayout
 from trainer.decoder import elementwise
 from trainer.decoder.binding import Rotary, Unsupported, is_family, read_layer, read_norm, rotaries
 from trainer.decoder.branch import Norm
+from trainer.decoder.dropout import Keys
 from trainer.decoder.inference import Fp8, Plain
 from trainer.decoder.kept import Kept
 from trainer.decoder.layer import Attention, Layer, Pass, Sink, WithinDocuments
@@ -141,17 +142,21 @@ class Decoder:
         pack: PackLayout,
         training: bool,
         rows: torch.Tensor | None = None,
+        dropout_packs: Sequence[tuple[int, int]] | None = None,
     ) -> torch.Tensor:
         """Final hidden states (T, d) after the last norm, or (P, d) of `rows` (P,); differentiable in A and B if gradients
         are enabled.
 
-        With `training`, LoRA's dropout is applied, drawn from torch's global generator.
+        With `training`, LoRA's dropout is applied: by (tokens, seed) of each pack, or as to one pack with a seed from torch's global
+        generator.
         """
         parameters = self.parameters()
         differentiable = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         dropout = training and any(joined.dropout for layer in self.layers for joined in layer.joined)
-        seed = int(torch.randint(2**62, ()).item()) if dropout else None
-        run = self.new_pass(embeddings_Td, position_ids_T, pack, differentiable, dropout_seed=seed)
+        if dropout and dropout_packs is None:
+            dropout_packs = [(len(embeddings_Td), int(torch.randint(2**62, ()).item()))]
+        keys = Keys.of(dropout_packs, embeddings_Td.device) if dropout else None
+        run = self.new_pass(embeddings_Td, position_ids_T, pack, differentiable, dropout_keys=keys)
         if differentiable:
             hidden_Td = _Stack.apply(self, run, embeddings_Td, *parameters)
         elif dropout:  # training mode without gradients: the training forward, its tape discarded
@@ -166,7 +171,7 @@ class Decoder:
         position_ids_T: torch.Tensor,
         pack: PackLayout | None,
         differentiable: bool,
-        dropout_seed: int | None = None,
+        dropout_keys: Keys | None = None,
         sink: Sink | None = None,
     ) -> Pass:
         """The shared state of a pass, with the rotary angles of these positions.
@@ -182,7 +187,7 @@ class Decoder:
         for name, rotary in self.ropes.items():
             cos, sin = rotary(embeddings_Td[None], position_ids_T[None])
             angles[name] = (cos[0].contiguous(), sin[0].contiguous())
-        return Pass(self.scratch.generation, pack, angles, dropout_seed, sink)
+        return Pass(self.scratch.generation, pack, angles, dropout_keys, sink)
 
     @torch.no_grad()
     def backward_into(

@@ -18,6 +18,7 @@ import torch
 from trainer.attention import PackLayout, attend, attend_backward, attend_into
 from trainer.decoder import elementwise
 from trainer.decoder.branch import Branch, Norm
+from trainer.decoder.dropout import Dropout, Keys
 from trainer.decoder.elementwise import Activation
 from trainer.decoder.inference import Plain, Projection
 from trainer.decoder.kept import Kept
@@ -32,13 +33,13 @@ Sink = Callable[[Joined, torch.Tensor, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Pass:
-    """Shared state of all layers in one pass over a pack: its number, borders, angles of each rotary embedding, the seed of LoRA's
-    dropout, and the sink that receives the factors of LoRA's gradients instead of summing them over the pack."""
+    """Shared state of all layers in one pass over a pack: its number, borders, angles of each rotary embedding, the keys of LoRA's
+    dropout (None: off), and the sink that receives the factors of LoRA's gradients instead of summing them over the pack."""
 
     number: int
     pack: PackLayout | None
     angles: Mapping[str, Angles]
-    dropout_seed: int | None
+    dropout_keys: Keys | None
     sink: Sink | None = None
 
     @property
@@ -171,14 +172,14 @@ class Layer:
     def _attention_half(self, x: torch.Tensor, delta: torch.Tensor | None, run: Pass, kept: Kept) -> None:
         kept.X_qkv = self.qkv.new_input(run.tokens)
         kept.x = self.around_attention.enter(x, delta, kept.X_qkv[:, self.qkv.x])
-        self.qkv.project_down(kept.X_qkv, self._mask(self.qkv, 0, run))
+        self.qkv.project_down(kept.X_qkv, self._dropout(self.qkv, 0, run))
         kept.qkv = torch.empty(run.tokens, self.qkv.out, dtype=x.dtype, device=x.device)
         self.qkv.forward(kept.X_qkv, kept.qkv)
         self._position(run, kept)
         attended, kept.log_sums = attend(*self._split(kept.qkv), run.pack, self.scale, self.window, self.softcap)
         kept.X_o = self.o.new_input(run.tokens)
         elementwise.move(attended.flatten(1), kept.X_o[:, self.o.x])
-        self.o.project_down(kept.X_o, self._mask(self.o, 1, run))
+        self.o.project_down(kept.X_o, self._dropout(self.o, 1, run))
         made = torch.empty_like(kept.x)
         self.o.forward(kept.X_o, made)
         if self.around_attention.after is not None:
@@ -187,14 +188,14 @@ class Layer:
         kept.x2 = self.around_mlp.enter(kept.x, self.around_attention.leave(made), kept.X_mlp[:, self.mlp.x])
 
     def _mlp_half(self, run: Pass, kept: Kept) -> None:
-        self.mlp.project_down(kept.X_mlp, self._mask(self.mlp, 2, run))
+        self.mlp.project_down(kept.X_mlp, self._dropout(self.mlp, 2, run))
         kept.gate_up = self.mlp.new_gradient(run.tokens)
         self.mlp.forward(kept.X_mlp, kept.gate_up)
 
     def _gate(self, run: Pass, kept: Kept) -> None:
         kept.X_down = self.down.new_input(run.tokens)
         elementwise.gated_product(kept.gate_up[:, : self.mlp.out], kept.X_down[:, self.down.x], self.activation)
-        self.down.project_down(kept.X_down, self._mask(self.down, 3, run))
+        self.down.project_down(kept.X_down, self._dropout(self.down, 3, run))
 
     def _position(self, run: Pass, kept: Kept) -> None:
         """Norms of q and k, if the model has them, then the rotary embedding, in place."""
@@ -214,19 +215,14 @@ class Layer:
         parts = qkv.split([self.q_width, self.kv_width, self.kv_width], dim=1)
         return tuple(part.unflatten(1, (-1, self.head_width)) for part in parts)
 
-    def _mask(self, joined: Joined, site: int, run: Pass) -> torch.Tensor | None:
-        """LoRA's dropout at one of the four inputs, (T, in) of 0 or 1 / (1 - p); the same in the backward pass.
+    def _dropout(self, joined: Joined, place: int, run: Pass) -> Dropout | None:
+        """LoRA's dropout at one of the four inputs, the same in the backward pass.
 
         PEFT draws one mask per layer; here the layers of one input share a mask.
         """
-        if run.dropout_seed is None or not joined.dropout or not joined.rank:
+        if run.dropout_keys is None or not joined.dropout or not joined.rank:
             return None
-        scratch, keep = joined.scratch, 1.0 - joined.dropout
-        generator = torch.Generator(device=scratch.device).manual_seed(
-            (run.dropout_seed + 4 * self.index + site) % 2**63
-        )
-        mask = torch.empty(run.tokens, joined.inputs, dtype=scratch.dtype, device=scratch.device)
-        return mask.bernoulli_(keep, generator=generator).div_(keep)
+        return Dropout(run.dropout_keys, len(self.joined) * self.index + place, joined.dropout)
 
     # Backward
 
@@ -273,40 +269,40 @@ class Layer:
                 self.down.forward(again.X_down, again.made)
             kept.update(again)
         elif kept.X_qkv is None:
-            for joined, x, branch, name, site in (
+            for joined, x, branch, name, place in (
                 (self.qkv, kept.x, self.around_attention, "X_qkv", 0),
                 (self.mlp, kept.x2, self.around_mlp, "X_mlp", 2),
             ):
                 X = joined.new_input(run.tokens)
                 branch.enter(x, None, X[:, joined.x])
-                joined.project_down(X, self._mask(joined, site, run))
+                joined.project_down(X, self._dropout(joined, place, run))
                 setattr(kept, name, X)
 
     def _mlp_backward(self, G: torch.Tensor, kept: Kept, run: Pass) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Gradients of the MLP's LoRA, and of its normed input (T, d). Overwrites gate_up."""
-        mask = self._mask(self.down, 3, run)
+        dropout = self._dropout(self.down, 3, run)
         made = kept.X_down is None
         X_down = self.down.new_input(run.tokens) if made else kept.X_down
         product = X_down[:, self.down.x] if made else G.new_empty(run.tokens, self.down.inputs)
-        self.down.backward_input(G, mask, out=product)
+        self.down.backward_input(G, dropout, out=product)
         elementwise.gated_product_backward_(kept.gate_up[:, : self.mlp.out], product, made, self.activation)
         if made:
-            self.down.project_down(X_down, mask)
+            self.down.project_down(X_down, dropout)
         del product
-        down = self._lora_gradients(self.down, G, X_down, mask, run)
+        down = self._lora_gradients(self.down, G, X_down, dropout, run)
         kept.X_down = None
-        del X_down, mask
-        mask, G_mlp = self._mask(self.mlp, 2, run), kept.gate_up
-        g = self.mlp.backward_input(G_mlp, mask)
-        gate_up = self._lora_gradients(self.mlp, G_mlp, kept.X_mlp, mask, run)
+        del X_down
+        dropout, G_mlp = self._dropout(self.mlp, 2, run), kept.gate_up
+        g = self.mlp.backward_input(G_mlp, dropout)
+        gate_up = self._lora_gradients(self.mlp, G_mlp, kept.X_mlp, dropout, run)
         kept.gate_up = kept.X_mlp = None
         return gate_up + down, g
 
     def _lora_gradients(
-        self, joined: Joined, G: torch.Tensor, X: torch.Tensor, mask: torch.Tensor | None, run: Pass
+        self, joined: Joined, G: torch.Tensor, X: torch.Tensor, dropout: Dropout | None, run: Pass
     ) -> list[torch.Tensor]:
         if run.sink is None:
-            return joined.backward_lora(G, X, mask)
+            return joined.backward_lora(G, X, dropout)
         if joined.rank:
             run.sink(joined, G, X)
         return []
@@ -315,9 +311,9 @@ class Layer:
         self, G_o: torch.Tensor, kept: Kept, run: Pass, input_gradient: bool
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """Gradients of attention's LoRA, and of its normed input (T, d)."""
-        mask = self._mask(self.o, 1, run)
-        upstream = self.o.backward_input(G_o, mask).unflatten(1, (-1, self.head_width))
-        o = self._lora_gradients(self.o, G_o, kept.X_o, mask, run)
+        dropout = self._dropout(self.o, 1, run)
+        upstream = self.o.backward_input(G_o, dropout).unflatten(1, (-1, self.head_width))
+        o = self._lora_gradients(self.o, G_o, kept.X_o, dropout, run)
         out = kept.X_o[:, self.o.x].unflatten(1, (-1, self.head_width))
         dq, dk, dv = attend_backward(
             upstream, *self._split(kept.qkv), out, kept.log_sums, run.pack, self.scale, self.window, self.softcap
@@ -335,13 +331,13 @@ class Layer:
                 raw = kept.raw[:, columns].reshape(-1, len(norm.weight))
                 elementwise.rms_norm_backward(heads, raw, norm.weight, norm.eps, None, heads)
                 G[:, columns] = heads.view(run.tokens, -1)
-        mask = self._mask(self.qkv, 0, run)
+        dropout = self._dropout(self.qkv, 0, run)
         if input_gradient:
-            g = self.qkv.backward_input(G, mask)
+            g = self.qkv.backward_input(G, dropout)
         else:
             g = None
             self.qkv.complete(G)
-        return self._lora_gradients(self.qkv, G, kept.X_qkv, mask, run) + o, g
+        return self._lora_gradients(self.qkv, G, kept.X_qkv, dropout, run) + o, g
 
 
 def _norm_columns(source: torch.Tensor, target: torch.Tensor, norm: Norm) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 
 from trainer.decoder import elementwise
+from trainer.decoder.dropout import Dropout
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.retention import ALIGN
 
@@ -200,10 +201,10 @@ class Joined:
         """A buffer (T, rows); its first `out` columns are for outputs, and later their gradient."""
         return torch.empty(tokens, self.rows, dtype=self.scratch.dtype, device=self.scratch.device)
 
-    def project_down(self, X: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-        """Fill the columns x·Aᵀ of X (T, width); `mask` (T, in) of dropout is applied to x only there."""
+    def project_down(self, X: torch.Tensor, dropout: Dropout | None = None) -> None:
+        """Fill the columns x·Aᵀ of X (T, width); `dropout` is applied to x only there."""
         if self.rank:
-            x = X[:, self.x] if mask is None else X[:, self.x] * mask
+            x = X[:, self.x] if dropout is None else dropout(X[:, self.x])
             a = self.matrix()[self.out :, self.x].t()
             if len(self.linears) == 1:
                 torch.mm(x, a, out=X[:, self.up(0)])
@@ -228,23 +229,21 @@ class Joined:
             for i in range(len(self.linears)):
                 torch.mm(G[:, self.output(i)], matrix[self.output(i), self.up(i)], out=G[:, self.down(i)])
 
-    def backward_input(
-        self, G: torch.Tensor, mask: torch.Tensor | None, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def backward_input(self, G: torch.Tensor, dropout: Dropout | None, out: torch.Tensor | None = None) -> torch.Tensor:
         """Gradient (T, in) of the input, written to `out` if given; completes G (T, rows)."""
         self.complete(G)
         matrix = self.matrix()
         out = G.new_empty(len(G), self.inputs) if out is None else out
-        if mask is None:
+        if dropout is None:
             return torch.mm(G, matrix[:, self.x], out=out)
         torch.mm(G[:, : self.out], matrix[: self.out, self.x], out=out)
-        return out.add_(mask * (G[:, self.out :] @ matrix[self.out :, self.x]))
+        return dropout.add_product(out, G[:, self.out :], matrix[self.out :, self.x])
 
-    def backward_lora(self, G: torch.Tensor, X: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+    def backward_lora(self, G: torch.Tensor, X: torch.Tensor, dropout: Dropout | None) -> list[torch.Tensor]:
         """Gradients of A and B of every layer with LoRA, in that order, float32. G and X must be complete."""
         if not self.rank:
             return []
-        x = X[:, self.x] if mask is None else X[:, self.x] * mask
+        x = X[:, self.x] if dropout is None else dropout(X[:, self.x])
         of_a = _product(G[:, self.out :].t(), x)
         gradients = []
         for i, linear in enumerate(self.linears):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import peft
 import pytest
 import torch
@@ -177,20 +176,17 @@ def test_dropout_is_the_same_in_both_passes_and_drops_the_right_share(retention)
     assert (values[0] - values[1]) / 2e-3 == pytest.approx(slope, rel=2e-2)
 
 
-def test_dropout_is_off_outside_training_and_its_mask_keeps_the_mean():
+def test_dropout_is_off_outside_training_and_of_its_own_at_every_input():
     model, batch = with_adapter("llama", lora_dropout=0.3), collate(TOKENS, [0, 1])
     model.eval()
     torch.testing.assert_close(ours(model, batch), reference(model, batch), rtol=1e-4, atol=2e-5)
     decoder = Decoder.bind(model.get_base_model(), torch.float32)
-    from trainer.decoder.layer import Pass
+    from trainer.decoder.dropout import Keys
 
-    wide = torch.empty(2000, 8)
-    run = Pass(1, batch.layout, {"shared": (wide, wide)}, 7)
-    mask = decoder.layers[0]._mask(decoder.layers[0].mlp, 2, run)
-    assert mask.shape == (2000, 32) and set(mask.unique().tolist()) == {0.0, float(np.float32(1) / np.float32(0.7))}
-    assert mask.mean().item() == pytest.approx(1.0, abs=0.02)
-    other = decoder.layers[1]._mask(decoder.layers[1].mlp, 2, run)
-    assert not torch.equal(mask, other)
+    keys = Keys.of([(29, 7)], torch.device("cpu"))
+    run = decoder.new_pass(torch.zeros(29, 32), batch.position_ids, batch.layout, False, dropout_keys=keys)
+    sites = [layer._dropout(joined, n, run).site for layer in decoder.layers for n, joined in enumerate(layer.joined)]
+    assert sites == list(range(8))
 
 
 def test_a_pass_whose_offloaded_inputs_were_overwritten_says_so():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
+from trainer.decoder.dropout import Dropout, Keys
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.projections import Joined, Linear, Lora, Scratch
 
@@ -41,7 +42,8 @@ def test_outputs_and_gradients_are_those_of_separate_layers(ranks, inputs, nf4, 
     scratch.take(joined.rows, joined.width).fill_(float("nan"))  # what another matrix may have left
     if resident:
         joined.make_resident()
-    mask = (torch.rand(TOKENS, inputs) < 0.5).float() * 2
+    dropout = Dropout(Keys.of([(TOKENS, 3)], torch.device("cpu")), 0, 0.5)
+    mask = dropout.keep(inputs) * 2.0
     x = torch.randn(TOKENS, inputs, requires_grad=True)
     upstream = torch.randn(TOKENS, joined.out)
     expected = torch.cat([_apply(*pair, x, mask) for pair in zip(linears, dense, strict=True)], dim=1)
@@ -49,12 +51,12 @@ def test_outputs_and_gradients_are_those_of_separate_layers(ranks, inputs, nf4, 
 
     X, G = joined.new_input(TOKENS).fill_(float("nan")), joined.new_gradient(TOKENS).fill_(float("nan"))
     X[:, joined.x] = x.detach()
-    joined.project_down(X, mask)
+    joined.project_down(X, dropout)
     out = torch.empty(TOKENS, joined.out)
     joined.forward(X, out)
     torch.testing.assert_close(out, expected.detach(), rtol=1e-4, atol=1e-3)
     G[:, : joined.out] = upstream
-    found = [joined.backward_input(G, mask if joined.rank else None), *joined.backward_lora(G, X, mask)]
+    found = [joined.backward_input(G, dropout if joined.rank else None), *joined.backward_lora(G, X, dropout)]
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
