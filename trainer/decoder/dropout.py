@@ -102,9 +102,9 @@ class Dropout:
             return out.add_(self(left @ right))
         from trainer.decoder.dropout_kernels import add_dropped_product_kernel
 
-        add_dropped_product_kernel[(-(-rows // ROWS_OF_PRODUCT), -(-width // (LANE * LANES)))](
+        add_dropped_product_kernel[(-(-rows // ROWS_OF_PRODUCT), -(-width // (2 * LANE)))](
             out, left, right, self.keys.words_3T, out.stride(0), left.stride(0), right.stride(0), rows, width, left.shape[1],
-            self.site, self.threshold, self.scale, ROWS=ROWS_OF_PRODUCT, LANE=LANE, LANES=LANES, INNER=INNER, num_warps=WARPS,
+            self.site, self.threshold, self.scale, ROWS=ROWS_OF_PRODUCT, LANE=LANE, LANES=LANES, INNER=INNER, num_warps=WARPS, num_stages=2,
         )  # fmt: skip
         return out
 
