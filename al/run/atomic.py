@@ -1,12 +1,16 @@
-"""Files that are there as a whole or not at all: written next to their place, flushed to the disk, renamed. Everything in `al` that
-replaces a single file goes through here; directories are published by `al.run.artifacts`."""
+"""Files and folders that are there as a whole or not at all: written next to their place, flushed to the disk, renamed. Everything in
+`al` that replaces a single file goes through here; a run's directories are published by `al.run.artifacts`."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from al.errors import ConfigError, EnvironmentProblem
 
@@ -80,3 +84,56 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` as `written_whole` does."""
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A new folder next to `path` to write to. When the block ends it takes the place of `path`, a folder or nothing; when it fails it is
+    removed. What killed processes left of earlier attempts is removed first.
+
+    Raises:
+        EnvironmentProblem: it cannot be written (disk full, no permission).
+    """
+    try:
+        make_folder(path.parent)
+        _remove_leftovers(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.mkdir()
+        try:
+            yield temporary
+            for written in sorted(temporary.rglob("*")):
+                if written.is_file():
+                    written.chmod(
+                        temporary.stat().st_mode & 0o666
+                    )  # safetensors writes files that nobody else may read
+                fsync_path(written)
+            fsync_path(temporary)
+            _exchange(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    before = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    if path.exists():
+        path.rename(before)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if before.exists():
+            before.rename(path)
+        raise
+    fsync_path(path.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for found in path.parent.glob(".*.tmp"):
+        match = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.tmp", found.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            if match[2] and not path.exists():
+                found.rename(path)  # killed between the two renames
+            else:
+                shutil.rmtree(found, ignore_errors=True)
