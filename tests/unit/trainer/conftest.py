@@ -20,12 +20,19 @@ def byte_tokenizer() -> Any:
 
     It opens every text with <|bos|>.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import models, pre_tokenizers
+
+    return _trained(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False))
+
+
+def _trained(model: Any, splitting: Any) -> Any:
+    """A byte-level BPE that splits text into words by `splitting`, as `byte_tokenizer`."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     specials = ["<|bos|>", "<|end|>", "<|im_start|>", "<|im_end|>"]
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = splitting
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
@@ -34,6 +41,38 @@ def byte_tokenizer() -> Any:
     )
     backend.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|end|>")
+
+
+def _split_by(digits: str, **model: Any) -> Any:
+    """A byte-level BPE with the words of the models after GPT-4's tokenizer; `digits`: how many make a word."""
+    from tokenizers import Regex, models, pre_tokenizers
+
+    words = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    steps = [
+        pre_tokenizers.Split(Regex(words), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    return _trained(models.BPE(**model), pre_tokenizers.Sequence(steps))
+
+
+@pytest.fixture(scope="session")
+def qwen2_tokenizer() -> Any:
+    """A small BPE with Qwen2's splitting and normalization."""
+    from tokenizers import normalizers
+
+    tokenizer = _split_by(r"\p{N}")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def llama3_tokenizer() -> Any:
+    """A small BPE with Llama 3's splitting; a word that is a token is one whatever the merges."""
+    return _split_by(r"\p{N}{1,3}", ignore_merges=True)
 
 
 @pytest.fixture(scope="session")

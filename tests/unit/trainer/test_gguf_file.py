@@ -1,0 +1,198 @@
+"""A GGUF file read back: every tensor's name, shape and values, every key that llama.cpp reads, the tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from exported_models import KINDS, LLAMA3, Published, publish
+from peft import PeftModel
+from tiny_models import build
+from transformers import AutoModelForCausalLM
+
+from trainer.errors import TrainerError
+from trainer.published.gguf_file import check_writable, context_length, write_gguf
+from trainer.published.gguf_tokenizer import read_tokenizer
+from trainer.published.merged import Weight, adapted_base, merged_weights
+
+PLACES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def read(made: Published, path: Path, outtype: str = "f16") -> gguf.GGUFReader:
+    """Write the GGUF file of `made` to `path` and open it."""
+    written = check_writable(made.config, made.folder, made.tokenizer)
+    with adapted_base(made.model, made.adapter) as (_, model):
+        weights = merged_weights(model)
+        write_gguf(path, weights, made.config, written, made.tokenizer, made.ends, name="tiny", outtype=outtype)
+    return gguf.GGUFReader(path)
+
+
+def merged_by_peft(made: Published) -> dict[str, torch.Tensor]:
+    causal = AutoModelForCausalLM.from_pretrained(made.model.name, dtype=torch.float32)
+    found = PeftModel.from_pretrained(causal, made.adapter).merge_and_unload().state_dict()
+    if made.config.tie_word_embeddings:
+        del found["lm_head.weight"]
+    return found
+
+
+def place(name: str) -> str:
+    """llama.cpp's name of a weight, by the table in its docs."""
+    parts = name.split(".")
+    if parts[1] != "layers":
+        outside = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+        return f"{outside[name.rpartition('.')[0]]}.{parts[-1]}"
+    return f"blk.{parts[2]}.{PLACES['.'.join(parts[3:-1])]}.{parts[-1]}"
+
+
+def neighbours(values: np.ndarray, heads: int) -> np.ndarray:
+    """Rows i and i + width / 2 of each head next to each other."""
+    width = len(values) // heads
+    rows = [head * width + i + half for head in range(heads) for i in range(width // 2) for half in (0, width // 2)]
+    return values[rows]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_has_llama_cpps_name_shape_and_values(kind, byte_tokenizer, tmp_path):
+    made = publish(tmp_path, kind, byte_tokenizer, chat_template="chatml")
+    found = {tensor.name: tensor for tensor in read(made, tmp_path / "f16.gguf").tensors}
+    if "llama-3" in kind:
+        assert found.pop("rope_freqs.weight").data.tolist() != [1.0] * 4
+    expected = {place(name): (name, values.numpy()) for name, values in merged_by_peft(made).items()}
+    assert found.keys() == expected.keys()
+    for target, (name, values) in expected.items():
+        if KINDS[kind][0] in ("llama", "mistral") and "q_proj" in name:
+            values = neighbours(values, made.config.num_attention_heads)
+        if KINDS[kind][0] in ("llama", "mistral") and "k_proj" in name:
+            values = neighbours(values, made.config.num_key_value_heads)
+        tensor = found[target]
+        assert tensor.data.dtype == (np.float32 if values.ndim == 1 else np.float16)
+        assert tensor.shape.tolist() == list(reversed(values.shape)), "GGUF's innermost dimension comes first"
+        np.testing.assert_allclose(tensor.data.astype(np.float32), values, rtol=1e-3, atol=1e-6, err_msg=target)
+
+
+def test_the_keys_say_what_the_model_computes(byte_tokenizer, tmp_path):
+    made = publish(tmp_path, "mistral", byte_tokenizer, chat_template="chatml")
+    fields = {name: field.contents() for name, field in read(made, tmp_path / "f16.gguf").fields.items()}
+    expected = {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.file_type": 1,
+        "llama.context_length": 256,
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 64,
+        "llama.block_count": 2,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 16,
+        "llama.attention.value_length": 16,
+        "llama.rope.dimension_count": 16,
+        "llama.rope.freq_base": 10000.0,
+        "llama.vocab_size": made.config.vocab_size,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.bos_token_id": made.tokenizer.bos_token_id,
+        "tokenizer.ggml.eos_token_id": made.tokenizer.eos_token_id,
+        "tokenizer.ggml.eot_token_id": made.tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.chat_template": made.tokenizer.chat_template,
+    }
+    assert {name: fields.get(name) for name in expected} == expected
+    assert fields["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(made.config.rms_norm_eps)
+
+
+def test_tokens_have_their_rows_and_kinds(byte_tokenizer, tmp_path):
+    made = publish(tmp_path, "llama", byte_tokenizer, chat_template="chatml")
+    fields = read(made, tmp_path / "f16.gguf").fields
+    tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    rows = {text: row for row, text in enumerate(tokens)}
+    assert len(tokens) == len(kinds) == made.config.vocab_size == len(byte_tokenizer) + 3
+    assert {text: rows[text] for text in byte_tokenizer.get_vocab()} == byte_tokenizer.get_vocab()
+    assert kinds[rows["<|im_end|>"]] == gguf.TokenType.CONTROL and kinds[rows["a"]] == gguf.TokenType.NORMAL
+    assert kinds[-3:] == [gguf.TokenType.UNUSED] * 3
+    model = json.loads((made.folder / "tokenizer.json").read_text())["model"]
+    assert fields["tokenizer.ggml.merges"].contents() == [" ".join(merge) for merge in model["merges"]]
+
+
+def test_sentencepiece_scores_follow_the_merges(mistral_tokenizer, tmp_path):
+    mistral_tokenizer.save_pretrained(tmp_path)
+    mistral_tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+    )
+    found = read_tokenizer(tmp_path, mistral_tokenizer, 32_000)
+    scores = dict(zip(found.tokens, found.scores, strict=True))
+    assert (found.model, found.space_prefix) == ("llama", False)
+    assert scores["▁t"] > scores["in"] > scores["▁the"] > scores["▁information"]
+    kinds = dict(zip(found.tokens, found.types, strict=True))
+    expected = {"<unk>": "UNKNOWN", "<s>": "CONTROL", "<0x0A>": "BYTE", "▁the": "NORMAL"}
+    assert {text: kinds[text] for text in expected} == {text: gguf.TokenType[kind] for text, kind in expected.items()}
+
+
+def test_eight_bits_are_within_their_rounding(byte_tokenizer, tmp_path):
+    made = publish(tmp_path, "qwen2", byte_tokenizer, chat_template="chatml")
+    found = {tensor.name: tensor for tensor in read(made, tmp_path / "q8_0.gguf", "q8_0").tensors}
+    values = merged_by_peft(made)["model.layers.1.mlp.down_proj.weight"].numpy()
+    tensor = found["blk.1.ffn_down.weight"]
+    assert tensor.tensor_type == gguf.GGMLQuantizationType.Q8_0
+    apart = np.abs(gguf.dequantize(tensor.data, tensor.tensor_type) - values)
+    assert 0 < apart.max() <= np.abs(values).max() / 127
+    assert found["blk.0.attn_q.bias"].tensor_type == gguf.GGMLQuantizationType.F32
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "named"),
+    [
+        ("gemma2", {}, "architecture gemma2"),
+        ("llama", {"rope_parameters": {**LLAMA3, "rope_type": "yarn"}}, "yarn"),
+        ("llama", {"hidden_act": "gelu"}, "gelu"),
+        ("qwen3", {"attention_bias": True}, "biases"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding window"),
+    ],
+)
+def test_a_model_that_llama_cpp_computes_otherwise_is_refused_with_the_way_out(kind, changes, named, tmp_path):
+    with pytest.raises(TrainerError, match=f"{named}.*--as merged.*convert_hf_to_gguf"):
+        check_writable(build(kind, **changes).config, tmp_path, None)
+
+
+def test_a_tokenizer_that_splits_in_an_unknown_way_is_refused(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["pre_tokenizer"]["add_prefix_space"] = True
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrainerError, match="splits text by.*--as merged"):
+        read_tokenizer(tmp_path, byte_tokenizer, 400)
+
+
+def test_a_weight_beyond_float16_is_refused(byte_tokenizer, tmp_path):
+    made = publish(tmp_path, "llama", byte_tokenizer, chat_template="chatml")
+    written = check_writable(made.config, made.folder, made.tokenizer)
+    weights = [Weight("model.embed_tokens.weight", (2, 32), lambda: torch.full((2, 32), 7e4))]
+    arguments = (weights, made.config, written, made.tokenizer, made.ends)
+    with pytest.raises(TrainerError, match=r"65,504.*embed_tokens.*--as merged"):
+        write_gguf(tmp_path / "f16.gguf", *arguments, name="tiny")
+
+
+def test_a_sliding_window_ends_the_context():
+    def config(window: int | None) -> Any:
+        return SimpleNamespace(max_position_embeddings=32_768, sliding_window=window)
+
+    assert (context_length(config(None)), context_length(config(4_096))) == (32_768, 4_096)
