@@ -31,8 +31,8 @@ from al.commands.command_line import (
     run_command_line,
     target_option,
 )
-from al.commands.groups.care import doctor_command, export_command, gc_command, import_command, repair_command
-from al.commands.groups.models import eval_command, generate_command, serve_command
+from al.commands.groups.care import doctor_command, export_run_command, gc_command, import_command, repair_command
+from al.commands.groups.models import eval_command, export_command, generate_command, serve_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -355,11 +355,12 @@ def config_schema(options: Any) -> None:
 for command in (
     eval_command,
     generate_command,
+    export_command,
     serve_command,
     doctor_command,
     gc_command,
     repair_command,
-    export_command,
+    export_run_command,
     import_command,
 ):
     cli.add_command(command)

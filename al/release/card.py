@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -22,32 +23,50 @@ SOURCES_SHOWN = 40
 PARTS = {"evaluation": "Test", "dev": "Dev"}
 
 
-def card(document: Mapping[str, Any]) -> str:
-    """The model card: front matter as the hub reads it, then how to load the adapter, and what it is made of."""
+@dataclass(frozen=True)
+class Form:
+    """What a card is about, if not a PEFT adapter: `what` it is, the hub's `library` and `tags`, how to `use` it (Markdown)."""
+
+    what: str
+    library: str
+    tags: tuple[str, ...]
+    use: str
+
+
+def card(document: Mapping[str, Any], form: Form | None = None) -> str:
+    """The model card: front matter as the hub reads it, then how to load the adapter, and what it is made of.
+
+    Args:
+        form: None for the adapter's own folder; else another form of it, such as a merged model.
+    """
     shown = one_line(displayable(document))
+    form = form or Form("LoRA adapter for", "peft", ("lora",), _use(shown))
     title = f"{shown['run']}, round {shown['round']}" if shown["round"] else str(shown["run"])
     sections = {
-        f"# {escape(title)}: LoRA adapter for {escape(shown['base']['name'])}": _verdict(shown),
-        "## Use it": _use(shown),
+        f"# {escape(title)}: {form.what} {escape(shown['base']['name'])}": _verdict(shown),
+        "## Use it": form.use,
         "## Chat template": _chat_template(shown),
         "## Base and adapter": _base(shown),
-        "## Data": _data(shown),
+        "## Data": data_section(shown),
         "## Budget and training": _budget(shown),
         "## Evaluation": _evaluation(shown),
         "## Make it again": _reproduce(shown),
     }
-    return "\n\n".join([_front_matter(shown), *(f"{head}\n\n{text.strip()}" for head, text in sections.items())]) + "\n"
+    return (
+        "\n\n".join([_front_matter(shown, form), *(f"{head}\n\n{text.strip()}" for head, text in sections.items())])
+        + "\n"
+    )
 
 
-def _front_matter(document: Mapping[str, Any]) -> str:
+def _front_matter(document: Mapping[str, Any], form: Form) -> str:
     base, sources = document["base"], document["data"]["sources"]
     front = {
         **({} if base["local"] else {"base_model": base["name"]}),
-        "library_name": "peft",
+        "library_name": form.library,
         "pipeline_tag": "text-generation",
         "license": hub_licence({source["licence"] for source in sources}),
         "datasets": sorted({source["dataset"] for source in sources if source["dataset"]}),
-        "tags": ["lora", "transformers", "winnow"],
+        "tags": [*form.tags, "transformers", "winnow"],
     }
     text = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---"
@@ -131,7 +150,8 @@ def _base(document: Mapping[str, Any]) -> str:
     return as_markdown([Table(["", ""], rows, left=(0, 1))])
 
 
-def _data(document: Mapping[str, Any]) -> str:
+def data_section(document: Mapping[str, Any]) -> str:
+    """What the adapter was trained on, by source, with the licence of each, as Markdown. `document`: winnow.json, displayable."""
     data = document["data"]
     shown, rest = data["sources"][:SOURCES_SHOWN], data["sources"][SOURCES_SHOWN:]
     rows: list[list[str | Cell]] = [

@@ -6,14 +6,13 @@ import json
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from command_line import winnow
+from plain_python import python
 
 from al.run.database import changing
 from trainer.config import GenerateConfig, LoraConfig, ModelConfig
@@ -27,10 +26,6 @@ FILES = {
     *("adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
     *("generation_config.json", "winnow.json", "winnow.yaml", "README.md"),
 }  # fmt: skip
-NOTHING_OF_WINNOW = """
-import sys
-assert not {"al", "trainer", "selection"} & {name.partition(".")[0] for name in sys.modules}
-"""
 ANSWER = """
 import json
 from peft import PeftModel
@@ -45,14 +40,6 @@ for folder in folders:
     answer = model.generate(**inputs, generation_config=GenerationConfig.from_pretrained(folder), max_new_tokens=24)
     print(json.dumps(answer[0, inputs["input_ids"].shape[1] :].tolist()))
 """
-
-
-def python(code: str, cwd: Path, *arguments: object) -> str:
-    """What a program prints in a process of its own, which has only installed packages."""
-    command = [sys.executable, "-I", "-c", f"import sys{code}{NOTHING_OF_WINNOW}", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def base_of(world: Path) -> str:

@@ -32,6 +32,7 @@ ORDER = (
     ("al.report",),
     ("al.tracking", "al.review", "al.release"),
     ("al.round", "al.prompting"),
+    ("al.exporting",),
     ("al.comparison", "al.serving"),
     ("al.commands",),
     ("cli",),

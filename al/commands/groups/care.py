@@ -57,7 +57,7 @@ def gc_command(options: Any, yes: bool) -> None:
 @click.command("export-run")
 @click.argument("out", metavar="FILE", type=click.Path(path_type=Path))
 @common
-def export_command(options: Any, out: Path) -> None:
+def export_run_command(options: Any, out: Path) -> None:
     """Write the run to FILE, a tar: artifacts, rounds and history, every sha256 checked; without scratch and trash."""
     from al.run.archive import describe_archived, export_run
 

@@ -1,10 +1,11 @@
-"""Commands that use a run's models: `eval`, `generate`, `serve`."""
+"""Commands that use a run's models: `eval`, `generate`, `export`, `serve`."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,42 @@ def generate_command(options: Any, number: int | None, compare: str | None, **wa
     document = generate.answer_prompts(options, asked)
     if document is not None and not document["streamed"]:
         emit(options, document, generate.describe_answers)
+
+
+@click.command("export")
+@click.option("--to", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder to make.")
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["adapter", "merged", "gguf", "data"]),
+    default="adapter",
+    show_default=True,
+    help="adapter: LoRA for PEFT and vLLM; merged: one model in bfloat16; gguf: for llama.cpp; data: the picked examples with reasons.",
+)
+@click.option(
+    "--round", "number", type=click.IntRange(min=1), default=None, help="Which round.  [default: the last finished one]"
+)
+@click.option(
+    "--outtype", type=click.Choice(["f16", "q8_0"]), default="f16", show_default=True, help="Matrices of a GGUF file."
+)
+@click.option("--force", is_flag=True, help="Replace an earlier export at DIR.")
+@click.option(
+    "--push",
+    default=None,
+    metavar="OWNER/NAME",
+    help="Also upload the folder to this repository of the hub (private if new), with the token in $HF_TOKEN.",
+)
+@common
+def export_command(options: Any, **wanted: Any) -> None:
+    """Write a round's adapter, merged model, GGUF file or selected data to DIR, for other programs."""
+    from al.exporting.describe import describe_exported
+    from al.exporting.export import ExportRequest, export_round
+
+    path = options.existing_run()
+    document = export_round(
+        path, replace(options, run_path=path).load_config(), ExportRequest(**wanted), options.as_json
+    )
+    emit(options, document, describe_exported)
 
 
 @click.command("serve")
