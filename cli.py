@@ -103,7 +103,12 @@ def review_command(options: Any, port: int) -> None:
 
 
 @cli.command("run")
-@click.option("--rounds", type=click.IntRange(min=1), required=True, help="Stop after this many rounds in total ...")
+@click.option("--rounds", type=click.IntRange(min=1), help="Stop after this many rounds in total ...")
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="... or when the next round would end after this time of work on the run, e.g. 22h; interruptions do not count.",
+)
 @click.option("--budget", required=True, help="Budget of each round.")
 @click.option(
     "--until-no-gain/--all-rounds",
@@ -111,12 +116,12 @@ def review_command(options: Any, port: int) -> None:
     help="... or earlier, if the dev gain over the previous round is not significant.",
 )
 @round_options
-def run_command(options: Any, rounds: int, budget: str, until_no_gain: bool) -> None:
-    """Run rounds until there are K, or until a round brings no significant gain."""
+def run_command(options: Any, rounds: int | None, budget: str, until_no_gain: bool, until: str | None) -> None:
+    """Run rounds until there are K, until a time is spent, or until a round brings no significant gain."""
     from al.commands.rounds import run_rounds
     from al.commands.summary import describe_summary
 
-    emit(options, run_rounds(options, budget, rounds, until_no_gain), describe_summary)
+    emit(options, run_rounds(options, budget, rounds, until_no_gain, until), describe_summary)
 
 
 @cli.command("compare")

@@ -1,4 +1,4 @@
-"""Parsing of budgets: `5000` (examples), `2Mtok` (tokens), `30min` (of training)."""
+"""Parsing of budgets: `5000` (examples), `2Mtok` (tokens), `30min` (of training); and of times."""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ def parse_budget(text: str) -> BudgetRequest:
     if unit != "seconds" and amount != int(amount):
         raise ConfigError(f"--budget {text}: a budget of {unit} must be a whole number.")
     return BudgetRequest(unit, amount, text.strip())
+
+
+def parse_time(text: str, option: str) -> float:
+    """Seconds of a time such as `22h` or `90min`. `option`: the flag that errors name.
+
+    Raises:
+        ConfigError: `text` is not a time, or not above zero.
+    """
+    match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(s|sec|min|h)\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"{option} {text}: expected a time above zero, for example 22h, 90min or 30s.")
+    return float(match[1]) * _SECONDS[match[2].lower()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from al.budget import parse_budget
+from al.budget import BudgetRequest, parse_budget, parse_time
 from al.commands.options import Options
 from al.commands.review import play_round
 from al.commands.summary import describe_summary, with_paths
@@ -13,8 +13,9 @@ from al.errors import ConfigError, RunStateError
 from al.program import PROGRAM
 from al.review.ask import Asking
 from al.round.loop import gained, run_round
+from al.round.time_limit import TimeLimit
 from al.run import rounds
-from al.run.progress import stop_on_signals
+from al.run.progress import duration, stop_on_signals
 from al.run.rounds import read_summary
 from al.run.session import Session
 from al.run.store import Run
@@ -58,24 +59,59 @@ def _announce(session: Any, number: int, budget: str) -> None:
         show(f"  changed since it was started: {key}: {before} → {after}; stages that depend on it run again")
 
 
-def run_rounds(options: Options, budget: str, count: int, until_no_gain: bool) -> dict[str, Any]:
-    """Run rounds until the run has `count`, or until one has no significant dev gain. Returns the last summary."""
+def run_rounds(
+    options: Options, budget: str, count: int | None, until_no_gain: bool, until: str | None = None
+) -> dict[str, Any]:
+    """Run rounds until the run has `count`, until one has no significant dev gain, or until the time `until` is spent. Returns the last
+    summary. A round that was interrupted is finished first, with its own budget.
+
+    Raises:
+        ConfigError: neither `count` nor `until`, or a limit of time that no round fits in.
+    """
     request, config = parse_budget(budget), options.load_config()
+    limit = TimeLimit(parse_time(until, "--until")) if until is not None else None
+    if count is None and limit is None:
+        raise ConfigError("run: expected --rounds K, --until TIME, or both.")
     if until_no_gain and not config.holdout.dev and not config.holdout.dev_files:
         raise ConfigError("run: --until-no-gain needs a dev set, and holdout.dev is 0. Raise it, or use --all-rounds.")
     check_installed(config.track)
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):
-        while (number := rounds.next_number(session.run)) <= count:
-            _announce(session, number, request.text)
-            summary = run_round(session, request, number)
+        while count is None or rounds.next_number(session.run) <= count:
+            number = rounds.next_number(session.run)
+            fitting = _fitting(session, request, number, limit)
+            if fitting is None:
+                break
+            _announce(session, number, fitting.text)
+            summary = run_round(session, fitting, number)
             if not options.as_json:
                 show_drawn(describe_summary(displayable(with_paths(run.path, summary))))
             if until_no_gain and not gained(summary):
                 if not options.as_json:
                     show(f"stopping after round {number}: its dev gain is not significant")
                 break
-        return with_paths(run.path, read_summary(run, number if number <= count else count))
+        last = rounds.last_round(run)
+        if last is None:
+            raise ConfigError(
+                f"--until {until}: expected time for at least one round of {budget}, with its control. Raise it."
+            )
+        return with_paths(run.path, read_summary(run, last.number))
+
+
+def _fitting(session: Session, asked: BudgetRequest, number: int, limit: TimeLimit | None) -> BudgetRequest | None:
+    """The budget of the next round; None if it does not fit in the time that is left."""
+    if limit is None:
+        return asked
+    unfinished = rounds.unfinished_round(session.run)
+    if unfinished is not None:
+        return parse_budget(unfinished.budget)
+    found = limit.fit(session.run, asked, session.config, number)
+    left = duration(max(0.0, limit.left(session.run)))
+    if found is None:
+        session.tell(f"stopping before round {number}: {left} of {duration(limit.seconds)} left, too little for it")
+    else:
+        session.tell(f"time: {left} of {duration(limit.seconds)} left")
+    return found
 
 
 def resume(options: Options) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from al.run.artifacts import Artifact
 from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
+from al.run.work_time import STARTED
 from al.terminal import show, without_passwords
 from trainer import shortage
 
@@ -80,6 +81,10 @@ class Run:
         """Entries of artifacts/ that are not of this run, as found when it was opened for writing. They are left alone."""
         self.timings: dict[str, tuple[float, str]] = {}
         """Seconds that each stage took, by label, and when it was published, of the stages asked for through this object."""
+        self._silent = True
+        """Whether this process has written no event yet."""
+        self._last_sign = _modified(path / PROGRESS)
+        """When the process before gave its last sign of work, if it was killed at work."""
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
         """What is called with each event of this process, once it is written."""
 
@@ -325,12 +330,23 @@ class Run:
         event = {"time": now(), "event": kind, **fields}
         line = without_passwords(json.dumps(event, default=str))
         with (self.path / EVENTS).open("a", encoding="utf-8") as handle:
+            if self._silent:
+                self._silent = False
+                opened = {"time": event["time"], "event": STARTED, "last_sign": self._last_sign}
+                handle.write(json.dumps(opened) + "\n")
             handle.write(line + "\n")
             if kind.startswith("stage."):  # al.run.ownership relies on these after a crash
                 handle.flush()
                 os.fsync(handle.fileno())
         for listener in self.listeners:
             listener(event)
+
+
+def _modified(path: Path) -> str | None:
+    """When a file was written last, as `now` writes it; None if there is none."""
+    with suppress(OSError):
+        return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(timespec="milliseconds")
+    return None
 
 
 def acquire_lock(path: Path) -> filelock.BaseFileLock:

@@ -140,7 +140,7 @@ def test_the_same_command_again_only_shows_the_results(compared, world):
     again = winnow(*arguments(world, compared.run, f"default {OTHER}", 2, "--json"))
     assert again.document["strategies"] == compared.document["strategies"]
     events = [json.loads(line) for line in (compared.run / "events.jsonl").read_text().splitlines()[before:]]
-    assert {event["event"] for event in events} == {"stage.reused"}
+    assert {event["event"] for event in events} == {"work.started", "stage.reused"}
 
 
 def test_the_pool_and_the_base_are_prepared_and_measured_once(compared):

@@ -1,0 +1,64 @@
+"""A limit of time for all rounds of a run: how much of it the next round may spend, so that nothing runs into what is left for exporting.
+
+A round costs more than its training: measuring, evaluation, the control. What the round before cost beside training is expected again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from al.budget import BudgetRequest
+from al.config import Config
+from al.run import rounds
+from al.run.store import Run
+from al.run.work_time import work_of_round, work_seconds
+
+SHORTEST = 0.1
+"""A round is not started for less than this share of the budget asked for."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """`seconds` of work on the run by all its processes; see al.run.work_time."""
+
+    seconds: float
+
+    def left(self, run: Run) -> float:
+        """Seconds that are left now; below zero if more was spent."""
+        run.event("time.left", limit=self.seconds)
+        return self.seconds - work_seconds(run.path)
+
+    def fit(self, run: Run, asked: BudgetRequest, config: Config, number: int) -> BudgetRequest | None:
+        """The budget of round `number`: `asked`, or less training time if no more is left, or None if the round does not fit.
+
+        Budgets in examples or tokens are not made smaller. The first round has nothing to compare with: it fits if its own training and
+        its control's do.
+        """
+        left, lines = self.left(run), 1 + int(config.control)
+        trained = _training_seconds(run, number - 1)
+        besides = work_of_round(run.path, number - 1) - trained if number > 1 else 0.0
+        if asked.unit != "seconds":
+            expected = besides + trained * _passes(config, number) / _passes(config, number - 1)
+            return asked if left > 0 and expected <= left else None
+        most = (left - besides) / lines
+        if most >= asked.amount:
+            return asked
+        return (
+            BudgetRequest("seconds", math.floor(most), f"{math.floor(most)}s")
+            if most >= SHORTEST * asked.amount
+            else None
+        )
+
+
+def _training_seconds(run: Run, number: int) -> float:
+    """What the trainings of a round took; 0 if there is none."""
+    found = (rounds.recorded(run, number, role) for role in ("train", "control.train"))
+    return sum(artifact.json("train.json")["seconds"] for artifact in found if artifact is not None)
+
+
+def _passes(config: Config, number: int) -> float:
+    """How many budgets round `number` trains on, with earlier picks as `train.mode` says."""
+    if config.train.mode == "retrain":
+        return float(max(number, 1))
+    return 1.0 + config.train.replay * (number > 1)

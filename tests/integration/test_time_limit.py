@@ -1,0 +1,73 @@
+"""`run --until`: rounds until the time is spent, over restarts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import winnow
+
+from al.budget import parse_budget
+from al.config import parse
+from al.round.time_limit import TimeLimit
+from al.run import rounds
+from al.run.store import Run
+from al.run.work_time import work_of_round, work_seconds
+
+
+@pytest.fixture
+def copied(two_rounds, tmp_path) -> Path:
+    return Path(shutil.copytree(two_rounds[0], tmp_path / "two", symlinks=True))
+
+
+def fitted(run: Run, limit: float, budget: str) -> str | None:
+    """The text of the budget of round 3 with `limit` seconds left."""
+    config = parse(rounds.last_round(run).config, "the run")
+    found = TimeLimit(work_seconds(run.path) + limit).fit(run, parse_budget(budget), config, 3)
+    return None if found is None else found.text
+
+
+def test_the_last_round_gets_the_training_time_that_is_left_for_both_lineages(two_rounds):
+    with Run.read(two_rounds[0]) as run:
+        trained = sum(
+            rounds.recorded(run, 2, role).json("train.json")["seconds"] for role in ("train", "control.train")
+        )
+        besides = work_of_round(run.path, 2) - trained
+        assert 0 < trained and 0 < besides
+        assert fitted(run, besides + 2 * 1000 + 1, "1000s") == "1000s"
+        assert fitted(run, besides + 2 * 400.5, "1000s") == "400s"
+        assert fitted(run, besides + 2 * 90, "1000s") is None, "less than a tenth is not worth a round"
+        assert fitted(run, work_of_round(run.path, 2) + 0.1, "24") == "24"
+        assert fitted(run, work_of_round(run.path, 2) - 0.1, "24") is None
+
+
+def test_time_that_earlier_processes_spent_counts_and_the_next_round_is_not_started(copied):
+    spent = work_seconds(copied)
+    stopped = winnow("run", "--run", copied, "--budget", 24, "--until", f"{spent + 0.5:.1f}s", "--all-rounds")
+    assert stopped.code == 0, stopped.err
+    assert "stopping before round 3: 0 s of" in stopped.out and not (copied / "rounds/003").exists()
+
+
+def test_an_interrupted_round_is_finished_with_its_own_budget_and_counts_to_the_limit(copied):
+    with Run.create_or_open(copied) as run:
+        rounds.open_round(run, 3, "12", rounds.last_round(run).config)
+    done = winnow("run", "--run", copied, "--budget", 24, "--until", "1s", "--all-rounds", "--json")
+    assert done.code == 0, done.err
+    assert (done.document["round"], done.document["budget"]["asked"]) == (3, "12")
+    with Run.read(copied) as run:
+        assert [entry.state for entry in rounds.all_rounds(run)] == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--budget", 24), "--rounds K, --until TIME"),
+        (("--budget", 24, "--until", "22"), "expected a time above zero, for example 22h"),
+        (("--budget", "30min", "--until", "1min"), "time for at least one round of 30min"),
+    ],
+)
+def test_a_limit_that_cannot_be_kept_is_an_error(options, named, world, tmp_path):
+    refused = winnow("run", "--config", world, "--run", tmp_path / "new", "--all-rounds", *options)
+    assert refused.code == 2 and named in refused.err
+    assert not (tmp_path / "new" / "rounds").exists()
