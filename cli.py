@@ -221,16 +221,22 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
 
 @cli.command("plan")
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
+@click.option("--until", metavar="TIME", help="Also estimate how many rounds `run --until TIME` runs.")
+@click.option(
+    "--card",
+    type=click.Choice(["rtx-4090", "a100-40gb"]),
+    help="Plan for this GPU, by its specification, not for the machine here.",
+)
 @round_options
-def plan_command(options: Any, budget: str) -> None:
+def plan_command(options: Any, budget: str, until: str | None, card: str | None) -> None:
     """Estimate rows, tokens, memory, time and disk of the next round without running it."""
-    _print_plan(options, budget)
+    _print_plan(options, budget, card, until)
 
 
-def _print_plan(options: Any, budget: str) -> None:
+def _print_plan(options: Any, budget: str, card: str | None = None, until: str | None = None) -> None:
     from al.commands import plan
 
-    emit(options, plan.plan_round(options, budget), plan.describe_plan)
+    emit(options, plan.plan_round(options, budget, card, until), plan.describe_plan)
 
 
 @cli.command("label")

@@ -1,12 +1,14 @@
-"""`plan`: estimates memory, time and disk of the next round."""
+"""`plan`: estimates memory, time and disk of the next round, and what fits in a time or on a card that is not here."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from al.budget import parse_budget
+from al.budget import parse_budget, parse_time
 from al.commands.options import Options
-from al.planning.machine import probe_machine
+from al.planning.limits import largest_rank, longest_sequence, rounds_in
+from al.planning.machine import CARDS, machine_of, probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.plan import KEPT, estimate
 from al.planning.pool_estimate import estimate_pool
@@ -14,33 +16,77 @@ from al.run import rounds
 from al.run.ownership import is_run
 from al.run.progress import duration
 from al.run.store import Run
+from al.run.work_time import work_seconds
 
 
-def plan_round(options: Options, budget: str) -> dict[str, Any]:
-    """Estimate the next round of a run (new or existing) under `budget`."""
+def plan_round(options: Options, budget: str, card: str | None = None, until: str | None = None) -> dict[str, Any]:
+    """Estimate the next round of a run (new or existing) under `budget`.
+
+    Args:
+        card: plan for this one of CARDS instead of the machine here.
+        until: a limit of time for all rounds, as of `run --until`; the plan then has "until": {"seconds", "spent", "rounds", "tokens"}.
+    """
     config, request = options.load_config(), parse_budget(budget)
-    pool = estimate_pool(config, options.run_directory())
-    machine = probe_machine(config)
+    limit = parse_time(until, "--until") if until is not None else None
+    directory = options.run_directory()
+    pool = estimate_pool(config, directory)
+    machine = probe_machine(config) if card is None else machine_of(CARDS[card])
     shape = model_shape(config.model, config.lora, machine.bytes_per_value)
-    number = 1
-    if is_run(options.run_directory()):
-        with Run.read(options.run_directory()) as run:
-            number = rounds.next_number(run)
-    return estimate(config, request, pool, shape, machine, number)
+    number, spent = 1, 0.0
+    if is_run(directory):
+        with Run.read(directory) as run:
+            number, spent = rounds.next_number(run), work_seconds(directory)
+    document = estimate(config, request, pool, shape, machine, number)
+    document["limits"] = {
+        "rank": config.lora.r,
+        "largest_rank": largest_rank(config, shape, machine),
+        "sequence": config.train.pack_length,
+        "longest_sequence": longest_sequence(config, shape, machine),
+    }
+    document["card"] = None if card is None else CARDS[card].name
+    document["basis"] = _basis(card, pool.exact)
+    document["until"] = None
+    if limit is not None:
+        known = replace(pool, new_to_embed=0, new_to_map=0)
+        later = estimate(config, request, known, shape, machine, max(number, 1) + 1)
+        count = rounds_in(document, later, limit - spent)
+        tokens = (count > 0) * document["round"]["tokens"] + max(count - 1, 0) * later["round"]["tokens"]
+        document["until"] = {"seconds": limit, "spent": round(spent, 1), "rounds": count, "tokens": tokens}
+        if tokens > pool.examples * pool.mean_tokens:
+            document["warnings"].append(
+                f"{count} rounds of {request.text} take {tokens:,} tokens, the pool has about {pool.examples * pool.mean_tokens:,.0f}: add "
+                "data, or run fewer rounds with a larger train.epochs"
+            )
+    return document
+
+
+def _basis(card: str | None, counted: bool) -> dict[str, str]:
+    """What each kind of figure rests on."""
+    speed = (
+        "measured here: the speed of a matrix product and of memory; the share of it that training reaches is that of an H100"
+        if card is None
+        else f"extrapolated: {CARDS[card].name} by its specification, at the shares of it that an H100 reaches; not measured"
+    )
+    return {
+        "pool": "measured: counted" if counted else "extrapolated from 200 rows of each file",
+        "memory": "calculated from the model's shape; checked on an H100 (docs/benchmarks.md)",
+        "time": speed,
+    }
 
 
 def describe_plan(document: dict[str, Any]) -> str:
     """The text of a plan for the terminal."""
-    pool, planned, device = document["pool"], document["round"], document["device"]
+    pool, planned, device, basis = document["pool"], document["round"], document["device"], document["basis"]
     about = "" if pool["exact"] else "about "
     lines = [
         f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
         f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, "
         f"{planned['lora_parameters']:,} trainable parameters",
-        f"memory    {document['peak_gib']:.2f} GiB at peak on {device['kind']} ({device['memory_gib']:.0f} GiB)",
+        f"memory    {document['peak_gib']:.2f} GiB at peak on {document['card'] or device['kind']} ({device['memory_gib']:.0f} GiB)",
     ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
     lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))
+    lines.append(_fits(document["limits"]))
     lines.append(
         f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
     )
@@ -48,4 +94,17 @@ def describe_plan(document: dict[str, Any]) -> str:
         f"            {duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
     ]
     lines.append(f"disk      {document['disk_gib']:.2f} GiB")
+    if (until := document["until"]) is not None:
+        spent = f", {duration(until['spent'])} spent" if until["spent"] else ""
+        lines.append(
+            f"until     {until['rounds']} rounds in {duration(until['seconds'])}{spent}: {until['tokens']:,} tokens"
+        )
+    lines += [f"basis     {name}: {text}" for name, text in basis.items()]
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
+
+
+def _fits(limits: dict[str, Any]) -> str:
+    rank, length = limits["largest_rank"], limits["longest_sequence"]
+    ranks = f"rank up to {rank:,}" if rank else "no rank"
+    lengths = f"sequences up to {length:,} tokens" if length else "no sequence length"
+    return f"fits      {ranks} (configured: {limits['rank']}), {lengths} (configured: {limits['sequence']:,})"

@@ -1,0 +1,90 @@
+"""`plan` for a card that is not here and for a limit of time: what fits, and what each figure rests on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_line import winnow
+
+from al.config import CONFIG_DIR, load
+from al.planning.cost import GIB, training_memory
+from al.planning.limits import RANKS, largest_rank, longest_sequence, rounds_in
+from al.planning.machine import CARDS, machine_of
+from al.planning.model_shape import model_shape
+
+SEVEN_BILLION = {
+    "model_type": "mistral",
+    "architectures": ["MistralForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "config.json").write_text(json.dumps(SEVEN_BILLION))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planned(base, tmp_path_factory) -> dict:
+    pool = tmp_path_factory.mktemp("pool") / "rows.jsonl"
+    rows = [{"question": f"What is {n} and {n}? " * 40, "answer": f"It is {2 * n}."} for n in range(300)]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("--config", "efficiency-challenge", "--set", f"model.name={base}", "--pool", pool, "--json")
+    result = winnow(
+        "plan", *arguments, "--budget", "5h", "--until", "22h", "--card", "rtx-4090", "--run", base / "no-run"
+    )
+    assert result.code == 0, result.err
+    return result.document
+
+
+def test_the_plan_of_the_challenge_fits_its_card_and_its_day(planned):
+    limits, until = planned["limits"], planned["until"]
+    assert planned["card"] == "GeForce RTX 4090 (24 GB)" and planned["peak_gib"] <= planned["device"]["memory_gib"]
+    assert limits["rank"] <= limits["largest_rank"] and limits["sequence"] <= limits["longest_sequence"]
+    assert until["rounds"] == 4 and planned["total_seconds"] <= 22 * 3600
+    assert until["tokens"] == pytest.approx((1 + 3 / 1.5) * planned["round"]["tokens"], rel=0.01), (
+        "half of a round is replayed"
+    )
+    assert any("4 rounds of 5h take" in text for text in planned["warnings"]), "this pool is small"
+
+
+def test_each_figure_says_what_it_rests_on(planned, world, tmp_path):
+    basis = planned["basis"]
+    assert basis["time"].startswith("extrapolated: GeForce RTX 4090") and "not measured" in basis["time"]
+    assert basis["pool"].startswith("extrapolated") and basis["memory"].startswith("calculated")
+    here = winnow("plan", "--config", world, "--run", tmp_path / "run", "--budget", 24)
+    assert here.code == 0, here.err
+    assert "basis     time: measured here" in here.out and "fits      rank up to" in here.out
+
+
+def test_limits_are_the_last_values_that_fit(base):
+    config = load(CONFIG_DIR / "efficiency-challenge.yaml", (f"model.name={base}",))
+    machine = machine_of(CARDS["rtx-4090"])
+    rank = largest_rank(config, model_shape(config.model, config.lora), machine)
+
+    def needed(r: int) -> float:
+        lora = config.lora.model_copy(update={"r": r})
+        return sum(
+            training_memory(config.model_copy(update={"lora": lora}), model_shape(config.model, lora), machine).values()
+        )
+
+    assert needed(rank) <= machine.memory_gib * GIB < needed(RANKS[RANKS.index(rank) + 1])
+    small = replace(machine, memory_gib=1.0)
+    shape = model_shape(config.model, config.lora)
+    assert largest_rank(config, shape, small) is None and longest_sequence(config, shape, small) is None
+    assert longest_sequence(config, shape, machine) > 2048
+
+
+def test_rounds_are_counted_until_the_time_is_over():
+    first, later = {"total_seconds": 10.0}, {"total_seconds": 4.0}
+    assert [rounds_in(first, later, seconds) for seconds in (9.9, 10.0, 13.9, 14.0, 22.0)] == [0, 1, 1, 2, 4]
