@@ -37,7 +37,9 @@ def describe_sources(sources: Iterable[Source], repairs: Mapping[str, Any] | Non
 
 def _content(source: Source) -> dict[str, Any]:
     if source.is_preset:
-        return {"preset": find(source.path)[0].path, "revision": find(source.path)[0].revision}
+        preset = find(source.path)[0]
+        only = {"only": [preset.only[0], *preset.only[1]]} if preset.only is not None else {}
+        return {"preset": preset.path, "revision": preset.revision, **only}
     if source.is_hub:
         return {"revision": parse_hub(source.path).revision}
     return {"sha256": sha256_file(Path(source.path))}

@@ -26,8 +26,9 @@ GPT4 = "no: written by GPT-4"
 class Preset:
     """One published set.
 
-    `path` is its owner/name on the hub. `config` and `files` (a pattern that may contain {split}) select what is read. `split`
-    is used as a pool, `test` as a target or holdout. `map`, `ignore` and `text_template` are as in the `pool:` section.
+    `path` is its owner/name on the hub. `config` and `files` (a pattern that may contain {split}) select what is read; with `only`,
+    (field, values), only rows that have one of the values there. `split` is used as a pool, `test` as a target or holdout. `map`,
+    `ignore` and `text_template` are as in the `pool:` section.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Preset:
     split: str = "train"
     test: str | None = None
     files: str | None = None
+    only: tuple[str, tuple[str, ...]] | None = None
     revision: str | None = None
     map: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
@@ -111,6 +113,9 @@ PRESETS = (
     # reasoning
     Preset("Open-Platypus", "garage-bAInd/Open-Platypus", "reasoning", "alpaca", "differs by part, see the card",
            "mostly people, a part by GPT-4", "partly: GPT-4 wrote a part; see `data_source`", 24_926),
+    Preset("open-platypus-people", "garage-bAInd/Open-Platypus", "reasoning", "alpaca", "differs by part, see the card", "people",
+           PEOPLE, only=("data_source", ("MATH/PRM-800K", "scienceqa", "scibench", "reclor", "theoremqa", "ARB", "guanaco")),
+           note="Open-Platypus without the parts that models wrote or may have written (airoboros and programming)"),
     Preset("natural-instructions", "Muennighoff/natural-instructions", "reasoning", "natural_instructions",
            "Apache-2.0 (the original's)", "people", TASKS, test="test"),
     Preset("flan-cot", "Open-Orca/FLAN", files="cot_zsopt_data/*", **_FLAN, note="chains of thought"),

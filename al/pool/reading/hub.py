@@ -30,7 +30,8 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
     advice = "Check the name: owner/name[config]:split (`pool.hub`), or a preset of `pool presets`."
     try:
         for number, row in enumerate(_open(source), 1):
-            yield number, row, row
+            if _wanted(source, row):
+                yield number, row, row
     except (DatasetsError, FileNotFoundError, ConnectionError, TimeoutError, HTTPError) as error:
         if _gave_no_answer(error):
             raise EnvironmentProblem(
@@ -44,6 +45,12 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
         if type(error).__module__.startswith("al."):
             raise
         raise DataError(f"{source.label}: {_first_line(error)} {advice}") from error
+
+
+def _wanted(source: Source, row: dict[str, Any]) -> bool:
+    """Whether a row belongs to the part of a set that a preset means."""
+    only = find(source.path)[0].only if source.is_preset else None
+    return only is None or row.get(only[0]) in only[1]
 
 
 def _gave_no_answer(error: Exception) -> bool:

@@ -92,6 +92,10 @@ ROWS: dict[str, list[Row]] = {
     "truthful_qa": [{"type": "Adversarial", "category": "Fiction", "question": "Which?", "best_answer": "A", "correct_answers": ["A"],
                      "incorrect_answers": ["B"], "source": "https://example.org"}],
     "Open-Platypus": [{"input": "", "output": "A", "instruction": "Say A.", "data_source": "scienceqa"}],
+    "open-platypus-people": [
+        {"input": "", "output": "B", "instruction": "Say B.", "data_source": "airoboros"},
+        {"input": "", "output": "A", "instruction": "Say A.", "data_source": "scienceqa"},
+    ],
     "natural-instructions": [{"task_name": "task1", "id": "task1-1", "definition": "Say it.", "inputs": "A", "targets": "A"}],
     **{name: [_FLAN] for name in ("flan-cot", "flan-2021", "flan-t0", "flan-niv2")},
     "slimorca": [{"conversations": [{**turn, "weight": None} for turn in shared("Say A.", "A")]}],

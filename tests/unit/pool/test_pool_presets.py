@@ -49,6 +49,13 @@ def test_a_preset_is_read_from_a_repository_of_its_layout(copies, tmp_path, pres
     assert all(metadata["group"] == preset.group for metadata in pool.metadata(range(len(pool))))
 
 
+def test_a_preset_of_a_part_takes_only_the_rows_of_that_part(copies, tmp_path):
+    write_repository(copies, BY_NAME["open-platypus-people"])
+    _, pool = imported(tmp_path, "open-platypus-people")
+    assert pool.origin([0]) == ["preset:open-platypus-people:train:2"]
+    assert [m["content"] for m in pool.messages([0])[0]] == ["Say A.", "A"]
+
+
 def test_the_best_reply_of_a_preset_of_trees_is_taken(copies, tmp_path):
     write_repository(copies, BY_NAME["oasst1"])
     _, pool = imported(tmp_path, "oasst1")
