@@ -12,6 +12,10 @@ class SelectionError(ValueError):
     exit_code: int = 3
 
 
+class PoolUsedUp(SelectionError):
+    """Fewer examples are left to select than the budget asks for."""
+
+
 class SelectionUsageError(SelectionError):
     """A name, number or budget that no pool could satisfy. Exit code 2 (usage)."""
 

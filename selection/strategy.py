@@ -17,7 +17,7 @@ import numpy as np
 from selection.allocate import Situation, largest_remainder
 from selection.candidates import OUTCOMES, Budget, Candidates, PastRound, Quotas, Selection, Strategy, Vectors
 from selection.config import SelectConfig
-from selection.errors import SelectionError, SelectionUsageError, nearest_name
+from selection.errors import PoolUsedUp, SelectionError, SelectionUsageError, nearest_name
 from selection.fill import prefix_within
 from selection.losses import cluster_losses
 from selection.pick import most_suspects
@@ -193,10 +193,10 @@ def _capacity(
     """(k,) the most that each cluster's quota can be. It leaves out the most that the tail cut can take once everything is measured, so
     quotas set from a sample can be met after more is measured."""
     if not candidates.trusted.any():
-        raise SelectionError("every selectable example is held back as suspected noise; set noise.hold=false.")
+        raise PoolUsedUp("every selectable example is held back as suspected noise; set noise.hold=false.")
     if budget.unit == "tokens":
         if budget.amount < candidates.tokens[candidates.trusted].min():
-            raise SelectionError(
+            raise PoolUsedUp(
                 f"budget: {budget.amount} tokens are fewer than the shortest selectable example has "
                 f"({candidates.tokens[candidates.trusted].min()}); raise the budget."
             )
@@ -212,7 +212,7 @@ def _capacity(
         why = [f"{held} of which are held back as suspected noise"] * (held > 0)
         why += [f"{cut} of which the tail cut may hold back"] * (cut > 0)
         remedy = ", set select.tail_cut=0" * (cut > 0) + ", set noise.hold=false" * (held > 0)
-        raise SelectionError(
+        raise PoolUsedUp(
             f"budget: {budget.amount} examples asked for, but only {len(candidates)} can be selected"
             f"{''.join(', ' + reason for reason in why)}. Ask for at most {at_most}{remedy} or add data to the pool."
         )
@@ -252,7 +252,7 @@ def select(
     picks = pick(ranked, candidates.tokens, quotas.quota, left)
     picked = np.array([ranked[c].rows[i] for c, i in picks], dtype=np.int64)
     if not len(picked):
-        raise SelectionError(f"budget: no selectable example fits into {budget.amount} tokens; raise the budget.")
+        raise PoolUsedUp(f"budget: no selectable example fits into {budget.amount} tokens; raise the budget.")
     outcome = np.full(len(candidates), "quota_full", dtype=object)
     if not PICKERS[strategy.picker].whole_pool:
         outcome[np.append(quotas.quota, 0)[candidates.cluster] == 0] = "no_quota"

@@ -23,6 +23,7 @@ from al.scoring.stage import scoring_notices
 from al.terminal import displayable, show, show_drawn
 from al.tracking.rounds import tracked
 from al.tracking.services import check_installed
+from selection.errors import PoolUsedUp
 
 if TYPE_CHECKING:
     from al.review.ask import Asking
@@ -83,19 +84,25 @@ def run_rounds(
             if fitting is None:
                 break
             _announce(session, number, fitting.text)
-            summary = run_round(session, fitting, number)
+            try:
+                summary = run_round(session, fitting, number)
+            except PoolUsedUp as reason:
+                if limit is None or number == 1:
+                    raise
+                session.say(f"stopping after round {number - 1}, before the time is spent: {reason}")
+                break
             if not options.as_json:
                 show_drawn(describe_summary(displayable(with_paths(run.path, summary))))
             if until_no_gain and not gained(summary):
                 if not options.as_json:
                     show(f"stopping after round {number}: its dev gain is not significant")
                 break
-        last = rounds.last_round(run)
-        if last is None:
+        done = [entry.number for entry in rounds.all_rounds(run) if entry.state == "done"]
+        if not done:
             raise ConfigError(
                 f"--until {until}: expected time for at least one round of {budget}, with its control. Raise it."
             )
-        return with_paths(run.path, read_summary(run, last.number))
+        return with_paths(run.path, read_summary(run, done[-1]))
 
 
 def _fitting(session: Session, asked: BudgetRequest, number: int, limit: TimeLimit | None) -> BudgetRequest | None:

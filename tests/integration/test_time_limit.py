@@ -59,6 +59,14 @@ def test_an_interrupted_round_is_finished_with_its_own_budget_and_counts_to_the_
         assert [entry.state for entry in rounds.all_rounds(run)] == ["done"] * 3
 
 
+def test_a_pool_that_is_used_up_ends_the_rounds_before_the_time(copied):
+    stopped = winnow("run", "--run", copied, "--budget", 5_000, "--until", "1h", "--all-rounds")
+    assert stopped.code == 0, stopped.err
+    assert "stopping after round 2, before the time is spent: budget: 5000 examples asked for" in stopped.out
+    again = winnow("run", "--run", copied, "--budget", 5_000, "--rounds", 3, "--all-rounds")
+    assert again.code == 3 and "5000 examples asked for" in again.err, "asked for by number, it is an error"
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
