@@ -17,6 +17,7 @@ from al.exporting.data import write_data
 from al.exporting.destination import MARK, check_folder
 from al.exporting.hub import HubRepository
 from al.exporting.vllm import vllm_support
+from al.program import PROGRAM
 from al.prompting.models import find_models
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
@@ -111,7 +112,7 @@ def _source(run: Run, config: Config, wanted: ExportRequest, quiet: bool) -> _So
     done = [entry.number for entry in rounds.all_rounds(run) if entry.state == "done"]
     if not done:
         raise RunStateError(
-            f"{run.path}: no round is finished, so there is nothing to export. Run `python cli.py round --budget N --run {run.path}`."
+            f"{run.path}: no round is finished, so there is nothing to export. Run `{PROGRAM} round --budget N --run {run.path}`."
         )
     number = wanted.number or done[-1]
     if number not in done:
@@ -137,7 +138,7 @@ def _write_adapter(source: _Source, out: Path, wanted: ExportRequest) -> dict[st
             shutil.copyfile(source.folder.path / name, copy)
             if sha256_file(copy) != entry["sha256"]:
                 raise RunStateError(
-                    f"{source.folder.path / name}: content differs from the manifest (sha256), so nothing was exported. `python cli.py "
+                    f"{source.folder.path / name}: content differs from the manifest (sha256), so nothing was exported. `{PROGRAM} "
                     f"doctor --run {source.run.path} --drop-damaged` and `resume` make it again."
                 )
     return {}
@@ -216,7 +217,7 @@ def _documents(source: _Source) -> list[np.ndarray]:
     roles = rounds.roles(source.run, source.number)
     if "tokens" not in roles or "split" not in roles:
         raise ConfigError(
-            f"round {source.number}: its tokens are no longer in the run. `python cli.py resume` makes them again."
+            f"round {source.number}: its tokens are no longer in the run. `{PROGRAM} resume` makes them again."
         )
     tokens = TokenTable.open(roles["tokens"].path)
     split = np.load(roles["split"].path / "split.npy")
