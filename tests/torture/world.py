@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def winnow(
 def warm_up() -> None:
     """Run a round in this process, so that its forks find every library loaded."""
     from command_line import winnow as here
+    from tqdm import tqdm
+
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is shared by all forks, and one that is killed with it in its hands stops the others
 
     with tempfile.TemporaryDirectory(dir=world().parent) as folder:
         done = here("round", "--run", Path(folder) / "run", *options(0))
