@@ -63,7 +63,7 @@ def row(model_type: str) -> dict[str, Any]:
                     "path": "refused",
                     "verdict": "refused",
                     "difference": None,
-                    "reason": f"{dtype}: {error}",
+                    "reason": f"{dtype}: {error}".replace(folder, "the folder of the model"),
                 }
             except Exception as error:
                 return {**found, "path": "transformers", "verdict": "wrong", "difference": None,

@@ -28,10 +28,11 @@ caps its attention scores, which the flash kernels do not: in training one docum
 EXACT = """Sparse attention (DeepSeek-V3.2, GLM-5) takes documents up to the tokens that it selects (`index_topk`): of these it sees all."""
 NEEDED = """Recurrent layers and short convolutions (Qwen3.5, Qwen3-Next, LFM2, Jamba, MiniMax) would have to restart at each
 document. Models that do not pass position ids to their mask (gpt-oss, for one) would need a mask of documents; gpt-oss would also need
-attention sinks in packed attention. Encoders (BERT and its kin) make logits by
-more than an output matrix."""
+attention sinks in packed attention. Encoders (BERT and its kin) make logits by more than an
+output matrix."""
 REASONS = (
     ("sees blocks of tokens", "its attention sees blocks of tokens, which cross the borders of documents"),
+    ("Unrecognized configuration class", "transformers loads it as a part of a larger model only"),
     ("that it would lose", "PEFT would not load all of an adapter back"),
     ("does not isolate", "documents of a pack see each other, or the model's own attention cannot separate them"),
     (

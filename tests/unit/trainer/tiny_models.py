@@ -62,7 +62,7 @@ def build(kind: str, seed: int = 0, **changes: object) -> torch.nn.Module:
         "gemma2": (
             transformers.Gemma2Config,
             {**SIZES, "head_dim": 8, "sliding_window": 6, "layer_types": ALTERNATING, "query_pre_attn_scalar": 6}
-            | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+            | {"attn_logit_softcapping": 0.4, "final_logit_softcapping": 3.0},
         ),
         "gemma3_text": (
             transformers.Gemma3TextConfig,
