@@ -14,6 +14,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from common import filled, table  # noqa: E402
 from generate_tables import generate_throughput  # noqa: E402
+from less_tables import less_agreement  # noqa: E402
 from model_tables import models_page  # noqa: E402
 from reliability_tables import reliability  # noqa: E402
 from report_tables import interval_coverage, noise_detection, report_page  # noqa: E402
@@ -322,6 +323,9 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "score_h100": score_throughput,
     "score_quality_h100": score_quality,
     "score_quality_cpu": score_quality,
+    "less_agreement_cpu": lambda record: less_agreement(
+        record, provenance(record, record["device"], record["versions"])
+    ),
     "generate_h200": generate_throughput,
     "reference_loss_cpu": reference_loss,
     "reference_loss_h100": reference_loss,

@@ -174,4 +174,7 @@ def test_a_model_without_dropout_makes_no_keys(monkeypatch):
     embeddings = model.get_input_embeddings()(batch.input_ids).detach()
     decoder = Decoder.bind(model, torch.float32)
     with torch.no_grad():
-        decoder.hidden_states(embeddings, batch.position_ids, batch.layout, True, dropout_packs=[(29, 1)])
+        found = decoder.hidden_states(
+            embeddings, batch.position_ids, batch.layout, True, dropout_packs=[(len(embeddings), 1)]
+        )
+    assert found.shape == embeddings.shape
