@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -150,6 +151,8 @@ class Player:
         folder = self.out.with_suffix(".compared")
         folder.mkdir(exist_ok=True)
         rows = [self.of_pool[f"{run['pool']}|rows"] for run in group]
+        if not all(map(len, rows)):  # no task of the pool has answers to compare
+            return
         for run, (nll, targets) in zip(group, likelihoods(self.base, adapters, self.others, rows), strict=True):
             np.savez_compressed(folder / f"{run['model']}|{name_of(run)}.npz", nll=nll, targets=targets)
 
@@ -183,6 +186,44 @@ def waiting(plan: Path, have: set[tuple], rate: float | None) -> list[Run]:
     return [run for run in runs if identity(run) not in have]
 
 
+def play_plan(
+    player: Player, plan: Path, until: float, at_once: int, rate: float | None = None, most: int | None = None
+) -> int:
+    """Play the runs of a plan's file that the player's file of rows lacks; returns how many failed.
+
+    The plan and the picks are read again before each group, because runs are added while players play. A group that fails is left
+    out and the others go on; one that memory does not suffice for is played again in smaller groups.
+
+    Args:
+        until: start no group after this `time.perf_counter`. most: nor more than so many groups.
+    """
+    out, began, number = player.out, time.perf_counter(), 0
+    have = {identity(json.loads(line)) for line in out.read_text().splitlines()} if out.exists() else set()
+    failed: set[tuple] = set()
+    while time.perf_counter() < until and number != most:
+        player.picks, runs = player.find_picks(), waiting(plan, have | failed, rate)
+        group = next(groups(runs, player.picks, player.table.lengths, at_once), None)
+        if group is None:
+            break
+        number += 1
+        try:
+            rows = list(player.play(group, lambda text: print(text, flush=True)))
+        except Exception as error:  # whatever it is, the minutes are for the other groups
+            traceback.print_exc()
+            if isinstance(error, torch.OutOfMemoryError) and len(group) > 1:
+                at_once //= 2
+                torch.cuda.empty_cache()
+            else:
+                failed |= {identity(run) for run in group}
+            continue
+        with out.open("a") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in rows)
+        have |= {identity(row) for row in rows}
+        named = " ".join(str(group[0][key]) for key in ("pool", "strategy", "budget"))
+        print(f"[{time.perf_counter() - began:.0f} s] {len(group)} runs, first {named}", flush=True)
+    return len(failed)
+
+
 def main() -> None:
     """Play what is missing until the minutes are over."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -207,28 +248,11 @@ def main() -> None:
     player = Player(loaded, arguments.input, arguments.out, arguments.picks)
     if arguments.compile:
         compile_elementwise()
-    have = (
-        {identity(json.loads(line)) for line in arguments.out.read_text().splitlines()}
-        if arguments.out.exists()
-        else set()
-    )
-    print(f"loaded in {time.perf_counter() - started:.1f} s; {len(have)} runs done", flush=True)
-    number = 0
-    while time.perf_counter() - started < 60 * arguments.minutes and number != arguments.most:
-        # Read again before each group: runs are added while players play, and their picks.
-        player.picks, runs = player.find_picks(), waiting(arguments.plan, have, arguments.rate)
-        group = next(groups(runs, player.picks, player.table.lengths, arguments.tokens_at_once), None)
-        if group is None:
-            break
-        with arguments.out.open("a") as out:
-            for row in player.play(group, lambda text: print(text, flush=True)):
-                out.write(json.dumps(row) + "\n")
-                have.add(identity(row))
-        first, number = group[0], number + 1
-        print(
-            f"[{time.perf_counter() - started:.0f} s] {len(group)} runs, first {first['pool']} {first['strategy']} {first['budget']}",
-            flush=True,
-        )
+    print(f"loaded in {time.perf_counter() - started:.1f} s", flush=True)
+    until = started + 60 * arguments.minutes
+    failed = play_plan(player, arguments.plan, until, arguments.tokens_at_once, arguments.rate, arguments.most)
+    if failed:
+        raise SystemExit(f"{failed} runs failed")
 
 
 if __name__ == "__main__":

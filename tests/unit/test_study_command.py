@@ -6,12 +6,14 @@ import hashlib
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.proving_ground import packing, playing, prepare, record, stages
-from benchmarks.proving_ground.player import identity, name_of, waiting
+from benchmarks.proving_ground.player import identity, name_of, play_plan, waiting
 from benchmarks.proving_ground.work import Work, whole
 
 
@@ -156,6 +158,35 @@ def test_a_player_reads_its_plan_again_and_leaves_out_what_it_has(tmp_path):
     plan.write_text(json.dumps([run(1), run(2), {**run(3), "learning_rate": None}]))
     found = waiting(plan, {identity(run(1))}, rate=0.5)
     assert [(entry["seed"], entry["learning_rate"]) for entry in found] == [(2, 1e-3), (3, 0.5)]
+
+
+class Played:
+    """A player that has no model: groups of more than two runs are too large for its memory, and seed 3 fails."""
+
+    def __init__(self, out):
+        self.out, self.groups = out, []
+        self.table = SimpleNamespace(lengths=np.full(40, 10))
+
+    def find_picks(self):
+        return picks_of([run(seed) for seed in range(6)])
+
+    def play(self, group, log):
+        self.groups.append([entry["seed"] for entry in group])
+        if len(group) > 2:
+            raise torch.OutOfMemoryError("too large")
+        if 3 in self.groups[-1]:
+            raise ValueError("no loss")
+        yield from group
+
+
+def test_a_group_that_fails_does_not_stop_the_others_and_one_too_large_is_halved(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text(json.dumps([run(seed, order=seed // 4) for seed in range(6)]))
+    player = Played(tmp_path / "rows.jsonl")
+    failed = play_plan(player, tmp_path / "plan.json", until=float("inf"), at_once=1000)
+    assert failed == 2 and "no loss" in capsys.readouterr().err
+    assert [row["seed"] for row in map(json.loads, player.out.read_text().splitlines())] == [0, 1, 4, 5]
+    assert player.groups == [[0, 1, 2, 3], [0, 1], [2, 3], [4, 5]]
+    assert play_plan(player, tmp_path / "plan.json", until=0.0, at_once=1000) == 0 and len(player.groups) == 4
 
 
 def test_a_run_counts_as_recorded_only_if_the_record_has_that_very_run(work, tmp_path):

@@ -23,12 +23,13 @@ from dataflex.train.selector.tsds_selector import tsds_Selector
 NEIGHBOURS = 300
 given = np.load(sys.argv[1])
 name, budget, seed, count = str(given["rule"]), int(given["budget"]), int(given["seed"]), len(given["nll"])
+neighbours = min(NEIGHBOURS, count // 8)
 alone = SimpleNamespace(is_main_process=True, num_processes=1, device="cpu")
 
 
 def embedded(kind: type, **settings: object) -> object:
     """An offline selector that finds these embeddings instead of computing some."""
-    selector = kind(max_K=NEIGHBOURS, **settings)
+    selector = kind(max_K=neighbours, **settings)
     selector.candidate_sentence_embedding = lambda: given["vectors"]
     selector.query_sentence_embedding = lambda: given["targets"]
     return selector
@@ -52,6 +53,6 @@ with tempfile.TemporaryDirectory() as folder:
         selector = near_Selector(range(count), alone, None, folder, indices_path=kept)
     else:
         np.random.seed(seed)
-        embedded(offline_tsds_Selector, save_probs_path=kept, kde_K=NEIGHBOURS // 2).selector()
+        embedded(offline_tsds_Selector, save_probs_path=kept, kde_K=neighbours // 2).selector()
         selector = tsds_Selector(range(count), alone, None, folder, probs_path=kept)
     np.save(sys.argv[2], np.array(selector.select(Silent(), 0, budget)))
