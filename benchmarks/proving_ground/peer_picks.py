@@ -8,7 +8,7 @@
     deita, qdit      the rules of DEITA (arXiv 2312.15685) and QDIT (arXiv 2311.14736) over the whole pool, with NLL as their score
 
 The last three are Winnow's own implementations. Those of wana and DataFlex run in processes with their packages alone in front:
-PEERS/wana and PEERS/dataflex, each what `pip install --no-deps --target` puts there. Rules that aim see the pool's dev rows, which no
+peers/wana and peers/dataflex, each what `pip install --no-deps --target` puts there. Rules that aim see the pool's dev rows, which no
 other strategy does.
 """
 

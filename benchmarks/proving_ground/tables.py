@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.proving_ground.stage_tables import stage_tables
 from benchmarks.proving_ground.summary import CLUSTERS, KIND, ORACLE, WITH, Ground
 
 SHOWN = (
@@ -40,7 +41,7 @@ def tables(document: dict[str, Any], summary: dict[str, Any], pools: dict[str, A
     if "wrong_answers" in document:
         parts += [_wrong_answers(document["wrong_answers"])]
     parts += [_written(ground)]
-    return "\n\n".join([*parts, _figures(summary)])
+    return "\n\n".join([*parts, *stage_tables(document["rows"]), _figures(summary)])
 
 
 def _table(ground: Ground, model: str, pools: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.proving_ground import aiming, cost, peer_picks, planning, target_figures, targets
+from benchmarks.proving_ground.stage_tables import stage_tables
 from benchmarks.proving_ground.summary import WITH, Ground
 from selection.vectors import unit
 
@@ -222,3 +223,18 @@ def test_a_peer_that_picks_too_few_is_refused(tmp_path, monkeypatch):
     (tmp_path / "wana_ifd.py").write_text("import sys\nimport numpy as np\nnp.save(sys.argv[2], np.zeros(5, int))\n")
     with pytest.raises(SystemExit, match="expected 5 rows, each once, found 1"):
         peer_picks.pick("ifd, wana", measured(), 5, 1, tmp_path)
+
+
+def test_each_stage_has_a_table_once_it_has_rows():
+    assert stage_tables([result("random", 1, 2.0, "sums"), result(WITH, 1, 1.5, "sums")]) == []
+    found = [result("random", s, 2.0 + s, "sums") for s in (1, 2)] + [
+        result("deita", s, 1.5 + s, "sums") for s in (1, 2)
+    ]
+    found += [result(f"{WITH}, 4 rounds", 1, 1.25, "sums"), result(WITH, 1, 1.5, "sums")]
+    found += [result("random", 1, 3.0, "sums", budget=300), result(WITH, 1, 2.0, "sums", budget=300)]
+    found += [result("random", 1, 1.0, "irish-kin"), result("rds", 1, 0.25, "irish-kin")]
+    targets_, peers, rounds, smaller = stage_tables(found)
+    assert "| a, irish-kin: kin, evals | 1.000 | – | -0.750 (1)<br>+0.0 |" in targets_
+    assert "-0.500 ± 0.000 (2)<br>+0.0" in peers and "other projects" in peers.casefold()
+    assert "| a, sums | – | -0.250 (1)<br>+0.0 | – |" in rounds
+    assert smaller.startswith("At 300 examples") and "| a, sums | -1.000 (1)<br>+0.0 | – | – | – |" in smaller

@@ -1,0 +1,80 @@
+"""Tables of docs/selection.md for single stages: other projects' rules, rounds, other budgets, targets. A stage without rows has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.proving_ground import aiming, peer_picks, target_figures
+from benchmarks.proving_ground.summary import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
+from benchmarks.proving_ground.targets import LIST
+
+ROUNDS = "4 rounds"
+Column = tuple[str, int, str, int]
+"""A strategy at a budget, and what it is compared with."""
+
+
+def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
+    """The tables of the stages that the rows are of."""
+    ground = Ground(rows)
+    peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *peer_picks.STRATEGIES)]
+    rounds = [(f"{name}, {ROUNDS}", BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
+    found = [_targets(rows)]
+    if any(ground.values(cell, name).size for cell in ground.cells for name in peer_picks.STRATEGIES):
+        found.append(_table(ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"]))
+    found.append(_table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds))
+    for budget in (300, 4000):
+        others = [(name, budget, "random", budget) for name in (WITH, KIND, CLUSTERS, ORACLE)]
+        found.append(_table(ground, f"At {budget:,} examples, less random", others))
+    return [table for table in found if table]
+
+
+def difference(ground: Ground, cell: Cell, column: Column, key: str = "macro_nll") -> np.ndarray:
+    """(seeds,) of the strategy less what it is compared with, over the seeds that both have."""
+    ours, theirs = (ground.runs.get((cell, budget, name), {}) for name, budget in (column[:2], column[2:]))
+    return np.array([ours[seed][key] - theirs[seed][key] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+def _text(nll: np.ndarray, matches: np.ndarray) -> str:
+    if not len(nll):
+        return "–"
+    error = f" ± {stats.sem(nll):.3f}" if len(nll) > 1 else ""
+    return f"{nll.mean():+.3f}{error} ({len(nll)})<br>{100 * matches.mean():+.1f}"
+
+
+def _table(ground: Ground, title: str, columns: Sequence[Column], pools: Sequence[str] | None = None) -> str:
+    """One row a model and pool that played any of the columns; macro NLL ± standard error (seeds), exact match in points."""
+    lines = []
+    for cell in ground.cells:
+        entries = [_text(difference(ground, cell, c), difference(ground, cell, c, "macro_em")) for c in columns]
+        if set(entries) != {"–"} and (pools is None or cell[1] in pools):
+            lines.append(f"| {', '.join(cell)} | " + " | ".join(entries) + " |")
+    if not lines:
+        return ""
+    head = f"{title}: macro NLL ± standard error (seeds), and macro exact match in points."
+    names = " | ".join(name for name, *_ in columns)
+    return "\n".join([head, "", f"| model, pool | {names} |", "|" + "---|" * (len(columns) + 1), *lines])
+
+
+def _targets(rows: list[dict[str, Any]]) -> str:
+    """One row a model and target: random's NLL, and each strategy less random."""
+    runs, names = target_figures.runs_of(rows), aiming.STRATEGIES[1:]
+    lines = []
+    for model, target in sorted({cell for cell, _ in runs}):
+        entries = []
+        for name in names:
+            both = (target_figures.differences(runs, name, "random", key=key) for key in ("macro_nll", "macro_em"))
+            entries.append(_text(*(found.get((model, target), np.zeros(0)) for found in both)))
+        of = LIST["targets"][target]
+        random = [row["macro_nll"] for row in runs.get(((model, target), "random"), {}).values()]
+        shown = f"{np.mean(random):.3f}" if random else "–"
+        lines.append(f"| {model}, {target}: {of['pool_has']}, {of['pool']} | {shown} | " + " | ".join(entries) + " |")
+    if not lines:
+        return ""
+    head = "Targets: macro NLL of random on the test rows; each strategy less random ± standard error (seeds), exact match in points."
+    return "\n".join(
+        [head, "", f"| model, target | random | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2), *lines]
+    )
