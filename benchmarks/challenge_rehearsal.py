@@ -179,7 +179,7 @@ def rehearse(arguments: argparse.Namespace) -> dict[str, Any]:
         "within_time": sum(seconds.values()) <= 60 * arguments.minutes,
         "rounds": [{key: entry.get(key) for key in keys} for entry in rounds],
         "merged": exports["merged"]["difference"],
-        "vllm": exports["adapter"]["vllm"],
+        "vllm": {key: exports["adapter"]["vllm"][key] for key in ("max_lora_rank", "problems")},
         "answered": answered,
     }
 
@@ -201,7 +201,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     found = rehearse(arguments)
     record = {
-        "command": f"python benchmarks/challenge_rehearsal.py --config {arguments.config} --minutes {arguments.minutes:g}",
+        "command": f"python benchmarks/challenge_rehearsal.py --config {Path(arguments.config).name} --minutes {arguments.minutes:g}",
         "model": arguments.model.name if arguments.model else None,
         "device": device_name(),
         "date": now(),

@@ -52,7 +52,7 @@ def test_a_preset_is_read_from_a_repository_of_its_layout(copies, tmp_path, pres
 def test_a_preset_of_a_part_takes_only_the_rows_of_that_part(copies, tmp_path):
     write_repository(copies, BY_NAME["open-platypus-people"])
     _, pool = imported(tmp_path, "open-platypus-people")
-    assert pool.origin([0]) == ["preset:open-platypus-people:train:2"]
+    assert pool.origin(range(len(pool))) == ["preset:open-platypus-people:train:2"]
     assert [m["content"] for m in pool.messages([0])[0]] == ["Say A.", "A"]
 
 
