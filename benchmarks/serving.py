@@ -3,7 +3,8 @@
     python benchmarks/serving.py --out benchmarks/results/serving_cpu.json
 
 The server is a process of its own on 127.0.0.1, with SmolLM2-135M in NF4 (`make assets`) and LoRA adapters of random weights. Every
-request has its own prompt and seed. The first ones are also sent one at a time, and their answers compared.
+request has its own prompt and seed. Some are also sent one at a time, and their answers compared. Both ways alternate in ROUNDS rounds, so
+that other programs on the machine slow both down; the server's own processor time is recorded too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
 import openai  # noqa: E402
+import psutil  # noqa: E402
 from common import device_name, now, versions  # noqa: E402
 
 from al.config import CONFIG_DIR, load  # noqa: E402
 
-CONCURRENCY, NEW_TOKENS, RANK = 16, 16, 16
+CONCURRENCY, NEW_TOKENS, RANK, ROUNDS = 16, 16, 16, 4
 THINGS = ("apples", "books", "tickets", "lamps", "stones", "shirts", "coins", "boats")
 
 
@@ -78,7 +81,7 @@ def server(adapters: int, dtype: str) -> Iterator[dict[str, Any]]:
     command = [sys.executable, __file__, "--adapters", str(adapters), "--dtype", dtype]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield json.loads(process.stdout.readline())
+            yield json.loads(process.stdout.readline()) | {"process": psutil.Process(process.pid)}
         finally:
             process.terminate()
 
@@ -102,55 +105,85 @@ def requests(count: int, models: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-async def ask(url: str, asked: list[dict[str, Any]], at_once: int) -> dict[str, Any]:
-    """Send all requests, `at_once` at a time; a row of the record, with the texts (None: lost)."""
-    gate, seconds, texts, tokens = asyncio.Semaphore(at_once), [0.0] * len(asked), [None] * len(asked), 0
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+@dataclass
+class Tally:
+    """What was sent `at_once` at a time: texts by request (None: lost), seconds of each, of all and of the server's processor."""
+
+    at_once: int
+    texts: dict[int, str | None] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    async def send(self, client: openai.AsyncOpenAI, asked: list[dict[str, Any]], numbers: Iterable[int]) -> None:
+        """Send requests of these numbers."""
+        gate = asyncio.Semaphore(self.at_once)
 
         async def one(number: int) -> None:
             """One request."""
-            nonlocal tokens
             async with gate:
                 started = time.perf_counter()
                 try:
                     found = await client.chat.completions.create(**asked[number])
                 except openai.APIError as error:
                     print(f"request {number} is lost: {error}", file=sys.stderr)
+                    self.texts[number] = None
                     return
-                seconds[number] = time.perf_counter() - started
-            texts[number], tokens = found.choices[0].message.content, tokens + found.usage.completion_tokens
+                self.latencies.append(time.perf_counter() - started)
+            self.texts[number] = found.choices[0].message.content
+            self.tokens += found.usage.completion_tokens
 
         started = time.perf_counter()
-        await asyncio.gather(*(one(number) for number in range(len(asked))))
-        total = time.perf_counter() - started
-    p50, p95 = np.percentile(seconds, (50, 95))
-    return {
-        "at_once": at_once,
-        "requests": len(asked),
-        "lost": texts.count(None),
-        "seconds": round(total, 2),
-        "requests_per_s": round(len(asked) / total, 3),
-        "tokens_per_s": round(tokens / total, 1),
-        "latency_p50": round(float(p50), 2),
-        "latency_p95": round(float(p95), 2),
-        "texts": texts,
-    }
+        await asyncio.gather(*(one(number) for number in numbers))
+        self.seconds += time.perf_counter() - started
+
+    def row(self) -> dict[str, Any]:
+        """For the record."""
+        p50, p95 = np.percentile(self.latencies, (50, 95))
+        return {
+            "at_once": self.at_once,
+            "requests": len(self.texts),
+            "lost": sum(text is None for text in self.texts.values()),
+            "seconds": round(self.seconds, 2),
+            "tokens_per_s": round(self.tokens / self.seconds, 1),
+            "cpu_ms_per_token": round(1000 * self.cpu_seconds / self.tokens, 1),
+            "latency_p50": round(float(p50), 2),
+            "latency_p95": round(float(p95), 2),
+        }
+
+
+async def alternate(url: str, process: psutil.Process, asked: list[dict[str, Any]], alone: int) -> list[Tally]:
+    """All requests CONCURRENCY at a time, and the first `alone` one at a time, in turns."""
+    tallies = [Tally(1), Tally(CONCURRENCY)]
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        await Tally(CONCURRENCY).send(client, asked, range(CONCURRENCY))  # the first passes of a process are slower
+        for turn in range(ROUNDS):
+            for tally, count in zip(tallies, (alone, len(asked)), strict=True):
+                before = sum(process.cpu_times()[:2])
+                await tally.send(client, asked, range(turn * count // ROUNDS, (turn + 1) * count // ROUNDS))
+                tally.cpu_seconds += sum(process.cpu_times()[:2]) - before
+    return tallies
 
 
 def measured(adapters: int, dtype: str, count: int, alone: int) -> Iterator[dict[str, Any]]:
-    """Rows of one server: `count` requests at once, and the first `alone` of them one at a time."""
+    """Rows of one server."""
     with server(adapters, dtype) as found:
         models = [str(number) for number in range(1, adapters + 1)] or ["base"]
-        asked = requests(count, models)
-        asyncio.run(ask(found["url"], asked[:CONCURRENCY], CONCURRENCY))  # the first passes of a process are slower
-        rows = [asyncio.run(ask(found["url"], asked[:alone], 1)), asyncio.run(ask(found["url"], asked, CONCURRENCY))]
-        texts = [row.pop("texts") for row in rows]
-        same = sum(a is not None and a == b for a, b in zip(*texts, strict=False))
+        one, many = asyncio.run(alternate(found["url"], found["process"], requests(count, models), alone))
         about = {"adapters": adapters, "compute_dtype": found["compute_dtype"]}
+        rows = [tally.row() for tally in (one, many)]
         for row in rows:
             yield {**about, "device": found["device"], **row}
-        times = rows[1]["tokens_per_s"] / rows[0]["tokens_per_s"]
-        yield {**about, "times_one_at_a_time": round(times, 2), "compared": alone, "same_answers": same}
+        ratios = {
+            name: round(rows[first][key] / rows[1 - first][key], 2)
+            for name, key, first in (
+                ("times_one_at_a_time", "tokens_per_s", 1),
+                ("times_in_cpu", "cpu_ms_per_token", 0),
+            )
+        }
+        same = sum(text is not None and text == many.texts[number] for number, text in one.texts.items())
+        yield {**about, **ratios, "compared": alone, "same_answers": same}
 
 
 def main() -> None:
@@ -173,13 +206,9 @@ def main() -> None:
         "versions": versions("openai", "fastapi", "uvicorn"),
         "new_tokens": NEW_TOKENS,
     }
-    record |= {"rank": RANK, "note": arguments.note, "rows": []}
+    record |= {"new_tokens": NEW_TOKENS, "rank": RANK, "rounds": ROUNDS, "note": arguments.note, "rows": []}
     alone = arguments.alone
-    for adapters, dtype, count in (
-        (1, "auto", arguments.requests),
-        (3, "auto", arguments.requests),
-        (3, "float32", alone),
-    ):
+    for adapters, dtype, count in ((3, "auto", arguments.requests), (3, "float32", 2 * alone)):
         for row in measured(adapters, dtype, count, alone):
             record["rows"].append(row)
             arguments.out.write_text(json.dumps(record, indent=1) + "\n")

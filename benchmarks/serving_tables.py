@@ -18,18 +18,22 @@ def serving(record: dict[str, Any]) -> str:
         [
             f"{row['adapters']}",
             row["compute_dtype"],
-            f"{row['at_once']}",
+            str(_places(row, record["rounds"])),
             f"{row['requests']}",
             f"{row['lost']}",
             f"{row['tokens_per_s']:.1f}",
-            f"{row['requests_per_s']:.2f}",
+            f"{row['cpu_ms_per_token']:.0f}",
             f"{row['latency_p50']:.2f}",
             f"{row['latency_p95']:.2f}",
         ]
         for row in timed
     ]
-    faster = ", ".join(f"{row['times_one_at_a_time']:.1f}" for row in times)
-    same = ", ".join(f"{row['same_answers']} of {row['compared']}" for row in times)
+    ratios = [
+        f"{row['times_one_at_a_time']:.1f} times as many tokens per second ({row['times_in_cpu']:.1f} times less processor time for each) "
+        f"with {row['compute_dtype']} and {_places(many, record['rounds'])} at once"
+        for row, many in zip(times, timed[1::2], strict=True)
+    ]
+    same = ", ".join(f"{row['same_answers']} of {row['compared']} ({row['compute_dtype']})" for row in times)
     return "\n".join(
         [
             f"{timed[0]['device']}; {shown}; {record['date'][:10]}; `{record['command']}`",
@@ -37,8 +41,8 @@ def serving(record: dict[str, Any]) -> str:
             f"SmolLM2-135M in NF4, adapters of rank {record['rank']} with random weights, at most {record['new_tokens']} new tokens, half "
             f"of the requests greedy, through OpenAI's client. {record['note']}",
             "",
-            f"With {timed[1]['at_once']} requests at once the server writes {faster} times as many tokens per second as with one. Texts "
-            f"that are equal in both ways: {same}; rounding changes the others.",
+            f"Compared with one request at a time the server writes {', '.join(ratios)}. Texts that are equal in both ways: {same}; "
+            "rounding changes the others.",
             "",
             table(
                 [
@@ -48,7 +52,7 @@ def serving(record: dict[str, Any]) -> str:
                     "requests",
                     "lost",
                     "new tokens/s",
-                    "requests/s",
+                    "CPU ms per token",
                     "median s",
                     "95% s",
                 ],
@@ -56,3 +60,8 @@ def serving(record: dict[str, Any]) -> str:
             ),
         ]
     )
+
+
+def _places(row: dict[str, Any], rounds: int) -> int:
+    """Requests at once; a series in rounds may have fewer than the client allows."""
+    return min(row["at_once"], row["requests"] // rounds)

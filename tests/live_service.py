@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,9 @@ def live(
         running_service(base, tokenizer, template, folders, config, limits) as service,
     ):
         port = listening.getsockname()[1]
+        listening.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 8192
+        )  # so that a client that does not read is soon noticed
         allowed = Access(token, host_names("127.0.0.1", port), limits.body_bytes, **access)
         server = uvicorn_server(make_service_app(service, allowed))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -167,8 +167,8 @@ class BatchWorker:
                     self._fail(error)
                     batch = self._new_batch()
                     continue
-                self._deliver(steps)
                 self._running = batch.sequences
+                self._deliver(steps)
                 self._learn(steps, time.monotonic() - started)
 
     def _next_orders(self, busy: bool) -> list[Callable[[ContinuousBatch], None]] | None:
@@ -183,13 +183,13 @@ class BatchWorker:
         with self._changed:
             self._unread.difference_update(step.request for step in steps)
             found = [(self._tickets.get(step.request), step) for step in steps]
-        for ticket, step in found:
-            if ticket is not None:
-                ticket.put((ticket.keys.index(step.request), step))
         written = sum(step.answer is not None for step in steps)
         if written:
             self._metrics.new_tokens.inc(written)
             self._metrics.step_sequences.observe(written)
+        for ticket, step in found:  # last: whoever has an answer may ask for the metrics at once
+            if ticket is not None:
+                ticket.put((ticket.keys.index(step.request), step))
 
     def _learn(self, steps: Sequence[Step], seconds: float) -> None:
         """Estimate how long it takes until a place is free: the steps since the last answer that ended."""
