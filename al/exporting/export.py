@@ -102,7 +102,8 @@ def export_round(path: Path, config: Config, wanted: ExportRequest, quiet: bool 
     }
     document |= {"bytes": size, "pushed": None, **found}
     if wanted.kind == "adapter":
-        document["vllm"] = vllm_support(wanted.to)
+        base = source.origin["base"]
+        document["vllm"] = vllm_support(wanted.to, "BASE_FOLDER" if base["local"] else base["name"])
     if hub is not None:
         document["pushed"] = _push(hub, source, wanted)
     return document

@@ -18,17 +18,26 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of --max-lora-rank. An adapter may have any rank up to it."""
 
 
-def vllm_support(folder: Path) -> dict[str, Any]:
+def vllm_support(folder: Path, base: str) -> dict[str, Any]:
     """What vLLM's limits say of the adapter in `folder`: {"max_lora_rank": the smallest value that fits or None, "problems": one line each,
-    "command": how to serve it, None if there are problems}."""
+    "command": how to serve it on `base`, None if there are problems}."""
     settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
     fits = next((value for value in RANKS if value >= rank), None)
     problems = [*_features(settings), *_layout(folder)]
     if fits is None:
         problems.append(f"rank {rank} is above {RANKS[-1]}, vLLM's largest --max-lora-rank")
-    command = ["vllm", "serve", settings["base_model_name_or_path"], "--enable-lora", "--max-lora-rank", str(fits)]
-    command += ["--lora-modules", f"selected={folder}"]
+    command = [
+        "vllm",
+        "serve",
+        base,
+        "--enable-lora",
+        "--max-lora-rank",
+        str(fits),
+        "--lora-modules",
+        f"selected={folder}",
+    ]
+    command += ["--chat-template", str(folder / "chat_template.jinja")]
     return {"max_lora_rank": fits, "problems": problems, "command": None if problems else shlex.join(command)}
 
 

@@ -79,7 +79,7 @@ def test_an_adapter_is_the_rounds_own_folder_and_says_how_vllm_serves_it(two_rou
     assert contents(exported / "adapter") == contents(two_rounds[0] / "rounds/002/adapter")
     vllm = json.loads((exported / "adapter.json").read_text())["vllm"]
     assert vllm["problems"] == [] and vllm["max_lora_rank"] == 8
-    assert vllm["command"].startswith("vllm serve model --enable-lora --max-lora-rank 8 --lora-modules selected=")
+    assert vllm["command"].startswith("vllm serve BASE_FOLDER --enable-lora --max-lora-rank 8 --lora-modules selected=")
 
 
 def test_the_logit_difference_of_a_merged_model_is_printed_and_kept(exported):

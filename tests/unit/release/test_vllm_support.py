@@ -24,7 +24,7 @@ def adapter(folder: Path, tensor: str = f"{MODULE}.lora_A.weight", **settings: A
         "modules_to_save": None,
         "target_modules": ["q_proj", "up_proj"],
     }
-    document = known | {"base_model_name_or_path": "someone/base", "rank_pattern": {}} | settings
+    document = known | {"rank_pattern": {}} | settings
     (folder / "adapter_config.json").write_text(json.dumps(document))
     save_file({tensor: np.zeros((2, 2), np.float32)}, folder / "adapter_model.safetensors")
     return folder
@@ -32,9 +32,10 @@ def adapter(folder: Path, tensor: str = f"{MODULE}.lora_A.weight", **settings: A
 
 @pytest.mark.parametrize(("rank", "needed"), [(1, 8), (8, 8), (9, 16), (200, 256), (300, 320), (512, 512)])
 def test_the_smallest_rank_limit_that_fits_is_in_the_command(rank, needed, tmp_path):
-    found = vllm_support(adapter(tmp_path, r=rank))
+    found = vllm_support(adapter(tmp_path, r=rank), "someone/base")
     assert found["max_lora_rank"] == needed and needed in RANKS
     assert f"vllm serve someone/base --enable-lora --max-lora-rank {needed} " in found["command"]
+    assert found["command"].endswith(f"selected={tmp_path} --chat-template {tmp_path}/chat_template.jinja")
 
 
 @pytest.mark.parametrize(
@@ -50,5 +51,5 @@ def test_the_smallest_rank_limit_that_fits_is_in_the_command(rank, needed, tmp_p
     ],
 )
 def test_what_vllm_does_not_take_is_named(settings, named, tmp_path):
-    found = vllm_support(adapter(tmp_path, **settings))
+    found = vllm_support(adapter(tmp_path, **settings), "someone/base")
     assert found["command"] is None and named in " ".join(found["problems"])
