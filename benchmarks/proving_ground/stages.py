@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from collections import defaultdict
@@ -53,7 +54,17 @@ def _cut(work: Work, runs: list[Run]) -> list[Run]:
 
 
 def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Callable[[str], None] = print) -> None:
-    """Add the picks of those runs that no file has yet and that can be made; says which cannot be, and what they need."""
+    """Add the picks of those runs that no file has yet and that can be made; says which cannot be, and what they need.
+
+    One process at a time; another one waits, and finds what the first has made.
+    """
+    (work / "picking").mkdir(exist_ok=True)
+    with (work / "picking/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _write_picks(work, runs, file, processes, log)
+
+
+def _write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Callable[[str], None]) -> None:
     have = work.picks()
     missing = {name_of(run): run for run in runs if not run["recorded"] and name_of(run) not in have}
     by_pool: dict[str, list[Run]] = defaultdict(list)
@@ -66,7 +77,6 @@ def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Ca
     for reason in [key for key in by_pool if key.startswith("needs ")]:
         log(f"{len(by_pool.pop(reason))} picks not made: {reason}")
     parts = work / "picking"
-    parts.mkdir(exist_ok=True)
     in_processes([partial(_pick, work.root, some, parts / f"{pool}.npz") for pool, some in by_pool.items()], processes)
     kept = dict(np.load(file)) if file.exists() else {}
     made = [parts / f"{pool}.npz" for pool in by_pool]

@@ -239,6 +239,28 @@ def test_picks_are_those_of_all_files(tmp_path):
     assert {name: len(picks[name]) for name in ("a", "b")} == {"a": 2, "b": 3} and "c" not in picks
 
 
+def test_picks_are_made_once_and_what_cannot_be_made_is_said(work, monkeypatch):
+    arrays = {"sums|pool": np.arange(50, 70), "sums|pool|key": np.arange(20, dtype=np.uint64)}
+    np.savez(work / "inputs/m/splits.npz", **arrays, **{"sums|pool|task": np.repeat([0, 1], 10)})
+    lines: list[str] = []
+    wanted = [
+        run(30),
+        run(31, "oracle_uniform"),
+        run(32, stages.peer_picks.STRATEGIES[0]),
+        run(1),
+        run(33, recorded=True),
+    ]
+    stages.write_picks(work, wanted, work / "picks-m.npz", 1, lines.append)
+    made = np.load(work / "picks-m.npz")
+    assert (
+        set(made) == {name_of(wanted[0]), name_of(wanted[1])} and "1 picks not made: needs hidden states of m" in lines
+    )
+    assert np.bincount(made[name_of(wanted[1])] // 60).tolist() == [2, 2]  # two of each task
+    monkeypatch.setattr(stages, "_pick", None)
+    stages.write_picks(work, wanted, work / "picks-m.npz", 1, lines.append)  # nothing is made again
+    assert set(np.load(work / "picks-m.npz")) == set(made)
+
+
 def test_pools_that_are_not_the_listed_ones_are_refused(tmp_path):
     for part in prepare.PARTS:
         for name in prepare.LIST["pools"]:
