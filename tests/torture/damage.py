@@ -103,7 +103,10 @@ def _found_and_mended(run: Path, path: Path, seed: int) -> str:
     if not (run / "rounds/003/report.html").exists():  # else `resume` has finished it
         succeeds("round", "--run", run, *options(seed))
     sound(run)
-    same(contents(run), _three_rounds(seed))
+    made, wanted = contents(run), _three_rounds(seed)
+    if path.parts[0] == "artifacts" and not (run / Path(*path.parts[:3])).exists():  # only a round under way needed it
+        wanted = {name: sha256 for name, sha256 in wanted.items() if Path(name).parts[:2] != path.parts[1:3]}
+    same(made, wanted)
     if used.code == 0 and found.code == 0:
         expect(path.name in NOT_TRUSTED or path.name == DATABASE, "nobody noticed")
         return "a file whose content nothing depends on"
