@@ -49,11 +49,6 @@ def unknown_row(row: Mapping[str, Any], compared: bool = True) -> str:
     found = f"fields {shown}: no known format has these"
     if not compared:
         return f"{found}; {_advice(row)}"
-    columns = [value for value in row.values() if isinstance(value, list) and len(value) > 1]
-    if len(columns) == len(row) > 1 and len({len(column) for column in columns}) == 1:
-        return (
-            f"{found}: each is a list of {len(columns[0]):,} values, so the file is by column; write one object per row"
-        )
     nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
     if _likeness(nearest, known) <= 0 or all(name in known for name in nearest.expects):
         return f"{found}; {_advice(row)}"
