@@ -122,7 +122,7 @@ def test_patience_without_evaluations_is_refused():
 
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4, 5])
 def test_trap_14_a_watched_training_killed_at_any_step_ends_with_the_same_bits(base, tmp_path, kill_at):
-    expected, whole, metrics, _ = watched(base, tmp_path / "whole")
+    expected, whole, metrics, _ = watched(base, tmp_path / "whole", seed=6)
     assert whole.best_step == 3 and whole.steps == 6
 
     def kill(found):
@@ -130,8 +130,8 @@ def test_trap_14_a_watched_training_killed_at_any_step_ends_with_the_same_bits(b
             raise Kill
 
     with pytest.raises(Kill):
-        watched(base, tmp_path / "killed", on_step=kill)
-    found, report, again, _ = watched(base, tmp_path / "killed")
+        watched(base, tmp_path / "killed", on_step=kill, seed=6)
+    found, report, again, _ = watched(base, tmp_path / "killed", seed=6)
     assert equal(found, expected) and report.resumed_from == min(kill_at - 1, 4 if kill_at > 4 else 3)
     for name in ("steps", "best_step", "best_dev_loss", "stopped_early", "last_loss"):
         assert getattr(report, name) == getattr(whole, name)
