@@ -278,7 +278,10 @@ def test_scores_of_choices_are_a_multiple_choice_question():
         ({"row_id": "r 1", "turns": ["Say it.", "Again."]}, "--map instruction=turns.0,output=turns.1"),
         ({"uid": 3, "doc_id": "x", "ask": Q, "said": A}, "--map instruction=ask,output=said"),
         ({"log": [{"who": "me", "what": Q}]}, "--map conversations=log"),
-        ({"ask": ["a", "b"], "said": ["c", "d"]}, "a table column by column (`ask`, `said`: 2 values each), not one row"),
+        (
+            {"ask": ["a", "b"], "said": ["c", "d"]},
+            "a table column by column (`ask`, `said`: 2 values each), not one row",
+        ),
     ],
 )
 def test_the_hint_for_an_unknown_row_names_a_map_that_can_work(row, advice):
