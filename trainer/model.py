@@ -20,7 +20,7 @@ from trainer.gate.architecture import prepare_attention
 from trainer.gate.weights import check_complete
 from trainer.randomness import ADAPTER, derive_seed, forked_rng
 from trainer.shortage import shortage
-from trainer.tokenizer import unavailable
+from trainer.tokenizer import load_config, unavailable
 
 __all__ = ["Base", "plain_attention", "resolve_device", "resolve_dtype", "save_adapter"]
 
@@ -126,12 +126,11 @@ def plain_attention(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def _load_causal(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        found = AutoConfig.from_pretrained(config.name, **source)
-        _refuse_other_quantization(found, config)
+        _refuse_other_quantization(load_config(config), config)
         settings = (
             {"quantization_config": quantization.nf4_settings(config, dtype)} if config.quantization == "nf4" else {}
         )

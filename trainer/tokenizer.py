@@ -26,15 +26,15 @@ def load_tokenizer(config: ModelConfig, only_local: bool = False) -> object:
         raise unavailable(config, error) from error
 
 
-SIZES = (
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-)
+WIDEST, DEEPEST = 10_000_000, 10_000
+"""More than any model has. A config with a billion layers would be built for hours."""
+SIZES = {
+    "num_hidden_layers": DEEPEST,
+    **dict.fromkeys(
+        ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+        WIDEST,
+    ),
+}
 
 
 def load_config(config: ModelConfig) -> Any:
@@ -42,21 +42,26 @@ def load_config(config: ModelConfig) -> Any:
 
     Raises:
         MachineError: it cannot be loaded.
-        TrainerError: a size in it is below 1.
+        TrainerError: a size in it is one that no model has.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         loaded = AutoConfig.from_pretrained(
             config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise unavailable(config, error) from error
     sizes = {name: getattr(loaded.get_text_config(), name, None) for name in SIZES}
-    wrong = ", ".join(f"{name} {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1)
+    wrong = [
+        f"{name} {size} (1 to {SIZES[name]:,})"
+        for name, size in sizes.items()
+        if isinstance(size, int) and not 1 <= size <= SIZES[name]
+    ]
     if wrong:
         raise TrainerError(
-            f"model.name: expected sizes of at least 1 in config.json of {config.name!r}, found {wrong}; restore the file"
+            f"model.name: config.json of {config.name!r} has sizes that no model has: {', '.join(wrong)}; restore the file"
         )
     return loaded
 

@@ -83,5 +83,7 @@ def test_no_message_names_a_way_to_start_that_may_be_another():
 
 
 def test_nothing_but_winnow_speaks_before_a_round(world, tmp_path):
-    done = run(tmp_path, sys.executable, ROOT / "cli.py", "doctor", "--config", world, "--set", "model.quantization=nf4")
+    done = run(
+        tmp_path, sys.executable, ROOT / "cli.py", "doctor", "--config", world, "--set", "model.quantization=nf4"
+    )
     assert "kernels" not in done.stderr

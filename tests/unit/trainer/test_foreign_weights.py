@@ -133,10 +133,23 @@ def test_an_embedder_with_foreign_modules_is_one_line(embedder, tmp_path, kind):
     assert "\n" not in str(caught.value) and not (tmp_path / "it_ran").exists()
 
 
-@pytest.mark.parametrize(("name", "size"), [("num_hidden_layers", -1), ("hidden_size", 0), ("vocab_size", -7)])
-def test_a_size_below_one_is_named_before_anything_is_built(tmp_path, name, size):
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("num_hidden_layers", -1), ("num_hidden_layers", 10**9), ("hidden_size", 0), ("vocab_size", 10**12)],
+)
+def test_a_size_that_no_model_has_is_named_before_anything_is_built(tmp_path, name, size):
     config = saved(tmp_path / "model")
     document = json.loads((tmp_path / "model/config.json").read_text())
     (tmp_path / "model/config.json").write_text(json.dumps({**document, name: size}))
-    with pytest.raises(TrainerError, match=f"at least 1 in config.json of .*{name} {size}; restore"):
+    with pytest.raises(TrainerError, match=f"sizes that no model has: {name} {size} \\(1 to "):
         load_config(config)
+
+
+def test_a_size_that_is_text_is_one_line(tmp_path):
+    config = saved(tmp_path / "model")
+    document = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps({**document, "hidden_size": "32"}))
+    with pytest.raises(TrainerError, match="hidden_size"):
+        load_config(config)
+    with pytest.raises(TrainerError, match="hidden_size"):
+        Base.load(config)
