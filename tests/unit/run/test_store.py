@@ -222,7 +222,7 @@ def test_a_full_disk_that_has_no_place_for_the_run_is_named(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("shape", [(4000,), (7, 3), (0, 5), ()])
-def test_an_array_whose_end_did_not_fit_the_disk_is_not_published(tmp_path, shape):
+def test_trap_47_an_array_whose_end_did_not_fit_the_disk_is_not_published(tmp_path, shape):
     """numpy.save says nothing if the last 4 KiB are lost when the file is closed."""
     lost = [1]
 

@@ -65,7 +65,7 @@ def test_examples_that_are_all_alike_have_a_place():
 
 
 @pytest.mark.parametrize("order", [("torch", "numpy"), ("numpy", "torch")])
-def test_the_threads_of_other_libraries_stay_as_they_were(order: tuple[str, str]):
+def test_trap_48_the_threads_of_other_libraries_stay_as_they_were(order: tuple[str, str]):
     """A round that finds its map made, and one that makes it, add in the same order in training."""
     program = f"""
 import {order[0]}, numpy

@@ -220,7 +220,7 @@ def test_what_the_decoder_does_not_compute_is_refused_by_name(kind, changes, wor
         Decoder.bind(build(kind, **changes), torch.float32)
 
 
-def test_an_adapter_that_peft_would_lose_a_part_of_is_refused_before_training(tmp_path):
+def test_trap_46_an_adapter_that_peft_would_lose_a_part_of_is_refused_before_training(tmp_path):
     """transformers reads old checkpoints of Laguna by a pattern that also matches the names of its layers."""
     from benchmarks.architecture_models import tiny_model
 

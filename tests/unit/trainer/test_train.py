@@ -242,7 +242,7 @@ def test_a_killed_process_and_another_one_end_with_the_same_adapter_bytes(base, 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2"])
-def test_the_memory_that_is_free_decides_what_layers_keep_and_no_bit_of_the_adapter(kind, dtype, tmp_path, monkeypatch):
+def test_trap_49_free_memory_decides_what_layers_keep_and_no_bit_of_the_adapter(kind, dtype, tmp_path, monkeypatch):
     base = Base.load(saved(tmp_path / "model", kind).model_copy(update={"compute_dtype": dtype}))
     found = []
     for retention in (Retention.KEEP, Retention.PRODUCTS, Retention.INPUT):
