@@ -94,7 +94,8 @@ def start(
 
 def ended(child: multiprocessing.Process, streams: Path) -> Result:
     """What a process that `start` started and that has ended left behind."""
-    return Result(child.exitcode, (streams / "out").read_text(), (streams / "err").read_text())
+    said = [(streams / name).read_text() if (streams / name).exists() else "" for name in ("out", "err")]
+    return Result(child.exitcode, *said)  # one that was killed at once has said nothing
 
 
 def _main(arguments: list[str], environment: dict[str, str], streams: str, before: Callable[[], object] | None) -> None:
