@@ -60,7 +60,8 @@ def work(options: argparse.Namespace) -> None:
     for name, case in cases:
         wanted = (name, case.name) not in done and (options.cases is None or case.name in options.cases)
         if (case.group or case.name) in mine and wanted and time.time() < options.deadline:
-            print(json.dumps({"row": name, "case": case.name, **outcome(case)}), flush=True)
+            line = json.dumps({"row": name, "case": case.name, **outcome(case)}) + "\n"
+            os.write(sys.stdout.fileno(), line.encode())  # in one piece: other workers write to the same pipe
 
 
 def journal(path: Path | None) -> list[dict[str, Any]]:
@@ -95,7 +96,9 @@ def workers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from tiny_world import build_world
 
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir=memory if os.access(memory, os.W_OK) else None, ignore_cleanup_errors=True
+    ) as folder:
         config = build_world(Path(folder), world.EXAMPLES)
         environment = {**os.environ, **QUIET, world.WORLD: str(config), "LD_PRELOAD": str(build(config.parent))}
         if not Path("/dev/nvidiactl").exists():
