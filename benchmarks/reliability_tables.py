@@ -25,11 +25,17 @@ def reliability(record: dict[str, Any], provenance: str) -> str:
     ]
     ran, held = (sum(found[key] for found in record["rows"].values()) for key in ("ran", "held"))
     asked = sum(found["asked"] for found in record["rows"].values())
+    went_on = (
+        " Cases ran in parts; those that fell were run again once what they had found was mended."
+        if "--journal" in record["command"]
+        else ""
+    )
+    unseen = " Those that were not run stand in no other column." if ran < asked else ""
     parts = [
         HEAD,
         f"{provenance}; seed {record['seed']}.",
         "",
-        f"**{held:,} of {ran:,} cases held.** The whole list has {asked:,} cases; those that were not run here stand in no other column.",
+        f"**{held:,} of {ran:,} cases held.** The whole list has {asked:,} cases.{unseen}{went_on}",
         "",
         table(["what is done", "what must hold", "cases", "run", "held"], rows),
     ]

@@ -122,13 +122,13 @@ def record(path: Path, rows: dict[str, list[dict[str, Any]]], options: argparse.
     from common import device_name, now, versions
 
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": {}}
-    command = f"python tests/torture --seed {options.seed}"
+    command = f"python tests/torture --seed {options.seed}" + (" --journal FILE" if options.journal else "")
     for name, found in rows.items():
         fell = [{"case": one["case"], "what": one["what"]} for one in found if not one["held"]]
         document["rows"][name] = {
             "title": ROWS[name].title,
             "promise": ROWS[name].promise,
-            "asked": len(list(ROWS[name].cases(options.seed))),
+            "asked": len({case.name for case in ROWS[name].cases(options.seed)}),
             "ran": len(found),
             "held": len(found) - len(fell),
             "seconds": round(sum(one["seconds"] for one in found)),
