@@ -77,6 +77,19 @@ def test_approving_waits_for_what_was_typed_last_and_stops_where_that_is_refused
     assert said in page.inner_text("#problem") and not page.locator("#confirm").is_visible()
 
 
+def test_what_is_refused_while_the_button_is_pressed_stops_the_approval_too(served, watch):
+    _, page = opened(watch, served)
+    page.get_by_label("Quota of cluster 0").fill("-1")
+    page.get_by_role("button", name="Approve and train").hover()
+    page.mouse.down()
+    page.wait_for_selector("#problem:not([hidden])")
+    page.mouse.up()
+    page.wait_for_timeout(200)
+    assert not page.locator("#confirm").is_visible()
+    page.get_by_role("button", name="Approve and train").click()  # the field shows what holds again
+    page.wait_for_selector("#confirm", state="visible")
+
+
 def test_the_keyboard_alone_is_enough(served, watch):
     watched, page = opened(watch, served)
     first, second = (page.locator(".card").nth(i).get_attribute("data-id") for i in (0, 1))

@@ -308,8 +308,12 @@
   $("next").addEventListener("click", () => turn(1, 0));
 
   // -- approval, and training ---------------------------------------------------------------------------------------
+  let pressed = null;
+  // Pressing the button ends typing: what was typed is sent, and may be refused, before the click that follows.
+  $("approve").addEventListener("pointerdown", () => (pressed = refused));
   $("approve").addEventListener("click", async () => {
-    const before = refused;
+    const before = pressed ?? refused;
+    pressed = null;
     await queue; // a note or an answer that is still being sent
     if (refused > before || state.problem) return; // the reason is shown
     const c = state.counts;
