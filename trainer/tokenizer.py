@@ -53,7 +53,9 @@ def load_config(config: ModelConfig) -> Any:
         )
     except (OSError, ValueError, StrictDataclassError) as error:
         raise unavailable(config, error) from error
-    found = loaded.get_text_config().to_dict()  # attributes that differ between layers cannot be read from the config itself
+    found = (
+        loaded.get_text_config().to_dict()
+    )  # attributes that differ between layers cannot be read from the config itself
     sizes = {name: found.get(name) for name in SIZES}
     wrong = [
         f"{name} {size} (1 to {SIZES[name]:,})"
