@@ -1,6 +1,7 @@
 """A limit of time for all rounds of a run: how much of it the next round may spend, so that nothing runs into what is left for exporting.
 
-A round costs more than its training: measuring, evaluation, the control. What the round before cost beside training is expected again.
+A round costs more than its training: measuring, evaluation, the control. The next round is expected to spend
+as much on these as the one before it.
 """
 
 from __future__ import annotations

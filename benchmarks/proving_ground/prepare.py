@@ -1,4 +1,4 @@
-"""Fills a work folder with what the study's runs need; what is there already is not made again.
+"""Fills a work folder with what the study's runs need; what exists is not made again.
 
 Pools are checked against pools.json before anything is made of them. Kinds and clusters are found in processes, one a pool and seed.
 """

@@ -17,7 +17,7 @@ from al.pool.presets import find, resolve
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "submission" / "Dockerfile"
 BASES = ("mistral", "llama-2", "falcon", "mpt", "pythia", "gpt", "open_llama", "redpajama", "bloom", "opt", "qwen")
-"""Families on the list of allowed bases that can be told by name."""
+"""Families on the list of allowed bases, as their repositories are named."""
 INSTRUCTIONS = ("FROM", "RUN", "WORKDIR", "COPY", "ARG", "ENV", "EXPOSE", "CMD")
 
 

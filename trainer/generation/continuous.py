@@ -175,7 +175,7 @@ class ContinuousBatch:
 
 
 def _tokens(logits_SV: torch.Tensor, tokens_S: torch.Tensor, tops: Sequence[int | None]) -> list[Token]:
-    """Each token with its log-probability and the most probable ones, as far as `tops` ask for them."""
+    """Each token with its log-probability, and as many of the most probable tokens as `tops` asks for."""
     wanted = [i for i, top in enumerate(tops) if top is not None]
     if not wanted:
         return [Token(token) for token in tokens_S.tolist()]

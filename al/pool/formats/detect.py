@@ -96,7 +96,7 @@ def table_by_column(row: Any) -> RowError | None:
     lists = all(
         isinstance(column, list) and not any(isinstance(one, list | dict) for one in column) for column in columns
     )
-    numbered = all(isinstance(column, dict) and all(map(str.isdecimal, column)) for column in columns)
+    numbered = all(isinstance(column, dict) and all(str(key).isdecimal() for key in column) for column in columns)
     if not (lists or numbered) or len({len(column) for column in columns}) > 1 or len(columns[0]) < 2:
         return None
     shown = ", ".join(f"`{name}`" for name in list(row)[:4])
