@@ -26,7 +26,7 @@ from benchmarks.proving_ground.work import Work, whole
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = (
     "bitsandbytes.functional", "peft", "transformers", "sklearn.cluster", "pydantic", "trainer.model", "trainer.measure",
-    "trainer.generate", "trainer.tokens", "trainer.attention", "selection.strategy"
+    "trainer.generate", "trainer.tokens", "trainer.attention", "selection.strategy", "al.preparation.target"
 )  # fmt: skip
 """What players and pickers import when they need it."""
 

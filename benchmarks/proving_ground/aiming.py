@@ -1,8 +1,8 @@
 """Picks that aim at a target: the default, RDS+ over the whole pool, and what might be a better default.
 
-    default             nearest by sentence embeddings if the pool holds the target's kind, else random (Winnow's default with a target)
+    nearest or random   nearest by sentence embeddings if the pool holds the target's kind, else random (the former default)
     rds                 nearest by position-weighted hidden states of the base model (RDS+, arXiv 2503.01807), over the whole pool
-    rds, centred        the same with the pool's mean taken off: hidden states of a language model all point the same way
+    rds, centred        the same with the pool's mean taken off: hidden states of a language model all point the same way (the default)
     rds, half by kinds  half of the budget by `rds, centred`, half over kinds of prompt alike
     rds, by nearness    `rds, centred` for as large a part of the budget as its picks are near to the target, the rest at random
 
@@ -20,7 +20,8 @@ import numpy as np
 from selection.config import SelectConfig
 from selection.vectors import unit
 
-STRATEGIES = ("random", "default", "rds", "rds, centred", "rds, half by kinds", "rds, by nearness")
+DEFAULT, FORMER = "rds, centred", "nearest or random"
+STRATEGIES = ("random", FORMER, "rds", DEFAULT, "rds, half by kinds", "rds, by nearness")
 HIDDEN = tuple(name for name in STRATEGIES if name.startswith("rds"))
 """Strategies that need the model's hidden states (pooled.py); their picks are the model's own."""
 

@@ -293,9 +293,9 @@ class Picker:
         """Places of the target's pool."""
         name, strategy, budget, seed = (wanted[key] for key in ("pool", "strategy", "budget", "seed"))
         keys, rows, target = (self.splits[f"{name}|{part}"] for part in ("pool|key", "pool", "dev"))
-        if strategy == "default":
+        if strategy == aiming.FORMER:
             if self.embeddings is None:
-                raise SystemExit(f"{name}, default: needs embeddings (see embeddings.py)")
+                raise SystemExit(f"{name}, {strategy}: needs embeddings (see embeddings.py)")
             vectors = np.load(self.embeddings, mmap_mode="r")
             aim = aiming.Aim(vectors[rows].astype(np.float32), vectors[target].astype(np.float32), keys)
             nothing = np.zeros(len(rows), dtype=np.int64)

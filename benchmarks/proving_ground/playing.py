@@ -28,6 +28,12 @@ PACKAGE = "benchmarks.proving_ground"
 LEAST_MINUTES, PAUSE = 0.5, 1.0
 """With fewer minutes left no player is started, because loading a model takes as long; seconds between looks at the players."""
 TRIES = 3
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+"""Players and pickers share processors and card: threads that spin, and memory held in pieces, cost the others most of their time."""
 
 
 def shares(
@@ -187,4 +193,6 @@ class Session:
     def _start(self, command: list[str], name: str) -> subprocess.Popen:
         (self.work / "logs").mkdir(exist_ok=True)
         with (self.work / "logs" / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                command, cwd=ROOT, env=os.environ | ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
+            )

@@ -71,6 +71,8 @@ def _targets(rows: list[dict[str, Any]]) -> str:
         of = LIST["targets"][target]
         random = [row["macro_nll"] for row in runs.get(((model, target), "random"), {}).values()]
         shown = f"{np.mean(random):.3f}" if random else "–"
+        if set(entries) == {"–"}:
+            continue
         lines.append(f"| {model}, {target}: {of['pool_has']}, {of['pool']} | {shown} | " + " | ".join(entries) + " |")
     if not lines:
         return ""

@@ -54,7 +54,8 @@ def _cut(work: Work, runs: list[Run]) -> list[Run]:
 
 
 def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Callable[[str], None] = print) -> None:
-    """Add the picks of those runs that no file has yet and that can be made; says which cannot be, and what they need.
+    """Write the picks of those runs that no file has yet and that can be made, one file a pool as soon as it is done, so that players
+    need not wait for the slowest rule; says which cannot be made, and what they need.
 
     One process at a time; another one waits, and finds what the first has made.
     """
@@ -76,18 +77,9 @@ def _write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: C
             by_pool[run["pool"]].append({**run, "name": name})
     for reason in [key for key in by_pool if key.startswith("needs ")]:
         log(f"{len(by_pool.pop(reason))} picks not made: {reason}")
-    parts = work / "picking"
-    in_processes([partial(_pick, work.root, some, parts / f"{pool}.npz") for pool, some in by_pool.items()], processes)
-    kept = dict(np.load(file)) if file.exists() else {}
-    made = [parts / f"{pool}.npz" for pool in by_pool]
-    for part in made:
-        kept |= dict(np.load(part))
-    if kept:
-        with whole(file) as unfinished:
-            np.savez_compressed(unfinished, **kept)
-    for part in made:
-        part.unlink()
-    log(f"{file}: {len(kept)} picks")
+    files = {pool: file.with_name(f"{file.stem}-{pool}-{len(have)}.npz") for pool in by_pool}
+    in_processes([partial(_pick, work.root, some, files[pool]) for pool, some in by_pool.items()], processes)
+    log(f"{len(work.picks()) - len(have)} picks made, {len(have)} were there")
 
 
 def lacking(work: Work, run: Run) -> str | None:
@@ -95,7 +87,7 @@ def lacking(work: Work, run: Run) -> str | None:
     pool, strategy, seed = run["pool"], run.get("picked_as", run["strategy"]), run["seed"]
     embedded = (work / "embeddings.npy").exists()
     if pool in LIST["targets"]:
-        if strategy == "default":
+        if strategy == aiming.FORMER:
             return None if embedded else "embeddings"
         if strategy in aiming.HIDDEN and not (work / "pooled" / run["model"]).exists():
             return f"hidden states of {run['model']}"
@@ -128,5 +120,6 @@ def _pick(root: Path, runs: list[Run], file: Path) -> None:
             made[run["name"]] = picker.pick(run).astype(np.int32)
         except SystemExit as reason:  # another project's rule may fail on a pool; the other picks go on
             print(f"{run['name']}: not made, {reason}", file=sys.stderr)
-    with whole(file) as unfinished:
-        np.savez(unfinished, **made)
+    if made:
+        with whole(file) as unfinished, unfinished.open("wb") as stream:
+            np.savez_compressed(stream, **made)

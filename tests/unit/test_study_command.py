@@ -251,14 +251,30 @@ def test_picks_are_made_once_and_what_cannot_be_made_is_said(work, monkeypatch):
         run(33, recorded=True),
     ]
     stages.write_picks(work, wanted, work / "picks-m.npz", 1, lines.append)
-    made = np.load(work / "picks-m.npz")
-    assert (
-        set(made) == {name_of(wanted[0]), name_of(wanted[1])} and "1 picks not made: needs hidden states of m" in lines
-    )
+    new = {name_of(wanted[0]), name_of(wanted[1])}
+    made = work.picks()
+    assert new <= set(made) and "1 picks not made: needs hidden states of m" in lines
     assert np.bincount(made[name_of(wanted[1])] // 60).tolist() == [2, 2]  # two of each task
+    files = work.picks_files()
     monkeypatch.setattr(stages, "_pick", None)
     stages.write_picks(work, wanted, work / "picks-m.npz", 1, lines.append)  # nothing is made again
-    assert set(np.load(work / "picks-m.npz")) == set(made)
+    assert work.picks_files() == files and set(work.picks()) == set(made)
+
+
+def test_players_get_the_picks_of_one_pool_while_another_pools_are_made(work, monkeypatch):
+    seen, pick = [], stages._pick
+
+    def picking(root, runs, file):
+        seen.append({name_of(entry) for entry in runs} | set(Work(root).picks()))
+        pick(root, runs, file)
+
+    arrays = {f"{pool}|pool": np.arange(50, 70) for pool in ("sums", "chat")}
+    arrays |= {f"{pool}|pool|key": np.arange(20, dtype=np.uint64) for pool in ("sums", "chat")}
+    np.savez(work / "inputs/m/splits.npz", **arrays)
+    monkeypatch.setattr(stages, "_pick", picking)
+    wanted = [run(30), {**run(31), "pool": "chat"}]
+    stages.write_picks(work, wanted, work / "picks-m.npz", 1, lambda line: None)
+    assert seen[1] >= {name_of(entry) for entry in wanted}  # the first pool's are there while the second's are made
 
 
 def test_pools_that_are_not_the_listed_ones_are_refused(tmp_path):

@@ -116,7 +116,7 @@ def test_every_strategy_picks_its_budget_of_the_pools_rows_once_each(strategy, t
     monkeypatch.setattr(picker, "groups", lambda pool, by, seed: np.arange(200) % 5)
     picked = picker.pick({**planning.aimed("smollm2-135m", "t", strategy, 3), "model": "m", "budget": 30})
     assert len(set(picked.tolist())) == 30 and set(picked.tolist()) <= set(numbers.tolist())
-    if strategy in ("default", "rds", "rds, centred"):
+    if strategy in (aiming.FORMER, "rds", aiming.DEFAULT):
         assert (picked < 1040).all()
     if strategy == "rds, half by kinds":
         assert (picked < 1040).sum() >= 15 and (picked >= 1040).any()
@@ -144,14 +144,25 @@ def test_the_default_is_compared_with_rds_target_by_target_and_models_of_a_targe
             for seed in (1, 2, 3):
                 found += [
                     result("rds", seed, 1.0 + seed, target, model),
-                    result("default", seed, 1.0 + seed + gap + more, target, model),
+                    result(aiming.DEFAULT, seed, 1.0 + seed + gap + more, target, model),
                 ]
     summary = target_figures.figures(found)
     figure = summary["target_minus_rds"]
     assert figure["value"] == pytest.approx(0.3) and figure["low"] < 0 < figure["high"] and figure["seeds"] == 3
-    assert summary["targets"]["held, default"]["minus rds"] == figure
-    assert summary["targets"]["absent, default"]["minus rds"]["value"] is None
+    assert summary["targets"][f"held, {aiming.DEFAULT}"]["minus rds"] == figure
+    assert f"absent, {aiming.DEFAULT}" not in summary["targets"]  # never played
     assert Ground(found).cells == []  # targets are no cells of the other figures
+
+
+def test_a_strategy_is_chosen_on_the_other_targets_and_judged_on_the_one_left_out():
+    found, names = [], list(targets.LIST["targets"])[:3]
+    for target, centred in zip(names, (0.9, 0.9, 1.6), strict=True):  # random 2, RDS+ 1: centred wins on two targets and loses on the third
+        nlls = {"random": 2.0, "rds": 1.0, aiming.DEFAULT: centred}
+        found += [result(name, seed, nll, target) for name, nll in nlls.items() for seed in (1, 2)]
+    chosen = target_figures.chosen_elsewhere(target_figures.runs_of(found))
+    gained = {target: values.mean() for (_, target), values in chosen.items()}
+    assert gained[names[2]] == pytest.approx(0.6)  # chosen on the first two, which it wins
+    assert gained[names[0]] == 0.0  # on the other two RDS+ is better in the mean, and RDS+ less itself is nothing
 
 
 def ground(nll: float, tokens: int, curve: dict[int, float] | None = None) -> Ground:
