@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes")
 
@@ -50,3 +51,9 @@ def filled(page: Path, blocks: dict[str, str]) -> str:
         after = rest.split(f"<!-- /{name} -->")[1]
         text = f"{before}<!-- {name} -->\n{block}\n<!-- /{name} -->{after}"
     return text
+
+
+def provenance(record: dict[str, Any], device: str, versions: dict[str, str]) -> str:
+    """One line on where a record comes from: device, versions, date, command."""
+    shown = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
+    return f"{device}; {shown}; {record['date'][:10]}; `{record['command']}`"

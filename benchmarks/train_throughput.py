@@ -1,12 +1,12 @@
 """QLoRA training speed on the Mistral-7B shape on one GPU: Winnow's trainer at several memory sizes, and its peers.
 
     python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out benchmarks/results/train_h100.json --peers trl unsloth
-    python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out FILE --family gemma3_text --rows winnow-fast
+    python benchmarks/train_throughput.py --work DIR --tokenizer DIR --out FILE --shape mistral-7b-quarter --family llama phi3
 
 Random weights have the speed and size of trained ones, so speed and memory are those of the real model; losses are meaningless. Every row
 trains the same documents (log-normal lengths, median 200, clipped at 2,048, every token a target) in packs of 2,048, 8,192 tokens per
 step, with NEFTune. Winnow's rows run `trainer.train.train` as in a round; speed uses the median time between steps. Peers run in
-separate processes (`benchmarks/peers.py`). `--family` takes another architecture of the same widths; `mfu` of a row compares families.
+separate processes (`benchmarks/peers.py`). `--family` takes other architectures of the same widths; `mfu` of a row compares families.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ MISTRAL_7B = {
 }
 SHAPES = {
     "mistral-7b": MISTRAL_7B,
+    "mistral-7b-quarter": {**MISTRAL_7B, "num_hidden_layers": 8},
     "tiny": {
         "hidden_size": 256,
         "intermediate_size": 512,
@@ -315,7 +316,7 @@ def main() -> None:
     for name in ("work", "tokenizer", "out"):
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="mistral-7b")
-    parser.add_argument("--family", default="mistral", help="transformers' model_type of a family of the fast path")
+    parser.add_argument("--family", nargs="+", default=["mistral"], help="transformers' model_types of the fast path")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--peers", nargs="*", default=[], help="names of peers.py; NAME:RANK for a rank other than 16")
     parser.add_argument("--peer-path", default=[], nargs="*", help="PEER=PATH: PYTHONPATH of a peer's process")
@@ -323,15 +324,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=14)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    model = arguments.work / ("model" if arguments.family == "mistral" else f"model-{arguments.family}")
-    if not (model / "config.json").exists():
-        build_model(model, arguments.tokenizer, arguments.shape, arguments.family)
     record: dict[str, Any] = {
         "device": device_name(),
         "versions": versions(),
         "date": now(),
-        "command": f"python benchmarks/train_throughput.py --shape {arguments.shape} --family {arguments.family} --steps {arguments.steps} "
-        f"--peers {' '.join(arguments.peers)}",
+        "command": f"python benchmarks/train_throughput.py --shape {arguments.shape} --family {' '.join(arguments.family)} "
+        f"--rows {' '.join(arguments.rows)} --steps {arguments.steps} --peers {' '.join(arguments.peers)}",
         "matmul_tflops": round(measure_matmul(), 1),
         "rows": [],
     }
@@ -344,15 +342,31 @@ def main() -> None:
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
         print(json.dumps(row), flush=True)
 
+    for family in arguments.family:
+        model = arguments.work / ("model" if family == "mistral" else f"model-{family}")
+        if not (model / "config.json").exists():
+            build_model(model, arguments.tokenizer, arguments.shape, family)
+        _measure_family(arguments, family, model, record, add)
+
+
+def _measure_family(
+    arguments: argparse.Namespace,
+    family: str,
+    model: Path,
+    record: dict[str, Any],
+    add: Callable[[dict[str, Any]], None],
+) -> None:
+    """The rows of one family: Winnow's with the base loaded once, then the peers'."""
     useful: Callable[[int], float] | None = None
     if arguments.rows:
         bench = Bench(model, arguments.steps)
         record["packing_efficiency"] = round(bench.efficiency, 4)
         for name in arguments.rows:
             try:
-                add(bench.row(name, record["matmul_tflops"]))
+                add({"family": family, **bench.row(name, record["matmul_tflops"])})
             except Exception as error:  # an error in one row must not lose the others
-                add({"name": name, "rank": ROWS[name]["r"], "error": f"{type(error).__name__}: {error}"[:500]})
+                failed = f"{type(error).__name__}: {error}"[:500]
+                add({"family": family, "name": name, "rank": ROWS[name]["r"], "error": failed})
                 _clear()
         needed = {rank: bench.useful_flops(rank) for rank in (16, 256)}
         useful = needed.__getitem__
@@ -365,7 +379,7 @@ def main() -> None:
         row = run_peer(name, model, int(rank or 16), arguments.work, path, arguments.peer_seconds)
         if useful and "tokens_per_s" in row:
             row["mfu"] = round(row["tokens_per_s"] * useful(row["rank"]) / record["matmul_tflops"] / 1e12, 3)
-        add(row)
+        add({"family": family, **row})
 
 
 if __name__ == "__main__":
