@@ -156,7 +156,9 @@ def test_the_default_is_compared_with_rds_target_by_target_and_models_of_a_targe
 
 def test_a_strategy_is_chosen_on_the_other_targets_and_judged_on_the_one_left_out():
     found, names = [], list(targets.LIST["targets"])[:3]
-    for target, centred in zip(names, (0.9, 0.9, 1.6), strict=True):  # random 2, RDS+ 1: centred wins on two targets and loses on the third
+    for target, centred in zip(
+        names, (0.9, 0.9, 1.6), strict=True
+    ):  # random 2, RDS+ 1: centred wins on two targets and loses on the third
         nlls = {"random": 2.0, "rds": 1.0, aiming.DEFAULT: centred}
         found += [result(name, seed, nll, target) for name, nll in nlls.items() for seed in (1, 2)]
     chosen = target_figures.chosen_elsewhere(target_figures.runs_of(found))
