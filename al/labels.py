@@ -72,8 +72,8 @@ SCORES = {name: score.label or f"{name}: {score.about}" for name, score in score
 """The axis of each score's distribution. Length has a chart of its own, of picked against left."""
 
 TARGET_NOT_HELD = (
-    "the pool does not contain the target's kind: most target examples are farther from the nearest pool example than from another "
-    "target example. Selecting for it is no better than random, so strategy default picks at random; add similar examples"
+    "the pool may hold nothing of the target's kind: most target examples are farther from the nearest pool example than from another "
+    "target example. Selecting for it may then gain nothing; add similar examples"
 )
 
 

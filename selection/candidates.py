@@ -43,7 +43,8 @@ class Candidates:
     `keys`: uint64, distinct. `cluster`: int, 0 or more. `tokens`: int, length in tokens, 1 or more. `score`: float, higher = more
     worth training on. `loss`: float, mean NLL in nats per response token. `confidence`: float, mean probability of the model's
     first choice. Scores, losses and confidences are NaN where not measured. `suspect`: bool, held back as noise. `vectors`: by name,
-    only those that `vectors_needed` names: "embedding", "pooled", "gradient", "trajectory" (losses of earlier rounds).
+    only those that `vectors_needed` names: "embedding", "pooled", "hidden_states" (of the base model), "gradient", "trajectory" (losses of
+    earlier rounds).
 
     Raises:
         SelectionError: arrays of different lengths, values out of range, repeated keys, or no example at all.

@@ -27,7 +27,7 @@ STRATEGIES: dict[str, Strategy] = {
         "adaptive",
         "random",
         "start here: source_kinds where rows come from several sources, else kind_uniform where kinds of prompt are uneven; else distinct "
-        "clusters alike, later more where loss is high and falls; with a target, the examples nearest to it",
+        "clusters alike, later more where loss is high and falls; with a target it is rds_centered",
         learn=0.5,
         explore=0.02,
     ),
@@ -115,6 +115,11 @@ STRATEGIES: dict[str, Strategy] = {
         "target", "random", "clusters by their share of the target; more variety than nearest; needs a target"
     ),
     "nearest": Strategy("uniform", "nearest", "nearest to the target by embeddings, target examples take turns"),
+    "rds_centered": Strategy(
+        "uniform",
+        "rds_centered",
+        "nearest to the target by the base model's hidden states less their mean, target examples take turns; measured once for all rounds",
+    ),
     "rds": Strategy("uniform", "rds", "nearest to the target by hidden states (RDS+), target examples take turns"),
     "less": Strategy("uniform", "less", "nearest to the target by gradients (LESS), target examples take turns"),
 }

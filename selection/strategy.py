@@ -74,7 +74,7 @@ def can_do_without_losses(config: SelectConfig) -> bool:
 
 def _ranks_by_measurements(strategy: Strategy) -> bool:
     picker = PICKERS[strategy.picker]
-    return strategy.tail_cut > 0 or picker.uses_score or bool(picker.vectors - {"embedding"})
+    return strategy.tail_cut > 0 or picker.uses_score or bool(picker.vectors - {"embedding", "hidden_states"})
 
 
 def measures(config: SelectConfig) -> frozenset[str]:

@@ -3,7 +3,7 @@ to the selection."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,11 +19,13 @@ from selection.strategy import Candidates, Quotas, allocate
 
 @dataclass(frozen=True, eq=False)
 class MeasuredPool:
-    """Score artifacts of the pool (`artifacts`) and of the target (`aims`; None: nothing needs one) for a round."""
+    """Score artifacts of the pool (`artifacts`) and of the target (`aims`) for a round, and the base model's hidden states of both
+    (`states`). None: nothing needs it."""
 
     state: RoundState
     artifacts: tuple[Artifact, ...]
     aims: Artifact | None
+    states: Artifact | None = None
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -41,7 +43,7 @@ class MeasuredPool:
             loss=self.columns["nll_mean"][rows],
             confidence=self.columns["top_mean"][rows],
             suspect=suspect[rows],
-            vectors=vectors_of(self.state, rows, self.artifacts, self.aims),
+            vectors=vectors_of(self.state, rows, self.artifacts, self.aims, self.states),
         )
 
 
@@ -62,7 +64,7 @@ class Scored:
         """The same with the shortlist measured. What does not change by it is not computed again."""
         more = shortlist.json("score.json")["examples"] > 0
         sample = self.sample
-        measured = MeasuredPool(self.state, (*sample.artifacts, shortlist), sample.aims) if more else sample
+        measured = replace(sample, artifacts=(*sample.artifacts, shortlist)) if more else sample
         later = Scored(self.state, sample, measured, suspects, shortlist)
         if suspects.fingerprint == self.suspects.fingerprint:
             for name in ("suspect", "_of_the_sample", "quotas"):

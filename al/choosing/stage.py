@@ -101,6 +101,7 @@ def select(scored: Scored) -> Artifact:
             "tokens": prepared.tokens,
             "embeddings": prepared.embeddings,
             "aims": scored.sample.aims,
+            "states": scored.sample.states,
             "target": prepared.target.artifact if prepared.target else None,
             **role(prepared.cleaned),
         },

@@ -48,7 +48,7 @@ from selection.strategy import Budget, needs_losses
 from trainer.tokens import TokenTable
 
 BASELINE = "random"
-MEASURED = ("warmup.packs", "warmup.train", "score", "suspects", "score.target", "shortlist")
+MEASURED = ("warmup.packs", "warmup.train", "score", "suspects", "score.target", "hidden_states", "shortlist")
 """Roles whose time counts as scoring."""
 OWN = ("cluster", "kinds", "lora", "measure", "noise", "score", "select", "train")
 """Config sections that a strategy may set for itself. The others make the pool and the holdout, which all strategies share."""

@@ -68,6 +68,12 @@ class TargetConfig(BaseModel, extra="forbid", frozen=True):
     text_template: str | None = Field(
         default=None, description="Template of plain text in these files, as pool.text_template."
     )
+    measured: int = Field(
+        50_000,
+        ge=1,
+        description="Strategy rds_centered, the default with a target: examples of the pool whose hidden states are measured, once for all "
+        "rounds. Of a larger pool, those nearest to the target by embeddings.",
+    )
 
 
 class LabelConfig(BaseModel, extra="forbid", frozen=True):

@@ -80,12 +80,12 @@ class RoundState:
 
 
 def used(config: SelectConfig, target: Target | None, clusters: Artifact) -> SelectConfig:
-    """The strategy that a config comes to on a pool: with a target the default is nearest to it, or random if the pool does not hold its
-    kind; over sources the default is `source_kinds`, over uneven kinds of prompt `kind_uniform`. Any other strategy is used as it is."""
+    """The strategy that a config comes to on a pool: with a target the default is `rds_centered`; over sources it is `source_kinds`, over
+    uneven kinds of prompt `kind_uniform`. Any other strategy is used as it is."""
     if not by_default(config):
         return config
     if target is not None:
-        name = "nearest" if target.artifact.json("target.json")["held"] else "random"
+        name = "rds_centered"
     else:
         name = {"kinds": "source_kinds", "wording": "kind_uniform"}.get(spread_over(clusters), config.strategy)
     return config.model_copy(update={"strategy": name})

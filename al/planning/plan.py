@@ -21,7 +21,13 @@ from al.planning.cost import (
 )
 from al.planning.model_shape import ModelShape
 from al.planning.pool_estimate import PoolEstimate
-from al.planning.scoring_estimate import examples_scored, examples_warmed_up, measured, seconds_per_token
+from al.planning.scoring_estimate import (
+    examples_of_hidden_states,
+    examples_scored,
+    examples_warmed_up,
+    measured,
+    seconds_per_token,
+)
 from al.preparation.projection import laid_out
 from al.scoring.checkpoints import checkpoints_summed
 from selection.projection import FITTED
@@ -115,12 +121,14 @@ def _seconds(
     held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
     train = trained * config.train.epochs / speed
     languages = {"languages": pool.examples / LANGUAGES_PER_S} if config.clean.languages else {}
+    states = examples_of_hidden_states(config, pool, number)
     warm_up = {"warm up": warmed * pool.mean_tokens * config.train.epochs / speed} if warmed else {}
     return {
         **languages,
         "tokenize": pool.examples / 5_000,
         "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
         **warm_up,
+        **({"hidden states": states * pool.mean_tokens / forward} if states else {}),
         "score": scored * pool.mean_tokens * seconds_per_token(config, forward, speed, number),
         "train": train,
         "train control": train if config.control else 0.0,
@@ -155,6 +163,7 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float, 
         + moments
         + earlier
         + 2 * 2.0 * numbers * scored  # vectors in scratch, then published
+        + 2 * 2.0 * shape.hidden * examples_of_hidden_states(config, pool, number)
     )
 
 

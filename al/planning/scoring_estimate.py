@@ -11,7 +11,14 @@ from selection.cluster import choose_k
 from selection.registry import PICKERS
 from selection.scores import needs
 from selection.shortlist import SPARE
-from selection.strategy import by_default, can_do_without_losses, measures, needs_losses, resolve
+from selection.strategy import (
+    by_default,
+    can_do_without_losses,
+    measures,
+    needs_losses,
+    resolve,
+    vectors_needed,
+)
 
 RESPONSE_SHARE = 0.5
 """Share of an example's tokens that belong to its responses."""
@@ -52,6 +59,13 @@ def examples_warmed_up(config: Config, pool: PoolEstimate, tokens: float, number
     """Number of examples that the warm-up before the first round's gradients trains on; 0 where there is none."""
     nothing = number > 1 or checkpoints_summed(config) == 1 or not examples_scored(config, pool, tokens, number)
     return 0 if nothing else warmup_size(pool.examples)
+
+
+def examples_of_hidden_states(config: Config, pool: PoolEstimate, number: int) -> float:
+    """Number of examples whose hidden states by the base model are measured in round `number`: in the first one, for a target."""
+    aimed = bool(config.target.files) and by_default(config.select)
+    asked = "hidden_states" in vectors_needed(config.select)
+    return float(min(pool.examples, config.target.measured)) if number == 1 and (aimed or asked) else 0.0
 
 
 def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:

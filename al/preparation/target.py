@@ -159,7 +159,7 @@ def keep_apart(
 
 
 def target_notices(target: Target | None) -> list[str]:
-    """A note for the user if the pool holds no examples of the target's kind; otherwise []."""
+    """A note for the user if the pool seems to hold no examples of the target's kind; otherwise []."""
     if target is None or target.artifact.json("target.json")["held"]:
         return []
     return [TARGET_NOT_HELD]
@@ -177,8 +177,8 @@ def nearest_other(vectors: np.ndarray) -> np.ndarray:
 
 
 def holds_kind(to_pool: np.ndarray, to_itself: np.ndarray) -> bool:
-    """Whether the pool holds the target's kind: most target examples have one in the pool about as near as the nearest other
-    target example. Aiming at what a pool does not hold is worse than picking at random, by every method that was measured."""
+    """Whether the pool holds the target's kind, by embeddings: most target examples have one in the pool about as near as the nearest
+    other target example. This misses kin: an aim may gain where it says no (docs/selection.md)."""
     return bool(np.mean(to_pool >= to_itself - NEARLY) >= 0.5)
 
 

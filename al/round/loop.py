@@ -41,6 +41,7 @@ from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.scoring import stage as scoring
+from al.scoring.hidden_states import hidden_states
 from al.scoring.noise import find_suspects
 from selection.strategy import Budget
 
@@ -111,7 +112,10 @@ def propose(session: Session, prepared: Prepared, history: History, budget: Budg
     aims = selecting.measure_target(state)
     if aims is not None:
         keep("score.target", aims)
-    measured = MeasuredPool(state, (sample,), aims)
+    states = hidden_states(state)
+    if states is not None:
+        keep("hidden_states", states)
+    measured = MeasuredPool(state, (sample,), aims, states)
     scored = Scored(state, measured, measured, find_suspects(state, [sample]))
     shortlist = keep("shortlist", selecting.measure_shortlist(scored))
     scored = scored.with_shortlist(shortlist, keep("suspects", find_suspects(state, [sample, shortlist])))

@@ -142,7 +142,7 @@ def _stage(
             if not len(rows):
                 arrays = {name: np.empty(0) for name in RESPONSE}
             for step in steps if len(rows) else []:
-                arrays |= _run_pass(session, step, rows, lengths, scratch, out, progress)
+                arrays |= run_pass(session, step, rows, lengths, scratch, out, progress)
             facts = {} if not (scratch / "fp8.json").exists() else read_fp8(scratch)
             if facts.get("fp8_rank_correlation") is not None:
                 progress.note = f", fp8 ranks them like {facts['exact_dtype']}: {facts['fp8_rank_correlation']:.4f}"
@@ -200,7 +200,7 @@ def _identity(
     return found
 
 
-def _run_pass(
+def run_pass(
     session: Session,
     step: Pass,
     rows: np.ndarray,

@@ -10,13 +10,18 @@ from al.lineage.past import losses_before, statistics_of
 from al.lineage.round_state import RoundState
 from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact
+from al.scoring.hidden_states import hidden_vectors
 from selection.strategy import Vectors, vectors_needed
 
 FILES = {"pooled": "pooled.npy", "gradient": "gradients.npy"}
 
 
 def vectors_of(
-    state: RoundState, rows: np.ndarray, measured: Sequence[Artifact], aims: Artifact | None
+    state: RoundState,
+    rows: np.ndarray,
+    measured: Sequence[Artifact],
+    aims: Artifact | None,
+    states: Artifact | None,
 ) -> dict[str, Vectors]:
     """`selection.strategy.Vectors` by name for the pool's `rows` (n,): those that the picker asks for."""
     wanted, found = vectors_needed(state.select), {}
@@ -24,6 +29,8 @@ def vectors_of(
     if "embedding" in wanted:
         targets = load_embeddings(target.embeddings)[target.rows] if target else None
         found["embedding"] = Vectors(load_embeddings(state.prepared.embeddings), rows, targets)
+    if "hidden_states" in wanted and states is not None:
+        found["hidden_states"] = hidden_vectors(states, len(state.pool.keys), rows)
     for name in wanted & set(FILES):
         found[name] = _measured(FILES[name], len(state.pool.keys), rows, measured, aims)
     if "trajectory" in wanted:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from selection.candidates import Candidates, Strategy
+from selection.greedy import measured
 from selection.pick import ClusterView, Ranking, picker, then_the_rest
 from selection.randomness import PICK, keyed_draw
 from selection.turns import round_robin
+from selection.vectors import unit
 
 
 def _nearest_by_embedding(candidates: Candidates, count: int) -> np.ndarray:
@@ -18,9 +20,15 @@ def _nearest_by_embedding(candidates: Candidates, count: int) -> np.ndarray:
 
 @picker("nearest", vectors=frozenset({"embedding"}), whole_pool=True, aims=True)
 def nearest_picker(view: ClusterView, strategy: Strategy) -> Ranking:
-    """Each target example in turn takes the example with the nearest embedding. It needs no forward pass and was as good as RDS+ in
-    the study (docs/selection.md)."""
+    """Each target example in turn takes the example with the nearest embedding. It needs no forward pass."""
     return _aimed(view, "embedding")
+
+
+@picker("rds_centered", vectors=frozenset({"hidden_states"}), whole_pool=True, aims=True)
+def centered_rds_picker(view: ClusterView, strategy: Strategy) -> Ranking:
+    """RDS+ on the base model's hidden states less their mean over the pool. Hidden states of a language model all point the same way, and
+    what they have in common hides what a target is about (docs/selection.md has what it gains)."""
+    return _aimed(view, "hidden_states", centered=True)
 
 
 @picker(
@@ -47,11 +55,15 @@ def less_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     return _aimed(view, "gradient")
 
 
-def _aimed(view: ClusterView, name: str) -> Ranking:
+def _aimed(view: ClusterView, name: str, centered: bool = False) -> Ranking:
     """Each target in turn, in an order drawn for this selection."""
-    targets = np.asarray(view.candidates.vectors[name].targets, dtype=np.float32)
+    targets, vectors = np.asarray(view.candidates.vectors[name].targets, dtype=np.float32), view.vectors(name)
+    if centered and len(known := measured(vectors)):
+        vectors, targets = unit(vectors), unit(targets)
+        mean = vectors[known].mean(axis=0)
+        vectors, targets = vectors - mean, targets - mean
     turns = np.argsort(keyed_draw(np.arange(len(targets), dtype=np.uint64), *view.seed_parts, PICK), kind="stable")
-    found = round_robin(view.vectors(name), targets[turns], view.count)
+    found = round_robin(vectors, targets[turns], view.count)
     of = turns[found.target]
     order = then_the_rest(found.order, len(view.rows))
 

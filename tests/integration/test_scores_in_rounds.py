@@ -312,4 +312,4 @@ def test_every_strategy_picks_with_what_two_rounds_have_measured(third_round, na
     assert (found.outcome == "trained").sum() == 2 * PICKS
     assert not np.isin(chosen.row, prepared.target.excluded).any()
     assert ("score.target" in roles) == (name in ("rds", "less"))
-    assert selection.manifest["params"]["select"]["strategy"] == ("nearest" if name == "default" else name)
+    assert selection.manifest["params"]["select"]["strategy"] == ("rds_centered" if name == "default" else name)

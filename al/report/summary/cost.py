@@ -13,7 +13,7 @@ from al.run.artifacts import Artifact
 
 KINDS = {
     "selecting": (
-        *("plan", "adapt clusters", "pack warm-up", "warm up", "score"),
+        *("plan", "adapt clusters", "pack warm-up", "warm up", "hidden states", "score"),
         *("suspected noise", "select", "decision", "apply review"),
     ),
     "training": ("measure speed", "pack selected", "train"),

@@ -54,7 +54,7 @@ def plan(
     found = {
         "tokens_per_s": (expected["tokens_per_s"], trained["tokens_per_s"]),
         "peak_gib": (expected["peak_gib"], trained["peak_gib"]),
-        "selecting": (seconds["score"] + seconds.get("warm up", 0.0), selecting),
+        "selecting": (sum(seconds.get(name, 0.0) for name in ("score", "warm up", "hidden states")), selecting),
         "train": (seconds["train"], timings.get("train")),
         "train control": (control, timings.get("train control")),
         "evaluate": (seconds["evaluate"], sum(evaluating) if evaluating else None),

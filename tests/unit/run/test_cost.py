@@ -217,6 +217,20 @@ def test_where_the_default_goes_by_sources_nothing_is_measured_for_quotas():
     assert examples_scored(named, by_sources, tokens, 2) == examples_scored(named, pool, tokens, 2) > 0
 
 
+def test_a_plan_for_a_target_counts_hidden_states_once_and_no_more_than_asked():
+    from al.planning.scoring_estimate import examples_of_hidden_states
+
+    pool = PoolEstimate(60_000, mean_tokens=150.0, bytes=10**7, new_to_embed=0, new_to_map=0, exact=True)
+
+    def measured(number: int, strategy: str = "default", **target) -> float:
+        sections = {"select": {"strategy": strategy}, "target": target}
+        return examples_of_hidden_states(Config.model_validate(sections), pool, number)
+
+    assert [measured(number, files=["exam.jsonl"]) for number in (1, 2)] == [50_000, 0]
+    assert measured(1, files=["exam.jsonl"], measured=700) == 700 and measured(1) == 0
+    assert measured(1, "rds", files=["exam.jsonl"]) == 0 and measured(1, "rds_centered", files=["exam.jsonl"]) > 0
+
+
 def test_the_plan_sees_several_sources_in_the_rows(tmp_path):
     def several(name: str, sources: list[str]) -> bool:
         """Whether the plan for a file of rows with these sources expects the default to go by sources."""

@@ -53,6 +53,8 @@ def vectors(rng, cluster, *, dimension=5, targets=3, rounds=2):
         found[name] = Vectors(matrix, where, rng.normal(size=(targets, dimension)).astype(np.float32))
     trajectory = np.where(rng.random((n, rounds)) < 0.5, np.nan, rng.integers(0, 3, (n, rounds)))
     found["trajectory"] = Vectors(trajectory.astype(np.float32), np.arange(n))
+    states, aims = (rng.normal(size=(count, dimension)).astype(np.float32) for count in (n, targets))
+    found["hidden_states"] = Vectors(states, np.arange(n), aims)  # of the base: known of every candidate
     return found
 
 

@@ -323,7 +323,7 @@ def test_bad_input_is_refused(config, town):
 @pytest.mark.parametrize("picker", [name for name, traits in registry("picker").items() if traits.vectors])
 def test_vectors_that_are_not_there_are_refused_by_name(picker, town):
     config = SelectConfig(strategy="random", picker=picker)
-    with pytest.raises(SelectionError, match=f"picker {picker}.*(embedding|trajectory|gradient)"):
+    with pytest.raises(SelectionError, match=f"picker {picker}.*(embedding|trajectory|gradient|hidden_states)"):
         pick_from(replace(town, vectors={}), Budget("examples", 5), config)
 
 
@@ -352,7 +352,7 @@ class Reads(dict):
 def test_a_picker_declares_just_what_it_reads(picker, town):
     traits, budget = registry("picker")[picker], Budget("examples", 80)
     config = SelectConfig(strategy="uniform", picker=picker)
-    assert needs_losses(config, 1) == (traits.uses_score or bool(traits.vectors - {"embedding"}))
+    assert needs_losses(config, 1) == (traits.uses_score or bool(traits.vectors - {"embedding", "hidden_states"}))
     quotas = allocate(town, budget, config, SEED)
     reads = Reads(town.vectors)
     view = ClusterView(0, replace(town, vectors=reads), np.flatnonzero(town.trusted), 80, SEED)
@@ -663,6 +663,14 @@ BEHAVIOURS = [
         without_chance="chance only says which target has the first turn",
     ),
     Behaviour(
+        "rds_centered goes there by hidden states of the base",
+        "picker",
+        "random",
+        "rds_centered",
+        nearness_to_target("hidden_states"),
+        without_chance="chance only says which target has the first turn",
+    ),
+    Behaviour(
         "rds goes there by hidden states",
         "picker",
         "nearest",
@@ -706,6 +714,14 @@ BEHAVIOURS = [
     ),
     Behaviour("nearest goes to the target", "strategy", "uniform", "nearest", nearness_to_target("embedding"), {}),
     Behaviour("rds goes there by hidden states", "strategy", "nearest", "rds", nearness_to_target("pooled"), {}),
+    Behaviour(
+        "rds_centered goes there by hidden states of the base",
+        "strategy",
+        "uniform",
+        "rds_centered",
+        nearness_to_target("hidden_states"),
+        {},
+    ),
     Behaviour("less goes there by gradients", "strategy", "nearest", "less", nearness_to_target("gradient"), {}),
     Behaviour("sharpens towards the hardest", "temperature", 0.5, 4, hardest_quota),
     Behaviour("sharpens towards the largest", "temperature", 0.5, 1, largest_quota, {"allocation": "size"}),

@@ -197,6 +197,17 @@ def test_target_examples_take_their_nearest_in_turn_over_the_whole_pool(picker, 
     assert says == [1 if first <= 10 else 2 for first in to_first], "of the target that took it"
 
 
+def test_what_all_hidden_states_share_is_taken_off():
+    """Fifty examples of no topic, near to everything, and twenty far out in the target's direction: hidden states of a language model."""
+    rng = np.random.default_rng(4)
+    topic = np.r_[0.03 * rng.normal(size=(50, 2)), [0.5, 0.0] + 0.03 * rng.normal(size=(20, 2))]
+    states, aims = np.c_[topic, np.ones(70)], np.array([[0.2, 0.0, 1.0], [0.2, 0.01, 1.0]])
+    found = {name: Vectors(states.astype(np.float32), np.arange(70), aims) for name in ("pooled", "hidden_states")}
+    pool = candidates(np.zeros(70, int), vectors=found | {"embedding": found["pooled"]})
+    assert (picked(pool, 15, "rds_centered").picked >= 50).all()
+    assert (picked(pool, 15, "rds").picked < 50).all()
+
+
 def test_whose_turn_it_is_first_belongs_to_the_seed(circle):
     first = {picked(circle, 1, "nearest", (seed, 1)).picked[0] for seed in range(20)}
     assert first == {0, 90}
