@@ -26,6 +26,7 @@ def build_world(root: Path, examples: int = 220) -> Path:
     write_model(root / "model", texts)
     _write_embedder(root / "embedder", texts)
     config = {
+        "control": True,
         "pool": {"files": [str(root / "pool")]},
         "tokens": {"max_length": 96},
         "model": {"name": str(root / "model"), "quantization": "none", "compute_dtype": "float32", "device": "cpu"},

@@ -102,10 +102,10 @@ class Config(BaseModel, extra="forbid", frozen=True):
     seed: int = Field(
         0, ge=0, description="Seed of every random draw: clustering, sampling, picks, order, dropout, noise."
     )
-    control: bool = Field(
-        True,
-        description="Also train a second adapter on random picks of the same budget. "
-        "It doubles the training time and shows whether selection pays.",
+    control: bool | Literal["auto"] = Field(
+        "auto",
+        description="Also train a second adapter on random picks of the same budget. It doubles the training time and shows whether "
+        "selection pays. auto: until that is clear. Where selecting then proves worse than random, the default picks at random.",
     )
     track: list[TrackerName] = Field(
         [],

@@ -60,7 +60,7 @@ def estimate(
     steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
     memory = training_memory(config, shape, machine)
     scored = examples_scored(config, pool, tokens, number)
-    models = 1 + int(config.control) + (number == 1)  # answers of the base and the previous round exist
+    models = 1 + bool(config.control) + (number == 1)  # answers of the base and the previous round exist
     warmed = examples_warmed_up(config, pool, tokens, number)
     seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number, warmed)
     document = {
@@ -152,7 +152,7 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float, 
     earlier = (
         trainings * 2 * 12.0 * shape.lora * (summed - 1)
     )  # adapter and moments of each, in scratch, then published
-    adapters = 1 + int(config.control)
+    adapters = 1 + bool(config.control)
     kept = config.train.keep_checkpoints + 1 + (config.train.eval_every is not None)
     checkpoint = (4.0 + STATE_BYTES[config.train.optimizer]) * shape.lora * kept
     return (

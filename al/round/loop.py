@@ -35,6 +35,7 @@ from al.report.publish import publish_report
 from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
 from al.round import train as stages
+from al.round.standing import decided
 from al.round.throughput import resolve_budget
 from al.round.warmup import warmed_up
 from al.run import rounds
@@ -60,13 +61,15 @@ def run_round(
     take_answers(session, number)
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     run.event("round.started", round=number)
+    session, decisions = decided(session, number)
+    config = session.config
     done = RoundArtifacts(session, number)
 
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
     notices = target_notices(prepared.target) + groups_notices(session.config, prepared.clusters)
-    for line in notices + late_holdout(session, prepared, ours):
+    for line in decisions + notices + late_holdout(session, prepared, ours):
         session.tell(f"note: {line}")
     previous = ours.adapter()
     if number > 1 and previous is None:

@@ -36,7 +36,7 @@ class TimeLimit:
         Budgets in examples or tokens are not made smaller. The first round has nothing to compare with: it fits if its own training and
         its control's do.
         """
-        left, lines = self.left(run), 1 + int(config.control)
+        left, lines = self.left(run), 1 + bool(config.control)
         trained = _training_seconds(run, number - 1)
         besides = work_of_round(run.path, number - 1) - trained if number > 1 else 0.0
         if asked.unit != "seconds":
