@@ -35,7 +35,7 @@ from al.report.publish import publish_report
 from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
 from al.round import train as stages
-from al.round.standing import decided
+from al.round.standing import with_control_decided
 from al.round.throughput import resolve_budget
 from al.round.warmup import warmed_up
 from al.run import rounds
@@ -61,7 +61,7 @@ def run_round(
     take_answers(session, number)
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     run.event("round.started", round=number)
-    session, decisions = decided(session, number)
+    session, decisions = with_control_decided(session, number)
     config = session.config
     done = RoundArtifacts(session, number)
 

@@ -37,7 +37,7 @@ class Standing:
         return f"in round {self.number} the selection {found} random by {by}"
 
 
-def judge(number: int, nll: Comparison, match: Sequence[Comparison]) -> Standing:
+def standing_after(number: int, nll: Comparison, match: Sequence[Comparison]) -> Standing:
     """The verdict of one round: clear where the 99% interval of NLL leaves zero out. A significant loss of exact match leaves it open.
 
     Args:
@@ -65,11 +65,11 @@ def standing(session: Session, number: int) -> Standing | None:
             [c for c in comparisons(summary, metric) if c.against == "control"] for metric in ("macro_nll", "macro_em")
         )
         if nll:
-            return judge(earlier.number, nll[0], match)
+            return standing_after(earlier.number, nll[0], match)
     return None
 
 
-def decided(session: Session, number: int) -> tuple[Session, list[str]]:
+def with_control_decided(session: Session, number: int) -> tuple[Session, list[str]]:
     """The session of round `number` with `control: auto` decided, and a note on it where the control has said enough.
 
     Where selecting lost to random, the default strategy picks at random, and there is nothing left to compare.

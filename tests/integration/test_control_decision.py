@@ -35,7 +35,7 @@ def match(low: float, high: float) -> Comparison:
     ],
 )
 def test_a_verdict_needs_a_clear_interval_and_no_loss_of_accuracy(difference, matches, verdict):
-    assert standing.judge(3, difference, matches).verdict == verdict
+    assert standing.standing_after(3, difference, matches).verdict == verdict
 
 
 @pytest.fixture(scope="module")
