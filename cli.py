@@ -31,7 +31,14 @@ from al.commands.command_line import (
     run_command_line,
     target_option,
 )
-from al.commands.groups.care import doctor_command, export_run_command, gc_command, import_command, repair_command
+from al.commands.groups.care import (
+    doctor_command,
+    export_run_command,
+    gc_command,
+    import_command,
+    repair_command,
+    verify_command,
+)
 from al.commands.groups.models import eval_command, export_command, generate_command, serve_command
 
 
@@ -369,6 +376,7 @@ for command in (
     export_command,
     serve_command,
     doctor_command,
+    verify_command,
     gc_command,
     repair_command,
     export_run_command,

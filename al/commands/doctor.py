@@ -1,18 +1,22 @@
-"""`doctor`: checks that the machine can run a round with a config, and that the files of a run are as they were published."""
+"""`doctor` checks that the machine can run a round with a config; it and `verify`, that the files of a run are as they were published."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from al.cache import cache_dir
 from al.commands.options import Options
-from al.errors import UserError
+from al.errors import ConfigError, RunStateError, UserError
 from al.planning.needs import unmet_needs
 from al.pool.sources import find_sources
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.disk import nearest_folder, probe_disk
 from al.run.ownership import strangers
+from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run, versions
 from al.run.trash import contents
 from al.tracking.services import check_installed
@@ -111,8 +115,69 @@ def _examine_run(run: Run, drop: bool) -> tuple[list[str], list[str], list[int]]
         for stage, key in damaged:
             reopened |= set(rounds.reopen(run, stage, key))
             run.forget(stage, key)
-    lines = [f"{stage}/{key}: {problem}" for (stage, key), problems in damaged.items() for problem in problems]
-    return lines, [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
+    return _lines(damaged), [f"{stage}/{key}" for stage, key in damaged] if drop else [], sorted(reopened)
+
+
+def _lines(damaged: Mapping[tuple[str, str], Sequence[str]]) -> list[str]:
+    return [f"{stage}/{key}: {problem}" for (stage, key), problems in damaged.items() for problem in problems]
+
+
+def verify(options: Options, every: bool) -> dict[str, Any]:
+    """Read every file of every artifact of the run, or with `every` of all runs under runs/, and compare it with its manifest.
+
+    Returns:
+        {"runs": [{"run": path, "artifacts": int, "files": int, "bytes": int, "problems": [text]}], "exit_code": 0 or 5}.
+
+    Raises:
+        RunStateError: there is no run, or its run.db is lost or damaged; with `every` that is a problem of that run.
+    """
+    if every and options.run_path is not None:
+        raise ConfigError("verify: --all checks every run under runs/, and --run one of them. Give one of the two.")
+    stop_on_signals()
+    folders = [path.parent for path in sorted(Path("runs").glob("*/run.db"))] if every else [options.existing_run()]
+    if not folders:
+        raise RunStateError("runs/: there is no run here. Name one with --run.")
+    checked = []
+    for folder in folders:
+        try:
+            checked.append(_verify_run(folder, options.as_json))
+        except RunStateError as error:
+            if not every:
+                raise
+            checked.append({"run": str(folder), "artifacts": 0, "files": 0, "bytes": 0, "problems": [str(error)]})
+    return {"runs": checked, "exit_code": 5 if any(found["problems"] for found in checked) else 0}
+
+
+def _verify_run(path: Path, quiet: bool) -> dict[str, Any]:
+    with Run.read(path) as run:
+        (count,) = run.db.execute("SELECT COUNT(*) FROM artifacts").fetchone()
+        checked = []
+        with Progress(f"verify {path}", count, "artifacts", quiet=quiet) as progress:
+            for one in run.check_files():
+                checked.append(one)
+                progress(1)
+    return {
+        "run": str(path),
+        "artifacts": len(checked),
+        "files": sum(one.files for one in checked),
+        "bytes": sum(one.bytes for one in checked),
+        "problems": _lines({(one.stage, one.fingerprint): one.problems for one in checked}),
+    }
+
+
+def describe_verified(document: dict[str, Any]) -> str:
+    """What was read and what is damaged, with the way back, for the terminal."""
+    lines = []
+    for found in document["runs"]:
+        read = f"{found['artifacts']:,} artifacts, {found['files']:,} files, {found['bytes'] / 2**20:,.1f} MiB read"
+        lines.append(f"{found['run']}: {read}; {len(found['problems']) or 'no'} damaged")
+        lines += [f"  problem: {problem}" for problem in found["problems"]]
+        if found["problems"] and found["artifacts"]:
+            lines.append(
+                f"  way back: restore them from a backup, or `{PROGRAM} doctor --run {found['run']} --drop-damaged` forgets the "
+                f"artifacts and `{PROGRAM} resume --run {found['run']}` makes them again"
+            )
+    return "\n".join(lines)
 
 
 def _more(count: int) -> str:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,30 @@ def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
             f"backup, or run `{PROGRAM} doctor --run DIR --drop-damaged` to forget it, then `resume` to make it again."
         )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One published artifact after a check of all its files: how many its manifest lists, their bytes, and what is wrong, a line each.
+    `files` and `bytes` are 0 where the manifest itself is damaged."""
+
+    stage: str
+    fingerprint: str
+    files: int
+    bytes: int
+    problems: list[str]
+
+
+def check_all(run: Path, rows: Iterable[tuple[str, str, str]]) -> Iterator[Checked]:
+    """Check every file of the artifacts of `rows` (stage, fingerprint, sha256 of the manifest) by its whole content."""
+    for stage, key, sha256 in rows:
+        path = run / "artifacts" / stage / key
+        try:
+            files = read_manifest(path, sha256)["files"]
+        except RunStateError as error:
+            yield Checked(stage, key, 0, 0, [str(error)])
+            continue
+        yield Checked(stage, key, len(files), sum(f["bytes"] for f in files.values()), integrity.damage(path, files))
 
 
 def explain_os_error(error: OSError, where: Path) -> Exception:

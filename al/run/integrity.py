@@ -2,10 +2,10 @@
 
 An artifact is checked when a process uses it for the first time (`Artifact.path`), so that a flipped bit is never trained on:
 
-| file         | checked on first use                                     | by `doctor`    |
-|--------------|----------------------------------------------------------|----------------|
-| below 1 GB   | size, sha256                                             | size, sha256   |
-| larger       | size, sha256 of 64 blocks; all of it if its mtime changed | size, sha256   |
+| file         | checked on first use                                     | by `verify` and `doctor` |
+|--------------|----------------------------------------------------------|--------------------------|
+| below 1 GB   | size, sha256                                             | size, sha256             |
+| larger       | size, sha256 of 64 blocks; all of it if its mtime changed | size, sha256             |
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -298,20 +298,14 @@ class Run:
             if finished.is_dir() and not finished.is_symlink():
                 shutil.rmtree(finished, ignore_errors=True)
 
+    def check_files(self) -> Iterator[artifacts.Checked]:
+        """Every published artifact, with what is wrong with it; reads all files."""
+        rows = self.db.execute("SELECT stage, fingerprint, manifest_sha256 FROM artifacts").fetchall()
+        yield from artifacts.check_all(self.path, rows)
+
     def verify(self) -> dict[tuple[str, str], list[str]]:
         """Every published artifact that is damaged, with what is wrong; reads all files."""
-        wrong = {}
-        for stage, key, sha256 in self.db.execute(
-            "SELECT stage, fingerprint, manifest_sha256 FROM artifacts"
-        ).fetchall():
-            path = self.path / "artifacts" / stage / key
-            try:
-                problems = integrity.damage(path, artifacts.read_manifest(path, sha256)["files"])
-            except RunStateError as error:
-                problems = [str(error)]
-            if problems:
-                wrong[stage, key] = problems
-        return wrong
+        return {(one.stage, one.fingerprint): one.problems for one in self.check_files() if one.problems}
 
     def forget(self, stage: str, key: str) -> None:
         """Move an artifact to the trash and drop its row; the next round makes it again."""

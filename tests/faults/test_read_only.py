@@ -25,6 +25,7 @@ WITHOUT_WRITING = [
     ("report", "--md", "--out", "out.md"),
     ("report", "--figures", "figures"),
     ("doctor",),
+    ("verify",),
     ("plan", "--budget", "20"),
     ("pool", "inspect", "--html"),
     ("pool", "export", "pool.jsonl"),

@@ -1,4 +1,4 @@
-"""Commands that look after a machine and a run: `doctor`, `repair`, `gc`, `export-run`, `import-run`."""
+"""Commands that look after a machine and a run: `doctor`, `verify`, `repair`, `gc`, `export-run`, `import-run`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
     emit(options, findings, doctor.describe_findings)
     if findings["problems"]:
         sys.exit(findings["exit_code"])
+
+
+@click.command("verify")
+@click.option("--all", "every", is_flag=True, help="Every run under runs/.")
+@common
+def verify_command(options: Any, every: bool) -> None:
+    """Read every file of a run and compare it with the sha256 it was published with; exit code 5 if one differs."""
+    from al.commands import doctor
+
+    document = doctor.verify(options, every)
+    emit(options, document, doctor.describe_verified)
+    sys.exit(document["exit_code"])
 
 
 @click.command("repair")
