@@ -31,7 +31,7 @@ from typing import Any
 import filelock
 
 from al import __version__
-from al.errors import RunStateError
+from al.errors import EnvironmentProblem, RunStateError
 from al.program import PROGRAM
 from al.run import artifacts, database, integrity, ownership, trash
 from al.run.artifacts import Artifact
@@ -344,14 +344,20 @@ def _modified(path: Path) -> str | None:
 
 
 def acquire_lock(path: Path) -> filelock.BaseFileLock:
-    """The lock of the only writer of a run; makes the directory if need be. Raises RunStateError: another process has it."""
+    """The lock of the only writer of a run; makes the directory if need be.
+
+    Raises:
+        RunStateError: another process has it, or this user may not write there.
+        EnvironmentProblem: the file system is read-only.
+    """
     try:
         make_folder(path)
         return _locked(path)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise artifacts.explain_os_error(error, path) from error
-        raise RunStateError(
+        kind = EnvironmentProblem if error.errno == errno.EROFS else RunStateError
+        raise kind(
             f"{path}: cannot be written ({error.strerror}). `{PROGRAM} status --run {path}` and `report` work all the same; to "
             f"go on with this run, copy the whole directory to a place that can be written."
         ) from error
