@@ -128,7 +128,9 @@ def run_command(options: Any, rounds: int | None, budget: str, until_no_gain: bo
     from al.commands.rounds import run_rounds
     from al.commands.summary import describe_summary
 
-    emit(options, run_rounds(options, budget, rounds, until_no_gain, until), describe_summary)
+    summary, printed = run_rounds(options, budget, rounds, until_no_gain, until)
+    if not printed:
+        emit(options, summary, describe_summary)
 
 
 @cli.command("compare")

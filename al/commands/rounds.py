@@ -62,9 +62,12 @@ def _announce(session: Any, number: int, budget: str) -> None:
 
 def run_rounds(
     options: Options, budget: str, count: int | None, until_no_gain: bool, until: str | None = None
-) -> dict[str, Any]:
-    """Run rounds until the run has `count`, until one has no significant dev gain, or until the time `until` is spent. Returns the last
-    summary. A round that was interrupted is finished first, with its own budget.
+) -> tuple[dict[str, Any], bool]:
+    """Run rounds until the run has `count`, until one has no significant dev gain, or until the time `until` is spent. Each summary is
+    printed as its round ends. A round that was interrupted is finished first, with its own budget.
+
+    Returns:
+        (the last summary, whether it has been printed: no round may have been left to run)
 
     Raises:
         ConfigError: neither `count` nor `until`, or a limit of time that no round fits in.
@@ -78,8 +81,9 @@ def run_rounds(
     check_installed(config.track)
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):
+        printed = False
         while count is None or rounds.next_number(session.run) <= count:
-            number = rounds.next_number(session.run)
+            number, begun = rounds.next_number(session.run), rounds.unfinished_round(session.run) is not None
             fitting = _fitting(session, request, number, limit)
             if fitting is None:
                 break
@@ -89,10 +93,13 @@ def run_rounds(
             except PoolUsedUp as reason:
                 if limit is None or number == 1:
                     raise
+                if not begun:
+                    rounds.withdraw_round(run, number)
                 session.say(f"stopping after round {number - 1}, before the time is spent: {reason}")
                 break
             if not options.as_json:
                 show_drawn(describe_summary(displayable(with_paths(run.path, summary))))
+                printed = True
             if until_no_gain and not gained(summary):
                 if not options.as_json:
                     show(f"stopping after round {number}: its dev gain is not significant")
@@ -102,7 +109,7 @@ def run_rounds(
             raise ConfigError(
                 f"--until {until}: expected time for at least one round of {budget}, with its control. Raise it."
             )
-        return with_paths(run.path, read_summary(run, done[-1]))
+        return with_paths(run.path, read_summary(run, done[-1])), printed
 
 
 def _fitting(session: Session, asked: BudgetRequest, number: int, limit: TimeLimit | None) -> BudgetRequest | None:

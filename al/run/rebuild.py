@@ -135,6 +135,8 @@ def _replay(run: Path, known: _Known) -> None:
                 known.rounds[number] = _Round("open", event["budget"], event["config"], event["time"])
             else:
                 before.budget, before.config = event["budget"], event["config"]
+        elif kind == "round.withdrawn":
+            known.rounds.pop(number, None)
         elif kind == "pool.version":
             known.pools[event["version"]] = (event["fingerprint"], event["time"])
         elif kind == "pool.labels":

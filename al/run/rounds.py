@@ -83,6 +83,17 @@ def finish_round(run: Run, number: int) -> None:
     run.checkpoint()
 
 
+def withdraw_round(run: Run, number: int) -> None:
+    """Forget round `number`, which nothing was picked for. Its artifacts stay, its folder goes to the trash."""
+    directory = round_directory(run.path, number)
+    if directory.is_dir():
+        discard(run.path, directory)
+    with run.change() as db:
+        db.execute("DELETE FROM round_artifacts WHERE round = ?", (number,))
+        db.execute("DELETE FROM rounds WHERE round = ?", (number,))
+    run.event("round.withdrawn", round=number)
+
+
 def reopen(run: Run, stage: str, fingerprint: str) -> list[int]:
     """Mark the rounds that used an artifact as not done, so that it is made again; their numbers."""
     used = "SELECT round FROM round_artifacts WHERE stage = ? AND fingerprint = ?"

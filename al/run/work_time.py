@@ -15,6 +15,7 @@ from typing import Any
 from al.run.ownership import EVENTS
 
 STARTED = "work.started"
+BOUNDS = ("round.started", "round.finished", "round.withdrawn")
 
 
 def work_seconds(run: Path) -> float:
@@ -27,7 +28,7 @@ def work_of_round(run: Path, number: int) -> float:
     total, inside = 0.0, False
     for event, seconds in _intervals(run):
         total += seconds if inside else 0.0
-        if event.get("round") == number and event["event"] in ("round.started", "round.finished"):
+        if event.get("round") == number and event["event"] in BOUNDS:
             inside = event["event"] == "round.started"
     return total
 
