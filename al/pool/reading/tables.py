@@ -182,7 +182,7 @@ def read_parquet(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]
             texts = _encoded(metadata, ("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
             with pq.ParquetFile(opened, metadata=metadata, read_dictionary=texts) as file:
                 names = distinct_names(file.schema_arrow.names)
-                for batch in file.iter_batches(batch_size=_batch_rows(metadata)):
+                for batch in _batches(file):
                     for row in unfolding.rows(batch.rename_columns(names)):
                         number += 1
                         yield number, row, row if isinstance(row, dict) else ""
@@ -192,6 +192,12 @@ def read_parquet(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
         yield number + 1, RowError("damaged_parquet", str(error).splitlines()[0]), ""
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows in order. A batch stays inside a row group: Arrow cannot join the dictionaries of two groups inside a list or struct."""
+    for group in range(file.metadata.num_row_groups):
+        yield from file.iter_batches(batch_size=_batch_rows(file.metadata), row_groups=[group])
 
 
 def _columns(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:

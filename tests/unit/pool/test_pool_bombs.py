@@ -183,3 +183,14 @@ def test_a_compressed_table_is_read_and_its_bytes_are_known_before(tmp_path, cod
         file.seek(8)
         found = sum(map(unpacked_bytes, pa.ipc.MessageReader.open_stream(file)))
     assert (found == 0) if codec is None else (content.nbytes * 0.9 < found < content.nbytes * 1.2)
+
+
+@pytest.mark.parametrize("rows", [90, 1000, 1500])
+def test_conversations_in_several_row_groups_are_read_to_the_end(tmp_path, rows):
+    """`datasets` writes groups of 1,000 rows, and a batch is of up to 1,024."""
+    turns = [
+        [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": f"a {i % 5}"}] for i in range(3100)
+    ]
+    content = pa.table({"messages": turns, "tags": [[f"t {i % 3}"] for i in range(3100)]})
+    pq.write_table(content, tmp_path / "t.parquet", row_group_size=rows)
+    assert [row for _, row, _ in read_parquet(tmp_path / "t.parquet", LONGEST, RATIO)] == content.to_pylist()
