@@ -285,3 +285,9 @@ def test_configuration_imports_nothing_heavy():
 def test_nothing_unsafe_is_used(pattern):
     """Trap 30: no pickle, no torch.load, YAML by safe_load, remote code only as the user says."""
     assert [str(p.relative_to(ROOT)) for p in SOURCES if re.search(pattern, p.read_text())] == []
+
+
+def test_nothing_writes_a_log_file():
+    """A log grows until somebody rotates it. What a run needs later is in its artifacts and events; the rest goes to the terminal."""
+    opens_one = re.compile(r"FileHandler|basicConfig\(|logging\.config|dictConfig")
+    assert [str(p.relative_to(ROOT)) for p in SOURCES if opens_one.search(p.read_text())] == []

@@ -17,6 +17,7 @@ from al.pool.formats import RowError
 from al.pool.reading.arrow_messages import unpacked_bytes
 from al.pool.reading.json_lines import RawRow, bad_utf8, oversize
 from al.pool.reading.kinds import BOM
+from al.pool.reading.parquet_pages import pages_of
 from al.pool.reading.unfolding import SLICE_BYTES, SLICE_ROWS, VALUE, Unfolding
 from al.pool.reading.unpacking import Damaged, head_of
 
@@ -178,6 +179,9 @@ def read_parquet(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]
             metadata = pq.read_metadata(opened)
             unfolding = Unfolding(longest, path.stat().st_size, max_ratio)
             unfolding.check(_unpacked_bytes(metadata))
+            unfolding.unfolded = 0
+            for page in (page for column in _columns(metadata) for page in pages_of(opened, column, unfolding.packed)):
+                unfolding.check(page)
             unfolding.unfolded = 0  # what is read is counted row by row
             texts = _encoded(metadata, ("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
             with pq.ParquetFile(opened, metadata=metadata, read_dictionary=texts) as file:
@@ -207,7 +211,7 @@ def _columns(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
 
 
 def _unpacked_bytes(metadata: pq.FileMetaData) -> int:
-    """Bytes of all pages once decompressed, and of the values of lists, which may be run lengths of nothing."""
+    """Bytes of all pages once decompressed, as the footer has them, and of the values of lists, which may be run lengths of nothing."""
     pages = values = 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):

@@ -77,6 +77,7 @@ def unfolded_sizes(column: pa.Array) -> np.ndarray:
     if isinstance(kind, pa.BaseExtensionType):
         return unfolded_sizes(column.storage)
     if pa.types.is_dictionary(kind):
+        _check_indices(column)
         known = np.append(unfolded_sizes(column.dictionary), VALUE)
         return known[column.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
     if pa.types.is_run_end_encoded(kind):
@@ -96,6 +97,15 @@ def unfolded_sizes(column: pa.Array) -> np.ndarray:
         return np.full(count, VALUE + kind.bit_width // 8, dtype=np.int64)
     except ValueError:  # views and unions: no value is longer than all of them
         return np.full(count, VALUE + column.nbytes, dtype=np.int64)
+
+
+def _check_indices(column: pa.DictionaryArray) -> None:
+    """Arrow reads indices from Parquet without a look at them, and later whatever memory they point to."""
+    bounds = pc.min_max(column.indices)
+    if column.null_count < len(column) and not 0 <= bounds["min"].as_py() <= bounds["max"].as_py() < len(
+        column.dictionary
+    ):
+        raise pa.ArrowInvalid(f"a value outside its dictionary of {len(column.dictionary):,}")
 
 
 def _sizes_of_lists(column: pa.Array) -> np.ndarray:

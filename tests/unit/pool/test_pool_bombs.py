@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import ROOT
+from fuzz import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from al.errors import DataError
 from al.pool.formats import RowError
 from al.pool.importer import import_pool
 from al.pool.reading.arrow_messages import unpacked_bytes
+from al.pool.reading.parquet_pages import pages_of
 from al.pool.reading.tables import read_arrow, read_parquet
 from al.pool.reading.unfolding import Unfolding, unfolded_sizes
 from al.pool.sources import make_sources
@@ -183,6 +186,99 @@ def test_a_compressed_table_is_read_and_its_bytes_are_known_before(tmp_path, cod
         file.seek(8)
         found = sum(map(unpacked_bytes, pa.ipc.MessageReader.open_stream(file)))
     assert (found == 0) if codec is None else (content.nbytes * 0.9 < found < content.nbytes * 1.2)
+
+
+UNPACKED, PACKED, VALUES = "bytes once unpacked", "bytes in the file", "values of the dictionary"
+
+
+def claiming(whole: bytes, what: str, claim: int) -> bytes:
+    """A Parquet file whose first page header, that of a dictionary, has another number; the footer stays as it was."""
+    at = 4  # behind PAR1; then the kind of the page, its bytes unpacked and packed: a byte for the field, and a varint
+    for _ in range({UNPACKED: 1, PACKED: 2, VALUES: 3}[what]):
+        at = after_varint(whole, at + 1)
+    if what == VALUES:
+        assert whole[at] == 4 << 4 | 12, "the header of the dictionary, a struct, is four fields further"
+        at += 1
+    return whole[: at + 1] + varint(2 * claim if claim >= 0 else -2 * claim - 1) + whole[after_varint(whole, at + 1) :]
+
+
+def varint(number: int) -> bytes:
+    return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
+
+
+def after_varint(data: bytes, at: int) -> int:
+    return at + 1 if data[at] < 128 else after_varint(data, at + 1)
+
+
+@pytest.fixture
+def arrow_memory():
+    """A memory pool of Arrow that counts from zero."""
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    yield pool
+    pa.set_memory_pool(before)
+
+
+@pytest.mark.parametrize(
+    ("what", "claim", "reason"),
+    [
+        (UNPACKED, 2**31 - 1, "zip_bomb"),
+        (UNPACKED, 2**24 + 1, "zip_bomb"),
+        (PACKED, 2**31 - 1, "damaged_parquet"),
+        (VALUES, 2**30, "damaged_parquet"),
+        (UNPACKED, -1, "damaged_parquet"),
+    ],
+)
+def test_a_page_that_claims_more_than_the_footer_is_refused_before_there_is_room_for_it(
+    tmp_path, arrow_memory, what, claim, reason
+):
+    path = write(tmp_path / "given.parquet", table(pa.array([f"answer {i}" for i in range(500)])))
+    path.write_bytes(claiming(path.read_bytes(), what, claim))
+    found = [row for _, row, _ in read_parquet(path, LONGEST, RATIO)]
+    assert [row.reason for row in found] == [reason], str(found[0])
+    assert arrow_memory.max_memory() < 2**24
+    (tmp_path / "pool").mkdir()
+    with pytest.raises(DataError, match=f"given.parquet.*{reason}") as error:
+        import_pool(make_sources([str(path)]), tmp_path / "pool")
+    assert "\n" not in str(error.value)
+
+
+HOW = [
+    {},
+    {"data_page_version": "2.0", "data_page_size": 500},
+    {"use_dictionary": False, "data_page_size": 100, "write_page_index": True},
+    {"write_page_checksum": True, "write_statistics": False, "row_group_size": 90},
+]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_the_pages_of_an_honest_file_are_those_of_its_footer(tmp_path, how):
+    """The footer counts the headers too, which are of some dozens of bytes each."""
+    content = table(pa.array([[{"text": f"part {i}", "n": [i, None]}] * (i % 4) for i in range(300)]))
+    path = write(tmp_path / "t.parquet", content.append_column("none", pa.nulls(300, pa.string())), **how)
+    with path.open("rb") as file:
+        metadata = pq.read_metadata(file)
+        for group in range(metadata.num_row_groups):
+            for column in map(metadata.row_group(group).column, range(metadata.num_columns)):
+                pages = list(pages_of(file, column, path.stat().st_size))
+                assert 0 <= column.total_uncompressed_size - sum(pages) <= 150 * len(pages)
+    assert [row for _, row, _ in read_parquet(path, LONGEST, RATIO)][:300] == pq.read_table(path).to_pylist()
+
+
+@settings(max_examples=cases(60, 5_000))
+@given(st.data())
+def test_any_damage_to_page_headers_is_rows_or_one_error(tmp_path_factory, data):
+    sink = pa.BufferOutputStream()
+    pq.write_table(table(pa.array([f"answer {i % 7}" for i in range(40)])), sink, compression="zstd")
+    content = bytearray(sink.getvalue().to_pybytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(4, 60))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "t.parquet"
+    path.write_bytes(content)
+    found = [row for _, row, _ in read_parquet(path, LONGEST, RATIO)]
+    reasons = [row.reason for row in found if isinstance(row, RowError)]
+    assert set(reasons[:-1]) <= {"bad_utf8"} and set(reasons[-1:]) <= {"bad_utf8", "damaged_parquet", "zip_bomb"}
 
 
 @pytest.mark.parametrize("rows", [90, 1000, 1500])
