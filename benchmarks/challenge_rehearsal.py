@@ -4,14 +4,16 @@ Everything runs as a user runs it, in child processes of cli.py; questions go th
 
 On a GPU, with a small model in DIR:
     python benchmarks/challenge_rehearsal.py --model DIR --minutes 20 --work DIR --out benchmarks/results/challenge_rehearsal_h200.json
-On a CPU, to see that all parts fit together:
-    python benchmarks/challenge_rehearsal.py --config configs/demo.yaml --minutes 20 --work DIR --out DIR/record.json
+On two CPU cores with the demo's model, in 20 minutes, to see that all parts fit together:
+    python benchmarks/challenge_rehearsal.py --config configs/demo.yaml --minutes 30 --budget 40 --questions 30 --tokens 16 --work DIR \
+      --out benchmarks/results/challenge_rehearsal_cpu.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -184,6 +186,15 @@ def rehearse(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def command_of(arguments: argparse.Namespace) -> str:
+    """What repeats this rehearsal, without the places of files."""
+    words = ["--config", Path(arguments.config).name, "--minutes", f"{arguments.minutes:g}"]
+    words += ["--budget", arguments.budget] if arguments.budget else []
+    words += ["--questions", str(arguments.questions), "--tokens", str(arguments.tokens)]
+    words += [word for setting in arguments.set for word in ("--set", setting)]
+    return shlex.join(["python", "benchmarks/challenge_rehearsal.py", *words])
+
+
 def main() -> None:
     """Parse arguments, rehearse, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,7 +212,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     found = rehearse(arguments)
     record = {
-        "command": f"python benchmarks/challenge_rehearsal.py --config {Path(arguments.config).name} --minutes {arguments.minutes:g}",
+        "command": command_of(arguments),
         "model": arguments.model.name if arguments.model else None,
         "device": device_name(),
         "date": now(),
