@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import schemathesis
+from fuzz import cases
 from hypothesis import HealthCheck, given, settings
 from live_service import TOKEN, live, random_adapters, small_base
 from schemathesis.generation import GenerationMode
@@ -15,7 +16,7 @@ OPERATIONS = {
     *("GET /v1/models", "GET /v1/models/{name}", "POST /v1/chat/completions", "POST /v1/completions"),
     *("POST /process", "POST /tokenize", "POST /decode", "GET /health", "GET /metrics"),
 }
-EXAMPLES = 8
+EXAMPLES, FULL = 8, 600
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -50,7 +51,11 @@ def test_every_answer_is_as_documented(operations, name, mode):
 
     @given(operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=cases(EXAMPLES, FULL),
+        deadline=None,
+        derandomize=cases(True, False),
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
     def answered_as_documented(case):
         """One request."""

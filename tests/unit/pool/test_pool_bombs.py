@@ -266,7 +266,7 @@ def test_the_pages_of_an_honest_file_are_those_of_its_footer(tmp_path, how):
     assert [row for _, row, _ in read_parquet(path, LONGEST, RATIO)][:300] == pq.read_table(path).to_pylist()
 
 
-@settings(max_examples=cases(60, 5_000))
+@settings(max_examples=cases(60, 5_000), deadline=None)
 @given(st.data())
 def test_any_damage_to_page_headers_is_rows_or_one_error(tmp_path_factory, data):
     sink = pa.BufferOutputStream()
