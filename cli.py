@@ -85,6 +85,7 @@ def round_command(
     from al.commands.rounds import run_next_round
     from al.commands.summary import describe_summary
     from al.review.ask import Asking
+    from al.run.progress import stop_on_signals
 
     if export and not review:
         raise click.UsageError("--export needs --review as well.")
@@ -94,6 +95,7 @@ def round_command(
         _print_plan(options, budget)
         return
     page = bool(review) and export is None
+    stop_on_signals()
     asking = Asking(page=page, export=export, approve=approve, auto=review is False, port=port)
     emit(options, run_next_round(options, budget, asking), describe_summary)
 
@@ -161,7 +163,9 @@ def compare_command(
 ) -> None:
     """Train and evaluate several strategies on your pool, always including random: does selection pay here?"""
     from al.commands import compare
+    from al.run.progress import stop_on_signals
 
+    stop_on_signals()
     options = options.for_round(None, False, pool, target)
     document = compare.run_comparison(options, strategies, budget, rounds, seeds, proxy)
     emit(options, document, compare.describe_comparison)
@@ -273,7 +277,9 @@ def pool_group() -> None:
 def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None, strict: bool) -> None:
     """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
     from al.commands import pool
+    from al.run.progress import stop_on_signals
 
+    stop_on_signals()
     document = pool.import_into_pool(options, sources, format_name, strict)
     emit(options, document, pool.describe_pool)
 

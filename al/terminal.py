@@ -6,7 +6,9 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import PurePath
 from typing import Any, TextIO
 
@@ -17,6 +19,8 @@ _LINE_ENDS = re.compile("\r\n|[\u2028\u2029\x85]")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 # RFC 3986, 3.2.1: what stands between `://` and the last `@` before the path.
 _USERINFO = re.compile(r'(?<=://)[^\s/?#"]+@')
+
+_collected: ContextVar[list[str] | None] = ContextVar("_collected", default=None)
 
 
 def displayable(node: Any) -> Any:
@@ -48,7 +52,22 @@ def show(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
 
 def show_drawn(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
     """As `show`, for a text drawn from a displayable document: the colours in it are Winnow's own and stay."""
+    collected = _collected.get()
+    if collected is not None:
+        collected.append(without_passwords(text))
+        return
     print(without_passwords(text), file=sys.stdout if file is None else file, end=end, flush=True)
+
+
+@contextmanager
+def collecting() -> Iterator[list[str]]:
+    """Inside the block nothing is printed: what would be is appended to the list."""
+    lines: list[str] = []
+    token = _collected.set(lines)
+    try:
+        yield lines
+    finally:
+        _collected.reset(token)
 
 
 def _clean_text(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from al.commands.foreign_errors import explain
+from al.commands.foreign_errors import known
 from al.program import PROGRAM
 from al.terminal import displayable, show, show_drawn, without_passwords
 
@@ -165,10 +165,10 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
     except KeyboardInterrupt:
         _fail(arguments, "interrupted at once. Run the same command again, or `resume`, to continue.", 130)
     except Exception as error:
-        known = (error.exit_code, str(error)) if getattr(error, "exit_code", None) else explain(error)
-        if known is None or "--debug" in arguments:
+        found = known(error)
+        if found is None or "--debug" in arguments:
             raise
-        code, message = known
+        code, message = found
         way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
         hint = f" Run the same command again{way} to continue." if code == 130 else ""
         _fail(arguments, f"{message}{hint}", code)

@@ -12,7 +12,6 @@ from al.comparison.play import compare_strategies, split_names
 from al.errors import ConfigError, RunStateError
 from al.report.text.comparison import comparison_as_text
 from al.run import rounds
-from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
 from selection.strategy import Budget
@@ -28,7 +27,6 @@ def run_comparison(
     if proxy is not None:
         options = replace(options, overrides=(*options.overrides, f"model.name={proxy}", "model.revision=null"))
     config = options.load_config()
-    stop_on_signals()
     directory = options.run_path or Path("runs") / f"compare-{options.run_directory().name}"
     with Run.create_or_open(directory) as run:
         if rounds.last_round(run) is not None:

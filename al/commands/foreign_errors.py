@@ -52,6 +52,12 @@ MEMORY = {
 """Batches are no longer the cause: where there are any, they have been made smaller."""
 
 
+def known(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, message) of an error that a user can cause, or as `explain`; None for a defect."""
+    code = getattr(error, "exit_code", None)
+    return (code, str(error)) if code else explain(error)
+
+
 def explain(error: BaseException) -> tuple[int, str] | None:
     """(exit code, message) of an error that the machine or a damaged database caused; None for any other, which is a defect."""
     text = " ".join(str(error).split())

@@ -12,7 +12,6 @@ from al.pool.reading.stdin import with_stdin_spooled
 from al.pool.sources import find_sources
 from al.preparation.stages import import_sources
 from al.run import rounds
-from al.run.progress import stop_on_signals
 from al.run.session import Session
 from al.run.store import Run
 
@@ -23,7 +22,6 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
     """Add sources to the run's pool as a new version; returns the pool's counts, and as `added` whether there is a new version: sources
     that add nothing make none."""
     config = options.load_config()
-    stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
         given = with_stdin_spooled(names, run.path / "stdin")
         config = config.model_copy(update={"pool": sources_config(config.pool, given, format_name, strict)})

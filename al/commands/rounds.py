@@ -33,7 +33,6 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
     """Run the next round, or the rest of an unfinished one. Returns its summary, or where it stopped for a review."""
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
-    stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run, asking or Asking() as asking:
         session = Session(run, config, quiet=options.as_json)
         number = rounds.next_number(session.run)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ from al.lineage.round_state import used
 from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
-from al.program import PROGRAM
+from al.program import invocation
 from al.report.page.comparison import render_comparison
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
@@ -294,7 +292,7 @@ def _document(
         ],
         "runs": [run for runs in done.values() for run in runs],
         "notes": scoring.scoring_notices(session.config) + target_notices(prepared.target),
-        "command": f"{PROGRAM} " + shlex.join(sys.argv[1:]),
+        "command": invocation(),
     }
 
 

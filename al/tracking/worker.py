@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 import time
@@ -28,7 +29,8 @@ class Worker:
         self._open = False
         self.alive = True
         self.left_out = 0
-        self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
+        context = contextvars.copy_context()  # what it says goes where its maker's lines go
+        self._thread = threading.Thread(target=context.run, args=(self._work,), name=f"tracker {name}", daemon=True)
         self._thread.start()
 
     def start(self, current: TrackedRound) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 
 import pytest
 from command_line import winnow
 
 from al.run.store import Run
-from al.terminal import displayable, show, without_passwords
+from al.terminal import collecting, displayable, show, without_passwords
 
 TITLE = "\x1b]owned\x07"
 """Sets the title of a terminal's window."""
@@ -92,3 +94,15 @@ def test_a_password_in_a_url_is_neither_printed_nor_recorded(tmp_path, monkeypat
         run.event("tracker.failed", reason=f"cannot reach {url}")
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert written and not any(b"s3cret" in content for content in written)
+
+
+def test_what_is_collected_is_not_printed_and_other_threads_are_not_affected(capfd):
+    with collecting() as lines:
+        show("a note for https://me:secret@host/x\x1b[2J")
+        show("to stderr", file=sys.stderr)
+        thread = threading.Thread(target=show, args=("of another thread",))
+        thread.start()
+        thread.join()
+    show("after it")
+    assert lines == ["a note for https://***@host/x␛[2J", "to stderr"]
+    assert capfd.readouterr() == ("of another thread\nafter it\n", "")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +11,7 @@ import yaml
 
 from al.budget import BudgetRequest
 from al.config import difference
-from al.program import PROGRAM
+from al.program import invocation
 from al.report.summary.clusters import clusters_part
 from al.report.summary.cost import at_random, cost
 from al.report.summary.evaluation import evaluation
@@ -39,7 +37,7 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "run": session.run.path.name,
         "round": facts.number,
         "created": now(),
-        "command": f"{PROGRAM} " + shlex.join(sys.argv[1:]),
+        "command": invocation(),
         "versions": {"python": platform.python_version(), **versions()},
         "platform": platform.platform(),
         "seed": session.config.seed,
