@@ -20,6 +20,9 @@ from trainer.randomness import SAMPLING, derive_seed
 PROBABILITIES_AT_ONCE = 1 << 24
 """Float64 probabilities in memory at once, 128 MiB; sorting them for top_p takes four times as much."""
 
+LEAST_TEMPERATURE = 1e-200
+"""Any float32 logit divided by it is a finite float64. Already at 1e-8 nothing but the most probable token is drawn."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -72,7 +75,7 @@ def choose_each(logits_SV: torch.Tensor, uniform_S: torch.Tensor, draws: Sequenc
 def _drawn(logits_SV: torch.Tensor, uniform_S: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     columns = ([draw.temperature for draw in draws], [draw.top_p for draw in draws])
     temperature_S1, top_p_S1 = torch.tensor(columns, dtype=torch.float64, device=logits_SV.device)[..., None]
-    share_SV = (_most_probable(logits_SV, draws).double() / temperature_S1).softmax(-1)
+    share_SV = (_most_probable(logits_SV, draws).double() / temperature_S1.clamp(min=LEAST_TEMPERATURE)).softmax(-1)
     if any(draw.top_p < 1 for draw in draws):
         share_SV = _nucleus(share_SV, torch.where(top_p_S1 < 1, top_p_S1, torch.inf))
     sums_SV = share_SV.cumsum(-1)

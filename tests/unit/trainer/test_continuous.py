@@ -198,13 +198,14 @@ def test_one_answer_of_several_may_be_dropped(bases):
 def test_each_row_is_drawn_as_its_own_settings_say():
     logits = torch.tensor([0.5, 0.0, 2.0, -1.0, 1.5])
     cases = [(GREEDY, (2,)), (Draw(), range(5)), (Draw(0.5), range(5)), (Draw(top_p=0.7), (2, 4)), (Draw(top_k=3), (0, 2, 4)),
-             (Draw(2.0, 0.6, 3), (2, 4)), (Draw(1e-7), (2,)), (Draw(top_k=1), (2,)), (Draw(top_k=99), range(5))]  # fmt: skip
+             (Draw(2.0, 0.6, 3), (2, 4)), (Draw(1e-7), (2,)), (Draw(5e-324), (2,)), (Draw(top_k=1), (2,)),
+             (Draw(top_k=99), range(5))]  # fmt: skip
     count = 8_000
     uniform = torch.from_numpy(np.random.default_rng(0).random(count * len(cases)))
     chosen = choose_each(logits.expand(len(uniform), 5), uniform, [draw for draw, _ in cases] * count).view(count, -1)
     for column, (draw, kept) in enumerate(cases):
         expected = torch.zeros(5)
-        expected[list(kept)] = (logits[list(kept)] / (draw.temperature or 1.0)).softmax(0)
+        expected[list(kept)] = (logits[list(kept)] / max(draw.temperature or 1.0, 1e-30)).softmax(0)
         assert (torch.bincount(chosen[:, column], minlength=5) / count - expected).abs().max() < 0.02, draw
 
 
