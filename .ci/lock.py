@@ -7,6 +7,7 @@
 | requirements.lock     | requirements.txt and what it needs           | always                               |
 | requirements-cuda.lock | libraries that CUDA builds of torch need    | if the torch in place asks for them  |
 | requirements-dev.lock | what requirements-dev.txt adds               | by `make test`                       |
+| requirements-docs.lock | requirements-docs.txt and what it needs     | by `make docs`, apart from the others |
 
 One resolution serves Python 3.11 and newer on Linux, macOS and Windows; markers say where a pin holds.
 """
@@ -47,7 +48,7 @@ def with_cpu_build(entry: str) -> str:
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     needed = {pin(entry) for entry in locked("requirements.txt")}
     every = locked("requirements-dev.txt")
     other = sorted(needed - {pin(entry) for entry in every})
@@ -59,6 +60,7 @@ def main() -> None:
     write("requirements.lock", "", always)
     write("requirements-cuda.lock", "", cuda)
     write("requirements-dev.lock", "-r requirements.lock\n", more)
+    write("requirements-docs.lock", "", locked("requirements-docs.txt"))
 
 
 def write(name: str, first: str, entries: list[str]) -> None:

@@ -3,9 +3,11 @@ would drive the reader's terminal, and their URLs may hold passwords. Everything
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,6 +70,14 @@ def collecting() -> Iterator[list[str]]:
         yield lines
     finally:
         _collected.reset(token)
+
+
+def ignore_notices() -> None:
+    """Ignore what libraries say of their own future, and of optional packages that Winnow does not use."""
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's bars as widgets
+    # It misses a package for a product that Winnow does not use: weights are dequantized first.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _clean_text(text: str) -> str:

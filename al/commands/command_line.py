@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import click
 
 from al.commands.foreign_errors import known
 from al.program import PROGRAM
-from al.terminal import displayable, show, show_drawn, without_passwords
+from al.terminal import displayable, ignore_notices, show, show_drawn, without_passwords
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,9 +179,7 @@ def _quiet_libraries(debug: bool) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    warnings.simplefilter("ignore", FutureWarning)
-    # It misses an optional package, for a product that Winnow does not use: weights are dequantized first.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    ignore_notices()
 
 
 def _fail(arguments: list[str], message: str, code: int) -> None:

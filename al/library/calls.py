@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from al.errors import ConfigError, DataError, EnvironmentProblem, Interrupted, RunStateError, UserError
 from al.library.results import Comparison, ImportedPool, Plan, Round
-from al.terminal import collecting
+from al.terminal import collecting, ignore_notices
 
 if TYPE_CHECKING:
     from al.commands.options import Options
@@ -192,7 +193,8 @@ def compare(
 @contextmanager
 def _as_a_library() -> Iterator[list[str]]:
     """Collect what would be printed, and raise errors of a user's making as the classes of `al.errors`."""
-    with collecting() as lines:
+    with warnings.catch_warnings(), collecting() as lines:
+        ignore_notices()
         try:
             yield lines
         except UserError:
