@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-LOCKED := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
+INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
+LOCKED := $(PY) $(INSTALL)
+DOCS   := .venv-docs
 RUN    ?= runs/demo
 BUDGET ?= 100
 
-.PHONY: demo test torture assets lint clean
+.PHONY: demo test torture docs assets lint clean
 
 demo: $(VENV)/.installed assets
 	$(PY) cli.py round --config configs/demo.yaml --run $(RUN) --budget $(BUDGET)
@@ -17,6 +19,10 @@ test: $(VENV)/.installed-dev assets
 # Kills, failing disks, damaged files and hostile inputs by the hundred; 90 minutes at most.
 torture: $(VENV)/.installed-dev
 	$(PY) tests/torture --record benchmarks/results/torture.json
+
+# The site of the pages and of the library's API, in site/. It needs nothing but its own environment.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 assets: $(VENV)/.installed
 	@$(PY) -m al.assets
@@ -40,9 +46,14 @@ $(VENV)/.installed: requirements.lock requirements-cuda.lock | $(PY)
 	@if $(PY) -m pip show torch | grep -q '^Requires:.*nvidia'; then $(LOCKED) -r requirements-cuda.lock; fi
 	@touch $@
 
+$(DOCS)/.installed: requirements-docs.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(INSTALL) -r requirements-docs.lock
+	@touch $@
+
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(LOCKED) -r requirements-dev.lock
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(DOCS) site runs

@@ -68,7 +68,8 @@ def plan(
     Args:
         budget: 5000 (examples), "2Mtok" (tokens) or "30min" (of training).
         run: the run that it would belong to; None: a new one.
-        config, overrides: as for `import_pool`.
+        config: as for `import_pool`.
+        overrides: as for `import_pool`.
         pool: sources to read examples from, instead of the config's.
         card: "rtx-4090" or "a100-40gb": plan for this GPU by its specification, not for the machine here.
         until: also say how many rounds fit in this time, as "22h".
@@ -112,7 +113,9 @@ def run_round(
 
     Args:
         budget: 5000 (examples), "2Mtok" (tokens) or "30min" (of training).
-        run, config, overrides: as for `import_pool`.
+        run: as for `import_pool`.
+        config: as for `import_pool`.
+        overrides: as for `import_pool`.
         pool: sources to read examples from, instead of the config's.
         target: files with examples of the task to be good at. They direct the selection and are never trained on.
         strategy: selection strategy by name.
@@ -163,8 +166,12 @@ def compare(
         strategies: names; "NAME:key=value" changes a config key for one of them.
         budget: of all rounds together: 1000 (examples) or "200ktok" (tokens).
         run: a directory for the comparison alone.
-        config, overrides, pool, target: as for `run_round`.
-        rounds: how many share the budget. seeds: how many runs each strategy has.
+        config: as for `import_pool`.
+        overrides: as for `import_pool`.
+        pool: as for `run_round`.
+        target: as for `run_round`.
+        rounds: how many share the budget.
+        seeds: how many runs each strategy has.
         proxy: a small model to compare on, instead of the config's.
 
     Raises:
