@@ -16,7 +16,7 @@ PAGES = {
     **{name: name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "submission/README.md")},
 }
 """Page of the site: file of the repository."""
-LINK = re.compile(r"\]\(([^)\s#]+)")
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -30,15 +30,16 @@ def on_page_markdown(markdown: str, page: Page, **other: Any) -> str:
     """Point links at pages of the site: from where a file lies in the repository to where its page lies."""
     source = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     by_source = {file: name for name, file in PAGES.items()}
+    ups = "../" * page.file.src_uri.count("/")
 
     def moved(link: re.Match[str]) -> str:
-        """The link as it is on the site; one to a file that has no page is left as it is."""
-        target = (ROOT / source).parent / link[1]
-        if "://" in link[1] or not target.exists():
+        """The link as it is on the site; its text alone for a file of the repository that is not on the site."""
+        target = (ROOT / source).parent / link[2]
+        if "://" in link[2] or not target.exists():  # mkdocs reports the second
             return link[0]
         place = target.resolve().relative_to(ROOT).as_posix()
-        name = by_source.get(place, place.removeprefix("docs/"))
-        ups = page.file.src_uri.count("/")
-        return f"]({'../' * ups}{name}"
+        if place not in by_source and not place.startswith("docs/"):
+            return link[1]
+        return f"[{link[1]}]({ups}{by_source.get(place, place.removeprefix('docs/'))}{link[3] or ''})"
 
     return LINK.sub(moved, markdown)
