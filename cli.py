@@ -39,7 +39,7 @@ from al.commands.groups.care import (
     repair_command,
     verify_command,
 )
-from al.commands.groups.models import eval_command, export_command, generate_command, serve_command
+from al.commands.groups.models import eval_command, export_command, generate_command, serve_command, train_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -338,22 +338,6 @@ def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None
     emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
 
 
-@cli.command("train")
-@click.option(
-    "--dataset",
-    "datasets",
-    multiple=True,
-    required=True,
-    help="File, folder, glob or hub name to train on. Repeatable.",
-)
-@common
-def train_command(options: Any, datasets: tuple[str, ...]) -> None:
-    """Fine-tune on a whole data set without selection, as a baseline."""
-    from al.commands import train
-
-    emit(options, train.plain_fine_tuning(options, datasets), train.describe_fine_tuning)
-
-
 @cli.group("config")
 def config_group() -> None:
     """Show the configuration."""
@@ -379,6 +363,7 @@ def config_schema(options: Any) -> None:
 
 
 for command in (
+    train_command,
     eval_command,
     generate_command,
     export_command,

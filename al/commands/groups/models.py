@@ -1,4 +1,4 @@
-"""Commands that use a run's models: `eval`, `generate`, `export`, `serve`."""
+"""Commands that make a model without a round or use those of a run: `train`, `eval`, `generate`, `export`, `serve`."""
 
 from __future__ import annotations
 
@@ -214,3 +214,19 @@ def serve_command(
     asked = serve.ServeOptions(limits=limits, **wanted)
     document = serve.serve_models(options, asked, lambda found: show(serve.describe_address(found, options.as_json)))
     show(serve.describe_served(document), file=sys.stderr)
+
+
+@click.command("train")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    required=True,
+    help="File, folder, glob or hub name to train on. Repeatable.",
+)
+@common
+def train_command(options: Any, datasets: tuple[str, ...]) -> None:
+    """Fine-tune on a whole data set without selection, as a baseline."""
+    from al.commands import train
+
+    emit(options, train.plain_fine_tuning(options, datasets), train.describe_fine_tuning)
