@@ -53,6 +53,8 @@ def test_a_round_runs_from_an_empty_folder_and_names_the_command_that_was_typed(
     assert done.returncode == 0, done.stderr
     assert "winnow generate --run here" in done.stdout and "cli.py" not in done.stdout + done.stderr
     assert os.listdir(tmp_path) == ["here"] and (tmp_path / "here/rounds/001/report.html").is_file()
+    library = "import al, pathlib; print(al.load_round('here').number, (pathlib.Path(al.__file__).parent / 'py.typed').is_file())"
+    assert run(tmp_path, environment / "python", "-c", library).stdout.split() == ["1", "True"]
     again = run(tmp_path, environment / "winnow", "resume", "--run", "here")
     assert again.returncode and "`winnow round --run here --budget N`" in again.stderr and "cli.py" not in again.stderr
 
