@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from al.commands.options import Options
 
 AnyPath = str | PathLike[str]
+"""A path, as text or as `pathlib.Path`."""
 Several = AnyPath | Sequence[AnyPath]
-ERRORS = {kind.exit_code: kind for kind in (ConfigError, DataError, EnvironmentProblem, RunStateError, Interrupted)}
+"""One path or name, or several."""
+_ERRORS = {kind.exit_code: kind for kind in (ConfigError, DataError, EnvironmentProblem, RunStateError, Interrupted)}
 
 
 def import_pool(
@@ -213,7 +215,7 @@ def _as_a_library() -> Iterator[list[str]]:
             if found is None:
                 raise
             code, message = found
-            raised = ERRORS.get(code, UserError)(message)
+            raised = _ERRORS.get(code, UserError)(message)
             raised.exit_code = code
             raise raised from error
 

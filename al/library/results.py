@@ -16,11 +16,13 @@ class ImportedPool:
     """A pool version of a run, as `import_pool` leaves it."""
 
     run: Path
+    """The run directory."""
     version: int
     """From 1; each import that adds something makes one more."""
     added: bool
     """Whether this import made the version: sources that are in the pool already add nothing."""
     examples: int
+    """All of this version."""
     labelled: int
     """Examples with a response. The others can be answered (`label`) and are not trained on."""
     duplicates: int
@@ -50,7 +52,9 @@ class Plan:
     """What the next round would take."""
 
     examples: int
+    """To be picked."""
     tokens: int
+    """Of these, as the trainer counts them."""
     steps: int
     """Optimizer steps of the training."""
     peak_gib: float
@@ -58,10 +62,13 @@ class Plan:
     seconds: float
     """All work of the round, its control and its evaluation."""
     seconds_by_work: Mapping[str, float]
+    """The same by kind of work: score, train, evaluate, …"""
     disk_gib: float
+    """What the round writes, in GiB."""
     rounds_until: int | None
     """How many rounds fit in `until`; None if it was not given."""
     warnings: tuple[str, ...] = ()
+    """What does not fit, or does not go together."""
     notes: tuple[str, ...] = ()
     """Lines that the command prints on stderr even with --json."""
     document: Mapping[str, Any] = field(repr=False)
@@ -73,10 +80,13 @@ class Round:
     """A finished round of a run."""
 
     run: Path
+    """The run directory."""
     number: int
+    """From 1."""
     budget: str
     """As it was asked for."""
     examples: int
+    """Picked in this round."""
     tokens: int
     """Of the picked examples."""
     verdict: str
@@ -121,6 +131,7 @@ class Comparison:
     """Strategies side by side on one pool, each with several seeds."""
 
     run: Path
+    """The directory of the comparison."""
     baseline: str
     """The strategy that the others are compared with: random."""
     verdict: str
@@ -128,6 +139,7 @@ class Comparison:
     strategies: Mapping[str, Mapping[str, Any]]
     """By name: "final" {metric: mean with 95% interval over seeds}, "difference" from the baseline, paired by seed, "seconds", …"""
     page: Path
+    """The HTML page of the comparison."""
     notes: tuple[str, ...] = ()
     """Lines that the command prints on stderr even with --json."""
     document: Mapping[str, Any] = field(repr=False)
