@@ -200,8 +200,9 @@ def read_parquet(path: Path, longest: int, max_ratio: float) -> Iterator[RawRow]
 
 def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     """The rows in order. A batch stays inside a row group: Arrow cannot join the dictionaries of two groups inside a list or struct."""
+    rows = _batch_rows(file.metadata)
     for group in range(file.metadata.num_row_groups):
-        yield from file.iter_batches(batch_size=_batch_rows(file.metadata), row_groups=[group])
+        yield from file.iter_batches(batch_size=rows, row_groups=[group])
 
 
 def _columns(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
