@@ -62,7 +62,7 @@ def label(options: Options, budget: int) -> dict[str, Any]:
     config = options.load_config()
     stop_on_signals()
     with Run.create_or_open(options.run_directory()) as run:
-        return hand_out(Session(run, config, quiet=options.as_json), budget)
+        return hand_out(Session(run, config, options.as_json, bool(options.pool)), budget)
 
 
 def hand_out(session: Session, budget: int) -> dict[str, Any]:

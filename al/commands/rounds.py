@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from al.budget import BudgetRequest, parse_budget, parse_time
@@ -34,7 +35,7 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
     with Run.create_or_open(options.run_directory()) as run, asking or Asking() as asking:
-        session = Session(run, config, quiet=options.as_json)
+        session = Session(run, config, options.as_json, bool(options.pool))
         number = rounds.next_number(session.run)
         _announce(session, number, request.text)
         with tracked(session):
@@ -79,7 +80,8 @@ def run_rounds(
         raise ConfigError("run: --until-no-gain needs a dev set, and holdout.dev is 0. Raise it, or use --all-rounds.")
     check_installed(config.track)
     stop_on_signals()
-    with Run.create_or_open(options.run_directory()) as run, tracked(session := Session(run, config, options.as_json)):
+    session_of = partial(Session, config=config, quiet=options.as_json, pool_named=bool(options.pool))
+    with Run.create_or_open(options.run_directory()) as run, tracked(session := session_of(run)):
         printed = False
         while count is None or rounds.next_number(session.run) <= count:
             number, begun = rounds.next_number(session.run), rounds.unfinished_round(session.run) is not None

@@ -19,7 +19,7 @@ def plain_fine_tuning(options: Options, datasets: tuple[str, ...]) -> dict[str, 
     config = config.model_copy(update={"pool": sources_config(config.pool, datasets, None, config.pool.strict)})
     stop_on_signals()
     with Run.create_or_open(options.run_path or Path("runs") / f"train-{Path(datasets[0]).stem.split('.')[0]}") as run:
-        return fine_tune(Session(run, config, quiet=options.as_json))
+        return fine_tune(Session(run, config, options.as_json, pool_named=True))
 
 
 def describe_fine_tuning(document: dict[str, Any]) -> str:

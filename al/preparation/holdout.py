@@ -14,9 +14,9 @@ from al.errors import DataError
 from al.pool.identity import describe_sources
 from al.pool.importer import import_pool
 from al.pool.repair import make_repair
-from al.pool.sources import Source, find_sources
 from al.pool.store import Pool, locate
 from al.preparation.pool_state import load_embeddings, trainable
+from al.preparation.sources import held_out_sources
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -32,13 +32,6 @@ def named_files(session: Session) -> dict[str, int]:
     """Files of the config that are held out whole, and the side that each is for."""
     config = session.config.holdout
     return dict.fromkeys(config.dev_files, DEV) | dict.fromkeys(config.test_files, TEST)
-
-
-def sources_of(session: Session, files: list[str]) -> list[Source]:
-    """Sources for files that are held out: they are read as the pool's are."""
-    if not files:
-        return []
-    return find_sources(session.config.pool.model_copy(update={"files": files, "hub": []}), held_out=True)
 
 
 def hold_out(
@@ -104,7 +97,7 @@ def _check_not_late(kept: np.ndarray | None, named: np.ndarray) -> None:
 def name_sides(session: Session) -> Artifact:
     """The keys of the examples in files that are held out whole. Publishes `keys.npy` (sorted) and `sides.npy`."""
     sides = {side: [f for f, s in named_files(session).items() if s == side] for side in (DEV, TEST)}
-    sources = {side: sources_of(session, files) for side, files in sides.items()}
+    sources = {side: held_out_sources(session.config, files) for side, files in sides.items()}
 
     def build(out: Path, scratch: Path) -> None:
         """Write the examples of the named files by side."""

@@ -6,7 +6,6 @@ Every function is one stage: it names what its result depends on, and builds it 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +17,16 @@ import pyarrow.parquet as pq
 
 from al.cleaning.stage import leave_out, role, wanted, why_left_out
 from al.errors import DataError
-from al.pool.identity import check_same_pool, describe_sources
+from al.pool.identity import describe_sources
 from al.pool.importer import holds_all, import_pool, same_pool
 from al.pool.repair import make_repair
-from al.pool.sources import Source, find_sources, tell_apart
+from al.pool.sources import Source
 from al.pool.store import Pool, locate
 from al.preparation.groups import groups_of_strategy
-from al.preparation.holdout import hold_out, named_files, sources_of
+from al.preparation.holdout import hold_out
 from al.preparation.pool_state import load_embeddings, trainable
+from al.preparation.sources import check_sources, with_labels
 from al.preparation.target import Target, import_target, keep_apart
-from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.base import local_identity
@@ -93,28 +92,11 @@ def pool_version(session: Session) -> tuple[int, Artifact]:
         DataError: no pool yet and no source named.
         RunStateError: the config names other files than the run was made with, or a file changed since.
     """
-    present = rounds.current_pool(session.run)
-    sources = _each_once([*find_sources(session.config.pool), *sources_of(session, [*named_files(session)])])
+    sources, present = check_sources(session), rounds.current_pool(session.run)
     if present is not None:
-        sources = _told_apart(session, sources, present[1])
-        recorded = [entry for pool in session.run.published("pool") for entry in pool.manifest["params"]["sources"]]
-        check_same_pool(recorded, sources, str(session.run.path), session.config.clean.repairs())
         return present
-    if not sources:
-        raise DataError(
-            "there is no pool: name files under `pool.files` (or data sets under `pool.hub`) in the config, "
-            f"or run `{PROGRAM} pool import FILE… --run DIR`."
-        )
     artifact = import_sources(session, sources, previous=None)
     return rounds.add_pool(session.run, artifact), artifact
-
-
-def _each_once(sources: list[Source]) -> list[Source]:
-    """Without those that name a file again: a held-out file may lie in a folder of the pool."""
-    found: dict[str, Source] = {}
-    for source in sources:
-        found.setdefault(source.path if source.is_hub else os.path.realpath(source.path), source)
-    return list(found.values())
 
 
 class _AddsNothing(Exception):
@@ -125,7 +107,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
     """Read sources into a pool version; with `previous`, all its examples are kept and the new ones added. If there is nothing to add,
     that is `previous` itself."""
     strict, repair = session.config.pool.strict, make_repair(session.config.clean)
-    sources = _told_apart(session, sources, previous)
+    sources = with_labels(session.run, sources, previous)
     if previous is not None and not strict and holds_all(previous.path, sources, repair):
         return previous
 
@@ -157,11 +139,6 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
         return previous
     rounds.record_labels(session.run, {source.place: source.label for source in sources if source.place is not None})
     return artifact
-
-
-def _told_apart(session: Session, sources: list[Source], pool: Artifact | None) -> list[Source]:
-    files = pool.json("pool.json")["files"] if pool is not None else []
-    return tell_apart(sources, rounds.labels(session.run), {file["file"]: file["sha256"] for file in files})
 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:

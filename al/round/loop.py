@@ -28,6 +28,7 @@ from al.lineage.training_rows import late_holdout, training_rows
 from al.planning.forecast import forecast
 from al.preparation.groups import groups_notices
 from al.preparation.projection import for_the_report
+from al.preparation.sources import check_sources
 from al.preparation.stages import Prepared, as_dict, prepare
 from al.preparation.target import target_notices
 from al.release.stage import publish_adapter
@@ -55,6 +56,7 @@ def run_round(
     """Run round `number`, or what is left of it, and return its summary; None where it stops before training, as `asking` says."""
     run, config = session.run, session.config
     session.check_machine()
+    check_sources(session)
     stages.check_continued(config, continued(session, History.recorded(run, SELECTED, number)))
     scoring.measurements(session)
     ours, theirs = (History.recorded(run, lineage, number).on(config) for lineage in (SELECTED, CONTROL))

@@ -173,6 +173,15 @@ def add_pool(run: Run, artifact: Artifact) -> int:
     return number
 
 
+def pool_was_imported(run: Run) -> bool:
+    """Whether the first pool version was there before the first round began, so that `pool import` made it and not a round's config."""
+    (pool,), (begun,) = (
+        run.db.execute(f"SELECT MIN({column}) FROM {table}").fetchone()
+        for table, column in (("pools", "created"), ("rounds", "started"))
+    )
+    return pool is not None and (begun is None or pool < begun)
+
+
 def labels(run: Run) -> dict[str, str]:
     """{path: label} of the files that were imported into the run's pool, links followed."""
     row = run.db.execute("SELECT value FROM meta WHERE key = 'labels'").fetchone()

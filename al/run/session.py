@@ -82,16 +82,18 @@ class Embedder:
 class Session:
     """A run opened for work. Models load on first use and stay, so a fully resumed round loads none."""
 
-    def __init__(self, run: Run, config: Config, quiet: bool = False):
+    def __init__(self, run: Run, config: Config, quiet: bool = False, pool_named: bool = False):
+        """`pool_named`: the sources of the config's pool were given on the command line."""
         self.run = run
         self.config = config
         self.quiet = quiet
+        self.pool_named = pool_named
         self._models = Models(self)
         self.embedder = Embedder(config.embed)
 
     def with_config(self, config: Config) -> Session:
         """The same run with another config; models are shared where both name the same."""
-        other = Session(self.run, config, self.quiet)
+        other = Session(self.run, config, self.quiet, self.pool_named)
         if config.model == self.config.model:
             other._models = self._models
         if config.embed == self.config.embed:

@@ -143,14 +143,13 @@ def test_plain_fine_tuning_holds_the_files_out_too(world, files, tmp_path):
 def test_held_out_examples_take_their_source_from_the_pools_source_field(tmp_path):
     from al.config import Config
     from al.pool.importer import import_pool
-    from al.preparation.holdout import sources_of
-    from al.run.session import Session
+    from al.preparation.sources import held_out_sources
 
     row = {"prompt": "one and one", "completion": "two", "source": "book", "kind": "sums"}
     (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "out").mkdir()
     config = Config.model_validate({"pool": {"source_field": "kind", "hub": ["owner/name"]}})
-    stats = import_pool(sources_of(Session(None, config), [str(tmp_path / "test.jsonl")]), tmp_path / "out")
+    stats = import_pool(held_out_sources(config, [str(tmp_path / "test.jsonl")]), tmp_path / "out")
     assert stats.sources == {"sums": 1}
 
 

@@ -73,7 +73,7 @@ def test_a_file_name_that_is_no_text_is_shown_in_escapes(tmp_path):
 
 
 def test_a_held_out_file_in_a_folder_of_the_pool_is_read_once(tmp_path):
-    from al.preparation.stages import _each_once
+    from al.preparation.sources import _each_once
 
     for name in ("a.jsonl", "test.jsonl"):
         (tmp_path / name).write_text("{}\n")
