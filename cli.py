@@ -236,20 +236,20 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
 @click.option("--budget", required=True, help="5000 (examples), 2Mtok (tokens) or 30min (of training).")
 @click.option("--until", metavar="TIME", help="Also estimate how many rounds `run --until TIME` runs.")
 @click.option(
-    "--card",
-    type=click.Choice(["rtx-4090", "a100-40gb"]),
-    help="Plan for this GPU, by its specification, not for the machine here.",
+    "--gpu",
+    metavar="CARD",
+    help="Plan for a card that is not here, from its specification: 24GB, 'RTX 4090', A100-80GB, H200 …",
 )
 @round_options
-def plan_command(options: Any, budget: str, until: str | None, card: str | None) -> None:
+def plan_command(options: Any, budget: str, until: str | None, gpu: str | None) -> None:
     """Estimate rows, tokens, memory, time and disk of the next round without running it."""
-    _print_plan(options, budget, card, until)
+    _print_plan(options, budget, gpu, until)
 
 
-def _print_plan(options: Any, budget: str, card: str | None = None, until: str | None = None) -> None:
+def _print_plan(options: Any, budget: str, gpu: str | None = None, until: str | None = None) -> None:
     from al.commands import plan
 
-    emit(options, plan.plan_round(options, budget, card, until), plan.describe_plan)
+    emit(options, plan.plan_round(options, budget, gpu, until), plan.describe_plan)
 
 
 @cli.command("label")

@@ -30,8 +30,8 @@ def resolve_device(config: ModelConfig) -> torch.device:
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         raise MachineError(
-            "model.device: expected a CUDA GPU, found none that torch can use; check nvidia-smi and that torch is a "
-            "CUDA build, or set model.device to cpu"
+            "model.device: expected a CUDA GPU, found none that torch can use; check nvidia-smi and that torch is a CUDA build, or set "
+            "model.device to cpu"
         )
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 

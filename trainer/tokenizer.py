@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trainer.config import ModelConfig
@@ -82,7 +83,16 @@ def unavailable(config: ModelConfig, error: Exception) -> TrainerError:
             f"model.name: expected weights in safetensors, found none in {config.name!r}. Pickled weights (.bin, .pt) can run code when "
             "they are loaded, and are not read: convert them, or take a revision that has safetensors"
         )
-    return MachineError(
-        f"model.name: expected a model directory or a reachable repository, found {config.name!r} ({reason}); "
-        "check the path, the network and your access rights (the demo's model comes from python -m al.assets)"
-    )
+    return MachineError(f"model.name: {not_read(config.name, error)}")
+
+
+def not_read(name: str, error: Exception) -> str:
+    """Why the model `name`, a folder or a repository of the hub, cannot be read, and what to do."""
+    said, expected = str(error), f"expected a model directory or a reachable repository, found {name!r}"
+    if "gated" in said.lower():
+        return f"{expected}, which is gated: accept its terms at https://huggingface.co/{name} and log in with `hf auth login`"
+    if "couldn't connect" in said or "outgoing traffic" in said or "on the Hub and we cannot find" in said:
+        return f"{expected}: the hub does not answer, and this machine has no copy. Check the network, or give a folder with the model"
+    reason = (said.strip() or type(error).__name__).splitlines()[0]
+    assets = "; the demo's model comes from python -m al.assets" if Path(name).is_absolute() else ""
+    return f"{expected} ({reason}); check the path, the network and your access rights{assets}"

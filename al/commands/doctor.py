@@ -10,25 +10,25 @@ from typing import Any
 from al.cache import cache_dir
 from al.commands.options import Options
 from al.errors import ConfigError, RunStateError, UserError
-from al.planning.needs import unmet_needs
+from al.planning.needs import unmet
 from al.pool.sources import find_sources
 from al.program import PROGRAM
 from al.run import rounds
 from al.run.disk import nearest_folder, probe_disk
-from al.run.ownership import strangers
+from al.run.ownership import is_run, strangers
 from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run, versions
 from al.run.trash import contents
 from al.tracking.services import check_installed
 from trainer.config import ModelConfig
 
-LEAST_FREE_GIB = 5.0
 SHOWN = 20
 """Entries that are not of the run."""
 
 
 def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
-    """Facts about the machine and the disk of the run; with --config or --set what that config lacks; with --run its damage.
+    """Facts about the machine and the disk of the run, what the config that `round` would use lacks here, and with --run the run's damage.
+    Of a run with a pool, the config is checked only if --config or --set is given: an archived run needs no model.
 
     Returns:
         {"facts": {...}, "problems": [text], "exit_code": 0, 4 or 5, "dropped": [stage/fingerprint], "reopened": [round]}.
@@ -37,15 +37,13 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     facts = {**_machine(), **facts}
     read_only = options.run_path is not None and options.run_path.exists() and facts["fsync ms"] is None
     problems = [] if read_only else disk  # a copy to look at
-    free = facts["free disk GiB"]
-    if free < LEAST_FREE_GIB:
-        problems.append(f"only {free:.1f} GiB of disk are free; a 7B run writes about {LEAST_FREE_GIB:.0f} GiB")
     problems += [
         f"{name} is not installed; run `make test` or pip install --require-hashes -r requirements.lock"
         for name, v in facts["versions"].items()
         if v == "absent"
     ]
-    if options.config_path is not None or options.overrides:
+    only_the_run = options.config_path is None and not options.overrides and _has_pool(options.run_path)
+    if not only_the_run and not read_only:
         problems += _lacking(options)
     code, dropped, reopened = (4 if problems else 0), [], []
     if options.run_path is not None:
@@ -58,15 +56,25 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
 
 
 def _lacking(options: Options) -> list[str]:
-    """What the config needs and is not here: model, embedder, device, packages of trackers, files of the pool."""
-    config = options.load_config()
-    problems = unmet_needs(config)
-    for check in (lambda: check_installed(config.track), lambda: find_sources(config.pool)):
+    """What the config needs and is not here: model, embedder, device, disk, packages of trackers, files of the pool."""
+    config, directory = options.load_config(), options.run_directory()
+    problems = [str(problem) for problem in unmet(config, directory)]
+    checks = [lambda: check_installed(config.track)]
+    if options.pool or not _has_pool(directory):
+        checks.append(lambda: find_sources(config.pool))
+    for check in checks:
         try:
             check()
         except UserError as error:
             problems.append(str(error))
     return problems
+
+
+def _has_pool(directory: Path | None) -> bool:
+    if directory is None or not is_run(directory):
+        return False
+    with Run.read(directory) as run:
+        return rounds.current_pool(run) is not None
 
 
 def _machine() -> dict[str, Any]:

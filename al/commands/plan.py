@@ -7,11 +7,13 @@ from typing import Any
 
 from al.budget import parse_budget, parse_time
 from al.commands.options import Options
-from al.planning.limits import largest_rank, longest_sequence, rounds_in
-from al.planning.machine import CARDS, machine_of, probe_machine
+from al.planning.cards import UNCERTAINTY, Card, find_card, machine_of
+from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit
+from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
+from al.planning.needs import check_device, use_cache_if_hub_is_silent
 from al.planning.plan import KEPT, estimate
-from al.planning.pool_estimate import estimate_pool
+from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.run import rounds
 from al.run.ownership import is_run
 from al.run.progress import duration
@@ -19,18 +21,28 @@ from al.run.store import Run
 from al.run.work_time import work_seconds
 
 
-def plan_round(options: Options, budget: str, card: str | None = None, until: str | None = None) -> dict[str, Any]:
+def plan_round(options: Options, budget: str, gpu: str | None = None, until: str | None = None) -> dict[str, Any]:
     """Estimate the next round of a run (new or existing) under `budget`.
 
     Args:
-        card: plan for this one of CARDS instead of the machine here.
+        gpu: plan for this card (`al.planning.cards.find_card`) instead of the machine here, which then needs no GPU.
         until: a limit of time for all rounds, as of `run --until`; the plan then has "until": {"seconds", "spent", "rounds", "tokens"}.
+
+    Raises:
+        UserError or TrainerError: an unknown card, no GPU here, a source or a model that cannot be read.
     """
     config, request = options.load_config(), parse_budget(budget)
     limit = parse_time(until, "--until") if until is not None else None
+    card = find_card(gpu) if gpu is not None else None
+    if card is None:
+        check_device(config)
+    use_cache_if_hub_is_silent(config)
     directory = options.run_directory()
-    pool = estimate_pool(config, directory)
-    machine = probe_machine(config) if card is None else machine_of(CARDS[card])
+    pool = estimate_pool(config, directory, named=bool(options.pool))
+    if card is None:
+        machine = probe_machine(config)
+    else:
+        machine = machine_of(card, 4 if config.model.compute_dtype == "float32" else 2)
     shape = model_shape(config.model, config.lora, machine.bytes_per_value)
     number, spent = 1, 0.0
     if is_run(directory):
@@ -42,12 +54,13 @@ def plan_round(options: Options, budget: str, card: str | None = None, until: st
         "largest_rank": largest_rank(config, shape, machine),
         "sequence": config.train.pack_length,
         "longest_sequence": longest_sequence(config, shape, machine),
+        "settings": settings_that_fit(config, shape, machine),
     }
-    document["card"] = None if card is None else CARDS[card].name
-    document["basis"] = _basis(card, pool.exact)
+    document["card"] = None if card is None else card.title
+    document["basis"] = _basis(card, pool, shape.published)
     document["until"] = None
     if limit is not None:
-        known = replace(pool, new_to_embed=0, new_to_map=0)
+        known = replace(pool, new_to_embed=0, new_to_map=0, new=0)
         later = estimate(config, request, known, shape, machine, max(number, 1) + 1)
         count = rounds_in(document, later, limit - spent)
         tokens = (count > 0) * document["round"]["tokens"] + max(count - 1, 0) * later["round"]["tokens"]
@@ -60,18 +73,17 @@ def plan_round(options: Options, budget: str, card: str | None = None, until: st
     return document
 
 
-def _basis(card: str | None, counted: bool) -> dict[str, str]:
+def _basis(card: Card | None, pool: PoolEstimate, published: bool) -> dict[str, str]:
     """What each kind of figure rests on."""
     speed = (
         "measured here: the speed of a matrix product and of memory; the share of it that training reaches is that of an H100"
         if card is None
-        else f"extrapolated: {CARDS[card].name} by its specification, at the shares of it that an H100 reaches; not measured"
+        else f"extrapolated to {card.title} from its specification, at the shares of it that an H100 reaches; not measured on that card: "
+        f"expect ±{UNCERTAINTY:.0%}"
     )
-    return {
-        "pool": "measured: counted" if counted else "extrapolated from 200 rows of each file",
-        "memory": "calculated from the model's shape; checked on an H100 (docs/benchmarks.md)",
-        "time": speed,
-    }
+    memory = "calculated from the model's shape; checked on an H100, also within the memory of 24 and 16 GB cards (docs/benchmarks.md)"
+    model = {"model": "its published sizes; the hub does not give its config here"} if published else {}
+    return {"pool": pool.basis, **model, "memory": memory, "time": speed}
 
 
 def describe_plan(document: dict[str, Any]) -> str:
@@ -82,11 +94,11 @@ def describe_plan(document: dict[str, Any]) -> str:
         f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
         f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, "
         f"{planned['lora_parameters']:,} trainable parameters",
-        f"memory    {document['peak_gib']:.2f} GiB at peak on {document['card'] or device['kind']} ({device['memory_gib']:.0f} GiB)",
+        f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}",
     ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
     lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))
-    lines.append(_fits(document["limits"]))
+    lines += _fits(document["limits"])
     lines.append(
         f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
     )
@@ -103,8 +115,16 @@ def describe_plan(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
 
 
-def _fits(limits: dict[str, Any]) -> str:
-    rank, length = limits["largest_rank"], limits["longest_sequence"]
+def _fits(limits: dict[str, Any]) -> list[str]:
+    rank, length, settings = limits["largest_rank"], limits["longest_sequence"], limits["settings"]
     ranks = f"rank up to {rank:,}" if rank else "no rank"
     lengths = f"sequences up to {length:,} tokens" if length else "no sequence length"
-    return f"fits      {ranks} (configured: {limits['rank']}), {lengths} (configured: {limits['sequence']:,})"
+    asked = f"{ranks} (configured: {limits['rank']}), {lengths} (configured: {limits['sequence']:,})"
+    if settings is None:
+        return ["fits      no: no rank, pack length or batch is small enough. Choose a smaller model or more memory"]
+    if settings:
+        return [
+            f"fits      only with {' '.join(f'--set {value}' for value in settings)}",
+            f"          otherwise as configured: {asked}",
+        ]
+    return [f"fits      as configured; {asked}"]

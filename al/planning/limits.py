@@ -1,4 +1,4 @@
-"""What fits on a machine and in a time: the largest ranks, the longest sequences, the number of rounds."""
+"""What fits on a machine and in a time: the largest ranks, the longest sequences, settings that fit, the number of rounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from al.config import Config
 from al.planning.cost import GIB, Machine, training_memory
 from al.planning.model_shape import ModelShape
-from trainer.decoder.retention import ALIGN
+from trainer.decoder.retention import ALIGN, RESERVE
 
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -16,7 +16,7 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 def largest_rank(config: Config, shape: ModelShape, machine: Machine) -> int | None:
     """The largest of RANKS with which training fits the machine's memory, all else as configured; None if none does."""
-    return max((rank for rank in RANKS if _fits(config, _with_rank(shape, config.lora.r, rank), machine)), default=None)
+    return max((rank for rank in RANKS if fits(config, _with_rank(shape, config.lora.r, rank), machine)), default=None)
 
 
 def longest_sequence(config: Config, shape: ModelShape, machine: Machine) -> int | None:
@@ -27,7 +27,7 @@ def longest_sequence(config: Config, shape: ModelShape, machine: Machine) -> int
         train = config.train.model_copy(update={"pack_length": length, "packs_per_batch": 1})
         return config.model_copy(update={"train": train})
 
-    return max((length for length in LENGTHS if _fits(packed(length), shape, machine)), default=None)
+    return max((length for length in LENGTHS if fits(packed(length), shape, machine)), default=None)
 
 
 def rounds_in(first: dict[str, Any], later: dict[str, Any], seconds: float) -> int:
@@ -36,8 +36,35 @@ def rounds_in(first: dict[str, Any], later: dict[str, Any], seconds: float) -> i
     return 0 if left < 0 else 1 + int(left // max(later["total_seconds"], 1.0))
 
 
-def _fits(config: Config, shape: ModelShape, machine: Machine) -> bool:
-    return sum(training_memory(config, shape, machine).values()) <= machine.memory_gib * GIB
+def usable_bytes(machine: Machine) -> float:
+    """Bytes that training may plan with: a GPU's memory without the share left to libraries and fragmentation, a host's free memory."""
+    return machine.memory_gib * GIB * (1 - RESERVE if machine.kind == "cuda" else 1.0)
+
+
+def fits(config: Config, shape: ModelShape, machine: Machine) -> bool:
+    """Whether training with `config` fits the machine's memory."""
+    return sum(training_memory(config, shape, machine).values()) <= usable_bytes(machine)
+
+
+def settings_that_fit(config: Config, shape: ModelShape, machine: Machine) -> list[str] | None:
+    """`--set` values under which training fits: none ([]) if it fits as configured, None if nothing helps.
+
+    What costs least comes first: smaller batches (the same result), an 8-bit optimizer, shorter packs, then a smaller rank.
+    """
+    steps = [("train.packs_per_batch", n) for n in (4, 2, 1) if n < config.train.packs_per_batch]
+    steps += [("train.optimizer", "adamw_8bit")] * (config.train.optimizer != "adamw_8bit")
+    steps += [
+        ("train.pack_length", n) for n in reversed(LENGTHS) if config.tokens.max_length <= n < config.train.pack_length
+    ]
+    steps += [("lora.r", rank) for rank in reversed(RANKS) if rank < config.lora.r]
+    chosen: dict[str, Any] = {}
+    for key, value in [("", None), *steps]:
+        chosen |= {key: value} if key else {}
+        train = {name.removeprefix("train."): x for name, x in chosen.items() if name.startswith("train.")}
+        changed = config.model_copy(update={"train": config.train.model_copy(update=train)})
+        if fits(changed, _with_rank(shape, config.lora.r, chosen.get("lora.r", config.lora.r)), machine):
+            return [f"{name}={x}" for name, x in chosen.items()]
+    return None
 
 
 def _with_rank(shape: ModelShape, before: int, rank: int) -> ModelShape:

@@ -1,9 +1,8 @@
-"""The machine of a plan: measured speed of matrix products and of memory, or a card that is not here."""
+"""The machine of a plan that is this one: measured speed of matrix products and of memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,33 +13,6 @@ from al.planning.cost import GIB, Machine
 
 if TYPE_CHECKING:
     import torch
-
-REACHED_FLOPS, REACHED_BANDWIDTH = 0.80, 0.75
-"""Shares of a card's specification that one large product and memory reach: 795 of 989 TFLOP/s and 2.5 of 3.35 TB/s, measured on an
-H100 (docs/performance.md). Other cards are assumed to reach the same."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU by its specification: dense bfloat16 operations per second, memory bandwidth in bytes/s, memory in GiB that a process can
-    use."""
-
-    name: str
-    flops: float
-    bandwidth: float
-    memory_gib: float
-
-
-CARDS = {
-    "rtx-4090": Card("GeForce RTX 4090 (24 GB)", 165.2e12, 1.008e12, 23.5),
-    "a100-40gb": Card("A100 (40 GB)", 312e12, 1.555e12, 39.4),
-}
-"""By the name of `plan --card`. Figures of NVIDIA's data sheets: Ada GPU architecture, appendix A (bfloat16, float32 sums); A100."""
-
-
-def machine_of(card: Card) -> Machine:
-    """A card as a machine to plan for, with the speeds that it probably reaches."""
-    return Machine("cuda", 2, REACHED_FLOPS * card.flops, REACHED_BANDWIDTH * card.bandwidth, card.memory_gib)
 
 
 def probe_machine(config: Config) -> Machine:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.config import LoraConfig, ModelConfig
 from trainer.decoder.retention import ALIGN, Widths
+from trainer.errors import MachineError
 from trainer.families import FAMILIES
 from trainer.tokenizer import load_config
+
+PUBLISHED = {
+    "mistralai/Mistral-7B-v0.1": ("mistral", 4096, 14336, 32, 32, 8, 32000, False),
+    "mistralai/Mistral-7B-v0.3": ("mistral", 4096, 14336, 32, 32, 8, 32768, False),
+    "meta-llama/Llama-2-7b-hf": ("llama", 4096, 11008, 32, 32, 32, 32000, False),
+    "meta-llama/Llama-3.1-8B": ("llama", 4096, 14336, 32, 32, 8, 128256, False),
+    "Qwen/Qwen2.5-0.5B": ("qwen2", 896, 4864, 24, 14, 2, 151936, True),
+    "Qwen/Qwen2.5-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, True),
+    "Qwen/Qwen2.5-7B": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", 576, 1536, 30, 9, 3, 49152, True),
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": ("llama", 2048, 8192, 24, 32, 32, 49152, True),
+}
+"""Sizes of well-known bases, from the config.json of each on the hub, so that a plan needs neither network nor access: model type, hidden,
+intermediate, layers, heads, key and value heads, vocabulary, whether the output head is the embedding."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,8 @@ class ModelShape:
     lora: int
     largest_linear: int
     widths: Widths | None
+    published: bool = False
+    """Whether the sizes are those of PUBLISHED, because the model's config cannot be read here."""
 
     @property
     def training_flops_per_token(self) -> float:
@@ -48,7 +66,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = load_config(model)
+    config, published = _config(model)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     head = skeleton.get_output_embeddings()
@@ -90,4 +108,20 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
         lora=adapted,
         largest_linear=largest,
         widths=widths,
+        published=published,
     )
+
+
+def _config(model: ModelConfig) -> tuple[Any, bool]:
+    """The model's config; if it cannot be read and is a well-known base of the hub, a config of its published sizes, and True."""
+    try:
+        return load_config(model), False
+    except MachineError:
+        if model.name not in PUBLISHED:
+            raise
+        from transformers import AutoConfig
+
+        kind, hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = PUBLISHED[model.name]
+        sizes = {"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers}
+        sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary}
+        return AutoConfig.for_model(kind, **sizes, tie_word_embeddings=tied), True

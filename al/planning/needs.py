@@ -1,71 +1,134 @@
-"""What a config needs of this machine and of the hub, checked without loading weights."""
+"""What a config needs of this machine and of the hub, checked without loading weights: by `doctor`, and by commands before they start."""
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from al.config import Config
-from al.errors import UserError
+from al.errors import EnvironmentProblem, UserError
+from al.planning.model_shape import model_shape
+from al.planning.plan import bytes_written
+from al.program import PROGRAM
+from al.run.disk import nearest_folder
 from selection.errors import SelectionError
-from trainer.errors import DataError, TrainerError
+from trainer.errors import MachineError, TrainerError
 from trainer.gate import limits
 from trainer.template import ChatTemplate
-from trainer.tokenizer import load_config, load_tokenizer
+from trainer.tokenizer import load_config, load_tokenizer, not_read
 
 WEIGHTS = ("*.safetensors", "*.gguf")
+PROBE_SECONDS = 5.0
+Problem = UserError | TrainerError | SelectionError
 
 
-def unmet_needs(config: Config) -> list[str]:
-    """What a round with `config` would lack here, one line each: device, model (folder or access to it, tokenizer, chat template,
-    weights, context length), embedder. Takes a second or two; asks the hub for files of a few kilobytes."""
-    problems: list[str] = []
-    for check in (_device, _tokenizer, _model, _embedder):
+def require(config: Config, run: Path | None = None, embedder: bool = True) -> None:
+    """Fail now, before any stage runs, if the machine lacks something that `config` needs: the same checks as those of `doctor`.
+
+    Args:
+        run: the run's directory, for the disk; None: nothing large is written.
+        embedder: whether texts are embedded.
+
+    Raises:
+        UserError, TrainerError or SelectionError: the first thing that is lacking.
+    """
+    problems = unmet(config, run, embedder)
+    if len(problems) > 1:
+        problems[0].args = (f"{problems[0]}. `{PROGRAM} doctor` lists what else is missing ({len(problems) - 1} more)",)
+    if problems:
+        raise problems[0]
+
+
+def unmet(config: Config, run: Path | None = None, embedder: bool = True) -> list[Problem]:
+    """What a round with `config` would lack here: device, model (folder or access to it, tokenizer, chat template, weights, context
+    length), embedder, disk. Takes a second or two; asks the hub for files of a few kilobytes."""
+    use_cache_if_hub_is_silent(config)
+    problems: dict[str, Problem] = {}
+    checks = [_device, _tokenizer, _model, *([_embedder] if embedder else [])]
+    for check in checks:
         try:
-            problems += check(config)
+            for problem in check(config):
+                problems.setdefault(str(problem), problem)
         except (UserError, TrainerError, SelectionError) as error:
-            problems.append(str(error))
-    return problems
+            problems.setdefault(str(error), error)
+    if run is not None and not problems:
+        problems |= {str(problem): problem for problem in _disk(config, run)}
+    return list(problems.values())
 
 
-def _device(config: Config) -> Iterator[str]:
+def check_device(config: Config) -> None:
+    """Raises EnvironmentProblem, with a way out, if the config's device is not here."""
     from trainer.model import resolve_device
 
-    device = resolve_device(config.model)
+    try:
+        device = resolve_device(config.model)
+    except MachineError as error:
+        raise EnvironmentProblem(
+            f"{error}. `{PROGRAM} plan --gpu 24GB` plans for a card that is elsewhere, and `--config demo` runs on a CPU"
+        ) from error
     if config.measure.weights == "fp8":
         from trainer.activation import check_fp8
 
         check_fp8(device)
+
+
+def use_cache_if_hub_is_silent(config: Config) -> None:
+    """If the config names models of the hub and the hub does not answer, use what is cached: every request would wait half a minute."""
+    if all(Path(name).is_dir() for name in (config.model.name, config.embed.model)):
+        return
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each retry is a line
+    if not constants.HF_HUB_OFFLINE and not _hub_answers():
+        constants.HF_HUB_OFFLINE = True
+
+
+@cache
+def _hub_answers() -> bool:
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+    except (HTTPError, OSError):
+        return False
+    return True
+
+
+def _device(config: Config) -> Iterator[Problem]:
+    check_device(config)
     yield from ()
 
 
-def _tokenizer(config: Config) -> Iterator[str]:
+def _tokenizer(config: Config) -> Iterator[Problem]:
     ChatTemplate.resolve(load_tokenizer(config.model), config.model.chat_template)
     yield from ()
 
 
-def _model(config: Config) -> Iterator[str]:
+def _model(config: Config) -> Iterator[Problem]:
     folder = Path(config.model.name)
-    try:
-        limits.check(load_config(config.model), config.tokens.max_length, "tokens.max_length")
-    except DataError as error:
-        yield str(error)
+    limits.check(load_config(config.model), config.tokens.max_length, "tokens.max_length")
     if folder.is_dir():
         yield from _missing_weights(folder, "model.name")
 
 
-def _missing_weights(folder: Path, key: str) -> Iterator[str]:
+def _missing_weights(folder: Path, key: str) -> Iterator[Problem]:
     names = {path.name for pattern in WEIGHTS for path in folder.rglob(pattern)}
     if not names:
-        yield f"{key}: {folder} holds no weights ({', '.join(WEIGHTS)}); download the whole model"
+        yield EnvironmentProblem(f"{key}: {folder} holds no weights ({', '.join(WEIGHTS)}); download the whole model")
     for index in folder.glob("*.safetensors.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         if missing := sorted(shards - names):
-            yield f"{key}: {folder} lacks {missing[0]} and {len(missing) - 1} more of its {len(shards)} files of weights"
+            yield EnvironmentProblem(
+                f"{key}: {folder} lacks {missing[0]} and {len(missing) - 1} more of its {len(shards)} files of weights"
+            )
 
 
-def _embedder(config: Config) -> Iterator[str]:
+def _embedder(config: Config) -> Iterator[Problem]:
     folder = Path(config.embed.model)
     if folder.is_dir():
         yield from _missing_weights(folder, "embed.model")
@@ -75,8 +138,29 @@ def _embedder(config: Config) -> Iterator[str]:
     try:
         hf_hub_download(config.embed.model, "config.json", revision=config.embed.revision)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        yield (
-            f"embed.model: expected a model directory or a reachable repository, found {config.embed.model!r} ({reason}); check the path, "
-            f"the network and your access rights"
-        )
+        yield EnvironmentProblem(f"embed.model: {not_read(config.embed.model, error)}")
+
+
+def _disk(config: Config, run: Path) -> Iterator[Problem]:
+    """Room for the adapters and checkpoints of a round, and for the download of the model's weights."""
+    shape = model_shape(config.model, config.lora)
+    places = {nearest_folder(run): bytes_written(config, shape)}
+    if not Path(config.model.name).is_dir() and not _cached(config.model.name, config.model.revision):
+        from huggingface_hub import constants
+
+        cache_folder = nearest_folder(Path(constants.HF_HUB_CACHE))
+        places[cache_folder] = places.get(cache_folder, 0.0) + 2.0 * (shape.linear + shape.other)
+    for folder, needed in places.items():
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            yield EnvironmentProblem(
+                f"{folder}: expected {needed / 2**30:.1f} GiB of free disk for a round, found {free / 2**30:.1f}. Free some, or choose "
+                "another disk (--run, $HF_HOME)"
+            )
+
+
+def _cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    files = ("model.safetensors", "model.safetensors.index.json")
+    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)

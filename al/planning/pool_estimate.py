@@ -1,27 +1,26 @@
-"""The size of a pool: exact if the run has tokenized it, else estimated from a sample of its files."""
+"""The size of a pool: exact if the run has tokenized it, else as far as it is imported or can be sampled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from al.config import Config
-from al.pool.convert import source_name
-from al.pool.reading.rows import read_rows
-from al.pool.sources import Source, find_sources
+from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, sample_sources
+from al.pool.store import Pool
 from al.preparation.groups import enough_sources, spread_over
+from al.preparation.sources import outside, pool_sources, with_labels
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.ownership import is_run
 from al.run.store import Run
 from trainer.tokens import TokenTable
 
-ROWS_SAMPLED_PER_FILE = 200
-CHARACTERS_PER_TOKEN = 4.0
-"""Characters per token of English text under common tokenizers; used only before the pool is tokenized."""
+SHOWN = 3
+EXAMPLES_MEASURED = 1_000
+"""Examples of an imported pool whose texts are measured, spread evenly."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class PoolEstimate:
 
     `mean_tokens` counts at most tokens.max_length per example; `exact`: counted, not estimated. `several_sources`: whether the default
     strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
+    `new`: examples still to be tokenized, compared and clustered; `imported`: they need not be read again. `basis`: what the figures rest
+    on. `notes`: what a reader of the plan should know of the pool.
     """
 
     examples: int
@@ -39,20 +40,32 @@ class PoolEstimate:
     new_to_map: int
     exact: bool
     several_sources: bool = False
+    new: int = 0
+    imported: bool = True
+    basis: str = "measured: counted"
+    notes: tuple[str, ...] = ()
 
 
-def estimate_pool(config: Config, run_path: Path) -> PoolEstimate:
-    """The counts of the run's newest pool version if it is tokenized, else an estimate from the config's sources."""
+def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:
+    """The counts of the run's newest pool version, or an estimate from the config's sources if there is none.
+
+    Args:
+        named: the config's sources were given by --pool: the plan is for them, also if the run has another pool.
+    """
+    note = ""
     if is_run(run_path):
         with Run.read(run_path) as run:
             current = rounds.current_pool(run)
             pool = current[1] if current else None
-            tokens, embeddings = (made_from(run, stage, "pool", pool) for stage in ("tokens", "embeddings"))
-            projection = made_from(run, "projection", "embeddings", embeddings)
-            clusters = made_from(run, "clusters", "pool", pool)
-        if tokens is not None:
-            return _counted(pool, tokens, embeddings is not None, projection is not None, clusters)
-    return _sampled(find_sources(config.pool), config.tokens.max_length)
+            strange = outside(run, with_labels(run, pool_sources(config), pool)) if pool is not None and named else []
+            if pool is not None and not strange:
+                return _of_run(run, pool, config.tokens.max_length)
+            if strange:
+                note = (
+                    f"this plans for --pool alone. {run_path} has another pool, without {_listed(strange)}: a round there would "
+                    "refuse it. Start another run (--run), or add it with `pool import`"
+                )
+    return _sampled(config, (note,) if note else ())
 
 
 def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artifact | None:
@@ -63,33 +76,71 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
     return next(found, None)
 
 
-def _counted(pool: Artifact, tokens: Artifact, embedded: bool, mapped: bool, clusters: Artifact | None) -> PoolEstimate:
-    lengths = np.asarray(TokenTable.open(tokens.path).lengths)
+def _of_run(run: Run, pool: Artifact, longest: int) -> PoolEstimate:
+    tokens, embeddings, clusters = (
+        made_from(run, stage, "pool", pool) for stage in ("tokens", "embeddings", "clusters")
+    )
+    mapped = made_from(run, "projection", "embeddings", embeddings) is not None
+    reader = Pool.open(pool.path)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
-    mean = float(lengths.mean()) if len(lengths) else 0.0
-    several = enough_sources(len(pool.json("pool.json")["sources"]), len(lengths))
+    several = enough_sources(len(pool.json("pool.json")["sources"]), len(reader))
     if clusters is not None:
         several = spread_over(clusters) != "clusters"
+    lengths = _lengths(reader, longest) if tokens is None else np.asarray(TokenTable.open(tokens.path).lengths)
     return PoolEstimate(
-        len(lengths), mean, size, len(lengths) * (not embedded), len(lengths) * (not mapped), True, several
+        examples=len(reader),
+        mean_tokens=float(lengths.mean()) if len(lengths) else 0.0,
+        bytes=size,
+        new_to_embed=len(reader) * (embeddings is None),
+        new_to_map=len(reader) * (not mapped),
+        exact=tokens is not None,
+        several_sources=several,
+        new=len(reader) * (clusters is None),
+        basis="measured: counted"
+        if tokens is not None
+        else "examples counted, lengths estimated from a sample of their texts",
     )
 
 
-def _sampled(sources: list[Source], longest: int) -> PoolEstimate:
-    rows, characters, sampled, size, names = 0.0, 0.0, 0, 0, set()
-    for source in sources:
-        if source.is_hub:
-            continue
-        read = [row[1] for row in islice(read_rows(source), ROWS_SAMPLED_PER_FILE)]
-        lengths = [len(str(row)) for row in read]
-        names |= {source_name(row if isinstance(row, dict) else {}, source) for row in read}
-        file_size = Path(source.path).stat().st_size
-        size += file_size
-        if not lengths:
-            continue
-        complete = len(lengths) < ROWS_SAMPLED_PER_FILE
-        rows += len(lengths) if complete else file_size / max(np.mean(lengths), 1.0)
-        characters += sum(min(n / CHARACTERS_PER_TOKEN, longest) for n in lengths)
-        sampled += len(lengths)
-    several = enough_sources(len(names), sampled)
-    return PoolEstimate(int(rows), characters / max(sampled, 1), size, int(rows), int(rows), False, several)
+def _listed(labels: list[str]) -> str:
+    return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
+
+
+def _lengths(reader: Pool, longest: int) -> np.ndarray:
+    """About the tokens of some examples of a pool that is not tokenized yet."""
+    rows = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), EXAMPLES_MEASURED)).astype(np.int64))
+    texts = [reader.messages(rows[start : start + 100]) for start in range(0, len(rows), 100)]
+    found = [
+        sum(len(turn["content"]) / CHARACTERS_PER_TOKEN + TOKENS_PER_TURN for turn in turns)
+        for part in texts
+        for turns in part
+    ]
+    return np.minimum(found, longest)
+
+
+def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
+    found = sample_sources(pool_sources(config), config.tokens.max_length)
+    examples = int(found.examples)
+    if found.unknown:
+        notes += (
+            f"the size of {_listed(found.unknown)} is not known here, and the plan leaves it out; `pool import` counts it",
+        )
+    if found.assumed:
+        notes += (
+            f"{TOKENS_ASSUMED} tokens an example are assumed of {_listed(found.assumed)}: the hub gives no sample of it here",
+        )
+    return PoolEstimate(
+        examples=examples,
+        mean_tokens=found.tokens / max(found.examples, 1.0),
+        bytes=int(found.bytes),
+        new_to_embed=examples,
+        new_to_map=examples,
+        exact=False,
+        several_sources=enough_sources(len(found.names), found.rows_read or examples),
+        new=examples,
+        imported=False,
+        basis="estimated: every row read, tokens by the length of texts"
+        if found.counted
+        else "extrapolated from the first rows of each file, and from what is known of hub data sets",
+        notes=notes,
+    )

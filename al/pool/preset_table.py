@@ -28,7 +28,8 @@ class Preset:
 
     `path` is its owner/name on the hub. `config` and `files` (a pattern that may contain {split}) select what is read; with `only`,
     (field, values), only rows that have one of the values there. `split` is used as a pool, `test` as a target or holdout. `map`,
-    `ignore` and `text_template` are as in the `pool:` section.
+    `ignore` and `text_template` are as in the `pool:` section. `also`: other names that people use for it. For `plan`: `examples`, if they
+    are fewer than the rows, and `tokens`, the mean length of an example as measured on a copy.
     """
 
     name: str
@@ -50,6 +51,9 @@ class Preset:
     text_template: str | None = None
     gated: bool = False
     note: str = ""
+    also: tuple[str, ...] = ()
+    examples: int | None = None
+    tokens: int | None = None
 
 
 _FLAN = {"group": "reasoning", "format": "flan", "licence": "CC BY 4.0", "written": "tasks and templates by people",
@@ -57,13 +61,15 @@ _FLAN = {"group": "reasoning", "format": "flan", "licence": "CC BY 4.0", "writte
 
 PRESETS = (
     # conversation
-    Preset("databricks-dolly-15k", "databricks/databricks-dolly-15k", "conversation", "dolly", "CC BY-SA 3.0", "people", NAMED, 15_011),
+    Preset("databricks-dolly-15k", "databricks/databricks-dolly-15k", "conversation", "dolly", "CC BY-SA 3.0", "people", NAMED, 15_011,
+           also=("dolly", "dolly-15k")),
     Preset("oasst1", "OpenAssistant/oasst1", "conversation", "oasst", "Apache-2.0", "people", NAMED, 84_437,
-           test="validation", note="rows are messages; one best-ranked thread per tree"),
+           test="validation", note="rows are messages; one best-ranked thread per tree", examples=9_846),
     Preset("oasst2", "OpenAssistant/oasst2", "conversation", "oasst", "Apache-2.0", "people", PEOPLE, 128_575,
            test="validation", note="rows are messages; published after the challenge"),
     Preset("openassistant-guanaco", "timdettmers/openassistant-guanaco", "conversation", "text", "Apache-2.0", "people", PEOPLE,
-           9_846, test="test", text_template="### Human: {user}### Assistant: {assistant}", note="best threads of oasst1 as text"),
+           9_846, test="test", text_template="### Human: {user}### Assistant: {assistant}", note="best threads of oasst1 as text",
+           also=("guanaco",)),
     Preset("lima", "GAIR/lima", "conversation", "sharegpt", "CC BY-NC-SA, or stricter where a source is", "people", NAMED, 1_030,
            files="{split}.jsonl", gated=True),
     Preset("no_robots", "HuggingFaceH4/no_robots", "conversation", "messages", "CC BY-NC 4.0", "people", PEOPLE, 9_500, test="test"),
@@ -74,12 +80,14 @@ PRESETS = (
     Preset("self-instruct", "yizhongw/self_instruct", "conversation", "prompt_completion", "Apache-2.0", "GPT-3", GPT3,
            files="self_instruct/{split}/*.parquet", revision="refs/convert/parquet", note="the hub's Parquet copy"),
     Preset("ultrachat_200k", "HuggingFaceH4/ultrachat_200k", "conversation", "messages", "MIT", "ChatGPT", CHATGPT, 207_865,
-           split="train_sft", test="test_sft"),
+           split="train_sft", test="test_sft",
+           also=("ultrachat",)),
     Preset("tulu-3-sft-mixture", "allenai/tulu-3-sft-mixture", "conversation", "messages",
            "ODC-BY 1.0; parts are non-commercial", "people and models", "partly: models wrote much of it; see `source`", 939_343),
     Preset("tulu-v2-sft-mixture", "allenai/tulu-v2-sft-mixture", "conversation", "messages", "ODC-BY 1.0; parts differ",
            "people and models", "partly: models wrote much of it; see `dataset`", 326_154),
-    Preset("openhermes-2.5", "teknium/OpenHermes-2.5", "conversation", "sharegpt", "see the card", "mostly GPT-4", GPT4, 1_001_551),
+    Preset("openhermes-2.5", "teknium/OpenHermes-2.5", "conversation", "sharegpt", "see the card", "mostly GPT-4", GPT4, 1_001_551,
+           also=("openhermes",)),
     Preset("sharegpt", "anon8231489123/ShareGPT_Vicuna_unfiltered", "conversation", "sharegpt", "see the card",
            "ChatGPT, in chats that users shared", CHATGPT, files="ShareGPT_V3_unfiltered_cleaned_split.json",
            note="cleaned of HTML, split where too long"),
@@ -112,7 +120,8 @@ PRESETS = (
            note="made to evaluate; has no training split"),
     # reasoning
     Preset("Open-Platypus", "garage-bAInd/Open-Platypus", "reasoning", "alpaca", "differs by part, see the card",
-           "mostly people, a part by GPT-4", "partly: GPT-4 wrote a part; see `data_source`", 24_926),
+           "mostly people, a part by GPT-4", "partly: GPT-4 wrote a part; see `data_source`", 24_926,
+           also=("platypus",)),
     Preset("open-platypus-people", "garage-bAInd/Open-Platypus", "reasoning", "alpaca", "differs by part, see the card", "people",
            PEOPLE, only=("data_source", ("MATH/PRM-800K", "scienceqa", "scibench", "reclor", "theoremqa", "ARB", "guanaco")),
            note="Open-Platypus without the parts that models wrote or may have written (airoboros and programming)"),
@@ -125,16 +134,20 @@ PRESETS = (
     Preset("slimorca", "Open-Orca/SlimOrca", "reasoning", "sharegpt", "MIT", "GPT-4, on Flan's questions", GPT4, 517_982),
     Preset("openorca", "Open-Orca/OpenOrca", "reasoning", "question_answer", "MIT", "GPT-4 and ChatGPT, on Flan's questions", GPT4),
     # code
-    Preset("code_alpaca", "sahil2801/CodeAlpaca-20k", "code", "alpaca", "CC BY 4.0", "GPT-3", GPT3, 20_022),
+    Preset("code_alpaca", "sahil2801/CodeAlpaca-20k", "code", "alpaca", "CC BY 4.0", "GPT-3", GPT3, 20_022,
+           also=("code-alpaca", "codealpaca")),
     Preset("magicoder-oss-instruct", "ise-uiuc/Magicoder-OSS-Instruct-75K", "code", "prompt_completion", "MIT", "ChatGPT", CHATGPT,
            75_197, ignore=("seed",)),
     Preset("magicoder-evol-instruct", "ise-uiuc/Magicoder-Evol-Instruct-110K", "code", "alpaca", "Apache-2.0", "GPT-4", GPT4, 111_183),
     Preset("mbpp", "google-research-datasets/mbpp", "code", "prompt_completion", "CC BY 4.0", "people", PEOPLE, 374,
            config="full", test="test", map={"prompt": "text", "completion": "code"}),
     # math
-    Preset("gsm8k", "openai/gsm8k", "math", "question_answer", "MIT", "people", PEOPLE, 7_473, config="main", test="test"),
+    Preset("gsm8k", "openai/gsm8k", "math", "question_answer", "MIT", "people", PEOPLE, 7_473, config="main", test="test",
+           tokens=141),
     Preset("MetaMathQA", "meta-math/MetaMathQA", "math", "prompt_completion", "MIT", "ChatGPT, from GSM8K and MATH", CHATGPT, 395_000,
-           ignore=("original_question",)),
+           ignore=("original_question",),
+           also=("metamath",)),
     Preset("numinamath-cot", "AI-MO/NuminaMath-CoT", "math", "messages", "Apache-2.0", "people, rewritten by GPT-4", GPT4, 859_494,
-           test="test"),
+           test="test",
+           also=("numinamath",)),
 )  # fmt: skip

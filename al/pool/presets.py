@@ -20,7 +20,8 @@ from al.pool.preset_table import PRESETS, Preset
 
 PREFIX = "preset:"
 FOLDER_VARIABLE = "WINNOW_PRESETS_DIR"
-_BY_NAME = {preset.name.lower(): preset for preset in PRESETS}
+_BY_NAME = {name.lower(): preset for preset in PRESETS for name in (*preset.also, preset.name)}
+_BY_PATH = {preset.path.lower(): preset for preset in reversed(PRESETS)}
 
 
 def is_preset(entry: str) -> bool:
@@ -50,6 +51,12 @@ def find(path: str) -> tuple[Preset, str]:
     """(preset, split) of a resolved `preset:NAME:SPLIT`."""
     name, _, split = path.removeprefix(PREFIX).partition(":")
     return _BY_NAME[name.lower()], split
+
+
+def known_set(path: str) -> Preset | None:
+    """The preset whose set is at `path` (owner/name) on the hub, as a whole; None if there is none."""
+    preset = _BY_PATH.get(path.lower())
+    return preset if preset is not None and preset.only is None and preset.files is None else None
 
 
 def suggestion(name: str) -> str:

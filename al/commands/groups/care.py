@@ -18,7 +18,7 @@ from al.terminal import show
 )
 @common
 def doctor_command(options: Any, drop_damaged: bool) -> None:
-    """Check this machine; with --config, whether what it needs is here; with --run, every file of a run."""
+    """Check whether `round` can start here with this config; with --run, check every file of a run."""
     from al.commands import doctor
 
     findings = doctor.examine(options, drop_damaged)

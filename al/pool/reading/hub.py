@@ -47,6 +47,22 @@ def read_hub_rows(source: Source) -> Iterator[RawRow]:
         raise DataError(f"{source.label}: {_first_line(error)} {advice}") from error
 
 
+def hub_rows_counted(source: Source) -> int | None:
+    """Number of rows that the hub states for a data set; None for a preset, and where it states none or cannot be reached."""
+    if source.is_preset:
+        return None
+    from datasets import load_dataset_builder
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    hub = parse_hub(source.path)
+    try:
+        splits = load_dataset_builder(hub.name, hub.subset, revision=hub.revision).info.splits or {}
+    except (DatasetsError, HTTPError, OSError, ValueError, RuntimeError):
+        return None
+    return splits[hub.split].num_examples if hub.split in splits else None
+
+
 def _wanted(source: Source, row: dict[str, Any]) -> bool:
     """Whether a row belongs to the part of a set that a preset means."""
     only = find(source.path)[0].only if source.is_preset else None

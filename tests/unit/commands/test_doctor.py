@@ -13,7 +13,7 @@ import yaml
 from command_line import winnow
 
 from al.config import parse
-from al.planning.needs import unmet_needs
+from al.planning.needs import unmet
 from al.run import disk
 from al.run.disk import nearest_folder, probe_disk
 
@@ -28,7 +28,7 @@ def values(world, tmp_path):
 
 
 def needs(values) -> list[str]:
-    return unmet_needs(parse(values, "test"))
+    return [str(problem) for problem in unmet(parse(values, "test"))]
 
 
 def test_a_whole_config_lacks_nothing(values):

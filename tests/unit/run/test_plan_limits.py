@@ -10,9 +10,9 @@ import pytest
 from command_line import winnow
 
 from al.config import CONFIG_DIR, load
-from al.planning.cost import GIB, training_memory
-from al.planning.limits import RANKS, largest_rank, longest_sequence, rounds_in
-from al.planning.machine import CARDS, machine_of
+from al.planning.cards import find_card, machine_of
+from al.planning.cost import training_memory
+from al.planning.limits import RANKS, largest_rank, longest_sequence, rounds_in, usable_bytes
 from al.planning.model_shape import model_shape
 
 SEVEN_BILLION = {
@@ -41,7 +41,7 @@ def planned(base, tmp_path_factory) -> dict:
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ("--config", "efficiency-challenge", "--set", f"model.name={base}", "--pool", pool, "--json")
     result = winnow(
-        "plan", *arguments, "--budget", "5h", "--until", "22h", "--card", "rtx-4090", "--run", base / "no-run"
+        "plan", *arguments, "--budget", "5h", "--until", "22h", "--gpu", "rtx-4090", "--run", base / "no-run"
     )
     assert result.code == 0, result.err
     return result.document
@@ -49,7 +49,7 @@ def planned(base, tmp_path_factory) -> dict:
 
 def test_the_plan_of_the_challenge_fits_its_card_and_its_day(planned):
     limits, until = planned["limits"], planned["until"]
-    assert planned["card"] == "GeForce RTX 4090 (24 GB)" and planned["peak_gib"] <= planned["device"]["memory_gib"]
+    assert planned["card"] == "RTX 4090 (24 GB)" and planned["peak_gib"] <= planned["device"]["memory_gib"]
     assert limits["rank"] <= limits["largest_rank"] and limits["sequence"] <= limits["longest_sequence"]
     assert until["rounds"] == 4 and planned["total_seconds"] <= 22 * 3600
     assert until["tokens"] == pytest.approx((1 + 3 / 1.5) * planned["round"]["tokens"], rel=0.01), (
@@ -60,16 +60,16 @@ def test_the_plan_of_the_challenge_fits_its_card_and_its_day(planned):
 
 def test_each_figure_says_what_it_rests_on(planned, world, tmp_path):
     basis = planned["basis"]
-    assert basis["time"].startswith("extrapolated: GeForce RTX 4090") and "not measured" in basis["time"]
-    assert basis["pool"].startswith("extrapolated") and basis["memory"].startswith("calculated")
+    assert basis["time"].startswith("extrapolated to RTX 4090") and "not measured" in basis["time"]
+    assert basis["pool"].startswith("estimated: every row read") and basis["memory"].startswith("calculated")
     here = winnow("plan", "--config", world, "--run", tmp_path / "run", "--budget", 24)
     assert here.code == 0, here.err
-    assert "basis     time: measured here" in here.out and "fits      rank up to" in here.out
+    assert "basis     time: measured here" in here.out and "fits      as configured; rank up to" in here.out
 
 
 def test_limits_are_the_last_values_that_fit(base):
     config = load(CONFIG_DIR / "efficiency-challenge.yaml", (f"model.name={base}",))
-    machine = machine_of(CARDS["rtx-4090"])
+    machine = machine_of(find_card("RTX 4090"))
     rank = largest_rank(config, model_shape(config.model, config.lora), machine)
 
     def needed(r: int) -> float:
@@ -78,7 +78,7 @@ def test_limits_are_the_last_values_that_fit(base):
             training_memory(config.model_copy(update={"lora": lora}), model_shape(config.model, lora), machine).values()
         )
 
-    assert needed(rank) <= machine.memory_gib * GIB < needed(RANKS[RANKS.index(rank) + 1])
+    assert needed(rank) <= usable_bytes(machine) < needed(RANKS[RANKS.index(rank) + 1])
     small = replace(machine, memory_gib=1.0)
     shape = model_shape(config.model, config.lora)
     assert largest_rank(config, shape, small) is None and longest_sequence(config, shape, small) is None

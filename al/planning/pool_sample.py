@@ -1,0 +1,169 @@
+"""The size of a pool that is not imported yet: files read in part, hub data sets by what is known of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from al.errors import DataError, UserError
+from al.pool.convert import Converter, Record
+from al.pool.formats import RowError
+from al.pool.presets import find, known_set, local_copy
+from al.pool.reading.hub import hub_rows_counted, read_hub_rows
+from al.pool.reading.rows import RawRow, read_rows
+from al.pool.sources import Source, parse_hub
+
+ROWS_READ = 200
+"""Rows of a large file or a hub data set that are converted."""
+READ_WHOLE = 16 * 2**20
+"""Bytes of files that are read whole, smallest first: a second or two."""
+PACKED, UNPACKED = (".gz", ".zst", ".bz2", ".xz", ".zip"), 4
+"""Suffixes of compressed files, and how many times larger their text is, about."""
+CHARACTERS_PER_TOKEN = 4.0
+"""Characters per token of English text under common tokenizers."""
+TOKENS_PER_TURN = 5
+"""Tokens that a chat template adds to a turn, about."""
+TOKENS_ASSUMED = 250
+"""Tokens of an example of a hub data set that cannot be sampled."""
+BYTES_PER_TOKEN = 5
+
+
+@dataclass
+class Sample:
+    """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`, the number that they rest on.
+    `names`: the sources that examples name. `counted`: every file was read whole. `unknown`: labels of data sets of unknown size;
+    `assumed`: of those whose examples have an assumed length."""
+
+    examples: float = 0.0
+    tokens: float = 0.0
+    bytes: float = 0.0
+    rows_read: int = 0
+    names: set[str] = field(default_factory=set)
+    counted: bool = True
+    unknown: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+
+def sample_sources(sources: Iterable[Source], longest: int) -> Sample:
+    """Estimate examples and tokens of sources; `longest`: tokens above which an example is cut (tokens.max_length).
+
+    Raises:
+        DataError: a file that cannot be read, or without a usable row among the first.
+    """
+    found = Sample()
+    files = sorted(
+        (source for source in sources if not source.is_hub), key=lambda source: Path(source.path).stat().st_size
+    )
+    left = READ_WHOLE
+    for source in files:
+        size = Path(source.path).stat().st_size * (UNPACKED if Path(source.path).suffix in PACKED else 1)
+        _add_file(found, source, longest, whole=size <= left)
+        left -= size
+    for source in sources:
+        if source.is_hub:
+            _add_hub(found, source, longest)
+    return found
+
+
+def _add_file(found: Sample, source: Source, longest: int, whole: bool) -> None:
+    rows, size = list(islice(read_rows(source), None if whole else ROWS_READ)), Path(source.path).stat().st_size
+    records, problem = _converted(source, rows)
+    if not rows or (problem and not records):
+        if source.found:
+            return
+        raise DataError(_unusable(source, len(rows), problem))
+    times = 1.0 if whole or len(rows) < ROWS_READ else max(1.0, _rows_in(source, rows, size) / len(rows))
+    _add(found, records, source, times, longest)
+    found.bytes += size
+    found.counted &= times == 1.0
+
+
+def _add_hub(found: Sample, source: Source, longest: int) -> None:
+    preset = find(source.path)[0] if source.is_preset else known_set(parse_hub(source.path).name)
+    rows: list[RawRow] = []
+    if not (source.is_preset and local_copy(preset) is None and preset.tokens):
+        try:
+            rows = list(islice(read_hub_rows(source), ROWS_READ))
+        except UserError:  # the round will say so; the plan goes on with what is known
+            rows = []
+    count = (preset.examples or preset.rows if preset is not None else None) or hub_rows_counted(source)
+    found.counted = False
+    if count is None:
+        found.unknown.append(source.label)
+        return
+    records, _ = _converted(source, rows)
+    if records and len(rows) == ROWS_READ:
+        _add(found, records, source, count / len(rows), longest)
+    elif records:
+        _add(found, records, source, 1.0, longest)
+        return
+    else:
+        length = preset.tokens if preset is not None and preset.tokens else TOKENS_ASSUMED
+        found.assumed += [source.label] if preset is None or not preset.tokens else []
+        found.examples += count
+        found.tokens += count * min(length, longest)
+        found.names.add(source.stem)
+    found.bytes += BYTES_PER_TOKEN * count * TOKENS_ASSUMED
+
+
+def _add(found: Sample, records: list[Record], source: Source, times: float, longest: int) -> None:
+    found.examples += len(records) * times
+    found.tokens += sum(min(tokens_of(record), longest) for record in records) * times
+    found.rows_read += len(records)
+    found.names |= {record.source for record in records}
+
+
+def tokens_of(record: Record) -> float:
+    """About how many tokens an example has, with its chat template."""
+    return sum(len(content) / CHARACTERS_PER_TOKEN + TOKENS_PER_TURN for _, content in record.turns)
+
+
+def _converted(source: Source, rows: list[RawRow]) -> tuple[list[Record], tuple[int, RowError] | None]:
+    """The examples of rows, and the first row that is none, if any."""
+    converter, records, first = Converter(source), [], None
+    for line, row, _ in rows:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            records += converter.convert(row, line)
+        except RowError as error:
+            first = first or (line, error)
+    for line, row, _ in converter.finish():
+        if isinstance(row, RowError):
+            first = first or (line, row)
+        else:
+            records.append(row)
+    return records, first
+
+
+def _unusable(source: Source, rows: int, problem: tuple[int, RowError] | None) -> str:
+    if problem is None:
+        return (
+            f"{source.label}: contains no rows. Remove it from `pool.files`, or check that it was written completely."
+        )
+    line, error = problem
+    return f"{source.label}: none of its first {rows:,} rows is usable. The first is line {line}: {error} [{error.reason}]."
+
+
+def _rows_in(source: Source, rows: list[RawRow], size: int) -> float:
+    """About how many rows a file of `size` bytes has, of which the first are `rows`; a Parquet file knows."""
+    if source.path.endswith(".parquet"):
+        return float(pq.read_metadata(source.path).num_rows)
+    read = b"\n".join(_written(raw) for _, _, raw in rows)
+    packed = Path(source.path).suffix in PACKED
+    return size * len(rows) / max(len(zlib.compress(read)) if packed else len(read) + 1, 1)
+
+
+def _written(raw: Any) -> bytes:
+    """A row about as its file has it."""
+    if isinstance(raw, bytes):
+        return raw
+    if isinstance(raw, dict):
+        return ",".join("" if value is None else str(value) for value in raw.values()).encode("utf-8", "replace")
+    return str(raw).encode("utf-8", "replace")
