@@ -94,5 +94,7 @@ def not_read(name: str, error: Exception) -> str:
     if "couldn't connect" in said or "outgoing traffic" in said or "on the Hub and we cannot find" in said:
         return f"{expected}: the hub does not answer, and this machine has no copy. Check the network, or give a folder with the model"
     reason = (said.strip() or type(error).__name__).splitlines()[0]
+    if Path(name).is_absolute() and not Path(name).exists():
+        reason = "there is no such folder"
     assets = "; the demo's model comes from python -m al.assets" if Path(name).is_absolute() else ""
     return f"{expected} ({reason}); check the path, the network and your access rights{assets}"

@@ -20,6 +20,7 @@ from al.evaluation.harness import FILE as RESULTS
 from al.evaluation.harness import run_harness
 from al.evaluation.judged import compare_answers
 from al.lineage.history import CONTROL, SELECTED, History
+from al.planning.needs import require
 from al.pool.store import Pool
 from al.preparation.stages import Tokenized
 from al.preparation.target import import_apart
@@ -69,7 +70,7 @@ def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
     writable = os.access(options.run_path, os.W_OK)  # elsewhere what rounds have measured can still be compared
     with Run.create_or_open(options.run_path) if writable else Run.read(options.run_path) as run:
         session = Session(run, config, quiet=options.as_json)
-        session.check_machine()
+        require(session.config, embedder=False)
         names = [name.strip() for name in wanted.models.split(",") if name.strip()] or latest_models(run)
         models = find_models(run, config, names, "--models")
         part = "data" if wanted.data else wanted.split

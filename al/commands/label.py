@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from al.cleaning.stage import leave_out, why_left_out
 from al.commands.options import Options
 from al.errors import DataError
+from al.planning.needs import require
 from al.pool.store import Pool
 from al.preparation.holdout import hold_out
 from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
@@ -71,7 +72,7 @@ def hand_out(session: Session, budget: int) -> dict[str, Any]:
     Raises:
         DataError: there is no prompt to export; the message has the counts of excluded prompts.
     """
-    session.check_machine()
+    require(session.config)
     number = rounds.next_number(session.run)
     adapter = rounds.required(session.run, number - 1, "train") if number > 1 else None
     prompts = unlabelled_prompts(session, number)

@@ -28,6 +28,7 @@ from al.lineage.history import History, Lineage
 from al.lineage.outcomes import candidates, find_rows
 from al.lineage.round_state import used
 from al.lineage.training_rows import training_rows
+from al.planning.needs import require
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
 from al.program import invocation
@@ -228,7 +229,7 @@ def compare_strategies(
         raise ConfigError(
             f"compare: a budget of {text} cannot be shared by {rounds} rounds; raise --budget or lower --rounds."
         )
-    session.check_machine()
+    require(session.config)
     for name, changes in parsed.values():
         member = session.with_config(Member(name, seeds[0], changes).config(session.config))
         scoring.measurements(member)  # a strategy that lacks its input fails before anything runs

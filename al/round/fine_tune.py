@@ -10,6 +10,7 @@ import numpy as np
 from al.cleaning.stage import leave_out, role, wanted
 from al.evaluation.stage import compare_models, evaluate
 from al.lineage.history import SELECTED
+from al.planning.needs import require
 from al.pool.store import Pool
 from al.preparation.holdout import SIDES, drawn_sizes, name_sides, named_files, named_sides
 from al.preparation.pool_state import trainable
@@ -28,7 +29,7 @@ def fine_tune(session: Session) -> dict[str, Any]:
     Returns:
         {"examples", "training", "evaluation", "adapter": the path of its folder}.
     """
-    session.check_machine()
+    require(session.config, embedder=False)
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
     cleaned = leave_out(session, pool)

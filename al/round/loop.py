@@ -26,6 +26,7 @@ from al.lineage.history import CONTROL, SELECTED, History
 from al.lineage.round_state import RoundState
 from al.lineage.training_rows import late_holdout, training_rows
 from al.planning.forecast import forecast
+from al.planning.needs import require
 from al.preparation.groups import groups_notices
 from al.preparation.projection import for_the_report
 from al.preparation.sources import check_sources
@@ -55,7 +56,7 @@ def run_round(
 ) -> dict[str, Any] | None:
     """Run round `number`, or what is left of it, and return its summary; None where it stops before training, as `asking` says."""
     run, config = session.run, session.config
-    session.check_machine()
+    require(session.config, run.path)
     check_sources(session)
     stages.check_continued(config, continued(session, History.recorded(run, SELECTED, number)))
     scoring.measurements(session)

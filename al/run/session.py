@@ -15,7 +15,6 @@ from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
 from al.terminal import show
 from selection.embed import load_embedder
-from trainer.gate import limits
 from trainer.gate.weights import check_tokens
 from trainer.template import ChatTemplate
 from trainer.tokenizer import load_config, load_tokenizer
@@ -112,22 +111,6 @@ class Session:
     def say(self, line: str) -> None:
         """Print a line that must be seen: on stderr when `quiet`, where stdout holds nothing but one document."""
         show(line, file=sys.stderr if self.quiet else sys.stdout)
-
-    def check_machine(self) -> None:
-        """Fail now, before any stage runs, if the config's device is not there or tokens.max_length is beyond the model's context.
-
-        Raises:
-            trainer.errors.MachineError: no such device, or the model's config cannot be read.
-            trainer.errors.DataError: documents may be longer than the model's context.
-        """
-        from trainer.model import resolve_device
-
-        device = resolve_device(self.config.model)
-        limits.check(load_config(self.config.model), self.config.tokens.max_length, "tokens.max_length")
-        if self.config.measure.weights == "fp8":
-            from trainer.activation import check_fp8
-
-            check_fp8(device)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

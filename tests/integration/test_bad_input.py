@@ -161,7 +161,7 @@ def test_a_model_that_is_not_there(world, tmp_path):
 
 def test_an_embedder_that_is_not_there(world, tmp_path):
     assert refused(
-        3, "embed.model", config=changed(world, tmp_path, embed={"model": str(tmp_path / "none")}), run=tmp_path / "run"
+        4, "embed.model", config=changed(world, tmp_path, embed={"model": str(tmp_path / "none")}), run=tmp_path / "run"
     )
 
 

@@ -7,15 +7,21 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from command_line import winnow
+from huggingface_hub import constants
 
 from al.config import parse
-from al.planning.needs import unmet
+from al.planning import needs as needs_module
+from al.planning.needs import require, unmet, use_cache_if_hub_is_silent
 from al.run import disk
 from al.run.disk import nearest_folder, probe_disk
+from trainer.errors import TrainerError
+from trainer.tokenizer import not_read
 
 
 @pytest.fixture
@@ -86,6 +92,60 @@ def test_what_a_config_lacks_is_one_line(values, what, monkeypatch):
     found = needs(values)
     assert found and all("\n" not in line for line in found)
     assert any(re.search(message, line) for line in found), found
+
+
+@pytest.mark.parametrize("what", ["weights", "tokenizer", "context", "template", "embedder", "GPU"])
+def test_a_round_says_at_its_start_what_doctor_says_and_leaves_no_run(values, what, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    change = LACKING[what][0] if what in LACKING else lambda values, model: values["model"].update(device="cuda")
+    change(values, Path(values["model"]["name"]))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    config = ("--config", tmp_path / "config.yaml")
+    (problem,) = winnow("doctor", *config, "--json").document["problems"]
+    started = winnow("round", *config, "--run", tmp_path / "runs/new", "--budget", 9)
+    assert started.code in (2, 3, 4) and started.err == f"error: {problem}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_several_lacks_are_counted_where_the_first_one_ends_a_round(values):
+    values["model"]["chat_template"], values["embed"]["model"] = "nobody", "/nowhere"
+    with pytest.raises(TrainerError, match=r"model\.chat_template.* `.* doctor` lists what else is missing \(1 more\)"):
+        require(parse(values, "test"))
+
+
+def test_a_disk_without_room_for_the_adapters_and_the_download_is_a_problem(values, tmp_path, monkeypatch):
+    free = SimpleNamespace(free=3 * 2**30)
+    monkeypatch.setattr("al.planning.needs.shutil.disk_usage", lambda folder: free)
+    config = parse(values, "test")
+    assert unmet(config, tmp_path) == []
+    monkeypatch.setattr("al.planning.needs.bytes_written", lambda config, shape: 4.0 * 2**30)
+    (problem,) = unmet(config, tmp_path)
+    assert "expected 4.0 GiB of free disk for a round, found 3.0" in str(problem)
+
+
+def test_a_hub_that_is_silent_is_asked_once_and_one_that_refuses_is_there(values, monkeypatch):
+    asked = []
+
+    def head(url, timeout):
+        asked.append(url)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(head=head))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    needs_module._hub_answers.cache_clear()
+    use_cache_if_hub_is_silent(parse(values, "test"))
+    assert not asked, "folders need no hub"
+    values["embed"]["model"] = "somebody/embedder"
+    for _ in range(2):
+        use_cache_if_hub_is_silent(parse(values, "test"))
+    assert len(asked) == 1 and constants.HF_HUB_OFFLINE
+    needs_module._hub_answers.cache_clear()
+
+
+def test_a_gated_model_names_its_page_and_the_login(monkeypatch):
+    text = not_read("owner/base", OSError("You are trying to access a gated repo. 401 Client Error"))
+    assert "https://huggingface.co/owner/base" in text and "hf auth login" in text
 
 
 def test_the_command_ends_with_4_and_names_what_the_config_lacks(world, tmp_path):
