@@ -25,9 +25,11 @@ from al.commands.command_line import (
     common,
     emit,
     map_option,
+    of_run,
     pool_option,
     port_option,
     round_options,
+    run_argument,
     run_command_line,
     target_option,
 )
@@ -103,6 +105,7 @@ def round_command(
 @cli.command("review")
 @port_option
 @common
+@run_argument
 def review_command(options: Any, port: int) -> None:
     """Serve the review page of the open round's selection; after the approval, `resume` trains."""
     from al.commands.review import review
@@ -173,6 +176,7 @@ def compare_command(
 
 @cli.command("resume")
 @common
+@run_argument
 def resume_command(options: Any) -> None:
     """Finish the interrupted round with the config and budget it was started with."""
     from al.commands.rounds import resume
@@ -192,6 +196,7 @@ def resume_command(options: Any) -> None:
     help="Refresh every SECONDS (default 2) until the run is idle.",
 )
 @common
+@run_argument
 def status_command(options: Any, watch: float | None) -> None:
     """Show rounds, stages and current progress, also while another process works on the run."""
     from al.commands.status import describe_status
@@ -226,9 +231,12 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
     """Print a round's report and the path of its page; or write Markdown, figures, or a comparison of several runs."""
     from al.commands.report import Wanted, report
 
-    if bool(runs) != compare:
-        raise click.UsageError("--compare needs two or more runs as arguments; name a single run with --run.")
-    document, text = report(options, Wanted(compared=runs, **wanted))
+    if compare and not runs:
+        raise click.UsageError("--compare needs two or more runs as arguments.")
+    if len(runs) > 1 and not compare:
+        raise click.UsageError("Several runs are compared with --compare; a report is of one run.")
+    options = options if compare else of_run(options, runs[0] if runs else None)
+    document, text = report(options, Wanted(compared=runs if compare else (), **wanted))
     emit(options, document, lambda document: text)
 
 

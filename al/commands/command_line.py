@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,27 @@ def map_option(command: Callable[..., None]) -> Callable[..., None]:
         command(options.with_fields(mapped, ignored), **rest)
 
     return wrapped
+
+
+def run_argument(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the optional argument RUN, short for `--run RUN`. It goes below `common`."""
+
+    @click.argument("run", metavar="[RUN]", required=False, type=click.Path(path_type=Path))
+    @functools.wraps(command)
+    def wrapped(options: Any, run: Path | None, **rest: Any) -> None:
+        """Put the run into `Options` and call the command."""
+        command(of_run(options, run), **rest)
+
+    return wrapped
+
+
+def of_run(options: Any, run: Path | None) -> Any:
+    """The options with the run that an argument names. Raises click.UsageError if --run names one as well."""
+    if run is None:
+        return options
+    if options.run_path is not None:
+        raise click.UsageError(f"{run} and --run {options.run_path} both name the run: give one of them.")
+    return replace(options, run_path=run)
 
 
 target_option = click.option(

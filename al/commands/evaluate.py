@@ -70,9 +70,9 @@ def measure_models(options: Options, wanted: Examined) -> dict[str, Any]:
     writable = os.access(options.run_path, os.W_OK)  # elsewhere what rounds have measured can still be compared
     with Run.create_or_open(options.run_path) if writable else Run.read(options.run_path) as run:
         session = Session(run, config, quiet=options.as_json)
-        require(session.config, embedder=False)
         names = [name.strip() for name in wanted.models.split(",") if name.strip()] or latest_models(run)
         models = find_models(run, config, names, "--models")
+        require(session.config, embedder=False)
         part = "data" if wanted.data else wanted.split
         warnings = _warnings(run, wanted)
         for line in warnings:

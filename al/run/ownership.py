@@ -12,6 +12,7 @@ Unlisted are the entries of `artifacts/` that no row of run.db vouches for:
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -96,6 +97,16 @@ def is_run(path: Path) -> bool:
     raise RunStateError(
         f"{path}: expected a run or an empty directory, found {_some(others)}. Nothing was changed. Give another --run."
     )
+
+
+def nearby(path: Path) -> str:
+    """Runs that may be meant instead of `path`, where there is none: " (runs here: runs/demo)", the most similar name first; else ""."""
+    found = {str(entry.parent) for folder in (path.parent, Path("runs")) for entry in folder.glob(f"*/{DATABASE}")}
+    if not found:
+        return ""
+    close = difflib.get_close_matches(path.name, [Path(name).name for name in found], n=SHOWN, cutoff=0.5)
+    names = sorted(found, key=lambda name: (close.index(Path(name).name) if Path(name).name in close else SHOWN, name))
+    return f" (runs here: {_some(names)})"
 
 
 def check_name(path: Path) -> None:

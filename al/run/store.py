@@ -128,7 +128,7 @@ class Run:
         """
         if not ownership.is_run(path):
             raise RunStateError(
-                f"{path}: there is no run here. Start one with `{PROGRAM} round --run {path} --budget N`."
+                f"{path}: there is no run here{ownership.nearby(path)}. Start one with `{PROGRAM} round --run {path} --budget N`."
             )
         run = cls(path, None)
         try:

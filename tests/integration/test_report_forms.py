@@ -108,7 +108,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(runs, tmp_path):
     ("arguments", "code", "said"),
     [
         (["--compare"], 2, "two or more runs"),
-        (["ours"], 2, "name a single run with --run"),
+        (["ours", "random"], 2, "compared with --compare"),
         (["--compare", "ours"], 2, "expected two runs or more, found 1"),
         (["--compare", "ours", "nowhere"], 5, "there is no run here"),
         (["--compare", "ours", "random", "--round", "7"], 5, "round 7 has no report yet"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from al.commands.command_line import common, emit
+from al.commands.command_line import common, emit, run_argument
 from al.terminal import show
 
 
@@ -17,6 +17,7 @@ from al.terminal import show
     "--drop-damaged", is_flag=True, help="Remove damaged artifacts of the run, so that the next round makes them again."
 )
 @common
+@run_argument
 def doctor_command(options: Any, drop_damaged: bool) -> None:
     """Check whether `round` can start here with this config; with --run, check every file of a run."""
     from al.commands import doctor
@@ -41,6 +42,7 @@ def verify_command(options: Any, every: bool) -> None:
 
 @click.command("repair")
 @common
+@run_argument
 def repair_command(options: Any) -> None:
     """Make a lost or damaged run.db again from manifests, events.jsonl and rounds/, and list what cannot be made."""
     from al.run.rebuild import describe_rebuilt, rebuild
@@ -53,6 +55,7 @@ def repair_command(options: Any) -> None:
     "--yes", is_flag=True, help="Delete without asking. Without --yes and without a terminal, nothing is deleted."
 )
 @common
+@run_argument
 def gc_command(options: Any, yes: bool) -> None:
     """List the run's trash (leftovers of killed processes, damaged artifacts, abandoned training) and delete it after confirmation."""
     from al.commands import gc

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from al.commands.command_line import common, emit, map_option
+from al.commands.command_line import common, emit, map_option, run_argument
 from al.terminal import show
 
 
@@ -60,6 +60,7 @@ def eval_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @common
     @map_option
+    @run_argument
     @functools.wraps(command)
     def wrapped(options: Any, **rest: Any) -> None:
         """Call the command."""
@@ -145,6 +146,7 @@ def generate_command(options: Any, number: int | None, compare: str | None, **wa
     help="Also upload the folder to this repository of the hub (private if new), with the token in $HF_TOKEN.",
 )
 @common
+@run_argument
 def export_command(options: Any, **wanted: Any) -> None:
     """Write a round's adapter, merged model, GGUF file or selected data to DIR, for other programs."""
     from al.exporting.describe import describe_exported
@@ -197,6 +199,7 @@ def export_command(options: Any, **wanted: Any) -> None:
     help="Time of one request; longer ones get 504.",
 )
 @common
+@run_argument
 def serve_command(
     options: Any,
     max_new_tokens: int,
