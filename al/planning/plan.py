@@ -37,7 +37,7 @@ KEPT = {
     "keep": "no recomputation",
     "products": "norms and gates recomputed",
     "input": "all but the last product recomputed",
-    "offload": "the same, inputs in host memory",
+    "offload": "all but the last product recomputed, inputs in host memory",
 }
 DEAR_SCORING = 0.25
 """A warning appears if measuring takes more than this share of the training time."""

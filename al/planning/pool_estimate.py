@@ -129,6 +129,10 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         notes += (
             f"{TOKENS_ASSUMED} tokens an example are assumed of {_listed(found.assumed)}: the hub gives no sample of it here",
         )
+    if found.rows_read and not found.labelled:
+        notes += (
+            f"none of the {found.rows_read:,} rows that were read has a response, so a round has nothing to train on",
+        )
     return PoolEstimate(
         examples=examples,
         mean_tokens=found.tokens / max(found.examples, 1.0),

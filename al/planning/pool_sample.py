@@ -36,7 +36,8 @@ BYTES_PER_TOKEN = 5
 
 @dataclass
 class Sample:
-    """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`, the number that they rest on.
+    """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`: the examples that they rest on,
+    `labelled` of which have a response.
     `names`: the sources that examples name. `counted`: every file was read whole. `unknown`: labels of data sets of unknown size;
     `assumed`: of those whose examples have an assumed length."""
 
@@ -44,6 +45,7 @@ class Sample:
     tokens: float = 0.0
     bytes: float = 0.0
     rows_read: int = 0
+    labelled: int = 0
     names: set[str] = field(default_factory=set)
     counted: bool = True
     unknown: list[str] = field(default_factory=list)
@@ -116,6 +118,7 @@ def _add(found: Sample, records: list[Record], source: Source, times: float, lon
     found.examples += len(records) * times
     found.tokens += sum(min(tokens_of(record), longest) for record in records) * times
     found.rows_read += len(records)
+    found.labelled += sum(record.labelled for record in records)
     found.names |= {record.source for record in records}
 
 
@@ -144,9 +147,7 @@ def _converted(source: Source, rows: list[RawRow]) -> tuple[list[Record], tuple[
 
 def _unusable(source: Source, rows: int, problem: tuple[int, RowError] | None) -> str:
     if problem is None:
-        return (
-            f"{source.label}: contains no rows. Remove it from `pool.files`, or check that it was written completely."
-        )
+        return f"{source.label}: contains no rows. Leave it out, or check that it was written completely."
     line, error = problem
     return f"{source.label}: none of its first {rows:,} rows is usable. The first is line {line}: {error} [{error.reason}]."
 

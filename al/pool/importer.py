@@ -217,7 +217,7 @@ def _open_rows(source: Source) -> Iterator[RawRow]:
 def _check_recognised(source: Source, rows: int, used: int, first: tuple[int, RowError] | None, into: _Import) -> None:
     """Raise DataError for a file without a usable row. One that was found in a folder is noted as skipped, unless `strict`."""
     if rows == 0:
-        reason = "contains no rows. Remove it from `pool.files`, or check that it was written completely."
+        reason = "contains no rows. Leave it out, or check that it was written completely."
     elif first is not None and not used:
         line, error = first
         reason = (

@@ -62,7 +62,8 @@ def known_set(path: str) -> Preset | None:
 def suggestion(name: str) -> str:
     """ " (did you mean the preset `gsm8k`?)" for a name similar to a preset's, else ""."""
     near = difflib.get_close_matches(name.lower(), list(_BY_NAME), n=1, cutoff=0.7)
-    return f" (did you mean the preset `{_BY_NAME[near[0]].name}`?)" if near else ""
+    found = known_set(name) or (_BY_NAME[near[0]] if near else None)
+    return f" (did you mean the preset `{found.name}`?)" if found is not None else ""
 
 
 def local_copy(preset: Preset) -> Path | None:

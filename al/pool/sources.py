@@ -210,9 +210,15 @@ def _expand(entry: str, held_out: bool, text_template: bool) -> list[str]:
         kind = "no file matches the pattern" if glob.has_magic(entry) else "there is no file or folder"
         raise DataError(
             f"pool.files: {kind} {entry} (looked in {Path.cwd().name}/)"
-            f"{presets.suggestion(entry)}. Check the path; it is relative to the folder you run from."
+            f"{presets.suggestion(entry) or _hub_suggestion(entry)}. Check the path; it is relative to the folder you run from."
         )
     return matches
+
+
+def _hub_suggestion(entry: str) -> str:
+    """ " (a data set of the hub is written hub:owner/name)" for an entry that looks like one, else ""."""
+    looks = re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", entry) is not None and not Path(entry).suffix
+    return f" (a data set of the hub is written hub:{entry})" if looks else ""
 
 
 def _labels(paths: list[str]) -> dict[str, str]:

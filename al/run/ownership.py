@@ -16,6 +16,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ SCRATCH, UNFINISHED = re.compile(r".+-[0-9a-f]{20}"), re.compile(r"\..+\.\d+\.tm
 TEMPORARY = re.compile(r"\.tmp-.+-[0-9a-f]{20}")
 TRAINING = re.compile(r"train-[0-9a-f]{20}")
 SHOWN = 4
+OF_WRONG_INPUT = (2, 3)
+"""Exit codes of errors in the config and in the data (al.errors)."""
+READ_AGAIN = {"pool", "tokens", "languages", "cleaned"}
+"""Stages before the costly ones: what they made of wrong input is made again from the corrected one."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +156,18 @@ def unlisted(run: Path, run_id: str | None, listed: Iterable[tuple[str, str]]) -
     return Unlisted(tuple(killed), tuple(newer), tuple(sorted(foreign)))
 
 
-def remove_failed_start(run: Path, made: Iterable[Path]) -> None:
+def remove_failed_start(run: Path, made: Iterable[Path], exit_code: int | None = None) -> None:
     """Remove what a process made for a new run and holds nothing: its files of a start, and of the folders `made` those that are then
-    empty, innermost first. Nothing is removed if it has an artifact or scratch, or anything else is in the directory."""
+    empty, innermost first. Nothing is removed if it has an artifact or scratch, or anything else is in the directory.
+
+    `exit_code`: of the error that ended it. If the data or the config was wrong, a pool that was only read and tokenized so far goes too:
+    it cannot be used as it is, and the corrected file would be refused as changed.
+    """
+    stages = _entries(run / "artifacts")
+    if exit_code in OF_WRONG_INPUT and {stage.name for stage in stages} <= READ_AGAIN:
+        for stage in stages:
+            if not stage.is_symlink():
+                shutil.rmtree(stage.path)
     folders = [*(Path(entry.path) for entry in _entries(run / "scratch")), run / "scratch", run / "artifacts"]
     files = {entry.name for entry in _entries(run)} - {"scratch", "artifacts"}
     if not files <= LEFT_BY_A_START | {EVENTS}:

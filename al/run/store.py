@@ -155,7 +155,7 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is not None and self._made is not None:
             self.db.close()
-            ownership.remove_failed_start(self.path, self._made)
+            ownership.remove_failed_start(self.path, self._made, getattr(kind, "exit_code", None))
             self._open.close()
         else:
             self.close()
