@@ -95,6 +95,7 @@ def model_shape(model: ModelConfig, lora: LoraConfig, bytes_per_value: int = 2) 
             itemsize=bytes_per_value,
             qk_norm=FAMILIES[config.model_type].head_norms,
             after_norms=FAMILIES[config.model_type].after_norms,
+            scaled=getattr(config, "residual_multiplier", 1.0) != 1.0,
         )
     return ModelShape(
         name=model.name,

@@ -91,6 +91,7 @@ class Decoder:
             itemsize=self.scratch.dtype.itemsize,
             qk_norm=layer.qk_norms is not None,
             after_norms=layer.around_mlp.after is not None,
+            scaled=layer.around_mlp.scale != 1.0,
         )
 
     @property

@@ -38,7 +38,7 @@ class Retention(StrEnum):
 @dataclass(frozen=True)
 class Widths:
     """Widths of a decoder layer: model, q output, k (or v) output, MLP, and the rank of LoRA; bytes per value; whether q and k, and
-    the outputs of attention and of the MLP, are normalized."""
+    the outputs of attention and of the MLP, are normalized; whether these outputs are scaled before they are added (Granite)."""
 
     hidden: int
     query: int
@@ -49,6 +49,7 @@ class Widths:
     itemsize: int
     qk_norm: bool = False
     after_norms: bool = False
+    scaled: bool = False
 
 
 def kept_values(widths: Widths, retention: Retention) -> int:
@@ -75,7 +76,9 @@ def working_bytes(widths: Widths, retention: Retention, tokens: int) -> int:
     """Peak bytes in the backward pass of one layer beyond what it keeps: recomputed tensors, the gradient of the
     gated product, and three tensors of the model's width; with offload, one input arriving and one leaving."""
     d, ff, r = widths.hidden, widths.intermediate, widths.rank
-    values = 3 * (d + r) + (2 * d if retention is Retention.OFFLOAD else 0) + (d if widths.after_norms else 0)
+    values = 3 * (d + r) + (2 * d if retention is Retention.OFFLOAD else 0)
+    if widths.after_norms or widths.scaled:  # the gradient of the residual stream is a tensor of its own then
+        values += d
     if retention is Retention.KEEP:
         return tokens * widths.itemsize * (values + ff)
     if retention is Retention.PRODUCTS:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import weakref
+
 import peft
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 from tiny_models import SIZES, build, saved, table
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from al.planning.model_shape import model_shape
 from trainer.activation import training_mode
 from trainer.adapters import save_adapter, trainable_parameters
-from trainer.config import GenerateConfig, LoraConfig
+from trainer.config import GenerateConfig, LoraConfig, ModelConfig
 from trainer.decoder.binding import read_norm
 from trainer.decoder.decoder import Decoder, Unsupported, is_family
 from trainer.decoder.elementwise import add_rms_norm
-from trainer.decoder.retention import Retention, kept_values
+from trainer.decoder.retention import Retention, kept_values, working_bytes
 from trainer.errors import DataError, TrainerError
 from trainer.families import FAMILIES
 from trainer.forward import collate, hidden_states, output_head
@@ -32,9 +36,9 @@ WIDE = {"hidden_size": 64, "head_dim": 16}
 """Widths that are multiples of NF4's blocks of 64 weights."""
 
 
-def loaded(path, kind, quantization="none"):
+def loaded(path, kind, quantization="none", **sizes):
     wide = {key: value for key, value in WIDE.items() if key == "hidden_size" or kind.startswith("gemma")}
-    return Base.load(saved(path, kind, **wide).model_copy(update={"quantization": quantization}))
+    return Base.load(saved(path, kind, **wide, **sizes).model_copy(update={"quantization": quantization}))
 
 
 def shaken(model, seed=0, std=0.1):
@@ -99,6 +103,49 @@ def test_a_layer_keeps_the_bytes_that_the_plan_counts(tmp_path, kind, retention)
         decoder._forward(embeddings, run, tape)
         kept = [tensor for tensor in vars(tape[1]).values() if tensor is not None]
         assert sum(tensor.numel() for tensor in kept) == len(embeddings) * kept_values(decoder.widths, retention)
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of tensors that are made under it and still live; `peak` is the most since it was entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        made = function(*arguments, **(options or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self._known:
+                self._known.add(key)
+                self.bytes += (size := tensor.untyped_storage().nbytes())
+                weakref.finalize(tensor.untyped_storage(), self._freed, key, size)
+        self.peak = max(self.peak, self.bytes)
+        return made
+
+    def _freed(self, key, size):
+        self._known.discard(key)
+        self.bytes -= size
+
+
+@pytest.mark.parametrize("retention", [Retention.KEEP, Retention.PRODUCTS, Retention.INPUT])
+def test_a_scaled_branch_takes_one_more_residual_in_its_backward_pass_and_the_plan_counts_it(tmp_path, retention):
+    def trained(scale):
+        base, batch = loaded(tmp_path / str(scale), "granite", residual_multiplier=scale), collate(table([200]), [0])
+        with base.new_adapter(LoraConfig(r=8), seed=0) as model, training_mode(model, 8.0, len(batch.input_ids)):
+            base.decoder.retention = [retention] * 2
+            with Living() as living:
+                hidden = hidden_states(model, batch)
+                living.peak = living.bytes
+                hidden.backward(torch.ones_like(hidden))
+            return living.peak, working_bytes(base.decoder.widths, retention, len(batch.input_ids))
+
+    (plain, counted_plain), (scaled, counted_scaled) = trained(1.0), trained(0.6)
+    assert scaled - plain == counted_scaled - counted_plain == 200 * 64 * 4
+    shape = model_shape(ModelConfig(name=str(tmp_path / "0.6")), LoraConfig(r=8), 4)
+    assert (
+        shape.widths.scaled and not model_shape(ModelConfig(name=str(tmp_path / "1.0")), LoraConfig(r=8)).widths.scaled
+    )
 
 
 @pytest.mark.parametrize("kind", NEW)
