@@ -229,7 +229,7 @@ def compare_strategies(
         raise ConfigError(
             f"compare: a budget of {text} cannot be shared by {rounds} rounds; raise --budget or lower --rounds."
         )
-    require(session.config)
+    require(session.config, session.run.path)
     for name, changes in parsed.values():
         member = session.with_config(Member(name, seeds[0], changes).config(session.config))
         scoring.measurements(member)  # a strategy that lacks its input fails before anything runs

@@ -6,16 +6,21 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from al.config import Config
 from al.errors import EnvironmentProblem, UserError
+from al.planning.cost import Machine
+from al.planning.limits import settings_that_fit
+from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.plan import bytes_written
 from al.program import PROGRAM
 from al.run.disk import nearest_folder
 from selection.errors import SelectionError
+from trainer.decoder.retention import RESERVE
 from trainer.errors import MachineError, TrainerError
 from trainer.gate import limits
 from trainer.template import ChatTemplate
@@ -32,7 +37,7 @@ def require(config: Config, run: Path | None = None, embedder: bool = True) -> N
     """Fail now, before any stage runs, if the machine lacks something that `config` needs: the same checks as those of `doctor`.
 
     Args:
-        run: the run's directory, for the disk; None: nothing large is written.
+        run: the directory of the run, if it is going to train: then the GPU's memory and the disk are checked too.
         embedder: whether texts are embedded.
 
     Raises:
@@ -47,7 +52,7 @@ def require(config: Config, run: Path | None = None, embedder: bool = True) -> N
 
 def unmet(config: Config, run: Path | None = None, embedder: bool = True) -> list[Problem]:
     """What a round with `config` would lack here: device, model (folder or access to it, tokenizer, chat template, weights, context
-    length), embedder, disk. Takes a second or two; asks the hub for files of a few kilobytes."""
+    length), embedder, memory of a GPU, disk. Takes a second or two; asks the hub for files of a few kilobytes."""
     use_cache_if_hub_is_silent(config)
     problems: dict[str, Problem] = {}
     checks = [_device, _tokenizer, _model, *([_embedder] if embedder else [])]
@@ -58,7 +63,7 @@ def unmet(config: Config, run: Path | None = None, embedder: bool = True) -> lis
         except (UserError, TrainerError, SelectionError) as error:
             problems.setdefault(str(error), error)
     if run is not None and not problems:
-        problems |= {str(problem): problem for problem in _disk(config, run)}
+        problems |= {str(problem): problem for problem in (*_memory(config), *_disk(config, run))}
     return list(problems.values())
 
 
@@ -116,6 +121,31 @@ def _model(config: Config) -> Iterator[Problem]:
     limits.check(load_config(config.model), config.tokens.max_length, "tokens.max_length")
     if folder.is_dir():
         yield from _missing_weights(folder, "model.name")
+
+
+def _memory(config: Config) -> Iterator[Problem]:
+    """Room on the GPU for training. Batches are made smaller without being asked; a problem is only what needs another setting."""
+    machine = _gpu(config)
+    if machine is None:
+        return
+    whole = replace(machine, memory_gib=machine.memory_gib / (1 - RESERVE))  # the estimate may err by the reserve
+    settings = settings_that_fit(config, model_shape(config.model, config.lora, machine.bytes_per_value), whole)
+    if settings is None:
+        yield EnvironmentProblem(
+            f"model.name: {config.model.name} does not fit this GPU ({machine.memory_gib:.1f} GiB) with any rank or pack length; choose a "
+            "smaller model or a larger GPU"
+        )
+    elif any(not setting.startswith("train.packs_per_batch=") for setting in settings):
+        yield EnvironmentProblem(
+            f"this GPU ({machine.memory_gib:.1f} GiB) is too small for the training as configured; it fits with "
+            + " ".join(f"--set {setting}" for setting in settings)
+        )
+
+
+def _gpu(config: Config) -> Machine | None:
+    from trainer.model import resolve_device
+
+    return probe_machine(config) if resolve_device(config.model).type == "cuda" else None
 
 
 def _missing_weights(folder: Path, key: str) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ def fine_tune(session: Session) -> dict[str, Any]:
     Returns:
         {"examples", "training", "evaluation", "adapter": the path of its folder}.
     """
-    require(session.config, embedder=False)
+    require(session.config, session.run.path, embedder=False)
     version, pool = pool_version(session)
     tokens = tokenize(session, pool)
     cleaned = leave_out(session, pool)

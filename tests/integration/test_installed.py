@@ -89,3 +89,15 @@ def test_nothing_but_winnow_speaks_before_a_round(world, tmp_path):
         tmp_path, sys.executable, ROOT / "cli.py", "doctor", "--config", world, "--set", "model.quantization=nf4"
     )
     assert "kernels" not in done.stderr
+
+
+def test_a_table_is_planned_for_a_card_from_an_empty_folder(environment, tmp_path, monkeypatch):
+    """What the README's first line about one's own data does, on a machine without GPU and hub, with the default config."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = [f"Name the number after {n},It is {n + 1}" for n in range(6_000)]
+    (tmp_path / "my.csv").write_text("question,answer\n" + "\n".join(rows) + "\n")
+    planned = run(tmp_path, environment / "winnow", "plan", "--budget", "5k", "--pool", "my.csv", "--gpu", "24GB")
+    assert planned.returncode == 0, planned.stderr
+    assert "pool      about 6,000 examples" in planned.stdout and "round     5,000 examples" in planned.stdout
+    assert "fits      as configured" in planned.stdout and "expect ±35%" in planned.stdout and not planned.stderr
+    assert os.listdir(tmp_path) == ["my.csv"]

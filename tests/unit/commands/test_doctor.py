@@ -17,11 +17,16 @@ from huggingface_hub import constants
 
 from al.config import parse
 from al.planning import needs as needs_module
+from al.planning.cards import find_card, machine_of
+from al.planning.model_shape import model_shape
 from al.planning.needs import require, unmet, use_cache_if_hub_is_silent
 from al.run import disk
 from al.run.disk import nearest_folder, probe_disk
+from trainer.config import LoraConfig, ModelConfig
 from trainer.errors import TrainerError
 from trainer.tokenizer import not_read
+
+MISTRAL = "mistralai/Mistral-7B-v0.1"
 
 
 @pytest.fixture
@@ -122,6 +127,27 @@ def test_a_disk_without_room_for_the_adapters_and_the_download_is_a_problem(valu
     monkeypatch.setattr("al.planning.needs.bytes_written", lambda config, shape: 4.0 * 2**30)
     (problem,) = unmet(config, tmp_path)
     assert "expected 4.0 GiB of free disk for a round, found 3.0" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        ("24GB", None),
+        ("12GB", "--set train.packs_per_batch=1 --set train.optimizer=adamw_8bit"),
+        ("2GB", "choose a smaller model"),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_a_problem_with_the_settings_that_fit(memory, said, values, tmp_path, monkeypatch):
+    monkeypatch.setattr(needs_module, "bytes_written", lambda config, shape: 0.0)
+    monkeypatch.setattr(needs_module, "_gpu", lambda config: machine_of(find_card(memory)))
+    monkeypatch.setattr(
+        needs_module, "model_shape", lambda *_: model_shape(ModelConfig(name=MISTRAL), LoraConfig(r=256))
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    values["lora"]["r"], values["train"] = 256, {"pack_length": 2048, "packs_per_step": 8, "packs_per_batch": 4}
+    values["model"]["quantization"] = "nf4"
+    found = [str(problem) for problem in unmet(parse(values, "test"), tmp_path)]
+    assert [said in line for line in found] == [True] if said else found == []
 
 
 def test_a_hub_that_is_silent_is_asked_once_and_one_that_refuses_is_there(values, monkeypatch):
