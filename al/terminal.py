@@ -78,6 +78,7 @@ def ignore_notices() -> None:
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's bars as widgets
     # It misses a package for a product that Winnow does not use: weights are dequantized first.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # a line for every retry
 
 
 def _clean_text(text: str) -> str:

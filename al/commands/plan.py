@@ -11,7 +11,7 @@ from al.planning.cards import UNCERTAINTY, Card, find_card, machine_of
 from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
-from al.planning.needs import check_device, use_cache_if_hub_is_silent
+from al.planning.needs import cache_if_hub_is_silent, check_device
 from al.planning.plan import KEPT, estimate
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.run import rounds
@@ -36,14 +36,14 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     card = find_card(gpu) if gpu is not None else None
     if card is None:
         check_device(config)
-    use_cache_if_hub_is_silent(config)
     directory = options.run_directory()
-    pool = estimate_pool(config, directory, named=bool(options.pool))
     if card is None:
         machine = probe_machine(config)
     else:
         machine = machine_of(card, 4 if config.model.compute_dtype == "float32" else 2)
-    shape = model_shape(config.model, config.lora, machine.bytes_per_value)
+    with cache_if_hub_is_silent(config):
+        pool = estimate_pool(config, directory, named=bool(options.pool))
+        shape = model_shape(config.model, config.lora, machine.bytes_per_value)
     number, spent = 1, 0.0
     if is_run(directory):
         with Run.read(directory) as run:

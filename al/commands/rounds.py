@@ -11,6 +11,7 @@ from al.commands.review import play_round
 from al.commands.summary import describe_summary, with_paths
 from al.config import difference, parse
 from al.errors import ConfigError, RunStateError
+from al.planning.needs import cache_if_hub_is_silent
 from al.program import PROGRAM
 from al.review.ask import Asking
 from al.round.loop import gained, run_round
@@ -34,7 +35,8 @@ def run_next_round(options: Options, budget: str, asking: Asking | None = None) 
     """Run the next round, or the rest of an unfinished one. Returns its summary, or where it stopped for a review."""
     request, config = parse_budget(budget), options.load_config()
     check_installed(config.track)
-    with Run.create_or_open(options.run_directory()) as run, asking or Asking() as asking:
+    opened = Run.create_or_open(options.run_directory())
+    with opened as run, cache_if_hub_is_silent(config), asking or Asking() as asking:
         session = Session(run, config, options.as_json, bool(options.pool))
         number = rounds.next_number(session.run)
         _announce(session, number, request.text)
@@ -81,7 +83,8 @@ def run_rounds(
     check_installed(config.track)
     stop_on_signals()
     session_of = partial(Session, config=config, quiet=options.as_json, pool_named=bool(options.pool))
-    with Run.create_or_open(options.run_directory()) as run, tracked(session := session_of(run)):
+    opened = Run.create_or_open(options.run_directory())
+    with opened as run, cache_if_hub_is_silent(config), tracked(session := session_of(run)):
         printed = False
         while count is None or rounds.next_number(session.run) <= count:
             number, begun = rounds.next_number(session.run), rounds.unfinished_round(session.run) is not None
@@ -147,5 +150,5 @@ def resume(options: Options) -> dict[str, Any]:
         session = Session(run, parse(last.config, f"{path}/run.db"), quiet=options.as_json)
         check_installed(session.config.track)
         _announce(session, last.number, last.budget)
-        with tracked(session):
+        with cache_if_hub_is_silent(session.config), tracked(session):
             return with_paths(path, run_round(session, parse_budget(last.budget), last.number))

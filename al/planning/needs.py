@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from al.config import Config
@@ -53,17 +52,17 @@ def require(config: Config, run: Path | None = None, embedder: bool = True) -> N
 def unmet(config: Config, run: Path | None = None, embedder: bool = True) -> list[Problem]:
     """What a round with `config` would lack here: device, model (folder or access to it, tokenizer, chat template, weights, context
     length), embedder, memory of a GPU, disk. Takes a second or two; asks the hub for files of a few kilobytes."""
-    use_cache_if_hub_is_silent(config)
     problems: dict[str, Problem] = {}
     checks = [_device, _tokenizer, _model, *([_embedder] if embedder else [])]
-    for check in checks:
-        try:
-            for problem in check(config):
-                problems.setdefault(str(problem), problem)
-        except (UserError, TrainerError, SelectionError) as error:
-            problems.setdefault(str(error), error)
-    if run is not None and not problems:
-        problems |= {str(problem): problem for problem in (*_memory(config), *_disk(config, run))}
+    with cache_if_hub_is_silent(config):
+        for check in checks:
+            try:
+                for problem in check(config):
+                    problems.setdefault(str(problem), problem)
+            except (UserError, TrainerError, SelectionError) as error:
+                problems.setdefault(str(error), error)
+        if run is not None and not problems:
+            problems |= {str(problem): problem for problem in (*_memory(config), *_disk(config, run))}
     return list(problems.values())
 
 
@@ -83,18 +82,23 @@ def check_device(config: Config) -> None:
         check_fp8(device)
 
 
-def use_cache_if_hub_is_silent(config: Config) -> None:
-    """If the config names models of the hub and the hub does not answer, use what is cached: every request would wait half a minute."""
+@contextmanager
+def cache_if_hub_is_silent(config: Config) -> Iterator[None]:
+    """In the block, use what is cached if the config names models of the hub and the hub does not answer: every request would be repeated
+    for half a minute, with a line for each."""
     if all(Path(name).is_dir() for name in (config.model.name, config.embed.model)):
+        yield
         return
     from huggingface_hub import constants
 
-    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # each retry is a line
-    if not constants.HF_HUB_OFFLINE and not _hub_answers():
-        constants.HF_HUB_OFFLINE = True
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
-@cache
 def _hub_answers() -> bool:
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HTTPError

@@ -106,7 +106,9 @@ def is_run(path: Path) -> bool:
 
 def nearby(path: Path) -> str:
     """Runs that may be meant instead of `path`, where there is none: " (runs here: runs/demo)", the most similar name first; else ""."""
-    found = {str(entry.parent) for folder in (path.parent, Path("runs")) for entry in folder.glob(f"*/{DATABASE}")}
+    found = {
+        str(entry.parent) for folder in (path.parent, Path("runs"), Path()) for entry in folder.glob(f"*/{DATABASE}")
+    }
     if not found:
         return ""
     close = difflib.get_close_matches(path.name, [Path(name).name for name in found], n=SHOWN, cutoff=0.5)

@@ -19,7 +19,7 @@ from al.config import parse
 from al.planning import needs as needs_module
 from al.planning.cards import find_card, machine_of
 from al.planning.model_shape import model_shape
-from al.planning.needs import require, unmet, use_cache_if_hub_is_silent
+from al.planning.needs import cache_if_hub_is_silent, require, unmet
 from al.run import disk
 from al.run.disk import nearest_folder, probe_disk
 from trainer.config import LoraConfig, ModelConfig
@@ -150,7 +150,7 @@ def test_a_gpu_that_is_too_small_is_a_problem_with_the_settings_that_fit(memory,
     assert [said in line for line in found] == [True] if said else found == []
 
 
-def test_a_hub_that_is_silent_is_asked_once_and_one_that_refuses_is_there(values, monkeypatch):
+def test_a_hub_that_is_silent_is_asked_once_in_a_command(values, monkeypatch):
     asked = []
 
     def head(url, timeout):
@@ -159,14 +159,12 @@ def test_a_hub_that_is_silent_is_asked_once_and_one_that_refuses_is_there(values
 
     monkeypatch.setattr("huggingface_hub.get_session", lambda: SimpleNamespace(head=head))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    needs_module._hub_answers.cache_clear()
-    use_cache_if_hub_is_silent(parse(values, "test"))
-    assert not asked, "folders need no hub"
+    with cache_if_hub_is_silent(parse(values, "test")):
+        assert not asked and not constants.HF_HUB_OFFLINE, "folders need no hub"
     values["embed"]["model"] = "somebody/embedder"
-    for _ in range(2):
-        use_cache_if_hub_is_silent(parse(values, "test"))
-    assert len(asked) == 1 and constants.HF_HUB_OFFLINE
-    needs_module._hub_answers.cache_clear()
+    with cache_if_hub_is_silent(parse(values, "test")), cache_if_hub_is_silent(parse(values, "test")):
+        assert len(asked) == 1 and constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE, "the next command asks again"
 
 
 def test_a_gated_model_names_its_page_and_the_login(monkeypatch):
