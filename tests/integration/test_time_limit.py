@@ -44,7 +44,7 @@ def test_the_last_round_gets_the_training_time_that_is_left_for_both_lineages(tw
 
 def test_time_that_earlier_processes_spent_counts_and_the_next_round_is_not_started(copied):
     spent = work_seconds(copied)
-    stopped = winnow("run", "--run", copied, "--budget", 24, "--until", f"{spent + 0.5:.1f}s", "--all-rounds")
+    stopped = winnow("run", "--run", copied, "--budget", 24, "--until", f"{spent + 0.3:.1f}s", "--all-rounds")
     assert stopped.code == 0, stopped.err
     assert "stopping before round 3: " in stopped.out and not (copied / "rounds/003").exists()
 
