@@ -12,7 +12,7 @@ from al.errors import RunStateError
 from al.pool.presets import find
 from al.pool.sources import Source, parse_hub
 from al.program import PROGRAM
-from al.run.integrity import sha256_file
+from al.run.file_hashes import remembered_sha256
 
 
 def describe_sources(sources: Iterable[Source], repairs: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def _content(source: Source) -> dict[str, Any]:
         return {"preset": preset.path, "revision": preset.revision, **only}
     if source.is_hub:
         return {"revision": parse_hub(source.path).revision}
-    return {"sha256": sha256_file(Path(source.path))}
+    return {"sha256": remembered_sha256(Path(source.path))}
 
 
 def check_same_pool(

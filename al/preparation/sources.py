@@ -50,8 +50,8 @@ def outside(run: Run, sources: Iterable[Source]) -> list[str]:
 def check_sources(session: Session) -> list[Source]:
     """The config's sources, if the run's pool may be made of them, or was made of them as they are now.
 
-    If the pool was imported before the first round, what was imported is the pool: sources of a config file that it does not have are
-    named in a note and left out. Sources given by --pool are never left out.
+    If the pool was imported before the first round, what was imported is the pool: sources of a config file that it does not have are left
+    out (`sources_notices`). Sources given by --pool are never left out.
 
     Raises:
         DataError: no pool yet and no source, or a source that does not exist.
@@ -66,28 +66,38 @@ def check_sources(session: Session) -> list[Source]:
                 f"or run `{PROGRAM} pool import FILE… --run {run.path}`."
             )
         return with_labels(run, sources, None)
-    imported = rounds.pool_was_imported(run) and not session.pool_named
-    sources = with_labels(run, _each_once(_inside(session) if imported else pool_sources(config)), present[1])
+    sources = [*_imported(session)[0], *held_out_sources(config)] if _is_imported(session) else pool_sources(config)
+    sources = with_labels(run, _each_once(sources), present[1])
     recorded = [entry for pool in run.published("pool") for entry in pool.manifest["params"]["sources"]]
     check_same_pool(recorded, sources, str(run.path), config.clean.repairs())
     return sources
 
 
-def _inside(session: Session) -> list[Source]:
-    """The config's sources without those that the imported pool does not have."""
+def sources_notices(session: Session) -> list[str]:
+    """A note on the config's sources that an imported pool does not have; none if there are none."""
+    others = _imported(session)[1] if _is_imported(session) else []
+    if not others:
+        return []
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    return [
+        f"the pool is what was imported into {session.run.path}. The config also names {', '.join(others[:SHOWN])}{more}, which is not "
+        "part of it and is not read"
+    ]
+
+
+def _is_imported(session: Session) -> bool:
+    return rounds.pool_was_imported(session.run) and not session.pool_named
+
+
+def _imported(session: Session) -> tuple[list[Source], list[str]]:
+    """The sources of the config's pool that the run's pool has, and the names of the others."""
     run, config, present = session.run, session.config, rounds.current_pool(session.run)
     try:
         sources = with_labels(run, find_sources(config.pool), present[1])
-        others = outside(run, sources)
     except DataError:  # files that were never here
-        sources, others = [], [*config.pool.files, *config.pool.hub]
-    if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        session.tell(
-            f"note: the pool is what was imported into {run.path}. The config also names {', '.join(others[:SHOWN])}{more}, which is not "
-            "part of it and is not read"
-        )
-    return [*(source for source in sources if source.label not in others), *held_out_sources(config)]
+        return [], [*config.pool.files, *config.pool.hub]
+    others = outside(run, sources)
+    return [source for source in sources if source.label not in others], others
 
 
 def _each_once(sources: list[Source]) -> list[Source]:

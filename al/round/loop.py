@@ -29,7 +29,7 @@ from al.planning.forecast import forecast
 from al.planning.needs import require
 from al.preparation.groups import groups_notices
 from al.preparation.projection import for_the_report
-from al.preparation.sources import check_sources
+from al.preparation.sources import check_sources, sources_notices
 from al.preparation.stages import Prepared, as_dict, prepare
 from al.preparation.target import target_notices
 from al.release.stage import publish_adapter
@@ -71,8 +71,10 @@ def run_round(
     prepared = prepare(session, number)
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
-    notices = target_notices(prepared.target) + groups_notices(session.config, prepared.clusters)
-    for line in decisions + notices + late_holdout(session, prepared, ours):
+    notices = decisions + (
+        sources_notices(session) + target_notices(prepared.target) + groups_notices(session.config, prepared.clusters)
+    )
+    for line in notices + late_holdout(session, prepared, ours):
         session.tell(f"note: {line}")
     previous = ours.adapter()
     if number > 1 and previous is None:
