@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -156,15 +157,16 @@ def _rows_in(source: Source, rows: list[RawRow], size: int) -> float:
     """About how many rows a file of `size` bytes has, of which the first are `rows`; a Parquet file knows."""
     if source.path.endswith(".parquet"):
         return float(pq.read_metadata(source.path).num_rows)
-    read = b"\n".join(_written(raw) for _, _, raw in rows)
+    table = {".csv", ".tsv"} & set(Path(source.path).suffixes)
+    read = b"\n".join(_written(raw, bool(table)) for _, _, raw in rows)
     packed = Path(source.path).suffix in PACKED
     return size * len(rows) / max(len(zlib.compress(read)) if packed else len(read) + 1, 1)
 
 
-def _written(raw: Any) -> bytes:
-    """A row about as its file has it."""
+def _written(raw: Any, table: bool) -> bytes:
+    """A row about as its file has it: a line of a table, or JSON."""
     if isinstance(raw, bytes):
         return raw
-    if isinstance(raw, dict):
+    if table and isinstance(raw, dict):
         return ",".join("" if value is None else str(value) for value in raw.values()).encode("utf-8", "replace")
-    return str(raw).encode("utf-8", "replace")
+    return json.dumps(raw, default=str, ensure_ascii=False).encode("utf-8", "replace")
