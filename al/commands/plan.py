@@ -57,6 +57,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
         "settings": settings_that_fit(config, shape, machine),
     }
     document["card"] = None if card is None else card.title
+    document["uncertainty"] = None if card is None else UNCERTAINTY
     document["basis"] = _basis(card, pool, shape.published)
     document["until"] = None
     if limit is not None:

@@ -10,7 +10,7 @@ import pytest
 from command_line import winnow
 
 from al.config import CONFIG_DIR, load
-from al.planning.cards import find_card, machine_of
+from al.planning.cards import UNCERTAINTY, find_card, machine_of
 from al.planning.cost import training_memory
 from al.planning.limits import RANKS, largest_rank, longest_sequence, rounds_in, usable_bytes
 from al.planning.model_shape import model_shape
@@ -61,6 +61,7 @@ def test_the_plan_of_the_challenge_fits_its_card_and_its_day(planned):
 def test_each_figure_says_what_it_rests_on(planned, world, tmp_path):
     basis = planned["basis"]
     assert basis["time"].startswith("extrapolated to RTX 4090") and "not measured" in basis["time"]
+    assert planned["uncertainty"] == UNCERTAINTY
     assert basis["pool"].startswith("estimated: every row read") and basis["memory"].startswith("calculated")
     here = winnow("plan", "--config", world, "--run", tmp_path / "run", "--budget", 24)
     assert here.code == 0, here.err
