@@ -158,15 +158,15 @@ def unlisted(run: Path, run_id: str | None, listed: Iterable[tuple[str, str]]) -
     return Unlisted(tuple(killed), tuple(newer), tuple(sorted(foreign)))
 
 
-def remove_failed_start(run: Path, made: Iterable[Path], exit_code: int | None = None) -> None:
+def remove_failed_start(run: Path, made: Iterable[Path], wrong_input: bool = False) -> None:
     """Remove what a process made for a new run and holds nothing: its files of a start, and of the folders `made` those that are then
     empty, innermost first. Nothing is removed if it has an artifact or scratch, or anything else is in the directory.
 
-    `exit_code`: of the error that ended it. If the data or the config was wrong, a pool that was only read and tokenized so far goes too:
-    it cannot be used as it is, and the corrected file would be refused as changed.
+    `wrong_input`: it was a round that ended because its data or config was wrong. A pool that it had only read and tokenized goes too: it
+    cannot be used as it is, and the corrected file would be refused as changed.
     """
     stages = _entries(run / "artifacts")
-    if exit_code in OF_WRONG_INPUT and {stage.name for stage in stages} <= READ_AGAIN:
+    if wrong_input and {stage.name for stage in stages} <= READ_AGAIN:
         for stage in stages:
             if not stage.is_symlink():
                 shutil.rmtree(stage.path)

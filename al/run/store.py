@@ -154,8 +154,10 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is not None and self._made is not None:
+            begun = self.db.execute("SELECT 1 FROM rounds").fetchone()
             self.db.close()
-            ownership.remove_failed_start(self.path, self._made, getattr(kind, "exit_code", None))
+            wrong_input = begun is not None and getattr(kind, "exit_code", None) in ownership.OF_WRONG_INPUT
+            ownership.remove_failed_start(self.path, self._made, wrong_input)
             self._open.close()
         else:
             self.close()
