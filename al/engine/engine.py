@@ -1,0 +1,208 @@
+"""The driver's side: gives shards to workers as they become free, and gives a dead worker's shard to another one."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from al.config import Config
+from al.engine.models import Models
+from al.engine.processes import Processes
+from al.engine.worker import Outcome, Progress, Work
+from al.errors import ConfigError, EnvironmentProblem
+from trainer.shortage import relay
+
+if TYPE_CHECKING:
+    from trainer.config import ModelConfig
+
+WAIT_SECONDS = 0.2
+"""How long the driver waits for outcomes before it passes its safe point again."""
+MOST_DEATHS = 3
+"""Workers that one shard may cost before it counts as what kills them."""
+
+
+class Workers(Protocol):
+    """Workers elsewhere, numbered from 0; each does one shard at a time. `al.engine.processes` and `al.engine.on_ray` have them."""
+
+    def __len__(self) -> int: ...
+
+    def placed(self, number: int) -> bool:
+        """Whether a worker has a machine, so that it can take a shard."""
+
+    def begin(self, number: int, config: Config, work: Work) -> None:
+        """Give an idle worker another work."""
+
+    def end(self, number: int) -> None:
+        """Tell an idle worker to let go of its work."""
+
+    def give(self, number: int, shard: int, value: Any) -> None:
+        """Give an idle worker a shard."""
+
+    def wait(self, busy: Sequence[int], seconds: float) -> list[tuple[int, Outcome | None]]:
+        """(worker, outcome) of those of `busy` that have one within `seconds`; the outcome None: the worker died."""
+
+    def replace(self, number: int) -> str:
+        """Start a worker in place of a dead one; returns how that one ended."""
+
+    def close(self) -> None:
+        """End all workers."""
+
+
+class Engine:
+    """Does work in shards as `config.engine` says. Workers start with the first work and keep their models until `close`, or until
+    the engine is gone."""
+
+    def __init__(self) -> None:
+        self._workers: Workers | None = None
+        self._made_for: Any = None
+
+    def map(
+        self, models: Models, work: Work, shards: Sequence[Any], progress: Progress = lambda units: None
+    ) -> Iterator[tuple[int, Any]]:
+        """(number of a shard, its result), as they are finished, in any order.
+
+        `models`: those of this process, and the config that says who does the work. `progress` is called with the units that work
+        reports, and at least every WAIT_SECONDS, as a safe point; what it raises ends the work.
+
+        Raises:
+            the error of a shard; ConfigError for workers that are not there; EnvironmentProblem for a shard that kills every worker.
+        """
+        if not shards:
+            return
+        if models.config.engine.kind == "local":
+            with work(models) as do:
+                for number, shard in enumerate(shards):
+                    yield number, do(shard, progress)
+            return
+        yield from self._elsewhere(self._ready(models.config), models.config, work, shards, progress)
+
+    def _elsewhere(
+        self, workers: Workers, config: Config, work: Work, shards: Sequence[Any], progress: Progress
+    ) -> Iterator[tuple[int, Any]]:
+        waiting, busy, deaths = deque(range(len(shards))), dict[int, int](), Counter[int]()
+        at_work = set[int]()
+        try:
+            while waiting or busy:
+                for worker in range(len(workers)):
+                    if worker in busy or not waiting or not workers.placed(worker):
+                        continue
+                    if worker not in at_work:
+                        workers.begin(worker, config, work)
+                        at_work.add(worker)
+                    busy[worker] = waiting.popleft()
+                    workers.give(worker, busy[worker], shards[busy[worker]])
+                if not busy:
+                    time.sleep(WAIT_SECONDS)
+                for worker, outcome in workers.wait(list(busy), WAIT_SECONDS) if busy else ():
+                    shard = busy.pop(worker)
+                    if outcome is None:
+                        at_work.discard(worker)
+                        deaths[shard] += 1
+                        self._survive(workers.replace(worker), deaths[shard])
+                        waiting.appendleft(shard)
+                        continue
+                    yield shard, _result(outcome)
+                    progress(outcome.units)
+                progress(0)
+            for worker in at_work:
+                workers.end(worker)
+        finally:
+            if busy:
+                self.close()
+
+    def _survive(self, how: str, deaths: int) -> None:
+        """Report a dead worker. Raises EnvironmentProblem after too many deaths over one shard."""
+        if deaths == MOST_DEATHS:
+            raise EnvironmentProblem(
+                f"{how}, the {deaths}th to end over the same shard. Finished shards are kept. SIGKILL usually means that main memory ran "
+                "out (`dmesg` shows it): set engine.gpus to fewer workers, or engine.kind to local, and run the same command again."
+            )
+        relay(f"{how}: its shard is done again by another worker. The result is the same.")
+
+    def device(self, config: Config) -> str:
+        """ "cuda" or "cpu": the kind of device that the work is done on.
+
+        Raises trainer.errors.MachineError: model.device is cuda and there is no GPU.
+        """
+        if config.engine.kind == "ray" and config.model.device != "cpu":
+            return "cuda" if self._cluster(config).get("GPU") else _device_here(config.model)
+        return _device_here(config.model)
+
+    def _ready(self, config: Config) -> Workers:
+        wanted = (config.engine, self.device(config))
+        if self._workers is None or self._made_for != wanted:
+            self.close()
+            self._workers, self._made_for = self._started(config, wanted[1] == "cuda"), wanted
+            self._at_exit = weakref.finalize(self, self._workers.close)
+        return self._workers
+
+    def _started(self, config: Config, gpu: bool) -> Workers:
+        import torch
+
+        threads = torch.get_num_threads()
+        if config.engine.kind == "processes":
+            devices = visible_gpus() if gpu else []
+            count = _count(config, "of this machine", len(devices) if gpu else None)
+            return Processes(devices[:count] if gpu else [None] * count, threads)
+        from al.engine.on_ray import RayActors
+
+        found = self._cluster(config)
+        count = _count(config, "of the Ray cluster", int(found.get("GPU", 0)) if gpu else None)
+        if count > found.get("CPU", 0):
+            raise ConfigError(
+                f"engine.gpus: {count} workers take a CPU core each, and the Ray cluster has {found.get('CPU', 0):.0f}; ask for fewer."
+            )
+        return RayActors(count, gpu, threads)
+
+    def _cluster(self, config: Config) -> dict[str, float]:
+        try:
+            from al.engine import on_ray
+        except ImportError as error:
+            raise EnvironmentProblem(
+                f"engine.kind: ray needs the package ray ({error}): pip install 'winnow-al[ray]'"
+            ) from error
+        return on_ray.resources(config.engine.address)
+
+    def close(self) -> None:
+        """End the workers, if there are any; the next work starts others."""
+        if self._workers is not None:
+            self._at_exit()
+            self._workers = None
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES must be set to for each of this process's GPUs; none is initialised."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [str(number) for number in range(count)] if named is None else named.split(",")[:count]
+
+
+def _result(outcome: Outcome) -> Any:
+    for line in outcome.notes:
+        relay(line)
+    if outcome.error is not None:
+        kind, message = outcome.error
+        raise kind(message)
+    return outcome.result
+
+
+def _device_here(config: ModelConfig) -> Literal["cuda", "cpu"]:
+    from trainer.model import resolve_device
+
+    return resolve_device(config).type
+
+
+def _count(config: Config, where: str, gpus: int | None) -> int:
+    """How many workers: `engine.gpus`, at most as many as there are `gpus` (None: the work needs none)."""
+    wanted = config.engine.gpus
+    if gpus is None:
+        return 1 if wanted == "auto" else wanted
+    if wanted != "auto" and wanted > gpus:
+        raise ConfigError(f"engine.gpus: expected at most the {gpus} GPUs {where}, found {wanted}.")
+    return gpus if wanted == "auto" else wanted
