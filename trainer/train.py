@@ -28,8 +28,7 @@ from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.counters import Counters
 from trainer.errors import CheckpointError, Interrupted, MachineError
 from trainer.forward import Tokens, bound_decoder
-from trainer.live import Live
-from trainer.memory import peak_gib, reset_peak
+from trainer.live import Live, peak_gib, reset_peak
 from trainer.ranks import Ranks
 from trainer.shortage import GPU, SAME, Shortage, attempt, report
 from trainer.step import Division, Plan, Training, check_targets, sum_gradients, update

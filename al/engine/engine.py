@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import uuid
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from al.config import Config
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 0.2
 """How long the driver waits for outcomes before it passes its safe point again."""
+PEERS_WITHIN_SECONDS = 30.0
+"""How long after the error of one rank another one may turn out to be dead, and so to be its cause."""
 MOST_DEATHS = 3
 """Workers that one shard may cost before it counts as what kills them."""
 
@@ -45,11 +51,23 @@ class Workers(Protocol):
     def wait(self, busy: Sequence[int], seconds: float) -> list[tuple[int, Outcome | None]]:
         """(worker, outcome) of those of `busy` that have one within `seconds`; the outcome None: the worker died."""
 
-    def replace(self, number: int) -> str:
-        """Start a worker in place of a dead one; returns how that one ended."""
+    def lost(self, number: int) -> str:
+        """How a dead worker ended."""
+
+    def start(self, number: int) -> None:
+        """Start a worker in place of a dead one."""
 
     def close(self) -> None:
         """End all workers."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A worker's place among those that do one job together: `rank` of `world`, which meet at a URL."""
+
+    rank: int
+    world: int
+    meeting: str
 
 
 class Engine:
@@ -102,7 +120,8 @@ class Engine:
                     if outcome is None:
                         at_work.discard(worker)
                         deaths[shard] += 1
-                        self._survive(workers.replace(worker), deaths[shard])
+                        self._survive(workers.lost(worker), deaths[shard])
+                        workers.start(worker)
                         waiting.appendleft(shard)
                         continue
                     yield shard, _result(outcome)
@@ -114,14 +133,47 @@ class Engine:
             if busy:
                 self.close()
 
+    def together(
+        self, models: Models, work: Work, jobs: Sequence[Any], meeting: Path, tick: Callable[[], None]
+    ) -> list[Any]:
+        """The results of rank 0 for each job, all at the same time, each by an equal share of the workers.
+
+        Work gets (job, its Place). If a worker dies, all are ended, and the jobs that are not finished begin again: they must continue from
+        what they wrote. `tick` is called every WAIT_SECONDS. `meeting`: a folder that all workers see.
+
+        Raises:
+            the error of a rank; EnvironmentProblem after MOST_DEATHS workers.
+        """
+        results: dict[int, Any] = {}
+        for deaths in range(1, MOST_DEATHS + 1):
+            left = [number for number in range(len(jobs)) if number not in results]
+            workers, busy = self._ready(models.config), dict[int, tuple[int, int]]()
+            world = len(workers) // len(left)
+            for worker in range(world * len(left)):
+                number, rank = left[worker // world], worker % world
+                if rank == 0:
+                    url = f"file://{meeting.absolute()}/meeting-{uuid.uuid4().hex}"
+                workers.begin(worker, models.config, work)
+                workers.give(worker, number, (jobs[number], Place(rank, world, url)))
+                busy[worker] = number, rank
+            try:
+                how = _all_done(workers, busy, results, tick)
+            finally:
+                if busy:
+                    self.close()
+            if how is None:
+                return [results[number] for number in range(len(jobs))]
+            self._survive(how, deaths)
+        raise AssertionError("the last death raises")
+
     def _survive(self, how: str, deaths: int) -> None:
         """Report a dead worker. Raises EnvironmentProblem after too many deaths over one shard."""
-        if deaths == MOST_DEATHS:
+        if deaths >= MOST_DEATHS:
             raise EnvironmentProblem(
                 f"{how}, the {deaths}th to end over the same shard. Finished shards are kept. SIGKILL usually means that main memory ran "
                 "out (`dmesg` shows it): set engine.gpus to fewer workers, or engine.kind to local, and run the same command again."
             )
-        relay(f"{how}: its shard is done again by another worker. The result is the same.")
+        relay(f"{how}: its work is done again. The result is the same.")
 
     def device(self, config: Config) -> str:
         """ "cuda" or "cpu": the kind of device that the work is done on.
@@ -172,6 +224,31 @@ class Engine:
         if self._workers is not None:
             self._at_exit()
             self._workers = None
+
+
+def _all_done(
+    workers: Workers, busy: dict[int, tuple[int, int]], results: dict[int, Any], tick: Callable[[], None]
+) -> str | None:
+    """Wait for `busy` workers ({worker: (job, rank)}) and put the results of ranks 0 into `results`; how a worker died, if one did.
+
+    A rank whose peer dies fails too, and may be heard first. So its error is raised only if no peer dies within PEERS_WITHIN_SECONDS.
+    """
+    failed: Outcome | None = None
+    until = math.inf
+    while busy and time.monotonic() < until:
+        for worker, outcome in workers.wait(list(busy), WAIT_SECONDS):
+            if outcome is None:
+                return workers.lost(worker)
+            number, rank = busy.pop(worker)
+            if outcome.error is not None and failed is None:
+                failed, until = outcome, time.monotonic() + PEERS_WITHIN_SECONDS
+            elif outcome.error is None and rank == 0:
+                results[number] = _result(outcome)
+            workers.end(worker)
+        tick()
+    if failed is not None:
+        _result(failed)
+    return None
 
 
 def visible_gpus() -> list[str]:

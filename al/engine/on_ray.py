@@ -24,9 +24,11 @@ from al.errors import EnvironmentProblem
 class _Actor:
     """A worker as Ray holds it."""
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, folder: str):
         import torch
 
+        if os.path.isdir(folder):
+            os.chdir(folder)  # the driver's, from which relative paths count
         torch.set_num_threads(threads)  # as many as in the driver: sums of other blocks round differently
         self._worker = ShardWorker()
 
@@ -71,7 +73,9 @@ class RayActors:
         return len(self._actors)
 
     def _started(self, number: int) -> Any:
-        actor = ray.remote(num_gpus=int(self._gpu), num_cpus=1, max_restarts=0)(_Actor).remote(self._threads)
+        actor = ray.remote(num_gpus=int(self._gpu), num_cpus=1, max_restarts=0)(_Actor).remote(
+            self._threads, os.getcwd()
+        )
         self._starting[number] = actor.__ray_ready__.remote()
         return actor
 
@@ -108,11 +112,14 @@ class RayActors:
         except RayError:
             return None
 
-    def replace(self, number: int) -> str:
-        """Place a new actor for a dead one; returns what is known of that one."""
+    def lost(self, number: int) -> str:
+        """What is known of how an actor died."""
+        return "a Ray actor died, or its machine did"
+
+    def start(self, number: int) -> None:
+        """Place an actor for a dead one."""
         ray.kill(self._actors[number])
         self._actors[number] = self._started(number)
-        return "a Ray actor died, or its machine did"
 
     def close(self) -> None:
         """End all actors now, whatever they do."""

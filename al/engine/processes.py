@@ -81,16 +81,18 @@ class Processes:
                 found.append((pipes[pipe], None))
         return found
 
-    def replace(self, number: int) -> str:
-        """Start a new worker in place of a dead one; returns how that one ended."""
+    def lost(self, number: int) -> str:
+        """How a dead worker ended."""
         process = self._places[number].process
-        self._places[number].pipe.close()
         process.join(END_WITHIN_SECONDS)
         code = process.exitcode
+        how = f"by {signal.Signals(-code).name}" if code is not None and code < 0 else f"with code {code}"
+        return f"worker process {process.pid} ended {how}"
+
+    def start(self, number: int) -> None:
+        """Start a worker in place of a dead one."""
+        self._places[number].pipe.close()
         self._places[number] = self._started(number)
-        if code is not None and code < 0:
-            return f"worker process {process.pid} was ended by {signal.Signals(-code).name}"
-        return f"worker process {process.pid} ended with code {code}"
 
     def close(self) -> None:
         """End all workers now, whatever they do."""

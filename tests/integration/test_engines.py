@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -16,9 +17,11 @@ from al.evaluation import answering
 from al.evaluation.asked import ask_holdout
 from al.evaluation.generations import generate
 from al.evaluation.stage import evaluate
+from al.lineage.history import SELECTED
 from al.preparation import embedding
 from al.preparation.holdout import held_out
 from al.preparation.stages import prepare
+from al.round.train import Training
 from al.run import rounds, shards
 from al.run.session import Session
 from al.run.store import Run
@@ -91,6 +94,13 @@ def everything(session, prepared, folder):
     found["answers"] = (answering.answer(session, asked, adapter, "test").path / answering.FILE).read_bytes()
     written = generate(session, prepared, adapter, held_out(np.load(prepared.split.path / "split.npy"))[:4], "test")
     found["generations"] = (written.path / "generations.json").read_bytes()
+    packs = rounds.required(session.run, 1, "packs")
+    session.run.forget("train", adapter.fingerprint)
+    trained = Training(session, prepared, packs, None, 1, SELECTED).publish()
+    assert trained.fingerprint == adapter.fingerprint
+    found["trained"] = (trained.path / "adapter/adapter_model.safetensors").read_bytes()
+    curve = [json.loads(line) for line in (trained.path / "curve.jsonl").read_text().splitlines()]
+    found["curve"] = [(step["step"], step["loss"], step["grad_norm"], step.get("dev_loss")) for step in curve]
     return found
 
 
@@ -107,5 +117,6 @@ def test_no_engine_changes_a_byte(two_rounds, in_this_process, engine, tmp_path)
         found = everything(session, prepared, tmp_path)
         assert len(workers._workers) == 2
         assert "base" not in vars(session.models._model), "the driver loads no model"
+    assert len(found["curve"]) > 2 and any(dev for *_, dev in found["curve"])
     assert found.keys() == in_this_process.keys()
     assert [key for key in found if found[key] != in_this_process[key]] == []

@@ -71,7 +71,7 @@ def test_a_killed_worker_costs_its_shard_alone(at, tmp_path):
     done = sorted(path.name.split("-")[0] for path in tmp_path.iterdir() if path.name != "killed")
     assert done == [str(n) for n in range(8)], "no other shard was done twice"
     (note,) = notes
-    assert "its shard is done again" in note and (kind == "ray" or "SIGKILL" in note)
+    assert "its work is done again" in note and (kind == "ray" or "SIGKILL" in note)
 
 
 def test_errors_and_reports_of_workers_arrive_as_they_are(at):
