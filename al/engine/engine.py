@@ -184,6 +184,10 @@ class Engine:
             return "cuda" if self._cluster(config).get("GPU") else _device_here(config.model)
         return _device_here(config.model)
 
+    def size(self, config: Config) -> int:
+        """How many workers there are; they are started if need be. 1 in this process."""
+        return 1 if config.engine.kind == "local" else len(self._ready(config))
+
     def _ready(self, config: Config) -> Workers:
         wanted = (config.engine, self.device(config))
         if self._workers is None or self._made_for != wanted:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from al.engine.models import Models
+from al.engine.worker import Work
 from al.pool.store import Pool, locate
 from al.run.artifacts import Artifact, write_json
 from al.run.base import local_identity
@@ -38,7 +39,7 @@ def embed(session: Session, pool: Artifact) -> Artifact:
             missing = np.flatnonzero(~hit)
         with session.progress("embed", len(missing), "examples") as progress:
             shards = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-            paths = finish_shards(session, "embed", partial(_embed, pool.path), shards, scratch, progress)
+            paths = finish_shards(session, "embed", shard_work(pool), shards, scratch, progress)
         parts = read_shards(paths)
         first = next(parts)["vectors"] if paths else known[1][:0]
         shape = (len(reader), first.shape[1])
@@ -52,6 +53,11 @@ def embed(session: Session, pool: Artifact) -> Artifact:
         write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
 
     return session.run.stage("embeddings", version=1, inputs={"pool": pool}, params=params, build=build, label="embed")
+
+
+def shard_work(pool: Artifact) -> Work:
+    """The work of a worker that embeds rows of a pool."""
+    return partial(_embed, pool.path)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ from al.lineage.history import CONTROL, Lineage
 from al.preparation.stages import Tokenized
 from al.round.following import run_trainings
 from al.round.job import Job
-from al.run.artifacts import Artifact, write_json
+from al.run.artifacts import Artifact, fingerprint, write_json
+from al.run.atomic import replaced
 from al.run.rows import rows_digest
 from al.run.session import Session
 from al.scoring.checkpoints import checkpoints_summed
 from al.scoring.stage import measurements
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
-from trainer.packing import PLANNERS
+from trainer.packing import PLANNERS, PackPlan
+from trainer.schedule import planned_steps
 from trainer.tokens import TokenTable
+
+VERSION = 3
+AHEAD, REPORT = "ahead", "train.json"
+"""Folder in scratch for what was trained alongside another training, and the file that is written last."""
 
 
 def plan_packs(session: Session, prepared: Tokenized, rows: np.ndarray, lineage: Lineage) -> Artifact:
@@ -116,37 +123,65 @@ class Training:
             out=out,
         )
 
-    def publish(self) -> Artifact:
+    def planned_steps(self) -> int:
+        """Steps that it takes unless patience ends it."""
+        return planned_steps(len(PackPlan.open(self.packs.path / "plan").offsets) - 1, self.settings, self.steps)
+
+    @property
+    def _inputs(self) -> dict[str, Artifact | None]:
+        split = self.prepared.split if self.session.config.train.eval_every else None
+        return {"packs": self.packs, "tokens": self.prepared.tokens, "adapter": self.previous, "split": split}
+
+    @property
+    def _no_part(self) -> frozenset[str]:
+        """Keys of `train` that the result does not depend on. Models that run through transformers draw masks of dropout per forward pass:
+        the number of packs in one is part of their result."""
+        return NO_PART_OF_THE_RESULT - ({"packs_per_batch"} if self.session.config.lora.dropout else set())
+
+    def publish(self, alongside: Training | None = None) -> Artifact:
         """Train unless it is published: `adapter/`, `curve.jsonl`, `train.json`, and if the config's scores need gradients the optimizer's
         moments and earlier checkpoints (al.scoring.checkpoints). Raises ConfigError: `train.eval_every` is set and there is no dev example.
+
+        `alongside`: another training that is done at the same time, on the other half of the workers; its own `publish` takes over what
+        is left in its scratch.
         """
-        session, config = self.session, self.session.config
-        # Models that run through transformers draw masks of dropout per forward pass: the number of packs in one is part of their result.
-        no_part = NO_PART_OF_THE_RESULT - ({"packs_per_batch"} if config.lora.dropout else set())
-        params = self.params(no_part)
+        params = self.params(self._no_part)
         # Version 1 drew NEFTune's noise per forward pass instead of per pack, version 2 the masks of dropout.
         before = self.params(NO_PART_OF_THE_RESULT - {"packs_per_batch"})
 
         def build(out: Path, scratch: Path) -> None:
             """Train and write the adapter, its curve and `train.json`."""
-            (report,) = run_trainings(session, [(self.job(scratch, out), self.lineage)])
+            if (scratch / AHEAD / REPORT).exists():
+                shutil.copytree(scratch / AHEAD, out, dirs_exist_ok=True)
+            else:
+                jobs = [(self.job(scratch, out), self.lineage)]
+                jobs += [] if alongside is None else alongside._ahead()
+                for (job, _), report in zip(jobs, run_trainings(self.session, jobs), strict=True):
+                    with replaced(job.out / REPORT) as temporary:
+                        write_json(temporary, asdict(report))
             (out / "curve.jsonl").write_bytes((scratch / "curve.jsonl").read_bytes())
-            write_json(out / "train.json", asdict(report))
 
-        return session.run.stage(
+        return self.session.run.stage(
             "train",
-            version=3,
+            version=VERSION,
             earlier=[(2, params), (1, before)],
             params=params,
             build=build,
             label=self.lineage.title,
-            inputs={
-                "packs": self.packs,
-                "tokens": self.prepared.tokens,
-                "adapter": self.previous,
-                "split": self.prepared.split if config.train.eval_every else None,
-            },
+            inputs=self._inputs,
         )
+
+    def _ahead(self) -> list[tuple[Job, Lineage]]:
+        """The job that leaves its results in scratch; none if they are there or published."""
+        run = self.session.run
+        names = {key: value.fingerprint if value is not None else "" for key, value in self._inputs.items()}
+        key = fingerprint("train", VERSION, names, self.params(self._no_part))
+        scratch = run.path / "scratch" / f"train-{key}"
+        if run.find("train", key) is not None or (scratch / AHEAD / REPORT).exists():
+            return []
+        shutil.rmtree(scratch / AHEAD, ignore_errors=True)
+        (scratch / AHEAD).mkdir(parents=True)
+        return [(self.job(scratch, scratch / AHEAD), self.lineage)]
 
 
 def train(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
+from al.commands import label
 from al.config import change
-from al.engine.engine import Engine
 from al.evaluation import answering
 from al.evaluation.asked import ask_holdout
 from al.evaluation.generations import generate
 from al.evaluation.stage import evaluate
-from al.lineage.history import SELECTED
+from al.lineage.history import CONTROL, SELECTED
 from al.preparation import embedding
 from al.preparation.holdout import held_out
 from al.preparation.stages import prepare
@@ -29,18 +27,8 @@ from al.scoring.checkpoints import GradientCheckpoint
 from al.scoring.passes import passes
 from trainer.tokens import TokenTable
 
+ADAPTER = "adapter/adapter_model.safetensors"
 WANTED = frozenset({"response", "pooled", "unprompted", "gradient", "reference"})
-
-
-@pytest.fixture(scope="module", params=["processes", "ray"])
-def engine(request):
-    """(name of an engine, two workers of it)"""
-    if request.param == "ray":
-        pytest.importorskip("ray")
-        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    workers = Engine()
-    yield request.param, workers
-    workers.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +38,7 @@ def small_shards():
         patch.setattr(shards, "SHARD_TOKENS", {"cpu": 400})
         patch.setattr(embedding, "CHUNK", 64)
         patch.setattr(answering, "SHARD", 8)
+        patch.setattr(label, "SHARD_TOKENS", 300)
         yield
 
 
@@ -94,14 +83,38 @@ def everything(session, prepared, folder):
     found["answers"] = (answering.answer(session, asked, adapter, "test").path / answering.FILE).read_bytes()
     written = generate(session, prepared, adapter, held_out(np.load(prepared.split.path / "split.npy"))[:4], "test")
     found["generations"] = (written.path / "generations.json").read_bytes()
-    packs = rounds.required(session.run, 1, "packs")
-    session.run.forget("train", adapter.fingerprint)
-    trained = Training(session, prepared, packs, None, 1, SELECTED).publish()
-    assert trained.fingerprint == adapter.fingerprint
-    found["trained"] = (trained.path / "adapter/adapter_model.safetensors").read_bytes()
-    curve = [json.loads(line) for line in (trained.path / "curve.jsonl").read_text().splitlines()]
-    found["curve"] = [(step["step"], step["loss"], step["grad_norm"], step.get("dev_loss")) for step in curve]
+    prompts = label.unlabelled_prompts(session, 2)
+    continued = label.continue_prompts(session, prompts, adapter, np.arange(10))
+    found["label"] = (continued.path / "continuations.parquet").read_bytes()
+    found |= trained(session, prepared)
     return found
+
+
+def trained(session, prepared):
+    """The adapters of both lineages, trained again at the same time, and the curve of the selected one."""
+    before = [rounds.required(session.run, 1, f"{prefix}train") for prefix in ("", "control.")]
+    selected, control = (
+        Training(
+            session,
+            prepared,
+            rounds.required(session.run, 1, f"{lineage.prefix}packs"),
+            None,
+            1,
+            lineage,
+            adapter.manifest["params"]["steps"],
+        )
+        for lineage, adapter in zip((SELECTED, CONTROL), before, strict=True)
+    )
+    for adapter in before:
+        session.run.forget("train", adapter.fingerprint)
+    after = selected.publish(alongside=control), control.publish()
+    assert [artifact.fingerprint for artifact in after] == [artifact.fingerprint for artifact in before]
+    adapters = [(artifact.path / ADAPTER).read_bytes() for artifact in after]
+    curve = [json.loads(line) for line in (after[0].path / "curve.jsonl").read_text().splitlines()]
+    steps = [(step["step"], step["loss"], step["grad_norm"], step.get("dev_loss")) for step in curve]
+    session.run.forget("train", after[0].fingerprint)
+    assert (selected.publish().path / ADAPTER).read_bytes() == adapters[0], "on all workers as on half of them"
+    return {"selected adapter": adapters[0], "control adapter": adapters[1], "curve": steps}
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +124,12 @@ def in_this_process(two_rounds, tmp_path_factory):
         return everything(session, prepared, folder)
 
 
-def test_no_engine_changes_a_byte(two_rounds, in_this_process, engine, tmp_path):
-    name, workers = engine
-    with session_on(two_rounds, tmp_path, name, workers) as (session, prepared):
+@pytest.mark.parametrize("name", ["processes", "ray"])
+def test_no_engine_changes_a_byte(two_rounds, in_this_process, workers, tmp_path, name):
+    engine = workers(name)
+    with session_on(two_rounds, tmp_path, name, engine) as (session, prepared):
         found = everything(session, prepared, tmp_path)
-        assert len(workers._workers) == 2
+        assert len(engine._workers) == 2
         assert "base" not in vars(session.models._model), "the driver loads no model"
     assert len(found["curve"]) > 2 and any(dev for *_, dev in found["curve"])
     assert found.keys() == in_this_process.keys()

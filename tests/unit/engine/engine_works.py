@@ -80,3 +80,23 @@ def endless(marks: Path, models):
         time.sleep(600)
 
     yield sleep
+
+
+@contextmanager
+def team(marks: Path, models):
+    """A job for ranks: the last rank of job "a" is killed once, and its peers fail of it before the driver hears that it died."""
+
+    def work(given, progress):
+        job, place = given
+        (marks / f"{job}-{place.rank}-{os.getpid()}").write_text(place.meeting)
+        if job == "a" and not (marks / "killed").exists():
+            if place.rank < place.world - 1:
+                raise RuntimeError("connection closed by peer")
+            while place.world == 1 and not list(marks.glob("b-*")):
+                time.sleep(0.05)
+            time.sleep(0.5)
+            (marks / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"{job} by rank {place.rank} of {place.world}"
+
+    yield work
