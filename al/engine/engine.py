@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -22,6 +23,8 @@ from trainer.shortage import relay
 
 if TYPE_CHECKING:
     from trainer.config import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.2
 """How long the driver waits for outcomes before it passes its safe point again."""
@@ -74,7 +77,9 @@ class Engine:
     """Does work in shards as `config.engine` says. Workers start with the first work and keep their models until `close`, or until
     the engine is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str], None] = logger.warning) -> None:
+        self.note = note
+        """Called with a line about each worker that died."""
         self._workers: Workers | None = None
         self._made_for: Any = None
 
@@ -173,7 +178,7 @@ class Engine:
                 f"{how}, the {deaths}th to end over the same shard. Finished shards are kept. SIGKILL usually means that main memory ran "
                 "out (`dmesg` shows it): set engine.gpus to fewer workers, or engine.kind to local, and run the same command again."
             )
-        relay(f"{how}: its work is done again. The result is the same.")
+        self.note(f"{how}: its work is done again. The result is the same.")
 
     def device(self, config: Config) -> str:
         """ "cuda" or "cpu": the kind of device that the work is done on.

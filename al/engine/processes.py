@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -19,7 +20,8 @@ from typing import Any
 from al.config import Config
 from al.engine.worker import Outcome, ShardWorker, Work
 
-END_WITHIN_SECONDS = 5.0
+IDLE_END_WITHIN_SECONDS, END_WITHIN_SECONDS = 1.0, 5.0
+"""How long workers have to end by themselves, so that they can tidy up, and after they were killed."""
 
 
 @dataclass
@@ -95,9 +97,12 @@ class Processes:
         self._places[number] = self._started(number)
 
     def close(self) -> None:
-        """End all workers now, whatever they do."""
+        """End all workers now: idle ones by themselves, the others, whatever they do, after IDLE_END_WITHIN_SECONDS."""
         for place in self._places:
             place.pipe.close()
+        until = time.monotonic() + IDLE_END_WITHIN_SECONDS
+        for place in self._places:
+            place.process.join(max(0.0, until - time.monotonic()))
             place.process.kill()
         for place in self._places:
             place.process.join(END_WITHIN_SECONDS)

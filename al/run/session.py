@@ -38,7 +38,7 @@ class Session:
         self.config = config
         self.quiet = quiet
         self.models = Models(config, partial(self.progress, "load model", 1, "model"))
-        self.engine = Engine()
+        self.engine = Engine(self._worker_died)
 
     def with_config(self, config: Config) -> Session:
         """The same run with another config; models are shared where both name the same."""
@@ -62,6 +62,10 @@ class Session:
         """Print a line, unless `quiet`."""
         if not self.quiet:
             show(line)
+
+    def _worker_died(self, line: str) -> None:
+        self.run.event("worker.died", message=line)
+        show(f"note: {line}", file=sys.stderr)
 
     def say(self, line: str) -> None:
         """Print a line that must be seen: on stderr when `quiet`, where stdout holds nothing but one document."""

@@ -56,9 +56,8 @@ def test_a_killed_worker_costs_its_shard_alone(at, tmp_path):
     engine, on, kind = at
     if kind == "local":
         pytest.skip("this process is the worker")
-    notes = []
-    with listening(notes.append):
-        found = dict(engine.map(on, partial(engine_works.killed_once, tmp_path), list(range(8))))
+    engine.note = (notes := []).append
+    found = dict(engine.map(on, partial(engine_works.killed_once, tmp_path), list(range(8))))
     assert found == {n: n * n for n in range(8)}
     assert (tmp_path / "killed").exists()
     done = sorted(path.name.split("-")[0] for path in tmp_path.iterdir() if path.name != "killed")
@@ -93,8 +92,7 @@ def test_jobs_share_the_workers_and_begin_again_together_when_one_dies(at, tmp_p
     if kind == "local" or (kind == "ray" and len(jobs) > 1):
         pytest.skip("this process is the worker" if kind == "local" else "as on processes; actors take long to start")
     ticks = []
-    with listening(lambda line: None):
-        found = engine.together(on, partial(engine_works.team, tmp_path), jobs, tmp_path, lambda: ticks.append(1))
+    found = engine.together(on, partial(engine_works.team, tmp_path), jobs, tmp_path, lambda: ticks.append(1))
     assert found[0] == "a by rank 0 of 2", "also beside b, which was finished when a began again"
     assert found[1:] == ["b by rank 0 of 1"] * (len(jobs) - 1)
     assert ticks and (tmp_path / "killed").exists()
