@@ -77,27 +77,33 @@ def test_errors_and_reports_of_workers_arrive_as_they_are(at):
     assert len(dict(engine.map(on, engine_works.squares, [1, 2, 3]))) == 3, "the engine works on after an error"
 
 
-def test_a_shard_that_kills_every_worker_ends_the_work(monkeypatch):
-    engine = Engine()
+def test_a_shard_that_kills_every_worker_ends_the_work(workers, monkeypatch):
+    engine, on = workers("processes"), models("processes")
     monkeypatch.setattr("al.engine.engine.MOST_DEATHS", 2)
     assert MOST_DEATHS > 2
     with pytest.raises(EnvironmentProblem, match="SIGKILL.*Finished shards are kept"):
-        list(engine.map(models("processes", 1), engine_works.deadly, [0, 1]))
-    engine.close()
+        list(engine.map(on, engine_works.deadly, [0]))
+    assert len(dict(engine.map(on, engine_works.squares, list(range(9))))) == 9, "dead workers are replaced"
 
 
-@pytest.mark.parametrize("jobs", [["a"], ["a", "b"]], ids="".join)
-def test_jobs_share_the_workers_and_begin_again_together_when_one_dies(at, tmp_path, jobs):
+def test_jobs_share_the_workers(at, tmp_path):
     engine, on, kind = at
-    if kind == "local" or (kind == "ray" and len(jobs) > 1):
-        pytest.skip("this process is the worker" if kind == "local" else "as on processes; actors take long to start")
+    if kind == "local":
+        pytest.skip("this process is the worker")
     ticks = []
-    found = engine.together(on, partial(engine_works.team, tmp_path), jobs, tmp_path, lambda: ticks.append(1))
-    assert found[0] == "a by rank 0 of 2", "also beside b, which was finished when a began again"
-    assert found[1:] == ["b by rank 0 of 1"] * (len(jobs) - 1)
-    assert ticks and (tmp_path / "killed").exists()
+    for jobs, world in ((["b", "c"], 1), (["b"], 2)):
+        found = engine.together(on, partial(engine_works.team, tmp_path), jobs, tmp_path, lambda: ticks.append(1))
+        assert found == [f"{job} by rank 0 of {world}" for job in jobs]
+    assert ticks
+
+
+def test_ranks_begin_again_together_when_one_dies(workers, tmp_path):
+    engine, on = workers("processes"), models("processes")
+    engine.note = (notes := []).append
+    assert engine.together(on, partial(engine_works.team, tmp_path), ["a"], tmp_path, int) == ["a by rank 0 of 2"]
+    assert (tmp_path / "killed").exists() and len(notes) == 1
     meetings = [path.read_text() for path in tmp_path.glob("a-*")]
-    assert len(set(meetings)) == 2, "the second try has another meeting"
+    assert len(meetings) == 4 and len(set(meetings)) == 2, "the second try has another meeting"
 
 
 def test_a_stopped_driver_ends_workers_in_the_middle_of_a_shard(at, tmp_path):
