@@ -122,6 +122,7 @@ class RayActors:
         self._actors[number] = self._started(number)
 
     def close(self) -> None:
-        """End all actors now, whatever they do."""
-        for actor in self._actors:
-            ray.kill(actor)
+        """End all actors now, whatever they do. At the end of the process Ray may have ended them already, and is not started for it."""
+        if ray.is_initialized():
+            for actor in self._actors:
+                ray.kill(actor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 from al.config import Config
 from al.engine.worker import Outcome, ShardWorker, Work
+from al.terminal import quiet_libraries
 
 IDLE_END_WITHIN_SECONDS, END_WITHIN_SECONDS = 1.0, 5.0
 """How long workers have to end by themselves, so that they can tidy up, and after they were killed."""
@@ -114,6 +116,7 @@ def _serve(pipe: Connection, device: str | None, threads: int) -> None:
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before CUDA starts in this process
+    quiet_libraries("--debug" in sys.argv)
 
     import torch
 
