@@ -150,26 +150,27 @@ class Engine:
             the error of a rank; EnvironmentProblem after MOST_DEATHS workers.
         """
         results: dict[int, Any] = {}
-        for deaths in range(1, MOST_DEATHS + 1):
-            left = [number for number in range(len(jobs)) if number not in results]
+        deaths = 0
+        while len(results) < len(jobs):
             workers, busy = self._ready(models.config), dict[int, tuple[int, int]]()
+            left = [number for number in range(len(jobs)) if number not in results][: len(workers)]
             world = len(workers) // len(left)
-            for worker in range(world * len(left)):
-                number, rank = left[worker // world], worker % world
-                if rank == 0:
-                    url = f"file://{meeting.absolute()}/meeting-{uuid.uuid4().hex}"
-                workers.begin(worker, models.config, work)
-                workers.give(worker, number, (jobs[number], Place(rank, world, url)))
-                busy[worker] = number, rank
+            for place, number in enumerate(left):
+                url = f"file://{meeting.absolute()}/meeting-{uuid.uuid4().hex}"
+                for rank in range(world):
+                    worker = place * world + rank
+                    workers.begin(worker, models.config, work)
+                    workers.give(worker, number, (jobs[number], Place(rank, world, url)))
+                    busy[worker] = number, rank
             try:
                 how = _all_done(workers, busy, results, tick)
             finally:
                 if busy:
                     self.close()
-            if how is None:
-                return [results[number] for number in range(len(jobs))]
-            self._survive(how, deaths)
-        raise AssertionError("the last death raises")
+            if how is not None:
+                deaths += 1
+                self._survive(how, deaths)
+        return [results[number] for number in range(len(jobs))]
 
     def _survive(self, how: str, deaths: int) -> None:
         """Report a dead worker. Raises EnvironmentProblem after too many deaths over one shard."""
@@ -190,8 +191,19 @@ class Engine:
         return _device_here(config.model)
 
     def size(self, config: Config) -> int:
-        """How many workers there are; they are started if need be. 1 in this process."""
-        return 1 if config.engine.kind == "local" else len(self._ready(config))
+        """How many workers do the work; 1 in this process. They are not started. Raises ConfigError: more are asked for than can be."""
+        if config.engine.kind == "local":
+            return 1
+        gpu = self.device(config) == "cuda"
+        if config.engine.kind == "processes":
+            return _count(config, "of this machine", len(visible_gpus()) if gpu else None)
+        found = self._cluster(config)
+        count = _count(config, "of the Ray cluster", int(found.get("GPU", 0)) if gpu else None)
+        if count > found.get("CPU", 0):
+            raise ConfigError(
+                f"engine.gpus: {count} workers take a CPU core each, and the Ray cluster has {found.get('CPU', 0):.0f}; ask for fewer."
+            )
+        return count
 
     def _ready(self, config: Config) -> Workers:
         wanted = (config.engine, self.device(config))
@@ -204,19 +216,11 @@ class Engine:
     def _started(self, config: Config, gpu: bool) -> Workers:
         import torch
 
-        threads = torch.get_num_threads()
+        count, threads = self.size(config), torch.get_num_threads()
         if config.engine.kind == "processes":
-            devices = visible_gpus() if gpu else []
-            count = _count(config, "of this machine", len(devices) if gpu else None)
-            return Processes(devices[:count] if gpu else [None] * count, threads)
+            return Processes(visible_gpus()[:count] if gpu else [None] * count, threads)
         from al.engine.on_ray import RayActors
 
-        found = self._cluster(config)
-        count = _count(config, "of the Ray cluster", int(found.get("GPU", 0)) if gpu else None)
-        if count > found.get("CPU", 0):
-            raise ConfigError(
-                f"engine.gpus: {count} workers take a CPU core each, and the Ray cluster has {found.get('CPU', 0):.0f}; ask for fewer."
-            )
         return RayActors(count, gpu, threads)
 
     def _cluster(self, config: Config) -> dict[str, float]:

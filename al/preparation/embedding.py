@@ -40,14 +40,13 @@ def embed(session: Session, pool: Artifact) -> Artifact:
         with session.progress("embed", len(missing), "examples") as progress:
             shards = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
             paths = finish_shards(session, "embed", shard_work(pool), shards, scratch, progress)
-        parts = read_shards(paths)
-        first = next(parts)["vectors"] if paths else known[1][:0]
-        shape = (len(reader), first.shape[1])
+        dimensions = next(read_shards(paths))["vectors"].shape[1] if paths else known[1].shape[1]
+        shape = (len(reader), dimensions)
         vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
         if known is not None:
             vectors[hit] = known[1][at[hit]]
-        for shard, found in zip(shards, (first, *(part["vectors"] for part in parts)), strict=False):
-            vectors[shard] = found
+        for shard, found in zip(shards, read_shards(paths), strict=True):
+            vectors[shard] = found["vectors"]
         vectors.flush()
         np.save(out / "keys.npy", reader.keys)
         write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
