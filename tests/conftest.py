@@ -73,7 +73,22 @@ def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 @pytest.fixture(scope="session")
-def workers() -> Iterator[Callable[[str], Engine]]:
+def quick_workers() -> Iterator[None]:
+    """Worker processes start from a server that has imported the libraries: on a machine without a GPU that is safe."""
+    import multiprocessing
+
+    from command_line import PRELOAD
+
+    from al.engine import processes
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "START", "forkserver")
+        yield
+
+
+@pytest.fixture(scope="session")
+def workers(quick_workers: None) -> Iterator[Callable[[str], Engine]]:
     """Engines by kind ("local", "processes", "ray"), whose workers stay for this test session; skips where Ray is not installed."""
     from al.engine.engine import Engine
 

@@ -22,6 +22,8 @@ from al.config import Config
 from al.engine.worker import Outcome, ShardWorker, Work
 from al.terminal import quiet_libraries
 
+START = "spawn"
+"""How processes start; see `multiprocessing`."""
 IDLE_END_WITHIN_SECONDS, END_WITHIN_SECONDS = 1.0, 5.0
 """How long workers have to end by themselves, so that they can tidy up, and after they were killed."""
 
@@ -43,7 +45,7 @@ class Processes:
         return len(self._places)
 
     def _started(self, number: int) -> _Place:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START)
         here, there = context.Pipe()
         process = context.Process(
             target=_serve, args=(there, self._devices[number], self._threads), name=f"winnow-{number}", daemon=True

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from al.config import Config, parse
+from al.engine import processes
 from al.engine.engine import MOST_DEATHS, Engine
 from al.engine.models import Models
 from al.errors import ConfigError, EnvironmentProblem, Interrupted
@@ -122,7 +123,8 @@ def test_a_stopped_driver_ends_workers_in_the_middle_of_a_shard(at, tmp_path):
     assert ended(int(path.name) for path in tmp_path.iterdir())
 
 
-def test_workers_end_with_a_driver_that_is_killed(tmp_path):
+def test_workers_end_with_a_driver_that_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "START", "spawn")  # as it is for users
     driver = multiprocessing.get_context("fork").Process(target=_drive, args=(tmp_path,))
     driver.start()
     wait_for(lambda: len(list(tmp_path.iterdir())) == 1)
@@ -164,7 +166,7 @@ def test_more_gpus_than_there_are_is_an_error_in_words(monkeypatch):
 
 
 def test_ray_is_not_imported_unless_it_is_asked_for():
-    code = "import al.engine.engine, al.round.loop, sys; print('ray' in sys.modules)"
+    code = "import al.engine.engine, sys; print('ray' in sys.modules)"
     child = subprocess.run(
         [sys.executable, "-c", code], cwd=HERE.parents[2], check=True, capture_output=True, text=True
     )
