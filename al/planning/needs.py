@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from al.config import Config
+from al.engine.engine import Engine
 from al.errors import UserError
 from selection.errors import SelectionError
 from trainer.errors import DataError, TrainerError
@@ -18,20 +20,29 @@ WEIGHTS = ("*.safetensors", "*.gguf")
 
 
 def unmet_needs(config: Config) -> list[str]:
-    """What a round with `config` would lack here, one line each: device, model (folder or access to it, tokenizer, chat template,
+    """What a round with `config` would lack here, one line each: workers, device, model (folder or access to it, tokenizer, chat template,
     weights, context length), embedder. Takes a second or two; asks the hub for files of a few kilobytes."""
     problems: list[str] = []
-    for check in (_device, _tokenizer, _model, _embedder):
+    for check in (_engine, _device, _tokenizer, _model, _embedder):
         try:
             problems += check(config)
         except (UserError, TrainerError, SelectionError) as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))
+
+
+def _engine(config: Config) -> Iterator[str]:
+    if config.engine.kind != "ray":
+        Engine().size(config)
+    elif find_spec("ray") is None:
+        yield "engine.kind: ray needs the package ray: pip install 'winnow-al[ray]'"
 
 
 def _device(config: Config) -> Iterator[str]:
     from trainer.model import resolve_device
 
+    if config.engine.kind == "ray":  # the workers' devices count, which only the cluster knows
+        return
     device = resolve_device(config.model)
     if config.measure.weights == "fp8":
         from trainer.activation import check_fp8
