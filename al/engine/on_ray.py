@@ -19,6 +19,10 @@ from ray.exceptions import RayError, RayTaskError
 from al.config import Config
 from al.engine.worker import Outcome, ShardWorker, Work
 from al.errors import EnvironmentProblem
+from al.excerpt import cut
+
+LONGEST_REASON = 300
+"""Characters of what Ray says of a dead actor."""
 
 
 class _Actor:
@@ -55,7 +59,7 @@ def resources(address: str | None) -> dict[str, float]:
             where = "here" if address is None else f"at {address}"
             raise EnvironmentProblem(
                 f"engine.address: no Ray could be joined or started {where} ({' '.join(str(error).split())}). Start one with "
-                "`ray start --head`, or check the address."
+                "`ray start --head`, or check the address and the cluster's token (RAY_AUTH_MODE)."
             ) from error
     return ray.cluster_resources()
 
@@ -67,6 +71,7 @@ class RayActors:
         self._gpu, self._threads = gpu, threads
         self._starting: dict[int, ray.ObjectRef] = {}
         self._waiting: dict[int, ray.ObjectRef] = {}
+        self._why: dict[int, str] = {}
         self._actors = [self._started(number) for number in range(count)]
 
     def __len__(self) -> int:
@@ -101,20 +106,20 @@ class RayActors:
         """Outcomes of `busy` workers that arrive within `seconds`; None from a worker that died."""
         numbers = {self._waiting[number]: number for number in busy}
         ready, _ = ray.wait(list(numbers), num_returns=1, timeout=seconds)
-        return [(numbers[reference], self._arrived(reference)) for reference in ready]
+        return [(numbers[reference], self._arrived(numbers[reference])) for reference in ready]
 
-    @staticmethod
-    def _arrived(reference: ray.ObjectRef) -> Outcome | None:
+    def _arrived(self, number: int) -> Outcome | None:
         try:
-            return ray.get(reference)
+            return ray.get(self._waiting[number])
         except RayTaskError:
             raise
-        except RayError:
+        except RayError as error:
+            self._why[number] = " ".join(str(error).split())
             return None
 
     def lost(self, number: int) -> str:
-        """What is known of how an actor died."""
-        return "a Ray actor died, or its machine did"
+        """How a dead actor ended, as Ray says it."""
+        return f"a Ray actor died, or its machine did ({cut(self._why.pop(number, 'no reason given'), LONGEST_REASON)})"
 
     def start(self, number: int) -> None:
         """Place an actor for a dead one."""
