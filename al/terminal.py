@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import sys
 import warnings
@@ -85,3 +86,13 @@ def _clean_text(text: str) -> str:
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else "\ufffd", _LINE_ENDS.sub("\n", text))
     return _BIDI.sub("\ufffd", text)
+
+
+def quiet_libraries(debug: bool) -> None:
+    """Hide the libraries' progress bars and deprecation notices unless --debug is given."""
+    if debug:
+        return
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    ignore_notices()

@@ -6,10 +6,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from al.engine.engine import Engine
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -66,3 +70,37 @@ def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         assert result.code == 0, result.err
         summaries.append(result.document)
     return run, *summaries
+
+
+@pytest.fixture(scope="session")
+def quick_workers() -> Iterator[None]:
+    """Worker processes start from a server that has imported the libraries: on a machine without a GPU that is safe."""
+    import multiprocessing
+
+    from command_line import PRELOAD
+
+    from al.engine import processes
+
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "START", "forkserver")
+        yield
+
+
+@pytest.fixture(scope="session")
+def workers(quick_workers: None) -> Iterator[Callable[[str], Engine]]:
+    """Engines by kind ("local", "processes", "ray"), whose workers stay for this test session; skips where Ray is not installed."""
+    from al.engine.engine import Engine
+
+    made: dict[str, Engine] = {}
+
+    def engine(kind: str) -> Engine:
+        if kind == "ray":
+            pytest.importorskip("ray")
+            # Ray's workers import the tests' works from here.
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS / "unit" / "engine"), *sys.path])
+        return made.setdefault(kind, Engine())
+
+    yield engine
+    for each in made.values():
+        each.close()

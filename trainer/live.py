@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 from collections import deque
 from statistics import median
 
+import psutil
 import torch
 
 from trainer.counters import Counters
-from trainer.memory import used_gib
 from trainer.step import StepResult
 
 RECENT_STEPS = 20
+GIB = 2**30
 
 
 class Live:
@@ -42,3 +44,23 @@ class Live:
             "peak_gib": counters.peak_gib,
             **({} if self.flops_share is None else {"mfu": rate * self.flops_share}),
         }
+
+
+def reset_peak(device: torch.device) -> None:
+    """Reset the peak of a GPU; that of a process cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def used_gib(device: torch.device) -> float:
+    """GiB: what torch has allocated on a GPU now, or the resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / GIB
+    return psutil.Process().memory_info().rss / GIB
+
+
+def peak_gib(device: torch.device) -> float:
+    """GiB: the most torch had allocated on a GPU since reset_peak, or the largest resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB

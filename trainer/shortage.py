@@ -87,7 +87,11 @@ def listening(listener: Callable[[str], None]) -> Iterator[None]:
 
 def report(found: Shortage, doing: str, going_on: str, result: str = SAME) -> None:
     """Pass one line to the listener: which memory was short while `doing` what, how work is `going_on`, and what that changes."""
-    line = f"out of {found.memory} while {doing}: going on with {going_on}. {result}"
+    relay(f"out of {found.memory} while {doing}: going on with {going_on}. {result}")
+
+
+def relay(line: str) -> None:
+    """Pass a line that `report` made, perhaps in another process, to the listener."""
     if _listeners:
         _listeners[-1](line)
     else:

@@ -27,6 +27,8 @@ from trainer.errors import DataError
 from trainer.forward import Batch, Tokens, collate, hidden_states, output_head
 from trainer.loss import target_nll
 from trainer.randomness import DROPOUT, NOISE, derive_seed, forked_rng
+from trainer.ranks import OrderedSum, Ranks
+from trainer.tokens import TokenTable
 
 
 class Plan(Protocol):
@@ -87,6 +89,7 @@ class Training:
     device: torch.device
     start: dict[str, torch.Tensor]
     division: Division
+    ranks: Ranks = Ranks()
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,27 @@ class Gradients:
     examples: int
 
 
+def check_targets(training: Training) -> None:
+    """Raises DataError, before anything is trained, if the documents of a step have no token to train on."""
+    plan, tokens, rows = training.plan, training.tokens, training.rows
+    if isinstance(tokens, TokenTable):
+        has_target = tokens.target_counts[rows] > (tokens.flat_targets[tokens.offsets[rows]] != 0)
+    else:
+        has_target = np.array([np.asarray(tokens.targets(int(row)))[1:].any() for row in rows], dtype=bool)
+    of_pack = np.logical_or.reduceat(has_target[plan.members], plan.offsets[:-1])
+    if of_pack.all():
+        return
+    place = {"seed": training.seed, "round": training.round, "steps": training.asked_steps}
+    for step in range(training.steps):
+        packs = schedule.packs_of_step(step, len(of_pack), training.config, **place)
+        if not any(of_pack[pack] for pack in packs):
+            found = rows[np.concatenate([plan.members[plan.offsets[p] : plan.offsets[p + 1]] for p in packs])]
+            raise DataError(
+                f"step {step + 1}: expected a token to train on (a target after the first token of a document), found none in rows "
+                f"{', '.join(map(str, found[:5]))}; leave these documents out"
+            )
+
+
 def sum_gradients(training: Training, step: int) -> Gradients:
     """Add the gradients of step `step` (from 0); changes nothing else. Raises DataError if none of its documents has a target."""
     parts = training.division.ahead.pop(step, None) or _micro_batches(training, step)
@@ -124,10 +148,33 @@ def sum_gradients(training: Training, step: int) -> Gradients:
     examples, targets = sum(len(b.rows) for b in batches), sum(len(b.labels) for b in batches)
     if targets == 0:
         raise DataError(f"step {step + 1}: none of its {examples} documents has a token to train on")
-    total = torch.zeros((), device=training.device)
-    for index, part in enumerate(parts):
-        total += _accumulate(training, part, step, index, targets)
+    if training.ranks.world > 1:
+        total = _sum_together(training, parts, step, targets)
+    else:
+        total = torch.zeros((), device=training.device)
+        for index, part in enumerate(parts):
+            total += _accumulate(training, part, step, index, targets)
     return Gradients(total, sum(len(b.input_ids) for b in batches), targets, examples)
+
+
+def _sum_together(training: Training, parts: list[MicroBatch], step: int, targets: int) -> torch.Tensor:
+    """As one process sums, with the micro-batches shared out among ranks; an error on one rank is one on all, so that none waits."""
+    ranks = training.ranks
+    total = OrderedSum(training.parameters, ranks)
+    for start in range(0, len(parts), ranks.world):
+        counted = [
+            start + rank < len(parts) and len(parts[start + rank].batch.labels) > 0 for rank in range(ranks.world)
+        ]
+        loss, failed, index = None, None, start + ranks.rank
+        try:
+            if counted[ranks.rank]:
+                loss = _accumulate(training, parts[index], step, index, targets)
+        except Exception as error:
+            failed = error
+        if ranks.any(failed is not None):
+            raise failed or MemoryError("on another GPU")
+        total.add(loss, counted)
+    return total.finish()
 
 
 def update(training: Training, step: int, gradients: Gradients) -> StepResult:

@@ -26,13 +26,12 @@ from trainer.adapters import trainable_parameters
 from trainer.checkpoint import Checkpoint, Snapshots, is_sound, load_newest, load_step, save_checkpoint
 from trainer.config import NO_PART_OF_THE_RESULT, TrainConfig
 from trainer.counters import Counters
-from trainer.errors import CheckpointError, DataError, Interrupted, MachineError
+from trainer.errors import CheckpointError, Interrupted, MachineError
 from trainer.forward import Tokens, bound_decoder
-from trainer.live import Live
-from trainer.memory import peak_gib, reset_peak
-from trainer.shortage import SAME, Shortage, attempt, report
-from trainer.step import Division, Plan, Training, sum_gradients, update
-from trainer.tokens import TokenTable
+from trainer.live import Live, peak_gib, reset_peak
+from trainer.ranks import Ranks
+from trainer.shortage import GPU, SAME, Shortage, attempt, report
+from trainer.step import Division, Plan, Training, check_targets, sum_gradients, update
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ def train(
     peak_flops: float | None = None,
     moments: Path | None = None,
     snapshots: Snapshots | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     on_step: Callable[[dict[str, float]], None] = lambda metrics: None,
     stop: Callable[[], bool] = lambda: False,
     failpoint: Callable[[str], None] = lambda name: None,
@@ -97,6 +97,9 @@ def train(
     `moments`: file for the optimizer's moments of the final adapter; None: do not write them. `snapshots`: adapters and moments to
     keep of earlier steps; a training that is resumed writes those that are missing.
 
+    `ranks`: this process among those that train together (trainer.ranks), each with the same arguments and a model of its own. The
+    result is that of one process with the same micro-batches, bit for bit. Rank 0 evaluates, writes, and is asked to `stop`.
+
     `on_step` receives step (from 1), steps, loss (nats per target), learning_rate, grad_norm (before clipping), tokens and
     target_tokens (of the step), tokens_per_s, seconds (of steps so far), seconds_left (for the steps planned, at the
     pace of the last 20), memory_gib (now), peak_gib, dev_loss if it was evaluated, and mfu if flops_per_token (of
@@ -108,8 +111,8 @@ def train(
     scratch belongs to another training; MachineError if one pack does not fit the memory, or the disk is full.
     """
     snapshots = snapshots or Snapshots(Path(scratch))
-    training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch, snapshots)
-    _check_targets(training)
+    training = _set_up(model, tokens, plan, rows, config, seed, round, steps, scratch, snapshots, ranks)
+    check_targets(training)
     identity = _identity(training)
     counters = _resume(training, identity)
     resumed_from = counters.step
@@ -122,18 +125,19 @@ def train(
                 continue
             if evaluate is not None and _evaluation_is_due(training, counters):
                 counters = counters.after_evaluation(_dev_loss(training, counters, evaluate, metrics))
-            on_step(metrics)
-            failpoint("train.step")
-            if counters.step in snapshots.steps:
+            if ranks.first:
+                on_step(metrics)
+                failpoint("train.step")
+            if ranks.first and counters.step in snapshots.steps:
                 snapshots.save(model, training.optimizer, counters.step)
-            last, stopping = _is_over(training, counters), stop()
+            last, stopping = _is_over(training, counters), bool(ranks.from_first(stop))
             due = counters.step % config.checkpoint_every == 0 or counters.best_step == counters.step
             if last or stopping or due:
                 _save(training, counters, identity, failpoint, parameters_only=last and moments is None)
             if stopping and not last:
                 raise Interrupted(f"stopped after step {counters.step} of {training.steps}; run again to continue")
     _wear_the_best(training, counters)
-    if moments is not None:
+    if moments is not None and ranks.first:
         optim.save_moments(training.optimizer, training.parameters, moments)
     return _report(training, counters, resumed_from)
 
@@ -149,6 +153,7 @@ def _set_up(
     steps: int | None,
     scratch: Path,
     snapshots: Snapshots,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> Training:
     parameters = trainable_parameters(model)
     return Training(
@@ -167,8 +172,21 @@ def _set_up(
         snapshots=snapshots,
         device=next(iter(parameters.values())).device,
         start={f"parameter.{name}": parameter.detach().cpu().clone() for name, parameter in parameters.items()},
-        division=Division(min(config.packs_per_batch, config.packs_per_step)),
+        division=Division(_packs_at_once(model, config, ranks.world)),
+        ranks=ranks,
     )
+
+
+def _packs_at_once(model: torch.nn.Module, config: TrainConfig, world: int) -> int:
+    """Packs of a micro-batch: as configured, or fewer so that each rank has one, unless that would draw other masks of dropout."""
+    packs = min(config.packs_per_batch, config.packs_per_step)
+    return packs if _dropout_by_batch(model) else min(packs, -(-config.packs_per_step // world))
+
+
+def _dropout_by_batch(model: torch.nn.Module) -> bool:
+    """Whether masks of dropout are drawn for each micro-batch: where transformers' forward runs (trainer.step)."""
+    dropouts = (module for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    return bound_decoder(model) is None and any(module.p > 0 for module in dropouts)
 
 
 def _is_over(training: Training, counters: Counters) -> bool:
@@ -192,7 +210,8 @@ def _timed_step(
     if isinstance(gradients, Shortage):
         return _make_room(training, counters, step, memory, gradients), None
     result = attempt(partial(update, training, step, gradients))
-    if isinstance(result, Shortage):
+    if training.ranks.any(isinstance(result, Shortage)):
+        result = result if isinstance(result, Shortage) else Shortage(GPU, "on another GPU")
         return _make_room(training, _last_good(training, counters), step, memory, result), None
     seconds = time.perf_counter() - started
     divergence.check_step(training, counters, result)
@@ -229,9 +248,8 @@ def _make_room(
             f"continues from the last checkpoint; or lower train.pack_length and tokens.max_length, with which training starts again."
         )
     memory.divide(*_size(training))
-    dropouts = (module for module in training.model.modules() if isinstance(module, torch.nn.Dropout))
-    drops = bound_decoder(training.model) is None and any(module.p > 0 for module in dropouts)
-    changed = "LoRA's dropout draws other masks; all else is the same to rounding." if drops else SAME
+    other = _dropout_by_batch(training.model)
+    changed = "LoRA's dropout draws other masks; all else is the same to rounding." if other else SAME
     report(found, f"taking training step {step + 1} of {training.steps}", going_on, changed)
     record = {"step": step + 1, "packs_per_batch": training.division.packs, "activation_memory": memory.budget}
     return replace(counters, out_of_memory=[*counters.out_of_memory, record])
@@ -247,7 +265,7 @@ def _dev_loss(
 ) -> float:
     """The current dev loss, added to `metrics`; without dropout, and noise exists only inside a step."""
     training.model.eval()
-    metrics["dev_loss"] = float(evaluate())
+    metrics["dev_loss"] = training.ranks.from_first(lambda: float(evaluate()))
     training.model.train()
     divergence.check_dev_loss(training, counters.step, metrics["dev_loss"])
     return metrics["dev_loss"]
@@ -273,7 +291,20 @@ def _save(
     failpoint: Callable[[str], None],
     parameters_only: bool,
 ) -> None:
-    """Write a checkpoint. That of the last step omits the optimizer's state, two thirds of its size, because no step follows."""
+    """Write a checkpoint. That of the last step omits the optimizer's state, two thirds of its size, because no step follows. Rank 0
+    writes, and the others wait until they can read it."""
+    if training.ranks.first:
+        _write(training, counters, identity, failpoint, parameters_only)
+    training.ranks.any(False)
+
+
+def _write(
+    training: Training,
+    counters: Counters,
+    identity: dict[str, Any],
+    failpoint: Callable[[str], None],
+    parameters_only: bool,
+) -> None:
     tensors = optim.training_tensors(training.optimizer, training.parameters)
     save_checkpoint(
         training.directory,
@@ -336,27 +367,6 @@ def _lora_settings(model: torch.nn.Module) -> dict[str, Any]:
     configs = getattr(model, "peft_config", {})
     names = ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")
     return {key: {name: getattr(config, name, None) for name in names} for key, config in configs.items()}
-
-
-def _check_targets(training: Training) -> None:
-    """Raises DataError, before anything is trained, if the documents of a step have no token to train on."""
-    plan, tokens, rows = training.plan, training.tokens, training.rows
-    if isinstance(tokens, TokenTable):
-        has_target = tokens.target_counts[rows] > (tokens.flat_targets[tokens.offsets[rows]] != 0)
-    else:
-        has_target = np.array([np.asarray(tokens.targets(int(row)))[1:].any() for row in rows], dtype=bool)
-    of_pack = np.logical_or.reduceat(has_target[plan.members], plan.offsets[:-1])
-    if of_pack.all():
-        return
-    place = {"seed": training.seed, "round": training.round, "steps": training.asked_steps}
-    for step in range(training.steps):
-        packs = schedule.packs_of_step(step, len(of_pack), training.config, **place)
-        if not any(of_pack[pack] for pack in packs):
-            found = rows[np.concatenate([plan.members[plan.offsets[p] : plan.offsets[p + 1]] for p in packs])]
-            raise DataError(
-                f"step {step + 1}: expected a token to train on (a target after the first token of a document), found none in rows "
-                f"{', '.join(map(str, found[:5]))}; leave these documents out"
-            )
 
 
 def _report(training: Training, counters: Counters, resumed_from: int) -> TrainReport:

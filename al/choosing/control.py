@@ -73,17 +73,19 @@ def _spent(state: PoolState, keys: np.ndarray, unit: str) -> int:
     return len(keys) if unit == "examples" else int(state.tokens[find_rows(state.keys, keys)].sum())
 
 
-def control_steps(mode: str, ours: History, trained: Artifact, theirs: History) -> int:
+def control_steps(mode: str, ours: History, taken: int, theirs: History) -> int:
     """Optimizer steps the control trains in this round, so that both lineages have taken the same number in all.
 
-    `trained`: the selected lineage's adapter of this round.
+    `taken`: those of the selected lineage in this round.
     """
 
-    def steps(*adapters: Artifact | None) -> int:
-        """Optimizer steps of these adapters together."""
-        return sum(int(artifact.json("train.json")["steps"]) for artifact in adapters if artifact)
-
     if mode == "retrain":
-        return steps(trained)
-    before = [entry.get("train") for entry in theirs.rounds]
-    return max(1, steps(*(entry.get("train") for entry in ours.rounds), trained) - steps(*before))
+        return taken
+    before_ours, before_theirs = (
+        sum(_steps(entry.get("train")) for entry in history.rounds) for history in (ours, theirs)
+    )
+    return max(1, before_ours + taken - before_theirs)
+
+
+def _steps(adapter: Artifact | None) -> int:
+    return int(adapter.json("train.json")["steps"]) if adapter else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ import click
 
 from al.commands.foreign_errors import known
 from al.program import PROGRAM
-from al.terminal import displayable, ignore_notices, show, show_drawn, without_passwords
+from al.terminal import displayable, quiet_libraries, show, show_drawn, without_passwords
 
 
 def common(command: Callable[..., None]) -> Callable[..., None]:
@@ -173,7 +172,7 @@ def emit(options: Any, document: Any, describe: Callable[[Any], str]) -> None:
 
 def run_command_line(cli: click.Command, arguments: list[str]) -> None:
     """Run the command line. A user error prints one message and exits with its code, without a traceback."""
-    _quiet_libraries("--debug" in arguments)
+    quiet_libraries("--debug" in arguments)
     try:
         cli.main(arguments, prog_name=PROGRAM, complete_var="_WINNOW_COMPLETE", standalone_mode=False)
     except click.exceptions.Abort:
@@ -192,16 +191,6 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
         way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
         hint = f" Run the same command again{way} to continue." if code == 130 else ""
         _fail(arguments, f"{message}{hint}", code)
-
-
-def _quiet_libraries(debug: bool) -> None:
-    """Hide the libraries' progress bars and deprecation notices unless --debug is given."""
-    if debug:
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    ignore_notices()
 
 
 def _fail(arguments: list[str], message: str, code: int) -> None:

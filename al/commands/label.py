@@ -14,7 +14,9 @@ import math
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import pyarrow.parquet as pq
 
 from al.cleaning.stage import leave_out, why_left_out
 from al.commands.options import Options
+from al.engine.models import Models
 from al.errors import DataError
 from al.planning.needs import require
 from al.pool.store import Pool
@@ -214,13 +217,11 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         with session.progress("answer prompts", len(rows), "prompts") as progress:
             progress(len(rows) - sum(len(shards[index]) for index in missing))
-            if missing:
-                with session.adapter(adapter) as model:
-                    for index in missing:
-                        table = _continue(session, model, prompts.pool, shards[index], progress)
-                        with replaced(paths[index]) as temporary:
-                            pq.write_table(table, temporary)
-                        failpoint("label.shard")
+            work = partial(_continuing, prompts.pool.path, session.adapter_path(adapter))
+            for number, table in session.map(work, [shards[index] for index in missing], progress):
+                with replaced(paths[missing[number]]) as temporary:
+                    pq.write_table(table, temporary)
+                failpoint("label.shard")
         pq.write_table(pa.concat_tables([pq.read_table(path) for path in paths]), out / "continuations.parquet")
 
     return session.run.stage(
@@ -233,12 +234,21 @@ def continue_prompts(session: Session, prompts: Prompts, adapter: Artifact | Non
     )
 
 
-def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progress: Callable[[int], None]) -> pa.Table:
+@contextmanager
+def _continuing(
+    pool: Path, adapter: Path | None, models: Models
+) -> Iterator[Callable[[np.ndarray, Callable[[int], None]], pa.Table]]:
+    reader = Pool.open(pool)
+    with models.adapter(adapter) as model:
+        yield lambda rows, progress: _continue(models, model, reader, rows, progress)
+
+
+def _continue(models: Models, model: Any, pool: Pool, rows: np.ndarray, progress: Callable[[int], None]) -> pa.Table:
     """Continuations of one shard, without prompts that the template refuses once they have a response."""
     from trainer.generate import generate
     from trainer.measure import measure
 
-    template, config = session.template, session.config
+    template, config = models.template, models.config
     found = template.prompt_ids_batch(pool.messages(rows))
     usable = [i for i, ids in enumerate(found) if not isinstance(ids, Refused)]
     progress(len(found) - len(usable))
@@ -249,7 +259,7 @@ def _continue(session: Session, model: Any, pool: Pool, rows: np.ndarray, progre
     measured = measure(model, documents, np.arange(len(ids)), batch_tokens=config.measure.batch_tokens)
     columns = [
         rows[usable],
-        [session.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip() for answer in greedy],
+        [models.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip() for answer in greedy],
         measured.targets,
         measured.entropy_mean,
         [disagreement(of_prompt[1:], ends) for of_prompt in answers],

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from al.cache import cache_dir
 from al.config.cleaning import CleanConfig
+from al.config.engine import EngineConfig
 from al.config.evaluation import EvaluateConfig
 from al.config.pool import FormatName, PoolConfig
 from al.config.yaml_values import DEEPEST, read_yaml
@@ -133,6 +134,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     generate: GenerateConfig = GenerateConfig()
     label: LabelConfig = LabelConfig()
     review: ReviewConfig = ReviewConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:

@@ -6,7 +6,9 @@ section 2.4; `acc` of lm-evaluation-harness), or that of the lowest NLL per byte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from al.engine.models import Models
 from al.evaluation.asked import Asked
 from al.evaluation.generations import prompt_tokens, write_answers
 from al.evaluation.questions import Question, judge_answers
@@ -24,6 +27,8 @@ from trainer.tokens import TokenTable
 
 FILE = "answers.parquet"
 VERSION = 1
+SHARD = 256
+"""Examples that a worker answers at a time: as many answers as a GPU writes at once."""
 
 
 def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str) -> Artifact:
@@ -37,12 +42,12 @@ def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str)
     def build(out: Path, scratch: Path) -> None:
         """Write the answers and their verdicts."""
         choices = sum(len(question.responses) for question in asked.questions)
-        with (
-            session.adapter(adapter) as model,
-            session.progress(label, len(asked.ids) + choices, "answers") as progress,
-        ):
-            written = write_answers(session, model, prompt_tokens(session, asked.conversations), progress)
-            likely = likelihoods(session, model, asked, progress)
+        starts = range(0, len(asked.ids), SHARD)
+        parts = [asked.at(range(start, min(start + SHARD, len(asked.ids)))) for start in starts]
+        with session.progress(label, len(asked.ids) + choices, "answers") as progress:
+            found = session.gather(partial(_answer, session.adapter_path(adapter)), parts, progress)
+        written = [answer for answers, _ in found for answer in answers]
+        likely = [likelihood for _, likelihoods in found for likelihood in likelihoods]
         present = [i for i, found in enumerate(written) if found["text"] is not None]
         verdicts = dict(
             zip(
@@ -82,6 +87,18 @@ def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str)
     )
 
 
+@contextmanager
+def _answer(adapter: Path | None, models: Models) -> Iterator[Callable[[Asked, Callable[[int], None]], Any]]:
+    with models.adapter(adapter) as model:
+
+        def run(asked: Asked, progress: Callable[[int], None]) -> Any:
+            """The answers to what is asked, and how likely its choices are."""
+            written = write_answers(models, model, prompt_tokens(models, asked.conversations), progress)
+            return written, likelihoods(models, model, asked, progress)
+
+        yield run
+
+
 def answered(session: Session, asked: Asked, adapter: Artifact | None) -> Artifact | None:
     """What `answer` published for this model earlier, or None."""
     made_from = {"adapter": adapter.fingerprint if adapter is not None else ""}
@@ -94,7 +111,7 @@ def _params(session: Session, asked: Asked) -> dict[str, Any]:
 
 
 def likelihoods(
-    session: Session, model: Any, asked: Asked, progress: Callable[[int], None]
+    models: Models, model: Any, asked: Asked, progress: Callable[[int], None]
 ) -> list[tuple[float, float] | None]:
     """Per example (1 or 0: the most likely choice is an accepted one, the same by NLL per byte); None without choices that fit."""
     from trainer.measure import measure
@@ -103,15 +120,13 @@ def likelihoods(
     for i, (messages, question) in enumerate(zip(asked.conversations, asked.questions, strict=True)):
         for response in question.responses:
             try:
-                tokenized.append(
-                    session.template.tokenize([*messages[:-1], {"role": "assistant", "content": response}])
-                )
+                tokenized.append(models.template.tokenize([*messages[:-1], {"role": "assistant", "content": response}]))
             except DataError:  # the prompt's own, which has no answer either
                 break
             owner.append(i)
     if not tokenized:
         return [None] * len(asked.ids)
-    batch_tokens = session.config.measure.batch_tokens
+    batch_tokens = models.config.measure.batch_tokens
     found = measure(
         model, TokenTable.build(tokenized), np.arange(len(owner)), batch_tokens=batch_tokens, progress=progress
     )

@@ -45,7 +45,10 @@ class Asked:
     def of_groups(self, names: Collection[str]) -> Asked:
         """The examples whose source is in one of these task groups, whatever their case."""
         wanted = {name.lower() for name in names}
-        kept = [i for i, source in enumerate(self.sources) if self.groups.get(source, "all").lower() in wanted]
+        return self.at([i for i, source in enumerate(self.sources) if self.groups.get(source, "all").lower() in wanted])
+
+    def at(self, kept: Sequence[int]) -> Asked:
+        """The examples at these positions."""
         lists = ("ids", "sources", "parts", "conversations", "questions")
         return replace(self, **{name: [getattr(self, name)[i] for i in kept] for name in lists})
 

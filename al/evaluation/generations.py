@@ -6,12 +6,15 @@ Greedy, with `generate.max_new_tokens`. Test is never generated from: whoever re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from al.engine.models import Models
 from al.evaluation.breakdown import group_sources
 from al.excerpt import cut, prompt_and_response
 from al.pool.store import Message, Pool, locate
@@ -80,12 +83,9 @@ def generate(session: Session, prepared: Prepared, adapter: Artifact | None, row
 
     def build(out: Path, scratch: Path) -> None:
         """Write the answers."""
-        prompts = prompt_tokens(session, prepared.open_pool().messages(rows))
-        with (
-            session.adapter(adapter) as model,
-            session.progress(label, len(rows), "prompts") as progress,
-        ):
-            answers = write_answers(session, model, prompts, progress)
+        conversations = prepared.open_pool().messages(rows)
+        with session.progress(label, len(rows), "prompts") as progress:
+            (answers,) = session.gather(partial(_write, session.adapter_path(adapter)), [conversations], progress)
         write_json(out / FILE, {"answers": [{"id": key, **answer} for key, answer in zip(ids, answers, strict=True)]})
 
     return session.run.stage(
@@ -98,21 +98,31 @@ def generate(session: Session, prepared: Prepared, adapter: Artifact | None, row
     )
 
 
-def prompt_tokens(session: Session, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+@contextmanager
+def _write(
+    adapter: Path | None, models: Models
+) -> Iterator[Callable[[Sequence[Sequence[Message]], Callable[[int], None]], list[dict[str, Any]]]]:
+    with models.adapter(adapter) as model:
+        yield lambda conversations, progress: write_answers(
+            models, model, prompt_tokens(models, conversations), progress
+        )
+
+
+def prompt_tokens(models: Models, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
     """Token ids of the prompt of each conversation that ends in a response; None for one that the template refuses."""
-    found = session.template.prompt_ids_batch([messages[:-1] for messages in conversations])
+    found = models.template.prompt_ids_batch([messages[:-1] for messages in conversations])
     return [ids if isinstance(ids, list) else None for ids in found]
 
 
 def write_answers(
-    session: Session, model: Any, prompts: Sequence[list[int] | None], progress: Callable[[int], None]
+    models: Models, model: Any, prompts: Sequence[list[int] | None], progress: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     """The model's greedy answer to each prompt: {"text", "tokens", "cut": whether `generate.max_new_tokens` ended it}; all None where both
     do not fit the model's context."""
     from trainer.forward import causal_lm
     from trainer.generate import generate as write
 
-    config = session.config.generate.model_copy(update={"samples": 0})
+    config = models.config.generate.model_copy(update={"samples": 0})
     limit = limits.context(causal_lm(model).config)
     context = np.inf if limit is None else limit[0]
     fits = [i for i, ids in enumerate(prompts) if ids and len(ids) + config.max_new_tokens <= context]
@@ -122,13 +132,13 @@ def write_answers(
         model,
         [prompts[i] for i in fits],
         config,
-        end_ids=session.template.end_ids,
-        seed=session.config.seed,
+        end_ids=models.template.end_ids,
+        seed=models.config.seed,
         progress=progress,
     )
     for i, (answer,) in zip(fits, written, strict=True):
-        text = session.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip()
-        cut_off = len(answer) == config.max_new_tokens and answer[-1] not in session.template.end_ids
+        text = models.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip()
+        cut_off = len(answer) == config.max_new_tokens and answer[-1] not in models.template.end_ids
         answers[i] = {"text": text, "tokens": len(answer), "cut": bool(cut_off)}
     return answers
 

@@ -84,7 +84,7 @@ def task_rows(session: Session, asked: Asked) -> tuple[Rows, int]:
     """{task: its rows}, and how many prompts were left out because their text gives other tokens."""
     rows: Rows = {}
     left_out = 0
-    for i, ids in enumerate(prompt_tokens(session, asked.conversations)):
+    for i, ids in enumerate(prompt_tokens(session.models, asked.conversations)):
         prompt = session.tokenizer.decode(ids or [], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if not ids or session.tokenizer.encode(prompt, add_special_tokens=False) != ids:
             left_out += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from al.engine.models import Models
 from al.evaluation.bootstrap import paired_differences
 from al.evaluation.breakdown import by_group, by_source, changed_answers
 from al.evaluation.metrics import METRICS, Measured, metrics
+from al.pool.store import Pool
 from al.preparation.holdout import held_out
 from al.preparation.stages import Tokenized
 from al.run.artifacts import Artifact
 from al.run.session import Session
+from al.run.shards import Arrays, finish_shards, read_columns, token_shards
 from trainer.tokens import TokenTable
 
 COLUMNS = ("nll", "targets", "correct", "nll_no_end", "targets_no_end", "correct_no_end")
@@ -28,25 +33,14 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
 
     def build(out: Path, scratch: Path) -> None:
         """Write the measurements of dev and test."""
-        from trainer.measure import measure
-
         split = np.load(prepared.split.path / "split.npy")
         rows = held_out(split)
-        tokens = TokenTable.open(prepared.tokens.path)
         pool = prepared.open_pool()
-        other, owner = _alternative_tokens(session, prepared, rows)
-        total = len(rows) + (len(other) if other is not None else 0)
-        with (
-            session.adapter(adapter) as model,
-            session.progress(label, total, "examples") as progress,
-        ):
-            batch_tokens = session.config.measure.batch_tokens
-            first = measure(model, tokens, rows, batch_tokens=batch_tokens, progress=progress)
-            columns = _columns(first)
-            if other is not None:
-                rest = measure(model, other, np.arange(len(other)), batch_tokens=batch_tokens, progress=progress)
-                for name, values in (("correct", rest.correct), ("correct_no_end", rest.correct_no_end)):
-                    np.logical_or.at(columns[name], owner, np.asarray(values, dtype=bool))
+        work = partial(_measure, prepared.pool.path, prepared.tokens.path, session.adapter_path(adapter))
+        shards = token_shards(session, rows, np.asarray(TokenTable.open(prepared.tokens.path).lengths))
+        with session.progress(label, len(rows), "examples") as progress:
+            columns = read_columns(finish_shards(session, "evaluate", work, shards, scratch, progress))
+        columns = columns or {name: np.empty(0) for name in COLUMNS}
         table = {"row": rows, "id": pool.ids[rows], "source": pool.sources[rows], "split": split[rows], **columns}
         pq.write_table(pa.table(table), out / "examples.parquet")
 
@@ -60,7 +54,32 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
     )
 
 
-def _columns(statistics: Any) -> dict[str, np.ndarray]:
+@contextmanager
+def _measure(
+    pool: Path, tokens: Path, adapter: Path | None, models: Models
+) -> Iterator[Callable[[np.ndarray, Callable[[int], None]], Arrays]]:
+    from trainer.measure import measure
+
+    reader, table = Pool.open(pool), TokenTable.open(tokens)
+    batch_tokens = models.config.measure.batch_tokens
+    with models.adapter(adapter) as model:
+
+        def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """COLUMNS of `rows`; right is an example of which any accepted answer is."""
+            found = _columns(measure(model, table, rows, batch_tokens=batch_tokens, progress=progress))
+            other, owner = _alternative_tokens(models, reader, rows)
+            if other is not None:
+                rest = measure(
+                    model, other, np.arange(len(other)), batch_tokens=batch_tokens, progress=lambda rows: progress(0)
+                )
+                for name, values in (("correct", rest.correct), ("correct_no_end", rest.correct_no_end)):
+                    np.logical_or.at(found[name], owner, np.asarray(values, dtype=bool))
+            return found
+
+        yield run
+
+
+def _columns(statistics: Any) -> Arrays:
     return {
         "nll": statistics.nll_total,
         "targets": statistics.targets,
@@ -71,17 +90,16 @@ def _columns(statistics: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _alternative_tokens(session: Session, prepared: Tokenized, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+def _alternative_tokens(models: Models, pool: Pool, rows: np.ndarray) -> tuple[Any, np.ndarray]:
     """Token table of the other accepted answers of `rows` (None if there are none), and the position in `rows` each belongs to."""
-    limit, longest = session.config.evaluate.alternatives, session.config.tokens.max_length
-    pool = prepared.open_pool()
+    limit, longest = models.config.evaluate.alternatives, models.config.tokens.max_length
     built, owner = [], []
     for position, answers in enumerate(pool.alternatives(rows)):
         if not answers or not limit:
             continue
         (messages,) = pool.messages(rows[position : position + 1])
         for answer in answers[:limit]:
-            tokenized = session.template.tokenize([*messages[:-1], {"role": "assistant", "content": answer}])
+            tokenized = models.template.tokenize([*messages[:-1], {"role": "assistant", "content": answer}])
             if len(tokenized.ids) <= longest:
                 built.append(tokenized)
                 owner.append(position)

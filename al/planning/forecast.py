@@ -16,7 +16,7 @@ from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from trainer.tokens import TokenTable
 
-NO_PART_OF_IT = {"report", "evaluate", "label", "pool", "track"}
+NO_PART_OF_IT = {"report", "evaluate", "label", "pool", "track", "engine"}
 
 
 def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number: int) -> Artifact:

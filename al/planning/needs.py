@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from al.config import Config
+from al.engine.engine import Engine
 from al.errors import EnvironmentProblem, UserError
 from al.planning.cost import Machine
 from al.planning.limits import settings_that_fit
@@ -49,11 +51,18 @@ def require(config: Config, run: Path | None = None, embedder: bool = True) -> N
         raise problems[0]
 
 
+def _engine(config: Config) -> Iterator[Problem]:
+    if config.engine.kind != "ray":
+        Engine().size(config)
+    elif find_spec("ray") is None:
+        yield EnvironmentProblem("engine.kind: ray needs the package ray: pip install 'winnow-al[ray]'")
+
+
 def unmet(config: Config, run: Path | None = None, embedder: bool = True) -> list[Problem]:
-    """What a round with `config` would lack here: device, model (folder or access to it, tokenizer, chat template, weights, context
+    """What a round with `config` would lack here: workers, device, model (folder or access to it, tokenizer, template, weights, context
     length), embedder, memory of a GPU, disk. Takes a second or two; asks the hub for files of a few kilobytes."""
     problems: dict[str, Problem] = {}
-    checks = [_device, _tokenizer, _model, *([_embedder] if embedder else [])]
+    checks = [_engine, _device, _tokenizer, _model, *([_embedder] if embedder else [])]
     with cache_if_hub_is_silent(config):
         for check in checks:
             try:
@@ -70,6 +79,8 @@ def check_device(config: Config) -> None:
     """Raises EnvironmentProblem, with a way out, if the config's device is not here."""
     from trainer.model import resolve_device
 
+    if config.engine.kind == "ray":  # the workers' devices count, which only the cluster knows
+        return
     try:
         device = resolve_device(config.model)
     except MachineError as error:

@@ -87,7 +87,7 @@ def _publish(
     numbers: Callable[[], dict[str, Any]],
     rows: Callable[[], np.ndarray],
 ) -> Artifact:
-    config = session.config.model_dump(mode="json")
+    config = session.config.model_dump(mode="json", exclude={"engine"})  # who did the work is no part of the result
     refuse_other_base(roles["train"], session.config.model)
 
     def build(out: Path, scratch: Path) -> None:
@@ -139,7 +139,7 @@ def _rounds_so_far(session: Session, number: int) -> list[dict[str, Any]]:
     found, before = [], None
     for entry in rounds.all_rounds(session.run):
         if entry.number <= number:
-            config = portable(entry.config)
+            config = portable({key: value for key, value in entry.config.items() if key != "engine"})
             changed = difference(before, config) if before is not None else {}
             found.append({"round": entry.number, "budget": entry.budget, "changed": changed})
             before = config

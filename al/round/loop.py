@@ -88,11 +88,10 @@ def run_round(
     selection = settle(proposed, asking or Asking(), done.keep)
     if selection is None:
         return None
-    adapter = train_lineage(session, prepared, ours, selection, None, done.keep)
     if config.control:
-        picks = done.keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
-        steps = control.control_steps(config.train.mode, ours, adapter, theirs)
-        train_lineage(session, prepared, theirs, picks, steps, done.keep)
+        adapter = train_both(session, prepared, ours, theirs, selection, done.keep)
+    else:
+        adapter = train_lineage(session, prepared, ours, selection, None, done.keep)
 
     models = {"base": None} | ({"previous": previous} if previous is not None else {}) | {"selected": adapter}
     models |= {"control": done.roles["control.train"]} if config.control else {}
@@ -145,12 +144,35 @@ def train_lineage(
     session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
 ) -> Artifact:
     """Pack and train a lineage's picks of this round: on the adapter before, with replay, or from scratch on all picks so far."""
-    before = continued(session, history)
-    rows = training_rows(session, prepared, selection, history)
-    lineage = history.lineage
+    training = _packed(session, prepared, history, selection, steps, keep)
+    return keep(f"{history.lineage.prefix}train", training.publish())
+
+
+def train_both(
+    session: Session, prepared: Prepared, ours: History, theirs: History, selection: Artifact, keep: Keep
+) -> Artifact:
+    """Train the selected lineage and the control; returns the selected adapter. At the same time if there are workers for both, and the
+    number of the control's steps is known before: with `train.patience` it is not."""
+    mode = session.config.train.mode
+    selected = _packed(session, prepared, ours, selection, None, keep)
+    at_once = not session.config.train.patience and session.engine.size(session.config) > 1
+    adapter = None if at_once else keep("train", selected.publish())
+    picks = keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
+    taken = selected.planned_steps() if adapter is None else int(adapter.json("train.json")["steps"])
+    steps = control.control_steps(mode, ours, taken, theirs)
+    random = _packed(session, prepared, theirs, picks, steps, keep)
+    if adapter is None:
+        adapter = keep("train", selected.publish(alongside=random))
+    keep("control.train", random.publish())
+    return adapter
+
+
+def _packed(
+    session: Session, prepared: Prepared, history: History, selection: Artifact, steps: int | None, keep: Keep
+) -> stages.Training:
+    lineage, rows = history.lineage, training_rows(session, prepared, selection, history)
     packs = keep(f"{lineage.prefix}packs", stages.plan_packs(session, prepared, rows, lineage))
-    trained = stages.train(session, prepared, packs, before, history.number, lineage, steps)
-    return keep(f"{lineage.prefix}train", trained)
+    return stages.Training(session, prepared, packs, continued(session, history), history.number, lineage, steps)
 
 
 def continued(session: Session, history: History) -> Artifact | None:

@@ -1,81 +1,31 @@
-"""What one process holds while it works on a run: the run directory, the config, and the models it has loaded so far."""
+"""What the driver holds while it works on a run: the run directory, the config, the engine, and the models it has loaded so far."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from al.config import Config
+from al.engine.engine import Engine
+from al.engine.models import Embedder, Models
+from al.engine.worker import Work
 from al.run.artifacts import Artifact
 from al.run.base import local_identity, refuse_other_base
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
 from al.terminal import show
-from selection.embed import load_embedder
-from trainer.gate.weights import check_tokens
-from trainer.template import ChatTemplate
-from trainer.tokenizer import load_config, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
 
-    from selection.config import EmbedConfig
     from trainer.model import Base
     from trainer.template import ChatTemplate
-
-
-class Models:
-    """The tokenizer, template and base model that a config names, each loaded on first use."""
-
-    def __init__(self, session: Session):
-        self._session = session
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer. Raises trainer.errors.TrainerError for a token that the model has no embedding of."""
-        tokenizer = load_tokenizer(self._session.config.model)
-        check_tokens(tokenizer, load_config(self._session.config.model))
-        return tokenizer
-
-    @cached_property
-    def template(self) -> ChatTemplate:
-        """The chat template that turns conversations into tokens."""
-        return ChatTemplate.resolve(self.tokenizer, self._session.config.model.chat_template)
-
-    @cached_property
-    def base(self) -> Base:
-        """The quantised base model, loaded once per process."""
-        from trainer.model import Base
-
-        with self._session.progress("load model", 1, "model") as progress:
-            base = Base.load(self._session.config.model)
-            progress(1)
-        return base
-
-
-class Embedder:
-    """The embedder of a config: loaded on first use, on its device only while it is at work."""
-
-    def __init__(self, config: EmbedConfig):
-        self._config = config
-        self._loaded: tuple[SentenceTransformer, Any] | None = None
-
-    @contextmanager
-    def at_work(self) -> Iterator[SentenceTransformer]:
-        """The model on its device; after the block it waits in main memory, out of the way of training."""
-        if self._loaded is None:
-            model = load_embedder(self._config)
-            self._loaded = model, model.device
-        model, device = self._loaded
-        try:
-            yield model.to(device)
-        finally:
-            model.to("cpu")
 
 
 class Session:
@@ -87,26 +37,35 @@ class Session:
         self.config = config
         self.quiet = quiet
         self.pool_named = pool_named
-        self._models = Models(self)
-        self.embedder = Embedder(config.embed)
+        self.models = Models(config, partial(self.progress, "load model", 1, "model"))
+        self.engine = Engine(self._worker_died)
 
     def with_config(self, config: Config) -> Session:
         """The same run with another config; models are shared where both name the same."""
         other = Session(self.run, config, self.quiet, self.pool_named)
-        if config.model == self.config.model:
-            other._models = self._models
-        if config.embed == self.config.embed:
-            other.embedder = self.embedder
+        other.models, other.engine = self.models.with_config(config), self.engine
         return other
 
     def progress(self, title: str, total: int | None, unit: str) -> Progress:
         """A progress bar in this session's manner (silent when `quiet`); other processes see it in the run's progress.json."""
         return Progress(title, total, unit, quiet=self.quiet, file=self.run.path / PROGRESS)
 
+    def map(self, work: Work, shards: Sequence[Any], progress: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
+        """(number of a shard, its result) as the config's engine finishes them; see `al.engine.engine.Engine.map`."""
+        return self.engine.map(self.models, work, shards, progress)
+
+    def gather(self, work: Work, shards: Sequence[Any], progress: Callable[[int], None]) -> list[Any]:
+        """The results of all shards in the order of the shards."""
+        return [result for _, result in sorted(self.map(work, shards, progress), key=itemgetter(0))]
+
     def tell(self, line: str) -> None:
         """Print a line, unless `quiet`."""
         if not self.quiet:
             show(line)
+
+    def _worker_died(self, line: str) -> None:
+        self.run.event("worker.died", message=line)
+        show(f"note: {line}", file=sys.stderr)
 
     def say(self, line: str) -> None:
         """Print a line that must be seen: on stderr when `quiet`, where stdout holds nothing but one document."""
@@ -115,17 +74,23 @@ class Session:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        return self._models.tokenizer
+        return self.models.tokenizer
 
     @property
     def template(self) -> ChatTemplate:
         """The chat template that turns conversations into tokens."""
-        return self._models.template
+        return self.models.template
 
     @property
     def base(self) -> Base:
-        """The quantised base model, loaded once per process."""
-        return self._models.base
+        """The quantised base model, loaded once per process. Idle workers end first, so that the first GPU is free for it."""
+        self.engine.close()
+        return self.models.base
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder."""
+        return self.models.embedder
 
     @contextmanager
     def adapter(self, artifact: Artifact | None, trainable: bool = False) -> Iterator[torch.nn.Module]:
@@ -134,10 +99,16 @@ class Session:
         Raises:
             RunStateError: the adapter was trained on another base.
         """
-        if artifact is not None:
-            refuse_other_base(artifact, self.config.model)
-        with self.base.adapter(artifact.path / "adapter" if artifact else None, trainable) as model:
+        path = self.adapter_path(artifact)
+        with self.base.adapter(path, trainable) as model:
             yield model
+
+    def adapter_path(self, artifact: Artifact | None) -> Path | None:
+        """The folder of a train artifact's adapter. Raises RunStateError if it was trained on another base."""
+        if artifact is None:
+            return None
+        refuse_other_base(artifact, self.config.model)
+        return artifact.path / "adapter"
 
     def model_params(self) -> dict[str, Any]:
         """What of the model section a result depends on, with the identity of local files."""

@@ -12,8 +12,9 @@ from al.lineage.round_state import RoundState
 from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact
 from al.run.rows import rows_digest
+from al.run.shards import finish_shards, token_shards
 from al.scoring.passes import passes
-from al.scoring.stage import run_pass
+from al.scoring.stage import gather
 from selection.strategy import Vectors, vectors_needed
 from selection.turns import round_robin
 from trainer.tokens import TokenTable
@@ -32,6 +33,7 @@ def hidden_states(state: RoundState) -> Artifact | None:
     if target is None or "hidden_states" not in vectors_needed(state.select):
         return None
     session, rows = state.session, rows_measured(state)
+    reference = Path(str(session.config.score.reference))
 
     def build(out: Path, scratch: Path) -> None:
         """Measure the pool, then the target."""
@@ -39,10 +41,13 @@ def hidden_states(state: RoundState) -> Artifact | None:
         count = sum(len(wanted) for _, wanted in parts.values())
         with session.progress("hidden states", count, "examples") as progress:
             for name, (tokens, wanted) in parts.items():
-                table, part = TokenTable.open(tokens.path), scratch / name
+                part = scratch / name
                 part.mkdir(exist_ok=True)
-                step = passes(session, table, None, frozenset({"response", "pooled"}), ())[0]
-                run_pass(session, step, wanted, np.asarray(table.lengths), part, part, progress)
+                step = passes(tokens.path, None, reference, frozenset({"response", "pooled"}), ())[0]
+                shards = token_shards(session, wanted, np.asarray(TokenTable.open(tokens.path).lengths))
+                gather(
+                    finish_shards(session, step.name, step.work, shards, part, progress), len(wanted), part, *step.place
+                )
                 shutil.move(part / "pooled.npy", out / f"{name}.npy")
         np.save(out / "rows.npy", rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,56 +12,57 @@ from typing import Any
 
 import numpy as np
 
-from al.run.artifacts import Artifact, write_json
-from al.run.session import Session
+from al.engine.models import Models
+from al.engine.worker import Work
+from al.run.shards import Arrays
 from al.scoring.checkpoints import GradientCheckpoint
+from trainer.tokens import TokenTable
 
 FP8_SAMPLE = 256
 """Examples on which 8-bit scores are compared with exact ones."""
 RESPONSE = ("nll_total", "nll_mean", "entropy_mean", "top_mean", "margin_mean", "accuracy", "targets")
 """Statistics of a response that are kept of every measured example; see trainer.measure.Statistics."""
 
-Arrays = dict[str, np.ndarray]
 Measure = Callable[[np.ndarray, Callable[[int], None]], Arrays]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over rows: `open` loads the adapter it needs and gives a function from rows (m,) to arrays (m, …) by name. `place`: that
-    of its vectors among those of several passes, which stand side by side, and how many these are."""
+    """One pass over rows: `work` gives, with models, a function from rows (m,) to arrays (m, …) by name. `place`: that of its vectors among
+    those of several passes, which stand side by side, and how many these are."""
 
     name: str
-    open: Callable[[Path], AbstractContextManager[Measure]]
+    work: Work
     place: tuple[int, int] = (0, 1)
 
 
 def passes(
-    session: Session,
-    table: Any,
-    adapter: Artifact | None,
+    tokens: Path,
+    adapter: Path | None,
+    reference: Path,
     wanted: frozenset[str],
     checkpoints: Sequence[GradientCheckpoint],
 ) -> list[Pass]:
-    """The passes over rows of a token `table` that measure what is `wanted`, with an adapter (None: the base model), and gradients
-    with each of `checkpoints`."""
-    found = [Pass("response", partial(_response, session, table, adapter, "pooled" in wanted))]
+    """The passes over rows of the token table at `tokens` that measure what is `wanted`, with the adapter at a path (None: the base model),
+    gradients with each of `checkpoints`, and losses of the adapter at `reference`."""
+    found = [Pass("response", partial(_response, tokens, adapter, "pooled" in wanted))]
     if "unprompted" in wanted:
-        found.append(Pass("unprompted", partial(_unprompted, session, table, adapter)))
+        found.append(Pass("unprompted", partial(_unprompted, tokens, adapter)))
     for number, checkpoint in enumerate(checkpoints if "gradient" in wanted else ()):
         name = "gradient" if len(checkpoints) == 1 else f"gradient-{number + 1}"
-        found.append(Pass(name, partial(_gradient, session, table, checkpoint), (number, len(checkpoints))))
+        found.append(Pass(name, partial(_gradient, tokens, checkpoint), (number, len(checkpoints))))
     if "reference" in wanted:
-        found.append(Pass("reference", partial(_reference, session, table, Path(str(session.config.score.reference)))))
+        found.append(Pass("reference", partial(_reference, tokens, reference)))
     return found
 
 
 @contextmanager
-def _response(session: Session, table: Any, adapter: Artifact | None, pooled: bool, scratch: Path) -> Iterator[Measure]:
+def _response(tokens: Path, adapter: Path | None, pooled: bool, models: Models) -> Iterator[Measure]:
     from trainer.activation import measuring
     from trainer.measure import Wanted, measure
 
-    config = session.config.measure
-    with session.adapter(adapter) as model:
+    config, table = models.config.measure, TokenTable.open(tokens)
+    with models.adapter(adapter) as model, measuring(model, config.weights, config.batch_tokens):
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
             """Loss, uncertainty and, where wanted, hidden states of `rows`."""
@@ -70,55 +71,55 @@ def _response(session: Session, table: Any, adapter: Artifact | None, pooled: bo
             arrays = {name: np.asarray(getattr(found, name), dtype=np.float64) for name in RESPONSE}
             return arrays | ({"pooled": found.pooled} if pooled else {})
 
-        exact = _Exact(table, model, config.batch_tokens) if config.weights == "fp8" else None
-        with measuring(model, config.weights, config.batch_tokens):
-            if exact is not None:
-                exact.compare(scratch)
-            yield run
+        yield run
 
 
-class _Exact:
-    """Scores of a few examples before weights become 8-bit, to measure how little their ranks change."""
-
-    def __init__(self, table: Any, model: Any, batch_tokens: int):
-        targets = np.asarray(table.target_counts)
-        rows = np.flatnonzero(targets)
-        self.rows = np.random.default_rng(0).choice(rows, min(FP8_SAMPLE, len(rows)), replace=False)
-        self.arguments = (model, table, self.rows)
-        self.batch_tokens = batch_tokens
-        self.nll = self._measure()
-
-    def _measure(self) -> np.ndarray:
-        from trainer.measure import measure
-
-        return measure(*self.arguments, batch_tokens=self.batch_tokens).nll_mean
-
-    def compare(self, scratch: Path) -> None:
-        """Measure them again and write down the rank correlation, for `score.json`."""
-        from scipy.stats import spearmanr
-
-        from trainer.forward import compute_dtype
-
-        found = float(spearmanr(self.nll, self._measure()).statistic) if len(self.rows) > 2 else None
-        known = None if found is None or found != found else found
-        dtype = str(compute_dtype(self.arguments[0])).removeprefix("torch.")
-        write_json(scratch / "fp8.json", {"fp8_rank_correlation": known, "exact_dtype": dtype})
+def fp8_sample(tokens: Path) -> np.ndarray:
+    """Rows on which 8-bit scores are compared with exact ones."""
+    rows = np.flatnonzero(np.asarray(TokenTable.open(tokens).target_counts))
+    return np.random.default_rng(0).choice(rows, min(FP8_SAMPLE, len(rows)), replace=False)
 
 
-def read_fp8(scratch: Path) -> dict[str, Any]:
-    """What `compare` wrote down."""
-    import json
-
-    return json.loads((scratch / "fp8.json").read_text(encoding="utf-8"))
+def fp8_pass(tokens: Path, adapter: Path | None) -> Pass:
+    """Measures `fp8_sample` with exact weights and with 8-bit ones."""
+    return Pass("fp8", partial(_both_precisions, tokens, adapter))
 
 
 @contextmanager
-def _unprompted(session: Session, table: Any, adapter: Artifact | None, scratch: Path) -> Iterator[Measure]:
+def _both_precisions(tokens: Path, adapter: Path | None, models: Models) -> Iterator[Measure]:
+    from trainer.activation import measuring
+    from trainer.forward import compute_dtype
+    from trainer.measure import measure
+
+    batch_tokens, table = models.config.measure.batch_tokens, TokenTable.open(tokens)
+    with models.adapter(adapter) as model:
+
+        def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """NLL of `rows` with exact weights and with 8-bit ones, and the name of the exact dtype."""
+            exact = measure(model, table, rows, batch_tokens=batch_tokens).nll_mean
+            with measuring(model, "fp8", batch_tokens):
+                fp8 = measure(model, table, rows, batch_tokens=batch_tokens).nll_mean
+            return {"exact": exact, "fp8": fp8, "dtype": np.array(str(compute_dtype(model)).removeprefix("torch."))}
+
+        yield run
+
+
+def fp8_agreement(found: Arrays) -> dict[str, Any]:
+    """How 8-bit scores rank the sample compared with exact ones, for `score.json`."""
+    from scipy.stats import spearmanr
+
+    correlation = float(spearmanr(found["exact"], found["fp8"]).statistic) if len(found["exact"]) > 2 else math.nan
+    known = None if math.isnan(correlation) else correlation
+    return {"fp8_rank_correlation": known, "exact_dtype": str(found["dtype"])}
+
+
+@contextmanager
+def _unprompted(tokens: Path, adapter: Path | None, models: Models) -> Iterator[Measure]:
     from trainer.activation import measuring
     from trainer.measure import measure
     from trainer.unprompted import Unprompted, response_frame
 
-    config, frame = session.config.measure, response_frame(session.template)
+    config, frame, table = models.config.measure, response_frame(models.template), TokenTable.open(tokens)
 
     def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
         """NLL of the responses of `rows` without their prompts."""
@@ -132,15 +133,15 @@ def _unprompted(session: Session, table: Any, adapter: Artifact | None, scratch:
         with np.errstate(invalid="ignore"):
             return {"nll_unprompted_mean": nll / count}
 
-    with session.adapter(adapter) as model, measuring(model, config.weights, config.batch_tokens):
+    with models.adapter(adapter) as model, measuring(model, config.weights, config.batch_tokens):
         yield run
 
 
 @contextmanager
-def _gradient(session: Session, table: Any, checkpoint: GradientCheckpoint, scratch: Path) -> Iterator[Measure]:
+def _gradient(tokens: Path, checkpoint: GradientCheckpoint, models: Models) -> Iterator[Measure]:
     from trainer.gradients import Moments, project_gradients
 
-    config, base = session.config, session.base
+    config, base, table = models.config, models.base, TokenTable.open(tokens)
     worn = (
         base.new_adapter(config.lora, config.seed)
         if checkpoint.adapter is None
@@ -173,12 +174,12 @@ def _scaled(vectors: np.ndarray, factor: float) -> np.ndarray:
 
 
 @contextmanager
-def _reference(session: Session, table: Any, path: Path, scratch: Path) -> Iterator[Measure]:
+def _reference(tokens: Path, path: Path, models: Models) -> Iterator[Measure]:
     from trainer.activation import measuring
     from trainer.measure import measure
 
-    config = session.config.measure
-    with session.base.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
+    config, table = models.config.measure, TokenTable.open(tokens)
+    with models.adapter(path) as model, measuring(model, config.weights, config.batch_tokens):
 
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
             """NLL of `rows` under the reference adapter."""

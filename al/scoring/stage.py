@@ -8,8 +8,7 @@ stays in scratch, so that a kill costs one.
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,17 @@ from al.config import Config
 from al.errors import ConfigError
 from al.lineage.round_state import RoundState
 from al.run.artifacts import Artifact, write_json
-from al.run.atomic import replaced
-from al.run.failpoints import failpoint
 from al.run.integrity import sha256_file
-from al.run.rows import rows_digest, split_by_tokens
+from al.run.progress import check_stop
+from al.run.rows import rows_digest
 from al.run.session import Session
+from al.run.shards import Arrays, finish_shards, read_shards, token_shards
 from al.scoring.checkpoints import checkpoints_summed, gradient_checkpoints, gradient_source
-from al.scoring.passes import RESPONSE, Arrays, Pass, passes, read_fp8
+from al.scoring.passes import RESPONSE, fp8_agreement, fp8_pass, fp8_sample, passes
 from selection.registry import PICKERS
 from selection.scores import TARGETED, describe, needs
 from selection.strategy import aims, by_default, measures, resolve
 from trainer.tokens import TokenTable
-
-SHARD_TOKENS = {"cpu": 65_536, "cuda": 2**20}
-"""Tokens of a shard: a minute or two on a CPU, half a minute on a GPU (three minutes for gradients)."""
 
 
 def measurements(session: Session) -> frozenset[str]:
@@ -123,6 +119,7 @@ def _stage(
     adam: bool,
 ) -> Artifact:
     session, adapter = state.session, state.adapter
+    reference = Path(str(session.config.score.reference))
     source = gradient_source(state) if "gradient" in wanted else None
     checkpoints = gradient_checkpoints(source, checkpoints_summed(session.config), adam)
     params = {
@@ -134,16 +131,19 @@ def _stage(
 
     def build(out: Path, scratch: Path) -> None:
         """Run the passes shard by shard and write the statistics."""
-        table = TokenTable.open(tokens.path)
-        steps = passes(session, table, adapter, wanted, checkpoints)
-        lengths = np.asarray(table.lengths)
+        steps = passes(tokens.path, session.adapter_path(adapter), reference, wanted, checkpoints)
+        lengths = np.asarray(TokenTable.open(tokens.path).lengths)
+        shards = token_shards(session, rows, lengths)
         arrays: Arrays = {}
+        facts: dict[str, Any] = {}
         with session.progress(label, len(rows) * len(steps), "examples") as progress:
             if not len(rows):
                 arrays = {name: np.empty(0) for name in RESPONSE}
             for step in steps if len(rows) else []:
-                arrays |= run_pass(session, step, rows, lengths, scratch, out, progress)
-            facts = {} if not (scratch / "fp8.json").exists() else read_fp8(scratch)
+                paths = finish_shards(session, step.name, step.work, shards, scratch, progress)
+                arrays |= gather(paths, len(rows), out, *step.place)
+            if session.config.measure.weights == "fp8" and len(rows):
+                facts = _fp8_facts(session, tokens, adapter, scratch)
             if facts.get("fp8_rank_correlation") is not None:
                 progress.note = f", fp8 ranks them like {facts['exact_dtype']}: {facts['fp8_rank_correlation']:.4f}"
             moments = all(checkpoint.moments is not None for checkpoint in checkpoints)
@@ -200,64 +200,29 @@ def _identity(
     return found
 
 
-def run_pass(
-    session: Session,
-    step: Pass,
-    rows: np.ndarray,
-    lengths: np.ndarray,
-    scratch: Path,
-    out: Path,
-    progress: Callable[[int], None],
-) -> Arrays:
-    """Columns (n,) of a pass over `rows`, of which finished shards are read back; vectors go to `out` shard by shard."""
-    from trainer.model import resolve_device
-
-    shards = split_by_tokens(rows, lengths, SHARD_TOKENS[resolve_device(session.config.model).type])
-    # Named by their rows: a run that continues on another device, with other shards, reuses none of these.
-    paths = [scratch / f"{step.name}-{rows_digest(shard)}.npz" for shard in shards]
-    missing = [i for i, path in enumerate(paths) if not _is_sound(path)]
-    progress(len(rows) - sum(len(shards[i]) for i in missing))
-    if missing:
-        with step.open(scratch) as measure:
-            for i in missing:
-                _write_shard(paths[i], measure(shards[i], progress))
-    return _gather(paths, len(rows), out, *step.place)
+def _fp8_facts(session: Session, tokens: Artifact, adapter: Artifact | None, scratch: Path) -> dict[str, Any]:
+    step, sample = fp8_pass(tokens.path, session.adapter_path(adapter)), fp8_sample(tokens.path)
+    (path,) = finish_shards(session, step.name, step.work, [sample], scratch, lambda rows: check_stop())
+    return fp8_agreement(next(read_shards([path])))
 
 
-def _gather(paths: list[Path], n: int, out: Path, place: int, places: int) -> Arrays:
+def gather(paths: list[Path], n: int, out: Path, place: int, places: int) -> Arrays:
     """Columns (n,) of all shards in memory; vectors (n, d) into columns `place` · d … of `out`/NAME.npy (n, `places` · d), one shard in
     memory at a time."""
     columns: dict[str, list[np.ndarray]] = {}
     files: dict[str, np.ndarray] = {}
     start = 0
-    for path in paths:
-        with np.load(path, allow_pickle=False) as shard:
-            for name in shard.files:
-                values = shard[name]
-                if values.ndim == 1:
-                    columns.setdefault(name, []).append(values)
-                    continue
-                if name not in files:
-                    shape, mode = (n, places * values.shape[1]), "r+" if place else "w+"
-                    files[name] = np.lib.format.open_memmap(out / f"{name}.npy", mode, values.dtype, shape)
-                across = slice(place * values.shape[1], (place + 1) * values.shape[1])
-                files[name][start : start + len(values), across] = values
-            start += len(values)
+    for shard in read_shards(paths):
+        for name, values in shard.items():
+            if values.ndim == 1:
+                columns.setdefault(name, []).append(values)
+                continue
+            if name not in files:
+                shape, mode = (n, places * values.shape[1]), "r+" if place else "w+"
+                files[name] = np.lib.format.open_memmap(out / f"{name}.npy", mode, values.dtype, shape)
+            across = slice(place * values.shape[1], (place + 1) * values.shape[1])
+            files[name][start : start + len(values), across] = values
+        start += len(values)
     for file in files.values():
         file.flush()
     return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
-def _write_shard(path: Path, arrays: Arrays) -> None:
-    with replaced(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **arrays)
-    failpoint("score.shard")
-
-
-def _is_sound(path: Path) -> bool:
-    """Whether a shard is there and whole; one that is not is measured again."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False

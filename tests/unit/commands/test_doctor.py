@@ -46,6 +46,12 @@ def test_a_whole_config_lacks_nothing(values):
     assert needs(values) == []
 
 
+def test_the_package_of_an_engine_is_a_need(values, monkeypatch):
+    monkeypatch.setattr("al.planning.needs.find_spec", lambda name: None)
+    (found,) = needs({**values, "engine": "ray"})
+    assert found == "engine.kind: ray needs the package ray: pip install 'winnow-al[ray]'"
+
+
 def without_weights(values, model):
     (model / "model.safetensors").unlink()
 

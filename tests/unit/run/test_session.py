@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import al.run.session
+import al.engine.models
 from al.run.session import Session
 from selection.config import EmbedConfig
 
@@ -28,7 +28,7 @@ def session(**embed):
 
 def test_the_embedder_is_loaded_once_and_waits_in_main_memory(monkeypatch):
     loaded = []
-    monkeypatch.setattr(al.run.session, "load_embedder", lambda config: loaded.append(config) or Device())
+    monkeypatch.setattr(al.engine.models, "load_embedder", lambda config: loaded.append(config) or Device())
     ours = session(model="small")
     for _ in range(2):
         with ours.embedder.at_work() as embedder:

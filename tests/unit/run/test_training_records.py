@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from al.planning.model_shape import model_shape
-from al.round.train import Curve, step_note
+from al.round.following import Curve, step_note
 from trainer.config import LoraConfig, ModelConfig
 
 
