@@ -52,7 +52,7 @@ def test_the_models_stand_at_their_nll():
 @pytest.mark.parametrize(("metric", "factor"), [("macro_nll", 1), ("macro_em", 100)])
 def test_intervals_end_where_the_summary_says(metric: str, factor: int):
     summary = later_round()
-    for row, against in zip(difference_dots(summary, metric, factor), ("base", "previous", "control"), strict=True):
+    for row, against in zip(difference_dots(summary, metric, factor), ("control", "base", "previous"), strict=True):
         entry = summary["evaluation"]["differences"][f"selected - {against}"][metric]
         assert (row.value, *row.ends) == pytest.approx([entry[part] * factor for part in ("value", "low", "high")])
 
