@@ -92,7 +92,7 @@ def _cards(summary: Mapping[str, Any], cards: list[Mapping[str, Any]]) -> list[d
     for index, card in enumerate(cards):
         entry = clusters[at[card["cluster"]]] if card["cluster"] in at else {}
         facts = [_fact(clusters, at[card["cluster"]], *row) for row in _CARD_FACTS if entry.get(row[1]) is not None]
-        named = {key: entry.get(key) for key in ("name", "reason", "change")}
+        named = {key: entry.get(key) for key in ("name", "reason", "formula", "change")}
         result.append({**card, **named, "index": index, "facts": facts})
     return result
 
