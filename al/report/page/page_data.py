@@ -1,4 +1,4 @@
-"""What the page's scripts look up, put together from summary and details, and packed so that 100,000 points fit a page of 8 MB.
+"""What the page's scripts look up, put together from summary and details, and packed so that 100,000 points fit a page of 5 MB.
 
 The scripts get words and written numbers from here, so that one place decides how a number looks.
 """
