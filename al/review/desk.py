@@ -19,7 +19,7 @@ from al.review.decision import parse_decision
 from al.review.draft import changed, load_draft, save_draft
 from selection.errors import SelectionError
 
-View = Literal["batch", "changed", "left", "unlabelled"]
+View = Literal["batch", "changed", "left", "unlabelled", "pool"]
 PAGE_ROWS = 200
 CUT = 400
 """Characters of a text in a list; the example itself has the whole text."""
@@ -125,7 +125,7 @@ class Desk:
 
         Args:
             view: "batch": examples the draft would train on; "changed": added and removed examples; "left": examples that may be
-                picked but are not; "unlabelled": examples without a response.
+                picked but are not; "unlabelled": examples without a response; "pool": every example, whatever its outcome.
         """
         with self._lock:
             batch = self.proposed.batch
@@ -154,6 +154,8 @@ class Desk:
         batch = self.proposed.batch
         if view == "batch":
             return self._now
+        if view == "pool":
+            return np.arange(len(batch.pool))
         if view == "unlabelled":
             return np.flatnonzero(batch.outcome == "unlabelled")
         if view == "changed":

@@ -12,6 +12,7 @@
     batch: "The examples to train on. Drop unwanted ones; the next candidates of the same cluster replace them immediately.",
     changed: "Your changes, removed examples and replacements.",
     left: "Examples that may be picked but are not. Pin wanted ones; each replaces another example of its cluster.",
+    pool: "Every example of the pool with what became of it. Drop bad ones: they stay out of later rounds too.",
     unlabelled: "Examples without a response. An answer enters the pool in the next round; this round does not train on it.",
   };
   let state = null;

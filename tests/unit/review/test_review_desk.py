@@ -147,6 +147,9 @@ def test_lists_filter_by_cluster_source_and_words_and_come_in_pages(desk):
     )
     assert len(found) == 11 and all("question 5" in row["prompt"] for row in found)
     assert ids(desk, search=ids(desk)[3]) == [ids(desk)[3]]
+    whole = desk.examples("pool", None, None, "QUESTION 5", 0, 50)["rows"]
+    assert sorted(row["id"] for row in whole) == sorted(row["id"] for row in found)
+    assert desk.examples("pool", None, None, "nobody answered", 0, 50)["total"] == 3
 
 
 def test_long_texts_are_cut_in_lists_and_whole_on_their_own(desk):
