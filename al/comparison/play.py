@@ -54,6 +54,10 @@ OWN = ("cluster", "kinds", "lora", "measure", "noise", "score", "select", "train
 """Config sections that a strategy may set for itself. The others make the pool and the holdout, which all strategies share."""
 
 
+SOURCES_NAMED = 8
+"""Sources that the document names; its count has all."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One run of a comparison. `changes`: config keys and values of its own."""
@@ -271,7 +275,7 @@ def _document(
             "examples": pool["examples"],
             "selectable": len(facts.selectable),
             "sources": len(pool["sources"]),
-            "files": sorted(pool["sources"])[:8],
+            "files": sorted(pool["sources"])[:SOURCES_NAMED],
         },
         "model": session.config.model.name,
         "proxy": False,

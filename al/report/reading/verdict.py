@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from al import labels
 from al.evaluation.deciding import SHORT
-from al.report.reading.values import lookup, write
+from al.report.reading.values import NOISE, lookup, write
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
 MODEL_NAMES = {"control": "the random control", "base": "the base model", "previous": "the previous round"}
@@ -49,7 +49,7 @@ class Comparison:
         """Better or worse only where the whole interval lies on one side of zero."""
         if self.value is None or self.low is None or self.high is None:
             return "unmeasured"
-        if self.low <= 0 <= self.high:
+        if self.low <= NOISE and self.high >= -NOISE:
             return "unclear"
         lower_is_better = "nll" in self.metric
         return "better" if (self.high < 0) == lower_is_better else "worse"
