@@ -214,7 +214,7 @@ def test_clusters_are_filtered_sorted_and_linked_to_their_card(opened, written: 
     assert page.evaluate("document.activeElement.id") == "card"
     page.fill("#cluster-filter", "")
     page.get_by_role("button", name="Gain ± stderr").click()
-    gains = rows.locator("td:nth-child(8)").all_inner_texts()
+    gains = rows.locator("td:nth-child(12)").all_inner_texts()
     assert gains[0].startswith("+0.400") and gains[-1].startswith("0.000")
     well_behaved(watched, written)
 

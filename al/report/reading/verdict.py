@@ -125,15 +125,19 @@ def _against_random(summary: Mapping[str, Any], found: Comparison) -> str:
 
 
 def _change(found: Comparison) -> str:
-    """ "NLL (+0.086 nats per response token, 95% interval +0.010 to +0.162)"."""
+    """ "NLL (+0.086 nats, +0.010 to +0.162)"."""
     name = labels.metric(found.metric).name.replace(", macro", "")
-    return f"{name if name.startswith('NLL') else name[0].lower() + name[1:]} ({_signed(found)})"
+    return f"{name if name.startswith('NLL') else name[0].lower() + name[1:]} ({_signed(found, short=True)})"
 
 
-def _signed(found: Comparison) -> str:
-    style, unit = ("nll", "nats per response token") if "nll" in found.metric else ("points", "points")
+def _signed(found: Comparison, short: bool = False) -> str:
+    """ "+2.3 points, 95% interval +0.4 to +4.2"; `short` leaves out what the first of a sentence says."""
+    style, unit = (
+        ("nll", "nats" if short else "nats per response token") if "nll" in found.metric else ("points", "points")
+    )
     value, low, high = (write(x, style, signed=True) for x in (found.value, found.low, found.high))
-    return f"{value} {unit}, " + ("no interval" if found.outcome == "unmeasured" else f"95% interval {low} to {high}")
+    lead = "" if short else "95% interval "
+    return f"{value} {unit}, " + ("no interval" if found.outcome == "unmeasured" else f"{lead}{low} to {high}")
 
 
 def deciding_reason(summary: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ winnow.ready.then(({ picks }) => {
   const body = document.querySelector("#pick-table tbody");
   const [back, next] = ["pick-back", "pick-next"].map((id) => document.getElementById(id));
   const texts = picks.id.map((id, i) => `${id} ${picks.source[i]} cluster:${picks.cluster[i]} ${picks.why[i]} ${picks.asked[i]} ${picks.response[i]} ${picks.before[i]}`.toLowerCase());
-  const shownLength = 200;
+  const shownLength = 160;
   let found = texts.map((_, i) => i);
   let page = 0;
   let words = [];

@@ -69,9 +69,10 @@ def test_the_verdicts_charts_stand_in_the_page_without_scripts():
 def test_histograms_hold_the_counts(chart: str, key: str, other: str):
     summary = first_round()
     for trace in build_charts(summary)[chart]["data"]:
-        assert trace["name"] in (other, "picked")
+        name, _, total = trace["name"].partition(": ")
+        assert name in (other, "picked")
         assert trace["x"] == summary["histograms"][key]["edges"]
-        assert trace["y"][:-1] == summary["histograms"][key][trace["name"]]
+        assert trace["y"][:-1] == summary["histograms"][key][name] and int(total) == sum(trace["y"][:-1])
 
 
 def test_curves_hold_every_step_and_leave_a_gap_where_nothing_was_recorded():

@@ -74,10 +74,10 @@ def test_a_metric_that_lost_to_random_is_in_the_first_sentence_of_a_yes():
         "high": 0.2,
     }
     assert headline(decided_by("macro_em", summary)).endswith(
-        "; but it lost to random in NLL, micro (+0.086 nats per response token, 95% interval +0.020 to +0.152)"
+        "; but it lost to random in NLL, micro (+0.086 nats, +0.020 to +0.152)"
     ), "one variant of a metric is enough"
     assert headline(with_written_loss(first_round())).endswith(
-        "; but it lost to random in written accuracy (\u22125.0 points, 95% interval \u22129.0 to \u22121.0)"
+        "; but it lost to random in written accuracy (\u22125.0 points, \u22129.0 to \u22121.0)"
     )
 
 
@@ -140,7 +140,7 @@ def test_trap_25_a_gain_is_told_without_the_end_token_too():  # trap 25
 
 def test_trap_22_a_worse_base_is_said_first_and_plainly():  # trap 22
     summary = later_round()
-    assert ". Fine-tuning made the base model worse in NLL (+0.210 nats per response token" in headline(summary)
+    assert ". Fine-tuning made the base model worse in NLL (+0.210 nats, +0.110 to +0.320)" in headline(summary)
     assert verdict(summary).startswith("Fine-tuning made the base model worse in NLL: the selection lost to")
     assert "Fine-tuning made the base model worse in exact match" in verdict(summary)
 
@@ -148,7 +148,7 @@ def test_trap_22_a_worse_base_is_said_first_and_plainly():  # trap 22
 def test_exact_match_lost_to_base_is_in_the_headline_when_nll_gained():
     summary = with_difference("selected - base", "macro_em", -0.05, -0.01)
     assert headline(summary).endswith(
-        ". Fine-tuning made the base model worse in exact match (\u22123.0 points, 95% interval \u22125.0 to \u22121.0)"
+        ". Fine-tuning made the base model worse in exact match (\u22123.0 points, \u22125.0 to \u22121.0)"
     )
 
 
