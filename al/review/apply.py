@@ -257,6 +257,6 @@ def take_answers(session: Session, number: int) -> None:
         return
     decision = decided(recorded)
     parts = [f"{len(decision.answers):,} answers"] * bool(decision.answers)
-    parts += [f"{len(decision.edits):,} edited examples"] * bool(decision.edits)
+    parts += [f"{len(decision.edits):,} edited responses"] * bool(decision.edits)
     session.tell(f"adding {' and '.join(parts)} of the last review to the pool")
     rounds.add_pool(session.run, import_sources(session, sources, previous=present[1]))
