@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from al.comparison.page import render_comparison
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
@@ -33,7 +34,6 @@ from al.lineage.training_rows import training_rows
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
 from al.program import PROGRAM
-from al.report.page.comparison import render_comparison
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
 from al.run.atomic import replaced

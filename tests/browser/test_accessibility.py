@@ -19,7 +19,7 @@ from report_details import details  # noqa: E402
 from report_summaries import later_round  # noqa: E402
 from review_desk import make_desk  # noqa: E402
 
-from al.report.page.comparison import render_comparison  # noqa: E402
+from al.comparison.page import render_comparison  # noqa: E402
 from al.report.page.pool import render_pool  # noqa: E402
 from al.report.page.round import render_html  # noqa: E402
 from al.review.server import serve  # noqa: E402

@@ -12,8 +12,8 @@ from report_details import details
 from report_page import read_page
 from report_summaries import later_round
 
+from al.comparison.page import render_comparison
 from al.report.page.base import read_template
-from al.report.page.comparison import render_comparison
 from al.report.page.pool import render_pool
 from al.report.page.round import render_html
 from al.review.page import render_page

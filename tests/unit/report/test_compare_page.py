@@ -28,8 +28,7 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
-from al.report.page.base import TEMPLATES, sections_of
-from al.report.page.comparison import (
+from al.comparison.page import (
     COLORS,
     METRICS,
     comparison_charts,
@@ -38,10 +37,11 @@ from al.report.page.comparison import (
     final_seeds,
     render_comparison,
 )
+from al.comparison.text import comparison_as_text
+from al.comparison.words import comparison_headline, comparison_verdict, differences, holm, ranked
+from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.page_data import unpack_text
-from al.report.reading.compared import comparison_headline, comparison_verdict, differences, holm, ranked
 from al.report.reading.values import pointer, write
-from al.report.text.comparison import comparison_as_text
 from al.terminal import displayable
 
 Make = Callable[[], dict[str, Any]]
