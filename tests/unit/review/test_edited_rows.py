@@ -36,10 +36,10 @@ def named(pool: Pool) -> dict[str, tuple[int, str]]:
     return {said[-1]["content"]: (row, pool.ids[row]) for row, said in enumerate(pool.iter_messages())}
 
 
-def replacing(pool: Pool, *dropped: str) -> list[str]:
-    """The responses of the examples that take a place, where the original leads all and the `dropped` were removed."""
+def replacing(pool: Pool, *dropped: str, leader: str = "original") -> list[str]:
+    """The responses of the examples that take a place, where one leads all and the `dropped` were removed."""
     at = {said: row for said, (row, _) in named(pool).items()}
-    representative = np.full(len(pool), at["original"])
+    representative = np.full(len(pool), at[leader])
     gone = np.isin(np.arange(len(pool)), [at[name] for name in dropped])
     near = representative != np.arange(len(pool))
     found = edited_rows(pool, near, representative, [("dropped_in_review", gone)])
@@ -52,3 +52,4 @@ def test_the_edited_one_takes_the_place_of_its_original(pool):
 
 def test_without_a_removed_leader_every_near_duplicate_stays_one(pool):
     assert replacing(pool) == [] and replacing(pool, "alike") == []
+    assert replacing(pool, "original", leader="alike") == [], "the leader can be picked, and is nearly the same"
