@@ -1,5 +1,5 @@
-"""Every page under axe-core, with all details open: no violation of any rule. The round's page light and wide too; what themes change
-is checked for all in tests/unit/report/test_accessible_markup.py."""
+"""Every page under axe-core, with all details open: no violation of any rule. What themes change
+is checked in tests/unit/report/test_accessible_markup.py."""
 
 from __future__ import annotations
 
