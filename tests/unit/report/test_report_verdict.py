@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import Any
 
 import pytest
 from report_summaries import first_round, later_round, second_round, tie, without_control
 
+from al.report.page.round import render_html
 from al.report.reading.verdict import Comparison, comparisons, headline, verdict
+from al.report.text.markdown import escape
+from al.report.text.round import render_markdown, render_terminal
 
 
 def with_difference(key: str, metric: str, low: float, high: float) -> dict[str, Any]:
@@ -53,6 +58,18 @@ def test_the_first_sentence_says_whether_selecting_beat_random_and_by_how_much()
     )
     assert headline(later_round()).startswith("No, selecting lost to random: NLL 2.520 against 2.290 (+0.230 nats")
     assert headline(tie()).startswith("Cannot tell yet whether selecting beats random: NLL 2.310 against 2.310 (+0.009")
+
+
+@pytest.mark.parametrize("make", [first_round, later_round, tie, without_control])
+def test_page_terminal_and_markdown_begin_with_the_same_sentence(make: Any):
+    summary = make()
+    sentence = headline(summary)
+    html = render_html(summary)
+    (title,) = re.findall(r"<h1[^>]*>(.*?)</h1>", html, re.S)
+    assert unescape(re.sub("<[^>]*>", "", title)) == sentence
+    name = f"demo, round {summary['round']}: "
+    assert " ".join(render_terminal(summary).split()).startswith(name + sentence)
+    assert render_markdown(summary).startswith(f"### {escape(name + sentence, 2_000)}\n")
 
 
 def test_one_metric_decides_whatever_the_others_say():
