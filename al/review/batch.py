@@ -130,6 +130,8 @@ class Batch:
         for name, row, messages in zip(ids, rows, self.pool.messages(rows), strict=True):
             if not self.pool.labelled[row]:
                 raise DataError(f"edits: {name} has no response to correct; answer it instead.")
+            if len(messages) == 1:
+                raise DataError(f"edits: {name} is a response without a prompt; drop it and import the corrected text.")
             if messages[-1]["content"].strip() == decision.edits[name].strip():
                 raise DataError(f"edits: {name}: the response is the pool's own; change it, or remove the edit.")
 
