@@ -273,7 +273,7 @@ def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
 
 @cli.group("pool")
 def pool_group() -> None:
-    """Import, inspect and export data."""
+    """Import, inspect, search and export data."""
 
 
 @pool_group.command("import")
@@ -331,6 +331,17 @@ def pool_inspect(
 
     document = pool_inspection.inspect(options, sources, format_name, shown, page)
     emit(options, document, describe_inspection)
+
+
+@pool_group.command("search")
+@click.argument("text")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Examples to show.")
+@common
+def pool_search(options: Any, text: str, limit: int) -> None:
+    """Find examples of the run's whole pool by a TEXT that a message contains, with what the last round made of each."""
+    from al.commands import pool
+
+    emit(options, pool.search_pool(options, text, limit), pool.describe_search)
 
 
 @pool_group.command("export")

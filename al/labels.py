@@ -135,6 +135,11 @@ def comparison(key: str) -> str:
     return f"{MODELS.get(left, left)} minus {MODELS.get(right, right).lower()}"
 
 
+def device_seconds(summary: dict[str, Any]) -> str:
+    """What the seconds of a round's work are of: "GPU seconds" or "CPU seconds"."""
+    return "CPU seconds" if str(summary.get("device") or "").startswith("cpu") else "GPU seconds"
+
+
 def difference_style(metric: str) -> tuple[str, str]:
     """Style and unit of a difference in a metric: nats for NLL, percentage points for exact match."""
     return ("nll", "nats") if "nll" in metric else ("points", "points")

@@ -7,7 +7,7 @@ budget and exceed no cluster's capacity. Further allocations are in selection/al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -48,10 +48,12 @@ class Situation:
 
 @dataclass(frozen=True)
 class Weights:
-    """`weight`: (k,) float, of any scale, 0 for no quota. `reason`: k lines, one for each cluster, never empty."""
+    """`weight`: (k,) float, of any scale, 0 for no quota. `reason`: k lines, one for each cluster, never empty: what was measured, in
+    words. `formula`: k lines on how the weight follows, for readers who ask; empty where the reason says it all."""
 
     weight: np.ndarray
     reason: list[str]
+    formula: list[str] = field(default_factory=list)
 
 
 Weigh = Callable[[Situation], Weights]
@@ -150,7 +152,9 @@ def loss_allocation(situation: Situation) -> Weights:
     losses, temperature = situation.losses, situation.strategy.temperature
     level = np.where(situation.size > 0, np.nan_to_num(losses.expected, nan=1.0), 0.0)
     weight = np.where(situation.size > 0, np.maximum(level, 1e-9) ** temperature, 0.0)
-    return Weights(weight, [_loss_reason(losses, c) + _power(temperature) for c in range(len(level))])
+    clusters = range(len(level))
+    formula = [_loss_formula(losses, c) + _power(temperature) for c in clusters]
+    return Weights(weight, [loss_reason(losses, c) for c in clusters], formula)
 
 
 @allocation("confidence", first_measured=1)
@@ -201,14 +205,16 @@ def adaptive_allocation(situation: Situation) -> Weights:
     level = np.maximum(situation.losses.expected, 1e-9) ** strategy.temperature
     worth = even * (level * evidence.relative_fall**strategy.learn) ** d
     weight = _fill_up(worth, evidence.spent, situation.total)
-    reason = [
-        _loss_reason(situation.losses, c)
+    clusters = range(len(size))
+    reason = [loss_reason(situation.losses, c, past) + _picked_before(evidence, c) for c in clusters]
+    formula = [
+        _loss_formula(situation.losses, c)
         + _power(strategy.temperature)
-        + _fall_reason(past, situation.losses, evidence, c)
+        + ("" if np.isnan(evidence.fall[c]) else f", speed of its fall {evidence.relative_fall[c]:.2f} × the mean")
         + f"; target share {by_size}; {evidence.spent[c]:g} picked in earlier rounds"
-        for c in range(len(size))
+        for c in clusters
     ]
-    return Weights(weight, reason)
+    return Weights(weight, reason, formula)
 
 
 def _by_size(exponent: float) -> str:
@@ -235,36 +241,49 @@ def _power(temperature: float) -> str:
     return "" if temperature == 1 else f" ^ {temperature:g}"
 
 
-def _loss_reason(losses: ClusterLosses, c: int) -> str:
+BAD, GOOD = 1.5, 0.67
+"""Loss of a cluster, relative to the pool's mean, from which the model is called bad at it, and up to which good."""
+
+
+def loss_reason(losses: ClusterLosses, c: int, past: Sequence[PastRound] = ()) -> str:
+    """What was measured of cluster `c`, in words: its loss against the pool's, and what it was when first measured in `past`."""
     if np.isnan(losses.expected[c]):
         return "no example of the pool is measured; the same as every cluster"
-    ratio = (
-        f"{losses.expected[c] / losses.pool_mean:.2f} × the pool's"
-        if losses.pool_mean > 0
-        else "the same as the pool's"
-    )
     if losses.measured[c] == 0:
-        return f"nothing measured here; NLL {losses.expected[c]:.2f} of the average cluster, {ratio}"
-    error = f" ± {losses.stderr[c]:.2f}" if np.isfinite(losses.stderr[c]) else ""
-    return (
-        f"NLL {losses.mean[c]:.2f}{error}, mean of {losses.measured[c]} measured, "
-        f"shrunk to {losses.expected[c]:.2f}, {ratio}"
-    )
+        return f"nothing measured here: taken as the average cluster, loss {losses.expected[c]:.2f}"
+    loss = losses.mean[c]
+    ratio = loss / losses.pool_mean if losses.pool_mean > 0 else 1.0
+    bad = "still bad here" if past else "bad here"
+    level = bad if ratio >= BAD else "good here" if ratio <= GOOD else "about as good here as elsewhere"
+    return f"the model is {level}: loss {loss:.2f}, {ratio:.1f} × the pool's{_before(past, c, loss)}"
 
 
-def _fall_reason(past: Sequence[PastRound], now: ClusterLosses, evidence: Evidence, c: int) -> str:
-    """How the cluster's loss changed since it was first measured, and the speed that its share uses."""
-    if np.isnan(evidence.fall[c]):
-        return ""
-    speed = f"speed of its fall {evidence.relative_fall[c]:.2f} × the mean"
-    before = [
-        (number, entry.loss[c]) for number, entry in enumerate(past, 1) if not np.isnan(entry.loss[c : c + 1]).all()
+def _before(past: Sequence[PastRound], c: int, loss: float) -> str:
+    """Between which losses the cluster moved since it was first measured; "" if it was not."""
+    known = [
+        (n, entry.loss[c]) for n, entry in enumerate(past, 1) if c < len(entry.loss) and not np.isnan(entry.loss[c])
     ]
-    if not before or np.isnan(now.mean[c]):
-        return f", {speed}"
-    number, loss = before[0]
-    verb = "fell" if now.mean[c] < loss else "rose"
-    return f", {verb} from {loss:.2f} to {now.mean[c]:.2f} since round {number}, {speed}"
+    if not known:
+        return ""
+    number, first = known[0]
+    if f"{first:.2f}" == f"{loss:.2f}":
+        return f", unchanged since round {number}"
+    return f", {'fell' if loss < first else 'rose'} from {first:.2f} since round {number}"
+
+
+def _picked_before(evidence: Evidence, c: int) -> str:
+    return f"; {evidence.spent[c]:g} picked in earlier rounds" if evidence.spent[c] else ""
+
+
+def _loss_formula(losses: ClusterLosses, c: int) -> str:
+    if np.isnan(losses.expected[c]):
+        return "equal weights"
+    ratio = losses.expected[c] / losses.pool_mean if losses.pool_mean > 0 else 1.0
+    shrunk = f"{losses.expected[c]:.2f}, {ratio:.2f} × the pool's {losses.pool_mean:.2f}"
+    if losses.measured[c] == 0:
+        return f"NLL {shrunk}"
+    error = f" ± {losses.stderr[c]:.2f}" if np.isfinite(losses.stderr[c]) else ""
+    return f"NLL {losses.mean[c]:.2f}{error}, mean of {losses.measured[c]} measured, shrunk to {shrunk}"
 
 
 def _running_total(group: np.ndarray, amount: np.ndarray) -> np.ndarray:

@@ -178,14 +178,16 @@ class Strategy:
 class Quotas:
     """The budget divided over clusters; all (k,), k = highest cluster index among the candidates + 1.
 
-    `quota`: int64, in `unit`. `reason`: one line for each cluster. `loss_mean`: measured mean NLL, NaN where nothing is measured.
-    `loss_stderr`: its standard error, NaN where unknown. `loss_expected`: the mean after shrinkage, which the weights use.
+    `quota`: int64, in `unit`. `reason`: one line for each cluster, in words. `formula`: one line for each on how its share follows.
+    `loss_mean`: measured mean NLL, NaN where nothing is measured. `loss_stderr`: its standard error, NaN where unknown.
+    `loss_expected`: the mean after shrinkage, which the weights use.
     `measured`: number of measured examples. `weight`: share of the budget before rounding and capacities. `unit`: the budget's.
     `explored`: keys of the examples picked at random from the whole pool. They count towards the budget, not towards a quota.
     """
 
     quota: np.ndarray
     reason: list[str]
+    formula: list[str]
     loss_mean: np.ndarray
     loss_stderr: np.ndarray
     loss_expected: np.ndarray

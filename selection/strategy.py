@@ -134,7 +134,7 @@ def allocate(
     capacity = _capacity(candidates, open_, size, budget, left, strategy)
     if PICKERS[strategy.picker].whole_pool:
         capacity, share = capacity.sum(keepdims=True), np.ones(1)
-        reason = ["one quota: the picker ranks the whole pool"]
+        reason, formula = ["one quota: the picker ranks the whole pool"], [""]
     else:
         total = min(left, int(capacity.sum()))
         situation = Situation(
@@ -152,16 +152,17 @@ def allocate(
         )
         weights = ALLOCATIONS[strategy.allocation].weigh(situation)
         share = weights.weight / max(float(weights.weight.sum()), np.finfo(float).tiny)
-        reason = weights.reason
+        reason, formula = weights.reason, weights.formula or [""] * len(share)
     quota = largest_remainder(share, min(left, int(capacity.sum())), capacity)
     if not PICKERS[strategy.picker].whole_pool:
-        reason = [
-            _quota_reason(reason[c], share[c], left, budget.unit, int(quota[c]), int(capacity[c]), int(size[c]))
-            for c in range(len(quota))
-        ]
+        clusters = range(len(quota))
+        reason = [_quota_reason(reason[c], int(quota[c]), int(capacity[c]), int(size[c])) for c in clusters]
+        weight = [f"weight {share[c]:.1%} of {left} {budget.unit}" for c in clusters]
+        formula = [f"{formula[c]}; {weight[c]}" if formula[c] else weight[c] for c in clusters]
     return Quotas(
         quota,
         reason,
+        formula,
         losses.mean,
         losses.stderr,
         losses.expected,
@@ -219,11 +220,10 @@ def _capacity(
     return capacity
 
 
-def _quota_reason(reason: str, share: float, total: int, unit: str, quota: int, capacity: int, size: int) -> str:
+def _quota_reason(reason: str, quota: int, capacity: int, size: int) -> str:
     if size == 0:
         return "no selectable example"
-    full = "; the most it can have" if quota == capacity else ""
-    return f"{reason}; weight {share:.1%} of {total} {unit}{full}"
+    return reason + ("; the most it can have" if quota == capacity else "")
 
 
 def select(

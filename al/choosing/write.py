@@ -87,7 +87,7 @@ def _write_jsonl(path: Path, pool: Pool, picked: np.ndarray, table: pa.Table, sc
 
 
 def write_quotas(out: Path, state: RoundState, quotas: Quotas, picks: Selection) -> None:
-    """`quotas.json`: of each cluster its size, losses, quota, picks and the reason of its quota."""
+    """`quotas.json`: of each cluster its size, losses, quota, picks, and the reason of its quota in words and as a formula."""
     known, names = state.pool, state.clusters.json("clusters.json")["names"]
     rows = known.rows
     k = len(names)
@@ -113,6 +113,7 @@ def write_quotas(out: Path, state: RoundState, quotas: Quotas, picks: Selection)
                 "picked": int(count[c]),
                 "tokens": int(tokens[c]),
                 "reason": quotas.reason[0 if whole else c] if known else "no selectable example",
+                "formula": quotas.formula[0 if whole else c] if known else "",
             }
         )
     write_json(out / "quotas.json", entries)

@@ -9,8 +9,8 @@ from typing import Any
 from al.budget import parse_budget
 from al.commands.options import Options
 from al.comparison.play import compare_strategies, split_names
+from al.comparison.text import comparison_as_text
 from al.errors import ConfigError, RunStateError
-from al.report.text.comparison import comparison_as_text
 from al.run import rounds
 from al.run.session import Session
 from al.run.store import Run

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from al.commands.summary import describe_summary, finished_summary
 from al.comparison.runs import compare_runs
+from al.comparison.text import comparison_as_markdown, comparison_as_text
 from al.errors import ConfigError, EnvironmentProblem
 from al.report.page.figures import write_figures
-from al.report.text.comparison import comparison_as_markdown, comparison_as_text
 from al.report.text.round import render_markdown
 from al.terminal import displayable
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from al.comparison.page import render_comparison
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
@@ -32,7 +33,6 @@ from al.planning.needs import require
 from al.preparation.stages import Prepared, cluster, prepare
 from al.preparation.target import target_notices
 from al.program import invocation
-from al.report.page.comparison import render_comparison
 from al.round.loop import propose, train_lineage
 from al.run.artifacts import Artifact
 from al.run.atomic import replaced
@@ -51,6 +51,10 @@ MEASURED = ("warmup.packs", "warmup.train", "score", "suspects", "score.target",
 """Roles whose time counts as scoring."""
 OWN = ("cluster", "kinds", "lora", "measure", "noise", "score", "select", "train")
 """Config sections that a strategy may set for itself. The others make the pool and the holdout, which all strategies share."""
+
+
+SOURCES_NAMED = 8
+"""Sources that the document names; its count has all."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,7 @@ def _document(
             "examples": pool["examples"],
             "selectable": len(facts.selectable),
             "sources": len(pool["sources"]),
-            "files": sorted(pool["sources"])[:8],
+            "files": sorted(pool["sources"])[:SOURCES_NAMED],
         },
         "model": session.config.model.name,
         "proxy": False,

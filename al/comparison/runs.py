@@ -1,7 +1,7 @@
 """Rounds of several runs side by side: which config keys differ, and by how much their adapters differ on one test set.
 
 A difference is claimed only if every run was measured on the same held-out examples, tokenized identically; else "why_not" has the reason.
-The document is that of a comparison of strategies, with "runs" where it has "strategies" (`al.report.reading.compared`).
+The document is that of a comparison of strategies, with "runs" where it has "strategies" (`al.comparison.words`).
 """
 
 from __future__ import annotations

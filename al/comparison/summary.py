@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,10 @@ SHOWN_METRICS = ("macro_nll", "micro_nll", "macro_em", "micro_em", "macro_nll_no
 NEAR = 0.02
 """How far (in the logarithm) outside a learning curve its end is still used: runs of one budget end within an example of each other."""
 
+LEAST_SEEDS = 3
+"""Seeds that an interval needs. The t interval of two has one degree of freedom: 12.7 standard errors either way, and two differences
+that happen to be close make it exclude zero."""
+
 Run = Mapping[str, Any]
 """One member's result, as `al.comparison.play.play_member` gives it."""
 
@@ -20,7 +23,7 @@ def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[s
     """One strategy's numbers over its seeds, compared with the baseline's runs of the same seeds. `runs is baseline`: no differences.
 
     Intervals are 95% t intervals of the mean over seeds; differences are paired by seed, with the p-value of a paired t-test;
-    both are None with fewer than two seeds.
+    both are None with fewer than LEAST_SEEDS seeds, and where all differ alike: then the spread between seeds is unknown.
     """
     last = [run["rounds"][-1] for run in runs]
     pairs = _pairs(runs, baseline) if runs is not baseline else []
@@ -43,13 +46,13 @@ def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[s
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, standard deviation and 95% t interval of the mean."""
+    """Mean, standard deviation, and 95% t interval of the mean with n - 1 degrees of freedom, which takes LEAST_SEEDS values."""
     from scipy.stats import t
 
     n, mean = len(values), _mean(values)
-    if n < 2:
-        return {"mean": mean, "sd": None, "low": None, "high": None}
-    sd = float(np.std(values, ddof=1))
+    sd = float(np.std(values, ddof=1)) if n > 1 else None
+    if n < LEAST_SEEDS or sd is None:
+        return {"mean": mean, "sd": sd, "low": None, "high": None}
     half = float(t.ppf(0.975, n - 1)) * sd / n**0.5
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
@@ -61,16 +64,17 @@ def _pairs(runs: Sequence[Run], baseline: Sequence[Run]) -> list[tuple[Run, Run]
 
 
 def _difference(pairs: Sequence[tuple[Run, Run]], metric: str) -> dict[str, float | None]:
-    from scipy.stats import ttest_rel
+    """A difference below 1e-12 is what the order of a sum leaves of none."""
+    from scipy.stats import ttest_1samp
 
     ours, theirs = ([run["rounds"][-1][metric] for run in side] for side in zip(*pairs, strict=True))
-    found = spread(np.subtract(ours, theirs).tolist())
-    p = None
-    if len(pairs) > 1:
-        equal = np.ptp(np.subtract(ours, theirs)) == 0 and found["mean"] == 0
-        with warnings.catch_warnings():  # of differences that are all the same
-            warnings.simplefilter("ignore", RuntimeWarning)
-            p = 1.0 if equal else float(ttest_rel(ours, theirs).pvalue)
+    values = np.subtract(ours, theirs)
+    values[np.abs(values) < 1e-12] = 0.0
+    found = spread(values.tolist())
+    unknown = len(pairs) < LEAST_SEEDS or (np.ptp(values) < 1e-12 and found["mean"] != 0)
+    if unknown:
+        return {"value": found["mean"], "low": None, "high": None, "p": None}
+    p = float(ttest_1samp(values, 0.0).pvalue) if values.any() else 1.0
     return {"value": found["mean"], "low": found["low"], "high": found["high"], "p": p}
 
 

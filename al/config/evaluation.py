@@ -31,7 +31,7 @@ class EvaluateConfig(BaseModel, extra="forbid", frozen=True):
     generations: int = Field(
         6,
         ge=0,
-        description="Dev prompts that the base and each round's adapter answer for the report, side by side; the same prompts in "
+        description="Dev prompts that the base, each round's adapter and the control answer for the report, side by side; the same in "
         "every round. Each takes up to generate.max_new_tokens steps of the model. 0: none.",
     )
     generate: list[Literal["auto"] | AnswerKind] = Field(

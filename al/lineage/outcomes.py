@@ -48,6 +48,9 @@ CODE = {name: code for code, name in enumerate(OUTCOMES)}
 REMOVED_FILE = "removed.parquet"
 """In a selection that was reviewed: key and outcome of what was dropped or banned for good."""
 
+EDITED_FROM = "edited_from"
+"""Metadata of an example that was edited in a review: the id of what it was."""
+
 
 @dataclass(frozen=True)
 class PoolState:
@@ -83,6 +86,9 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
     representative = pq.read_table(prepared.groups.path / "groups.parquet")["representative"].to_numpy()
     status = np.asarray(table.status)
     trained = trained_rounds(pool.keys, history)
+    removed = removed_in_reviews(pool, history, forget)
+    near = representative != np.arange(len(pool))
+    near[edited_rows(pool, near, representative, removed)] = False
     checks = (
         ("answered", pool.answered),
         ("unlabelled", ~pool.labelled),
@@ -93,9 +99,9 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
         *why_left_out(prepared.cleaned, len(pool)).items(),
         ("near_duplicate_of_holdout", split == SHADOW),
         ("near_duplicate_of_target", _near_target(prepared, len(pool))),
-        ("near_duplicate", representative != np.arange(len(pool))),
+        ("near_duplicate", near),
         ("trained", trained > 0),
-        *removed_in_reviews(pool, history, forget),
+        *removed,
     )
     outcome = np.full(len(pool), CODE["selectable"], dtype=np.uint8)
     for name, applies in reversed(checks):
@@ -129,6 +135,20 @@ def removed_in_reviews(pool: Pool, history: History, forget: Sequence[str] = ())
         keys = np.concatenate([t.filter(pc.equal(t["outcome"], name))["key"].to_numpy() for t in tables])
         found.append((name, np.isin(pool.keys, keys) & kept))
     return found
+
+
+def edited_rows(
+    pool: Pool, near: np.ndarray, representative: np.ndarray, removed: Sequence[tuple[str, np.ndarray]]
+) -> np.ndarray:
+    """(m,) near-duplicates that take the place of what they were edited from: it leads their group and was removed, so nothing would be
+    left of it. `near`: (n,) bool. `representative`: (n,) rows. `removed`: as of `removed_in_reviews`."""
+    gone = np.zeros(len(pool), dtype=bool)
+    for _, rows in removed:
+        gone |= rows
+    rows = np.flatnonzero(near & gone[representative])
+    names = set(pool.ids[gone].tolist()) if len(rows) else set()
+    edited = [metadata.get(EDITED_FROM) in names for metadata in pool.metadata(rows)]
+    return rows[np.array(edited, dtype=bool)]
 
 
 def _near_target(prepared: Prepared, n: int) -> np.ndarray:

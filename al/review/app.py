@@ -102,6 +102,11 @@ def make_app(desk: Desk, token: str, hosts: frozenset[str]) -> FastAPI:
         """Apply one change to the draft; returns the new state."""
         return desk.change(wanted.kind, wanted.key, wanted.value)
 
+    @app.post("/api/undo")
+    def undo() -> dict[str, Any]:
+        """Take back the last change; returns the new state."""
+        return desk.undo()
+
     @app.post("/api/approve")
     def approve(wanted: ApproveRequest) -> dict[str, Any]:
         """Approve the draft at a revision."""

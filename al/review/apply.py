@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from al.choosing.scored import Scored
 from al.choosing.write import write_picked
 from al.config.pool import PoolConfig
-from al.lineage.outcomes import CODE, OUTCOMES, REMOVED_FILE
+from al.lineage.outcomes import CODE, EDITED_FROM, OUTCOMES, REMOVED_FILE
 from al.lineage.round_state import RoundState
 from al.pool.sources import find_sources
 from al.preparation.stages import import_sources
@@ -81,7 +81,7 @@ class Proposed:
         batch.check(decision)
         keys = batch.pool.keys
         change = Change(
-            dropped=keys[batch.rows_of(decision.drop)],
+            dropped=keys[batch.rows_of(decision.removed)],
             pinned=keys[batch.rows_of(decision.pin)],
             banned=keys[batch.banned(decision)],
             quotas=decision.quotas,
@@ -90,14 +90,14 @@ class Proposed:
 
 
 def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
-    """Publish a decision: `decision.json`, and its answers as importable rows, `answers.jsonl`. The same decision on the
-    same proposal is the same artifact."""
+    """Publish a decision: `decision.json`, and its answers and edits as importable rows, `answers.jsonl`. The same decision on
+    the same proposal is the same artifact."""
     document = decision.model_copy(update={"proposal": proposed.artifact.fingerprint}).document()
 
     def build(out: Path, scratch: Path) -> None:
-        """Write `decision.json` and, if there are answers, `answers.jsonl`."""
+        """Write `decision.json` and, if there are answers or edits, `answers.jsonl`."""
         write_json(out / DECISION_FILE, document)
-        if decision.answers:
+        if decision.answers or decision.edits:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in answer_rows(proposed.batch, decision))
             (out / ANSWERS_FILE).write_text("".join(lines), encoding="utf-8")
 
@@ -112,18 +112,22 @@ def record_decision(proposed: Proposed, decision: Decision) -> Artifact:
 
 
 def answer_rows(batch: Batch, decision: Decision) -> list[dict[str, Any]]:
-    """The answered examples in the format of `label`, for `pool import`."""
-    rows = batch.rows_of(list(decision.answers))
+    """The answered and the edited examples in the format of `label`, for `pool import`. An edited one has the id of what it was edited
+    from in its metadata, as `edited_from`."""
+    given = decision.answers | decision.edits
+    rows = batch.rows_of(list(given))
     pool = batch.pool
-    texts = zip(rows.tolist(), pool.messages(rows), pool.metadata(rows), decision.answers.values(), strict=True)
+    texts = zip(rows.tolist(), pool.messages(rows), pool.metadata(rows), given.items(), strict=True)
     found = []
-    for row, messages, metadata, answer in texts:
+    for row, messages, metadata, (name, response) in texts:
+        edited = name in decision.edits
         ours = {
-            "id": str(pool.ids[row]),
+            "id": name,
             "source": str(pool.sources[row]),
-            "messages": messages,
-            "response": answer,
+            "messages": messages[:-1] if edited else messages,
+            "response": response,
             "suggestion": "",
+            **({EDITED_FROM: name} if edited else {}),
         }
         found.append(ours | {name: value for name, value in metadata.items() if name not in ours})
     return found
@@ -200,7 +204,7 @@ def revised_quotas(batch: Batch, decision: Decision, table: pa.Table) -> list[di
 
 
 def _removed(batch: Batch, decision: Decision) -> pa.Table:
-    dropped = batch.rows_of(decision.drop)
+    dropped = batch.rows_of(decision.removed)
     banned = np.setdiff1d(np.flatnonzero(batch.banned(decision)), dropped)
     outcome = ["dropped_in_review"] * len(dropped) + ["banned_in_review"] * len(banned)
     keys = batch.pool.keys[np.concatenate([dropped, banned]).astype(np.int64)]
@@ -235,12 +239,13 @@ def describe_changes(batch: Batch, decision: Decision, table: pa.Table) -> dict[
             for c, quota in sorted(decision.quotas.items())
         ],
         "answered": len(decision.answers),
+        "edited": len(decision.edits),
         "note": decision.note,
     }
 
 
 def take_answers(session: Session, number: int) -> None:
-    """Add the answers given in the previous round's review to the pool, as a new version, before round `number` begins."""
+    """Add the answers and edits of the previous round's review to the pool, as a new version, before round `number` begins."""
     recorded = rounds.recorded(session.run, number - 1, "decision") if number > 1 else None
     present = rounds.current_pool(session.run)
     begun = any(entry.number == number for entry in rounds.all_rounds(session.run))
@@ -250,6 +255,8 @@ def take_answers(session: Session, number: int) -> None:
     known = {entry["sha256"] for entry in present[1].json("pool.json")["files"]}
     if recorded.manifest["files"][ANSWERS_FILE]["sha256"] in known:
         return
-    count = len(decided(recorded).answers)
-    session.tell(f"adding {count:,} answers of the last review to the pool")
+    decision = decided(recorded)
+    parts = [f"{len(decision.answers):,} answers"] * bool(decision.answers)
+    parts += [f"{len(decision.edits):,} edited responses"] * bool(decision.edits)
+    session.tell(f"adding {' and '.join(parts)} of the last review to the pool")
     rounds.add_pool(session.run, import_sources(session, sources, previous=present[1]))

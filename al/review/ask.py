@@ -153,4 +153,6 @@ def summary_line(selection: Artifact) -> str:
         f"{pinned:,} pinned and {len(changes['brought_in']) - pinned:,} others added",
     ]
     parts += [f"{changes['answered']:,} answered (in the pool from the next round on)"] * bool(changes["answered"])
+    edited = changes.get("edited", 0)
+    parts += [f"{edited:,} edited (in the pool from the next round on)"] * bool(edited)
     return ", ".join(parts)

@@ -122,6 +122,18 @@ class Batch:
         for name, row in zip(answers, self.rows_of(answers, "answers: "), strict=True):
             if self.pool.labelled[row]:
                 raise DataError(f"answers: {name} has a response; only examples without one can be answered.")
+        self._check_edits(decision)
+
+    def _check_edits(self, decision: Decision) -> None:
+        ids = list(decision.edits)
+        rows = self.rows_of(ids, "edits: ")
+        for name, row, messages in zip(ids, rows, self.pool.messages(rows), strict=True):
+            if not self.pool.labelled[row]:
+                raise DataError(f"edits: {name} has no response to correct; answer it instead.")
+            if len(messages) == 1:
+                raise DataError(f"edits: {name} is a response without a prompt; drop it and import the corrected text.")
+            if messages[-1]["content"].strip() == decision.edits[name].strip():
+                raise DataError(f"edits: {name}: the response is the pool's own; change it, or remove the edit.")
 
     def _check_pins(self, decision: Decision) -> None:
         for name, row in zip(decision.pin, self.rows_of(decision.pin, "pin: "), strict=True):

@@ -58,6 +58,11 @@ class Decision(BaseModel, extra="forbid", frozen=True):
     answers: dict[Id, Answer] = Field(
         default={}, description="Responses to examples without one, by id. They enter the pool in the next round."
     )
+    edits: dict[Id, Answer] = Field(
+        default={},
+        description="Corrected responses by id. The example as it is stays out, in this round and later ones; with the corrected "
+        "response it enters the pool in the next round.",
+    )
     note: Annotated[str, Field(max_length=LONGEST_NOTE), AfterValidator(_clean)] = Field(
         default="", description="The reason for the decision; shown in the report."
     )
@@ -66,19 +71,29 @@ class Decision(BaseModel, extra="forbid", frozen=True):
     def _no_contradiction(self) -> Decision:
         if both := sorted(set(self.drop) & set(self.pin)):
             raise ValueError(f"{both[0]} is in both drop and pin; remove it from one")
+        for name in ("drop", "pin"):
+            if both := sorted(set(self.edits) & set(getattr(self, name))):
+                raise ValueError(f"{both[0]} is in both edits and {name}; remove it from one")
         if both := sorted(set(self.ban_clusters) & set(self.quotas)):
             raise ValueError(f"cluster {both[0]} is banned and has a quota; remove it from ban_clusters or quotas")
         return self
 
     def document(self) -> dict[str, Any]:
-        """The decision as sorted JSON values."""
+        """The decision as sorted JSON values. Without edits it has no such field: it is then byte for byte that of earlier versions."""
         values = self.model_dump(mode="json")
+        if not self.edits:
+            del values["edits"]
         return {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in values.items()}
+
+    @property
+    def removed(self) -> list[str]:
+        """Ids of examples that are not trained on as they are: dropped, or replaced by an edited one."""
+        return sorted({*self.drop, *self.edits})
 
     @property
     def changes_nothing(self) -> bool:
         """Whether the decision approves the proposal unchanged."""
-        return not (self.drop or self.pin or self.ban_clusters or self.ban_sources or self.quotas)
+        return not (self.removed or self.pin or self.ban_clusters or self.ban_sources or self.quotas)
 
 
 def parse_decision(values: Any, where: str) -> Decision:

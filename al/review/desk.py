@@ -15,11 +15,11 @@ import numpy as np
 
 from al.errors import DataError, RunStateError, UserError
 from al.review.apply import Proposed
-from al.review.decision import parse_decision
+from al.review.decision import Decision, parse_decision
 from al.review.draft import changed, load_draft, save_draft
 from selection.errors import SelectionError
 
-View = Literal["batch", "changed", "left", "unlabelled"]
+View = Literal["batch", "changed", "left", "unlabelled", "pool"]
 PAGE_ROWS = 200
 CUT = 400
 """Characters of a text in a list; the example itself has the whole text."""
@@ -37,6 +37,7 @@ class Desk:
         self.watched = -math.inf
         """Monotonic time of the page's last progress request."""
         self.revision = 0
+        self._past: list[Decision] = []
         self._lock = threading.RLock()
         self._problem: str | None = None
         self._now = np.empty(0, dtype=np.int64)
@@ -79,13 +80,15 @@ class Desk:
                     "filled": len([row for row in now - before if not pinned[row]]),
                     "dropped": len(self.draft.drop),
                     "answered": len(self.draft.answers),
+                    "edited": len(self.draft.edits),
                     "unlabelled": int((batch.outcome == "unlabelled").sum()),
                 },
                 "clusters": self._clusters(),
                 "sources": self._sources(),
                 "scores": [name for name in batch.scores if name != "length"],
-                "draft": self.draft.document(),
+                "draft": {"edits": {}, **self.draft.document()},
                 "revision": self.revision,
+                "undoable": len(self._past),
                 "problem": self._problem,
                 "notice": self.notice,
                 "approved": self.approved.is_set(),
@@ -125,7 +128,7 @@ class Desk:
 
         Args:
             view: "batch": examples the draft would train on; "changed": added and removed examples; "left": examples that may be
-                picked but are not; "unlabelled": examples without a response.
+                picked but are not; "unlabelled": examples without a response; "pool": every example, whatever its outcome.
         """
         with self._lock:
             batch = self.proposed.batch
@@ -154,10 +157,12 @@ class Desk:
         batch = self.proposed.batch
         if view == "batch":
             return self._now
+        if view == "pool":
+            return np.arange(len(batch.pool))
         if view == "unlabelled":
             return np.flatnonzero(batch.outcome == "unlabelled")
         if view == "changed":
-            named = batch.rows_of(sorted({*self.draft.drop, *self.draft.pin, *self.draft.answers}))
+            named = batch.rows_of(sorted({*self.draft.removed, *self.draft.pin, *self.draft.answers}))
             return np.union1d(np.setxor1d(batch.picked, self._now), named).astype(np.int64)
         return np.setdiff1d(self.proposed.state.pool.rows, self._now)
 
@@ -169,6 +174,7 @@ class Desk:
         for row, record in zip(rows.tolist(), batch.records(rows), strict=True):
             name = record["id"]
             state = "dropped" if name in dropped else "pinned" if name in pinned else _state(row in before, row in now)
+            state = "edited" if name in draft.edits else state
             state = "unlabelled" if record["outcome"] == "unlabelled" else state
             scores = {
                 s: record[s] for s in batch.scores if s != "length" and record[s] is not None and np.isfinite(record[s])
@@ -187,6 +193,7 @@ class Desk:
                     "prompt": _cut(record["prompt"], cut),
                     "response": _cut(record["response"], cut),
                     "answer": draft.answers.get(name),
+                    "edit": draft.edits.get(name),
                 }
             )
         return found
@@ -201,11 +208,28 @@ class Desk:
             self._check_open()
             draft = parse_decision(changed(self.draft, kind, key, value), f"{kind} {key}".strip())
             self.proposed.batch.check(draft)
-            save_draft(self.folder, draft)
-            self.draft = draft
-            self.revision += 1
-            self._apply()
-            return self.state()
+            if draft != self.draft:
+                self._past.append(self.draft)
+            return self._take(draft)
+
+    def undo(self) -> dict[str, Any]:
+        """Take back the last change made since this page was served, save the draft, and return the new state.
+
+        Raises:
+            RunStateError: there is no such change, or the review is approved.
+        """
+        with self._lock:
+            self._check_open()
+            if not self._past:
+                raise RunStateError("there is no change to undo.")
+            return self._take(self._past.pop())
+
+    def _take(self, draft: Decision) -> dict[str, Any]:
+        save_draft(self.folder, draft)
+        self.draft = draft
+        self.revision += 1
+        self._apply()
+        return self.state()
 
     def approve(self, revision: int) -> dict[str, Any]:
         """Approve the draft at `revision`.

@@ -60,9 +60,9 @@ def changed(decision: Decision, kind: str, key: str, value: Any) -> dict[str, An
     """The document of a draft after one change; a `value` of None or false undoes it.
 
     Args:
-        kind: "drop" or "pin" (key: an id), "ban_cluster", "ban_source", "quota" (key: a cluster), "answer" (key: an id), "note".
+        kind: "drop" or "pin" (key: an id), "ban_cluster", "ban_source", "quota" (key: a cluster), "answer" or "edit" (key: an id), "note".
     """
-    document = decision.document()
+    document = {"edits": {}, **decision.document()}
     lists = {"drop": "drop", "pin": "pin", "ban_cluster": "ban_clusters", "ban_source": "ban_sources"}
     if kind in lists:
         entry: Any = _cluster(key) if kind == "ban_cluster" else key
@@ -71,19 +71,25 @@ def changed(decision: Decision, kind: str, key: str, value: Any) -> dict[str, An
         other = {"drop": "pin", "pin": "drop"}.get(kind)
         if other and value:  # the later change counts
             document[other] = [name for name in document[other] if name != key]
+        if other and value:
+            document["edits"].pop(key, None)
         if kind == "ban_cluster" and value:
             document["quotas"].pop(str(entry), None)
-    elif kind in ("quota", "answer"):
-        field, entry = ("quotas", str(_cluster(key))) if kind == "quota" else ("answers", key)
+    elif kind in ("quota", "answer", "edit"):
+        field, entry = ("quotas", str(_cluster(key))) if kind == "quota" else (f"{kind}s", key)
         if isinstance(value, bool):
             raise DataError(f"{kind}: expected {'a number' if kind == 'quota' else 'text'} or null, found {value}.")
         document[field].pop(entry, None)
         if value is not None and value != "":
             document[field][entry] = value
+            if kind == "edit":  # the later change counts
+                document |= {name: [other for other in document[name] if other != key] for name in ("drop", "pin")}
     elif kind == "note":
         document["note"] = value or ""
     else:
-        raise DataError(f"kind: expected drop, pin, ban_cluster, ban_source, quota, answer or note, found {kind!r}.")
+        raise DataError(
+            f"kind: expected drop, pin, ban_cluster, ban_source, quota, answer, edit or note, found {kind!r}."
+        )
     return document
 
 

@@ -97,7 +97,7 @@ def run_round(
     models |= {"control": done.roles["control.train"]} if config.control else {}
     for name, model in models.items():
         done.keep(f"evaluate.{name}", evaluate(session, prepared, model, f"evaluate {TITLES[name]}"))
-    generate_answers(session, prepared, ours, adapter, done.keep)
+    generate_answers(session, prepared, ours, adapter, done.roles.get("control.train"), done.keep)
     asked = ask_holdout(session, prepared)
     for name, model in models.items() if asked.ids else ():
         done.keep(f"answers.{name}", answer(session, asked, model, f"answer {TITLES[name]}"))
@@ -129,8 +129,10 @@ def propose(session: Session, prepared: Prepared, history: History, budget: Budg
     return Proposed(scored, keep("selection", selecting.select(scored)))
 
 
-def generate_answers(session: Session, prepared: Prepared, history: History, adapter: Artifact, keep: Keep) -> None:
-    """Answers of the base and of this round's adapter to a few dev prompts, and those of the round before."""
+def generate_answers(
+    session: Session, prepared: Prepared, history: History, adapter: Artifact, control: Artifact | None, keep: Keep
+) -> None:
+    """Answers of the base, of this round's adapter and of the control's to a few dev prompts, and those of the round before."""
     before = history.last("generations.selected")
     rows = generations.choose_prompts(session, prepared, before)
     if len(rows):
@@ -138,6 +140,8 @@ def generate_answers(session: Session, prepared: Prepared, history: History, ada
         if before is not None:
             keep("generations.previous", before)
         keep("generations.selected", generations.generate(session, prepared, adapter, rows, "generate this round"))
+        if control is not None:
+            keep("generations.control", generations.generate(session, prepared, control, rows, "generate control"))
 
 
 def train_lineage(

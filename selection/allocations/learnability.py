@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selection.allocate import Situation, Weights, allocation, loss_allocation
+from selection.allocate import Situation, Weights, allocation, loss_allocation, loss_reason
 from selection.evidence import gather
 from selection.randomness import DRAW
 
@@ -23,8 +23,10 @@ def learnability_allocation(situation: Situation) -> Weights:
     drawn = evidence.gain + evidence.gain_error * rng.standard_normal(len(situation.size))
     least = 0.05 * max(float(np.nanmean(np.maximum(evidence.gain, 0))), 1e-12)
     weight = np.where(situation.size > 0, np.maximum(drawn, least), 0.0)
-    reason = [
-        f"loss changes by {0 - gain:+.2g} ± {error:.1g} nats per doubling of its picks, drawn {0 - draw:+.2g}"
+    reason = [loss_reason(situation.losses, c, situation.past) for c in range(len(weight))]
+    formula = [
+        f"by a line through all rounds the loss changes by {0 - gain:+.2g} ± {error:.1g} nats per doubling of its picks, "
+        f"apart from what all clusters gain; drawn {0 - draw:+.2g}"
         for gain, error, draw in zip(evidence.gain, evidence.gain_error, drawn, strict=True)
     ]
-    return Weights(weight, reason)
+    return Weights(weight, reason, formula)

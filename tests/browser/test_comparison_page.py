@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "report"))
 
 from comparison_documents import eight, hostile_comparison  # noqa: E402
 
-from al.report.page.comparison import render_comparison  # noqa: E402
+from al.comparison.page import render_comparison  # noqa: E402
 
 OUTSIDE = """() => [...document.querySelectorAll(".dots .label")].filter((label) => {
   const [box, chart] = [label, label.closest(".dots")].map((element) => element.getBoundingClientRect());

@@ -214,7 +214,7 @@ def test_clusters_are_filtered_sorted_and_linked_to_their_card(opened, written: 
     assert page.evaluate("document.activeElement.id") == "card"
     page.fill("#cluster-filter", "")
     page.get_by_role("button", name="Gain ± stderr").click()
-    gains = rows.locator("td:nth-child(8)").all_inner_texts()
+    gains = rows.locator("td:nth-child(12)").all_inner_texts()
     assert gains[0].startswith("+0.400") and gains[-1].startswith("0.000")
     well_behaved(watched, written)
 
@@ -231,6 +231,11 @@ def test_picked_examples_are_searched_and_paged(opened, written: Path, width: in
     assert rows.count() == 1 and picks["why"][60] in rows.first.inner_text()
     for detail, value in rows.locator("data").evaluate_all("all => all.map(e => [e.dataset.detail, e.value])"):
         assert json.loads(value) == resolve({"picks": picks}, detail)
+    word = picks["asked"][71].split()[-1]
+    page.fill("#pick-search", word)
+    assert word in rows.filter(has_text=picks["id"][71]).first.inner_text(), "the part that matches is shown"
+    page.fill("#pick-search", picks["response"][33].split()[-1])
+    assert rows.filter(has_text=picks["id"][33]).count() == 1
     page.fill("#pick-search", "no such words")
     assert rows.count() == 0 and page.inner_text("#pick-count") == "0 of 100 match"
     well_behaved(watched, written)

@@ -131,6 +131,31 @@ def test_bans_quotas_answers_and_notes_are_kept_and_what_cannot_be_met_is_said(s
     assert watched.dialogs == [] and not [e for e in watched.errors if "422" not in e]
 
 
+def test_a_response_is_edited_and_the_edit_undone_by_keyboard(served, watch):
+    watched, page = opened(watch, served)
+    cards = page.locator(".card")
+    name = cards.nth(0).get_attribute("data-id")
+    assert page.locator(".keys").bounding_box()["y"] < cards.nth(0).bounding_box()["y"], (
+        "the keys are shown above the list"
+    )
+    page.keyboard.press("j")
+    page.keyboard.press("e")
+    box = page.get_by_label(f"Corrected response of {name}")
+    box.fill("<b>corrected</b> d p u")
+    box.press("Control+Enter")
+    page.wait_for_function("id => !document.querySelector(`[data-id='${id}']`)", arg=name)
+    assert drafted(served)["edits"] == {name: "<b>corrected</b> d p u"} and "1 edited" in page.inner_text("#sum")
+    page.get_by_role("button", name="Changed").click()
+    card = page.locator(f".card[data-id='{name}'][data-state=edited]")
+    card.wait_for()
+    assert card.locator("pre.edited").inner_text() == "<b>corrected</b> d p u" and card.locator("b").count() == 0
+    page.locator("#list").focus()
+    page.keyboard.press("u")
+    page.wait_for_function("id => !document.querySelector(`[data-id='${id}']`)", arg=name)
+    assert "edits" not in drafted(served) and page.locator("#undo").is_disabled()
+    assert watched.errors == [] and watched.dialogs == []
+
+
 def test_a_server_that_is_gone_is_said(served, watch, tmp_path):
     with serve(make_desk(tmp_path / "other"), 0) as short:
         watched, page = opened(watch, short)

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from command_line import Result, winnow, winnow_child
-from scipy import stats
 
 from al.comparison.play import Member
 from al.config import Config
@@ -180,8 +179,8 @@ def test_statistics_follow_from_the_runs(compared):
         for metric in METRICS:
             values, found = finals(name, metric), entry["final"][metric]
             assert found["mean"] == pytest.approx(values.mean())
-            low, high = stats.t.interval(0.95, 1, values.mean(), stats.sem(values)) if np.ptp(values) else values
-            assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+            assert (found["low"], found["high"]) == (None, None), "two seeds are too few for an interval"
+            assert found["sd"] == pytest.approx(values.std(ddof=1))
         for key in ("examples", "tokens", "response_tokens"):
             assert entry[key] == round(finals(name, key).mean())
         for r, point in enumerate(entry["curve"]):
@@ -191,10 +190,9 @@ def test_statistics_follow_from_the_runs(compared):
             assert entry["difference"] is None
             continue
         pairs = finals(name, "macro_nll"), finals("random", "macro_nll")
-        found, test = entry["difference"]["macro_nll"], stats.ttest_rel(*pairs)
-        assert found["value"] == pytest.approx(np.subtract(*pairs).mean()) and found["p"] == pytest.approx(test.pvalue)
-        interval = test.confidence_interval(0.95)
-        assert (found["low"], found["high"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+        found = entry["difference"]["macro_nll"]
+        assert found["value"] == pytest.approx(np.subtract(*pairs).mean())
+        assert (found["low"], found["high"], found["p"]) == (None, None, None)
 
 
 def test_changes_of_a_strategy_are_its_own(compared):

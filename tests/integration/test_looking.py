@@ -97,3 +97,29 @@ def test_a_side_of_a_pool_that_was_never_split_is_refused_with_what_to_do(world,
     assert (
         refused.code == 5 and "Run one, or leave --split out" in refused.err and not (tmp_path / "dev.jsonl").exists()
     )
+
+
+def test_a_text_is_found_in_the_whole_pool_with_what_became_of_each_example(run):
+    pool = Pool.open(next((run / "artifacts/pool").iterdir()))
+    texts = ["\n".join(m["content"] for m in said).lower() for said in pool.iter_messages()]
+    holding = [str(pool.ids[i]) for i, text in enumerate(texts) if "river" in text]
+    found = winnow("pool", "search", "RIVER", "--run", run, "--limit", 1000, "--json").document
+    assert [example["id"] for example in found["examples"]] == holding and found["total"] == len(holding) > 3
+    picked = {
+        json.loads(line)["id"]: json.loads(line)["why"]
+        for line in (run / "rounds/001/selection/selection.jsonl").read_text().splitlines()
+    }
+    for example in found["examples"]:
+        assert (example["outcome"] == "selected") == (example["id"] in picked)
+        assert example["why"].startswith(picked.get(example["id"], "")) and example["why"]
+    said = winnow("pool", "search", "river", "--run", run, "--limit", 2).out
+    assert f"{len(holding):,} examples of pool version 1" in said and "the first 2 are shown" in said
+    assert said.lower().count("river") > 2 and said.count("  asked: ") == 2
+    none = winnow("pool", "search", "no such words at all", "--run", run)
+    assert none.code == 0 and none.out.startswith("0 examples of pool version 1")
+
+
+def test_a_search_without_text_or_pool_says_what_is_missing(run, tmp_path):
+    assert winnow("pool", "search", " ", "--run", run).code == 2
+    missing = winnow("pool", "search", "river", "--run", tmp_path / "none")
+    assert missing.code == 5 and "none" in missing.err

@@ -64,8 +64,9 @@ def test_every_pick_is_listed_with_the_reason_that_the_selection_gives(run: Path
     for name in ("id", "source", "cluster", "tokens"):
         assert picks[name] == [line[name] for line in lines]
     assert all(shown.startswith(line["why"]) for shown, line in zip(picks["why"], lines, strict=True))
-    beginnings = [f"system: {line['messages'][0]['content']} user: " for line in lines]
-    assert all(text.startswith(start) for text, start in zip(picks["prompt"], beginnings, strict=True))
+    turns = [[" ".join(message["content"].split()) for message in line["messages"]] for line in lines]
+    assert picks["asked"] == [said[-2] for said in turns] and picks["response"] == [said[-1] for said in turns]
+    assert picks["before"] == [f"system: {said[0]}" for said in turns] and picks["whole"] == 20
 
 
 def test_a_card_tells_what_became_of_its_cluster(run: Path):

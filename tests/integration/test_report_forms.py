@@ -14,9 +14,9 @@ from command_line import winnow
 
 from al.comparison import runs as compared_runs
 from al.comparison.runs import compare_runs
+from al.comparison.text import comparison_as_markdown, comparison_as_text
 from al.evaluation.bootstrap import paired_bootstrap
 from al.evaluation.stage import load_measured
-from al.report.text.comparison import comparison_as_markdown, comparison_as_text
 from al.run.status import status
 from al.run.store import Run
 from selection.holdout import TEST

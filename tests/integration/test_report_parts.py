@@ -48,8 +48,8 @@ def test_the_same_dev_prompts_are_answered_in_both_rounds_and_never_test_ones(ro
     assert ids[0] == ids[1] and len(ids[0]) == 4
     held = pq.read_table(run / "rounds/001/evaluate.base/examples.parquet").to_pandas().set_index("id")["split"]
     assert len(set(held[ids[0]])) == 1 and (held == held[ids[0][0]]).sum() == first["dev"]["examples"]
-    assert set(first["generations"]["rows"][0]["answers"]) == {"base", "selected"}
-    assert set(second["generations"]["rows"][0]["answers"]) == {"base", "previous", "selected"}
+    assert set(first["generations"]["rows"][0]["answers"]) == {"base", "selected", "control"}
+    assert set(second["generations"]["rows"][0]["answers"]) == {"base", "previous", "selected", "control"}
 
 
 def test_what_the_round_before_answered_is_taken_from_its_artifact(rounds):
@@ -141,3 +141,20 @@ def test_answers_and_control_can_be_switched_off(world: Path, tmp_path: Path):
     assert summary["cost"]["money"] is None and summary["cost"]["seconds"]["control"] == 0
     assert not any("generate" in label for label in summary["timings"])
     assert summary["evaluation"]["by_group"] == []
+
+
+def test_work_is_what_passed_through_the_model(rounds):
+    run, *summaries = rounds
+    for summary in summaries:
+        tokens, training = summary["work"]["tokens"], summary["training"]
+        assert tokens["training"] == training["selected"]["tokens"]
+        assert tokens["selecting"] >= summary["scoring"]["tokens"]
+        held = tokens["control"] - training["control"]["tokens"]
+        models = 3 if summary["round"] == 1 else 2  # base is not evaluated again in round 2; the round before neither
+        assert held > 0 and tokens["evaluation"] == (models - 1) * held
+        assert tokens["total"] == sum(tokens[kind] for kind in ("selecting", "training", "evaluation", "control"))
+        speeds = [step["tokens_per_s"] for line in training.values() for step in line["curve"]]
+        rate = summary["work"]["tokens_per_s"]
+        assert sorted(speeds)[len(speeds) // 2] <= rate <= max(speeds)
+        assert summary["work"]["seconds"]["training"] == pytest.approx(tokens["training"] / rate)
+        assert summary["work"]["seconds"]["evaluation"] == pytest.approx(tokens["evaluation"] / 2 / rate)

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow, winnow_child
 
+from al.pool.store import Pool
+
 BUDGET = 30
 PROMPTS = [f"please answer {word}" for word in ("this", "that", "these", "those")]
 
@@ -129,6 +131,33 @@ def test_an_edited_batch_drops_pins_and_answers_and_the_budget_stays(run):
     assert third.code == 0, third.err
     outcomes = selection(run, 3).set_index("id").outcome
     assert outcomes[gone[0]] != "dropped_in_review" and outcomes[gone[1]] == "dropped_in_review"
+
+
+def test_an_edited_example_may_be_picked_in_the_next_round_and_the_original_never(run):
+    before = proposal(run)
+    name = before[before.pick == 0].id.iloc[0]
+    with (run.parent / "batch.csv").open(encoding="utf-8-sig", newline="") as handle:
+        response = next(row["response"] for row in csv.DictReader(handle) if row["id"] == f"#{name}")
+    result = approve(run, decide(run, edits={name: f"{response} ."}))
+    assert result.code == 0 and "1 edited (in the pool from the next round on)" in result.out, result.err
+    first = selection(run).set_index("id")
+    assert first.outcome[name] == "dropped_in_review" and (first.outcome == "selected").sum() == BUDGET
+    document = json.loads((run / "rounds/001/summary.json").read_text())
+    assert (
+        document["review"]["edited"] == 1
+        and "Edited, for the next round" in (run / "rounds/001/report.html").read_text()
+    )
+
+    again = winnow("round", "--run", run, "--budget", 10, "--no-control", "--json")
+    assert again.code == 0 and again.document["pool"]["version"] == 2, again.err
+    second = selection(run, 2)
+    (edited,) = set(second.id) - set(before.id)
+    second = second.set_index("id")
+    assert second.outcome[name] == "dropped_in_review"
+    assert second.outcome[edited] in ("selected", "quota_full", "no_quota", "tail_cut", "suspected_noise")
+    pool = Pool.open((run / "rounds/002/pool").resolve())
+    (metadata,) = pool.metadata(np.flatnonzero(pool.ids == edited))
+    assert metadata["edited_from"] == name
 
 
 def test_what_is_banned_stays_banned_and_quotas_are_met(run):

@@ -72,7 +72,14 @@ def _histogram(summary: Mapping[str, Any], key: str, other: str, title: str) -> 
         values = counts.get(name)
         if values:
             points = list(zip(counts["edges"], [*values, values[-1]], strict=True))
-            made = trace(points, name, role, "lines", dash="dot" if role == "base" else "solid", fill="tozeroy")
+            made = trace(
+                points,
+                f"{name}: {sum(values):,}",
+                role,
+                "lines",
+                dash="dot" if role == "base" else "solid",
+                fill="tozeroy",
+            )
             made["line"]["shape"] = "hv"
             data.append(made | {"fillcolor": f"@{role}-fill"})
     layout = plot_layout(title, "Examples", legend=True)

@@ -1,4 +1,4 @@
-"""What the page's scripts look up, put together from summary and details, and packed so that 100,000 points fit a page of 8 MB.
+"""What the page's scripts look up, put together from summary and details, and packed so that 100,000 points fit a page of 5 MB.
 
 The scripts get words and written numbers from here, so that one place decides how a number looks.
 """
@@ -92,7 +92,7 @@ def _cards(summary: Mapping[str, Any], cards: list[Mapping[str, Any]]) -> list[d
     for index, card in enumerate(cards):
         entry = clusters[at[card["cluster"]]] if card["cluster"] in at else {}
         facts = [_fact(clusters, at[card["cluster"]], *row) for row in _CARD_FACTS if entry.get(row[1]) is not None]
-        named = {key: entry.get(key) for key in ("name", "reason", "change")}
+        named = {key: entry.get(key) for key in ("name", "reason", "formula", "change")}
         result.append({**card, **named, "index": index, "facts": facts})
     return result
 

@@ -11,6 +11,8 @@ from typing import Any
 
 MISSING = "–"
 MINUS = "\u2212"
+NOISE = 1e-9
+"""Below this a number is what rounding left of a zero: sums of float64 differ by 1e-16 with their order."""
 
 
 def short(text: str, limit: int = 80) -> str:
@@ -42,14 +44,16 @@ def write(value: float | int | None, style: str, *, signed: bool = False) -> str
     if value is None:
         return MISSING
     text = STYLES[style](abs(value))
+    if -NOISE < value < NOISE:
+        return text
     if value < 0:
         return MINUS + text
     return "+" + text if signed and value > 0 else text
 
 
 def _decimals(value: float, places: int) -> str:
-    """Fixed decimals, but never a nonzero number written as zero: an interval that misses zero must look so."""
-    if value and value < 0.5 * 10**-places:
+    """Fixed decimals, but never a nonzero number written as zero: an interval that misses zero must look so. NOISE is zero."""
+    if value > NOISE and value < 0.5 * 10**-places:
         return f"{value:.1g}"
     return f"{value:,.{places}f}"
 

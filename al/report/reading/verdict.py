@@ -1,7 +1,8 @@
-"""Whether the selection helped, in a sentence or two that claim no more than the intervals do.
+"""Whether selecting beat random, in one sentence, then the numbers behind it; they claim no more than the intervals do.
 
-A difference counts as shown when its 95% interval leaves zero out. The sentences report NLL and exact match both,
-because gains in one overstate gains in the other, and they say plainly when fine-tuning made the base model worse.
+A difference counts as shown when its 95% interval leaves zero out. One metric decides, named by a rule that reads no result
+(`al.evaluation.deciding`). The sentences report NLL and exact match both, because gains in one overstate gains in the other, and they
+say plainly when fine-tuning made the base model worse.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from al import labels
-from al.report.reading.values import lookup, write
+from al.evaluation.deciding import SHORT
+from al.report.reading.values import NOISE, lookup, write
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
-MODEL_NAMES = {"base": "the base model", "previous": "the previous round", "control": "the random control"}
+MODEL_NAMES = {"control": "the random control", "base": "the base model", "previous": "the previous round"}
 HEADLINE_METRICS = {
     "macro_accuracy": "written accuracy",
     "macro_nll": "NLL",
@@ -47,15 +49,22 @@ class Comparison:
         """Better or worse only where the whole interval lies on one side of zero."""
         if self.value is None or self.low is None or self.high is None:
             return "unmeasured"
-        if self.low <= 0 <= self.high:
+        if self.low <= NOISE and self.high >= -NOISE:
             return "unclear"
         lower_is_better = "nll" in self.metric
         return "better" if (self.high < 0) == lower_is_better else "worse"
 
 
+def deciding(summary: Mapping[str, Any]) -> str:
+    """The metric that decides (`al.evaluation.deciding`). Rounds before that rule: written accuracy where it led, else NLL."""
+    older = "macro_accuracy" if lookup(summary, "answers", "leads") else "macro_nll"
+    return lookup(summary, "decides", "metric") or older
+
+
 def headline_metrics(summary: Mapping[str, Any]) -> list[str]:
-    """The metrics of the verdict, the one of the headline first: accuracy of written answers where it leads (`leads`), then NLL."""
-    return list(HEADLINE_METRICS)[0 if lookup(summary, "answers", "leads") else 1 :]
+    """The metrics of the verdict, the deciding one first; accuracy of written answers only where it decides."""
+    first = deciding(summary)
+    return [first, *(name for name in HEADLINE_METRICS if name not in (first, "macro_accuracy"))]
 
 
 def comparisons(summary: Mapping[str, Any], metric: str, *place: str) -> list[Comparison]:
@@ -68,20 +77,77 @@ def comparisons(summary: Mapping[str, Any], metric: str, *place: str) -> list[Co
     return found
 
 
-def headline(summary: Mapping[str, Any]) -> str:
-    """The answer without numbers, by the first headline metric: which models the selection beat, lost to, or did not differ from.
+ANSWERS: dict[str, str] = {
+    "better": "Yes, selecting beat random",
+    "worse": "No, selecting lost to random",
+    "unclear": "Cannot tell yet whether selecting beats random",
+    "unmeasured": "Cannot tell whether selecting beats random",
+}
 
-    A loss of exact match against the base model is named too where NLL alone would hide it.
-    """
-    metric = headline_metrics(summary)[0]
-    found = comparisons(summary, metric)
-    if not found:
-        return "Nothing was compared on held-out examples"
-    text = _sentence("the selection", HEADLINE_METRICS[metric], found, numbers=False) + _missing(summary, found)
-    worse = {
-        m: any(c.against == "base" and c.outcome == "worse" for c in comparisons(summary, m)) for m in HEADLINE_METRICS
-    }
-    return text + ("; its exact match fell below the base model's" if worse["macro_em"] and not worse[metric] else "")
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Whether selecting beat random in the deciding metric, by how much; then each metric that lost to random or to base."""
+    metric = deciding(summary)
+    compared = {c.against: c for c in comparisons(summary, metric)}
+    if "control" not in compared:
+        why = (_missing(summary, []) if compared else "; nothing was compared on held-out examples").removeprefix("; ")
+        text = f"{ANSWERS['unmeasured']}: {why.partition(', so')[0]}"
+    else:
+        found = compared["control"]
+        text = f"{ANSWERS[found.outcome]}: {_against_random(summary, found)}"
+        if lost := [_change(c) for c in losses(summary, "control") if c.metric != metric]:
+            text += f"; {'it also' if found.outcome == 'worse' else 'but it'} lost to random in {join_words(lost)}"
+    worse = [_change(c) for c in losses(summary, "base")]
+    return text + (f". Fine-tuning made the base model worse in {join_words(worse)}" if worse else "")
+
+
+def losses(summary: Mapping[str, Any], against: str) -> list[Comparison]:
+    """Metrics on test in which the selected model is significantly worse than another; of variants of one metric (macro and micro, with
+    and without end token) the first that lost. Intervals are not corrected: a loss that is named too often misleads less than a gain."""
+    found: dict[str, Comparison] = {}
+    for metric in (*labels.WRITTEN, *labels.METRICS):
+        worse = [c for c in comparisons(summary, metric.key) if c.against == against and c.outcome == "worse"]
+        found |= {metric.name.partition(",")[0]: c for c in worse[:1]} | found
+    return list(found.values())
+
+
+def _against_random(summary: Mapping[str, Any], found: Comparison) -> str:
+    """ "exact match 21.0% against 18.7% (+2.3 points, 95% interval 0.4 to 4.2)", with what NLL is where NLL decides."""
+    metric = labels.metric(found.metric)
+    values = (
+        lookup(summary, *labels.place_of(found.metric), "models", name, found.metric)
+        for name in ("selected", "control")
+    )
+    ours, theirs = (write(value, metric.style) for value in values)
+    name = HEADLINE_METRICS.get(found.metric, metric.name)
+    about = "; NLL is the loss on the true responses, lower is better" if "nll" in found.metric else ""
+    return f"{name} {ours} against {theirs} ({_signed(found)}{about})"
+
+
+def _change(found: Comparison) -> str:
+    """ "NLL (+0.086 nats, +0.010 to +0.162)"."""
+    name = labels.metric(found.metric).name.replace(", macro", "")
+    return f"{name if name.startswith('NLL') else name[0].lower() + name[1:]} ({_signed(found, short=True)})"
+
+
+def _signed(found: Comparison, short: bool = False) -> str:
+    """ "+2.3 points, 95% interval +0.4 to +4.2"; `short` leaves out what the first of a sentence says."""
+    style, unit = (
+        ("nll", "nats" if short else "nats per response token") if "nll" in found.metric else ("points", "points")
+    )
+    value, low, high = (write(x, style, signed=True) for x in (found.value, found.low, found.high))
+    lead = "" if short else "95% interval "
+    return f"{value} {unit}, " + ("no interval" if found.outcome == "unmeasured" else f"{lead}{low} to {high}")
+
+
+def deciding_reason(summary: Mapping[str, Any]) -> str:
+    """Which metric decides and why, in a sentence; "" for rounds before that rule."""
+    metric, tokens = lookup(summary, "decides", "metric"), write(lookup(summary, "decides", "response_tokens"), "count")
+    return {
+        "macro_accuracy": "Written accuracy decides, because at least half of the test answers are right or wrong.",
+        "macro_em": f"Exact match decides, because the median test response is short: {tokens} tokens (at most {SHORT}).",
+        "macro_nll": f"NLL decides, because test responses are long: a median of {tokens} tokens (exact match: at most {SHORT}).",
+    }.get(metric, "")
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
@@ -98,7 +164,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
         for i, (metric, found) in enumerate(by_metric.items())
     ]
     sentences[0] += _missing(summary, next(iter(by_metric.values())))
-    return ". ".join(sentences) + "."
+    reason = deciding_reason(summary)
+    return ". ".join(sentences) + "." + (f" {reason} The rule reads no result." if reason else "")
 
 
 def _missing(summary: Mapping[str, Any], compared: Sequence[Comparison]) -> str:

@@ -98,7 +98,7 @@ def source_change(row: Mapping[str, Any], metric: str, other: str = "base") -> f
 
 def compared_sources(summary: Mapping[str, Any]) -> list[str]:
     """The models that sources are compared with: base, previous round and control, those that were evaluated."""
-    return [name for name in MODEL_NAMES if lookup(summary, "evaluation", "models", name)]
+    return [name for name in labels.models_of(lookup(summary, "evaluation")) if name in MODEL_NAMES]
 
 
 def source_outcome(row: Mapping[str, Any]) -> str:

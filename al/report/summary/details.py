@@ -8,15 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from al.excerpt import cut, prompt_and_response
+from al.excerpt import prompt_and_response
 from al.report.summary.cards import cluster_cards
 from al.report.summary.examples import reason_of
 from al.report.summary.facts import RoundFacts
 from al.report.summary.map_points import choose_texts, hover_texts, map_points
+from al.report.summary.searchable import fit, parts_of
 
-PICKS, PICK_TEXT = 5_000, 120
-"""Picked examples that the page can search, and characters of their prompts."""
+PICKS = 5_000
+"""Picked examples that the page can search."""
 
 
 def build_details(facts: RoundFacts) -> dict[str, Any]:
@@ -45,12 +47,12 @@ def _picks(facts: RoundFacts) -> dict[str, Any]:
     """The picked examples in pick order, one list per column; at most `PICKS` of them, an even spread over the order of picking."""
     picked = facts.pick_order()
     rows = picked[np.linspace(0, len(picked) - 1, min(len(picked), PICKS)).astype(np.int64)]
-    records, prompts, _ = zip(*facts.examples(rows), strict=True) if len(rows) else ((), (), ())
+    records = facts.table.take(pa.array(rows)).to_pylist()
     nll = facts.table["nll"].to_numpy()[rows].astype(np.float64)
     return {
         "total": len(picked),
         **{name: [record[name] for record in records] for name in ("id", "source", "cluster", "tokens")},
         "nll": [None if not np.isfinite(value) else round(float(value), 4) for value in nll],
         "why": [reason_of(record) for record in records],
-        "prompt": [cut(" ".join(prompt.split()), PICK_TEXT) for prompt in prompts],
+        **fit([parts_of(messages) for messages in facts.pool.messages(rows)]),
     }

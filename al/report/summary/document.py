@@ -13,7 +13,7 @@ from al.budget import BudgetRequest
 from al.config import difference
 from al.program import invocation
 from al.report.summary.clusters import clusters_part
-from al.report.summary.cost import at_random, cost
+from al.report.summary.cost import at_random, cost, work
 from al.report.summary.evaluation import evaluation
 from al.report.summary.examples import shown_examples
 from al.report.summary.facts import RoundFacts
@@ -24,6 +24,7 @@ from al.run.artifacts import Artifact
 from al.run.integrity import MANIFEST, sha256_file
 from al.run.session import Session
 from al.run.store import now, versions
+from selection.holdout import DEV, TEST
 
 SCHEMA = 1
 
@@ -32,6 +33,9 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
     """The summary of a round."""
     session, roles, timings = facts.session, facts.roles, facts.timings
     past, evaluated, trained = learning_curve(facts), evaluation(facts), training(facts, "")
+    control = training(facts, "control.") if "control.train" in roles else None
+    split = np.load(facts.prepared.split.path / "split.npy")
+    held = int(facts.tokens.lengths[(split == DEV) | (split == TEST)].sum())
     summary = {
         "schema": SCHEMA,
         "run": session.run.path.name,
@@ -52,10 +56,11 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "clusters": clusters_part(facts),
         "histograms": histograms_part(facts.scores, facts.table["tokens"].to_numpy(), facts.picked),
         "map": map_part(facts),
-        "training": {"selected": trained, "control": training(facts, "control.") if "control.train" in roles else None},
+        "training": {"selected": trained, "control": control},
         "plan": plan(roles, trained, timings),
         **evaluated,
         "cost": cost(timings, session.config.report),
+        "work": work(facts, {"selected": trained, "control": control}, held),
         "at_random": at_random(facts, evaluated["evaluation"], past),
         "examples": shown_examples(facts),
         "timings": timings,

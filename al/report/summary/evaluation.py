@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from al.evaluation.asked import ask_holdout
+from al.evaluation.deciding import deciding_metric
 from al.evaluation.generations import side_by_side, task_groups
 from al.evaluation.judged import judged_answers
 from al.evaluation.stage import compare_models
@@ -17,7 +18,7 @@ MODELS = ("base", "previous", "selected", "control")
 
 
 def evaluation(facts: RoundFacts) -> dict[str, Any]:
-    """{"evaluation", "dev", "answers", "generations"} of the round."""
+    """{"decides", "evaluation", "dev", "answers", "generations"} of the round."""
     evaluated, answered, written = (
         {name: facts.roles[f"{role}.{name}"] for name in MODELS if f"{role}.{name}" in facts.roles}
         for role in ("evaluate", "answers", "generations")
@@ -28,9 +29,12 @@ def evaluation(facts: RoundFacts) -> dict[str, Any]:
     test = compare_models(evaluated, TEST, settings.bootstrap, seed, groups)
     dev = compare_models(evaluated, DEV, settings.bootstrap, seed)
     asked = ask_holdout(facts.session, facts.prepared)
+    answers = judged_answers(answered, asked, settings.bootstrap, seed) if answered else None
+    response_tokens = np.asarray(facts.tokens.target_counts)[split == TEST]
     return {
+        "decides": deciding_metric(bool(answers and answers["leads"]), response_tokens),
         "evaluation": {"split": "test", **test},
         "dev": {key: dev[key] for key in ("examples", "models", "differences")},
-        "answers": judged_answers(answered, asked, settings.bootstrap, seed) if answered else None,
+        "answers": answers,
         "generations": side_by_side(facts.pool, written, groups) if written else None,
     }

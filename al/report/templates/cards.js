@@ -50,7 +50,7 @@ winnow.ready.then((data) => {
   }
 
   function sentences(card) {
-    const lines = [["Why this quota: ", card.reason], ["Changed in this round: ", card.change], ["Terms: ", card.terms.join(", ")]];
+    const lines = [["Why this quota: ", card.reason], ["As a formula: ", card.formula], ["Changed in this round: ", card.change], ["Terms: ", card.terms.join(", ")]];
     return lines.filter(([, text]) => text).map(([lead, text]) => {
       const line = element("p");
       line.append(element("b", lead), element("bdi", text));

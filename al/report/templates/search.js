@@ -27,9 +27,24 @@ winnow.ready.then(({ picks }) => {
   const pageSize = 25;
   const body = document.querySelector("#pick-table tbody");
   const [back, next] = ["pick-back", "pick-next"].map((id) => document.getElementById(id));
-  const texts = picks.id.map((id, i) => `${id} ${picks.source[i]} cluster:${picks.cluster[i]} ${picks.why[i]} ${picks.prompt[i]}`.toLowerCase());
+  const texts = picks.id.map((id, i) => `${id} ${picks.source[i]} cluster:${picks.cluster[i]} ${picks.why[i]} ${picks.asked[i]} ${picks.response[i]} ${picks.before[i]}`.toLowerCase());
+  const shownLength = 160;
   let found = texts.map((_, i) => i);
   let page = 0;
+  let words = [];
+
+  // The part of a text that shows the first word searched for, or its beginning; the whole text a click away.
+  function excerpt(text) {
+    if (text.length <= shownLength) return winnow.element("bdi", text);
+    const lower = text.toLowerCase();
+    const at = Math.min(...words.map((word) => lower.indexOf(word)).filter((place) => place >= 0), text.length);
+    const from = at < text.length && at > shownLength - 40 ? at - 60 : 0;
+    const made = winnow.element("details");
+    const summary = winnow.element("summary");
+    summary.append(winnow.element("bdi", `${from ? "…" : ""}${text.slice(from, from + shownLength)}…`));
+    made.append(summary, winnow.element("bdi", text));
+    return made;
+  }
 
   function row(i) {
     const made = document.createElement("tr");
@@ -38,7 +53,7 @@ winnow.ready.then(({ picks }) => {
       place.append(content);
       made.append(place);
     };
-    const text = (label, name, kind) => cell("td", winnow.element("bdi", picks[name][i]), { class: kind, "data-label": label });
+    const text = (label, name, kind) => cell("td", excerpt(picks[name][i]), { class: kind, "data-label": label });
     const numeric = (label, name, shown) => {
       cell("td", winnow.number(picks[name][i], shown, { detail: `/picks/${name}/${i}` }), { class: "num", "data-label": label });
     };
@@ -47,8 +62,9 @@ winnow.ready.then(({ picks }) => {
     numeric("Cluster", "cluster", String(picks.cluster[i]));
     numeric("Tokens", "tokens", winnow.count(picks.tokens[i]));
     numeric("NLL", "nll", picks.nll[i]?.toFixed(3));
-    text("Why", "why", "reason");
-    text("Prompt", "prompt", "reason");
+    text("Why", "why", "text");
+    text("Last user turn", "asked", "text");
+    text("Response", "response", "text");
     return made;
   }
 
@@ -63,8 +79,8 @@ winnow.ready.then(({ picks }) => {
   }
 
   search.addEventListener("input", () => {
-    const wanted = search.value.trim().toLowerCase().split(/\s+/);
-    found = texts.flatMap((text, i) => (wanted.every((word) => text.includes(word)) ? [i] : []));
+    words = search.value.trim().toLowerCase().split(/\s+/).filter((word) => word);
+    found = texts.flatMap((text, i) => (words.every((word) => text.includes(word)) ? [i] : []));
     page = 0;
     show();
   });

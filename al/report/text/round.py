@@ -48,7 +48,7 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     if lookup(summary, "scoring", "target", "held") is False:
         blocks.append(Line(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow", joined=True))
     blocks += [Line(f"Note: {line}.", joined=True) for line in lookup(summary, "selection", "why") or []]
-    blocks.append(_budget(summary))
+    blocks += [_budget(summary), *_work(summary)]
     blocks += written_table(summary, "test")
     blocks += [evaluation_table(summary, (part,), title) for part, title in (("evaluation", "Test"), ("dev", "Dev"))]
     return [
@@ -64,10 +64,21 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
 def _budget(summary: Mapping[str, Any]) -> Line:
     keys = ("examples", "tokens", "target_tokens")
     spent = ", ".join(f"{_count(summary, 'budget', key)} {key.replace('_', ' ')}" for key in keys)
-    training = write(lookup(summary, "training", "selected", "seconds"), "seconds")
     amount = f"{_count(summary, 'budget', 'amount')} {lookup(summary, 'budget', 'unit') or ''}"
     asked = lookup(summary, "budget", "asked") or MISSING
-    return Line(f"asked {asked} ({amount}); selected {spent}; trained {training}", label="Budget")
+    return Line(f"asked {asked} ({amount}); selected {spent}", label="Budget")
+
+
+def _work(summary: Mapping[str, Any]) -> list[Block]:
+    """Tokens through the model and device seconds by kind of work; nothing for rounds before these were counted."""
+    tokens, seconds = (lookup(summary, "work", key) or {} for key in ("tokens", "seconds"))
+    kinds = [kind for kind in labels.WORK if tokens.get(kind)]
+    parts = [
+        f"{labels.WORK[k].lower()} {write(tokens[k], 'count')} ({write(seconds.get(k), 'seconds')})" for k in kinds
+    ]
+    return (
+        [Line("; ".join(parts), label=f"Tokens through the model ({labels.device_seconds(summary)})")] if parts else []
+    )
 
 
 def written_table(summary: Mapping[str, Any], part: str) -> list[Block]:
@@ -136,7 +147,7 @@ def _timings(summary: Mapping[str, Any]) -> Line:
     parts.append(f"total {write(timings.get('total'), 'seconds')}")
     if money is not None:
         parts.append(f"{write(money, 'money')} {lookup(summary, 'cost', 'currency') or ''}".strip())
-    return Line(", ".join(parts), label="Time of this round's stages")
+    return Line(", ".join(parts), label="Wall clock of this round's stages")
 
 
 def _made(summary: Mapping[str, Any]) -> Line:

@@ -6,12 +6,13 @@
   const PAGE = 50;
   const STATES = {
     kept: "proposed", filled: "replacement", pinned: "pinned", dropped: "dropped", out: "removed", left: "not picked",
-    unlabelled: "no response",
+    unlabelled: "no response", edited: "edited",
   };
   const NOTES = {
     batch: "The examples to train on. Drop unwanted ones; the next candidates of the same cluster replace them immediately.",
     changed: "Your changes, removed examples and replacements.",
     left: "Examples that may be picked but are not. Pin wanted ones; each replaces another example of its cluster.",
+    pool: "Every example of the pool with what became of it. Drop bad ones: they stay out of later rounds too.",
     unlabelled: "Examples without a response. An answer enters the pool in the next round; this round does not train on it.",
   };
   let state = null;
@@ -67,7 +68,8 @@
     complain(state.problem || "");
     const unit = state.unit === "tokens" ? `${number(state.spent)} of ${number(state.budget)} tokens` : `${number(state.spent)} of ${number(state.budget)} examples`;
     $("sum").textContent = `${unit} · ${number(c.kept)} proposed kept, ${number(c.out)} removed, ${number(c.filled)} added, ${number(c.pinned)} pinned`
-      + (c.answered ? `, ${number(c.answered)} answered` : "");
+      + (c.answered ? `, ${number(c.answered)} answered` : "") + (c.edited ? `, ${number(c.edited)} edited` : "");
+    $("undo").disabled = !state.undoable;
     $("approve").disabled = Boolean(state.problem);
     for (const button of document.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-pressed", String(button.dataset.view === look.view));
@@ -178,8 +180,48 @@
     const on = row.state === { drop: "dropped", pin: "pinned" }[kind];
     const button = make("button", { type: "button", className: kind, textContent: text });
     button.setAttribute("aria-pressed", String(on));
+    button.setAttribute("aria-keyshortcuts", kind[0]);
     button.addEventListener("click", () => mark(row, kind));
     return button;
+  }
+
+  // A box with the whole response in its place. The example as it is stays out; with the corrected response it enters the pool in the next round.
+  async function edit(row, item, response) {
+    if (item.querySelector(".edit-box")) return;
+    let text = row.edit;
+    try {
+      text ??= (await ask(`/api/examples/${row.id}`)).response;
+    } catch (error) {
+      complain(error.message);
+      return;
+    }
+    const box = make("textarea", { rows: Math.min(20, 3 + text.split("\n").length), value: text, maxLength: 1000000 });
+    box.setAttribute("aria-label", `Corrected response of ${row.id}`);
+    const index = rows.indexOf(row);
+    const send = (value) => change("edit", row.id, value, index < 0 ? null : index);
+    const save = make("button", { type: "button", textContent: "Save the edit" });
+    save.addEventListener("click", () => send(box.value));
+    const cancel = make("button", { type: "button", textContent: "Cancel" });
+    const close = () => {
+      place.remove();
+      response.hidden = false;
+      item.focus();
+    };
+    cancel.addEventListener("click", close);
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") close();
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send(box.value);
+    });
+    const buttons = make("div", { className: "control" }, save, cancel);
+    if (row.edit !== null) {
+      const remove = make("button", { type: "button", textContent: "Remove the edit" });
+      remove.addEventListener("click", () => send(null));
+      buttons.append(remove);
+    }
+    const place = make("div", { className: "edit-box" }, box, buttons);
+    response.hidden = true;
+    response.after(place);
+    box.focus();
   }
 
   function card(row) {
@@ -200,8 +242,17 @@
     if (row.suspicion) item.append(make("p", { className: "why", textContent: `Suspected noise: ${row.suspicion}` }));
     if (row.state === "unlabelled") item.append(answerBox(row));
     else item.append(make("h3", { textContent: "Response" }), response);
+    if (row.edit !== null) {
+      item.append(make("h3", { textContent: "Edited response, in the pool from the next round on" }),
+        make("pre", { textContent: row.edit, dir: "auto", className: "edited" }));
+    }
     const buttons = make("div", { className: "control" });
-    if (row.state !== "unlabelled") buttons.append(toggle(row, "drop", "Drop"), toggle(row, "pin", "Pin"));
+    if (row.state !== "unlabelled") {
+      const editing = make("button", { type: "button", textContent: "Edit", className: "edit" });
+      editing.setAttribute("aria-keyshortcuts", "e");
+      editing.addEventListener("click", () => edit(row, item, response));
+      buttons.append(toggle(row, "drop", "Drop"), toggle(row, "pin", "Pin"), editing);
+    }
     if (row.prompt.endsWith("…") || row.response.endsWith("…")) {
       const whole = make("button", { type: "button", textContent: "Whole text", className: "whole" });
       whole.addEventListener("click", async () => {
@@ -247,6 +298,20 @@
     return queue;
   }
 
+  function undo() {
+    queue = queue.then(async () => {
+      try {
+        state = await ask("/api/undo", {});
+        showState();
+      } catch (error) {
+        complain(error.message);
+        return;
+      }
+      await refresh();
+    });
+    return queue;
+  }
+
   function mark(row, kind) {
     const on = row.state === { drop: "dropped", pin: "pinned" }[kind];
     const index = rows.indexOf(row);
@@ -277,7 +342,9 @@
       k: () => move(-1),
       d: () => rows[at] && rows[at].state !== "unlabelled" && mark(rows[at], "drop"),
       p: () => rows[at] && rows[at].state !== "unlabelled" && mark(rows[at], "pin"),
+      e: () => cardAt(at)?.querySelector(".edit")?.click(),
       o: () => cardAt(at)?.querySelector(".whole")?.click(),
+      u: undo,
       "/": () => $("search").focus(),
     }[event.key];
     if (act) {
@@ -304,6 +371,7 @@
   $("search-form").addEventListener("submit", (event) => event.preventDefault());
   $("cluster-filter").addEventListener("input", showClusters);
   $("note").addEventListener("change", () => change("note", "", $("note").value, null, false));
+  $("undo").addEventListener("click", undo);
   $("previous").addEventListener("click", () => turn(-1, 0));
   $("next").addEventListener("click", () => turn(1, 0));
 

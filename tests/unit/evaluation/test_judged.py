@@ -122,8 +122,14 @@ def test_accuracy_leads_where_at_least_half_of_the_examples_have_short_answers(t
     judged = compare_answers(two, "test", 100, 0)
     assert leads(Asked(kinds={"test": {"number": 5, "rouge_l": 5}}), "test", judged)
     assert not leads(Asked(kinds={"test": {"text": 4, "rouge_l": 5}}), "test", judged)
-    assert not leads(Asked(kinds={"test": {"number": 5}}), "test", {"models": {"base": {"macro_rouge_l": 0.3}}})
-    assert not leads(Asked(kinds={"test": {"number": 5}}), "test", {"models": {"base": {"macro_accuracy": 0.0}}})
+    assert not leads(Asked(kinds={"test": {"number": 5}}), "test", {"measures": {"rouge_l": {"examples": 3}}})
+
+
+def test_results_do_not_choose_the_metric(two):
+    judged = compare_answers(two, "test", 100, 0)
+    nothing_right = judged | {"models": {name: {"macro_accuracy": 0.0} for name in judged["models"]}}
+    asked = Asked(kinds={"test": {"number": 5}})
+    assert leads(asked, "test", judged) and leads(asked, "test", nothing_right)
 
 
 def test_examples_on_which_the_models_differ_are_shown_first(two):

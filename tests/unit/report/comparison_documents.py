@@ -178,7 +178,7 @@ def _mean(values: list[float]) -> float | None:
 def _interval(values: list[float], sd: bool = True) -> dict[str, float | None]:
     """Mean and 95% t interval; None for what one value cannot have."""
     mean, spread, half = float(np.mean(values)), None, None
-    if len(values) > 1:
+    if len(values) > 2:
         spread = float(np.std(values, ddof=1))
         half = float(stats.t.ppf(0.975, len(values) - 1) * spread / np.sqrt(len(values)))
     ends = {"low": None if half is None else mean - half, "high": None if half is None else mean + half}
@@ -187,5 +187,5 @@ def _interval(values: list[float], sd: bool = True) -> dict[str, float | None]:
 
 def _paired(values: list[float]) -> dict[str, float | None]:
     interval = _interval(values)
-    p = float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 1 else None
+    p = float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 2 else None
     return {"value": interval["mean"], "low": interval["low"], "high": interval["high"], "p": p}

@@ -9,6 +9,7 @@ import numpy as np
 from report_attacks import HOSTILE
 
 from al.report.summary.map_points import choose_texts, hover_texts, map_points
+from al.report.summary.searchable import fit
 
 OUTCOMES = ["quota_full", "no_quota", "tail_cut", "held_out_test", "near_duplicate", "trained"]
 WORDS = "sum carry digit board move verb river premise output weekday verse metre letter answer".split()
@@ -49,7 +50,7 @@ def hostile_details() -> dict[str, Any]:
         card["outcomes"] = {next(attacks): count for count in card["outcomes"].values()}
         for row in (*card["exemplars"], *card["picked"], *card["refused"]):
             row.update({key: next(attacks) for key in row})
-    for name in ("id", "source", "why", "prompt"):
+    for name in ("id", "source", "why", "asked", "response", "before"):
         picks[name] = [next(attacks) for _ in picks[name]]
     return document
 
@@ -92,5 +93,5 @@ def _picks(
         "tokens": rng.integers(20, 400, len(rows)).tolist(),
         "nll": [round(value, 4) for value in score[rows].tolist()],
         "why": [f"cluster {cluster[row]} had room for {5 + i % 9}; drawn as number {i}" for i, row in enumerate(rows)],
-        "prompt": [text_of(rng)[:120] for _ in rows],
+        **fit([(text_of(rng, 40), text_of(rng, 30), "system: answer briefly") for _ in rows]),
     }

@@ -267,7 +267,8 @@ def _cluster(index: int, topic: str, rng: np.random.Generator) -> dict[str, Any]
         "quota": quota,
         "picked": quota,
         "tokens": quota * 123,
-        "reason": f"loss {loss:.2f}, {loss / 2.1:.2f} times the pool's mean: {quota} of 100",
+        "reason": f"the model is bad here: loss {loss:.2f}, {loss / 2.1:.1f} × the pool's",
+        "formula": f"NLL {loss:.2f}, mean of 18 measured; weight {quota}.0% of 100 examples",
     }
 
 

@@ -34,7 +34,7 @@ def add_round_parts(summary: dict[str, Any], others: Sequence[str]) -> None:
         "rows": [_answers(i, models) for i in range(3)],
     }
     summary["answers"] = written_answers([*models, *(["control"] if control else [])])
-    summary["cost"] = cost()
+    summary["cost"], summary["work"] = cost(), work()
     nll = {name: metrics["macro_nll"] for name, metrics in summary["evaluation"]["models"].items()}
     gain = "about" if nll["selected"] < nll["base"] else "no gain"
     summary["at_random"] = at_random(number, gain) if control else None
@@ -88,6 +88,17 @@ def written_answers(models: Sequence[str]) -> dict[str, Any]:
     kinds = {"test": {"text": 70, "rouge_l": 80}, "dev": {"text": 30, "rouge_l": 31}}
     facts = {"leads": False, "max_new_tokens": 32, "kinds": kinds}
     return {**facts, "test": part, "dev": part, "shown": [shown, {**shown, "id": "bba41582977327c1"}]}
+
+
+def work() -> dict[str, Any]:
+    """Tokens through the model by kind of work, and their seconds."""
+    tokens = {"selecting": 20_011, "training": 12_345, "evaluation": 30_500, "control": 27_595}
+    seconds = {kind: round(value / 310, 3) for kind, value in tokens.items()}
+    return {
+        "tokens": {**tokens, "total": sum(tokens.values())},
+        "seconds": {**seconds, "total": sum(seconds.values())},
+        "tokens_per_s": 310.5,
+    }
 
 
 def cost(price: float | None = 2.5) -> dict[str, Any]:

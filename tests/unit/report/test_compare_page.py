@@ -28,8 +28,7 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
-from al.report.page.base import TEMPLATES, sections_of
-from al.report.page.comparison import (
+from al.comparison.page import (
     COLORS,
     METRICS,
     comparison_charts,
@@ -38,10 +37,11 @@ from al.report.page.comparison import (
     final_seeds,
     render_comparison,
 )
+from al.comparison.text import comparison_as_text
+from al.comparison.words import comparison_headline, comparison_verdict, differences, holm, ranked
+from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.page_data import unpack_text
-from al.report.reading.compared import comparison_headline, comparison_verdict, differences, holm, ranked
 from al.report.reading.values import pointer, write
-from al.report.text.comparison import comparison_as_text
 from al.terminal import displayable
 
 Make = Callable[[], dict[str, Any]]
@@ -72,22 +72,42 @@ def test_the_headline_says_who_beat_random_and_for_how_many_examples():
 
 
 def test_the_headline_is_plain_when_nothing_beats_random():
-    assert comparison_headline(nothing_pays()) == "None of them beat random here; rds is worse than random"
+    assert comparison_headline(nothing_pays()) == (
+        "Over 5 seeds no gain over random is beyond chance; rds is worse than random"
+    )
     unclear = comparison({"default": 0.0005, "random": 0.0}, noise=0.03)
-    assert comparison_headline(unclear) == "default did not beat random here"
+    assert comparison_headline(unclear) == "Over 5 seeds no gain over random is beyond chance"
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_few_seeds_are_too_few_to_tell_and_never_a_no(seeds: int):
+    document = comparison({"default": 0.0005, "random": 0.0}, seeds=seeds, noise=0.03)
+    text = comparison_headline(document)
+    assert text.startswith(f"{seeds} seeds are too few to tell whether default beats random")
+    assert "did not" not in text and "None" not in text
+
+
+def test_float_noise_is_written_as_zero_and_is_no_difference():
+    document = comparison({"default": 0.0, "random": 0.0}, seeds=3)
+    document["strategies"][0]["difference"]["macro_em"] = {"value": 1e-17, "low": 1e-18, "high": 3e-17, "p": 0.01}
+    assert differences(document, "macro_em")[0].outcome == "unclear"
+    assert "e-" not in comparison_as_text(document) + " ".join(comparison_verdict(document))
+    assert (write(1e-17, "points", signed=True), write(-1e-17, "nll", signed=True)) == ("0.0", "0.000")
+    assert write(4e-5, "nll") == "4e-05", "a bound that misses zero still looks so"
 
 
 def test_trap_21_one_seed_shows_nothing_beyond_chance():
     document = one_seed()
-    assert comparison_headline(document) == "default has the lowest NLL, but without an interval that may be chance"
+    assert comparison_headline(document) == (
+        "1 seed is too few to tell whether any of them beats random; default has the lowest NLL, which may be chance"
+    )
     assert {found.outcome for found in differences(document, "macro_nll").values()} == {"unmeasured"}
     page = page_of(one_seed)
     assert "no interval" in page.text and "better" not in re.sub(
         "(left|right|lower) is better", "", page.text, flags=re.I
     )
     worse = comparison({"default": -0.2, "random": 0.0}, seeds=1)
-    expected = "default did not beat random here, and without an interval chance is not ruled out"
-    assert comparison_headline(worse) == expected
+    assert comparison_headline(worse) == "1 seed is too few to tell whether default beats random"
 
 
 def test_an_unfinished_comparison_says_so_first():
@@ -138,7 +158,7 @@ def test_what_does_not_survive_the_correction_is_not_claimed():
     for i in (0, 2):
         document["strategies"][i]["difference"]["macro_nll"].update(value=-0.02, low=-0.039, high=-0.001, p=0.04)
     assert {found.outcome for found in differences(document, "macro_nll").values()} == {"unclear"}
-    assert comparison_headline(document) == "None of them beat random here"
+    assert comparison_headline(document).startswith("Over 5 seeds no gain over random is beyond chance")
     document["strategies"].pop()
     assert comparison_headline(document).startswith("default beat random beyond chance")
 
@@ -183,7 +203,7 @@ def test_every_number_of_the_document_is_on_the_page(make: Make):
 def test_corrected_p_values_are_holms(make: Make):
     document = make()
     expected = [d.holm for metric in METRICS for d in differences(document, metric).values()]
-    shown_values = {n.value for n in page_of(make).numbers if n.derived}
+    shown_values = {n.value for n in page_of(make).numbers if n.derived and n.derived.startswith("Holm")}
     assert shown_values == {p for p in expected if p is not None}
 
 

@@ -79,7 +79,7 @@ def test_trap_29_hostile_details_are_data_and_nothing_else():  # trap 29
     assert {e.tag for e in page.elements} <= {e.tag for e in tame.elements}
     assert not [name for e in page.elements for name in e.attributes if name.startswith("on")]
     data = json.loads(unpack_text(page.data()["details-data"]))
-    assert set(data["picks"]["prompt"]) == set(displayable(HOSTILE)), "whole, but for control characters"
+    assert set(data["picks"]["asked"]) == set(displayable(HOSTILE)), "whole, but for control characters"
 
 
 @pytest.mark.parametrize("document", [None, {}, {"map": None, "cards": [], "picks": None}])
@@ -87,7 +87,7 @@ def test_details_may_be_missing_in_part(document):
     assert "Map of the pool" in read_page(render_html(later_round(), document)).text
 
 
-def test_a_page_of_100_000_examples_stays_under_eight_megabytes():
+def test_a_page_of_100_000_examples_stays_under_five_megabytes():
     summary = later_round()
     summary["clusters"] = [{**summary["clusters"][i % 10], "cluster": i} for i in range(300)]
     assert len(render_html(summary, details(100_000, 300, 5_000)).encode()) < 6_000_000

@@ -52,7 +52,7 @@ def test_the_models_stand_at_their_nll():
 @pytest.mark.parametrize(("metric", "factor"), [("macro_nll", 1), ("macro_em", 100)])
 def test_intervals_end_where_the_summary_says(metric: str, factor: int):
     summary = later_round()
-    for row, against in zip(difference_dots(summary, metric, factor), ("base", "previous", "control"), strict=True):
+    for row, against in zip(difference_dots(summary, metric, factor), ("control", "base", "previous"), strict=True):
         entry = summary["evaluation"]["differences"][f"selected - {against}"][metric]
         assert (row.value, *row.ends) == pytest.approx([entry[part] * factor for part in ("value", "low", "high")])
 
@@ -69,9 +69,10 @@ def test_the_verdicts_charts_stand_in_the_page_without_scripts():
 def test_histograms_hold_the_counts(chart: str, key: str, other: str):
     summary = first_round()
     for trace in build_charts(summary)[chart]["data"]:
-        assert trace["name"] in (other, "picked")
+        name, _, total = trace["name"].partition(": ")
+        assert name in (other, "picked")
         assert trace["x"] == summary["histograms"][key]["edges"]
-        assert trace["y"][:-1] == summary["histograms"][key][trace["name"]]
+        assert trace["y"][:-1] == summary["histograms"][key][name] and int(total) == sum(trace["y"][:-1])
 
 
 def test_curves_hold_every_step_and_leave_a_gap_where_nothing_was_recorded():

@@ -53,7 +53,7 @@ def test_differences_and_their_intervals_are_drawn_where_the_summary_says():
     summary = first_round()
     drawn = FIGURES["gains"](summary)
     nll, exact = drawn.axes
-    entry = summary["evaluation"]["differences"]["selected - base"]
+    entry = summary["evaluation"]["differences"]["selected - control"]
     line, _, (bars,) = nll.containers[0]
     assert line.get_xdata()[0] == pytest.approx(entry["macro_nll"]["value"])
     assert [float(x) for x in bars.get_segments()[0][:, 0]] == pytest.approx(

@@ -15,7 +15,7 @@ from al.report.page.round import render_html
 from al.report.reading.view import source_outcome
 from al.report.summary.rounds import EVER_PICKED
 
-NEW_PARTS = ("generations", "cost", "at_random", "plan", "drift", "hashes", "config", "platform")
+NEW_PARTS = ("generations", "work", "cost", "at_random", "plan", "drift", "hashes", "config", "platform")
 
 
 def page_of(summary: dict[str, Any]) -> Page:
@@ -56,7 +56,8 @@ def test_an_older_summary_is_a_page_that_says_what_it_lacks(make):
 def test_the_chart_of_gains_stands_right_below_the_sentence():
     elements = page_of(second_round()).elements
     start = next(i for i, e in enumerate(elements) if e.attributes.get("id") == "verdict-title")
-    assert [e.attributes.get("id") for e in elements[start + 1 : start + 2]] == ["chart-differences-nll"]
+    assert [e.tag for e in elements[start + 1 : start + 3]] == ["span", "figure"]
+    assert elements[start + 2].attributes.get("id") == "chart-differences-nll"
 
 
 def test_where_accuracy_leads_its_chart_and_tables_come_before_those_of_nll():
@@ -87,6 +88,26 @@ def test_money_is_shown_where_a_price_is_known_and_time_everywhere():
     page = page_of(summary)
     paths = {number.path for number in page.numbers}
     assert "/cost/seconds/training" in paths and not any(path and "money" in path for path in paths)
+
+
+def test_work_is_counted_in_tokens_and_device_seconds_before_wall_clock():
+    html = render_html(second_round())
+    assert 0 < html.index("Tokens through the model") < html.index("CPU seconds") < html.index("Wall clock")
+    paths = {number.path for number in page_of(second_round()).numbers}
+    assert {"/work/tokens/control", "/work/seconds/total", "/work/tokens_per_s"} <= paths
+    older = second_round()
+    del older["work"]
+    assert "Wall clock" in page_of(older).text and "CPU seconds" not in page_of(older).text
+
+
+def test_answers_of_the_control_stand_next_to_those_of_the_selection():
+    summary = second_round()
+    for row in summary["generations"]["rows"]:
+        row["answers"]["control"] = {"text": "picked at random", "tokens": 3, "equal": False}
+    summary["generations"]["equal"]["control"] = 0
+    html = render_html(summary)
+    first = html[html.index("Answers side by side") :].partition('<div class="side">')[2].partition("</li>")[0]
+    assert first.count("<div>") == 4 and "picked at random" in first
 
 
 def test_answers_stand_beside_the_reference_and_equal_ones_are_marked():

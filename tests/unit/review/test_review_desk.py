@@ -26,7 +26,7 @@ def ids(desk, view="batch", **more):
 def test_nothing_changed_shows_the_proposal(desk):
     state = desk.state()
     assert state["counts"] == {
-        "proposed": 12, "kept": 12, "out": 0, "pinned": 0, "filled": 0, "dropped": 0, "answered": 0, "unlabelled": 3,
+        "proposed": 12, "kept": 12, "out": 0, "pinned": 0, "filled": 0, "dropped": 0, "answered": 0, "edited": 0, "unlabelled": 3,
     }  # fmt: skip
     assert state["spent"] == state["budget"] == 12 and state["problem"] is None
     assert ids(desk) == desk.proposed.batch.pool.ids[desk.proposed.batch.picked].tolist()
@@ -75,6 +75,65 @@ def test_the_later_word_counts_between_drop_and_pin(desk):
     assert draft["pin"] == [name] and draft["drop"] == []
 
 
+def test_an_edit_takes_the_example_out_and_the_corrected_one_is_imported_with_its_origin(desk, tmp_path):
+    from al.pool.importer import import_pool
+    from al.pool.sources import make_sources
+    from al.pool.store import Pool
+    from al.review.apply import answer_rows
+
+    name, waiting = ids(desk)[0], ids(desk, "unlabelled")[0]
+    before = desk.example(name)
+    desk.change("pin", name, True)
+    state = desk.change("edit", name, "corrected")
+    assert state["draft"]["edits"] == {name: "corrected"} and state["draft"]["pin"] == [], "the later change counts"
+    assert name not in ids(desk) and state["counts"]["filled"] == state["counts"]["edited"] == 1
+    assert state["spent"] == 12 and not state["draft"]["drop"]
+    shown = {row["id"]: row for row in desk.examples("changed", None, None, "", 0, 50)["rows"]}[name]
+    assert (shown["state"], shown["edit"], shown["response"]) == (
+        "edited",
+        "corrected",
+        before["response"][:400] + "…" * (len(before["response"]) > 400),
+    )
+    desk.change("answer", waiting, "an answer")
+    rows = answer_rows(desk.proposed.batch, desk.draft)
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "out").mkdir()
+    import_pool(make_sources([str(tmp_path / "answers.jsonl")]), tmp_path / "out")
+    pool = Pool.open(tmp_path / "out")
+    found = {
+        said[-1]["content"]: (said, of)
+        for said, of in zip(pool.messages(range(2)), pool.metadata(range(2)), strict=True)
+    }
+    said, metadata = found["corrected"]
+    assert [m["content"] for m in said[:-1]] == [m["content"] for m in before["messages"][:-1]]
+    assert metadata["edited_from"] == name and "edited_from" not in found["an answer"][1]
+    assert name not in pool.ids, "another response is another example"
+
+
+def test_a_decision_without_edits_is_the_document_of_earlier_versions():
+    assert "edits" not in Decision(note="x").document()
+    assert Decision(edits={"00000000000000ff": "y"}).document()["edits"] == {"00000000000000ff": "y"}
+
+
+def test_undo_takes_back_the_last_change_and_saves_the_draft(desk):
+    first, second = ids(desk)[:2]
+    desk.change("drop", first, True)
+    desk.change("edit", second, "corrected")
+    state = desk.undo()
+    assert state["draft"]["drop"] == [first] and state["draft"]["edits"] == {} and state["undoable"] == 1
+    assert json.loads((desk.folder / "draft.json").read_text())["drop"] == [first]
+    revision = state["revision"]
+    state = desk.undo()
+    assert state["draft"]["drop"] == [] and first in ids(desk) and state["undoable"] == 0
+    assert state["revision"] > revision, "what was not seen cannot be approved"
+    with pytest.raises(RunStateError, match="no change to undo"):
+        desk.undo()
+    desk.change("note", "", "x")
+    desk.approve(desk.state()["revision"])
+    with pytest.raises(RunStateError, match="approved"):
+        desk.undo()
+
+
 def test_what_cannot_be_met_is_said_kept_and_not_approved(desk):
     for c in (0, 1, 2):
         state = desk.change("quota", str(c), 1)
@@ -109,12 +168,18 @@ def test_an_approval_of_what_was_not_seen_is_refused_and_nothing_changes_after_o
         ("ban_source", "nowhere", True, "no example of the pool has the source 'nowhere'"),
         ("answer", "LABELLED", "text", "has a response"),
         ("answer", "WAITING", "a\0b", "NUL"),
+        ("edit", "WAITING", "text", "has no response to correct; answer it instead"),
+        ("edit", "LABELLED", "  ", "the answer is empty"),
+        ("edit", "LABELLED", "SAME", "the response is the pool's own"),
+        ("edit", "00000000000000ff", "text", "no example of the pool has the id"),
         ("pin", "WAITING", True, "cannot be picked: it has no response"),
         ("shuffle", "", True, "expected drop, pin"),
     ],
 )
 def test_a_change_that_cannot_be_leaves_the_draft_as_it_was(desk, kind, key, value, message):
     waiting = ids(desk, "unlabelled")[0]
+    if value == "SAME":
+        value = desk.example(ids(desk)[0])["response"]
     key = {"LABELLED": ids(desk)[0], "WAITING": waiting}.get(key, key)
     with pytest.raises(DataError, match=message):
         desk.change(kind, key, value)
@@ -147,6 +212,9 @@ def test_lists_filter_by_cluster_source_and_words_and_come_in_pages(desk):
     )
     assert len(found) == 11 and all("question 5" in row["prompt"] for row in found)
     assert ids(desk, search=ids(desk)[3]) == [ids(desk)[3]]
+    whole = desk.examples("pool", None, None, "QUESTION 5", 0, 50)["rows"]
+    assert sorted(row["id"] for row in whole) == sorted(row["id"] for row in found)
+    assert desk.examples("pool", None, None, "nobody answered", 0, 50)["total"] == 3
 
 
 def test_long_texts_are_cut_in_lists_and_whole_on_their_own(desk):
@@ -170,6 +238,7 @@ def test_a_damaged_or_foreign_decision_says_what_is_wrong_where(tmp_path):
         ('{"drop": ["x"]}', r"`drop.0`: .*found 'x'"),
         ('{"dorp": []}', r"`dorp`: Extra inputs"),
         ('{"drop": ["00000000000000ff"], "pin": ["00000000000000ff"]}', "both drop and pin"),
+        ('{"drop": ["00000000000000ff"], "edits": {"00000000000000ff": "x"}}', "both edits and drop"),
         ('{"ban_clusters": [1], "quotas": {"1": 3}}', "cluster 1 is banned and has a quota"),
         ('{"answers": {"00000000000000ff": " "}}', "the answer is empty"),
         ('{"note": "\\ud800"}', "unable to parse raw data as a unicode string"),

@@ -56,12 +56,26 @@ def test_differences_are_paired_by_seed_not_by_place():
     assert found["seeds_done"] == [1, 0, 2]
 
 
-def test_equal_differences_have_p_zero_or_one():
-    ours = [run(seed, (10, 100, 1.0)) for seed in (0, 1)]
-    same = summarize("ours", ours, [run(seed, (10, 100, 1.0)) for seed in (0, 1)])["difference"]["macro_nll"]
-    assert (same["value"], same["p"]) == (0.0, 1.0)
-    less = summarize("ours", ours, [run(seed, (10, 100, 1.5)) for seed in (0, 1)])["difference"]["macro_nll"]
-    assert (less["value"], less["p"]) == (-0.5, 0.0)
+def test_no_difference_has_p_one_and_one_that_is_always_the_same_has_no_interval():
+    """Three equal gains do not show how much a fourth seed would differ."""
+    seeds = (0, 1, 2)
+    ours = [run(seed, (10, 100, 1.0)) for seed in seeds]
+    same = summarize("ours", ours, [run(seed, (10, 100, 1.0)) for seed in seeds])["difference"]["macro_nll"]
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    less = summarize("ours", ours, [run(seed, (10, 100, 1.5)) for seed in seeds])["difference"]["macro_nll"]
+    assert less == {"value": -0.5, "low": None, "high": None, "p": None}
+
+
+def test_two_seeds_have_a_spread_and_no_interval():
+    assert spread([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5), "low": None, "high": None}
+    ours, theirs = ([run(seed, (10, 100, nll + seed)) for seed in (0, 1)] for nll in (1.0, 1.5))
+    found = summarize("ours", ours, theirs)["difference"]["macro_nll"]
+    assert found == {"value": -0.5, "low": None, "high": None, "p": None}
+
+
+def test_what_the_order_of_a_sum_leaves_is_no_difference():
+    ours, theirs = ([run(seed, (10, 100, 0.3 + seed + tiny)) for seed in range(3)] for tiny in (0.0, 1e-15))
+    assert summarize("ours", ours, theirs)["difference"]["macro_nll"]["p"] == 1.0
 
 
 def test_the_baseline_is_not_compared_with_itself():

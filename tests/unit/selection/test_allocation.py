@@ -213,8 +213,10 @@ def test_the_tail_cut_is_provided_for_before_anything_is_measured():
 
 def test_reasons_give_the_figures_the_quota_rests_on():
     pool = candidates([0] * 8 + [2] * 8 + [3] * 8, loss=[1.0, 2.0] * 4 + [3.0, 5.0] * 4 + [np.nan] * 8)
-    reason = quotas_of(pool, 12, allocation="loss", temperature=2).reason
-    assert "NLL 1.50 ± 0.00, mean of 8 measured" in reason[0] and "^ 2" in reason[0] and "of 12 examples" in reason[0]
+    found = quotas_of(pool, 12, allocation="loss", temperature=2)
+    reason, formula = found.reason, found.formula
+    assert "NLL 1.50 ± 0.00, mean of 8 measured" in formula[0] and "^ 2; weight" in formula[0]
+    assert "of 12 examples" in formula[0] and reason[0] == "the model is good here: loss 1.50, 0.5 × the pool's"
     assert reason[1] == "no selectable example"
     assert "nothing measured here" in reason[3]
 

@@ -255,18 +255,35 @@ def rates_past():
 
 def test_the_reason_gives_the_losses_between_which_a_cluster_fell_and_the_speed_that_counts():
     past, now = power_law([0.05, 0.05, 0.05, 0.25, 0.25], 0.001, rounds=3)
-    reason = quotas(measured_pool(now.mean), 600, past, allocation="adaptive").reason
-    assert f"fell from 3.00 to {now.mean[3]:.2f} since round 1, speed of its fall" in reason[3]
-    assert reason[3].index("× the mean") < reason[3].index(
-        "target share independent of size (cluster distinctness 100%)"
-    )
+    found = quotas(measured_pool(now.mean), 600, past, allocation="adaptive")
+    assert f"loss {now.mean[3]:.2f}, " in found.reason[3] and "fell from 3.00 since round 1" in found.reason[3]
+    assert "speed of its fall" not in found.reason[3] and "%" not in found.reason[3]
+    formula = found.formula[3]
+    assert formula.index("× the mean") < formula.index("target share independent of size (cluster distinctness 100%)")
+    assert "; weight " in formula
+
+
+def test_a_loss_that_rose_is_never_said_to_have_fallen():
+    """The slope of a line through all rounds may fall where what was measured rose: the words are those measurements."""
+    past, now = power_law([0.05, 0.05, 0.05, 0.25, 0.25], 0.001, rounds=3)
+    past[0].loss[2] = 0.5
+    for allocation in ("adaptive", "learnability"):
+        reason = quotas(measured_pool(now.mean), 600, past, allocation=allocation).reason
+        assert "rose from 0.50 since round 1" in reason[2] and "doubling" not in "".join(reason)
+
+
+@pytest.mark.parametrize(("level", "words"), [(9.0, "is bad here: loss 9.00, 2"), (0.5, "is good here: loss 0.50, 0.")])
+def test_the_reason_says_in_words_how_the_model_does(level, words):
+    pool = measured_pool([level, 3, 3, 3, 3, 3])
+    assert words in quotas(pool, 60, allocation="loss").reason[0]
+    assert "about as good here as elsewhere: loss 3.00" in quotas(pool, 60, allocation="loss").reason[1]
 
 
 def test_the_reason_of_the_first_round_is_the_size_and_how_distinct_clusters_are():
     pool = candidates(np.repeat([0, 1], [30, 10]))
     reason = allocate(pool, Budget("examples", 8), SelectConfig(explore=0), SEED, (), 0.25).reason
     assert reason[1].startswith(
-        "first round: quota proportional to size^0.75 (cluster distinctness 25%), 10 selectable; weight "
+        "first round: quota proportional to size^0.75 (cluster distinctness 25%), 10 selectable"
     )
 
 

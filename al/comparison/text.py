@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from al import labels
-from al.report.reading import compared
-from al.report.reading.compared import baseline_name, differences, entries_of, name_of, nll_of
+from al.comparison import words
+from al.comparison.words import baseline_name, differences, entries_of, name_of, nll_of
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, difference_cell, metric_table, one_line
 from al.report.text.markdown import as_markdown
@@ -34,9 +34,9 @@ def comparison_as_markdown(document: Mapping[str, Any]) -> str:
 
 
 def _blocks(document: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = [Line(compared.comparison_headline(document), style="bold", heading=True)]
-    blocks += [Line(sentence, joined=True) for sentence in compared.comparison_verdict(document)]
-    blocks += _runs(document) if compared.compares_runs(document) else _strategies(document)
+    blocks: list[Block] = [Line(words.comparison_headline(document), style="bold", heading=True)]
+    blocks += [Line(sentence, joined=True) for sentence in words.comparison_verdict(document)]
+    blocks += _runs(document) if words.compares_runs(document) else _strategies(document)
     return [*blocks, *(Line(f"Note: {note}", joined=True) for note in document.get("notes") or [])]
 
 
@@ -60,16 +60,16 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
     ]
     nll, exact_match = differences(document, "macro_nll"), differences(document, "macro_em")
     rows = []
-    for i in compared.ranked(document):
+    for i in words.ranked(document):
         strategy = document["strategies"][i]
         row = [name_of(document, i, 16), write(nll_of(document, i), "nll"), difference_cell(nll.get(i))]
         row += [write(nll[i].holm, "p") if i in nll else MISSING]
         row += [write(lookup(strategy, "final", "macro_em", "mean"), "percent")]
         row += [write(exact_match[i].value, "points", signed=True) if i in exact_match else MISSING]
-        row += [compared.share_text(document, i).replace("at most ", "≤ ").replace(compared.NOT_REACHED, "never")]
+        row += [words.share_text(document, i).replace("at most ", "≤ ").replace(words.NOT_REACHED, "never")]
         row += [write(lookup(strategy, "equal_tokens", "difference"), "nll", signed=True)]
         rows.append([*row, write(strategy.get("scoring_share"), "percent")])
-    key = STRATEGY_KEY.format(groups=compared.groups_text(document), baseline=baseline_name(document))
+    key = STRATEGY_KEY.format(groups=words.groups_text(document), baseline=baseline_name(document))
     return [setting, Table(head, rows), Line(key, style="dim", joined=True)]
 
 
@@ -79,10 +79,10 @@ def _setting(document: Mapping[str, Any]) -> str:
     text = (
         f"Budget {short(str(document.get('budget') or MISSING))}, rounds {write(document.get('rounds'), 'count')}, "
         f"seeds {len(document.get('seeds') or [])}; {selectable} selectable of {examples} examples; tested on "
-        f"{write(document.get('test_examples'), 'count')} in {compared.groups_text(document)}; "
+        f"{write(document.get('test_examples'), 'count')} in {words.groups_text(document)}; "
         f"model {short(str(document.get('model') or MISSING))}{', a proxy' if document.get('proxy') else ''}."
     )
-    if compared.unfinished(document):
+    if words.unfinished(document):
         strategies = enumerate(entries_of(document))
         done = [f"{name_of(document, i)} {len(strategy.get('seeds_done') or [])}" for i, strategy in strategies]
         text += f" Seeds done: {', '.join(done)}."

@@ -13,11 +13,11 @@ from typing import Any
 from markupsafe import Markup
 
 from al import labels
+from al.comparison import words
 from al.program import PROGRAM
 from al.report.page.base import packed_plotlyjs, render_document
 from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import Chart, plain, plot_layout, spec, trace
-from al.report.reading import compared
 from al.report.reading.values import lookup
 from al.terminal import displayable
 
@@ -36,7 +36,7 @@ LONGEST_LABEL = 22
 def render_comparison(document: Mapping[str, Any]) -> str:
     """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of strategies of schema 1."""
     document = displayable(document)
-    headline = compared.comparison_headline(document)
+    headline = words.comparison_headline(document)
     metrics = [labels.metric(key) for key in METRICS]
     return render_document(
         "comparison",
@@ -47,16 +47,16 @@ def render_comparison(document: Mapping[str, Any]) -> str:
         {"plotly-data": packed_plotlyjs()[1]},
         unscripted=UNSCRIPTED,
         dots=final_charts(document),
-        words=compared,
+        words=words,
         as_json=lambda value: json.dumps(value, ensure_ascii=False),
-        differences={metric.key: compared.differences(document, metric.key) for metric in metrics},
+        differences={metric.key: words.differences(document, metric.key) for metric in metrics},
         color_of=lambda i: color_role(document, i),
         metrics=metrics,
         stages=STAGES,
-        order=compared.ranked(document),
-        baseline=compared.baseline_of(document),
+        order=words.ranked(document),
+        baseline=words.baseline_of(document),
         headline=headline,
-        verdict=compared.comparison_verdict(document),
+        verdict=words.comparison_verdict(document),
         command=command_of(document),
     )
 
@@ -108,7 +108,7 @@ def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
         ("final-em", "macro_em", "Exact match, %", 100),
     ):
         rows = final_rows(document, metric, factor)
-        start = compared.baseline_of(document)
+        start = words.baseline_of(document)
         line = None if start is None else _final(document, start, metric)
         if rows:
             about = f"{title} of each strategy after the last round, with each seed"
@@ -119,14 +119,14 @@ def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
 def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[DotRow]:
     """A row for each strategy, best NLL on top: a metric's mean times `factor` with its interval, and each seed."""
     rows = []
-    for i in compared.ranked(document):
+    for i in words.ranked(document):
         mean, low, high = (_final(document, i, metric, part) for part in ("mean", "low", "high"))
         if mean is None:
             continue
         ends = None if low is None or high is None else (factor * low, factor * high)
         each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
         shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
-        rows.append(DotRow(compared.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
+        rows.append(DotRow(words.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
     return rows
 
 
@@ -144,7 +144,7 @@ def _curves(document: Mapping[str, Any], key: str, title: str) -> Chart | None:
         role, style, name = (
             color_role(document, i),
             _style_of(document, i),
-            plain(compared.name_of(document, i, LONGEST_LABEL)),
+            plain(words.name_of(document, i, LONGEST_LABEL)),
         )
         band = [(x, nll) for x, nll in points if nll.get("low") is not None and nll.get("high") is not None]
         if len(band) > 1:
@@ -177,5 +177,5 @@ def _final(document: Mapping[str, Any], i: int, metric: str, part: str = "mean")
 
 def _style_of(document: Mapping[str, Any], i: int) -> int:
     """0 for the baseline, 1, 2, … for the others in the document's order."""
-    start = compared.baseline_of(document)
+    start = words.baseline_of(document)
     return 0 if i == start else i + 1 - (start is not None and start < i)

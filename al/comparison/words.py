@@ -3,7 +3,7 @@
 Both are one document: entries under the key that "compared" names, each with `final` metrics and its `difference` from the baseline.
 A strategy counts as better or worse than the baseline only where the 95% interval of the difference, paired by seed,
 leaves zero out and its p stays under 0.05 after Holm's correction for the number of strategies (Holm 1979, "A simple
-sequentially rejective multiple test procedure"). With one seed there is no interval, so nothing is claimed. Runs are
+sequentially rejective multiple test procedure"). With one or two seeds there is no interval, so nothing is claimed. Runs are
 compared example by example on one test set, and their intervals are not corrected.
 """
 
@@ -19,6 +19,8 @@ from al.report.reading.verdict import SHORT_WORDS, Comparison, Outcome, join_wor
 LEVEL = 0.05
 LONGEST_NAME = 32
 NOT_REACHED = "not reached"
+ENOUGH_SEEDS = 5
+"""With fewer, no significant difference is put down to the number of seeds: the t interval of three is 2.2 times that of many."""
 
 
 @dataclass(frozen=True)
@@ -158,17 +160,18 @@ def _answer(document: Mapping[str, Any]) -> str:
             if lookup(entries_of(document), measured[0], "share", "value") is not None:
                 text += f" and needs {share_text(document, measured[0])} of {baseline}'s examples for the same NLL"
         return text + worse + _fallen_exact_match(document, found["better"])
-    if len(nll) == len(found["worse"]) == 1:
+    if len(found["worse"]) == len(nll):
         return worse.removeprefix("; ")
-    if len(found["unmeasured"]) < len(nll):
-        return f"{_none(document, nll)} beat {baseline} here{worse}"
-    if measured[0] == start:
-        return f"{_none(document, nll)} beat {baseline} here, and without an interval chance is not ruled out"
-    return f"{lowest} has the lowest NLL, but without an interval that may be chance"
-
-
-def _none(document: Mapping[str, Any], compared: Mapping[int, Difference]) -> str:
-    return "None of them" if len(compared) > 1 else f"{name_of(document, next(iter(compared)))} did not"
+    unsettled = [*found["unclear"], *found["unmeasured"]]
+    names = f"whether {name_of(document, unsettled[0])} beats" if len(nll) == 1 else "whether any of them beats"
+    if compares_runs(document):
+        return f"{'None of them' if len(nll) > 1 else f'{name_of(document, unsettled[0])} did not'} beat {baseline} here{worse}"
+    fewest = min(len(entries_of(document)[i].get("seeds_done") or []) for i in unsettled)
+    if fewest >= ENOUGH_SEEDS and not found["unmeasured"]:
+        return f"Over {fewest} seeds no gain over {baseline} is beyond chance{worse}"
+    seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
+    first = f"; {lowest} has the lowest NLL, which may be chance" if measured[0] != start else ""
+    return f"{seeds} too few to tell {names} {baseline}{worse}{first}"
 
 
 def _fallen_exact_match(document: Mapping[str, Any], better: list[int]) -> str:
@@ -185,7 +188,7 @@ def _nll_sentence(document: Mapping[str, Any], nll: Mapping[int, Difference], i:
     lead = f"{name_of(document, i)}: NLL {write(nll_of(document, i), 'nll')}, "
     size = f"{write(abs(found.value or 0), 'nll')} nats per response token {'below' if (found.value or 0) < 0 else 'above'}"
     if found.outcome == "unmeasured":
-        return f"{lead}{size} {theirs}, but without an interval (it takes two seeds) that may be chance."
+        return f"{lead}{size} {theirs}, but without an interval (it takes three seeds) that may be chance."
     signed = found.outcome == "unclear"
     ends = (found.low or 0.0, found.high or 0.0)
     bounds = ends if signed else sorted(map(abs, ends))
