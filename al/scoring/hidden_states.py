@@ -10,7 +10,7 @@ import numpy as np
 from al.lineage.outcomes import CODE
 from al.lineage.round_state import RoundState
 from al.preparation.pool_state import load_embeddings
-from al.run.artifacts import Artifact
+from al.run.artifacts import Artifact, write_json
 from al.run.rows import rows_digest
 from al.run.shards import finish_shards, token_shards
 from al.scoring.passes import passes
@@ -26,8 +26,8 @@ OPEN = ("selectable", "trained", "dropped_in_review", "banned_in_review")
 def hidden_states(state: RoundState) -> Artifact | None:
     """Measure what the picker compares with the target; None if it compares no hidden states of the base model.
 
-    Publishes `rows.npy` (n,) int64 rows of the pool, ascending, and `pool.npy` (n, d) and `target.npy` (t, d) float16 unit vectors:
-    position-weighted means of the last layer (RDS+, arXiv 2503.01807, section 3.2).
+    Publishes `rows.npy` (n,) int64 rows of the pool, ascending, `pool.npy` (n, d) and `target.npy` (t, d) float16 unit vectors:
+    position-weighted means of the last layer (RDS+, arXiv 2503.01807, section 3.2), and `score.json`.
     """
     target = state.prepared.target
     if target is None or "hidden_states" not in vectors_needed(state.select):
@@ -44,12 +44,14 @@ def hidden_states(state: RoundState) -> Artifact | None:
                 part = scratch / name
                 part.mkdir(exist_ok=True)
                 step = passes(tokens.path, None, reference, frozenset({"response", "pooled"}), ())[0]
-                shards = token_shards(session, wanted, np.asarray(TokenTable.open(tokens.path).lengths))
+                shards = token_shards(session, wanted, table_lengths(tokens))
                 gather(
                     finish_shards(session, step.name, step.work, shards, part, progress), len(wanted), part, *step.place
                 )
                 shutil.move(part / "pooled.npy", out / f"{name}.npy")
         np.save(out / "rows.npy", rows)
+        read = {name: int(table_lengths(tokens)[wanted].sum()) for name, (tokens, wanted) in parts.items()}
+        write_json(out / "score.json", {"examples": count, "tokens": sum(read.values()), "measured": ["pooled"]})
 
     return session.run.stage(
         "hidden_states",
@@ -59,6 +61,11 @@ def hidden_states(state: RoundState) -> Artifact | None:
         label="hidden states",
         inputs={"tokens": state.prepared.tokens, "target": target.artifact, "target_tokens": target.tokens},
     )
+
+
+def table_lengths(tokens: Artifact) -> np.ndarray:
+    """(n,) length in tokens of each example of a token table."""
+    return np.asarray(TokenTable.open(tokens.path).lengths)
 
 
 def rows_measured(state: RoundState) -> np.ndarray:

@@ -10,6 +10,7 @@ from al.report.page.base import packed_plotlyjs, render_document
 from al.report.page.charts_verdict import verdict_charts
 from al.report.page.drawing import build_charts
 from al.report.page.page_data import color_choices, pack_text, page_data
+from al.report.reading.outlook import outlook
 from al.report.reading.priced import priced
 from al.report.reading.verdict import headline, headline_metrics, verdict
 from al.terminal import displayable
@@ -44,4 +45,5 @@ def render_html(summary: Mapping[str, Any], details: Mapping[str, Any] | None = 
         headline=found,
         verdict=verdict(summary),
         priced=priced(summary),
+        outlook=outlook(summary),
     )

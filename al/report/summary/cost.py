@@ -78,6 +78,8 @@ def work(facts: RoundFacts, trained: Mapping[str, Mapping[str, Any] | None], hel
         for a in map(roles.get, SCORED)
         if a and "score.json" in a.manifest["files"]
     )
+    if "hidden states" in facts.timings:  # measured in this round, for all rounds
+        scored += roles["hidden_states"].json("score.json")["tokens"]
     warmed = roles["warmup.train"].json("train.json")["tokens"] if "warmup.train" in roles else 0
     control = trained["control"]["tokens"] if trained["control"] else 0
     evaluated = [label for label in facts.timings if label.startswith("evaluate ")]

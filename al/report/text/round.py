@@ -7,6 +7,7 @@ from typing import Any
 
 from al import labels
 from al.report.reading import view
+from al.report.reading.outlook import outlook
 from al.report.reading.priced import priced
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import comparisons, headline, verdict
@@ -44,7 +45,7 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     """What both forms show, in the order of reading."""
     title = f"{summary.get('run')}, round {summary.get('round')}: {headline(summary)}"
     blocks: list[Block] = [Line(title, style="bold", heading=True), Line(verdict(summary), joined=True)]
-    blocks.append(Line(priced(summary), joined=True))
+    blocks += [Line(text, joined=True) for text in (priced(summary), outlook(summary)) if text]
     if lookup(summary, "scoring", "target", "held") is False:
         blocks.append(Line(f"Note: {labels.TARGET_NOT_HELD}.", style="yellow", joined=True))
     blocks += [Line(f"Note: {line}.", joined=True) for line in lookup(summary, "selection", "why") or []]
