@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from selection.greedy import BLOCK_VALUES, STEPS, Order, completed, cosine_steps, measured, scaled
-from selection.vectors import blocks
+from selection.greedy import BLOCK_VALUES, STEPS, Order, completed, cosine_steps, measured
+from selection.vectors import blocks, scaled
 
 
 def facility_location(vectors: np.ndarray, count: int) -> Order:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from selection.greedy import BLOCK_VALUES, Order, completed, cosine_steps, measured, scaled
-from selection.vectors import blocks, unit
+from selection.greedy import BLOCK_VALUES, Order, completed, cosine_steps, measured
+from selection.vectors import blocks, scaled, unit
 
 
 def trajectory_balanced(trajectories: np.ndarray, count: int, groups: int, uniform: np.random.Generator) -> Order:

@@ -19,6 +19,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
+def scaled(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(k, d) float32: the vectors at `rows`, scaled to unit length block by block."""
+    result = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+    for places in blocks(np.arange(len(rows))):
+        result[places] = unit(vectors[rows[places]])
+    return result
+
+
 def blocks(rows: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
     """`rows` in pieces of at most `size`."""
     for start in range(0, len(rows), size):

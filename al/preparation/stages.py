@@ -259,7 +259,7 @@ def group(
 
     return session.run.stage(
         "groups",
-        version=1,
+        version=2,
         inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, **role(cleaned)},
         params=config.model_dump(mode="json"),
         build=build,
@@ -318,8 +318,7 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
         reader = Pool.open(pool.path)
         vectors = load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:
-            result = cluster_rows(vectors, config, session.config.seed)
-            progress(len(reader))
+            result = cluster_rows(vectors, config, session.config.seed, progress)
         k = len(result.centroids)
         names = describe(reader.texts(np.arange(len(reader)), part="prompt"), result.assignment, k)
         x, y = project(vectors).T
@@ -335,7 +334,7 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
 
     return session.run.stage(
         "clusters",
-        version=3,
+        version=4,
         inputs={"pool": pool, "embeddings": embeddings},
         params={"cluster": config.model_dump(mode="json", exclude={"adapt"}), "seed": session.config.seed},
         build=build,
