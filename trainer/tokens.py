@@ -157,25 +157,25 @@ def tokenize_pool(
     done = folded = 0
     with (out / "ids.npy").open("w+b") as ids_file, (out / "targets.npy").open("w+b") as targets_file:
         streams = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
-        for batch in _batches(conversations, BATCH):
+        for results in template.tokenize_batches(_batches(conversations, BATCH)):
             rows = []
-            for row, result in enumerate(template.tokenize_batch(batch), start=done):
+            for row, result in enumerate(results, start=done):
                 if isinstance(result, DataError):
                     reasons[str(result)] += 1
                     refused += [(row, str(result))] if len(refused) < REASONS_KEPT else []
                     result = Tokenized([], [])
                 folded += result.folded
                 rows.append(_Row(*fit(result, config)))
-            if done == 0 and reasons.total() == len(batch):
+            if done == 0 and reasons.total() == len(rows):
                 raise DataError(
-                    f"the chat template refuses all of the first {len(batch)} conversations, "
+                    f"the chat template refuses all of the first {len(rows)} conversations, "
                     f"the first because: {refused[0][1]}"
                 )
             for stream, array in zip(streams, _flat(rows), strict=True):
                 stream.append(array)
             columns.append(_columns(rows))
-            done += len(batch)
-            progress(len(batch))
+            done += len(rows)
+            progress(len(rows))
         for stream in streams:
             stream.close()
     arrays = _row_arrays(columns)
