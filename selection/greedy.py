@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selection.candidates import Vectors
 from selection.vectors import blocks, scaled, unit
 
 STEPS = 2.0**20
@@ -141,7 +142,7 @@ def _draw(weights: np.ndarray, at: float) -> int:
     return int(np.searchsorted(upto, min(at * upto[-1], np.nextafter(upto[-1], 0)), side="right"))
 
 
-def measured(vectors: np.ndarray) -> np.ndarray:
+def measured(vectors: np.ndarray | Vectors) -> np.ndarray:
     """(k,) int64: the rows whose numbers are all finite, ascending."""
     finite = [np.isfinite(vectors[rows]).all(axis=1) for rows in blocks(np.arange(len(vectors)))]
     return np.flatnonzero(np.concatenate(finite)) if finite else np.empty(0, dtype=np.int64)

@@ -13,7 +13,7 @@ from selection.turns import round_robin
 def _nearest_by_embedding(candidates: Candidates, count: int) -> np.ndarray:
     """The first `count` candidates that the targets take by embeddings, in turn."""
     vectors = candidates.vectors["embedding"]
-    return round_robin(vectors.values(), vectors.targets, count).order
+    return round_robin(vectors, vectors.targets, count).order
 
 
 @picker("nearest", vectors=frozenset({"embedding"}), whole_pool=True, aims=True)
@@ -51,7 +51,7 @@ def _aimed(view: ClusterView, name: str) -> Ranking:
     """Each target in turn, in an order drawn for this selection."""
     targets = np.asarray(view.candidates.vectors[name].targets, dtype=np.float32)
     turns = np.argsort(keyed_draw(np.arange(len(targets), dtype=np.uint64), *view.seed_parts, PICK), kind="stable")
-    found = round_robin(view.vectors(name), targets[turns], view.count)
+    found = round_robin(view.stored_vectors(name), targets[turns], view.count)
     of = turns[found.target]
     order = then_the_rest(found.order, len(view.rows))
 
