@@ -5,12 +5,9 @@ Every function is one stage: it names what its result depends on, and builds it 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +19,8 @@ from al.pool.identity import check_same_pool, describe_sources
 from al.pool.importer import holds_all, import_pool, same_pool
 from al.pool.repair import make_repair
 from al.pool.sources import Source, find_sources, tell_apart
-from al.pool.store import Pool, locate
+from al.pool.store import Pool
+from al.preparation.embedding import embed
 from al.preparation.groups import groups_of_strategy
 from al.preparation.holdout import hold_out, named_files, sources_of
 from al.preparation.pool_state import load_embeddings, trainable
@@ -35,8 +33,6 @@ from al.run.session import Session
 from selection.cluster import cluster as cluster_rows
 from selection.cluster import describe, project
 from selection.dedup import near_duplicate_groups
-from selection.embed import embed_texts
-from trainer.shortage import Shortage, attempt, report
 from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, tokenize_pool
 
 
@@ -181,60 +177,6 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
             tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
 
     return session.run.stage("tokens", version=2, inputs={"pool": pool}, params=params, build=build, label="tokenize")
-
-
-def embed(session: Session, pool: Artifact) -> Artifact:
-    """Texts → unit vectors, float16. Rows that an earlier pool version embedded with the same embedder are copied."""
-    config = session.config.embed
-    params = {
-        "embed": config.model_dump(mode="json", exclude={"device", "batch_tokens"}),
-        "files": local_identity(config.model),
-    }
-
-    def build(out: Path, scratch: Path) -> None:
-        """Write `embeddings.npy`."""
-        reader = Pool.open(pool.path)
-        known = _known_embeddings(session, params)
-        with session.embedder.at_work() as embedder:
-            shape = (len(reader), embedder.get_embedding_dimension())
-            vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
-            missing = np.arange(len(reader))
-            if known is not None:
-                missing = _copy_known(reader.keys, vectors, *known)
-            fresh = np.empty((len(missing), shape[1]), dtype=np.float16)
-            with session.progress("embed", len(missing), "examples") as progress:
-                texts = reader.texts(missing, part=config.text)
-                embed_texts(texts, config, fresh, progress=progress, embedder=embedder, attempt=_or_none)
-        vectors[missing] = fresh
-        vectors.flush()
-        np.save(out / "keys.npy", reader.keys)
-        write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
-
-    return session.run.stage("embeddings", version=1, inputs={"pool": pool}, params=params, build=build, label="embed")
-
-
-def _or_none(encode: Callable[[], np.ndarray]) -> np.ndarray | None:
-    """What `encode` returns; None, after a report, if memory ran out in it."""
-    found = attempt(encode)
-    if isinstance(found, Shortage):
-        report(found, "embedding", "half as many texts at once")
-        return None
-    return found
-
-
-def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    for artifact in session.run.published("embeddings"):
-        of_the_pool = session.run.find("pool", artifact.manifest["inputs"]["pool"]) is not None  # and not of a target
-        if of_the_pool and artifact.manifest["params"] == json.loads(json.dumps(params)):
-            return np.load(artifact.path / "keys.npy"), np.load(artifact.path / "embeddings.npy", mmap_mode="r")
-    return None
-
-
-def _copy_known(keys: np.ndarray, vectors: np.ndarray, known_keys: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Copy rows whose key is known; return the rows that are not. `known_keys` is sorted, as every pool is."""
-    at, hit = locate(known_keys, keys)
-    vectors[hit] = known[at[hit]]
-    return np.flatnonzero(~hit)
 
 
 def group(
