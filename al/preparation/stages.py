@@ -5,9 +5,11 @@ Every function is one stage: it names what its result depends on, and builds it 
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +35,10 @@ from al.run.session import Session
 from selection.cluster import cluster as cluster_rows
 from selection.cluster import describe, project
 from selection.dedup import near_duplicate_groups
-from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, tokenize_pool
+from selection.vectors import blocks
+from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, merge_tables, tokenize_pool
+
+TOKENS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _told_apart(session: Session, sources: list[Source], pool: Artifact | None) 
 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:
-    """Conversations → token ids and targets through the chat template."""
+    """Conversations → token ids and targets through the chat template. Those that an earlier pool version tokenized are copied."""
     params = {
         "tokens": session.config.tokens.model_dump(mode="json"),
         "template": session.config.model.chat_template,
@@ -173,10 +178,34 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
     def build(out: Path, scratch: Path) -> None:
         """Write the token table."""
         reader = Pool.open(pool.path)
-        with session.progress("tokenize", len(reader), "examples") as progress:
-            tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
+        earlier, new = _tokenized_before(session, reader.keys, params)
+        rows = np.flatnonzero(new)
+        with session.progress("tokenize", len(rows), "examples") as progress:
+            if earlier is None:
+                tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
+                return
+            added = (messages for some in blocks(rows, 2048) for messages in reader.messages(some))
+            tokenize_pool(
+                added, session.template, session.config.tokens, scratch / "added", progress, may_refuse_all=True
+            )
+        merge_tables([earlier.path, scratch / "added"], [np.flatnonzero(~new), rows], out)
 
-    return session.run.stage("tokens", version=2, inputs={"pool": pool}, params=params, build=build, label="tokenize")
+    return session.run.stage(
+        "tokens", version=TOKENS_VERSION, inputs={"pool": pool}, params=params, build=build, label="tokenize"
+    )
+
+
+def _tokenized_before(session: Session, keys: np.ndarray, params: dict[str, Any]) -> tuple[Artifact | None, np.ndarray]:
+    """The newest token table in the same form of a pool version whose examples are all among `keys` (n,), and which rows are new to it;
+    None and all rows if there is none."""
+    for artifact in session.run.published("tokens"):
+        made, version = artifact.manifest, session.run.find("pool", artifact.manifest["inputs"]["pool"])
+        if version is None or (made["params"], made["version"]) != (json.loads(json.dumps(params)), TOKENS_VERSION):
+            continue
+        known = Pool.open(version.path).keys
+        if np.isin(known, keys).all() and artifact.json("tokens.json")["template_hash"] == session.template.hash:
+            return artifact, ~np.isin(keys, known)
+    return None, np.ones(len(keys), dtype=bool)
 
 
 def group(
