@@ -8,7 +8,7 @@ becomes one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -262,16 +262,25 @@ def measure_groups(
     return centroids, distance, quality
 
 
-def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
-    """A name for each cluster: its three most distinctive terms. Equal names get numbers."""
-    terms = telling_terms(texts, assignment, k, NAME_TERMS)
+def describe(
+    texts: Sequence[str], assignment: np.ndarray, k: int, progress: Callable[[int], None] = lambda n: None
+) -> list[str]:
+    """A name for each cluster: its three most distinctive terms. Equal names get numbers. `progress`: as for `telling_terms`."""
+    terms = telling_terms(texts, assignment, k, NAME_TERMS, progress)
     return _distinct([", ".join(best) or f"cluster {c}" for c, best in enumerate(terms)])
 
 
-def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: int) -> list[list[str]]:
+def telling_terms(
+    texts: Sequence[str],
+    assignment: np.ndarray,
+    k: int,
+    count: int,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[list[str]]:
     """Up to `count` distinctive terms of each cluster, best first: frequent in it and rare in the others.
 
-    The measure is TF-IDF with each cluster as one document, as in BERTopic (arXiv 2203.05794, section 3.3).
+    The measure is TF-IDF with each cluster as one document, as in BERTopic (arXiv 2203.05794, section 3.3). `progress` is called with 1
+    after each of the texts that are read, at most NAME_TEXTS of a cluster.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -282,13 +291,25 @@ def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: i
         max_features=50_000,
         binary=True,
     )
+
+    def read() -> Iterator[str]:
+        """The texts one by one."""
+        for row in rows:
+            yield texts[int(row)][:NAME_CHARACTERS]
+            progress(1)
+
     try:
-        counts = vectorizer.fit_transform(texts[int(row)][:NAME_CHARACTERS] for row in rows)
+        counts = vectorizer.fit_transform(read())
     except ValueError:
         return [[] for _ in range(k)]
     weights = _telling((_indicator(cluster_of, k).T @ counts).tocsr())
     terms = vectorizer.get_feature_names_out()
     return [_top_terms(weights[c], terms, count) for c in range(k)]
+
+
+def named_texts(assignment: np.ndarray) -> int:
+    """How many texts `telling_terms` reads."""
+    return int(np.minimum(np.bincount(assignment), NAME_TEXTS).sum())
 
 
 def nearest_to_centre(embeddings: np.ndarray, assignment: np.ndarray, k: int, count: int) -> list[np.ndarray]:

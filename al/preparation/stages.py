@@ -33,7 +33,7 @@ from al.run.artifacts import Artifact, write_json
 from al.run.base import local_identity
 from al.run.session import Session
 from selection.cluster import cluster as cluster_rows
-from selection.cluster import describe, project
+from selection.cluster import describe, named_texts, project
 from selection.dedup import near_duplicate_groups
 from selection.vectors import blocks
 from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, merge_tables, tokenize_pool
@@ -291,7 +291,9 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
         with session.progress("cluster", len(reader), "examples") as progress:
             result = cluster_rows(vectors, config, session.config.seed, progress)
         k = len(result.centroids)
-        names = describe(reader.texts(np.arange(len(reader)), part="prompt"), result.assignment, k)
+        texts = reader.texts(np.arange(len(reader)), part="prompt")
+        with session.progress("name clusters", named_texts(result.assignment), "texts") as progress:
+            names = describe(texts, result.assignment, k, progress)
         x, y = project(vectors).T
         pq.write_table(
             pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}),
