@@ -24,8 +24,8 @@ TOKENS_AT_ONCE = 1024
 
 
 def distill(embedder: SentenceTransformer, progress: Callable[[int], None] = lambda n: None) -> SentenceTransformer:
-    """The static embedder of `embedder`, on the processor. It takes one forward pass of a few tokens for each token of the vocabulary:
-    20 seconds for 30,522 tokens on two cores.
+    """The static embedder of `embedder`, on the processor. It takes one forward pass of a few tokens for each token of the vocabulary: 0.6
+    CPU seconds for 1,024 tokens of MiniLM, which has 30,522.
 
     Args:
         progress: called with the number of tokens just embedded.
