@@ -28,12 +28,25 @@ class Vectors:
         """The vectors of the candidates at `rows`."""
         return Vectors(self.matrix, self.row[rows], self.targets)
 
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return len(self.row), self.matrix.shape[1]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """(k, d) float32 of the candidates at `rows`, NaN for one without a vector."""
+        row = self.row[rows]
+        result = np.full((len(row), self.matrix.shape[1]), np.nan, dtype=np.float32)
+        known = row >= 0
+        result[known] = self.matrix[row[known]]
+        return result
+
     def values(self) -> np.ndarray:
         """(n, d) float32, NaN for a candidate without a vector."""
-        result = np.full((len(self.row), self.matrix.shape[1]), np.nan, dtype=np.float32)
-        known = self.row >= 0
-        result[known] = self.matrix[self.row[known]]
-        return result
+        return self[np.arange(len(self))]
 
 
 @dataclass(frozen=True)

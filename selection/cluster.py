@@ -8,7 +8,7 @@ becomes one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,13 +17,19 @@ import numpy as np
 from selection.config import ClusterConfig
 from selection.dedup import near
 from selection.errors import SelectionError
+from selection.kmeans import k_means
 from selection.randomness import CLUSTER, derive_seed
-from selection.vectors import blocks, unit
+from selection.shares import Shares
+from selection.vectors import blocks, scaled, unit
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 MAX_CLUSTERS, MAX_CELLS = 4096, 8192
+EVERY_PAIR = 2**27
+"""Up to this many pairs of an example and a cell (50,000 examples at auto), faiss compares all of them in every iteration of k-means."""
+K_MEANS_SHARE, ASSIGN_SHARE = 0.7, 0.2
+"""Shares of the time that k-means and the assignment take, as the progress shows it."""
 CELLS_PER_CLUSTER, EXAMPLES_PER_CELL = 12, 4
 """auto: this many cells per cluster, if every cell then has at least this many examples on average."""
 QUALITY_SAMPLE = 2000
@@ -56,13 +62,16 @@ def choose_cells(cells: int | Literal["auto"], k: int, n: int) -> int:
     return max(k, cells if cells != "auto" else min(CELLS_PER_CLUSTER * k, n // EXAMPLES_PER_CELL, MAX_CELLS))
 
 
-def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Clusters:
-    """Make k-means cells (faiss) from a random sample and join them to clusters; each example belongs to the cell of highest cosine.
+def cluster(
+    embeddings: np.ndarray, config: ClusterConfig, seed: int, progress: Callable[[int], None] = lambda n: None
+) -> Clusters:
+    """Make k-means cells from a random sample and join them to clusters; each example belongs to the cell of highest cosine.
 
     Cells are joined by average linkage (Sokal & Michener 1958) or Ward's method (1963, doi 10.2307/2282967).
 
     Args:
         embeddings: (n, d) float, may be memory-mapped; the sample and one block at a time are copied to float32.
+        progress: called with numbers of examples, n in total.
 
     Raises:
         SelectionError: fewer examples than clusters or cells.
@@ -81,18 +90,26 @@ def cluster(embeddings: np.ndarray, config: ClusterConfig, seed: int) -> Cluster
         )
     sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
     looked_at = np.sort(rng.choice(n, size=min(n, QUALITY_SAMPLE), replace=False))
-    centres, objective = _k_means(unit(embeddings[sample]), cells, config, seed)
-    cell, cosine = near(embeddings, centres)
+    advance = Shares(n, progress)
+    centres, objective = _k_means(
+        scaled(embeddings, sample), cells, config, seed, lambda done: advance(done * K_MEANS_SHARE)
+    )
+    advance.upto(K_MEANS_SHARE)
+    cell, cosine = near(embeddings, centres, lambda rows: advance(rows / n * ASSIGN_SHARE))
     held = np.bincount(cell, minlength=cells)
     ways = ("average", "ward") if config.linkage == "auto" and cells > k else (config.linkage,)
     found = []
+    used = _cells_to_join(held, k)
+    apart = _distances_between(centres[used], advance) if cells > k else None
     for way in ways:
-        cluster_of, centroids = _join(centres, held, k, way, config.spherical)
+        cluster_of, centroids = _join(centres, used, apart, k, way, config.spherical)
+        advance(0)
         measures = _quality(unit(embeddings[looked_at]), cluster_of[cell[looked_at]])
         found.append((measures, way, cluster_of, centroids))
     quality, way, cluster_of, centroids = max(found, key=lambda entry: entry[0]["silhouette"] or -1.0)
     assignment = cluster_of[cell]
     distance = 1.0 - cosine if cells == k else _distances(embeddings, assignment, centroids)
+    advance.upto(1.0)
     size = np.bincount(assignment, minlength=k)
     quality |= {
         "k": k,
@@ -117,7 +134,27 @@ def distinctness(silhouette: float | None) -> float:
     return float(np.clip(((silhouette or 0.0) - 0.25) / 0.25, 0.0, 1.0))
 
 
-def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) -> tuple[np.ndarray, float]:
+def _k_means(
+    vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int, progress: Callable[[float], None]
+) -> tuple[np.ndarray, float]:
+    """The best of `config.restarts` runs: centres (cells, d) and the objective."""
+    if len(vectors) * cells <= EVERY_PAIR:
+        return _faiss_k_means(vectors, cells, config, seed)
+    found = [
+        k_means(
+            vectors,
+            cells,
+            config.iterations,
+            config.spherical,
+            derive_seed(seed, restart, CLUSTER),
+            lambda share: progress(share / config.restarts),
+        )
+        for restart in range(config.restarts)
+    ]
+    return min(found, key=lambda entry: entry[1])
+
+
+def _faiss_k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) -> tuple[np.ndarray, float]:
     import faiss
 
     kmeans = faiss.Kmeans(
@@ -134,20 +171,41 @@ def _k_means(vectors: np.ndarray, cells: int, config: ClusterConfig, seed: int) 
     return kmeans.centroids, float(kmeans.obj[-1])
 
 
-def _join(centres: np.ndarray, size: np.ndarray, k: int, way: str, spherical: bool) -> tuple[np.ndarray, np.ndarray]:
+def _cells_to_join(held: np.ndarray, k: int) -> np.ndarray:
+    """The cells with examples; all cells if fewer than k have any. `held`: (cells,) examples of each."""
+    used = np.flatnonzero(held)
+    return used if len(used) >= k else np.arange(len(held))
+
+
+def _distances_between(centres: np.ndarray, advance: Callable[[float], None]) -> np.ndarray:
+    """Euclidean distances between the unit vectors of `centres` (m, d), as scipy's pdist has them; `advance`(0) after each block."""
+    from scipy.spatial.distance import cdist
+
+    points = unit(centres).astype(np.float64)
+    result, start = np.empty(len(points) * (len(points) - 1) // 2), 0
+    for rows in blocks(np.arange(len(points)), 512):
+        found = cdist(points[rows], points[rows[0] :])
+        for i, row in enumerate(found):
+            result[start : start + len(row) - i - 1] = row[i + 1 :]
+            start += len(row) - i - 1
+        advance(0)
+    return result
+
+
+def _join(
+    centres: np.ndarray, used: np.ndarray, apart: np.ndarray | None, k: int, way: str, spherical: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of each cell (cells,), numbered by first cell, and each cluster's centroid (k, d), the mean of its cells.
 
-    Duplicates can leave cells without examples. Those join the nearest cell with examples, unless they are needed to reach k.
+    Duplicates can leave cells without examples. Those join the nearest cell with examples, unless they are needed to reach k. `apart`:
+    distances between the `used` cells; None if every cell is a cluster.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
 
     cells = len(centres)
-    if cells == k:
+    if apart is None:
         return np.arange(k), centres
-    used = np.flatnonzero(size)
-    if len(used) < k:
-        used = np.arange(cells)
-    label = fcluster(linkage(unit(centres[used]), way), k, "maxclust") if len(used) > 1 else np.ones(1, int)
+    label = fcluster(linkage(apart, way), k, "maxclust") if len(used) > 1 else np.ones(1, int)
     _, first, label = np.unique(label, return_index=True, return_inverse=True)
     label = np.argsort(np.argsort(first))[label]
     cluster_of = np.zeros(cells, dtype=np.int64)
@@ -204,16 +262,25 @@ def measure_groups(
     return centroids, distance, quality
 
 
-def describe(texts: Sequence[str], assignment: np.ndarray, k: int) -> list[str]:
-    """A name for each cluster: its three most distinctive terms. Equal names get numbers."""
-    terms = telling_terms(texts, assignment, k, NAME_TERMS)
+def describe(
+    texts: Sequence[str], assignment: np.ndarray, k: int, progress: Callable[[int], None] = lambda n: None
+) -> list[str]:
+    """A name for each cluster: its three most distinctive terms. Equal names get numbers. `progress`: as for `telling_terms`."""
+    terms = telling_terms(texts, assignment, k, NAME_TERMS, progress)
     return _distinct([", ".join(best) or f"cluster {c}" for c, best in enumerate(terms)])
 
 
-def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: int) -> list[list[str]]:
+def telling_terms(
+    texts: Sequence[str],
+    assignment: np.ndarray,
+    k: int,
+    count: int,
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[list[str]]:
     """Up to `count` distinctive terms of each cluster, best first: frequent in it and rare in the others.
 
-    The measure is TF-IDF with each cluster as one document, as in BERTopic (arXiv 2203.05794, section 3.3).
+    The measure is TF-IDF with each cluster as one document, as in BERTopic (arXiv 2203.05794, section 3.3). `progress` is called with 1
+    after each of the texts that are read, at most NAME_TEXTS of a cluster.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -224,13 +291,25 @@ def telling_terms(texts: Sequence[str], assignment: np.ndarray, k: int, count: i
         max_features=50_000,
         binary=True,
     )
+
+    def read() -> Iterator[str]:
+        """The texts one by one."""
+        for row in rows:
+            yield texts[int(row)][:NAME_CHARACTERS]
+            progress(1)
+
     try:
-        counts = vectorizer.fit_transform(texts[int(row)][:NAME_CHARACTERS] for row in rows)
+        counts = vectorizer.fit_transform(read())
     except ValueError:
         return [[] for _ in range(k)]
     weights = _telling((_indicator(cluster_of, k).T @ counts).tocsr())
     terms = vectorizer.get_feature_names_out()
     return [_top_terms(weights[c], terms, count) for c in range(k)]
+
+
+def named_texts(assignment: np.ndarray) -> int:
+    """How many texts `telling_terms` reads."""
+    return int(np.minimum(np.bincount(assignment), NAME_TEXTS).sum())
 
 
 def nearest_to_centre(embeddings: np.ndarray, assignment: np.ndarray, k: int, count: int) -> list[np.ndarray]:

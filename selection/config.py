@@ -29,6 +29,11 @@ class EmbedConfig(BaseModel, extra="forbid", frozen=True):
         "auto",
         description="auto: bfloat16 where the device computes it natively (cosine to float32 about 0.99999), else float32.",
     )
+    distill: bool = Field(
+        False,
+        description="Distil the model to a vector for each token of its vocabulary first, and embed a text as their weighted mean: "
+        "many times faster on a processor, blind to the order of words (docs/scale.md).",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses the GPU if the machine has one.")
     batch_tokens: int = Field(
         8192,

@@ -2,25 +2,32 @@
 
 Groups form around leaders (Hartigan 1975, chapter 3): examples come in order of preference, and each joins the nearest earlier leader
 within the threshold, or becomes a leader. So every member is near its representative, and A–B–C never chain into one group if A and C
-differ. Memory is one copy of the leaders' vectors (float16 above EXACT_UP_TO); no n × n matrix is formed.
+differ. No n × n matrix is formed.
+
+Up to EXACT_UP_TO examples, every leader is compared; memory is a float32 copy of the leaders' vectors. Above, an inverted index finds
+candidates by the first PROJECTED principal components in float16, and the exact cosines to the CANDIDATES nearest of them decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selection.kmeans import k_means
 from selection.randomness import derive_seed
+from selection.shares import Shares
 from selection.vectors import BLOCK, blocks, unit
-
-if TYPE_CHECKING:
-    import faiss
 
 EXACT_UP_TO = 50_000
 """Up to this many examples, every leader is compared; above, only leaders in the neighbouring cells of an inverted index."""
+PROJECTED, CANDIDATES = 96, 4
+SLACK = 0.05
+"""Candidates whose cosine by principal components is this far below the threshold are not compared exactly."""
+INDEX_ITERATIONS, PER_CELL, INDEX_SHARE = 5, 32, 1 / 8
+"""k-means of the index: iterations, examples per cell, and its share of the whole time, as the progress shows it."""
+IN_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -47,19 +54,24 @@ def near_duplicate_groups(
         neighbours: cells to search above `EXACT_UP_TO` rows (faiss' nprobe).
         progress: called with the number of rows just processed.
     """
-    n = len(embeddings)
+    n, exact = len(embeddings), len(embeddings) <= EXACT_UP_TO
     order = np.argsort(preference, kind="stable")
     representative, cosine = np.arange(n), np.ones(n, dtype=np.float32)
-    index, leaders = vector_index(embeddings, np.arange(n), neighbours), np.empty(0, dtype=np.int64)
-    for rows in blocks(order):
+    advance = Shares(n, progress)
+    leaders: _AllLeaders | _IndexedLeaders = _AllLeaders(embeddings.shape[1])
+    if not exact:
+        leaders = _IndexedLeaders(embeddings, threshold, neighbours, lambda share: advance(share * INDEX_SHARE))
+        advance.upto(INDEX_SHARE)
+    weight = 1.0 if exact else 1 - INDEX_SHARE
+    for rows in blocks(order, IN_BLOCK):
         vectors = unit(embeddings[rows])
-        best, leader = _nearest(index, vectors, leaders)
+        best, leader = leaders.nearest(vectors)
         new = _lead_within(vectors, rows, best, leader, threshold)
         member = np.setdiff1d(np.arange(len(rows)), new)
         representative[rows[member]], cosine[rows[member]] = leader[member], np.minimum(best[member], 1.0)
-        index.add(vectors[new])
-        leaders = np.concatenate([leaders, rows[new]])
-        progress(len(rows))
+        leaders.add(vectors[new], rows[new])
+        advance(len(rows) / n * weight)
+    advance.upto(1.0)
     return Groups(representative, cosine)
 
 
@@ -68,52 +80,114 @@ def _lead_within(
 ) -> np.ndarray:
     """Positions of a block's new leaders. Updates the block's `best` and `leader` in place."""
     cosines = vectors @ vectors.T
-    new = []
-    for i in range(len(rows)):
-        if best[i] >= threshold:
-            continue
-        new.append(i)
-        closer = cosines[i] > best
-        closer[: i + 1] = False
-        best[closer], leader[closer] = cosines[i][closer], rows[i]
-    return np.array(new, dtype=np.int64)
+    alike = np.triu(cosines >= threshold, 1)
+    for i in np.flatnonzero(alike.any(axis=1)):
+        if best[i] < threshold:
+            closer = np.flatnonzero(alike[i] & (cosines[i] > best))
+            best[closer], leader[closer] = cosines[i][closer], rows[i]
+    return np.flatnonzero(best < threshold)
 
 
-def vector_index(embeddings: np.ndarray, rows: np.ndarray, cells_searched: int) -> faiss.Index:
-    """An empty inner-product index for the unit vectors of `rows` of `embeddings` (n, d).
+class _AllLeaders:
+    """Leaders that are all compared."""
 
-    Up to `EXACT_UP_TO` rows the index is exact. Above, it is an inverted index in float16, trained on a random sample, that searches the
-    nearest `cells_searched` cells.
-    """
-    import faiss
+    def __init__(self, dimensions: int):
+        import faiss
 
-    n, d = len(rows), embeddings.shape[1]
-    if n <= EXACT_UP_TO:
-        return faiss.IndexFlatIP(d)
-    cells = int(4 * np.sqrt(n))
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(d), d, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        self._index, self._rows = faiss.IndexFlatIP(dimensions), np.empty(0, dtype=np.int64)
+
+    def add(self, vectors: np.ndarray, rows: np.ndarray) -> None:
+        """Add leaders: unit vectors (k, d) of the rows (k,)."""
+        self._index.add(vectors)
+        self._rows = np.concatenate([self._rows, rows])
+
+    def nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of each unit vector to the nearest leader, and the leader's row; -1 for both if there is none."""
+        if not len(self._rows):
+            return _none(len(vectors))
+        cosine, at = self._index.search(vectors, 1)
+        return cosine[:, 0], self._rows[at[:, 0]]
+
+
+class _IndexedLeaders:
+    """Leaders in an inverted index, which searches the nearest `neighbours` cells."""
+
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        threshold: float,
+        neighbours: int,
+        progress: Callable[[float], None],
+    ):
+        import faiss
+
+        n = len(embeddings)
+        cells = int(4 * np.sqrt(n))
+        seed = derive_seed(n, cells)
+        draw = np.sort(np.random.default_rng(seed).choice(n, size=min(n, PER_CELL * cells), replace=False))
+        sample = unit(embeddings[draw])
+        self._axes = _principal_axes(sample)
+        centres, _ = k_means(
+            sample @ self._axes, cells, INDEX_ITERATIONS, spherical=False, seed=seed, progress=progress
+        )
+        self._cells, self._probes = faiss.IndexFlatL2(centres.shape[1]), min(neighbours, cells)
+        self._cells.add(centres)
+        self._index = faiss.IndexIVFScalarQuantizer(
+            self._cells, centres.shape[1], cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
+        )
+        self._index.train(centres)
+        self._index.nprobe = self._probes
+        self._embeddings, self._least = embeddings, threshold - SLACK
+        self._rows = np.empty(0, dtype=np.int64)
+
+    def add(self, vectors: np.ndarray, rows: np.ndarray) -> None:
+        """As `_AllLeaders.add`."""
+        self._index.add(unit(vectors @ self._axes))
+        self._rows = np.concatenate([self._rows, rows])
+
+    def nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_AllLeaders.nearest`, of the leaders that the index finds within SLACK of the threshold."""
+        best, leader = _none(len(vectors))
+        if not len(self._rows):
+            return best, leader
+        projected = unit(vectors @ self._axes)
+        likeness, at = self._index.search(projected, CANDIDATES)
+        some, which = np.nonzero((at >= 0) & (likeness >= self._least))
+        rows = self._rows[at[some, which]]
+        exact = np.einsum("kd,kd->k", vectors[some], unit(self._embeddings[rows]))
+        order = np.lexsort((rows, -exact, some))
+        some, rows, exact = some[order], rows[order], exact[order]
+        first = np.flatnonzero(np.diff(some, prepend=-1))
+        best[some[first]], leader[some[first]] = exact[first], rows[first]
+        return best, leader
+
+
+def _none(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and rows where no leader is found."""
+    return np.full(count, -1.0, dtype=np.float32), np.full(count, -1, dtype=np.int64)
+
+
+def _principal_axes(sample: np.ndarray) -> np.ndarray:
+    """(d, PROJECTED) float32: the first principal axes of unit vectors, not centred, rounded so that the number of threads changes no
+    bit; all dimensions as they are if there are no more."""
+    d = sample.shape[1]
+    if d <= PROJECTED:
+        return np.eye(d, dtype=np.float32)
+    _, axes = np.linalg.eigh(sum(unit(part).T.astype(np.float64) @ unit(part) for part in blocks(sample)))
+    axes = axes[:, : -PROJECTED - 1 : -1]
+    return (np.rint(axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(PROJECTED)]) * 2**16) / 2**16).astype(
+        np.float32
     )
-    index.nprobe, index.cp.seed = min(cells_searched, cells), derive_seed(n, cells)
-    draw = np.random.default_rng(derive_seed(n, cells)).choice(n, size=min(n, 64 * cells), replace=False)
-    index.train(unit(embeddings[rows[np.sort(draw)]]))
-    return index
 
 
-def _nearest(index: faiss.Index, vectors: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine to the nearest indexed vector and its row; -1 for both if none is found."""
-    if not len(rows):
-        return np.full(len(vectors), -1.0, dtype=np.float32), np.full(len(vectors), -1, dtype=np.int64)
-    cosine, at = index.search(vectors, 1)
-    found = at[:, 0] >= 0
-    return np.where(found, cosine[:, 0], -1.0).astype(np.float32), np.where(found, rows[at[:, 0]], -1)
-
-
-def near(embeddings: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def near(
+    embeddings: np.ndarray, others: np.ndarray, progress: Callable[[int], None] = lambda n: None
+) -> tuple[np.ndarray, np.ndarray]:
     """For each row, the exact nearest row of `others` by cosine.
 
     Args:
         embeddings: (n, d) float, may be memory-mapped. others: (m, d) float, m ≥ 1.
+        progress: called with the number of rows just compared.
 
     Returns:
         (n,) int64 index into `others`, (n,) float32 cosine.
@@ -126,4 +200,5 @@ def near(embeddings: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
     for rows in blocks(np.arange(len(embeddings)), BLOCK):
         found, where = index.search(unit(embeddings[rows]), 1)
         at[rows], cosine[rows] = where[:, 0], np.minimum(found[:, 0], 1.0)
+        progress(len(rows))
     return at, cosine

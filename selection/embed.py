@@ -1,4 +1,4 @@
-"""Embed texts as unit vectors with sentence-transformers."""
+"""Embed texts as unit vectors with sentence-transformers: transformer models, and static ones, which need no forward pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selection.config import EmbedConfig
+from selection.distill import distill
 from selection.errors import MachineError, SelectionError
 from selection.vectors import unit
 
@@ -47,7 +48,16 @@ def load_embedder(config: EmbedConfig) -> SentenceTransformer:
             f"embed.model: {config.model} cannot be loaded as a sentence-transformers model with weights in safetensors ({reason})"
         ) from error
     _check_complete(model, config)
-    return model
+    if config.distill:
+        return distill(model)
+    return model.float() if _is_static(model) else model
+
+
+def _is_static(model: SentenceTransformer) -> bool:
+    """Whether a text's vector is a mean of its tokens' vectors: then no text is padded, and lengths do not matter."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    return isinstance(model[0], StaticEmbedding)
 
 
 def _check_complete(model: SentenceTransformer, config: EmbedConfig) -> None:
@@ -147,6 +157,9 @@ def _character_lengths(texts: Sequence[str]) -> np.ndarray:
 
 
 def _token_lengths(embedder: SentenceTransformer, texts: list[str]) -> np.ndarray:
+    """(n,) tokens of each text that count for the size of a batch."""
+    if _is_static(embedder):
+        return np.ones(len(texts), dtype=np.int64)
     encoded = embedder.tokenizer(
         texts, truncation=True, max_length=embedder.max_seq_length, padding=False, return_attention_mask=False
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selection.vectors import blocks, unit
+from selection.candidates import Vectors
+from selection.vectors import blocks, scaled, unit
 
 STEPS = 2.0**20
 """Cosines are compared in whole steps of 1/STEPS, several times float32's error in a sum of 384 products. So equal vectors tie in
@@ -141,18 +142,10 @@ def _draw(weights: np.ndarray, at: float) -> int:
     return int(np.searchsorted(upto, min(at * upto[-1], np.nextafter(upto[-1], 0)), side="right"))
 
 
-def measured(vectors: np.ndarray) -> np.ndarray:
+def measured(vectors: np.ndarray | Vectors) -> np.ndarray:
     """(k,) int64: the rows whose numbers are all finite, ascending."""
     finite = [np.isfinite(vectors[rows]).all(axis=1) for rows in blocks(np.arange(len(vectors)))]
     return np.flatnonzero(np.concatenate(finite)) if finite else np.empty(0, dtype=np.int64)
-
-
-def scaled(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(k, d) float32: the vectors at `rows`, scaled to unit length block by block."""
-    result = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
-    for places in blocks(np.arange(len(rows))):
-        result[places] = unit(vectors[rows[places]])
-    return result
 
 
 def cosine_steps(some: np.ndarray, others: np.ndarray) -> np.ndarray:

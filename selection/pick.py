@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selection.candidates import Candidates, Strategy
+from selection.candidates import Candidates, Strategy, Vectors
 from selection.greedy import Order
 from selection.randomness import PICK
 
@@ -37,7 +37,11 @@ class ClusterView:
     seed_parts: tuple[int, ...]
 
     def vectors(self, name: str) -> np.ndarray:
-        """(m, d) float32, NaN for an example without a vector.
+        """(m, d) float32, NaN for an example without a vector. Raises as `stored_vectors` does."""
+        return self.stored_vectors(name).values()
+
+    def stored_vectors(self, name: str) -> Vectors:
+        """As `vectors`, but (m, d) is not copied: an index reads the rows that it asks for.
 
         Raises:
             KeyError: the picker does not declare these vectors.
@@ -46,7 +50,7 @@ class ClusterView:
             raise KeyError(
                 f"{name} vectors: a picker gets only those that it declares, as in @picker(…, vectors=frozenset({{{name!r}}}))"
             )
-        return self.candidates.vectors[name].take(self.rows).values()
+        return self.candidates.vectors[name].take(self.rows)
 
     def generator(self) -> np.random.Generator:
         """A generator for this cluster of this selection."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from selection.candidates import Vectors
 
 BLOCK = 4096
 """Rows copied to float32 at a time: 6 MB at 384 dimensions."""
@@ -17,6 +21,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def scaled(vectors: np.ndarray | Vectors, rows: np.ndarray) -> np.ndarray:
+    """(k, d) float32: the vectors at `rows`, scaled to unit length block by block."""
+    result = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+    for places in blocks(np.arange(len(rows))):
+        result[places] = unit(vectors[rows[places]])
+    return result
 
 
 def blocks(rows: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,15 +118,26 @@ class ChatTemplate:
 
     def tokenize_batch(self, conversations: Sequence[Conversation]) -> list[Tokenized | DataError]:
         """As `tokenize` for many at once, several times faster; a refused conversation gives its error."""
-        rendered = self._pieces(conversations)
-        texts = [
-            piece.text
-            for pieces in rendered
-            if not isinstance(pieces, DataError)
-            for piece in pieces
-            if isinstance(piece, Text)
-        ]
-        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        (results,) = self.tokenize_batches([conversations])
+        return results
+
+    def tokenize_batches(self, batches: Iterable[Sequence[Conversation]]) -> Iterator[list[Tokenized | DataError]]:
+        """As `tokenize_batch` for each of `batches`. The next batch is rendered while the tokenizer's own threads encode one."""
+        with ThreadPoolExecutor(1) as encoder:
+            waiting: tuple[list[Sequence[Piece] | DataError], Future[list[Any]]] | None = None
+            for conversations in batches:
+                rendered = self._pieces(conversations)
+                encodings = encoder.submit(self._backend.encode_batch, _texts_of(rendered), add_special_tokens=False)
+                if waiting is not None:
+                    yield self._assembled(*waiting)
+                waiting = rendered, encodings
+            if waiting is not None:
+                yield self._assembled(*waiting)
+
+    def _assembled(
+        self, rendered: list[Sequence[Piece] | DataError], encoding: Future[list[Any]]
+    ) -> list[Tokenized | DataError]:
+        encodings = iter(encoding.result())
         results: list[Tokenized | DataError] = []
         for pieces in rendered:
             if isinstance(pieces, DataError):
@@ -272,6 +284,12 @@ class ChatTemplate:
                 f"chat template '{self.name}': expected targets that decode to {PROBE[1]['content']!r}, "
                 f"found {found!r}. Set model.chat_template to another one: mistral, chatml or plain"
             )
+
+
+def _texts_of(rendered: list[Sequence[Piece] | DataError]) -> list[str]:
+    """What the tokenizer has to encode, in order."""
+    pieces = (piece for found in rendered if not isinstance(found, DataError) for piece in found)
+    return [piece.text for piece in pieces if isinstance(piece, Text)]
 
 
 def _last_response(targets: Sequence[int]) -> int:

@@ -26,6 +26,8 @@ OK, SKIPPED, TRUNCATED, NO_TARGET_LEFT = 0, 1, 2, 3
 STATUS_NAMES = {OK: "ok", SKIPPED: "skipped", TRUNCATED: "truncated", NO_TARGET_LEFT: "no_target"}
 BATCH = 1024
 REASONS_KEPT = 20
+MERGED_AT_ONCE = 2**22
+"""Tokens copied at a time when tables are merged."""
 _FLAT = {"ids": np.int32, "targets": np.uint8}
 _ROWS = {"offsets": np.int64, "status": np.uint8, "dropped": np.int32, "target_counts": np.int32}
 
@@ -140,6 +142,7 @@ def tokenize_pool(
     config: TokensConfig,
     out: Path,
     progress: Callable[[int], None] = lambda n: None,
+    may_refuse_all: bool = False,
 ) -> None:
     """Tokenize `conversations` into the directory `out`; memory grows by only 24 bytes per conversation.
 
@@ -148,7 +151,8 @@ def tokenize_pool(
     (`folded` into the first user turn), and the conversations that the template refused. Those have status
     3 and no tokens; their reasons are counted and the first rows listed. `progress` receives finished conversations.
 
-    Raises DataError if the template refuses all of the first 1,024 conversations: then the template is at fault.
+    Raises DataError if the template refuses all of the first 1,024 conversations: then the template is at fault. With `may_refuse_all`,
+    for a few conversations that are added to many, it does not.
     """
     out.mkdir(parents=True, exist_ok=True)
     columns: list[np.ndarray] = []
@@ -157,25 +161,25 @@ def tokenize_pool(
     done = folded = 0
     with (out / "ids.npy").open("w+b") as ids_file, (out / "targets.npy").open("w+b") as targets_file:
         streams = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
-        for batch in _batches(conversations, BATCH):
+        for results in template.tokenize_batches(_batches(conversations, BATCH)):
             rows = []
-            for row, result in enumerate(template.tokenize_batch(batch), start=done):
+            for row, result in enumerate(results, start=done):
                 if isinstance(result, DataError):
                     reasons[str(result)] += 1
                     refused += [(row, str(result))] if len(refused) < REASONS_KEPT else []
                     result = Tokenized([], [])
                 folded += result.folded
                 rows.append(_Row(*fit(result, config)))
-            if done == 0 and reasons.total() == len(batch):
+            if done == 0 and reasons.total() == len(rows) and not may_refuse_all:
                 raise DataError(
-                    f"the chat template refuses all of the first {len(batch)} conversations, "
+                    f"the chat template refuses all of the first {len(rows)} conversations, "
                     f"the first because: {refused[0][1]}"
                 )
             for stream, array in zip(streams, _flat(rows), strict=True):
                 stream.append(array)
             columns.append(_columns(rows))
-            done += len(batch)
-            progress(len(batch))
+            done += len(rows)
+            progress(len(rows))
         for stream in streams:
             stream.close()
     arrays = _row_arrays(columns)
@@ -183,6 +187,56 @@ def tokenize_pool(
         np.save(out / f"{name}.npy", array)
     facts = {**_facts(arrays, template, config), "folded": folded, "refused": _refusals(reasons, refused)}
     (out / "tokens.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def merge_tables(tables: Sequence[Path], places: Sequence[np.ndarray], out: Path) -> None:
+    """Write one table of the rows of several, made with the same template and config, as if all had been tokenized at once.
+
+    Args:
+        tables: directories written by `tokenize_pool`.
+        places: for each table (rows,) int64 ascending, the row of the new table that each of its rows becomes; together 0 … n - 1.
+        out: an existing directory.
+    """
+    opened = [TokenTable.open(path) for path in tables]
+    of = np.concatenate([np.full(len(rows), table) for table, rows in enumerate(places)])
+    row = np.concatenate([np.arange(len(rows)) for rows in places])
+    order = np.argsort(np.concatenate(places), kind="stable")
+    of, row = of[order], row[order]
+    starts = np.flatnonzero((np.diff(of, prepend=-1) != 0) | (np.diff(row, prepend=-2) != 1))
+    with (out / "ids.npy").open("w+b") as ids_file, (out / "targets.npy").open("w+b") as targets_file:
+        streams = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
+        for start, end in zip(starts, [*starts[1:], len(of)], strict=True):
+            table = opened[of[start]]
+            first, last = table.offsets[row[start]], table.offsets[row[end - 1] + 1]
+            for stream, flat in zip(streams, (table.flat_ids, table.flat_targets), strict=True):
+                for cut in range(first, last, MERGED_AT_ONCE):
+                    stream.append(flat[cut : min(cut + MERGED_AT_ONCE, last)])
+        for stream in streams:
+            stream.close()
+    columns = [np.stack([table.lengths, table.status, table.dropped, table.target_counts]) for table in opened]
+    for name, array in _row_arrays([np.concatenate(columns, axis=1)[:, order]]).items():
+        np.save(out / f"{name}.npy", array)
+    facts = [json.loads((path / "tokens.json").read_text(encoding="utf-8")) for path in tables]
+    text = json.dumps(_added(facts, places), indent=2, ensure_ascii=False) + "\n"
+    (out / "tokens.json").write_text(text, encoding="utf-8")
+
+
+def _added(facts: Sequence[dict[str, Any]], places: Sequence[np.ndarray]) -> dict[str, Any]:
+    """tokens.json of a merged table: counts are added, the rows of the first refusals are those of the merged table."""
+    counts = ("conversations", "tokens", "target_tokens", "dropped_tokens", "folded")
+    status = {name: sum(fact["status"][name] for fact in facts) for name in STATUS_NAMES.values()}
+    reasons: Counter[str] = Counter()
+    for fact in facts:
+        reasons.update(fact["refused"]["reasons"])
+    first = sorted(
+        (int(rows[entry["row"]]), entry["reason"])
+        for fact, rows in zip(facts, places, strict=True)
+        for entry in fact["refused"]["first"]
+    )
+    refused = _refusals(reasons, first[:REASONS_KEPT]) | {"count": sum(fact["refused"]["count"] for fact in facts)}
+    return (
+        facts[0] | {name: sum(fact[name] for fact in facts) for name in counts} | {"status": status, "refused": refused}
+    )
 
 
 def _facts(arrays: dict[str, np.ndarray], template: ChatTemplate, config: TokensConfig) -> dict[str, Any]:

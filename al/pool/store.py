@@ -121,15 +121,25 @@ class Pool:
     def texts(self, rows: Sequence[int] | np.ndarray, part: Part = "conversation") -> Texts:
         """Plain text of `rows`: all message contents, or all but the response, separated by line breaks.
 
-        Held in one compact buffer: the bytes of the text plus 8 per row. Python objects are created on access.
+        Read from disk when asked for, one row group at a time; ascending rows read each row group once. What reads rows in any order
+        asks for `.held()`. Raises IndexError for a row outside the pool.
         """
-        parts = [_plain_text(column, part) for column in self._row_groups("messages", np.asarray(rows, dtype=np.int64))]
-        joined = (
-            pa.chunked_array(parts, type=pa.large_string()).combine_chunks()
-            if parts
-            else pa.array([], pa.large_string())
-        )
-        return Texts(joined.take(pa.array(_rank_of_sorted(np.asarray(rows, dtype=np.int64)))))
+        rows = np.asarray(rows, dtype=np.int64)
+        self._check(rows)
+        return Texts(self, rows, part)
+
+    def group_messages(self, group: int) -> pa.Array:
+        """The messages of every row of a row group."""
+        return self._file.read_row_group(group, columns=["messages"])["messages"].combine_chunks()
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The row group of each of `rows`, and its place there."""
+        group = np.searchsorted(self._starts, rows, side="right") - 1
+        return group, rows - self._starts[group]
+
+    def _check(self, rows: np.ndarray) -> None:
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows must be in 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")
 
     def search(self, words: str) -> np.ndarray:
         """(m,) rows, ascending, of which some message contains `words`, ignoring case; one row group in memory at a time."""
@@ -160,8 +170,7 @@ class Pool:
 
     def _row_groups(self, column: str, rows: np.ndarray) -> Iterator[pa.Array]:
         """`column` at `rows`, ascending, one array per row group touched."""
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"rows must be in 0..{len(self) - 1}, found {rows.min()}..{rows.max()}")
+        self._check(rows)
         ordered = np.sort(rows, kind="stable")
         bounds = np.searchsorted(ordered, self._starts)
         for group in np.flatnonzero(np.diff(bounds)):
@@ -186,13 +195,25 @@ def locate(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 class Texts(Sequence[str]):
-    """Read-only sequence of strings over one Arrow buffer; a slice is again a `Texts`."""
+    """Read-only sequence of the texts of `rows` (m,) of a pool; a slice is again a `Texts`. Holds the last row group that was read, at
+    most 64 MiB of text, unless it is `held`."""
 
-    def __init__(self, array: pa.LargeStringArray):
-        self._array = array
+    def __init__(self, pool: Pool, rows: np.ndarray, part: Part):
+        self._pool, self._rows, self._part = pool, rows, part
+        self._read: tuple[int, pa.Array] | None = None
+        self._all: pa.LargeStringArray | None = None
+
+    def held(self) -> Texts:
+        """The same, with all texts in one buffer in memory: their bytes and 8 for each."""
+        order = np.argsort(self._rows, kind="stable")
+        parts = list(Texts(self._pool, self._rows[order], self._part)._arrays())
+        joined = pa.chunked_array(parts, type=pa.large_string()).combine_chunks()
+        found = Texts(self._pool, self._rows, self._part)
+        found._all = joined.take(pa.array(_rank_of_sorted(self._rows)))
+        return found
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -202,20 +223,45 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, index: int | slice) -> str | Texts:
         if isinstance(index, slice):
-            return Texts(self._array[index])
-        return self._array[int(index)].as_py()
+            found = Texts(self._pool, self._rows[index], self._part)
+            found._all = None if self._all is None else self._all[index]
+            return found
+        if self._all is not None:
+            return self._all[int(index)].as_py()
+        (group,), (place,) = self._pool.places(self._rows[int(index), None])
+        return _plain_text(self._group(int(group)).slice(int(place), 1), self._part)[0].as_py()
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self._array), 2048):
-            yield from self._array[start : start + 2048].to_pylist()
+        for array in self._arrays():
+            for start in range(0, len(array), 2048):
+                yield from array[start : start + 2048].to_pylist()
 
     def holding(self, words: str) -> np.ndarray:
         """(n,) bool: which texts contain `words`, ignoring case."""
-        return pc.match_substring(self._array, words, ignore_case=True).to_numpy(zero_copy_only=False)
+        found = (pc.match_substring(array, words, ignore_case=True) for array in self._arrays())
+        return np.concatenate([np.zeros(0, bool), *(array.to_numpy(zero_copy_only=False) for array in found)])
 
     def lengths(self) -> np.ndarray:
         """(n,) int64 length of each text in characters."""
-        return pc.utf8_length(self._array).to_numpy().astype(np.int64)
+        found = (pc.utf8_length(array).to_numpy().astype(np.int64) for array in self._arrays())
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    def _arrays(self) -> Iterator[pa.LargeStringArray]:
+        """The texts in order, an array for each stretch of rows in one row group."""
+        if self._all is not None:
+            yield self._all
+            return
+        group, place = self._pool.places(self._rows)
+        bounds = np.flatnonzero(np.diff(group, prepend=-1, append=-1))
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+            messages = self._group(int(group[start])).take(pa.array(place[start:end]))
+            yield _plain_text(messages, self._part)
+
+    def _group(self, group: int) -> pa.Array:
+        if self._read is None or self._read[0] != group:
+            self._read = None  # before the next one is read: one at a time is in memory
+            self._read = group, self._pool.group_messages(group)
+        return self._read[1]
 
 
 def _rank_of_sorted(rows: np.ndarray) -> np.ndarray:

@@ -19,11 +19,13 @@ from al.run.base import local_identity
 from al.run.session import Session
 from al.run.shards import Arrays, finish_shards, read_shards
 from selection.embed import CHUNK, embed_texts
+from selection.vectors import blocks
 from trainer.shortage import Shortage, attempt, report
 
 
 def embed(session: Session, pool: Artifact) -> Artifact:
-    """Texts → unit vectors, float16. Rows that an earlier pool version embedded with the same embedder are copied."""
+    """Texts → unit vectors, float16. Rows that an earlier pool version embedded with the same embedder are copied. What was embedded
+    before a kill is in scratch and is not embedded again."""
     config = session.config.embed
     params = {
         "embed": config.model_dump(mode="json", exclude={"device", "batch_tokens"}),
@@ -44,14 +46,28 @@ def embed(session: Session, pool: Artifact) -> Artifact:
         shape = (len(reader), dimensions)
         vectors = np.lib.format.open_memmap(out / "embeddings.npy", mode="w+", dtype=np.float16, shape=shape)
         if known is not None:
-            vectors[hit] = known[1][at[hit]]
+            for some in blocks(np.flatnonzero(hit)):
+                vectors[some] = known[1][at[some]]
         for shard, found in zip(shards, read_shards(paths), strict=True):
             vectors[shard] = found["vectors"]
         vectors.flush()
         np.save(out / "keys.npy", reader.keys)
         write_json(out / "embeddings.json", {"examples": shape[0], "dimensions": shape[1], "embedded": len(missing)})
 
-    return session.run.stage("embeddings", version=1, inputs={"pool": pool}, params=params, build=build, label="embed")
+    return session.run.stage(
+        "embeddings",
+        version=2,
+        inputs={"pool": pool},
+        params=params,
+        build=build,
+        label="embed",
+        earlier=[(1, _before_distilling(params))],
+    )
+
+
+def _before_distilling(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of version 1, whose vectors differ by rounding alone: texts were in other batches."""
+    return params | {"embed": {name: value for name, value in params["embed"].items() if name != "distill"}}
 
 
 def shard_work(pool: Artifact) -> Work:
@@ -67,7 +83,7 @@ def _embed(pool: Path, models: Models) -> Iterator[Callable[[np.ndarray, Callabl
         def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
             """Vectors of the texts at `rows`."""
             vectors = np.empty((len(rows), embedder.get_embedding_dimension()), dtype=np.float16)
-            texts = reader.texts(rows, part=config.text)
+            texts = list(reader.texts(rows, part=config.text))
             embed_texts(texts, config, vectors, progress=progress, embedder=embedder, attempt=_or_none)
             return {"vectors": vectors}
 
@@ -84,8 +100,9 @@ def _or_none(encode: Callable[[], np.ndarray]) -> np.ndarray | None:
 
 
 def _known_embeddings(session: Session, params: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    same = [json.loads(json.dumps(found)) for found in (params, _before_distilling(params))]
     for artifact in session.run.published("embeddings"):
         of_the_pool = session.run.find("pool", artifact.manifest["inputs"]["pool"]) is not None  # and not of a target
-        if of_the_pool and artifact.manifest["params"] == json.loads(json.dumps(params)):
+        if of_the_pool and artifact.manifest["params"] in same:
             return np.load(artifact.path / "keys.npy"), np.load(artifact.path / "embeddings.npy", mmap_mode="r")
     return None

@@ -142,7 +142,7 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
 def _kinds(pool: Path, config: KindsConfig, seed: int) -> Kinds:
     """Kinds of prompt of a pool, which never changes. Kept, because the default may group by sources and kinds, and then by kinds alone."""
     reader = Pool.open(pool)
-    return find_kinds(reader.texts(np.arange(len(reader)), part="prompt"), config, seed)
+    return find_kinds(reader.texts(np.arange(len(reader)), part="prompt").held(), config, seed)
 
 
 def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:

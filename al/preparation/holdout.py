@@ -160,8 +160,8 @@ def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) ->
     """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
     held, rows = held_out(split), np.flatnonzero(split == POOL)
     if len(held) and len(rows):
-        _, cosine = near(embeddings[rows], embeddings[held])
-        split[rows[cosine >= threshold]] = SHADOW
+        _, cosine = near(embeddings, embeddings[held])
+        split[rows[cosine[rows] >= threshold]] = SHADOW
 
 
 def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:

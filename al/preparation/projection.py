@@ -16,7 +16,7 @@ from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from selection.cluster import nearest_to_centre, telling_terms
+from selection.cluster import named_texts, nearest_to_centre, telling_terms
 from selection.projection import FITTED, LEAST
 from selection.projection import project as place
 
@@ -72,7 +72,8 @@ def describe_clusters(session: Session, prepared: Prepared, clusters: Artifact) 
         k, pool = int(clusters.json("clusters.json")["k"]), prepared.open_pool()
         texts = pool.texts(np.arange(len(pool)), part="prompt")
         nearest = nearest_to_centre(load_embeddings(prepared.embeddings), assignment, k, EXEMPLARS)
-        terms = telling_terms(texts, assignment, k, TERMS)
+        with session.progress("describe clusters", named_texts(assignment), "texts") as progress:
+            terms = telling_terms(texts, assignment, k, TERMS, progress)
         write_json(out / "cards.json", {"terms": terms, "exemplars": [rows.tolist() for rows in nearest]})
 
     def stage() -> Artifact:

@@ -5,8 +5,10 @@ Every function is one stage: it names what its result depends on, and builds it 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +32,12 @@ from al.run.artifacts import Artifact, write_json
 from al.run.base import local_identity
 from al.run.session import Session
 from selection.cluster import cluster as cluster_rows
-from selection.cluster import describe, project
+from selection.cluster import describe, named_texts, project
 from selection.dedup import near_duplicate_groups
-from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, tokenize_pool
+from selection.vectors import blocks
+from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, merge_tables, tokenize_pool
+
+TOKENS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:
-    """Conversations → token ids and targets through the chat template."""
+    """Conversations → token ids and targets through the chat template. Those that an earlier pool version tokenized are copied."""
     params = {
         "tokens": session.config.tokens.model_dump(mode="json"),
         "template": session.config.model.chat_template,
@@ -150,10 +155,34 @@ def tokenize(session: Session, pool: Artifact) -> Artifact:
     def build(out: Path, scratch: Path) -> None:
         """Write the token table."""
         reader = Pool.open(pool.path)
-        with session.progress("tokenize", len(reader), "examples") as progress:
-            tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
+        earlier, new = _tokenized_before(session, reader.keys, params)
+        rows = np.flatnonzero(new)
+        with session.progress("tokenize", len(rows), "examples") as progress:
+            if earlier is None:
+                tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
+                return
+            added = (messages for some in blocks(rows, 2048) for messages in reader.messages(some))
+            tokenize_pool(
+                added, session.template, session.config.tokens, scratch / "added", progress, may_refuse_all=True
+            )
+        merge_tables([earlier.path, scratch / "added"], [np.flatnonzero(~new), rows], out)
 
-    return session.run.stage("tokens", version=2, inputs={"pool": pool}, params=params, build=build, label="tokenize")
+    return session.run.stage(
+        "tokens", version=TOKENS_VERSION, inputs={"pool": pool}, params=params, build=build, label="tokenize"
+    )
+
+
+def _tokenized_before(session: Session, keys: np.ndarray, params: dict[str, Any]) -> tuple[Artifact | None, np.ndarray]:
+    """The newest token table in the same form of a pool version whose examples are all among `keys` (n,), and which rows are new to it;
+    None and all rows if there is none."""
+    for artifact in session.run.published("tokens"):
+        made, version = artifact.manifest, session.run.find("pool", artifact.manifest["inputs"]["pool"])
+        if version is None or (made["params"], made["version"]) != (json.loads(json.dumps(params)), TOKENS_VERSION):
+            continue
+        known = Pool.open(version.path).keys
+        if np.isin(known, keys).all() and artifact.json("tokens.json")["template_hash"] == session.template.hash:
+            return artifact, ~np.isin(keys, known)
+    return None, np.ones(len(keys), dtype=bool)
 
 
 def group(
@@ -178,7 +207,7 @@ def group(
 
     return session.run.stage(
         "groups",
-        version=1,
+        version=2,
         inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, **role(cleaned)},
         params=config.model_dump(mode="json"),
         build=build,
@@ -237,10 +266,11 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
         reader = Pool.open(pool.path)
         vectors = load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:
-            result = cluster_rows(vectors, config, session.config.seed)
-            progress(len(reader))
+            result = cluster_rows(vectors, config, session.config.seed, progress)
         k = len(result.centroids)
-        names = describe(reader.texts(np.arange(len(reader)), part="prompt"), result.assignment, k)
+        texts = reader.texts(np.arange(len(reader)), part="prompt")
+        with session.progress("name clusters", named_texts(result.assignment), "texts") as progress:
+            names = describe(texts, result.assignment, k, progress)
         x, y = project(vectors).T
         pq.write_table(
             pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}),
@@ -254,7 +284,7 @@ def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
 
     return session.run.stage(
         "clusters",
-        version=3,
+        version=4,
         inputs={"pool": pool, "embeddings": embeddings},
         params={"cluster": config.model_dump(mode="json", exclude={"adapt"}), "seed": session.config.seed},
         build=build,

@@ -6,8 +6,9 @@ A target example that is (nearly) in dev or test would leak it into the selectio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def keep_apart(
                 f"fit, {int((usable & leaks).sum()):,} are in dev or test (nearly). Name other files under target.files."
             )
         candidates = np.flatnonzero(sides == POOL)
-        cosine = near(ours[candidates], theirs[rows])[1]
+        cosine = near(ours, theirs[rows])[1][candidates]
         close = cosine >= config.dedup.threshold
         close |= np.isin(reader.keys[candidates], aims.keys[rows])
         close |= _shares_passages(reader, candidates, aims, rows, config.holdout.overlap)
@@ -197,6 +198,9 @@ class _Joined(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
+
+    def __iter__(self) -> Iterator[str]:
+        return chain(self.first, self.second)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         before = len(self.first)

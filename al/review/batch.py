@@ -97,7 +97,7 @@ class Batch:
 
     @cached_property
     def _texts(self) -> Texts:
-        return self.pool.texts(np.arange(len(self.pool)))
+        return self.pool.texts(np.arange(len(self.pool))).held()
 
     def check(self, decision: Decision) -> None:
         """Check a decision's examples, clusters and sources against this proposal.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from selection.candidates import Candidates, Strategy
+from selection.candidates import Candidates, Strategy, Vectors
 from selection.greedy import measured
 from selection.pick import ClusterView, Ranking, picker, then_the_rest
 from selection.randomness import PICK, keyed_draw
@@ -15,7 +15,7 @@ from selection.vectors import unit
 def _nearest_by_embedding(candidates: Candidates, count: int) -> np.ndarray:
     """The first `count` candidates that the targets take by embeddings, in turn."""
     vectors = candidates.vectors["embedding"]
-    return round_robin(vectors.values(), vectors.targets, count).order
+    return round_robin(vectors, vectors.targets, count).order
 
 
 @picker("nearest", vectors=frozenset({"embedding"}), whole_pool=True, aims=True)
@@ -57,9 +57,10 @@ def less_picker(view: ClusterView, strategy: Strategy) -> Ranking:
 
 def _aimed(view: ClusterView, name: str, centered: bool = False) -> Ranking:
     """Each target in turn, in an order drawn for this selection."""
-    targets, vectors = np.asarray(view.candidates.vectors[name].targets, dtype=np.float32), view.vectors(name)
-    if centered and len(known := measured(vectors)):
-        vectors, targets = unit(vectors), unit(targets)
+    targets = np.asarray(view.candidates.vectors[name].targets, dtype=np.float32)
+    vectors: Vectors | np.ndarray = view.stored_vectors(name)
+    if centered and len(known := measured(own := view.vectors(name))):
+        vectors, targets = unit(own), unit(targets)
         mean = vectors[known].mean(axis=0)
         vectors, targets = vectors - mean, targets - mean
     turns = np.argsort(keyed_draw(np.arange(len(targets), dtype=np.uint64), *view.seed_parts, PICK), kind="stable")

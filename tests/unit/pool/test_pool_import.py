@@ -184,6 +184,20 @@ class TestReading:
         texts = pool.texts(np.arange(len(pool)))
         assert list(texts[5:9]) == [texts[row] for row in range(5, 9)]
         assert texts.lengths().tolist() == [len(text) for text in texts]
+        assert texts.holding("WHO?").tolist() == ["who?" in text.lower() for text in texts]
+
+    def test_texts_in_order_read_each_row_group_once_and_keep_one(self, pool, monkeypatch):
+        read, plain = [], Pool.group_messages
+        monkeypatch.setattr(Pool, "group_messages", lambda self, group: read.append(group) or plain(self, group))
+        texts = pool.texts(np.arange(3, 40, 2))
+        assert len(list(texts)) == 19 and read == [0, 1, 2, 3, 4, 5]
+        assert [texts[i] for i in range(19)] == list(texts[:]) and read == 3 * [0, 1, 2, 3, 4, 5]
+
+    def test_held_texts_are_those_that_are_read(self, pool):
+        asked = [50, 3, 3, 20, 0]
+        held, texts = pool.texts(asked).held(), pool.texts(asked)
+        assert list(held) == list(texts) == [held[i] for i in range(5)] and list(held[1:3]) == list(texts[1:3])
+        assert held.lengths().tolist() == texts.lengths().tolist() and list(pool.texts([]).held()) == []
 
     def test_flags_sources_and_origins_line_up(self, pool):
         assert len(pool) == len(pool.labelled) == len(pool.sources) == len(pool.ids) == 61
@@ -198,6 +212,8 @@ class TestReading:
     def test_a_row_outside_the_pool_is_an_error(self, pool, rows):
         with pytest.raises(IndexError, match=r"0\.\.60"):
             pool.messages(rows)
+        with pytest.raises(IndexError, match=r"0\.\.60"):
+            pool.texts(rows)
 
     def test_a_folder_without_a_pool_is_an_error(self, tmp_path):
         with pytest.raises(RunStateError, match="not a pool"):

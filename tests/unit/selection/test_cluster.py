@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selection.cluster import choose_cells, choose_k, cluster, describe, nearest_to_centre, project, telling_terms
+from selection.cluster import (
+    choose_cells,
+    choose_k,
+    cluster,
+    describe,
+    named_texts,
+    nearest_to_centre,
+    project,
+    telling_terms,
+)
 from selection.config import ClusterConfig
 from selection.errors import SelectionError
 from selection.vectors import unit
@@ -144,6 +153,14 @@ def test_the_map_keeps_clouds_apart(blobs):
         and min(np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 1.5 * spread
     )
     assert project(np.ones((1, 4), np.float16)).tolist() == [[0.0, 0.0]]
+
+
+def test_naming_reports_each_text_that_it_reads(monkeypatch):
+    """Every report is a place where the work can be stopped."""
+    monkeypatch.setattr("selection.cluster.NAME_TEXTS", 3)
+    counts, assignment = [], np.array([0, 1, 0, 0, 0, 1])
+    describe(["red stone"] * 6, assignment, 2, counts.append)
+    assert counts == [1] * 5 and named_texts(assignment) == 5
 
 
 def test_telling_terms_are_frequent_in_their_cluster_and_rare_in_others():

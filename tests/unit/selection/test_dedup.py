@@ -53,7 +53,7 @@ def test_every_member_is_near_its_leader_and_no_two_leaders_are_near(seed, thres
 
 def test_blocks_change_nothing(monkeypatch):
     whole = groups(made(seed=3))
-    monkeypatch.setattr(dedup, "blocks", lambda rows: (rows[i : i + 17] for i in range(0, len(rows), 17)))
+    monkeypatch.setattr(dedup, "IN_BLOCK", 17)
     assert (groups(made(seed=3)).representative == whole.representative).all()
 
 
@@ -92,3 +92,22 @@ def test_progress_counts_every_example():
 @pytest.mark.parametrize("n", [1, 2])
 def test_tiny_pools(n):
     assert len(groups(made(n=n, copies=0)).representative) == n
+
+
+def test_the_index_joins_what_comparing_all_leaders_joins(monkeypatch):
+    """Power-law clusters, 60% of their directions outside the principal components that the index has."""
+    rng = np.random.default_rng(1)
+    topic = rng.choice(40, size=5000, p=(1 / np.arange(1, 41)) / (1 / np.arange(1, 41)).sum())
+    vectors = unit(unit(rng.normal(size=(40, 96)))[topic] + 0.06 * rng.normal(size=(5000, 96)))
+    copies = rng.permutation(5000)[:1500]
+    vectors[copies] = unit(vectors[rng.integers(0, 5000, 1500)] + 0.02 * rng.normal(size=(1500, 96)))
+    exact = groups(vectors.astype(np.float16), 0.95)
+    monkeypatch.setattr(dedup, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(dedup, "PROJECTED", 48)
+    counts = []
+    found = near_duplicate_groups(vectors.astype(np.float16), np.zeros(5000, int), 0.95, 16, counts.append)
+    assert (exact.representative != np.arange(5000)).sum() > 1000
+    assert (found.representative == exact.representative).mean() > 0.99
+    assert sum(counts) == 5000 and min(counts) >= 0 and sum(counts[:20]) < 2500
+    own = np.einsum("nd,nd->n", vectors, vectors[found.representative])
+    assert (own[found.representative != np.arange(5000)] > 0.949).all(), "the full vectors decide"

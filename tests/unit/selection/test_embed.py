@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from selection.config import EmbedConfig
+from selection.distill import distill
 from selection.embed import _batches, embed_texts, load_embedder
 from selection.errors import MachineError, SelectionError
 
@@ -93,3 +94,40 @@ def test_trap_33_an_embedder_whose_checkpoint_lacks_a_weight_is_refused(config, 
     save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file, metadata={"format": "pt"})
     with pytest.raises(SelectionError, match=f"1 missing: {lost}"):
         load_embedder(config.model_copy(update={"model": str(tmp_path / "model")}))
+
+
+def test_a_static_embedder_takes_the_mean_of_its_tokens_vectors(config, tmp_path):
+    static = load_embedder(config.model_copy(update={"distill": True}))
+    static.save(str(tmp_path))
+    again = config.model_copy(update={"model": str(tmp_path)})
+    vectors = embedded(TEXTS, again)
+    weights = static[0].embedding.weight.detach().numpy()
+    ids = static.tokenizer.encode(TEXTS[7], add_special_tokens=False).ids
+    mean = weights[ids].mean(axis=0)
+    assert np.allclose(vectors[7], mean / np.linalg.norm(mean), atol=2e-3)
+    assert np.array_equal(embedded(TEXTS, again, batch_tokens=16), vectors)
+
+
+def test_distilling_embeds_every_token_and_rare_ones_weigh_more(config):
+    counts = []
+    source = load_embedder(config)
+    weights = distill(source, counts.append)[0].embedding.weight.detach().numpy()
+    size = source.tokenizer.backend_tokenizer.get_vocab_size()
+    assert sum(counts) == len(weights) == size and weights.shape[1] == 32
+    length = np.linalg.norm(weights, axis=1)
+    assert length[5:25].mean() < 0.5 * length[-20:].mean()
+
+
+def test_texts_about_the_same_are_near_in_the_distilled_space_too(config):
+    out = np.empty((3, 32), np.float16)
+    distilled = load_embedder(config.model_copy(update={"distill": True}))
+    same = [TEXTS[0], TEXTS[0] + " " + TEXTS[0], "paper " * 9]
+    embed_texts(same, config, out, embedder=distilled)
+    near, far = out[0] @ out[1], out[0] @ out[2]
+    assert near > 0.999 > far + 0.2
+
+
+def test_a_static_model_cannot_be_distilled(config, tmp_path):
+    load_embedder(config.model_copy(update={"distill": True})).save(str(tmp_path))
+    with pytest.raises(SelectionError, match=r"embed\.distill.*set embed\.distill to false"):
+        load_embedder(config.model_copy(update={"model": str(tmp_path), "distill": True}))

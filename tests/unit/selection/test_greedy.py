@@ -514,7 +514,7 @@ def test_round_robin_makes_lists_anew_when_all_targets_want_the_same(monkeypatch
     x, wanted = rng.normal(size=(500, 6)), np.tile(rng.normal(size=(1, 6)), (60, 1))
     made = []
     plain = turns._most_similar
-    monkeypatch.setattr(turns, "_most_similar", lambda *a: made.append(len(a[1])) or plain(*a))
+    monkeypatch.setattr(turns, "_most_similar", lambda *a: made.append(len(a[2])) or plain(*a))
     found = round_robin(x, wanted, 500)
     assert found.order.tolist() == np.argsort(-cosines(x, wanted[:1])[:, 0]).tolist()
     assert made[0] == 60 and 1 in made

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from selection import words
 from selection.overlap import runs_of_words, shares_passages
 
 INSTRUCTION = "read the following passage with great care and then answer the question that comes after it in one word only please "
@@ -93,3 +98,49 @@ def test_what_all_of_a_target_begin_with_is_no_passage():
     texts = [f"{2 * INSTRUCTION} {passage(i, 16)}" for i in range(40)]
     sources = np.array(["target"] * 8 + ["pool"] * 32)
     assert not shares_passages(texts, sources, np.arange(8), 0.5, apart=True).any()
+
+
+def plain(texts, held, threshold):
+    """`shares_passages` for texts of one source, run by run, without what is common."""
+    runs = []
+    for text in texts:
+        found = re.findall(r"\w+", text.lower())
+        runs.append({tuple(found[i : i + 13]) for i in range(len(found) - 12)})
+    seen = Counter(run for found in runs for run in found)
+    telling = [{run for run in runs[row] if seen[run] <= max(2, 0.25 * len(texts))} for row in held]
+    return [
+        row not in held
+        and any(len(runs[row] & own) > threshold * min(len(own), len(runs[row])) for own in telling if own)
+        for row in range(len(texts))
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.2, 0.5, 0.8]), st.sampled_from([1, 200, 2**18]))
+def test_blocks_of_texts_give_what_comparing_run_by_run_gives(seed, threshold, size):
+    rng = random.Random(seed)
+    parts = [passage(seed + i, words=rng.randrange(4, 20)) for i in range(6)]
+    texts = [rng.choice([" ", ", ", "\n"]).join(rng.choices(parts, k=rng.randrange(0, 5))) for _ in range(12)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "BLOCK_CHARACTERS", size)
+        assert shared(texts, [0, 5], threshold=threshold) == np.flatnonzero(plain(texts, [0, 5], threshold)).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=5))
+def test_words_are_those_of_a_regular_expression_in_any_script(texts):
+    expected = [(word, place) for place, text in enumerate(texts) for word in re.findall(r"\w+", text.lower())]
+    hashed, of = words.hashed_words([*texts, "ΣΑΣ naïve—dash ٣٤ 漢字 x_1"])
+    assert of[: len(expected)].tolist() == [place for _, place in expected]
+    assert len(hashed) == len(expected) + 6
+    same = {}
+    for value, (word, _) in zip(hashed.tolist(), expected, strict=False):
+        assert same.setdefault(word, value) == value
+    assert len(set(same.values())) == len(same)
+
+
+def test_progress_counts_every_text_twice():
+    counts = []
+    texts = [passage(i) for i in range(5)] + [passage(0)]
+    shares_passages(texts, np.array(["s"] * 6), np.array([0]), 0.5, counts.append)
+    assert sum(counts) == 12

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer import tokens
 from trainer.errors import CheckpointError, DataError
 from trainer.template import ChatTemplate, Tokenized
-from trainer.tokens import BATCH, TokenTable, fit, tokenize_pool
+from trainer.tokens import BATCH, TokenTable, fit, merge_tables, tokenize_pool
 from trainer.tokens_config import TokensConfig
 
 
@@ -153,3 +154,30 @@ def test_damage_is_noticed(template: ChatTemplate, tmp_path: Path) -> None:
     (tmp_path / "ids.npy").unlink()
     with pytest.raises(CheckpointError, match="ids.npy"):
         TokenTable.open(tmp_path)
+
+
+@pytest.mark.parametrize("added", [[0, 7, 8, 29], [], list(range(30))])
+def test_merged_tables_are_what_tokenizing_all_at_once_writes(
+    template: ChatTemplate, tmp_path: Path, added: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "MERGED_AT_ONCE", 5)
+    conversations: list[Any] = [chat(f"question {i}", "answer " * (i % 9)) for i in range(30)]
+    conversations[3] = conversations[8] = [{"role": "assistant", "content": "nobody asked"}]
+    kept = [i for i in range(30) if i not in added]
+    config = TokensConfig(max_length=60, overlength="truncate")
+    tokenize_pool(conversations, template, config, tmp_path / "all")
+    for name, rows in (("kept", kept), ("added", added)):
+        tokenize_pool([conversations[i] for i in rows], template, config, tmp_path / name, may_refuse_all=True)
+    (tmp_path / "merged").mkdir()
+    places = [np.array(rows, dtype=np.int64) for rows in (kept, added)]
+    merge_tables([tmp_path / "kept", tmp_path / "added"], places, tmp_path / "merged")
+    for file in sorted((tmp_path / "all").iterdir()):
+        assert (tmp_path / "merged" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_few_added_conversations_may_all_be_refused(template: ChatTemplate, tmp_path: Path) -> None:
+    refused = [[{"role": "assistant", "content": 5}]]
+    with pytest.raises(DataError, match="refuses all"):
+        tokenize_pool(refused, template, TokensConfig(), tmp_path)
+    tokenize_pool(refused, template, TokensConfig(), tmp_path, may_refuse_all=True)
+    assert TokenTable.open(tmp_path).status.tolist() == [3]
