@@ -62,7 +62,7 @@ def plan(
     config: AnyPath | None = None,
     overrides: Mapping[str, Any] | None = None,
     pool: Several = (),
-    card: str | None = None,
+    gpu: str | None = None,
     until: str | None = None,
 ) -> Plan:
     """Estimate the next round without running it, as `plan`.
@@ -73,7 +73,7 @@ def plan(
         config: as for `import_pool`.
         overrides: as for `import_pool`.
         pool: sources to read examples from, instead of the config's.
-        card: "rtx-4090" or "a100-40gb": plan for this GPU by its specification, not for the machine here.
+        gpu: "RTX 4090", "H200", "24GB": plan for this card, or the slowest one of this memory, by its specification.
         until: also say how many rounds fit in this time, as "22h".
 
     Raises:
@@ -81,12 +81,9 @@ def plan(
     """
     with _as_a_library() as notes:
         from al.commands.plan import plan_round
-        from al.planning.machine import CARDS
 
-        if card is not None and card not in CARDS:
-            raise ConfigError(f"card: expected one of {', '.join(CARDS)}, found {card!r}.")
         options = _options(run, config, overrides).for_round(None, False, _names(pool), ())
-        found = plan_round(options, str(budget), card, until)
+        found = plan_round(options, str(budget), gpu, until)
     return Plan(
         **{name: found["round"][name] for name in ("examples", "tokens", "steps")},
         peak_gib=found["peak_gib"],
@@ -181,7 +178,7 @@ def compare(
     """
     with _as_a_library() as notes, _without_bars():
         from al.commands.compare import run_comparison
-        from al.report.reading.compared import comparison_headline
+        from al.comparison.words import comparison_headline
 
         if min(rounds, seeds) < 1:
             raise ConfigError(f"compare: expected rounds and seeds of 1 or more, found {rounds} and {seeds}.")

@@ -143,11 +143,7 @@ class Pool:
 
     def search(self, words: str) -> np.ndarray:
         """(m,) rows, ascending, of which some message contains `words`, ignoring case; one row group in memory at a time."""
-        found = []
-        for group, start in enumerate(self._starts[:-1]):
-            messages = self._file.read_row_group(group, columns=["messages"])["messages"].combine_chunks()
-            found.append(start + np.flatnonzero(Texts(_plain_text(messages, "conversation")).holding(words)))
-        return np.concatenate([np.zeros(0, dtype=np.int64), *found]).astype(np.int64)
+        return np.flatnonzero(self.texts(np.arange(len(self))).holding(words))
 
     def alternatives(self, rows: Sequence[int] | np.ndarray) -> list[list[str]]:
         """Accepted answers other than the response, per row of `rows`."""

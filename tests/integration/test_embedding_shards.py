@@ -25,7 +25,7 @@ def embedded(monkeypatch):
         return plain(texts, *args, **kwargs)
 
     monkeypatch.setattr(embedding, "embed_texts", watched)
-    monkeypatch.setattr(embedding, "SHARD", 40)
+    monkeypatch.setattr(embedding, "CHUNK", 40)
     return calls
 
 
@@ -40,7 +40,7 @@ def vectors_of(world, run, *more):
 def test_a_kill_costs_one_shard_and_the_vectors_are_those_of_an_undisturbed_run(world, tmp_path, embedded):
     with pytest.raises(RuntimeError, match="killed"):
         vectors_of(world, tmp_path / "run")
-    assert len(list((tmp_path / "run/scratch").glob("embeddings-*/*.npy"))) == 2
+    assert len(list((tmp_path / "run/scratch").glob("embeddings-*/*.npz"))) == 2
     vectors, facts = vectors_of(world, tmp_path / "run")
     before, after = embedded[:3], embedded[3:]
     assert before == [40, 40, 40] and sum(after) == len(vectors) - 80 == facts["embedded"] - 80

@@ -82,7 +82,7 @@ def test_a_pool_is_imported_counted_and_read(world, tmp_path, rows, silent):
 
 def test_a_plan_is_that_of_the_command_and_overrides_are_config_keys(world, silent):
     def planned(**keys):
-        return al.plan("2ktok", config=world, overrides={"train.pack_length": 64, **keys}, card="rtx-4090")
+        return al.plan("2ktok", config=world, overrides={"train.pack_length": 64, **keys}, gpu="RTX 4090")
 
     once, twice = planned(**{"train.epochs": 1}), planned(**{"train.epochs": 2})
     assert once.tokens == twice.tokens > 0 and twice.steps == pytest.approx(2 * once.steps, abs=1)
@@ -128,7 +128,7 @@ def test_strategies_are_compared(world, tmp_path, silent):
         (lambda run: al.run_round(12, run=run, overrides={"train.epoch": 1}), ConfigError, "epochs"),
         (lambda run: al.run_round(5_000, run=run), DataError, "5000 examples asked for"),
         (lambda run: al.import_pool("nowhere.jsonl", run=run), DataError, "nowhere.jsonl"),
-        (lambda run: al.plan(10, run=run, card="abacus"), ConfigError, "rtx-4090"),
+        (lambda run: al.plan(10, run=run, gpu="abacus"), ConfigError, "abacus"),
         (lambda run: al.compare(budget=10, run=run, seeds=0), ConfigError, "1 or more"),
     ],
 )
