@@ -42,13 +42,13 @@ def distill(embedder: SentenceTransformer, progress: Callable[[int], None] = lam
             "embed.distill: the model of embed.model has no fast tokenizer whose tokens could be embedded. A static model is used as it "
             "is: set embed.distill to false."
         )
-    vectors = _token_vectors(embedder, backend, progress)
+    tokenizer = type(backend).from_str(backend.to_str())
+    tokenizer.no_padding()  # sentence-transformers pads to a fixed length, which would be embedded with every token
+    tokenizer.no_truncation()
+    vectors = _token_vectors(embedder, tokenizer, progress)
     vectors = _components(vectors, min(DIMENSIONS, *vectors.shape))
     weight = 1 / np.arange(2, len(vectors) + 2)
     vectors *= (SMOOTHING / (SMOOTHING + weight / weight.sum()))[:, None]
-    tokenizer = type(backend).from_str(backend.to_str())
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return SentenceTransformer(
         modules=[StaticEmbedding(tokenizer, embedding_weights=vectors.astype(np.float32))], device="cpu"
     )

@@ -118,6 +118,14 @@ def test_distilling_embeds_every_token_and_rare_ones_weigh_more(config):
     assert length[5:25].mean() < 0.5 * length[-20:].mean()
 
 
+def test_a_tokenizer_that_pads_to_a_length_pads_no_token_that_is_distilled(config):
+    plain, padding = load_embedder(config), load_embedder(config)
+    padding.tokenizer.backend_tokenizer.enable_padding(length=24)
+    weights = [distill(model)[0].embedding.weight.detach().numpy() for model in (plain, padding)]
+    assert np.array_equal(*weights)
+    assert padding.tokenizer.backend_tokenizer.padding["length"] == 24  # the embedder's own tokenizer is left as it was
+
+
 def test_texts_about_the_same_are_near_in_the_distilled_space_too(config):
     out = np.empty((3, 32), np.float16)
     distilled = load_embedder(config.model_copy(update={"distill": True}))
