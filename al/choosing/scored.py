@@ -8,11 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from al.lineage.outcomes import why_left_out_of
 from al.lineage.round_state import RoundState
 from al.run.artifacts import Artifact
 from al.scoring.columns import measured_columns
 from al.scoring.noise import held_back
 from al.scoring.vectors import vectors_of
+from selection.errors import PoolUsedUp
 from selection.scores import compute
 from selection.strategy import Candidates, Quotas, allocate
 
@@ -90,6 +92,13 @@ class Scored:
 
     @cached_property
     def quotas(self) -> Quotas:
-        """Quotas from the losses of the sample alone: what a picker needs measured is no random part of a cluster."""
+        """Quotas from the losses of the sample alone: what a picker needs measured is no random part of a cluster.
+
+        Raises:
+            PoolUsedUp: fewer can be picked than the budget asks for, with the counts that say why.
+        """
         state = self.state
-        return allocate(self._of_the_sample, state.budget, state.select, state.seed, state.past, state.distinctness)
+        try:
+            return allocate(self._of_the_sample, state.budget, state.select, state.seed, state.past, state.distinctness)
+        except PoolUsedUp as error:
+            raise PoolUsedUp(f"{error} {why_left_out_of(state.pool)}".rstrip()) from None

@@ -93,8 +93,9 @@ def describe_plan(document: dict[str, Any]) -> str:
     about = "" if pool["exact"] else "about "
     lines = [
         f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
-        f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, {planned['steps']:,} steps, "
-        f"{planned['lora_parameters']:,} trainable parameters",
+        f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters",
+        f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, epochs: {planned['epochs']:g}, "
+        f"{planned['steps']:,} steps",
         f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}",
     ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
@@ -113,6 +114,9 @@ def describe_plan(document: dict[str, Any]) -> str:
             f"until     {until['rounds']} rounds in {duration(until['seconds'])}{spent}: {until['tokens']:,} tokens"
         )
     lines += [f"basis     {name}: {text}" for name, text in basis.items()]
+    lines.append(
+        "          near-duplicates, and examples too near to dev and test, are found by the first round and not subtracted here"
+    )
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
 
 

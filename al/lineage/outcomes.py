@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from al import labels
 from al.cleaning.stage import why_left_out
 from al.errors import DataError
 from al.lineage.history import History
@@ -45,6 +46,15 @@ OUTCOMES = (
 SELECTABLE = ("selected", "suspected_noise", "tail_cut", "quota_full", "no_quota")
 """Outcomes of the examples among which a round picks."""
 CODE = {name: code for code, name in enumerate(OUTCOMES)}
+DECIDED_BY = {
+    "over_length": "tokens.max_length",
+    "held_out_dev": "holdout.dev",
+    "held_out_test": "holdout.test",
+    "near_duplicate_of_holdout": "holdout.overlap, dedup.threshold",
+    "near_duplicate_of_target": "holdout.overlap, dedup.threshold",
+    "near_duplicate": "dedup.threshold",
+}
+"""Config keys that decide whether an example is left out for this reason."""
 REMOVED_FILE = "removed.parquet"
 """In a selection that was reviewed: key and outcome of what was dropped or banned for good."""
 
@@ -116,6 +126,17 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
         )
     cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
     return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
+
+
+def why_left_out_of(state: PoolState) -> str:
+    """What most of the examples that cannot be picked are left out for, with the keys that decide it; "" if none is."""
+    counts = [(int((state.outcome == CODE[name]).sum()), name) for name in OUTCOMES if name != "selectable"]
+    found = sorted(((count, name) for count, name in counts if count), reverse=True)[:4]
+    parts = [
+        f"{count:,} {labels.outcome(name)}" + (f" ({DECIDED_BY[name]})" if name in DECIDED_BY else "")
+        for count, name in found
+    ]
+    return f"Left out of {len(state.outcome):,}: {'; '.join(parts)}." if parts else ""
 
 
 def removed_in_reviews(pool: Pool, history: History, forget: Sequence[str] = ()) -> list[tuple[str, np.ndarray]]:

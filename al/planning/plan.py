@@ -71,7 +71,14 @@ def estimate(
     seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number, warmed)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
-        "round": {"examples": examples, "tokens": int(tokens), "steps": steps, "lora_parameters": shape.lora},
+        "model": config.model.name,
+        "round": {
+            "examples": examples,
+            "tokens": int(tokens),
+            "epochs": config.train.epochs,
+            "steps": steps,
+            "lora_parameters": shape.lora,
+        },
         "memory_gib": {name: round(value / GIB, 3) for name, value in memory.items()},
         "peak_gib": round(sum(memory.values()) / GIB, 2),
         "layers": _layers(config, shape, machine),
@@ -85,7 +92,7 @@ def estimate(
         "total_seconds": round(sum(seconds.values()), 1),
         "disk_gib": round(_disk(config, pool, shape, scored, number) / GIB, 6),
     }
-    return {**document, "warnings": [*pool.notes, *_warnings(document, request, pool, usable_bytes(machine))]}
+    return {**document, "warnings": [*pool.notes, *_warnings(config, document, request, pool, usable_bytes(machine))]}
 
 
 def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, int]:
@@ -124,7 +131,7 @@ def _seconds(
     warmed: int,
 ) -> dict[str, float]:
     forward = forward_tokens_per_s(config, shape, machine)
-    held = sum(int(x * pool.examples) if isinstance(x, float) else x for x in (config.holdout.dev, config.holdout.test))
+    held = examples_held_out(config, pool)
     train = trained * config.train.epochs / speed
     languages = {"languages": pool.examples / LANGUAGES_PER_S} if config.clean.languages else {}
     states = examples_of_hidden_states(config, pool, number)
@@ -146,6 +153,12 @@ def _seconds(
         "map": _seconds_of_map(pool.new_to_map),
         "describe clusters": pool.new_to_map / DESCRIBED_PER_S,
     }
+
+
+def examples_held_out(config: Config, pool: PoolEstimate) -> int:
+    """Examples that become dev and test."""
+    sizes = (config.holdout.dev, config.holdout.test)
+    return sum(int(size * pool.examples) if isinstance(size, float) else size for size in sizes)
 
 
 def _seconds_of_map(examples: int) -> float:
@@ -181,15 +194,23 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float, 
     )
 
 
-def _warnings(document: dict[str, Any], request: BudgetRequest, pool: PoolEstimate, usable: float) -> list[str]:
+def _warnings(
+    config: Config, document: dict[str, Any], request: BudgetRequest, pool: PoolEstimate, usable: float
+) -> list[str]:
     warnings = []
     if document["peak_gib"] * GIB > usable:
         warnings.append(
             f"training as configured needs about {document['peak_gib']} GiB, and {usable / GIB:.1f} of "
             f"{document['device']['memory_gib']} GiB can be used"
         )
-    if document["round"]["examples"] > pool.examples:
+    held, examples = examples_held_out(config, pool), document["round"]["examples"]
+    if examples > pool.examples:
         warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")
+    elif examples > pool.examples - held:
+        warnings.append(
+            f"the budget of {request.text} is larger than what is left of the pool: {pool.examples:,} examples, of which {held:,} "
+            "become dev and test"
+        )
     seconds = document["seconds"]
     scoring, training = seconds["score"] + seconds.get("warm up", 0.0), seconds["train"]
     if scoring > DEAR_SCORING * training:

@@ -238,3 +238,9 @@ def test_training_that_diverges(world, tmp_path):
         run=tmp_path / "run",
         more=("--set", "train.learning_rate=1e30", "--set", "train.max_grad_norm=1e30"),
     )
+
+
+def test_a_budget_that_the_pool_cannot_fill_says_what_is_left_out_and_by_which_key(world, tmp_path):
+    result = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 5000, "--no-control")
+    assert result.code == 3 and "5000 examples asked for, but only" in result.err
+    assert "held out as test (holdout.test)" in result.err and "Left out of" in result.err

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_world import WORDS
 
+from al.budget import parse_budget
 from al.config import Config
 from al.errors import EnvironmentProblem
 from al.planning import pool_sample
+from al.planning.plan import _warnings
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.planning.pool_sample import CHARACTERS_PER_TOKEN, ROWS_READ, TOKENS_ASSUMED, TOKENS_PER_TURN
 
@@ -112,3 +114,19 @@ def test_a_hub_set_that_answers_is_sampled_and_its_count_is_the_hubs(rows, tmp_p
     monkeypatch.setattr(pool_sample, "hub_rows_counted", lambda source: 50_000)
     found = estimated(tmp_path, hub=["somebody/words"])
     assert found.examples == 50_000 and 10 < found.mean_tokens < 90 and not found.notes
+
+
+def test_examples_that_are_held_out_are_not_left_for_the_budget(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"prompt": "say {i}", "completion": "{i}"}}\n' for i in range(400)))
+    sizes = {"dev": 60, "test": 140}
+
+    def warned(budget: int) -> list[str]:
+        sections = {"pool": {"files": [str(tmp_path / "rows.jsonl")]}, "holdout": sizes}
+        config = Config.model_validate(sections)
+        pool = estimate_pool(config, tmp_path / "run")
+        asked = {"round": {"examples": budget}, "peak_gib": 0, "seconds": {"score": 0.0, "train": 1.0}}
+        return _warnings(config, asked, parse_budget(str(budget)), pool, 1e12)
+
+    assert warned(200) == []
+    assert "400 examples, of which 200 become dev and test" in warned(201)[0]
+    assert "larger than the pool (400 examples)" in warned(401)[0]
