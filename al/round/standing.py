@@ -1,17 +1,17 @@
 """Whether the control has said enough: what earlier rounds' comparison with random decides about the next one.
 
 The control costs as much training as the selection. It is an experiment: once its answer is clear, the next rounds can do without it; while
-it is open, every round trains it. The answer is the difference in macro NLL on test, with a margin wider than the report's, because it is
-looked at after every round until it is clear.
+it is open, every round trains it. The answer is that of the report's verdict, in the metric that decides there, with a margin wider than
+the report's, because it is looked at after every round until it is clear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from al.report.reading.verdict import Comparison, comparisons
+from al.report.reading.verdict import comparisons, deciding, headline, losses
 from al.run import rounds
 from al.run.session import Session
 from selection.strategy import by_default
@@ -19,53 +19,46 @@ from selection.strategy import by_default
 WIDER = 2.576 / 1.96
 """From the reach of a 95% interval to that of a 99% interval."""
 
-Verdict = Literal["pays", "costs", "open"]
+Answer = Literal["pays", "costs", "open"]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What round `number`, the last one with a control, says of selecting against random; `nll` in nats."""
+    """What round `number`, the last one with a control, says of selecting against random, and the first sentence of its report."""
 
-    verdict: Verdict
+    answer: Answer
     number: int
-    nll: Comparison
-
-    def sentence(self) -> str:
-        """What was found, with the numbers it rests on."""
-        found = {"pays": "beat", "costs": "lost to"}[self.verdict]
-        by = f"{abs(self.nll.value or 0):.3f} in macro NLL ({self.nll.low:+.3f} to {self.nll.high:+.3f})"
-        return f"in round {self.number} the selection {found} random by {by}"
+    headline: str
 
 
-def standing_after(number: int, nll: Comparison, match: Sequence[Comparison]) -> Standing:
-    """The verdict of one round: clear where the 99% interval of NLL leaves zero out. A significant loss of exact match leaves it open.
-
-    Args:
-        match: the selection's exact match against the control's, if it was measured.
-    """
-    if nll.value is None or nll.low is None or nll.high is None:
-        return Standing("open", number, nll)
-    low, high = (nll.value + WIDER * (end - nll.value) for end in (nll.low, nll.high))
-    if high < 0 and not any(c.outcome == "worse" for c in match):
-        return Standing("pays", number, nll)
-    return Standing("costs" if low > 0 else "open", number, nll)
+def standing_after(number: int, summary: Mapping[str, Any]) -> Standing | None:
+    """What one round says: clear where the 99% interval of the deciding metric leaves zero out. A gain at the cost of a significant loss in
+    another metric stays open. None without a control."""
+    found = next((c for c in comparisons(summary, deciding(summary)) if c.against == "control"), None)
+    if found is None:
+        return None
+    answer: Answer = "open"
+    if found.value is not None and found.low is not None and found.high is not None:
+        sign = -1 if "nll" in found.metric else 1  # of a gain
+        ends = sorted(sign * (found.value + WIDER * (end - found.value)) for end in (found.low, found.high))
+        if ends[0] > 0 and not losses(summary, "control"):
+            answer = "pays"
+        elif ends[1] < 0:
+            answer = "costs"
+    return Standing(answer, number, headline(summary))
 
 
 def standing(session: Session, number: int) -> Standing | None:
-    """The verdict of the last finished round before `number` that had a control; None if none had one, or if the strategy or the base is
-    another one since."""
+    """What the last finished round before `number` that had a control says; None if none had one, or if the strategy or the base is another
+    one since."""
     now = session.config.model_dump(mode="json")
     for earlier in reversed([entry for entry in rounds.all_rounds(session.run) if entry.number < number]):
         if any(earlier.config.get(part) != now[part] for part in ("select", "model")):
             return None
         if rounds.recorded(session.run, earlier.number, "report") is None:
             continue
-        summary = rounds.read_summary(session.run, earlier.number)
-        nll, match = (
-            [c for c in comparisons(summary, metric) if c.against == "control"] for metric in ("macro_nll", "macro_em")
-        )
-        if nll:
-            return standing_after(earlier.number, nll[0], match)
+        if found := standing_after(earlier.number, rounds.read_summary(session.run, earlier.number)):
+            return found
     return None
 
 
@@ -78,11 +71,11 @@ def with_control_decided(session: Session, number: int) -> tuple[Session, list[s
     if config.control != "auto":
         return session, []
     found = standing(session, number)
-    if found is None or found.verdict == "open":
+    if found is None or found.answer == "open":
         return session.with_config(config.model_copy(update={"control": True})), []
     changes: dict[str, object] = {"control": False}
-    note = f"no control in this round: {found.sentence()}"
-    if found.verdict == "costs" and by_default(config.select):
+    note = f"no control in this round, because round {found.number} has the answer: {found.headline}"
+    if found.answer == "costs" and by_default(config.select):
         changes["select"] = config.select.model_copy(update={"strategy": "random"})
-        note += "; the default strategy therefore picks at random. --strategy NAME selects all the same"
+        note += ". The default strategy therefore picks at random; --strategy NAME selects all the same"
     return session.with_config(config.model_copy(update=changes)), [f"{note}. --set control=true trains one"]

@@ -9,33 +9,39 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
-from al.report.reading.verdict import Comparison
 from al.round import standing
 
 BUDGET = 16
 
 
-def nll(value: float, low: float, high: float) -> Comparison:
-    return Comparison("control", "macro_nll", value, low, high, 0.01)
-
-
-def match(low: float, high: float) -> Comparison:
-    return Comparison("control", "macro_em", (low + high) / 2, low, high, 0.01)
+def summary(metric: str, value: float, low: float | None, high: float | None, **others) -> dict:
+    """A summary in which `metric` decides; `others`: (value, low, high) of further metrics, all against the control."""
+    found = {name: dict(zip(("value", "low", "high"), numbers, strict=True)) for name, numbers in others.items()}
+    found[metric] = {"value": value, "low": low, "high": high}
+    values = dict.fromkeys(found, 0.5)
+    evaluation = {"differences": {"selected - control": found}, "models": {"selected": values, "control": values}}
+    return {"evaluation": evaluation, "decides": {"metric": metric, "response_tokens": 3.0}}
 
 
 @pytest.mark.parametrize(
-    ("difference", "matches", "verdict"),
+    ("round", "answer"),
     [
-        (nll(-0.20, -0.30, -0.10), [match(-0.02, 0.04)], "pays"),
-        (nll(-0.20, -0.39, -0.01), [], "open"),  # clear of zero by 95%, not by 99%
-        (nll(-0.20, -0.30, -0.10), [match(-0.06, -0.01)], "open"),  # NLL gains, exact match loses
-        (nll(0.20, 0.10, 0.30), [], "costs"),
-        (nll(0.05, -0.10, 0.20), [], "open"),
-        (Comparison("control", "macro_nll", -0.2, None, None, None), [], "open"),
+        (summary("macro_nll", -0.20, -0.30, -0.10), "pays"),
+        (summary("macro_nll", -0.20, -0.39, -0.01), "open"),  # clear of zero by 95%, not by 99%
+        (summary("macro_nll", -0.20, -0.30, -0.10, macro_em=(-0.04, -0.06, -0.01)), "open"),  # exact match loses
+        (summary("macro_em", 0.05, 0.02, 0.08), "pays"),
+        (summary("macro_em", 0.03, -0.01, 0.06, macro_nll=(-0.2, -0.3, -0.1)), "open"),  # NLL does not decide
+        (summary("macro_em", -0.05, -0.08, -0.02), "costs"),
+        (summary("macro_nll", 0.20, 0.10, 0.30), "costs"),
+        (summary("macro_nll", -0.2, None, None), "open"),
     ],
 )
-def test_a_verdict_needs_a_clear_interval_and_no_loss_of_accuracy(difference, matches, verdict):
-    assert standing.standing_after(3, difference, matches).verdict == verdict
+def test_an_answer_is_that_of_the_deciding_metric_with_a_clear_interval_and_no_loss(round, answer):
+    assert standing.standing_after(3, round).answer == answer
+
+
+def test_without_a_control_there_is_no_answer():
+    assert standing.standing_after(1, {}) is None
 
 
 @pytest.fixture(scope="module")
@@ -47,39 +53,37 @@ def first(world, tmp_path_factory):
     return run
 
 
-def next_round(first, tmp_path, monkeypatch, difference: Comparison):
-    """The second round, told that the first one's control differed so."""
+def next_round(first, tmp_path, monkeypatch, found: dict):
+    """The second round, told that the first one's report was `found`."""
     import shutil
 
     run = tmp_path / "run"
     shutil.copytree(first, run, symlinks=True)
-    real = standing.comparisons
-    monkeypatch.setattr(
-        standing, "comparisons", lambda s, metric: [difference] if metric == "macro_nll" else real(s, metric)[:0]
-    )
+    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found)
     result = winnow("round", "--run", run, "--budget", BUDGET)
+    monkeypatch.undo()
     assert result.code == 0, result.err
     return run, " ".join(result.out.split())
 
 
 def test_the_first_round_trains_a_control_and_an_open_answer_trains_the_next(first, tmp_path, monkeypatch):
     assert (first / "rounds/001/control.train").is_dir()
-    run, out = next_round(first, tmp_path, monkeypatch, nll(-0.01, -0.2, 0.18))
+    run, out = next_round(first, tmp_path, monkeypatch, summary("macro_nll", -0.01, -0.2, 0.18))
     assert (run / "rounds/002/control.train").is_dir() and "no control in this round" not in out
 
 
 def test_a_clear_gain_ends_the_control_and_the_round_says_why(first, tmp_path, monkeypatch):
-    run, out = next_round(first, tmp_path, monkeypatch, nll(-0.2, -0.3, -0.1))
+    run, out = next_round(first, tmp_path, monkeypatch, summary("macro_nll", -0.2, -0.3, -0.1))
     assert not (run / "rounds/002/control.train").exists()
-    assert "in round 1 the selection beat random by 0.200 in macro NLL (-0.300 to -0.100)" in out
+    assert "no control in this round, because round 1 has the answer: Yes" in out and "−0.200" in out
     assert json.loads((run / "rounds/002/summary.json").read_text())["selection"]["strategy"] != "random"
     asked = winnow("round", "--run", run, "--budget", BUDGET, "--set", "control=true")
     assert asked.code == 0 and (run / "rounds/003/control.train").is_dir()  # the control catches up
 
 
 def test_a_clear_loss_makes_the_default_pick_at_random(first, tmp_path, monkeypatch):
-    run, out = next_round(first, tmp_path, monkeypatch, nll(0.2, 0.1, 0.3))
-    assert "lost to random by 0.200" in out and "the default strategy therefore picks at random" in out
+    run, out = next_round(first, tmp_path, monkeypatch, summary("macro_nll", 0.2, 0.1, 0.3))
+    assert "The default strategy therefore picks at random" in out
     assert json.loads((run / "rounds/002/summary.json").read_text())["selection"]["strategy"] == "random"
     table = pq.read_table(run / "rounds/002/selection/selection.parquet").to_pandas()
     assert (table.outcome == "selected").sum() == BUDGET
