@@ -179,7 +179,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True):
         0,
         ge=0,
         description="With eval_every: stop after this many consecutive evaluations without a lower dev loss. 0: never early. "
-        "The control always trains as many steps as the selected adapter.",
+        "The control then trains the same part of its own steps.",
     )
     max_loss_ratio: float | None = Field(
         4.0,

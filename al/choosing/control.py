@@ -1,4 +1,4 @@
-"""The control: as many examples picked at random, trained for as many steps, on adapters of its own."""
+"""The control: as many examples picked at random, trained for as many epochs, on adapters of its own."""
 
 from __future__ import annotations
 
@@ -73,19 +73,13 @@ def _spent(state: PoolState, keys: np.ndarray, unit: str) -> int:
     return len(keys) if unit == "examples" else int(state.tokens[find_rows(state.keys, keys)].sum())
 
 
-def control_steps(mode: str, ours: History, taken: int, theirs: History) -> int:
-    """Optimizer steps the control trains in this round, so that both lineages have taken the same number in all.
+def control_steps(planned: int, trained: Artifact | None, of: int) -> int | None:
+    """Optimizer steps the control trains in this round; None: its own epochs, so that it sees each of its examples as often as the
+    selection does, however many packs they fill. Where dev ended the selection early, the same part of its own.
 
-    `taken`: those of the selected lineage in this round.
+    Args:
+        planned: steps of the control's own epochs. trained: the selected adapter of this round, if it is known. of: steps that one planned.
     """
-
-    if mode == "retrain":
-        return taken
-    before_ours, before_theirs = (
-        sum(_steps(entry.get("train")) for entry in history.rounds) for history in (ours, theirs)
-    )
-    return max(1, before_ours + taken - before_theirs)
-
-
-def _steps(adapter: Artifact | None) -> int:
-    return int(adapter.json("train.json")["steps"]) if adapter else 0
+    if trained is None or not trained.json("train.json")["stopped_early"]:
+        return None
+    return max(1, round(planned * trained.json("train.json")["steps"] / of))

@@ -157,14 +157,14 @@ def train_both(
 ) -> Artifact:
     """Train the selected lineage and the control; returns the selected adapter. At the same time if there are workers for both, and the
     number of the control's steps is known before: with `train.patience` it is not."""
-    mode = session.config.train.mode
     selected = _packed(session, prepared, ours, selection, None, keep)
     at_once = not session.config.train.patience and session.engine.size(session.config) > 1
     adapter = None if at_once else keep("train", selected.publish())
     picks = keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
-    taken = selected.planned_steps() if adapter is None else int(adapter.json("train.json")["steps"])
-    steps = control.control_steps(mode, ours, taken, theirs)
-    random = _packed(session, prepared, theirs, picks, steps, keep)
+    random = _packed(session, prepared, theirs, picks, None, keep)
+    steps = control.control_steps(random.planned_steps(), adapter, selected.planned_steps())
+    if steps is not None:
+        random = _packed(session, prepared, theirs, picks, steps, keep)
     if adapter is None:
         adapter = keep("train", selected.publish(alongside=random))
     keep("control.train", random.publish())

@@ -135,7 +135,19 @@ def test_replay_adds_a_share_of_earlier_picks(world, run):
     assert len(rows) == 25 and np.isin(keys, np.load(run / "rounds/001/selection/picked.npy")).sum() == 5
 
 
-def test_training_that_dev_stops_early_keeps_its_best_and_the_control_takes_as_many_steps(world, tmp_path):
+@pytest.mark.parametrize("strategy", ["longest", "random"])
+def test_the_control_sees_each_of_its_examples_as_often_as_the_selection_does(strategy, world, tmp_path):
+    run = tmp_path / "run"
+    result = winnow("round", "--config", world, "--run", run, "--budget", 21, "--strategy", strategy)
+    assert result.code == 0, result.err
+    for line in ("", "control."):
+        trained, packed = (
+            json.loads((run / f"rounds/001/{line}{name}.json").read_text()) for name in ("train/train", "packs/pack")
+        )
+        assert trained["tokens"] == packed["tokens"] and trained["examples"] == packed["examples"] == 21
+
+
+def test_training_that_dev_stops_early_keeps_its_best_and_the_control_takes_the_same_part(world, tmp_path):
     run = tmp_path / "run"
     settings = ("train.eval_every=1", "train.patience=2", "train.epochs=40", "train.learning_rate=0.3")
     arguments = [argument for setting in settings for argument in ("--set", setting)]
@@ -145,7 +157,11 @@ def test_training_that_dev_stops_early_keeps_its_best_and_the_control_takes_as_m
         json.loads((run / f"rounds/001/{name}/train.json").read_text()) for name in ("train", "control.train")
     )
     assert selected["stopped_early"] and selected["best_step"] == selected["steps"] - 2
-    assert control["steps"] == selected["steps"] and not control["stopped_early"]
+    packs = [
+        json.loads((run / f"rounds/001/{name}/pack.json").read_text())["packs"] for name in ("packs", "control.packs")
+    ]
+    planned = [-(-40 * count // 2) for count in packs]
+    assert control["steps"] == round(planned[1] * selected["steps"] / planned[0]) and not control["stopped_early"]
     curve = [json.loads(line) for line in (run / "rounds/001/train/curve.jsonl").read_text().splitlines()]
     assert selected["best_dev_loss"] == min(step["dev_loss"] for step in curve)
     evaluated = pq.read_table(run / "rounds/001/evaluate.selected/examples.parquet").to_pandas()

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
+from al.commands import export as exporting
+from al.commands import inspect_pool as pool_inspection
+from al.commands import pool
 from al.commands.command_line import common, emit, map_option
+from al.pool import presets
+from al.report.text.pool import describe_inspection
+from al.run.progress import stop_on_signals
 
 
 @click.group("pool")
@@ -23,9 +29,6 @@ def pool_group() -> None:
 @map_option
 def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None, strict: bool) -> None:
     """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
-    from al.commands import pool
-    from al.run.progress import stop_on_signals
-
     stop_on_signals()
     document = pool.import_into_pool(options, sources, format_name, strict)
     emit(options, document, pool.describe_pool)
@@ -35,8 +38,6 @@ def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None,
 @common
 def pool_presets(options: Any) -> None:
     """List the published sets that can be loaded by name, with location, licence and authors."""
-    from al.pool import presets
-
     emit(options, presets.list_presets(), presets.describe_presets)
 
 
@@ -65,8 +66,6 @@ def pool_inspect(
     page: str | None,
 ) -> None:
     """Show the run's newest pool version, or SOURCES without importing them: formats, languages, lengths, quarantine, examples."""
-    from al.commands import inspect_pool as pool_inspection
-    from al.report.text.pool import describe_inspection
 
     document = pool_inspection.inspect(options, sources, format_name, shown, page)
     emit(options, document, describe_inspection)
@@ -78,8 +77,6 @@ def pool_inspect(
 @common
 def pool_search(options: Any, text: str, limit: int) -> None:
     """Find examples of the run's whole pool by a TEXT that a message contains, with what the last round made of each."""
-    from al.commands import pool
-
     emit(options, pool.search_pool(options, text, limit), pool.describe_search)
 
 
@@ -91,6 +88,4 @@ def pool_search(options: Any, text: str, limit: int) -> None:
 def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None:
     """Write the run's newest pool version to OUT (.jsonl, .jsonl.gz, .jsonl.zst or .parquet) as messages with id, source,
     other accepted answers and metadata. Importing OUT again gives the same pool."""
-    from al.commands import export as exporting
-
     emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
