@@ -8,40 +8,45 @@ not reachable), 5 state of the run (locked, another pool, damaged), 6 training d
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 try:
     import click
+
+    import al
+    from al.commands.command_line import (
+        common,
+        emit,
+        map_option,
+        of_run,
+        port_option,
+        round_options,
+        run_argument,
+        run_command_line,
+    )
+    from al.commands.groups.care import (
+        doctor_command,
+        export_run_command,
+        gc_command,
+        import_command,
+        repair_command,
+        verify_command,
+    )
+    from al.commands.groups.models import (
+        compare_command,
+        eval_command,
+        export_command,
+        generate_command,
+        label_command,
+        serve_command,
+        train_command,
+    )
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: {sys.executable} has no package {missing.name}. `make demo` installs everything into .venv; then use "
         ".venv/bin/python cli.py, or install Winnow into this Python with `pip install .`"
     )
-
-import al
-from al.commands.command_line import (
-    common,
-    emit,
-    of_run,
-    pool_option,
-    port_option,
-    round_options,
-    run_argument,
-    run_command_line,
-    target_option,
-)
-from al.commands.groups.care import (
-    doctor_command,
-    export_run_command,
-    gc_command,
-    import_command,
-    repair_command,
-    verify_command,
-)
-from al.commands.groups.models import eval_command, export_command, generate_command, serve_command, train_command
-from al.commands.groups.pool import pool_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,15 +108,21 @@ def round_command(
 
 
 @cli.command("review")
+@click.option(
+    "--approve",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Record the decision of this file (an edited --export, or decision.json) instead of serving the page.",
+)
 @port_option
 @common
 @run_argument
-def review_command(options: Any, port: int) -> None:
-    """Serve the review page of the open round's selection; after the approval, `resume` trains."""
+def review_command(options: Any, port: int, approve: Path | None) -> None:
+    """Serve the review page of the open round's selection, or record a decision from a file. Nothing is trained: `resume` does."""
     from al.commands.review import review
     from al.commands.summary import describe_summary
 
-    emit(options, review(options, port), describe_summary)
+    emit(options, review(options, port, approve), describe_summary)
 
 
 @cli.command("run")
@@ -136,42 +147,6 @@ def run_command(options: Any, rounds: int | None, budget: str, until_no_gain: bo
     summary, printed = run_rounds(options, budget, rounds, until_no_gain, until)
     if not printed:
         emit(options, summary, describe_summary)
-
-
-@cli.command("compare")
-@click.option(
-    "--strategies",
-    default="default,random",
-    show_default=True,
-    help="Names, separated by spaces or commas; NAME:key=value changes a config key for one of them, e.g. top:score.by=ifd.",
-)
-@click.option("--budget", required=True, help="Budget of all rounds together: 1000 (examples) or 200ktok (tokens).")
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds that share the budget."
-)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each strategy.")
-@click.option("--proxy", default=None, metavar="MODEL", help="Compare on this small model instead of the config's.")
-@pool_option
-@target_option
-@common
-def compare_command(
-    options: Any,
-    strategies: str,
-    budget: str,
-    rounds: int,
-    seeds: int,
-    proxy: str | None,
-    pool: tuple[str, ...],
-    target: tuple[str, ...],
-) -> None:
-    """Train and evaluate several strategies on your pool, always including random: does selection pay here?"""
-    from al.commands import compare
-    from al.run.progress import stop_on_signals
-
-    stop_on_signals()
-    options = options.for_round(None, False, pool, target)
-    document = compare.run_comparison(options, strategies, budget, rounds, seeds, proxy)
-    emit(options, document, compare.describe_comparison)
 
 
 @cli.command("resume")
@@ -260,15 +235,90 @@ def _print_plan(options: Any, budget: str, gpu: str | None = None, until: str | 
     emit(options, plan.plan_round(options, budget, gpu, until), plan.describe_plan)
 
 
-@cli.command("label")
-@click.option("--budget", type=click.IntRange(min=1), required=True, help="Number of unlabelled prompts to export.")
-@pool_option
-@common
-def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
-    """Export the unlabelled prompts with the highest model uncertainty to a file, to answer and import."""
-    from al.commands import label as labelling
+@cli.group("pool")
+def pool_group() -> None:
+    """Import, inspect, search and export data."""
 
-    emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)
+
+@pool_group.command("import")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--format", "format_name", default=None, help="Row format by name, instead of detection for each row.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad row instead of quarantining it.")
+@common
+@map_option
+def pool_import(options: Any, sources: tuple[str, ...], format_name: str | None, strict: bool) -> None:
+    """Add files, folders, globs, presets or hub:OWNER/NAME[config]:split to the run's pool as a new version."""
+    from al.commands import pool
+    from al.run.progress import stop_on_signals
+
+    stop_on_signals()
+    document = pool.import_into_pool(options, sources, format_name, strict)
+    emit(options, document, pool.describe_pool)
+
+
+@pool_group.command("presets")
+@common
+def pool_presets(options: Any) -> None:
+    """List the published sets that can be loaded by name, with location, licence and authors."""
+    from al.pool import presets
+
+    emit(options, presets.list_presets(), presets.describe_presets)
+
+
+@pool_group.command("inspect")
+@click.argument("sources", nargs=-1)
+@click.option(
+    "--examples", "shown", type=click.IntRange(min=0), default=3, show_default=True, help="Examples to render."
+)
+@click.option("--format", "format_name", default=None, help="As for `pool import`; only with SOURCES.")
+@click.option(
+    "--html",
+    "page",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[PAGE.html]",
+    help="Also write an HTML page.  [default: RUN/pool.html, or ./pool.html with SOURCES and where RUN is read-only]",
+)
+@common
+@map_option
+def pool_inspect(
+    options: Any,
+    sources: tuple[str, ...],
+    shown: int,
+    format_name: str | None,
+    page: str | None,
+) -> None:
+    """Show the run's newest pool version, or SOURCES without importing them: formats, languages, lengths, quarantine, examples."""
+    from al.commands import inspect_pool as pool_inspection
+    from al.report.text.pool import describe_inspection
+
+    document = pool_inspection.inspect(options, sources, format_name, shown, page)
+    emit(options, document, describe_inspection)
+
+
+@pool_group.command("search")
+@click.argument("text")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Examples to show.")
+@common
+def pool_search(options: Any, text: str, limit: int) -> None:
+    """Find examples of the run's whole pool by a TEXT that a message contains, with what the last round made of each."""
+    from al.commands import pool
+
+    emit(options, pool.search_pool(options, text, limit), pool.describe_search)
+
+
+@pool_group.command("export")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["pool", "dev", "test"]), default=None, help="Only this side of the split.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@common
+def pool_export(options: Any, out: Path, split: str | None, force: bool) -> None:
+    """Write the run's newest pool version to OUT (.jsonl, .jsonl.gz, .jsonl.zst or .parquet) as messages with id, source,
+    other accepted answers and metadata. Importing OUT again gives the same pool."""
+    from al.commands import export as exporting
+
+    emit(options, exporting.export_pool(options, out, split, force), exporting.describe_export)
 
 
 @cli.group("config")
@@ -296,7 +346,8 @@ def config_schema(options: Any) -> None:
 
 
 for command in (
-    pool_group,
+    compare_command,
+    label_command,
     train_command,
     eval_command,
     generate_command,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import re
 import sqlite3
+import sys
 
 from al.excerpt import cut
 from al.program import PROGRAM
 from trainer.shortage import GPU, HOST, shortage
 
 ENVIRONMENT, RUN_STATE = 4, 5
+OURS = ("", "al", "selection", "trainer")
 GOES_ON = "Nothing published was lost; run the same command again once that is mended."
 OF_THE_MACHINE = {
     errno.ENOSPC: f"the disk is full (`{PROGRAM} gc` empties the trash of a run)",
@@ -64,6 +66,12 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     short = shortage(error)
     if short is not None:
         return ENVIRONMENT, f"out of {short.memory} ({short.message}). {MEMORY[short.memory]} {GOES_ON}"
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in OURS:
+        return (
+            ENVIRONMENT,
+            f"{sys.executable} has no package {error.name}. `make demo` installs everything into .venv; then use .venv/bin/python "
+            "cli.py, or install Winnow into this Python with `pip install .`",
+        )
     if type(error).__name__ == "AcceleratorError":
         return ENVIRONMENT, f"the GPU reported an error: {text}. {GOES_ON}"
     if isinstance(error, sqlite3.Error):

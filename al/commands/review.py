@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from al.budget import BudgetRequest, parse_budget
@@ -45,8 +46,9 @@ def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
     }
 
 
-def review(options: Options, port: int) -> dict[str, Any]:
-    """Serve the review page of the open round's proposal and record the decision; `resume` then trains.
+def review(options: Options, port: int, approve: Path | None = None) -> dict[str, Any]:
+    """Serve the review page of the open round's proposal, or read the decision from the file `approve`, and record it; `resume` then
+    trains.
 
     Raises:
         RunStateError: no round is open, it has no proposal yet, or it is already trained.
@@ -54,7 +56,8 @@ def review(options: Options, port: int) -> dict[str, Any]:
     path = options.existing_run()
     Run.read(path).close()
     stop_on_signals()
-    with Run.create_or_open(path) as run, Asking(page=True, again=True, go_on=False, port=port) as asking:
+    how = Asking(page=approve is None, again=True, approve=approve, go_on=False, port=port)
+    with Run.create_or_open(path) as run, how as asking:
         last = rounds.unfinished_round(run)
         known = rounds.roles(run, last.number) if last is not None else {}
         if "selection" not in known:

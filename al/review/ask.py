@@ -63,7 +63,7 @@ def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
         return proposed.artifact
     keep("proposal", proposed.artifact)
     if asking.export is not None:
-        _export(proposed, asking.export)
+        _export(proposed, asking.export, _kept_decision(proposed, recorded, keep))
         return None
     if recorded is not None and asking.approve is None and not asking.again:
         proposed.session.tell(f"review: the decision of {recorded.manifest['created']} is recorded and applied")
@@ -138,8 +138,21 @@ def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decis
     return asking.desk.draft
 
 
-def _export(proposed: Proposed, path: Path) -> None:
-    count = write_batch(proposed.batch, path)
+def _kept_decision(proposed: Proposed, recorded: Artifact | None, keep: Keep) -> frozenset[str]:
+    """Ids that the recorded decision takes out. The round's selection stays the one that it made of the proposal."""
+    if recorded is None:
+        return frozenset()
+    keep("decision", recorded)
+    selection = keep("selection", apply_decision(proposed, recorded))
+    found = frozenset(entry["id"] for entry in selection.json("review.json")["taken_out"])
+    proposed.session.tell(
+        f"review: the decision of {recorded.manifest['created']} is recorded and stays; {len(found):,} examples have keep=no in the file"
+    )
+    return found
+
+
+def _export(proposed: Proposed, path: Path, taken_out: frozenset[str]) -> None:
+    count = write_batch(proposed.batch, path, taken_out)
     proposed.session.tell(f"review: {count:,} examples written to {path}")
 
 

@@ -17,7 +17,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,14 @@ def unguard(text: str) -> str:
     return text[1:] if _GUARDED.match(text) else text
 
 
-def batch_rows(batch: Batch) -> Iterator[dict[str, Any]]:
-    """The exported row of each proposed example, in pick order."""
+def batch_rows(batch: Batch, taken_out: Set[str] = frozenset()) -> Iterator[dict[str, Any]]:
+    """The exported row of each proposed example, in pick order; those whose id is in `taken_out` are not to be kept."""
     names = [entry["name"] for entry in batch.quotas]
     for start in range(0, len(batch.picked), 2000):
         for record in batch.records(batch.picked[start : start + 2000]):
             scores = {name: record[name] for name in batch.scores if name != "length"}
             yield {
-                "keep": "yes",
+                "keep": "no" if record["id"] in taken_out else "yes",
                 "id": record["id"],
                 "cluster": record["cluster"],
                 "cluster_name": names[record["cluster"]],
@@ -80,8 +80,8 @@ def batch_rows(batch: Batch) -> Iterator[dict[str, Any]]:
             }
 
 
-def write_batch(batch: Batch, path: Path) -> int:
-    """Write the batch to `path`, whole or not at all; returns the number of examples.
+def write_batch(batch: Batch, path: Path, taken_out: Set[str] = frozenset()) -> int:
+    """Write the batch to `path`, whole or not at all; returns the number of examples. `taken_out`: as for `batch_rows`.
 
     Raises:
         ConfigError: neither .csv nor .jsonl. DataError: the file cannot be written, or exists.
@@ -94,7 +94,9 @@ def write_batch(batch: Batch, path: Path) -> int:
         # Excel reads a CSV as UTF-8 only if it begins with a byte order mark.
         encoding = "utf-8-sig" if path.suffix.lower() == ".csv" else "utf-8"
         with replaced(path) as temporary, temporary.open("w", encoding=encoding, newline="") as handle:
-            count = (_write_csv if path.suffix.lower() == ".csv" else _write_jsonl)(handle, batch_rows(batch))
+            count = (_write_csv if path.suffix.lower() == ".csv" else _write_jsonl)(
+                handle, batch_rows(batch, taken_out)
+            )
     except OSError as error:
         raise DataError(f"--export {path}: cannot be written ({error.strerror}).") from None
     return count

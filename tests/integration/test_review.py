@@ -44,12 +44,12 @@ def run(proposed, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def proposal(run):
+def proposal(run, role="proposal"):
     from al.run import rounds
     from al.run.store import Run
 
     with Run.read(run) as opened:
-        return pq.read_table(rounds.required(opened, 1, "proposal").path / "selection.parquet").to_pandas()
+        return pq.read_table(rounds.required(opened, 1, role).path / "selection.parquet").to_pandas()
 
 
 def selection(run, number=1):
@@ -270,6 +270,23 @@ def test_held_out_examples_cannot_be_pinned(run):
     held = proposal(run).query("outcome == 'held_out_test'").id.iloc[0]
     result = approve(run, decide(run, pin=[held]))
     assert result.code == 3 and f"pin: {held} cannot be picked: held out for test" in result.err
+
+
+def test_a_file_is_recorded_without_training_and_a_later_export_keeps_the_decision(run):
+    batch = run.parent / "batch.csv"
+    (gone,) = proposal(run).sort_values("pick").id.tolist()[-1:]
+    edited = edit(batch, lambda rows: [{**row, "keep": "no" if row["id"] == f"#{gone}" else "yes"} for row in rows])
+    recorded = winnow("review", "--run", run, "--approve", edited)
+    assert recorded.code == 0 and "29 of 30 proposed examples kept, 1 removed" in recorded.out, recorded.err
+    assert "is waiting before training" in recorded.out and not (run / "artifacts/train").exists()
+    after = run.parent / "after.csv"
+    again = winnow("round", "--run", run, "--budget", BUDGET, "--review", "--export", after)
+    assert again.code == 0 and "is recorded and stays; 1 examples have keep=no" in again.out
+    with after.open(encoding="utf-8-sig", newline="") as handle:
+        assert {row["id"] for row in csv.DictReader(handle) if row["keep"] == "no"} == {f"#{gone}"}
+    assert proposal(run, "selection").set_index("id").outcome[gone] == "dropped_in_review"
+    trained = winnow("resume", "--run", run)
+    assert trained.code == 0 and selection(run).set_index("id").outcome[gone] == "dropped_in_review"
 
 
 def test_flags_that_contradict_each_other_are_refused(run):

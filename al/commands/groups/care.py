@@ -31,6 +31,7 @@ def doctor_command(options: Any, drop_damaged: bool) -> None:
 @click.command("verify")
 @click.option("--all", "every", is_flag=True, help="Every run under runs/.")
 @common
+@run_argument
 def verify_command(options: Any, every: bool) -> None:
     """Read every file of a run and compare it with the sha256 it was published with; exit code 5 if one differs."""
     from al.commands import doctor

@@ -1,4 +1,5 @@
-"""Commands that make a model without a round or use those of a run: `train`, `eval`, `generate`, `export`, `serve`."""
+"""Commands that make models without a round of the run, or use those of a run: `train`, `compare`, `eval`, `generate`, `label`, `export`,
+`serve`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from al.commands.command_line import common, emit, map_option, run_argument
+from al.commands.command_line import common, emit, map_option, pool_option, run_argument, target_option
 from al.terminal import show
 
 
@@ -233,3 +234,50 @@ def train_command(options: Any, datasets: tuple[str, ...]) -> None:
     from al.commands import train
 
     emit(options, train.plain_fine_tuning(options, datasets), train.describe_fine_tuning)
+
+
+@click.command("compare")
+@click.option(
+    "--strategies",
+    default="default,random",
+    show_default=True,
+    help="Names, separated by spaces or commas; NAME:key=value changes a config key for one of them, e.g. top:score.by=ifd.",
+)
+@click.option("--budget", required=True, help="Budget of all rounds together: 1000 (examples) or 200ktok (tokens).")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds that share the budget."
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each strategy.")
+@click.option("--proxy", default=None, metavar="MODEL", help="Compare on this small model instead of the config's.")
+@pool_option
+@target_option
+@common
+def compare_command(
+    options: Any,
+    strategies: str,
+    budget: str,
+    rounds: int,
+    seeds: int,
+    proxy: str | None,
+    pool: tuple[str, ...],
+    target: tuple[str, ...],
+) -> None:
+    """Train and evaluate several strategies on your pool, always including random: does selection pay here?"""
+    from al.commands import compare
+    from al.run.progress import stop_on_signals
+
+    stop_on_signals()
+    options = options.for_round(None, False, pool, target)
+    document = compare.run_comparison(options, strategies, budget, rounds, seeds, proxy)
+    emit(options, document, compare.describe_comparison)
+
+
+@click.command("label")
+@click.option("--budget", type=click.IntRange(min=1), required=True, help="Number of unlabelled prompts to export.")
+@pool_option
+@common
+def label_command(options: Any, budget: int, pool: tuple[str, ...]) -> None:
+    """Export the unlabelled prompts with the highest model uncertainty to a file, to answer and import."""
+    from al.commands import label as labelling
+
+    emit(options, labelling.label(replace(options, pool=pool), budget), labelling.describe_labelling)

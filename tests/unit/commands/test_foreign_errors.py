@@ -113,3 +113,9 @@ def test_the_command_line_prints_a_line_and_keeps_the_traceback_for_debug(capsys
     assert stop.value.code == 4 and said.startswith("error: runs/a/picked.npy: the disk reported an error")
     with pytest.raises(OSError):
         run_command_line(fails, ["--debug"])
+
+
+def test_a_package_that_this_python_lacks_is_named_with_the_way_to_one_that_has_it():
+    code, message = explain(ModuleNotFoundError("No module named 'msgspec'", name="msgspec"))
+    assert code == 4 and "has no package msgspec" in message and ".venv/bin/python cli.py" in message
+    assert explain(ModuleNotFoundError("No module named 'al.gone'", name="al.gone")) is None  # a defect of ours
