@@ -132,11 +132,10 @@ def test_tokens_have_their_rows_and_kinds(byte_tokenizer, tmp_path):
     assert fields["tokenizer.ggml.merges"].contents() == [" ".join(merge) for merge in model["merges"]]
 
 
-def test_sentencepiece_scores_follow_the_merges(mistral_tokenizer, tmp_path):
+def test_sentencepiece_scores_follow_the_merges(mistral_tokenizer, tmp_path, monkeypatch):
     mistral_tokenizer.save_pretrained(tmp_path)
-    mistral_tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
-    )
+    template = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+    monkeypatch.setattr(mistral_tokenizer, "chat_template", template, raising=False)  # the fixture is shared
     found = read_tokenizer(tmp_path, mistral_tokenizer, 32_000)
     scores = dict(zip(found.tokens, found.scores, strict=True))
     assert (found.model, found.space_prefix) == ("llama", False)
