@@ -165,7 +165,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     ]
     sentences[0] += _missing(summary, next(iter(by_metric.values())))
     reason = deciding_reason(summary)
-    return ". ".join(sentences) + "." + (f" {reason} The rule reads no result." if reason else "")
+    return ". ".join(sentences) + "." + (f" {reason} That was settled before any result." if reason else "")
 
 
 def _missing(summary: Mapping[str, Any], compared: Sequence[Comparison]) -> str:
