@@ -82,15 +82,8 @@ def families(record: dict[str, Any]) -> str:
         f"{record['matmul_tflops']:.0f} TFLOP/s. "
         "Gemma 2 caps attention's logits, which no fused attention kernel of torch does."
     )
-    return "\n".join(
-        [
-            "## Families of the fast path",
-            provenance(record, record["device"], record["versions"]),
-            "",
-            text,
-            "",
-            table(["family", "tokens/s", "peak GiB", "MFU", "of Llama's"], rows),
-        ]
+    return _section(
+        "Families of the fast path", record, text, table(["family", "tokens/s", "peak GiB", "MFU", "of Llama's"], rows)
     )
 
 
@@ -113,13 +106,8 @@ def dropout_cost(record: dict[str, Any]) -> str:
         f"generator. Of a step of 430 ms all layers would add {shares}. In a whole training step the cost is smaller: compare "
         "winnow-dropout with winnow-fast above."
     )
-    return "\n".join(
-        [
-            "## LoRA's dropout",
-            provenance(record, record["device"], record["versions"]),
-            "",
-            text,
-            "",
-            table(["input", "r", "none", "computed", "drawn"], rows),
-        ]
-    )
+    return _section("LoRA's dropout", record, text, table(["input", "r", "none", "computed", "drawn"], rows))
+
+
+def _section(title: str, record: dict[str, Any], text: str, rows: str) -> str:
+    return "\n".join([f"## {title}", provenance(record, record["device"], record["versions"]), "", text, "", rows])

@@ -118,7 +118,7 @@ def run_round(
         pool: sources to read examples from, instead of the config's.
         target: files with examples of the task to be good at. They direct the selection and are never trained on.
         strategy: selection strategy by name.
-        control: also train the random control, which shows whether selecting pays.
+        control: train the random control as the config says, by default until it is clear whether selecting pays. False: train none.
 
     Raises:
         UserError: as the command, of the class that `al.errors` lists for its exit code.

@@ -1,4 +1,4 @@
-"""The size of a pool: exact if the run has tokenized it, else as far as it is imported or can be sampled."""
+"""The size of a pool: counted if the run has tokenized it, else estimated from the import or a sample."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The control costs as much training as the selection. It is an experiment: once its answer is clear, the next rounds can do without it; while
 it is open, every round trains it. The answer is that of the report's verdict, in the metric that decides there, with a margin wider than
-the report's, because it is looked at after every round until it is clear.
+the report's, because every round tests it again until it is clear.
 """
 
 from __future__ import annotations

@@ -76,7 +76,9 @@ def rows_measured(state: RoundState) -> np.ndarray:
     if len(rows) <= most or target is None:
         return rows
     aims = load_embeddings(target.embeddings)[target.rows]
-    order = round_robin(load_embeddings(state.prepared.embeddings)[rows], np.asarray(aims, dtype=np.float32), most)
+    order = round_robin(
+        Vectors(load_embeddings(state.prepared.embeddings), rows), np.asarray(aims, dtype=np.float32), most
+    )
     return np.sort(rows[order.order])
 
 

@@ -62,7 +62,8 @@ def _aimed(view: ClusterView, name: str, centered: bool = False) -> Ranking:
     if centered and len(known := measured(own := view.vectors(name))):
         vectors, targets = unit(own), unit(targets)
         mean = vectors[known].mean(axis=0)
-        vectors, targets = vectors - mean, targets - mean
+        vectors -= mean
+        targets -= mean
     turns = np.argsort(keyed_draw(np.arange(len(targets), dtype=np.uint64), *view.seed_parts, PICK), kind="stable")
     found = round_robin(vectors, targets[turns], view.count)
     of = turns[found.target]

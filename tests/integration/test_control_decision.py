@@ -54,7 +54,7 @@ def first(world, tmp_path_factory):
 
 
 def next_round(first, tmp_path, monkeypatch, found: dict):
-    """The second round, told that the first one's report was `found`."""
+    """The second round, where `found` stands for the summary of the first."""
     import shutil
 
     run = tmp_path / "run"
