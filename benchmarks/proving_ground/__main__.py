@@ -199,8 +199,8 @@ def _of_prepare(add: Callable[..., object]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from benchmarks.proving_ground.ground import ROWS
     from benchmarks.proving_ground.planning import STAGES
-    from benchmarks.proving_ground.summary import ROWS
 
     whole = argparse.ArgumentParser(
         prog="python -m benchmarks.proving_ground",

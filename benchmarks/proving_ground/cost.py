@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground.summary import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
+from benchmarks.proving_ground.ground import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
 
 AT, ROUNDS, EARLY = 2000, 4, 300
 REACH, REACH_OF_REPORT = 2.576, 1.96

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
-from benchmarks.proving_ground.inputs import prompt_of, read_rows
 from benchmarks.proving_ground.planning import KIND, LIST
 from benchmarks.proving_ground.player import Run
+from benchmarks.proving_ground.rows import prompt_of, read_rows
 from benchmarks.proving_ground.work import Work, whole
 
 if TYPE_CHECKING:

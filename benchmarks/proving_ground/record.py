@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.proving_ground.ground import ROWS, WITH
 from benchmarks.proving_ground.planning import EARLY, LIST, POOLS
 from benchmarks.proving_ground.player import Run, identity
-from benchmarks.proving_ground.summary import ROWS, WITH
 from benchmarks.proving_ground.work import whole
 
 LEFT_OUT = ("task_nll", "task_em")

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks, target_figures
-from benchmarks.proving_ground.summary import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
+from benchmarks.proving_ground.ground import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
 from benchmarks.proving_ground.targets import LIST
 
 ROUNDS = "4 rounds"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.proving_ground import aiming, cost, peer_picks, picking, planning, target_figures, targets
+from benchmarks.proving_ground.ground import WITH, Ground
 from benchmarks.proving_ground.stage_tables import stage_tables
-from benchmarks.proving_ground.summary import WITH, Ground
 from selection.vectors import unit
 
 
