@@ -76,7 +76,7 @@ def decides(table: Any, splits: Any) -> dict[str, str]:
     from al.evaluation.deciding import deciding_metric
 
     found = {}
-    for pool in POOLS:
+    for pool in (name for name in POOLS if f"{name}|test" in splits):
         lengths = [int((np.asarray(table.targets(int(row))) != 0).sum()) for row in splits[f"{pool}|test"]]
         found[pool] = deciding_metric(False, np.array(lengths))["metric"].removeprefix("macro_")
     return found
