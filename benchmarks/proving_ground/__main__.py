@@ -76,8 +76,9 @@ def pooled(given: argparse.Namespace) -> None:
 
     for model in given.models or list(given.work.models):
         out, inputs = given.work / "pooled" / model, given.work.inputs(model)
-        if not out.exists():
-            rows = wanted_rows(np.load(inputs / "splits.npz"))
+        places = {run["pool"] for run in given.work.plan(model) if "picks" in run and "picked_as" not in run}
+        if places and not out.exists():
+            rows = wanted_rows(np.load(inputs / "splits.npz"), places)
             measure_rows(given.work.models[model], inputs, rows, out, given.device, given.batch_tokens)
 
 
