@@ -156,6 +156,18 @@ class KindsConfig(BaseModel, extra="forbid", frozen=True):
         description="What is found inside a kind is a kind of its own if two of its prompts have so much of their wording in common. Less "
         "finds more tasks, and cuts free questions by topic. Above 1: kinds are not searched again.",
     )
+    open_words: int = Field(
+        18,
+        ge=1,
+        description="Words of the median response from which on a kind may be open conversation, whose kinds are topics and count as one "
+        "group. More keeps more of them apart.",
+    )
+    open_shared: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="A kind with such responses is open if two of them have less than this much of their wording in common. 0: none is.",
+    )
     uneven: float = Field(
         0.65,
         ge=0,

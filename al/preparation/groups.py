@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.config import Config
-from al.pool.store import Pool
+from al.pool.store import Part, Pool
 from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -26,6 +26,9 @@ from selection.strategy import by_default, resolve
 
 WITHOUT = "without the field"
 """Name of the group of examples that do not have the field."""
+PARTS: tuple[Part, Part] = ("prompt", "response")
+OPEN = "open conversation"
+"""What the name of a group begins with whose kinds are topics and not tasks."""
 LONGEST_NAME = 80
 
 
@@ -78,13 +81,19 @@ def groups_notices(config: Config, clusters: Artifact) -> list[str]:
     if over == "wording":
         return [
             f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool holds them "
-            f"unevenly ({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}); nothing is measured for the quotas"
+            f"unevenly ({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}){_open(quality)}; nothing is measured for the "
+            "quotas"
         ]
     split = f", split into {found['k']} kinds of prompt" if found["k"] > quality["sources"] else ""
     return [
         f"the default strategy spreads the budget over {quality['sources']} sources{split} (source_kinds), because examples come from "
         f"several sources that differ (agreement with kinds of prompt {quality['sources_agree']:.2f}); nothing is measured for the quotas"
     ]
+
+
+def _open(quality: dict[str, Any]) -> str:
+    share = quality.get("open_share", 0)
+    return f"; {share:.0%} of the pool is open conversation, which counts as one kind" if share else ""
 
 
 def group_examples(session: Session, pool: Artifact, embeddings: Artifact, over: str) -> Artifact:
@@ -119,8 +128,8 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
         return field, values, {"by": config.select.by}
     prompts = reader.texts(np.arange(len(reader)), part="prompt")
     kinds = _kinds(reader.path, config.kinds, config.seed)
-    facts: dict[str, Any] = {"kinds": len(kinds.shared)}
-    groups = kinds.of
+    facts: dict[str, Any] = {"kinds": len(kinds.shared), "open_share": round(float(kinds.open[kinds.of].mean()), 4)}
+    groups = kinds.groups
     if over == "wording":
         facts |= {"unevenness": round(unevenness(groups), 4)}
     if over == "kinds":
@@ -131,6 +140,9 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
     if over == "kinds" and count == len(values):
         return groups, values, facts
     names = describe(prompts, groups, count)
+    if over == "wording" and kinds.open.any():
+        group = int(groups[kinds.open[kinds.of]][0])
+        names[group] = f"{OPEN}: {names[group]}"
     if len(values) > 1:
         source = np.zeros(count, dtype=int)
         source[groups] = field
@@ -142,7 +154,8 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
 def _kinds(pool: Path, config: KindsConfig, seed: int) -> Kinds:
     """Kinds of prompt of a pool, which never changes. Kept, because the default may group by sources and kinds, and then by kinds alone."""
     reader = Pool.open(pool)
-    return find_kinds(reader.texts(np.arange(len(reader)), part="prompt").held(), config, seed)
+    prompts, responses = (reader.texts(np.arange(len(reader)), part=part) for part in PARTS)
+    return find_kinds(prompts.held(), config, seed, responses, reader.labelled)
 
 
 def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:

@@ -70,24 +70,31 @@ class Picker:
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
 
+    def responses(self, pool: str) -> list[str]:
+        """The response of each row of the pool."""
+        return [row["messages"][-1]["content"] for row in read_rows(self.pools, pool, "pool")]
+
     def _groups(self, pool: str, by: str, seed: int) -> np.ndarray:
         from selection.kinds import split_sources
 
         if by == "split":
             return split_sources(self.splits[f"{pool}|pool|source"], self.found(pool, seed))[0]
-        return self.found(pool, seed).of if by == "kind" else self.splits[f"{pool}|pool|{by}"]
+        return self.found(pool, seed).groups if by == "kind" else self.splits[f"{pool}|pool|{by}"]
 
     def _found(self, pool: str, seed: int) -> Kinds:
         from selection.config import KindsConfig
-        from selection.kinds import Kinds, find_kinds
+        from selection.kinds import Kinds, find_kinds, open_kinds
 
-        kept = self.kinds / f"{pool}_{seed}.npz"
-        if kept.exists():
-            return Kinds(**np.load(kept))
-        found = find_kinds(self.prompts(pool), KindsConfig(), seed)
-        with whole(kept) as file:
-            np.savez(file, of=found.of, shared=found.shared)
-        return found
+        kept, config = self.kinds / f"{pool}_{seed}.npz", KindsConfig()
+        found = dict(np.load(kept)) if kept.exists() else {}
+        if "open" not in found:  # of prompts alone, as kinds once were
+            if not found:
+                prompts = find_kinds(self.prompts(pool), config, seed)
+                found = {"of": prompts.of, "shared": prompts.shared}
+            found["open"] = open_kinds(self.responses(pool), found["of"], config, seed)
+            with whole(kept) as file:
+                np.savez(file, **found)
+        return Kinds(**found)
 
     def clusters(self, pool: str, seed: int) -> tuple[np.ndarray, float]:
         """(n,) cluster of embeddings of each row, and how distinct clusters are; kept next to the kinds."""

@@ -46,7 +46,7 @@ def core(model: str, strategies: tuple[str, ...], seeds: int = 5) -> Iterator[Ru
     for seed in LIST["seeds"][:seeds]:
         for pool in POOLS:
             for strategy in strategies:
-                yield run(model, pool, strategy, seed, order=1 if seed < 3 else 2)
+                yield run(model, pool, strategy, seed, order=0.5 if seed < 3 else 1.5)
 
 
 def curve(model: str, seeds: int = 3) -> Iterator[Run]:
@@ -75,10 +75,10 @@ def noise(model: str, seeds: int = 3) -> Iterator[Run]:
     """Pools with wrong answers, their rows compared with other answers where these were planted inside the task."""
     for seed in LIST["seeds"][:seeds]:
         for pool in LIST["noisy_pools"]:
-            for kind, order in (("inside", 5), ("exchanged", 6)):
+            for kind, order in (("inside", 2.5), ("exchanged", 2.6)):
                 for strategy in ("random", "source_kinds", KIND):
                     more = {"compare": True} if kind == "inside" and strategy != KIND else {}
-                    yield run(model, pool, strategy, seed, noise=kind, order=order + 0.5 * (not more), **more)
+                    yield run(model, pool, strategy, seed, noise=kind, order=order + 0.05 * (not more), **more)
 
 
 def written(model: str) -> Iterator[Run]:
