@@ -158,11 +158,14 @@ def record(given: argparse.Namespace) -> None:
 
     rows = [row for file in sorted(given.results.glob("*.rows.jsonl")) for row in record.lines(file)]
     written = [run for file in sorted(given.results.glob("*.rows.written.jsonl")) for run in record.lines(file)]
-    judged = judging.judged(written, given.work / "pools") if written else []
+    before = record.read(given.record)
+    learned = before.setdefault("learned", {})
+    judged = judging.judged(written, given.work / "pools", learned)
+    print(f"{len(judged)} of {len(written)} runs' answers judged")
     machine = json.loads((given.results / "machine.json").read_text())
     inputs = given.work.inputs()
     deciding = record.decides(TokenTable.open(inputs / "tokens"), np.load(inputs / "splits.npz"))
-    document = record.merge(record.read(given.record), rows, judged, machine, deciding)
+    document = record.merge(before, rows, judged, machine, deciding)
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(

@@ -8,7 +8,7 @@ of random's examples is taken to be at 2,000 what it is at 1,000. A share is kep
 
 The control costs what `control: auto` lets it cost over four rounds: the first round always has one, and the others have none if that round
 was clear (`al.round.standing`: the 99% interval of the deciding metric leaves zero out). What a first round says is read off runs of EARLY
-examples, task by task. A round that was not clear is counted as if none of the later ones were either.
+examples, task by task. A round that was not clear, or was not played, is counted as if none of the later ones were clear either.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def figures(ground: Ground, with_headroom: list[Cell], strategy: str) -> dict[st
     }
     full = seconds_ratio(ground, ground.cells, strategy)
     parts = controls(ground, strategy)
-    if set(parts) != set(ground.cells):
+    if not parts:
         return {"gpu_seconds_ratio": full, "gpu_seconds": more}
+    parts = dict.fromkeys(ground.cells, 1.0) | parts
     more |= {
         "with a control in every round": full,
         "pools with headroom, control: auto": seconds_ratio(ground, with_headroom, strategy, parts),

@@ -26,6 +26,8 @@ from benchmarks.proving_ground.work import whole
 
 LEFT_OUT = ("task_nll", "task_em")
 """Values of single tasks stay in the player's files: a megabyte that no table shows."""
+JUDGED = ("generated_em", "generated_tasks")
+"""What judging written answers adds to a row; a run that is played again without writing keeps it."""
 WANTED = 2 * len(POOLS) * (4 * len(LIST["seeds"]) + 2 * 3 + 3 * 3)
 """Runs of the core: two models, four strategies of five seeds, two oracles of three, random at three other budgets of three."""
 
@@ -62,11 +64,13 @@ def merge(
     found, rows = {identity(row): row for row in document["rows"]}, list(rows)
     paired = compared_with_random(rows, deciding)
     for row in rows:
+        before = found.get(identity(row), {})
+        kept = {key: before[key] for key in JUDGED if key in before and "generated_tasks" in before}
         more = {"paired": paired[identity(row)]} if identity(row) in paired else {}
-        found[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT} | more
+        found[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT} | kept | more
     for run in judged:
         if identity(run) in found:  # a player that is killed may have written answers and not yet the row
-            found[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
+            found[identity(run)] |= {key: run[key] for key in JUDGED}
     command = {"command": "python -m benchmarks.proving_ground play", "date": datetime.date.today().isoformat()}
     return document | command | now | {"rows": [found[key] for key in sorted(found, key=str)]}
 

@@ -159,8 +159,12 @@ def test_tasks_count_where_random_at_4000_learns_them(monkeypatch):
         "part": "test",
         "answers": ["yes", "Yes.", "no", "no", "no"] + ["yes"] * 5,
     }
-    found = judging.judged([four, test], None)
+    learned = {}
+    found = judging.judged([four, test], None, learned)
     assert [(run["generated_em"], run["generated_tasks"]) for run in found] == [(0.4, 1)]
+    assert learned == {"m|p": ["easy"]}
+    assert judging.judged([test], None, learned) == found, "the tasks that count are kept for later runs"
+    assert judging.judged([test], None, {}) == []
 
 
 def test_wrong_answers_of_a_task_that_the_model_knows_are_told_by_the_other_pools():

@@ -235,6 +235,12 @@ def test_merging_replaces_a_runs_row_and_keeps_the_others(tmp_path):
     assert (found["kinds"], found["device"]) == ({"a": 1}, "d")
 
 
+def test_a_run_that_is_played_again_keeps_what_was_judged_of_it(tmp_path):
+    old = {"rows": [{**run(1), "macro_nll": 2.0, "generated_em": 0.5, "generated_tasks": 3}]}
+    (row,) = record.merge(old, [{**run(1), "macro_nll": 1.9, "generated_em": None}], [], {})["rows"]
+    assert (row["macro_nll"], row["generated_em"], row["generated_tasks"]) == (1.9, 0.5, 3)
+
+
 def test_tasks_are_compared_with_randoms_of_the_same_seed_and_planned_until_they_are(work, tmp_path):
     np.savez(work / "inputs/m/splits.npz", **{"sums|pool": np.arange(3)})
     of = {"model": "qwen-0.5b", "learning_rate": 0.0005, "budget": 300, "macro_nll": 1.0}
