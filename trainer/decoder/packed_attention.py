@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from trainer.decoder import packed_attention_kernels
 from trainer.decoder.packed_attention_kernels import forward_kernel, key_gradient_kernel, query_gradient_kernel
 
 LOG2_E = 1.4426950408889634
-ALIGN = 8
-"""Strides of rows are multiples of this many values, which the kernels read at once."""
+ALIGN = packed_attention_kernels.ALIGN.value
+"""Strides of rows, and head widths, are multiples of this many values."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Call:
         tiling, groups = self._tilings(q).forward, padded(q.shape[1] // k.shape[1])
         tiles = self.pack.tiles(tiling.rows // groups)
         forward_kernel[(len(tiles), k.shape[1])](
-            q, k, v, out, log_sums_TH, tiles, *(x.stride(0) for x in (q, k, v, out)), *self._numbers(q, k),
+            q, k, v, out, log_sums_TH, tiles, *_strides(q, k, v, out), *self._numbers(q, k),
             **self._constants(q, groups, tiling),
         )  # fmt: skip
         _give_back(out, out_THD)
@@ -165,7 +166,7 @@ class Call:
         tiling, groups = self._tilings(q).queries, padded(q.shape[1] // k.shape[1])
         tiles = self.pack.tiles(tiling.rows // groups)
         query_gradient_kernel[(len(tiles), k.shape[1])](
-            *inputs, log_sums_TH, deltas_TH, dq, tiles, *(x.stride(0) for x in (*inputs, dq)), *self._numbers(q, k),
+            *inputs, log_sums_TH, deltas_TH, dq, tiles, *_strides(*inputs, dq), *self._numbers(q, k),
             self.scale, **self._constants(q, groups, tiling),
         )  # fmt: skip
         _give_back(dq, dq_THD)
@@ -188,7 +189,7 @@ class Call:
         tiling, groups = self._tilings(q).keys, padded(q.shape[1] // k.shape[1])
         tiles = self.pack.tiles(tiling.keys, keys=True)
         key_gradient_kernel[(len(tiles), k.shape[1])](
-            *inputs, log_sums_TH, deltas_TH, dk, dv, tiles, *(x.stride(0) for x in (*inputs, dk, dv)),
+            *inputs, log_sums_TH, deltas_TH, dk, dv, tiles, *_strides(*inputs, dk, dv),
             *self._numbers(q, k), self.scale, **self._constants(q, groups, tiling),
         )  # fmt: skip
         _give_back(dk, dk_TKD)
@@ -215,6 +216,11 @@ def _aligned(x_THD: torch.Tensor) -> torch.Tensor:
     """The tensor, or a new one like it if the kernels cannot read its rows."""
     heads_side_by_side = x_THD.stride(2) == 1 and (x_THD.shape[1] == 1 or x_THD.stride(1) == x_THD.shape[2])
     return x_THD if heads_side_by_side and x_THD.stride(0) % ALIGN == 0 else x_THD.contiguous()
+
+
+def _strides(*tensors: torch.Tensor) -> tuple[int, ...]:
+    """Of rows, in the kernels' units."""
+    return tuple(x.stride(0) // ALIGN for x in tensors)
 
 
 def _give_back(made: torch.Tensor, wanted: torch.Tensor) -> None:

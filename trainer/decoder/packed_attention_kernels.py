@@ -13,7 +13,8 @@ and those of a document do not depend on the rest of the pack.
 
 FlashAttention 2 (Dao, arXiv 2307.08691) has the online softmax and the backward pass from the log-sum-exp. Scores are in base 2, for exp2.
 Products, sums and scores are float32; weights and gradients of scores are rounded to the inputs' dtype before a product.
-Row strides are multiples of 8, the heads of a token are side by side, and offsets inside a tile fit 32 bits.
+Strides are those of rows in units of ALIGN values, so that the compiler knows that it may read these at once; the heads of a token are
+side by side, and offsets inside a tile fit 32 bits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trainer.decoder.kernels import Pointer, Scalar
 
 Scalars = tl.tuple
 """Annotation of several runtime numbers."""
+ALIGN = tl.constexpr(8)
 HIDDEN = tl.constexpr(-1.0e30)
 """Score of a key that a query does not see. Finite, so that no difference is NaN, and below LOWEST, so that its weight is always 0."""
 LOWEST = tl.constexpr(-1.0e20)
@@ -57,8 +59,8 @@ def _rows(
 ) -> Pointer:  # fmt: skip
     """Addresses (ROWS, HEAD) of the query heads of key head `head`, from `token` on."""
     row = tl.arange(0, ROWS)
-    stride = tl.multiple_of(stride, 8)
-    start = pointer + token * stride.to(tl.int64) + head * groups * WIDTH
+    stride = stride * ALIGN
+    start = pointer + tl.cast(token, tl.int64) * stride + head * groups * WIDTH
     return start + ((row // GROUPS) * stride + (row % GROUPS) * WIDTH)[:, None] + tl.arange(0, HEAD)[None, :]
 
 
@@ -68,8 +70,8 @@ def _keys(
     HEAD: tl.constexpr,
 ) -> Pointer:  # fmt: skip
     """Addresses (KEYS, HEAD) of key head `head`, from `token` on."""
-    stride = tl.multiple_of(stride, 8)
-    start = pointer + token * stride.to(tl.int64) + head * WIDTH
+    stride = stride * ALIGN
+    start = pointer + tl.cast(token, tl.int64) * stride + head * WIDTH
     return start + (tl.arange(0, KEYS) * stride)[:, None] + tl.arange(0, HEAD)[None, :]
 
 
