@@ -130,8 +130,8 @@ Job = tuple[Shape, str, tuple[int, ...], bool]
 def compile_one(job: Job) -> str | None:
     """Compile a kernel into Triton's cache on disk by running it on a short pack. Returns why it cannot run."""
     shape, kernel, tiling, windowed = job
-    problem = Problem(shape, (2 * shape.window if windowed else 40,), torch.device("cuda"), torch.bfloat16)
     try:
+        problem = Problem(shape, (2 * shape.window if windowed else 40,), torch.device("cuda"), torch.bfloat16)
         works(problem, problem.call(with_one(head_of(shape.width), kernel, tiling)))[kernel]()
         torch.cuda.synchronize()
     except Exception as error:  # a tile that is too large: Triton has several classes for it
@@ -165,6 +165,11 @@ class Processes:
         return (
             dict.fromkeys(jobs) if self.pool is None else dict(zip(jobs, self.pool.map(compile_one, jobs), strict=True))
         )
+
+    def close(self) -> None:
+        """End the processes."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
 def sweep(
@@ -320,6 +325,7 @@ def measure(device: torch.device, dtypes: tuple[torch.dtype, ...], tokens: int) 
     windowed = {p.shape for p in problems.values() if is_windowed(p)}
     rest = [(s, k, tuple(vars(getattr(best[head_of(s.width)], k)).values()), True) for s in windowed for k in KERNELS]
     processes.compile(rest)
+    processes.close()
     record["rows"] = [
         before_and_after(model, pack, problem, best[head_of(problem.shape.width)], device)
         for (model, pack), problem in problems.items()

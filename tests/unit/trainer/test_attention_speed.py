@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed (requirements-dev.txt)")
 
 from benchmarks import attention_speed as speed  # noqa: E402
+from benchmarks import render  # noqa: E402
 from trainer.decoder.packed_attention import TILINGS, Call, Tiling  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -37,6 +38,10 @@ def test_the_record_has_checks_tiles_and_times(small):
     assert len(record["rows"]) == 4 and all("flash" not in row for row in record["rows"])
     text = speed.report(record)
     assert "| plain | 8192 | 12 |" in text and record["tilings"]["64"] in text
+    section = render.attention_speed(
+        {**record, "versions": dict.fromkeys(("torch", "transformers", "peft", "bitsandbytes"), "1")}
+    )
+    assert "3 of 3 shapes" in section and section.count("| plain |") == 2
 
 
 @pytest.mark.parametrize("what", ["key_gradient", "query_gradient"])
