@@ -35,7 +35,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float32, torch.float16]
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 SMALL = Tilings(Tiling(32, 16, 4, 1), Tiling(16, 32, 4, 1), Tiling(16, 16, 4, 1))
-BORDERS = (0, 1, 4, 33, 42)
+BORDERS = (0, 1, 4, 40, 43)
 
 
 def layout(borders):
@@ -91,10 +91,10 @@ def assert_close(found, wanted, dtype):
     [
         (4, 2, 64, None, None, DTYPES[0]),
         (4, 2, 64, 21, 1.5, DTYPES[1]),
-        (2, 2, 24, 5, None, DTYPES[0]),
+        (2, 2, 24, 18, None, DTYPES[0]),
         (3, 1, 80, 17, 1.5, DTYPES[0]),
         (4, 1, 128, None, 1.5, DTYPES[1]),
-        (1, 1, 96, 20, None, DTYPES[0]),
+        (1, 1, 96, 5, None, DTYPES[0]),
         (2, 1, 112, 64, 1.5, DTYPES[0]),
         (2, 1, 256, 21, 1.5, DTYPES[0]),
     ],
@@ -126,10 +126,10 @@ def test_rows_that_the_kernels_cannot_read_are_copied():
 @pytest.mark.parametrize("window", [None, 12])
 def test_no_bit_of_a_document_depends_on_the_rest_of_the_pack(window):
     tensors = inputs(BORDERS, 2, 1, 16, DTYPES[0])
-    alone = slice(4, 33)
-    found = results(Call(layout((0, 29)), 0.3, window, 1.5, SMALL), *(x[alone] for x in tensors))
+    alone = slice(4, 40)
+    found = results(Call(layout((0, 36)), 0.3, window, 1.5, SMALL), *(x[alone] for x in tensors))
     for x in tensors:
-        x[:4], x[33:] = torch.nan, torch.inf
+        x[:4], x[40:] = torch.nan, torch.inf
     packed = results(Call(layout(BORDERS), 0.3, window, 1.5, SMALL), *tensors)
     for one, other in zip(found, packed, strict=True):
         assert torch.equal(one, other[alone])
@@ -214,8 +214,7 @@ def test_on_a_cpu_nothing_changes():
     assert attention._method(torch.zeros(8, 2, 64), torch.zeros(8, 2, 64), pack, 30.0) is Method.LOOP
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "phi3"])
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("kind", "own"), [("gemma2", True), ("phi3", True), ("gemma2", False)])
 def test_a_model_computes_the_same_with_either_method(monkeypatch, kind, own):
     """Through our own decoder, and through transformers' modules and autograd."""
     import peft
@@ -224,8 +223,6 @@ def test_a_model_computes_the_same_with_either_method(monkeypatch, kind, own):
     from trainer.forward import bind_decoder, hidden_states
     from trainer.gate.architecture import prepare_attention
 
-    if not own and kind == "phi3":
-        pytest.skip("one family shows that autograd is right")
     changes = {"head_dim": 8} if kind == "gemma2" else {}
     causal = build(kind, **changes)
     model = peft.get_peft_model(causal, peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
