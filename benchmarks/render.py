@@ -20,7 +20,7 @@ from reliability_tables import reliability  # noqa: E402
 from report_tables import interval_coverage, noise_detection, report_page  # noqa: E402
 from scale_tables import import_speed, scale  # noqa: E402
 from serving_tables import serving  # noqa: E402
-from training_tables import dropout_cost, families, train_throughput  # noqa: E402
+from training_tables import attention_speed, dropout_cost, families, train_throughput  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
@@ -245,6 +245,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_h100": train_throughput,
     "train_h100_without_xformers": train_throughput,
     "train_families_h200": families,
+    "attention_speed_h200": attention_speed,
     "kernel_speed_h200": dropout_cost,
     "score_h100": score_throughput,
     "score_quality_h100": score_quality,

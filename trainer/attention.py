@@ -19,7 +19,8 @@ Shapes: B batch (always 1), T tokens of the pack, H query heads, K key/value hea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -50,6 +51,18 @@ class PackLayout:
     borders: tuple[int, ...]
     cu_seqlens: torch.Tensor
     longest: int
+    _tiles: dict[tuple[int, bool], torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def tiles(self, size: int, keys: bool = False) -> torch.Tensor:
+        """(tiles, 3) int32 on the device, the tiles of our own kernels (`packed_attention.tiles_of`), made once for all layers."""
+        if (size, keys) not in self._tiles:
+            from trainer.decoder.packed_attention import tiles_of
+
+            tiles = torch.from_numpy(tiles_of(self.borders, size, keys))
+            device = self.cu_seqlens.device
+            tiles = tiles.pin_memory() if device.type == "cuda" else tiles
+            self._tiles[size, keys] = tiles.to(device, non_blocking=True)
+        return self._tiles[size, keys]
 
 
 def packed_attention(
@@ -72,11 +85,18 @@ def packed_attention(
     TrainerError for unsupported options (a given mask, attention sinks), so that no model is silently computed wrongly.
     """
     _refuse(attention_mask, pack, query, kwargs)
-    if softcap is None and _has_flash(query):
-        if dropout:
-            raise TrainerError(
-                "packs on a GPU have no attention dropout: set attention_dropout to 0 in the model's config.json"
-            )
+    method = _method(query[0].transpose(0, 1), key[0].transpose(0, 1), pack, softcap)
+    if method is not Method.LOOP and dropout:
+        raise TrainerError(
+            "packs on a GPU have no attention dropout: set attention_dropout to 0 in the model's config.json"
+        )
+    if method is Method.PACKED:
+        from trainer.decoder.packed_attention import Call, PackedAttention
+
+        call = Call(pack, query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+        heads_second = (x[0].transpose(0, 1) for x in (query, key, value))
+        return PackedAttention.apply(*heads_second, call)[None], None
+    if method is Method.FLASH:
         return _varlen(query, key, value, pack, scaling, sliding_window), None
     return _document_loop(query, key, value, pack, scaling, sliding_window, softcap, dropout), None
 
@@ -85,22 +105,32 @@ def attend(
     q_THD: torch.Tensor,
     k_TKD: torch.Tensor,
     v_TKD: torch.Tensor,
+    out_THD: torch.Tensor,
     pack: PackLayout,
     scale: float,
     window: int | None,
     softcap: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Causal attention inside each document: (T, H, D), and the further values that `attend_backward` needs. The flash kernels cap no
-    scores, so with `softcap` one document is computed after another."""
-    if softcap is None and _has_flash(q_THD):
+) -> torch.Tensor | None:
+    """Write causal attention inside each document to `out_THD`, which may be columns of a wider buffer; returns the further values that
+    `attend_backward` needs."""
+    method = _method(q_THD, k_TKD, pack, softcap)
+    if method is Method.PACKED:
+        from trainer.decoder.packed_attention import Call
+
+        return Call(pack, scale, window, softcap).forward(q_THD, k_TKD, v_TKD, out_THD)
+    if method is Method.FLASH:
         left = -1 if window is None else window - 1
-        out, log_sums, *_ = torch.ops.aten._flash_attention_forward(
+        attended, log_sums, *_ = torch.ops.aten._flash_attention_forward(
             q_THD, k_TKD, v_TKD, pack.cu_seqlens, pack.cu_seqlens, pack.longest, pack.longest, 0.0, window is None,
             False, scale=scale, window_size_left=left, window_size_right=0,
         )  # fmt: skip
-        return out, log_sums
+        elementwise.move(attended.flatten(1), out_THD.flatten(1))
+        return log_sums
     q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_TKD, v_TKD))
-    return _document_loop(q, k, v, pack, scale, window, softcap, 0.0)[0], None
+    places = out_THD.split([end - start for start, end in pairwise(pack.borders)])
+    for place, attended in zip(places, _documents(q, k, v, pack, scale, window, softcap, 0.0), strict=True):
+        place.copy_(attended[0].transpose(0, 1))
+    return None
 
 
 def attend_into(
@@ -118,8 +148,7 @@ def attend_into(
 
     `qkv` (T, H · D + 2 · K · D) holds q, k and v side by side, k with its rotary embedding and q without; q may be rotated
     in place. `heads` is (H, K, D), `first_T` (T,) int32 the first key that each token sees, `angles` cos and sin (T, R) of the first R
-    columns of a head. On a GPU one kernel handles all documents: flash kernels give each document tiles of 128 tokens, which short
-    documents leave mostly empty.
+    columns of a head. On a GPU one kernel handles all documents and rotates the queries, for heads that it supports.
     """
     cos_TR, sin_TR = angles
     count, kv_count, width = heads
@@ -141,13 +170,7 @@ def attend_into(
     elementwise.rotate(queries, queries, cos_TR, sin_TR, head_width=width)
     parts = qkv.split([count * width, kv_count * width, kv_count * width], dim=1)
     q, k, v = (part.unflatten(1, (-1, width)) for part in parts)
-    if softcap is None and _has_flash(q):
-        out.copy_(attend(q, k, v, pack, scale, window)[0].flatten(1))
-        return
-    places = out.unflatten(1, (count, width)).split([b - a for a, b in pairwise(pack.borders)])
-    heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
-    for place, attended in zip(places, _documents(*heads_first, pack, scale, window, softcap, 0.0), strict=True):
-        place.copy_(attended[0].transpose(0, 1))
+    attend(q, k, v, out.unflatten(1, (count, width)), pack, scale, window, softcap)
 
 
 def attend_backward(
@@ -157,13 +180,22 @@ def attend_backward(
     v_TKD: torch.Tensor,
     out_THD: torch.Tensor,
     log_sums: torch.Tensor | None,
+    into: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     pack: PackLayout,
     scale: float,
     window: int | None,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, given the gradient of the result of `attend`."""
-    if log_sums is not None:
+    """Gradients of q, k and v, given the gradient of the result of `attend`: written `into` three tensors like q, k and v where a kernel
+    can, which are returned then, otherwise new ones."""
+    method = _method(q_THD, k_TKD, pack, softcap)
+    if method is Method.PACKED:
+        from trainer.decoder.packed_attention import Call
+
+        call = Call(pack, scale, window, softcap)
+        call.backward(gradient_THD, q_THD, k_TKD, v_TKD, out_THD, log_sums, into)
+        return into
+    if method is Method.FLASH:
         left = -1 if window is None else window - 1
         nothing = torch.zeros(2, dtype=torch.uint64, device=q_THD.device)  # the state of an unused dropout
         return torch.ops.aten._flash_attention_backward(
@@ -173,8 +205,30 @@ def attend_backward(
         )  # fmt: skip
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q_THD, k_TKD, v_TKD)]
-        out, _ = attend(*leaves, pack, scale, window, softcap)
+        q, k, v = (x.transpose(0, 1)[None] for x in leaves)
+        out = _document_loop(q, k, v, pack, scale, window, softcap, 0.0)[0]
         return torch.autograd.grad(out, leaves, gradient_THD)
+
+
+class Method(Enum):
+    """How a pack is attended to: by our own kernels, by FlashAttention 2, or one document after another."""
+
+    PACKED = "packed"
+    FLASH = "flash"
+    LOOP = "loop"
+
+
+def _method(q_THD: torch.Tensor, k_TKD: torch.Tensor, pack: PackLayout, softcap: float | None) -> Method:
+    """The fastest method that computes this. FlashAttention 2 caps no scores; on a CPU, and in float32, there is only the loop."""
+    if not q_THD.is_cuda or q_THD.dtype not in VARLEN_DTYPES:
+        return Method.LOOP
+    from trainer.decoder.packed_attention import faster_than_flash, supports
+
+    heads, width = q_THD.shape[1:]
+    flash = softcap is None and _has_flash(q_THD)
+    if supports(heads, k_TKD.shape[1], width) and not (flash and not faster_than_flash(width, pack.borders)):
+        return Method.PACKED
+    return Method.FLASH if flash else Method.LOOP
 
 
 def _has_flash(query: torch.Tensor) -> bool:

@@ -132,7 +132,8 @@ class _Attention(torch.autograd.Function):
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: PackLayout, scale: float
     ) -> torch.Tensor:
         """Attention of all documents of the pack."""
-        out, log_sums = attend(q, k, v, pack, scale, None)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        log_sums = attend(q, k, v, out, pack, scale, None)
         ctx.save_for_backward(q, k, v, out, log_sums)
         ctx.pack, ctx.scale = pack, scale
         return out
@@ -141,7 +142,9 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         """Gradients of queries, keys and values."""
         q, k, v, out, log_sums = ctx.saved_tensors
-        return *attend_backward(gradient.contiguous(), q, k, v, out, log_sums, ctx.pack, ctx.scale, None), None, None
+        into = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+        gradients = attend_backward(gradient.contiguous(), q, k, v, out, log_sums, into, ctx.pack, ctx.scale, None)
+        return *gradients, None, None
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -9,6 +9,7 @@
     inference.py    the projections in passes without gradients: in the model's dtype, or in 8-bit floats
     retention.py    how much each layer keeps for its backward pass, under a memory budget
     offload.py      layer inputs kept in host memory until the backward pass
+    packed_attention.py  attention inside the documents of a pack by our own kernels, on a GPU
     elementwise.py  norms, rotary embeddings, gates: fused kernels on a GPU (kernels.py), plain torch elsewhere
 
 Shapes: T tokens of the pack, d width of the model, H query heads, K key/value heads, D head width, F width of the

@@ -12,10 +12,10 @@ from trainer.decoder.kernels import Pointer, Scalar
 
 
 @triton.jit
-def _scaled(score: Scalar, scale: Scalar, softcap: Scalar, CAPPED: tl.constexpr) -> Scalar:
+def scaled(score: Scalar, scale: Scalar, softcap: Scalar, CAPPED: tl.constexpr) -> Scalar:
     """scale · score, with CAPPED softcap · tanh(scale · score / softcap). `scale` and `softcap` contain log2(e), for exp2."""
     if CAPPED:
-        return softcap * (2.0 * tl.sigmoid(2.0 * (score * scale / softcap)) - 1.0)
+        return softcap * (2.0 * tl.sigmoid(score * (2.0 * scale / softcap)) - 1.0)
     return score * scale
 
 
@@ -62,7 +62,7 @@ def attention_kernel(
         score = tl.dot(query_1, tl.load(key, mask=there[None, :], other=0.0), input_precision="ieee")
         score = tl.dot(query_2, tl.load(key + HALF, mask=there[None, :], other=0.0), score, input_precision="ieee")
         seen = (column[None, :] >= begin[:, None]) & (column[None, :] <= token[:, None])
-        score = tl.where(seen, _scaled(score, scale, softcap, CAPPED), -1.0e30)
+        score = tl.where(seen, scaled(score, scale, softcap, CAPPED), -1.0e30)
         higher = tl.maximum(largest, tl.max(score, axis=1))
         shrink = tl.exp2(largest - higher)
         weight = tl.exp2(score - higher[:, None])
@@ -113,7 +113,7 @@ def cached_attention_kernel(
     tl.store(target + (value_at - key_at) + wide, value)
     largest = tl.sum(query_1.to(tl.float32) * key_1.to(tl.float32)[None, :], axis=1)
     largest = largest + tl.sum(query_2.to(tl.float32) * key_2.to(tl.float32)[None, :], axis=1)
-    largest = _scaled(largest, scale, softcap, CAPPED)
+    largest = scaled(largest, scale, softcap, CAPPED)
     total = tl.full([GROUPS], 1.0, tl.float32)
     result = tl.zeros([GROUPS, 2 * HALF], tl.float32) + value.to(tl.float32)[None, :]
     for start in range(tl.maximum(place - (window - 1), 0), place, KEYS):
@@ -123,7 +123,7 @@ def cached_attention_kernel(
         key = keys + offset[None, :] + half[:, None]
         score = tl.dot(query_1, tl.load(key, mask=there[None, :], other=0.0), input_precision="ieee")
         score = tl.dot(query_2, tl.load(key + HALF, mask=there[None, :], other=0.0), score, input_precision="ieee")
-        score = tl.where(there[None, :], _scaled(score, scale, softcap, CAPPED), -1.0e30)
+        score = tl.where(there[None, :], scaled(score, scale, softcap, CAPPED), -1.0e30)
         higher = tl.maximum(largest, tl.max(score, axis=1))
         shrink = tl.exp2(largest - higher)
         weight = tl.exp2(score - higher[:, None])

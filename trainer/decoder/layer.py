@@ -176,9 +176,9 @@ class Layer:
         kept.qkv = torch.empty(run.tokens, self.qkv.out, dtype=x.dtype, device=x.device)
         self.qkv.forward(kept.X_qkv, kept.qkv)
         self._position(run, kept)
-        attended, kept.log_sums = attend(*self._split(kept.qkv), run.pack, self.scale, self.window, self.softcap)
         kept.X_o = self.o.new_input(run.tokens)
-        elementwise.move(attended.flatten(1), kept.X_o[:, self.o.x])
+        attended = kept.X_o[:, self.o.x].unflatten(1, (-1, self.head_width))
+        kept.log_sums = attend(*self._split(kept.qkv), attended, run.pack, self.scale, self.window, self.softcap)
         self.o.project_down(kept.X_o, self._dropout(self.o, 1, run))
         made = torch.empty_like(kept.x)
         self.o.forward(kept.X_o, made)
@@ -315,16 +315,18 @@ class Layer:
         upstream = self.o.backward_input(G_o, dropout).unflatten(1, (-1, self.head_width))
         o = self._lora_gradients(self.o, G_o, kept.X_o, dropout, run)
         out = kept.X_o[:, self.o.x].unflatten(1, (-1, self.head_width))
+        G = self.qkv.new_gradient(run.tokens)
+        into = self._split(G[:, : self.qkv.out])
         dq, dk, dv = attend_backward(
-            upstream, *self._split(kept.qkv), out, kept.log_sums, run.pack, self.scale, self.window, self.softcap
+            upstream, *self._split(kept.qkv), out, kept.log_sums, into, run.pack, self.scale, self.window, self.softcap
         )
         kept.qkv = kept.X_o = kept.log_sums = None
-        G = self.qkv.new_gradient(run.tokens)
         both = self.q_width + self.kv_width
         for gradient, columns in ((dq, slice(0, self.q_width)), (dk, slice(self.q_width, both))):
             angles = run.angles[self.rope]
             elementwise.rotate(gradient.flatten(1), G[:, columns], *angles, inverse=True, head_width=self.head_width)
-        elementwise.move(dv.flatten(1), G[:, both : self.qkv.out])
+        if dv is not into[2]:
+            elementwise.move(dv.flatten(1), G[:, both : self.qkv.out])
         if self.qk_norms is not None:
             for norm, columns in self._heads_of():
                 heads = G[:, columns].reshape(-1, len(norm.weight))
