@@ -27,7 +27,10 @@ SLACK = 0.05
 """Candidates whose cosine by principal components is this far below the threshold are not compared exactly."""
 INDEX_ITERATIONS, PER_CELL, INDEX_SHARE = 5, 32, 1 / 8
 """k-means of the index: iterations, examples per cell, and its share of the whole time, as the progress shows it."""
-IN_BLOCK = 1024
+IN_BLOCK = 512
+"""Examples that are compared with the leaders together, and with each other; that takes the square of it."""
+PLACED = 4096
+"""Examples whose nearest cells are found together: faiss takes twice as long for each of them in blocks of less than 2,048."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,22 @@ def near_duplicate_groups(
     order = np.argsort(preference, kind="stable")
     representative, cosine = np.arange(n), np.ones(n, dtype=np.float32)
     advance = Shares(n, progress)
-    leaders: _AllLeaders | _IndexedLeaders = _AllLeaders(embeddings.shape[1])
+    leaders: _AllLeaders | _IndexedLeaders = _AllLeaders(*embeddings.shape)
     if not exact:
         leaders = _IndexedLeaders(embeddings, threshold, neighbours, lambda share: advance(share * INDEX_SHARE))
         advance.upto(INDEX_SHARE)
     weight = 1.0 if exact else 1 - INDEX_SHARE
-    for rows in blocks(order, IN_BLOCK):
-        vectors = unit(embeddings[rows])
-        best, leader = leaders.nearest(vectors)
-        new = _lead_within(vectors, rows, best, leader, threshold)
-        member = np.setdiff1d(np.arange(len(rows)), new)
-        representative[rows[member]], cosine[rows[member]] = leader[member], np.minimum(best[member], 1.0)
-        leaders.add(vectors[new], rows[new])
-        advance(len(rows) / n * weight)
+    for many in blocks(order, PLACED):
+        placed = leaders.place(unit(embeddings[many]), many)
+        for part in blocks(np.arange(len(many)), IN_BLOCK):
+            block = placed.of(part)
+            best, leader = leaders.nearest(block)
+            new = _lead_within(block.vectors, block.rows, best, leader, threshold)
+            member = np.setdiff1d(np.arange(len(part)), new)
+            joined = block.rows[member]
+            representative[joined], cosine[joined] = leader[member], np.minimum(best[member], 1.0)
+            leaders.add(block.of(new))
+            advance(len(part) / n * weight)
     advance.upto(1.0)
     return Groups(representative, cosine)
 
@@ -88,24 +94,46 @@ def _lead_within(
     return np.flatnonzero(best < threshold)
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """Unit vectors (k, d) of the rows (k,), and what an index needs of them: `projected` (k, p) unit vectors of principal components,
+    their nearest `cells` (k, c) int64, the nearest first, and the squared `distance` (k, c) to these."""
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    projected: np.ndarray
+    cells: np.ndarray
+    distance: np.ndarray
+
+    def of(self, at: np.ndarray) -> _Placed:
+        """Some of them, by position."""
+        return _Placed(*(np.ascontiguousarray(array[at]) for array in vars(self).values()))
+
+
 class _AllLeaders:
     """Leaders that are all compared."""
 
-    def __init__(self, dimensions: int):
+    def __init__(self, most: int, dimensions: int):
         import faiss
 
-        self._index, self._rows = faiss.IndexFlatIP(dimensions), np.empty(0, dtype=np.int64)
+        self._index, self._rows = faiss.IndexFlatIP(dimensions), np.empty(most, dtype=np.int64)
 
-    def add(self, vectors: np.ndarray, rows: np.ndarray) -> None:
-        """Add leaders: unit vectors (k, d) of the rows (k,)."""
-        self._index.add(vectors)
-        self._rows = np.concatenate([self._rows, rows])
+    def place(self, vectors: np.ndarray, rows: np.ndarray) -> _Placed:
+        """Prepare unit vectors (k, d) of the rows (k,) for `nearest` and `add`."""
+        nothing = np.empty((len(rows), 0))
+        return _Placed(vectors, rows, nothing, nothing, nothing)
 
-    def nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of each unit vector to the nearest leader, and the leader's row; -1 for both if there is none."""
-        if not len(self._rows):
-            return _none(len(vectors))
-        cosine, at = self._index.search(vectors, 1)
+    def add(self, new: _Placed) -> None:
+        """Add leaders."""
+        first = self._index.ntotal
+        self._index.add(new.vectors)
+        self._rows[first : self._index.ntotal] = new.rows
+
+    def nearest(self, block: _Placed) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of each vector to the nearest leader, and the leader's row; -1 for both if there is none."""
+        if not self._index.ntotal:
+            return _none(len(block.rows))
+        cosine, at = self._index.search(block.vectors, 1)
         return cosine[:, 0], self._rows[at[:, 0]]
 
 
@@ -138,23 +166,32 @@ class _IndexedLeaders:
         self._index.train(centres)
         self._index.nprobe = self._probes
         self._embeddings, self._least = embeddings, threshold - SLACK
-        self._rows = np.empty(0, dtype=np.int64)
+        self._rows = np.empty(n, dtype=np.int64)
 
-    def add(self, vectors: np.ndarray, rows: np.ndarray) -> None:
-        """As `_AllLeaders.add`."""
-        self._index.add(unit(vectors @ self._axes))
-        self._rows = np.concatenate([self._rows, rows])
-
-    def nearest(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `_AllLeaders.nearest`, of the leaders that the index finds within SLACK of the threshold."""
-        best, leader = _none(len(vectors))
-        if not len(self._rows):
-            return best, leader
+    def place(self, vectors: np.ndarray, rows: np.ndarray) -> _Placed:
+        """As `_AllLeaders.place`: the principal components, and the cells to search."""
         projected = unit(vectors @ self._axes)
-        likeness, at = self._index.search(projected, CANDIDATES)
+        distance, cells = self._cells.search(projected, self._probes)
+        return _Placed(vectors, rows, projected, cells, distance)
+
+    def add(self, new: _Placed) -> None:
+        """As `_AllLeaders.add`."""
+        from faiss import swig_ptr
+
+        first, count = self._index.ntotal, len(new.rows)
+        place, cell = np.arange(first, first + count), np.ascontiguousarray(new.cells[:, 0])
+        self._index.add_core(count, swig_ptr(new.projected), swig_ptr(place), swig_ptr(cell))
+        self._rows[first : first + count] = new.rows
+
+    def nearest(self, block: _Placed) -> tuple[np.ndarray, np.ndarray]:
+        """As `_AllLeaders.nearest`, of the leaders that the index finds within SLACK of the threshold."""
+        best, leader = _none(len(block.rows))
+        if not self._index.ntotal:
+            return best, leader
+        likeness, at = self._index.search_preassigned(block.projected, CANDIDATES, block.cells, block.distance)
         some, which = np.nonzero((at >= 0) & (likeness >= self._least))
         rows = self._rows[at[some, which]]
-        exact = np.einsum("kd,kd->k", vectors[some], unit(self._embeddings[rows]))
+        exact = np.einsum("kd,kd->k", block.vectors[some], unit(self._embeddings[rows]))
         order = np.lexsort((rows, -exact, some))
         some, rows, exact = some[order], rows[order], exact[order]
         first = np.flatnonzero(np.diff(some, prepend=-1))

@@ -57,6 +57,16 @@ def test_blocks_change_nothing(monkeypatch):
     assert (groups(made(seed=3)).representative == whole.representative).all()
 
 
+def test_the_index_gives_the_same_however_many_examples_are_placed_at_once(monkeypatch):
+    monkeypatch.setattr(dedup, "EXACT_UP_TO", 100)
+    vectors, preference = made(n=1500, copies=700, noise=0.1), np.arange(2200) % 3
+    whole = groups(vectors, preference=preference)
+    monkeypatch.setattr(dedup, "PLACED", 3 * dedup.IN_BLOCK)
+    parts = groups(vectors, preference=preference)
+    assert (whole.representative != np.arange(2200)).sum() > 300
+    assert (parts.representative == whole.representative).all() and np.allclose(parts.cosine, whole.cosine, atol=1e-6)
+
+
 def test_many_equal_examples_make_one_group_in_little_memory():
     vectors = np.tile(made(n=1, copies=0), (20_000, 1))
     found = groups(vectors)
