@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from selection import projection
 from selection.projection import NEIGHBOURS, project
 from selection.vectors import unit
 
@@ -37,6 +38,26 @@ def test_like_examples_lie_together(pool, fitted: int):
     xy = project(vectors, seed=0, fitted=fitted)
     assert xy.shape == (N, 2) and np.isfinite(xy).all()
     assert like_neighbours(xy, group) > 0.97
+
+
+def test_above_the_limit_examples_are_placed_almost_where_comparing_with_all_places_them(monkeypatch):
+    rng = np.random.default_rng(2)
+    group = rng.integers(0, 10, 1500)
+    vectors = unit(rng.normal(size=(10, 32))[group] + 0.9 * rng.normal(size=(1500, 32)))
+    exact = project(vectors, seed=0, fitted=400)
+    monkeypatch.setattr(projection, "EXACT_UP_TO", 1499)
+    found = project(vectors, seed=0, fitted=400)
+    apart = np.linalg.norm(found - exact, axis=1)
+    assert (apart == 0).sum() >= 400, "the fitted examples stay where they are"
+    assert (apart > 0).any(), "the index misses some neighbours"
+    assert apart.mean() < 0.001 * np.linalg.norm(np.ptp(exact, axis=0))
+    assert abs(like_neighbours(found, group) - like_neighbours(exact, group)) < 0.03
+
+
+def test_an_example_whose_cells_hold_too_few_is_compared_with_all(pool, monkeypatch):
+    monkeypatch.setattr(projection, "EXACT_UP_TO", N - 1)
+    monkeypatch.setattr(projection, "PROBES", 1)
+    assert np.isfinite(project(pool[0], seed=0, fitted=300)).all()
 
 
 def test_the_same_seed_gives_the_same_map(pool):
