@@ -32,6 +32,7 @@ def write_model(folder: Path, tokenizer: Path) -> None:
 
 def embed_by(vectors: np.ndarray) -> Callable[[Any, Any], Any]:
     """In place of the stage `embed`: the first rows of `vectors` (n, d) as the embeddings of a pool of at most n examples."""
+    from al.run.artifacts import write_json
 
     def embed(session: Any, pool: Any) -> Any:
         """Publish them."""
@@ -40,6 +41,7 @@ def embed_by(vectors: np.ndarray) -> Callable[[Any, Any], Any]:
             """Copy the vectors."""
             count = pool.json("pool.json")["examples"]
             np.save(out / "embeddings.npy", vectors[:count])
+            write_json(out / "embeddings.json", {"examples": count})
 
         return session.run.stage("embeddings", version=0, inputs={"pool": pool}, params={}, build=build, label="embed")
 
