@@ -32,6 +32,7 @@ from selection.vectors import blocks
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import HashingVectorizer
 
 WORDS_AND_SIGNS = r"(?u)\w+|[^\w\s]"
 """A token is a word or one sign: how a question is laid out ("A)", "###", "?") says much of its task."""
@@ -154,18 +155,52 @@ def shared_wording(prompts: Sequence[str], group: np.ndarray, seed: int) -> np.n
     where they share a template.
     """
     from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import HashingVectorizer
 
     rows, size = _sample(group, seed), np.bincount(group)
-    hashed = HashingVectorizer(
-        ngram_range=(1, 3), token_pattern=WORDS_AND_SIGNS, binary=True, norm="l2", alternate_sign=False
-    )
-    runs = hashed.transform(prompts[int(row)][:CHARACTERS] for row in rows)
+    runs = _hashed().transform(prompts[int(row)][:CHARACTERS] for row in rows)
     member = csr_matrix((np.ones(len(rows)), (group[rows], np.arange(len(rows)))), shape=(len(size), len(rows)))
     total = member @ runs
     count = np.minimum(size, SAMPLED)
     pairs = np.maximum(count * (count - 1), 1)
     return np.where(count > 1, (np.asarray(total.multiply(total).sum(1)).ravel() - count) / pairs, 1.0)
+
+
+def most_alike(prompts: Sequence[str], kind: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """The kind whose prompts share most of their wording with each new prompt: by the cosine of the runs of one to three words that it
+    holds to the sum of those of at most SAMPLED of the kind's prompts.
+
+    Args:
+        prompts: n texts. kind: (n,) int, kinds from 0 on, -1 for prompts that count for none. rows: (m,) int, the new prompts.
+
+    Returns:
+        (m,) int64, kinds that some prompt is of.
+    """
+    from scipy.sparse import csr_matrix
+
+    counted = np.flatnonzero(kind >= 0)
+    codes, code = np.unique(kind[counted], return_inverse=True)
+    sampled = _sample(code, seed)
+    hashed = _hashed()
+    runs = hashed.transform(prompts[int(row)][:CHARACTERS] for row in counted[sampled])
+    member = csr_matrix(
+        (np.ones(len(sampled)), (code[sampled], np.arange(len(sampled)))), shape=(len(codes), len(sampled))
+    )
+    total = member @ runs
+    total = total.multiply(1 / np.sqrt(total.multiply(total).sum(1))).tocsr()
+    result = np.empty(len(rows), dtype=np.int64)
+    for places in blocks(np.arange(len(rows)), 512):
+        asked = hashed.transform(prompts[int(row)][:CHARACTERS] for row in rows[places])
+        result[places] = codes[(asked @ total.T).toarray().argmax(axis=1)]
+    return result
+
+
+def _hashed() -> HashingVectorizer:
+    """Which runs of one to three words a prompt holds, as vectors of unit length."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+        ngram_range=(1, 3), token_pattern=WORDS_AND_SIGNS, binary=True, norm="l2", alternate_sign=False
+    )
 
 
 def _sample(group: np.ndarray, seed: int) -> np.ndarray:
