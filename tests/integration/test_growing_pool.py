@@ -18,6 +18,7 @@ from command_line import winnow, winnow_child
 from tiny_world import WORDS
 
 from al.choosing.adapt_clusters import adapt_clusters
+from al.cleaning import stage as cleaning
 from al.commands.options import Options
 from al.config import load
 from al.config.pool import PoolConfig
@@ -269,6 +270,28 @@ def test_new_prompts_of_a_source_of_several_kinds_join_those_worded_alike(world,
         for row in np.flatnonzero(new):
             alike = ~new & (first_words == first_words[row]) & (pool.sources == pool.sources[row])
             assert set(group[alike]) == {group[row]} and names[group[row]].startswith("one: ")
+
+
+def test_languages_are_detected_of_new_examples_alone(world, tmp_path, monkeypatch):
+    pytest.importorskip("py3langid")
+    plain, detected = cleaning.example_languages, []
+
+    def watched(pool, progress, rows):
+        detected.append(len(rows))
+        return plain(pool, progress, rows)
+
+    monkeypatch.setattr(cleaning, "example_languages", watched)
+    with Run.create_or_open(tmp_path / "run") as run:
+        session = session_of(run, world)
+        first = pool_version(session)[1]
+        cleaning.detect_languages(session, first)
+        grow(
+            session, tmp_path / "more.jsonl", [*MORE, {"prompt": "Wie hoch ist der Berg?", "completion": "Sehr hoch."}]
+        )
+        grown = pool_version(session)[1]
+        found = np.load(cleaning.detect_languages(session, grown).path / "languages.npy")
+    assert detected == [len(Pool.open(first.path)), 41]
+    assert (found == plain(Pool.open(grown.path))).all() and "de" in found
 
 
 def test_clusters_are_made_again_where_that_is_asked_for(grown, world, tmp_path):
