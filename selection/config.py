@@ -121,6 +121,11 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
         True,
         description="Whether later rounds split clusters with uneven losses and join similar clusters (docs/selection.md).",
     )
+    recluster: bool = Field(
+        False,
+        description="Whether to make clusters, or groups, of the whole pool again when it has grown. Otherwise they stay, and new examples "
+        "are assigned to them (docs/selection.md). `round --recluster` sets it for a round.",
+    )
     restarts: int = Field(
         1, ge=1, description="Independent starts; the one with the least inertia is kept. Time is proportional."
     )
@@ -155,6 +160,18 @@ class KindsConfig(BaseModel, extra="forbid", frozen=True):
         le=2,
         description="What is found inside a kind is a kind of its own if two of its prompts have so much of their wording in common. Less "
         "finds more tasks, and cuts free questions by topic. Above 1: kinds are not searched again.",
+    )
+    open_words: int = Field(
+        18,
+        ge=1,
+        description="Words of the median response from which on a kind may be open conversation, whose kinds are topics and count as one "
+        "group. More keeps more of them apart.",
+    )
+    open_shared: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="A kind with such responses is open if two of them have less than this much of their wording in common. 0: none is.",
     )
     uneven: float = Field(
         0.65,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from selection.kmeans import k_means
 from selection.randomness import derive_seed
 from selection.shares import Shares
 from selection.vectors import BLOCK, blocks, unit
+
+if TYPE_CHECKING:
+    from selection.candidates import Vectors
 
 EXACT_UP_TO = 50_000
 """Up to this many examples, every leader is compared; above, only leaders in the neighbouring cells of an inverted index."""
@@ -218,7 +222,7 @@ def _principal_axes(sample: np.ndarray) -> np.ndarray:
 
 
 def near(
-    embeddings: np.ndarray, others: np.ndarray, progress: Callable[[int], None] = lambda n: None
+    embeddings: np.ndarray | Vectors, others: np.ndarray, progress: Callable[[int], None] = lambda n: None
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each row, the exact nearest row of `others` by cosine.
 
@@ -239,3 +243,113 @@ def near(
         at[rows], cosine[rows] = where[:, 0], np.minimum(found[:, 0], 1.0)
         progress(len(rows))
     return at, cosine
+
+
+GROWN_UP_TO = 8192
+"""Above `EXACT_UP_TO` examples, at most so many are compared with every leader when a pool has grown; grouping all again is then faster."""
+ROUNDING = 1e-6
+"""By which the same cosine differs when another product computes it."""
+
+
+def grow_groups(
+    embeddings: np.ndarray,
+    preference: np.ndarray,
+    threshold: float,
+    known: Groups,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Groups | None:
+    """The groups of `near_duplicate_groups` for a pool that has grown, where only new examples are compared with all leaders.
+
+    A leader stays one unless a new example that comes before it in the order of preference is within the threshold. Then it, and what
+    joined it, are decided again like new examples. All others keep their leader, or join a new leader that is nearer and comes first.
+    O((m + l) · n · d) time for m new examples and l that are decided again, all cosines exact.
+
+    Args:
+        embeddings, preference, threshold: as for `near_duplicate_groups`, of the whole pool.
+        known: groups of the earlier examples in rows of the whole pool; `representative` is -1 for new examples. Earlier examples must
+            have had the same order of preference among themselves.
+        progress: called with numbers of new examples, m in total.
+
+    Returns:
+        None if there are more than `GROWN_UP_TO` examples to decide, and all to be grouped again are faster.
+    """
+    n, added = len(embeddings), int((known.representative < 0).sum())
+    position = np.empty(n, dtype=np.int64)
+    position[np.argsort(preference, kind="stable")] = np.arange(n)
+    undecided = _undecided(embeddings, known.representative, position, threshold)
+    if undecided.sum() > GROWN_UP_TO and n > EXACT_UP_TO:
+        return None
+    advance = Shares(added, progress)
+    representative, cosine = known.representative.copy(), known.cosine.copy()
+    settled = np.flatnonzero((representative == np.arange(n)) & ~undecided)
+    rows = np.flatnonzero(undecided)
+    rows = rows[np.argsort(position[rows])]
+    leaders = _AllLeaders(len(rows), embeddings.shape[1])
+    for some in blocks(rows, IN_BLOCK):
+        block = leaders.place(unit(embeddings[some]), some)
+        best, leader = _nearest_before(embeddings, some, settled, position)
+        among_new = leaders.nearest(block)
+        nearer = among_new[0] > best
+        best[nearer], leader[nearer] = among_new[0][nearer], among_new[1][nearer]
+        new = _lead_within(block.vectors, some, best, leader, threshold)
+        representative[some], cosine[some] = leader, np.minimum(best, 1.0)
+        representative[some[new]], cosine[some[new]] = some[new], 1.0
+        leaders.add(block.of(new))
+        advance(len(some) / len(rows))
+    _join_nearer(
+        embeddings, representative, cosine, ~undecided, rows[representative[rows] == rows], position, threshold
+    )
+    advance.upto(1.0)
+    return Groups(representative, cosine)
+
+
+def _undecided(embeddings: np.ndarray, known: np.ndarray, position: np.ndarray, threshold: float) -> np.ndarray:
+    """(n,) bool: new examples, leaders that one of these comes before and is near to, and what joined those leaders."""
+    result = known < 0
+    leads, fresh = known == np.arange(len(known)), np.flatnonzero(result)
+    while len(fresh):
+        asked = np.flatnonzero(leads & ~result & (position > position[fresh].min()))
+        best, _ = _nearest_before(embeddings, asked, fresh, position)
+        lost = np.isin(known, asked[best >= threshold - ROUNDING])
+        fresh = np.flatnonzero(lost & ~result)
+        result |= lost
+    return result
+
+
+def _join_nearer(
+    embeddings: np.ndarray,
+    representative: np.ndarray,
+    cosine: np.ndarray,
+    decided: np.ndarray,
+    leaders: np.ndarray,
+    position: np.ndarray,
+    threshold: float,
+) -> None:
+    """Move `decided` members to those of `leaders` that come before them and are nearer than their own. Changes `representative` and
+    `cosine` in place."""
+    if not len(leaders):
+        return
+    member = decided & (representative != np.arange(len(representative))) & (position > position[leaders].min())
+    for rows in blocks(np.flatnonzero(member), IN_BLOCK):
+        best, leader = _nearest_before(embeddings, rows, leaders, position)
+        nearer = (best >= threshold) & (best > cosine[rows] + ROUNDING)
+        representative[rows[nearer]], cosine[rows[nearer]] = leader[nearer], np.minimum(best[nearer], 1.0)
+
+
+def _nearest_before(
+    embeddings: np.ndarray, rows: np.ndarray, leaders: np.ndarray, position: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_AllLeaders.nearest` for each of `rows`, among the `leaders` that come before it. Reads both in blocks."""
+    best, leader = _none(len(rows))
+    leaders = leaders[np.argsort(position[leaders])]
+    for places in blocks(np.arange(len(rows)), IN_BLOCK):
+        vectors, own = unit(embeddings[rows[places]]), position[rows[places]]
+        for others in blocks(leaders[: np.searchsorted(position[leaders], own.max())], BLOCK):
+            cosines = vectors @ unit(embeddings[others]).T
+            if position[others[-1]] > own.min():
+                cosines[position[others] > own[:, None]] = -1.0
+            at = cosines.argmax(axis=1)
+            found = cosines[np.arange(len(places)), at]
+            nearer = places[found > best[places]]
+            best[nearer], leader[nearer] = found[found > best[places]], others[at[found > best[places]]]
+    return best, leader

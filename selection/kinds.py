@@ -11,13 +11,16 @@ In a large pool rare tasks share one kind, because their wording is common in th
 once more by what is common inside it. What that finds counts as a kind if its prompts share a template (`kinds.shared`); pieces of a
 large task of free questions do not, and stay together.
 
+Open conversation has as many wordings as topics and personas, and would be as many kinds. What tells it from tasks is its answers: long,
+and with little wording in common. Such kinds (`open_kinds`) count as one group.
+
 How kinds compare with hidden tasks: docs/selection.md. Time is about 3 s for 10,000 prompts, memory 400 bytes an example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +33,7 @@ from selection.vectors import blocks
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import HashingVectorizer
 
 WORDS_AND_SIGNS = r"(?u)\w+|[^\w\s]"
 """A token is a word or one sign: how a question is laid out ("A)", "###", "?") says much of its task."""
@@ -48,24 +52,62 @@ SEARCHED_FROM, SMALLEST, SAMPLED = 60, 8, 60
 
 @dataclass(frozen=True)
 class Kinds:
-    """Kinds of n examples: `of` (n,) int32 from 0 on, in order of their first examples; `shared` (kinds,): `shared_wording` of each."""
+    """Kinds of n examples: `of` (n,) int32 from 0 on, in order of their first examples; `shared` (kinds,): `shared_wording` of each; `open`
+    (kinds,) bool: `open_kinds`."""
 
     of: np.ndarray
     shared: np.ndarray
+    open: np.ndarray
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) int32 from 0 on, in the order of the kinds: open kinds are one group, each other kind is its own."""
+        if not self.open.any():
+            return self.of
+        code = np.arange(len(self.open))
+        code[self.open] = np.flatnonzero(self.open)[0]
+        return np.unique(code[self.of], return_inverse=True)[1].astype(np.int32)
 
 
-def find_kinds(prompts: Sequence[str], config: KindsConfig, seed: int) -> Kinds:
-    """The kinds of n prompts; the same for the same prompts, config and seed.
+def find_kinds(
+    prompts: Sequence[str],
+    config: KindsConfig,
+    seed: int,
+    responses: Sequence[str] | None = None,
+    answered: np.ndarray | None = None,
+) -> Kinds:
+    """The kinds of n prompts; the same for the same texts, config and seed.
 
     Args:
         prompts: n texts, an example's messages but the response; read a few times, never held as a list.
+        responses: n texts, of which a sample is read; without them no kind is open.
+        answered: (n,) bool, which rows have a response; None: all.
     """
     kind = _by_wording(prompts, config, config.apart, seed)
     if config.k == "auto" and config.shared <= 1:
         kind = _searched_again(prompts, kind, config, seed)
     _, first, kind = np.unique(kind, return_index=True, return_inverse=True)
     kind = np.argsort(np.argsort(first))[kind].astype(np.int32)
-    return Kinds(kind, shared_wording(prompts, kind, seed))
+    found = Kinds(kind, shared_wording(prompts, kind, seed), np.zeros(int(kind.max()) + 1, dtype=bool))
+    return found if responses is None else replace(found, open=open_kinds(responses, kind, config, seed, answered))
+
+
+def open_kinds(
+    responses: Sequence[str], kind: np.ndarray, config: KindsConfig, seed: int, answered: np.ndarray | None = None
+) -> np.ndarray:
+    """(kinds,) bool: the median response has at least `kinds.open_words` words, and responses share less than `kinds.open_shared` of their
+    wording (`shared_wording`). Of at most SAMPLED responses of each kind (n,); see `find_kinds` for `answered`."""
+    rows = np.arange(len(kind)) if answered is None else np.flatnonzero(answered)
+    count, known = int(kind.max()) + 1, np.unique(kind[rows], return_inverse=True)
+    found = np.zeros(count, dtype=bool)
+    if not len(rows):
+        return found
+    of, texts = known[1], _Part(responses, rows)
+    sample = _sample(of, seed)
+    words = np.array([len(texts[int(row)].split()) for row in sample])
+    median = np.array([np.median(words[of[sample] == code]) for code in range(len(known[0]))])
+    found[known[0]] = (median >= config.open_words) & (shared_wording(texts, of, seed) < config.open_shared)
+    return found
 
 
 def _by_wording(prompts: Sequence[str], config: KindsConfig, apart: float, seed: int) -> np.ndarray:
@@ -114,23 +156,61 @@ def shared_wording(prompts: Sequence[str], group: np.ndarray, seed: int) -> np.n
     where they share a template.
     """
     from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import HashingVectorizer
 
-    rng = np.random.default_rng([seed, CLUSTER, 1])
-    order = rng.permutation(len(group))
-    order = order[np.argsort(group[order], kind="stable")]
-    size = np.bincount(group)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
-    rows = np.sort(order[place < SAMPLED])
-    hashed = HashingVectorizer(
-        ngram_range=(1, 3), token_pattern=WORDS_AND_SIGNS, binary=True, norm="l2", alternate_sign=False
-    )
-    runs = hashed.transform(prompts[int(row)][:CHARACTERS] for row in rows)
+    rows, size = _sample(group, seed), np.bincount(group)
+    runs = _hashed().transform(prompts[int(row)][:CHARACTERS] for row in rows)
     member = csr_matrix((np.ones(len(rows)), (group[rows], np.arange(len(rows)))), shape=(len(size), len(rows)))
     total = member @ runs
     count = np.minimum(size, SAMPLED)
     pairs = np.maximum(count * (count - 1), 1)
     return np.where(count > 1, (np.asarray(total.multiply(total).sum(1)).ravel() - count) / pairs, 1.0)
+
+
+def most_alike(prompts: Sequence[str], kind: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """The kind whose prompts share most of their wording with each new prompt: by the cosine of the runs of one to three words that it
+    holds to the sum of those of at most SAMPLED of the kind's prompts.
+
+    Args:
+        prompts: n texts. kind: (n,) int, kinds from 0 on, -1 for prompts that count for none. rows: (m,) int, the new prompts.
+
+    Returns:
+        (m,) int64, kinds that some prompt is of.
+    """
+    from scipy.sparse import csr_matrix
+
+    counted = np.flatnonzero(kind >= 0)
+    codes, code = np.unique(kind[counted], return_inverse=True)
+    sampled = _sample(code, seed)
+    hashed = _hashed()
+    runs = hashed.transform(prompts[int(row)][:CHARACTERS] for row in counted[sampled])
+    member = csr_matrix(
+        (np.ones(len(sampled)), (code[sampled], np.arange(len(sampled)))), shape=(len(codes), len(sampled))
+    )
+    total = member @ runs
+    total = total.multiply(1 / np.sqrt(total.multiply(total).sum(1))).tocsr()
+    result = np.empty(len(rows), dtype=np.int64)
+    for places in blocks(np.arange(len(rows)), 512):
+        asked = hashed.transform(prompts[int(row)][:CHARACTERS] for row in rows[places])
+        result[places] = codes[(asked @ total.T).toarray().argmax(axis=1)]
+    return result
+
+
+def _hashed() -> HashingVectorizer:
+    """Which runs of one to three words a prompt holds, as vectors of unit length."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+        ngram_range=(1, 3), token_pattern=WORDS_AND_SIGNS, binary=True, norm="l2", alternate_sign=False
+    )
+
+
+def _sample(group: np.ndarray, seed: int) -> np.ndarray:
+    """Rows, ascending: at most SAMPLED of each group, at random."""
+    order = np.random.default_rng([seed, CLUSTER, 1]).permutation(len(group))
+    order = order[np.argsort(group[order], kind="stable")]
+    size = np.bincount(group)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
+    return np.sort(order[place < SAMPLED])
 
 
 def prompt_vectors(prompts: Sequence[str], config: KindsConfig, seed: int) -> np.ndarray | None:
@@ -203,7 +283,8 @@ AGREEMENT_SAMPLE = 20_000
 AGREED = 0.05
 """Adjusted mutual information with kinds of prompt from which sources say something: parts of one data set have none."""
 FREE = 0.2
-"""Kinds whose prompts share less of their wording than this are free questions: a source's are one group, for their kinds are topics."""
+"""Kinds whose prompts share less of their wording than this are free questions: a source's are one group, for their kinds are topics. So
+are those whose answers are open."""
 
 
 def unevenness(groups: np.ndarray) -> float:
@@ -243,7 +324,8 @@ def split_sources(source: np.ndarray, kinds: Kinds) -> tuple[np.ndarray, float]:
         (n,) int32 groups from 0 on, in the order of source and kind; and kinds per source.
     """
     _, source = np.unique(source, return_inverse=True)
-    _, kind = np.unique(np.where(kinds.shared < FREE, -1, np.arange(len(kinds.shared)))[kinds.of], return_inverse=True)
+    free = (kinds.shared < FREE) | kinds.open
+    _, kind = np.unique(np.where(free, -1, np.arange(len(free)))[kinds.of], return_inverse=True)
     count = np.zeros((source.max() + 1, kind.max() + 1), dtype=np.int64)
     np.add.at(count, (source, kind), 1)
     stray = (count < STRAY * count.sum(1, keepdims=True)) & (count < STRAY * count.sum(0))

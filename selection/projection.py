@@ -48,24 +48,57 @@ def project(
         ImportError: umap-learn is not installed.
     """
     n = len(embeddings)
-    rng = np.random.default_rng([seed, MAP])
-    rows = np.sort(rng.choice(n, size=min(n, fitted), replace=False))
+    rows = fitted_rows(n, seed, fitted)
     index, vectors = _exact_index(embeddings, rows)
     result = np.empty((n, 2), dtype=np.float32)
     result[rows] = _fit(index, vectors, derive_seed(seed, MAP))
     progress(len(rows))
     cells = _cell_index(vectors, derive_seed(seed, MAP)) if n > EXACT_UP_TO else index
-    for block in blocks(np.setdiff1d(np.arange(n), rows, assume_unique=True)):
-        some = unit(embeddings[block])
-        cosine, nearest = cells.search(some, min(BETWEEN, len(rows)))
+    others = np.setdiff1d(np.arange(n), rows, assume_unique=True)
+    result[others] = _between(embeddings, others, index, result[rows], progress, cells)
+    return result
+
+
+def fitted_rows(n: int, seed: int, fitted: int = FITTED) -> np.ndarray:
+    """Rows, ascending, that `project` fits a pool of n examples on."""
+    rng = np.random.default_rng([seed, MAP])
+    return np.sort(rng.choice(n, size=min(n, fitted), replace=False))
+
+
+def add_to_map(
+    embeddings: np.ndarray,
+    places: np.ndarray,
+    fitted: np.ndarray,
+    new: np.ndarray,
+    progress: Callable[[int], None] = lambda n: None,
+) -> np.ndarray:
+    """Coordinates of the examples at `new` (m,) on a map that `project` made: (m, 2) float32, placed as it places what it is not fitted on.
+
+    Args:
+        embeddings: (n, d) float, may be memory-mapped. places: (n, 2) coordinates. fitted: (f,) rows that the map was fitted on.
+        progress: called with numbers of examples, m in total.
+    """
+    index, _ = _exact_index(embeddings, fitted)
+    return _between(embeddings, new, index, places[fitted], progress)
+
+
+def _between(
+    embeddings: np.ndarray, rows: np.ndarray, index, places: np.ndarray, progress: Callable[[int], None], cells=None
+) -> np.ndarray:
+    """(m, 2) coordinates of `rows`, each between its nearest fitted examples in `index`, which are at `places` (f, 2). `cells`: an
+    inverted index of the same examples, searched first."""
+    result = np.empty((len(rows), 2), dtype=np.float32)
+    for some in blocks(np.arange(len(rows))):
+        vectors = unit(embeddings[rows[some]])
+        cosine, nearest = (cells or index).search(vectors, min(BETWEEN, len(places)))
         few = (nearest < 0).any(axis=1)  # the cells hold less than BETWEEN
         if few.any():
-            cosine[few], nearest[few] = index.search(some[few], nearest.shape[1])
+            cosine[few], nearest[few] = index.search(vectors[few], nearest.shape[1])
         distance = _distance(cosine)
         weight = np.exp(-distance / np.maximum(distance.mean(axis=1, keepdims=True), 1e-12))
         weight /= weight.sum(axis=1, keepdims=True)
-        result[block] = np.einsum("nk,nkd->nd", weight, result[rows[nearest]])
-        progress(len(block))
+        result[some] = np.einsum("nk,nkd->nd", weight, places[nearest])
+        progress(len(some))
     return result
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from al.errors import RunStateError
 
 Message = dict[str, Any]
-Part = Literal["conversation", "prompt"]
+Part = Literal["conversation", "prompt", "response"]
 
 
 class Pool:
@@ -119,7 +119,7 @@ class Pool:
             yield from marked(*(batch.column(name) for name in self._conversation))
 
     def texts(self, rows: Sequence[int] | np.ndarray, part: Part = "conversation") -> Texts:
-        """Plain text of `rows`: all message contents, or all but the response, separated by line breaks.
+        """Plain text of `rows`: all message contents or all but the response, separated by line breaks; or the response, "" for none.
 
         Read from disk when asked for, one row group at a time; ascending rows read each row group once. What reads rows in any order
         asks for `.held()`. Raises IndexError for a row outside the pool.
@@ -270,7 +270,10 @@ def _rank_of_sorted(rows: np.ndarray) -> np.ndarray:
 def _plain_text(messages: pa.ListArray, part: Part) -> pa.Array:
     texts = []
     for conversation in messages.to_pylist():
-        if part == "prompt" and conversation[-1]["role"] == "assistant":
+        answered = conversation[-1]["role"] == "assistant"
+        if part == "response":
+            conversation = conversation[-1:] if answered else []
+        elif part == "prompt" and answered:
             conversation = conversation[:-1]
         texts.append("\n".join(message["content"] for message in conversation))
     return pa.array(texts, type=pa.large_string())

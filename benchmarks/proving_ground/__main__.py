@@ -26,7 +26,8 @@ from benchmarks.proving_ground.work import Work, whole
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = (
     "bitsandbytes.functional", "peft", "transformers", "sklearn.cluster", "pydantic", "trainer.model", "trainer.measure",
-    "trainer.generate", "trainer.tokens", "trainer.attention", "selection.strategy", "al.preparation.target"
+    "trainer.generate", "trainer.tokens", "trainer.attention", "selection.strategy", "al.preparation.target",
+    "al.commands.label",
 )  # fmt: skip
 """What players and pickers import when they need it."""
 
@@ -75,9 +76,31 @@ def pooled(given: argparse.Namespace) -> None:
 
     for model in given.models or list(given.work.models):
         out, inputs = given.work / "pooled" / model, given.work.inputs(model)
-        if not out.exists():
-            rows = wanted_rows(np.load(inputs / "splits.npz"))
+        places = {run["pool"] for run in given.work.plan(model) if "picks" in run and "picked_as" not in run}
+        if places and not out.exists():
+            rows = wanted_rows(np.load(inputs / "splits.npz"), places)
             measure_rows(given.work.models[model], inputs, rows, out, given.device, given.batch_tokens)
+
+
+def unsure(given: argparse.Namespace) -> None:
+    """What the models answer to prompts that `label` would measure."""
+    import numpy as np
+
+    from benchmarks.proving_ground import labelling
+    from benchmarks.proving_ground.picking import Picker
+
+    picker = Picker.of(given.work)
+    for model in given.models or list(given.work.models):
+        planned = [run for run in given.work.plan(model) if run["strategy"] in labelling.STRATEGIES]
+        for pool in dict.fromkeys(run["pool"] for run in planned):
+            out, inputs = given.work / "unsure" / f"{model}_{pool}.npz", given.work.inputs(model)
+            if out.exists():
+                continue
+            rows, keys = (picker.splits[f"{pool}|pool{part}"] for part in ("", "|key"))
+            of_seeds = sorted({(run["seed"], run["budget"]) for run in planned if run["pool"] == pool})
+            places = [labelling.candidates(keys, picker.clusters(pool, seed)[0], seed, n) for seed, n in of_seeds]
+            wanted = np.unique(rows[np.concatenate(places)])
+            labelling.measure(given.work.models[model], inputs, wanted, out, given.device)
 
 
 def pack(given: argparse.Namespace) -> None:
@@ -115,7 +138,7 @@ def play(given: argparse.Namespace) -> None:
     """Play until the minutes are over."""
     from benchmarks.proving_ground.playing import Session
 
-    Session(given.work, dict(given.processes), given.minutes, given.device, given.tokens_at_once).play()
+    Session(given.work, dict(given.processes), given.minutes, given.device, given.tokens_at_once, given.cards).play()
 
 
 def poll(given: argparse.Namespace) -> None:
@@ -128,13 +151,18 @@ def poll(given: argparse.Namespace) -> None:
 
 def record(given: argparse.Namespace) -> None:
     """Rows into the record; of the repository's own record also the summary and the page."""
+    import numpy as np
+
     from benchmarks.proving_ground import judging, record, summary, wrong_answers
+    from trainer.tokens import TokenTable
 
     rows = [row for file in sorted(given.results.glob("*.rows.jsonl")) for row in record.lines(file)]
     written = [run for file in sorted(given.results.glob("*.rows.written.jsonl")) for run in record.lines(file)]
     judged = judging.judged(written, given.work / "pools") if written else []
     machine = json.loads((given.results / "machine.json").read_text())
-    document = record.merge(record.read(given.record), rows, judged, machine)
+    inputs = given.work.inputs()
+    deciding = record.decides(TokenTable.open(inputs / "tokens"), np.load(inputs / "splits.npz"))
+    document = record.merge(record.read(given.record), rows, judged, machine, deciding)
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(
@@ -172,8 +200,8 @@ def _of_prepare(add: Callable[..., object]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from benchmarks.proving_ground.ground import ROWS
     from benchmarks.proving_ground.planning import STAGES
-    from benchmarks.proving_ground.summary import ROWS
 
     whole = argparse.ArgumentParser(
         prog="python -m benchmarks.proving_ground",
@@ -182,18 +210,18 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(required=True)
     found = {}
-    for function in (prepare, plan, picks, pooled, pack, check, play, poll, record):
+    for function in (prepare, plan, picks, pooled, unsure, pack, check, play, poll, record):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.add_argument("--work", type=lambda text: Work(Path(text)), required=True, help="work folder")
         command.set_defaults(function=function)
         found[function.__name__] = command
     for name in ("prepare", "plan", "picks"):
         found[name].add_argument("--processes", type=int, default=1, help="processes at once, one thread each")
-    for name in ("play", "pooled"):
+    for name in ("play", "pooled", "unsure"):
         found[name].add_argument("--device", default="auto")
     for name in ("plan", "record"):
         found[name].add_argument("--record", type=Path, default=ROWS, help="the record of rows")
-    for name in ("plan", "picks", "pooled", "pack"):
+    for name in ("plan", "picks", "pooled", "unsure", "pack"):
         found[name].add_argument(
             "--models", nargs="*", default=None, help="names of models; all of the work folder if left out"
         )
@@ -208,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
     add = found["play"].add_argument
     add("--minutes", type=float, required=True, help="start nothing after so many minutes")
     add("--processes", type=processes, nargs="+", required=True, help="MODEL=NUMBER")
+    add("--cards", nargs="+", default=[], help="GPUs by CUDA's numbers, which players take in turn")
     add("--tokens-at-once", type=int, default=60_000, help="tokens of a step of a group of runs")
     found["record"].add_argument("--results", type=Path, required=True)
     return whole

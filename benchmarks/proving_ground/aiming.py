@@ -22,6 +22,8 @@ from selection.vectors import unit
 
 DEFAULT, FORMER = "rds, centred", "nearest or random"
 STRATEGIES = ("random", FORMER, "rds", DEFAULT, "rds, half by kinds", "rds, by nearness")
+SET_ASIDE = ("rds, half by kinds", "rds, by nearness")
+"""No better than the default on any target of the first model that played them; played last."""
 HIDDEN = tuple(name for name in STRATEGIES if name.startswith("rds"))
 """Strategies that need the model's hidden states (pooled.py); their picks are the model's own."""
 

@@ -22,23 +22,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.proving_ground import targets as aimed
 from benchmarks.proving_ground.noise import KINDS, alternatives, planted
+from benchmarks.proving_ground.rows import read_rows
 
 PARTS = ("pool", "dev", "test")
 MAX_LENGTH = 768
 ALTERNATIVES = 1500
 """Rows of a noisy pool whose other answers are compared."""
-
-
-def read_rows(pools: Path, pool: str, part: str) -> list[dict[str, Any]]:
-    """Rows of one file."""
-    with (pools / pool / f"{part}.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def prompt_of(row: dict[str, Any]) -> str:
-    """All messages but the response."""
-    return "\n".join(message["content"] for message in row["messages"][:-1])
 
 
 def short(accepted: list[str]) -> bool:
@@ -104,7 +95,6 @@ def write(pools: Path, model: Path, out: Path, names: list[str], noisy: list[str
     Args:
         names, noisy: pools to read, and those that are also read with wrong answers planted. targets: as pools.json lists them.
     """
-    from benchmarks.proving_ground import targets as aimed
     from trainer.config import ModelConfig
     from trainer.template import ChatTemplate
     from trainer.tokenizer import load_tokenizer

@@ -21,8 +21,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from al.evaluation.answers import judge
-from benchmarks.proving_ground.inputs import read_rows, short
+from benchmarks.proving_ground.inputs import short
 from benchmarks.proving_ground.player import KEY, Run
+from benchmarks.proving_ground.rows import read_rows
 
 LEAST_RIGHT, FROM = 0.2, 4000
 """A task counts where random at so many examples answers this share of its dev rows."""

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from benchmarks.proving_ground.work import Work
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("al", "benchmarks", "selection", "trainer")
+CODE = ("al", "benchmarks", "configs", "selection", "trainer")
 SCRIPTS = Path(__file__).with_name("machine")
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 2**27}]
 """A dictionary of 128 MiB: models with different tokenizers do not share tokens, but their splits, targets and offsets repeat."""
@@ -95,7 +95,7 @@ def pack(
             archive.add(work.about["embedder"], "embedder")
         for path, name in [(site, "site"), *((path, f"also/{path.name}") for path in also)]:
             if path is not None:
-                archive.add(path, name)
+                archive.add(path.resolve(), name)
     parts.close()
     for script in SCRIPTS.iterdir():
         shutil.copy(script, out)

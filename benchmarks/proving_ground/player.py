@@ -2,9 +2,10 @@
 
     python benchmarks/proving_ground/player.py --model DIR --input DIR --plan FILE --out FILE [--minutes 9]
 
-`--input` is what `planning` wrote: tokens/ (a token table of all rows), splits.npz (test and dev rows of each pool with their tasks) and
-picks.npz (the rows that each run trains on). `--plan` lists the runs to play. Rows that `--out` has are not played again. What models of
-runs with "write" answer goes to OUT.written.jsonl; how likely models of runs with "compare" find other answers to OUT.compared/.
+`--input` is what `inputs` and `picking` wrote: tokens/ (a token table of all rows), splits.npz (test and dev rows of each pool with
+their tasks) and picks.npz (the rows that each run trains on). `--plan` lists the runs to play. Rows that `--out` has are not played again.
+What models of runs with "write" answer goes to OUT.written.jsonl; how likely models of runs with "compare" find other answers to
+OUT.compared/.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -70,6 +71,8 @@ class Session:
     minutes: float
     device: str = "auto"
     tokens: int = 60_000
+    cards: Sequence[str] = ()
+    """CUDA's names of the GPUs that players take in turn; empty: what the process sees."""
     log: Callable[[str], None] = print
     began: float = field(default_factory=time.monotonic)
     dealt: dict[str, list[subprocess.Popen]] = field(default_factory=dict)
@@ -133,12 +136,13 @@ class Session:
         # Kinds and clusters keep the processors busy, hidden states the GPU; picks are written by one process at a time.
         picks_of = [command(f"picks --models {model} {most}") for model in models]
         hidden = [command(f"pooled --models {model} --device {self.device}") for model in models]
+        answers = [command(f"unsure --models {model} --device {self.device}") for model in models]
         script = [
             f"{command(f'prepare {most}')} &",
             *(s for pair in zip(hidden, picks_of, strict=True) for s in pair),
             "wait",
         ]
-        return self._start(["sh", "-c", "\n".join([*script, *picks_of])], "prepare")
+        return self._start(["sh", "-c", "\n".join([*script, *picks_of, *answers, *picks_of])], "prepare", self._card(0))
 
     def _ready(self, model: str, count: int) -> list[list[Run]]:
         """Open runs whose picks are there and that no player of this deal has, in `count` shares."""
@@ -188,11 +192,17 @@ class Session:
         }  # fmt: skip
         words = [str(word) for pair in given.items() for word in pair]
         words += ["--picks", str(self.work.root), *([] if self.device == "cpu" else ["--compile"])]
-        return self._start([sys.executable, "-u", "-m", f"{PACKAGE}.player", *words], name)
+        return self._start(
+            [sys.executable, "-u", "-m", f"{PACKAGE}.player", *words], name, self._card(len(self.plans[model]))
+        )
 
-    def _start(self, command: list[str], name: str) -> subprocess.Popen:
+    def _card(self, number: int) -> dict[str, str]:
+        """What makes a process see one of the cards."""
+        return {"CUDA_VISIBLE_DEVICES": self.cards[number % len(self.cards)]} if self.cards else {}
+
+    def _start(self, command: list[str], name: str, more: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
         (self.work / "logs").mkdir(exist_ok=True)
         with (self.work / "logs" / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
+                command, cwd=ROOT, env={**os.environ, **ENVIRONMENT, **more}, stdout=log, stderr=subprocess.STDOUT
             )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.proving_ground.work import whole
 
 
-def wanted_rows(splits: Any) -> np.ndarray:
-    """The rows to measure: those of all pools and targets, and what aims see of them."""
-    return np.unique(np.concatenate([splits[name] for name in splits if name.endswith(("|pool", "|dev"))]))
+def wanted_rows(splits: Any, places: Collection[str]) -> np.ndarray:
+    """The rows to measure: those of these pools and targets, and what aims see of them."""
+    return np.unique(np.concatenate([splits[f"{place}|{part}"] for place in places for part in ("pool", "dev")]))
 
 
 def measure_rows(model: Path, inputs: Path, rows: np.ndarray, out: Path, device: str, batch_tokens: int) -> None:
@@ -64,7 +65,7 @@ def main() -> None:
     if arguments.out.exists():
         return print(f"{arguments.out}: there already")
     began, splits = time.perf_counter(), np.load(arguments.inputs / "splits.npz")
-    rows = wanted_rows(splits)
+    rows = wanted_rows(splits, {name.split("|")[0] for name in splits if name.endswith("|dev")})
     measure_rows(arguments.model, arguments.inputs, rows, arguments.out, arguments.device, arguments.batch_tokens)
     print(f"{len(rows):,} rows measured in {time.perf_counter() - began:.1f} s")
 

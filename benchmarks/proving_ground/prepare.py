@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.proving_ground import embeddings, inputs, pools, targets
-from benchmarks.proving_ground.planning import LIST, Picker
+from benchmarks.proving_ground.picking import Picker
+from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.work import Work, whole
 
 PARTS = ("pool", "dev", "test")

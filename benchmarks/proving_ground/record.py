@@ -9,17 +9,19 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.proving_ground.planning import LIST, POOLS
+from benchmarks.proving_ground.ground import ROWS, WITH
+from benchmarks.proving_ground.planning import EARLY, LIST, POOLS
 from benchmarks.proving_ground.player import Run, identity
-from benchmarks.proving_ground.summary import ROWS
 from benchmarks.proving_ground.work import whole
 
 LEFT_OUT = ("task_nll", "task_em")
@@ -48,16 +50,55 @@ def kinds(folder: Path, splits: Any) -> dict[str, dict[str, Any]]:
     return result
 
 
-def merge(document: dict[str, Any], rows: Iterable[Run], judged: Iterable[Run], now: dict[str, str]) -> dict[str, Any]:
-    """The record with these rows and what judging them gave; rows of runs that it has replace its own. `now`: device, versions."""
-    found = {identity(row): row for row in document["rows"]}
+def merge(
+    document: dict[str, Any],
+    rows: Iterable[Run],
+    judged: Iterable[Run],
+    now: dict[str, str],
+    deciding: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The record with these rows and what judging them gave; rows of runs that it has replace its own. `now`: device, versions; `deciding`:
+    of each pool the measure that a report's verdict goes by, "em" or "nll"."""
+    found, rows = {identity(row): row for row in document["rows"]}, list(rows)
+    paired = compared_with_random(rows, deciding)
     for row in rows:
-        found[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT}
+        more = {"paired": paired[identity(row)]} if identity(row) in paired else {}
+        found[identity(row)] = {key: value for key, value in row.items() if key not in LEFT_OUT} | more
     for run in judged:
         if identity(run) in found:  # a player that is killed may have written answers and not yet the row
             found[identity(run)] |= {key: run[key] for key in ("generated_em", "generated_tasks")}
     command = {"command": "python -m benchmarks.proving_ground play", "date": datetime.date.today().isoformat()}
     return document | command | now | {"rows": [found[key] for key in sorted(found, key=str)]}
+
+
+def decides(table: Any, splits: Any) -> dict[str, str]:
+    """Of each pool the measure that decides (`al.evaluation.deciding`), "em" or "nll"."""
+    from al.evaluation.deciding import deciding_metric
+
+    found = {}
+    for pool in (name for name in POOLS if f"{name}|test" in splits):
+        lengths = [int((np.asarray(table.targets(int(row))) != 0).sum()) for row in splits[f"{pool}|test"]]
+        found[pool] = deciding_metric(False, np.array(lengths))["metric"].removeprefix("macro_")
+    return found
+
+
+def compared_with_random(rows: Iterable[Run], deciding: Mapping[str, str]) -> dict[tuple, dict[str, Any]]:
+    """Of random and of the default at EARLY: task by task the strategy less random with the same seed, as [mean, its standard error], of
+    NLL in nats and of exact match, and which of them "decides"."""
+    of_seed: dict[tuple, dict[str, Run]] = defaultdict(dict)
+    for row in rows:
+        if row["budget"] == EARLY and row["strategy"] in ("random", WITH) and "task_nll" in row:
+            of_seed[tuple(row[key] for key in ("model", "pool", "noise", "seed"))][row["strategy"]] = row
+    found = {}
+    for runs in of_seed.values():
+        if len(runs) == 2 and runs["random"]["pool"] in deciding:
+            for row in runs.values():
+                less = {key: np.subtract(row[f"task_{key}"], runs["random"][f"task_{key}"]) for key in ("nll", "em")}
+                found[identity(row)] = {
+                    key: [round(float(v.mean()), 5), round(float(v.std(ddof=1) / len(v) ** 0.5), 5)]
+                    for key, v in less.items()
+                } | {"decides": deciding[row["pool"]]}
+    return found
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.proving_ground import aiming, peer_picks, target_figures
-from benchmarks.proving_ground.summary import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
+from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks, target_figures
+from benchmarks.proving_ground.ground import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
 from benchmarks.proving_ground.targets import LIST
 
 ROUNDS = "4 rounds"
@@ -26,6 +26,20 @@ def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
     if any(ground.values(cell, name).size for cell in ground.cells for name in peer_picks.STRATEGIES):
         found.append(_table(ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"]))
     found.append(_table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds))
+    losses = [(name, BUDGET, base, BUDGET) for name, (base, _) in by_loss.OVER.items()]
+    found.append(_table(ground, "The base model's losses on top of kinds, less the same kinds without them", losses))
+    asked = [(name, labelling.BUDGET, "random", labelling.BUDGET) for name in (*labelling.STRATEGIES, KIND)]
+    if any(
+        ground.values(cell, name, budget=labelling.BUDGET).size
+        for cell in ground.cells
+        for name in labelling.STRATEGIES
+    ):
+        found.append(
+            _table(
+                ground, f"{labelling.BUDGET} answers asked for by each rule, less {labelling.BUDGET} to random prompts",
+                asked, labelling.POOLS,
+            )
+        )  # fmt: skip
     for budget in (300, 4000):
         others = [(name, budget, "random", budget) for name in (WITH, KIND, CLUSTERS, ORACLE)]
         found.append(_table(ground, f"At {budget:,} examples, less random", others))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, peer_picks
-from benchmarks.proving_ground.planning import LIST, SPREAD, STAGES, Picker, plan
+from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
+from benchmarks.proving_ground.picking import SPREAD, Picker
+from benchmarks.proving_ground.planning import LIST, STAGES, plan
 from benchmarks.proving_ground.player import Run, identity, name_of
 from benchmarks.proving_ground.prepare import in_processes
 from benchmarks.proving_ground.work import Work, whole
@@ -23,21 +24,26 @@ DEFAULT = [name for name in STAGES if name not in ("rates", "four")]
 
 def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record: Path) -> dict[str, list[Run]]:
     """Write plans/MODEL.json: every run of the stages on what the work folder holds, with "recorded": whether the record has it; a run that
-    writes answers only if these were judged."""
+    writes answers only if these were judged, one whose tasks are compared with random's only if they were."""
     rows = json.loads(record.read_text())["rows"] if record.exists() else []
-    have = {identity(row): "generated_tasks" in row for row in rows}
+    have = {identity(row): row for row in rows}
     splits = np.load(work.inputs() / "splits.npz")
     places = [name for name in (*LIST["pools"], *LIST["targets"]) if f"{name}|pool" in splits]
     found = {}
     for model in models:
         runs = [
-            {**run, "recorded": have.get(identity(run), False) if run.get("write") else identity(run) in have}
+            {**run, "recorded": _recorded(run, have.get(identity(run)))}
             for run in _cut(work, plan(model, stages, places))
         ]
         with whole(work / "plans" / f"{model}.json") as file:
             file.write_text(json.dumps(runs))
         found[model] = runs
     return found
+
+
+def _recorded(run: Run, row: Run | None) -> bool:
+    asked = {"write": "generated_tasks", "paired": "paired"}
+    return row is not None and all(key in row for name, key in asked.items() if run.get(name))
 
 
 def _cut(work: Work, runs: list[Run]) -> list[Run]:
@@ -95,10 +101,16 @@ def lacking(work: Work, run: Run) -> str | None:
         return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
     if strategy in peer_picks.STRATEGIES:
         return lacking_for_peer(work, run["model"], strategy)
+    if strategy in by_loss.STRATEGIES and not (work / "pooled" / run["model"]).exists():
+        return f"losses of {run['model']}"
+    kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
+    if strategy in labelling.STRATEGIES:
+        measured = (work / "unsure" / f"{run['model']}_{pool}.npz").exists()
+        return f"answers of {run['model']}" if not measured else None if kept else "clusters"
+    strategy = by_loss.OVER.get(strategy, (strategy,))[0]
     by = SPREAD[strategy][0]
     if by in ("kind", "split"):
         return None if (work / "kinds" / f"{pool}_{seed}.npz").exists() else "kinds"
-    kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
     return "clusters" if by == "cluster" and not kept else None
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.proving_ground.ground import CLUSTERS, KIND, ORACLE, WITH, Ground
 from benchmarks.proving_ground.stage_tables import stage_tables
-from benchmarks.proving_ground.summary import CLUSTERS, KIND, ORACLE, WITH, Ground
 
 SHOWN = (
     "random",

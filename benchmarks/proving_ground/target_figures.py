@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.proving_ground import aiming
+from benchmarks.proving_ground.ground import figure
 from benchmarks.proving_ground.targets import LIST
 
 HAS = ("held", "kin", "absent")
@@ -43,8 +44,6 @@ def differences(
 
 def mean_over(found: dict[Cell, np.ndarray], scale: float = 1.0) -> dict[str, Any]:
     """Mean over targets, each the mean of its models, with a 95% interval by t: models on one target are not independent."""
-    from benchmarks.proving_ground.summary import figure
-
     of_target = defaultdict(list)
     for (_, target), values in found.items():
         of_target[target].append(scale * values.mean())

@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.proving_ground.inputs import read_rows
+from benchmarks.proving_ground.rows import read_rows
 from benchmarks.study_pools import shuffled
 
 FILE = Path(__file__).with_name("pools.json")

@@ -137,6 +137,40 @@ def test_without_sources_the_default_goes_by_kinds_that_are_uneven_and_says_so(w
     assert len(rare) == 3 and rare.min() >= 4  # random picks would give each of them one or two
 
 
+def test_topics_of_conversation_are_one_group_of_the_default_and_it_says_so(world, tmp_path):
+    rng = random.Random(7)
+    persona = ("You are a sailor , answer at length : {}", "You are a cook , answer at length : {}")
+    asked = (
+        "Name the colour of the {} in one word .",
+        "How many letters has the word {} ?",
+        "Is this true or false ? {} Answer :",
+    )
+    rows = [(persona[i % 2], 24) for i in range(200)] + [(text, 1) for text in asked for _ in range(14)]
+    lines = [
+        json.dumps(
+            {"prompt": text.format(" ".join(rng.sample(WORDS, 4))), "completion": " ".join(rng.sample(WORDS, n))}
+        )
+        for text, n in rows
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    settings = {
+        "pool.files": json.dumps([str(tmp_path / "rows.jsonl")]),
+        "holdout.dev": 4,
+        "holdout.test": 8,
+        "dedup.threshold": 1.0,
+        "kinds.k": 5,
+        "kinds.open_shared": 0.9,  # the small world has few words, so answers share many
+    }
+    found = picked_by(tmp_path / "run", settings, world, "default", 24)
+    (talk,) = [code for code, name in enumerate(found["names"]) if name.startswith("open conversation: ")]
+    of_talk = np.isin(found["cluster"], [talk])
+    assert of_talk.sum() == 200 and len(found["names"]) == 4
+    counts = np.bincount(found["cluster"][found["picked"]], minlength=4)
+    assert counts[talk] <= 12 and counts.min() >= 4
+    (note, *_) = json.loads((tmp_path / "run/rounds/001/summary.json").read_text())["selection"]["why"]
+    assert "4 kinds of prompt" in note and "of the pool is open conversation, which counts as one kind" in note
+
+
 @pytest.mark.parametrize("kind", ["one source", "parts of one data set"])
 def test_without_sources_or_uneven_kinds_the_default_goes_by_clusters(world, tmp_path, kind):
     rng = random.Random(5)

@@ -125,6 +125,16 @@ def test_a_session_plays_until_nothing_is_open(work, monkeypatch):
     assert not playing.open_runs(work, "m") and len(lines) == 1
 
 
+def test_players_take_the_cards_in_turn(work, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        playing.Session, "_start", lambda self, command, name, more: started.append(more["CUDA_VISIBLE_DEVICES"])
+    )
+    session = playing.Session(work, {"m": 3}, minutes=1, tokens=1, cards=("0", "2"))
+    session._deal("m")
+    assert started == ["2", "0", "2"] or started == ["0", "2", "0"]
+
+
 def test_what_dead_players_leave_is_dealt_again_but_not_for_ever(work, monkeypatch):
     session, lines = session_of(work, monkeypatch, most=1, code=3)
     session.play()
@@ -223,6 +233,28 @@ def test_merging_replaces_a_runs_row_and_keeps_the_others(tmp_path):
     assert [(row["seed"], row["macro_nll"]) for row in found["rows"]] == [(1, 2.0), (2, 1.0), (3, 3.0)]
     assert "task_nll" not in found["rows"][1] and found["rows"][2]["generated_em"] == 0.5
     assert (found["kinds"], found["device"]) == ({"a": 1}, "d")
+
+
+def test_tasks_are_compared_with_randoms_of_the_same_seed_and_planned_until_they_are(work, tmp_path):
+    np.savez(work / "inputs/m/splits.npz", **{"sums|pool": np.arange(3)})
+    of = {"model": "qwen-0.5b", "learning_rate": 0.0005, "budget": 300, "macro_nll": 1.0}
+    rows = [
+        {**run(1, **of), "task_nll": [1.0, 2.0, 3.0], "task_em": [0.0, 0.5, 1.0]},
+        {**run(1, "source_kinds", **of), "sources": True, "task_nll": [0.5, 2.0, 2.0], "task_em": [0.5, 0.5, 1.0]},
+        {**run(2, **of), "task_nll": [1.0, 2.0, 3.0], "task_em": [0.0, 0.5, 1.0]},  # alone
+    ]
+
+    def open_seeds(document: dict) -> list[tuple]:
+        (tmp_path / "record.json").write_text(json.dumps(document))
+        plan = stages.write_plans(work, ["qwen-0.5b"], ["early"], tmp_path / "record.json")["qwen-0.5b"]
+        return sorted((entry["seed"], entry["strategy"]) for entry in plan if not entry["recorded"])
+
+    plain = [{key: value for key, value in row.items() if not key.startswith("task")} for row in rows]
+    assert len(open_seeds({"rows": plain})) == 6
+    merged = record.merge({"rows": plain}, rows, [], {}, {"sums": "nll"})
+    assert open_seeds(merged) == [(seed, name) for seed in (2, 3) for name in ("random", "source_kinds")]
+    default = next(row for row in merged["rows"] if row["strategy"] == "source_kinds")
+    assert default["paired"] == {"nll": [-0.5, 0.28868], "em": [0.16667, 0.16667], "decides": "nll"}
 
 
 def test_an_unfinished_file_is_not_there(tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.proving_ground import aiming, cost, peer_picks, planning, target_figures, targets
+from benchmarks.proving_ground import aiming, cost, peer_picks, picking, planning, target_figures, targets
+from benchmarks.proving_ground.ground import WITH, Ground
 from benchmarks.proving_ground.stage_tables import stage_tables
-from benchmarks.proving_ground.summary import WITH, Ground
 from selection.vectors import unit
 
 
@@ -112,7 +112,7 @@ def test_every_strategy_picks_its_budget_of_the_pools_rows_once_each(strategy, t
     (tmp_path / "pooled/m").mkdir(parents=True)
     np.save(tmp_path / "pooled/m/rows.npy", np.r_[numbers, examples])
     np.save(tmp_path / "pooled/m/vectors.npy", whole[np.r_[numbers, examples]])
-    picker = planning.Picker(tmp_path, splits, tmp_path, tmp_path / "embeddings.npy", tmp_path / "pooled")
+    picker = picking.Picker(tmp_path, splits, tmp_path, tmp_path / "embeddings.npy", tmp_path / "pooled")
     monkeypatch.setattr(picker, "groups", lambda pool, by, seed: np.arange(200) % 5)
     picked = picker.pick({**planning.aimed("smollm2-135m", "t", strategy, 3), "model": "m", "budget": 30})
     assert len(set(picked.tolist())) == 30 and set(picked.tolist()) <= set(numbers.tolist())
@@ -184,6 +184,34 @@ def test_seconds_count_the_selections_tokens_and_those_of_its_control():
     assert cost.seconds_ratio(found, found.cells, WITH)["value"] == pytest.approx(0.5 * 2.5, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("nll", "em", "metric", "answer"),
+    [
+        ([-0.3, 0.1], [0.0, 0.01], "nll", True),
+        ([-0.25, 0.1], [0.0, 0.01], "nll", False),  # inside 2.576 standard errors
+        ([-0.3, 0.1], [-0.03, 0.01], "nll", False),  # gained at the cost of exact match
+        ([0.3, 0.1], [-0.03, 0.01], "nll", True),  # lost: there is nothing left to compare
+        ([0.0, 0.1], [0.03, 0.01], "em", True),
+        ([0.3, 0.1], [0.03, 0.01], "em", False),
+    ],
+)
+def test_a_control_ends_when_a_first_round_is_clear(nll, em, metric, answer):
+    assert cost.clear({"nll": nll, "em": em}, metric) is answer
+
+
+def test_the_control_costs_what_its_first_rounds_leave_open():
+    points = ((300, 3.0), (1000, 2.0), (2000, 1.5))
+    rows = [result("random", 1, nll, "sums", budget=budget) for budget, nll in points]
+    rows += [result(WITH, seed, 1.0, "sums") for seed in (1, 2)]
+    for seed, mean in ((1, -0.3), (2, -0.1)):
+        paired = {"nll": [mean, 0.1], "em": [0.0, 0.1], "decides": "nll"}
+        rows.append({**result(WITH, seed, 1.5, "sums", budget=cost.EARLY), "paired": paired})
+    found = Ground(rows)
+    assert cost.controls(found, WITH) == {found.cells[0]: (0.25 + 1.0) / 2}
+    with_auto = cost.figures(found, found.cells, WITH)
+    assert with_auto["gpu_seconds"]["with a control in every round"]["value"] > with_auto["gpu_seconds_ratio"]["value"]
+
+
 def test_a_strategy_with_a_curve_of_its_own_is_read_off_that():
     found = ground(1.8, 1000, {300: 2.5, 4000: 1.2})
     expected = np.exp(np.log(1000) + np.log(4) * 0.3 / 0.6) / 2000  # between 1.8 at 1,000 and 1.2 at 4,000
@@ -246,7 +274,11 @@ def test_each_stage_has_a_table_once_it_has_rows():
     found += [result(f"{WITH}, 4 rounds", 1, 1.25, "sums"), result(WITH, 1, 1.5, "sums")]
     found += [result("random", 1, 3.0, "sums", budget=300), result(WITH, 1, 2.0, "sums", budget=300)]
     found += [result("random", 1, 1.0, "irish-kin"), result("rds", 1, 0.25, "irish-kin")]
-    targets_, peers, rounds, smaller = stage_tables(found)
+    found += [result(f"{WITH}, drawn by loss", s, 1.0 + s, "sums") for s in (1, 2)]
+    found += [result("label", 1, 2.5, "sums", budget=300)]
+    targets_, peers, rounds, losses, asked, smaller = stage_tables(found)
+    assert "| a, sums | +0.500 (1)<br>+0.0 | – | – | – |" in losses  # only seed 1 has both
+    assert "| a, sums | -0.500 (1)<br>+0.0 | – | – |" in asked
     assert "| a, irish-kin: kin, evals | 1.000 | – | -0.750 (1)<br>+0.0 |" in targets_
     assert "-0.500 ± 0.000 (2)<br>+0.0" in peers and "other projects" in peers.casefold()
     assert "| a, sums | – | -0.250 (1)<br>+0.0 | – |" in rounds

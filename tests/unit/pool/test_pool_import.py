@@ -180,6 +180,12 @@ class TestReading:
         for prompt, messages in zip(pool.texts(rows, part="prompt"), pool.iter_messages(), strict=True):
             assert prompt == messages[0]["content"]
 
+    def test_the_response_is_the_last_answer_or_nothing(self, pool):
+        found = list(pool.texts(np.arange(len(pool)), part="response"))
+        for text, messages, labelled in zip(found, pool.iter_messages(), pool.labelled, strict=True):
+            assert text == (messages[-1]["content"] if labelled else "")
+        assert "" in found and len(set(found)) > 3
+
     def test_texts_slice_and_measure_themselves(self, pool):
         texts = pool.texts(np.arange(len(pool)))
         assert list(texts[5:9]) == [texts[row] for row in range(5, 9)]

@@ -7,7 +7,17 @@ import pytest
 from sklearn.metrics import adjusted_mutual_info_score
 
 from selection.config import KindsConfig
-from selection.kinds import AGREED, Kinds, find_kinds, shared_wording, sources_agree, split_sources, unevenness
+from selection.kinds import (
+    AGREED,
+    Kinds,
+    find_kinds,
+    most_alike,
+    open_kinds,
+    shared_wording,
+    sources_agree,
+    split_sources,
+    unevenness,
+)
 
 ASKED = (
     "Translate the sentence that follows into French and keep its tone : {}",
@@ -99,7 +109,7 @@ def test_prompts_of_a_template_share_their_wording_and_free_ones_do_not():
 def alike(kind: np.ndarray, free: tuple[int, ...] = ()) -> Kinds:
     """Kinds with templates, but for those named `free`."""
     shared = np.where(np.isin(np.arange(kind.max() + 1), free), 0.05, 0.8)
-    return Kinds(kind.astype(np.int32), shared)
+    return Kinds(kind.astype(np.int32), shared, np.zeros(len(shared), dtype=bool))
 
 
 def test_sources_that_are_tasks_are_not_split():
@@ -131,6 +141,63 @@ def test_free_questions_of_a_source_are_one_group_whatever_their_topics():
     assert len(np.unique(groups[:250])) == 5 and len(np.unique(groups[250:])) == 1
 
 
+def chat(count: int, words: int, seed: int = 5) -> list[str]:
+    """Answers with nothing in common, of about so many words."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, words + i % 3)) for i in range(count)]
+
+
+def test_kinds_with_long_answers_that_share_nothing_are_open_conversation():
+    kind = np.repeat([0, 1, 2, 3, 4], 40)
+    steps = [
+        f"First we write down what is asked , then we add {i} and {i + 1} . The result is {2 * i + 1} . Done so ."
+        for i in range(40)
+    ]
+    answers = [*chat(40, 30), *(["yes", "no"] * 20), *steps, *chat(40, 6), *chat(40, 60, seed=6)]
+    assert open_kinds(answers, kind, KindsConfig(), seed=0).tolist() == [True, False, False, False, True]
+    assert not open_kinds(answers, kind, KindsConfig(open_shared=0), seed=0).any()
+    assert open_kinds(answers, kind, KindsConfig(open_words=5), seed=0).tolist() == [True, False, False, True, True]
+
+
+def test_rows_without_an_answer_do_not_decide_whether_a_kind_is_open():
+    kind = np.repeat([0, 1], [100, 20])
+    answers = [*chat(30, 30), *([""] * 70), *([""] * 20)]
+    answered = np.array([bool(text) for text in answers])
+    assert open_kinds(answers, kind, KindsConfig(), 0, answered).tolist() == [True, False]
+    assert not open_kinds(answers, kind, KindsConfig(), 0, np.zeros(120, dtype=bool)).any()
+
+
+def test_open_kinds_are_one_group_and_the_others_stay():
+    kinds = Kinds(
+        np.array([0, 1, 2, 3, 1, 4], dtype=np.int32), np.full(5, 0.8), np.array([False, True, False, True, True])
+    )
+    assert kinds.groups.tolist() == [0, 1, 2, 1, 1, 1]
+    assert Kinds(kinds.of, kinds.shared, np.zeros(5, dtype=bool)).groups is kinds.of
+
+
+def test_topics_of_conversation_take_one_share_beside_tasks():
+    asked, task = prompts([80, 60, 60])
+    personas = [
+        f"You are {name} and you answer as {name} would , in full : "
+        for name in ("a smith", "a poet", "a judge", "a cook")
+    ]
+    talk = [personas[i % 4] + text for i, text in enumerate(chat(400, 8))]
+    texts, answers = talk + asked, chat(400, 40, seed=7) + [f"t{t}" for t in task]
+    apart = find_kinds(texts, ONE_SEED, seed=0)
+    joined = find_kinds(texts, ONE_SEED, seed=0, responses=answers)
+    assert (apart.of == joined.of).all() and not apart.open.any()
+    assert len(np.unique(apart.of[:400])) == 4 and len(np.unique(joined.groups[:400])) == 1
+    assert not set(joined.groups[:400]) & set(joined.groups[400:])
+
+
+def test_open_kinds_of_a_source_are_one_group():
+    source = np.repeat([0, 1], [250, 100])
+    kind = np.concatenate([np.repeat([0, 1, 2, 3, 4], 50), np.repeat([5, 6], 50)])
+    kinds = Kinds(kind.astype(np.int32), np.full(7, 0.8), np.isin(np.arange(7), (5, 6)))
+    groups, _ = split_sources(source, kinds)
+    assert len(np.unique(groups[:250])) == 5 and len(np.unique(groups[250:])) == 1
+
+
 def test_parts_of_one_data_set_say_nothing_of_kinds_and_sources_do():
     texts, task = prompts([100, 80, 60, 60])
     kinds = find_kinds(texts, ONE_SEED, seed=0)
@@ -148,3 +215,14 @@ def test_unevenness_is_zero_for_groups_of_one_size_and_grows_as_one_takes_all():
         > KindsConfig().uneven
         > unevenness(np.repeat(np.arange(4), [40, 30, 20, 10]))
     )
+
+
+def test_new_prompts_join_the_kind_that_is_worded_most_alike():
+    texts, task = prompts([300, 120, 60, 60])
+    kinds = find_kinds(texts, ONE_SEED, seed=0)
+    new = np.arange(0, 540, 9)
+    group = kinds.of.copy()
+    group[new] = -1
+    assert (most_alike(texts, group, new, seed=0) == kinds.of[new]).mean() > 0.95
+    only = np.where(kinds.of == kinds.of[1], kinds.of, -1)
+    assert set(most_alike(texts, only, new, seed=0)) == {kinds.of[1]}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selection import projection
-from selection.projection import NEIGHBOURS, project
+from selection.projection import NEIGHBOURS, add_to_map, fitted_rows, project
 from selection.vectors import unit
 
 pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
@@ -97,3 +97,13 @@ print(torch.get_num_threads(), {{one["num_threads"] for one in threadpoolctl.thr
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "{1}"]
+
+
+def test_new_examples_are_placed_where_the_map_places_what_it_is_not_fitted_on(pool):
+    vectors, group = pool
+    whole, fitted = project(vectors, seed=0, fitted=200), fitted_rows(N, 0, 200)
+    new = np.setdiff1d(np.arange(N), fitted)[::2]
+    before = whole.copy()
+    before[new] = np.nan
+    assert np.allclose(add_to_map(vectors, before, fitted, new), whole[new], atol=1e-5)
+    assert like_neighbours(whole, group) > 0.97
