@@ -5,7 +5,8 @@
 The data are made (`benchmarks/scale_data.py`): topics whose sizes follow a power law, 15% near-duplicates, 384 dimensions. Each row
 runs in a process of its own and replaces its row in the record. `seconds` and `cpu_seconds` (all threads) are those of the stage,
 without making its input. `peak_gib` is the largest RssAnon of the process, sampled every 50 ms: mapped files are not counted, the
-libraries' 0.2 to 0.5 GiB are. Tokenizing and embedding use the demo's assets (`make assets`).
+libraries' 0.2 to 0.5 GiB are. `round` is import to report with a tiny model, 100 picks and made embeddings; it also prints the seconds of
+each stage. Tokenizing, embedding and the round use the demo's assets (`make assets`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from common import device_name, now, versions  # noqa: E402
 from scale_data import topics_of, write_conversations, write_vectors  # noqa: E402
+from scale_round import prepare_round  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000)
 PICKS, TARGETS, HELD_OUT = 5_000, 64, 1_500
@@ -192,6 +194,11 @@ def _embed_static(work: Path, n: int) -> Work:
             embed_texts(list(pool.texts(rows)), config, out[rows[0] : rows[-1] + 1], embedder=embedder)
 
     return embed
+
+
+@row("round")
+def _round(work: Path, n: int) -> Work:
+    return prepare_round(conversations_of(work, n), vectors_of(work, n), work)
 
 
 def cpu_seconds() -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selection.candidates import Vectors
 from selection.vectors import blocks, unit
 
 
@@ -110,6 +111,28 @@ def adapt(
         whole = np.setdiff1d(np.arange(k), [split.cluster for split in splits])
         merges = _merges(_centroids(embeddings, assignment, k), measured, whole, least, near)[: len(splits)]
     return _relabelled(assignment, k, splits, merges)
+
+
+def extend(embeddings: np.ndarray, own: np.ndarray, adapted: np.ndarray, k: int) -> np.ndarray:
+    """Clusters of new examples of a pool whose clusters were adapted: the nearest by cosine of centroids among those that hold older
+    examples of the same `own` cluster; among all where there is none.
+
+    Args:
+        embeddings: (n, d) float, may be memory-mapped. own: (n,) int, the cluster before any was adapted.
+        adapted: (n,) int, 0 … k - 1, and -1 for new examples.
+
+    Returns:
+        (n,) int32, as `adapted` for older examples.
+    """
+    old, new, result = np.flatnonzero(adapted >= 0), np.flatnonzero(adapted < 0), adapted.astype(np.int32)
+    centroids = _centroids(Vectors(embeddings, old), adapted[old], k)
+    within = np.zeros((int(own.max()) + 1, k), dtype=bool)
+    within[own[old], adapted[old]] = True
+    within[~within.any(axis=1)] = True
+    for rows in blocks(new):
+        cosine = np.where(within[own[rows]], unit(embeddings[rows]) @ centroids.T, -2.0)
+        result[rows] = cosine.argmax(axis=1)
+    return result
 
 
 def within_rounds(loss: np.ndarray, second: np.ndarray, epoch: np.ndarray) -> tuple[float, float, float]:
@@ -212,7 +235,7 @@ def _halves(embeddings: np.ndarray, measured: np.ndarray, members: np.ndarray) -
     return np.concatenate([kmeans.predict(unit(embeddings[block])) for block in blocks(members)]) == 1
 
 
-def _centroids(embeddings: np.ndarray, assignment: np.ndarray, k: int) -> np.ndarray:
+def _centroids(embeddings: np.ndarray | Vectors, assignment: np.ndarray, k: int) -> np.ndarray:
     """(k, d) mean of each cluster's unit vectors, scaled to unit length; zeros for an empty cluster."""
     from scipy.sparse import csr_matrix
 

@@ -1,4 +1,4 @@
-"""Cluster embeddings; name clusters, measure their quality, and project them to two dimensions.
+"""Cluster embeddings; name clusters and measure their quality.
 
 k-means alone spends its centroids where the examples are: if half of the pool is one task, half of all clusters are that task, and
 hundreds of small tasks share the rest. So k-means only makes many small cells. The cells, each with the same weight whatever its
@@ -25,6 +25,8 @@ from selection.vectors import blocks, scaled, unit
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+    from selection.candidates import Vectors
+
 MAX_CLUSTERS, MAX_CELLS = 4096, 8192
 EVERY_PAIR = 2**27
 """Up to this many pairs of an example and a cell (50,000 examples at auto), faiss compares all of them in every iteration of k-means."""
@@ -33,7 +35,6 @@ K_MEANS_SHARE, ASSIGN_SHARE = 0.7, 0.2
 CELLS_PER_CLUSTER, EXAMPLES_PER_CELL = 12, 4
 """auto: this many cells per cluster, if every cell then has at least this many examples on average."""
 QUALITY_SAMPLE = 2000
-PROJECTION_SAMPLE = 20_000
 NAME_TEXTS, NAME_CHARACTERS, NAME_TERMS = 200, 2000, 3
 """Texts of a cluster that its name is made from, characters of each text, and terms in the name."""
 
@@ -43,13 +44,15 @@ class Clusters:
     """`assignment`: (n,) int32. `distance`: (n,) float32, one minus the cosine to the centroid. `centroids`: (k, d) float32.
 
     `quality`: k, cells, sizes, the k-means objective on the sample, and scikit-learn's measures on a random sample (None if there is only
-    one cluster).
+    one cluster). `cells`: (c, d) float32, the cells' centres; `cluster_of`: (c,) int32, the cluster of each cell.
     """
 
     assignment: np.ndarray
     distance: np.ndarray
     centroids: np.ndarray
     quality: dict[str, Any]
+    cells: np.ndarray
+    cluster_of: np.ndarray
 
 
 def choose_k(k: int | Literal["auto"], n: int) -> int:
@@ -122,7 +125,19 @@ def cluster(
         "smallest": int(size.min()),
         "largest": int(size.max()),
     }
-    return Clusters(assignment.astype(np.int32), distance.astype(np.float32), centroids, quality)
+    assignment, cluster_of = assignment.astype(np.int32), cluster_of.astype(np.int32)
+    return Clusters(assignment, distance.astype(np.float32), centroids, quality, centres, cluster_of)
+
+
+def assign(
+    embeddings: np.ndarray | Vectors, cells: np.ndarray, cluster_of: np.ndarray, centroids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters of other examples by cells that `cluster` made: (n,) int32 the cluster of the nearest cell, (n,) float32 one minus the
+    cosine to its centroid. The rest as in `Clusters`."""
+    cell, cosine = near(embeddings, cells)
+    found = cluster_of[cell].astype(np.int32)
+    distance = 1.0 - cosine if len(cells) == len(centroids) else _distances(embeddings, found, centroids)
+    return found, distance.astype(np.float32)
 
 
 def distinctness(silhouette: float | None) -> float:
@@ -219,7 +234,7 @@ def _join(
     return cluster_of, unit(centroids) if spherical else centroids
 
 
-def _distances(embeddings: np.ndarray, assignment: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+def _distances(embeddings: np.ndarray | Vectors, assignment: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """(n,) one minus the cosine of each example to its own centroid."""
     centroids, result = unit(centroids), np.empty(len(embeddings))
     for rows in blocks(np.arange(len(embeddings))):
@@ -260,6 +275,19 @@ def measure_groups(
         "largest": int(size.max()),
     }
     return centroids, distance, quality
+
+
+def measure_added(
+    embeddings: np.ndarray | Vectors, assignment: np.ndarray, centroids: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of examples that were added to groups: centroids (k, d), the given ones (at most k, d) and those of groups that are new, and the
+    distance (n,) of each added example to its own."""
+    known = len(centroids)
+    sums = np.zeros((k - known, embeddings.shape[1]))
+    for rows in blocks(np.flatnonzero(assignment >= known)):
+        sums += _indicator(assignment[rows] - known, k - known).T @ unit(embeddings[rows])
+    centroids = np.concatenate([centroids, unit(sums)])
+    return centroids, _distances(embeddings, assignment, centroids).astype(np.float32)
 
 
 def describe(
@@ -359,18 +387,4 @@ def _distinct(names: list[str]) -> list[str]:
     for name in names:
         seen[name] = seen.get(name, 0) + 1
         result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return result
-
-
-def project(embeddings: np.ndarray) -> np.ndarray:
-    """(n, 2) float32: the first two principal components, for the report's map; fitted on at most 20,000 evenly spaced rows."""
-    from sklearn.decomposition import PCA
-
-    n, d = embeddings.shape
-    rows = np.unique(np.linspace(0, n - 1, min(n, PROJECTION_SAMPLE)).astype(np.int64))
-    size = min(2, len(rows), d)
-    pca = PCA(n_components=size, svd_solver="full").fit(unit(embeddings[rows]))
-    result = np.zeros((n, 2), dtype=np.float32)
-    for block in blocks(np.arange(n)):
-        result[block, :size] = pca.transform(unit(embeddings[block]))
     return result

@@ -7,6 +7,7 @@ Runs that are common in the held-out example's own source are the task's instruc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,16 @@ COMMON_ANYWHERE = 50
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 FILTER_BITS = 22
 """Leading bits by which most unknown runs are passed over: a table of 4 MB, of which the runs of 1,500 held-out texts fill about 2%."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was compared with held-out examples before. `runs` (k,) uint64, ascending: their distinct runs; `seen` (k,) int64: how many
+    examples have each; `rows`: (n,) bool, the examples of the pool that these are."""
+
+    runs: np.ndarray
+    seen: np.ndarray
+    rows: np.ndarray
 
 
 def shares_passages(
@@ -44,15 +55,41 @@ def shares_passages(
     Returns:
         (n,) bool, False for the held-out rows themselves.
     """
+    return compare_passages(texts, sources, held, threshold, progress, apart)[0]
+
+
+def compare_passages(
+    texts: Sequence[str],
+    sources: np.ndarray,
+    held: np.ndarray,
+    threshold: float,
+    progress: Callable[[int], None] = lambda n: None,
+    apart: bool = False,
+    before: Counted | None = None,
+) -> tuple[np.ndarray, Counted]:
+    """As `shares_passages`, for a pool that may have grown.
+
+    Args:
+        before: what was compared before. If the held-out examples have the same runs as then, only the other examples are read, counted
+            and compared; the result is False for those compared before. Else all are.
+
+    Returns:
+        (n,) bool, and what is compared now, of all n.
+    """
     n, result = len(texts), np.zeros(len(texts), dtype=bool)
+    everything = np.ones(n, dtype=bool)
     runs, owner = _distinct(*_runs_of([texts[int(row)] for row in held]))
     if not len(runs) or threshold >= 1:
-        return result
+        return result, Counted(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64), everything)
     known = _Known(runs)
     slot = known.find(runs)[1]
+    seen, asked = np.zeros(len(known.runs), dtype=np.int64), everything
+    if before is not None and np.array_equal(before.runs, known.runs):
+        seen, asked = before.seen.copy(), ~before.rows
+        progress(2 * int(before.rows.sum()))
     _, code, size = np.unique(sources, return_inverse=True, return_counts=True)
-    seen, hit = np.zeros(len(known.runs), dtype=np.int64), np.zeros(n, dtype=bool)
-    for rows, block in text_blocks(texts, np.ones(n, dtype=bool)):
+    hit = np.zeros(n, dtype=bool)
+    for rows, block in text_blocks(texts, asked):
         found, of = _runs_of(block)
         place, slots = known.find(found)
         slots, of = _distinct(slots, of[place])
@@ -62,11 +99,11 @@ def shares_passages(
     telling = _telling(seen, slot, code[held], owner, None if apart else size)
     holders = _Holders(slot[telling], owner[telling], len(known.runs), len(held))
     hit[held] = False
-    progress(n - int(hit.sum()))
+    progress(int((asked & ~hit).sum()))
     for rows, block in text_blocks(texts, hit):
         result[rows] = holders.overlap(*_distinct(*_runs_of(block)), len(block), known, threshold)
         progress(len(block))
-    return result
+    return result, Counted(known.runs, seen, everything)
 
 
 def _telling(

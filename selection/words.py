@@ -11,16 +11,21 @@ from selection.randomness import splitmix64
 
 BLOCK_CHARACTERS = 2**18
 """Characters of the texts that are processed together: about 15 MB of numbers."""
+FEW = 1 / 32
+"""Up to this share of the texts, each is looked up alone."""
 CODES = 0x110000
 MULTIPLIER = np.uint64(0xD1342543DE82EF95)
 
 
 def text_blocks(texts: Sequence[str], wanted: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """The `wanted` (n,) bool of n texts in order, in blocks of about `BLOCK_CHARACTERS`: their rows and the texts."""
+    """The `wanted` (n,) bool of n texts in order, in blocks of about `BLOCK_CHARACTERS`: their rows and the texts. A few are looked up by
+    their rows, where reading all would take longer."""
     rows: list[int] = []
     block: list[str] = []
     characters = 0
-    for row, text in enumerate(texts):
+    chosen = np.flatnonzero(wanted).tolist()
+    few = len(chosen) < len(wanted) * FEW
+    for row, text in ((row, texts[row]) for row in chosen) if few else enumerate(texts):
         if not wanted[row]:
             continue
         rows.append(row)

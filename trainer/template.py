@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from trainer.encoding import with_contents_as_text
+from trainer.encoding import encoder_of, with_contents_as_text
 from trainer.errors import DataError, TrainerError
 from trainer.named_templates import NAMED, NamedTemplate, SpecialTokens
 from trainer.rendering import (
@@ -70,6 +70,7 @@ class ChatTemplate:
     _source: TokenizerTemplate | NamedTemplate
     _special: SpecialTokens
     _backend: Any
+    _encode: Callable[[Sequence[str]], list[Any]]
     _added_ids: frozenset[int]
     _typed: Callable[[Text, Any], Any]
 
@@ -102,7 +103,9 @@ class ChatTemplate:
         added = frozenset(tokenizer.added_tokens_decoder)
         named = "tokenizer" if own else name
         typed = _typed_tokens(tokenizer) if own else lambda piece, encoding: encoding
-        template = cls(named, digest, str(tokenizer.name_or_path), source, special, backend, added, typed)
+        template = cls(
+            named, digest, str(tokenizer.name_or_path), source, special, backend, encoder_of(backend), added, typed
+        )
         template._prove(tokenizer)
         return template
 
@@ -127,7 +130,7 @@ class ChatTemplate:
             waiting: tuple[list[Sequence[Piece] | DataError], Future[list[Any]]] | None = None
             for conversations in batches:
                 rendered = self._pieces(conversations)
-                encodings = encoder.submit(self._backend.encode_batch, _texts_of(rendered), add_special_tokens=False)
+                encodings = encoder.submit(self._encode, _texts_of(rendered))
                 if waiting is not None:
                     yield self._assembled(*waiting)
                 waiting = rendered, encodings

@@ -6,12 +6,14 @@ counted: the tokens of row r and `dropped[r]` together are the whole conversatio
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -136,6 +138,18 @@ def _whole_turns(targets: list[int], limit: int) -> int:
     return next((i + 1 for i in range(limit - 1, -1, -1) if targets[i] == END_OF_TURN), 0)
 
 
+@contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Python's garbage collector runs after 100,000 new objects instead of 700: a quarter of the time of tokenizing."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@_fewer_collections()
 def tokenize_pool(
     conversations: Iterable[Conversation],
     template: ChatTemplate,
@@ -267,15 +281,16 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _flat(rows: Sequence[_Row]) -> tuple[np.ndarray, np.ndarray]:
     """Concatenated ids and targets of the rows."""
-    ids = [token for row in rows for token in row.tokenized.ids]
-    targets = [target for row in rows for target in row.tokenized.targets]
-    return np.array(ids, dtype=_FLAT["ids"]), np.array(targets, dtype=_FLAT["targets"])
+    ids = chain.from_iterable([row.tokenized.ids for row in rows])
+    targets = chain.from_iterable([row.tokenized.targets for row in rows])
+    return np.fromiter(ids, dtype=_FLAT["ids"]), np.frombuffer(bytes(targets), dtype=_FLAT["targets"])
 
 
 def _columns(rows: Sequence[_Row]) -> np.ndarray:
     """(4, rows) int32: length, status, dropped, target count."""
     values = [
-        (len(row.tokenized.ids), row.status, row.dropped, sum(t > 0 for t in row.tokenized.targets)) for row in rows
+        (len(row.tokenized.ids), row.status, row.dropped, len(row.tokenized.ids) - row.tokenized.targets.count(0))
+        for row in rows
     ]
     return np.array(values, dtype=np.int32).reshape(-1, 4).T
 

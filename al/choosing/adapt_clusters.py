@@ -13,27 +13,27 @@ from al.lineage.history import History
 from al.lineage.past import losses_before
 from al.pool.store import Pool
 from al.preparation.groups import spread_over
+from al.preparation.growing import known_rows
+from al.preparation.grown_clusters import own_clustering
 from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from al.scoring.noise import held_back
-from selection.adapt import adapt
+from selection.adapt import adapt, extend
 from selection.config import NoiseConfig
 
 
 def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Artifact:
     """The clustering of the round that follows `history`: that of the round before, with uneven clusters split and like ones joined.
 
-    The pool's own clustering in the first round, without `cluster.adapt`, when that clustering is another one (the pool has grown, or the
-    config changed), and when nothing was measured since.
+    The pool's own clustering in the first round, without `cluster.adapt`, when that clustering is another one (made again, or by another
+    config), and when nothing was measured since. Where the pool has grown, what was adapted stays, and new examples are assigned to it.
     """
-    before = history.last("clusters") or prepared.clusters
-    if (
-        not session.config.cluster.adapt
-        or spread_over(prepared.clusters) != "clusters"
-        or _origin(history) != prepared.clusters.fingerprint
-    ):
+    if not session.config.cluster.adapt or spread_over(prepared.clusters) != "clusters":
+        return prepared.clusters
+    before = _of_this_pool(session, prepared, history.last("clusters"))
+    if before is None:
         return prepared.clusters
     measured = [done["score"] for done in history.rounds if "score" in done]
     if not any(artifact.json("score.json")["examples"] for artifact in measured):
@@ -84,10 +84,47 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     )
 
 
-def _origin(history: History) -> str | None:
-    """Fingerprint of the pool's own clustering that the latest one comes from."""
-    used = (done["clusters"] for done in reversed(history.rounds) if "clusters" in done)
-    return next((artifact.fingerprint for artifact in used if artifact.stage == "clusters"), None)
+def _of_this_pool(session: Session, prepared: Prepared, before: Artifact | None) -> Artifact | None:
+    """The clustering of the round before with what is new in the pool; None where the pool's own is not the one it comes from."""
+    own = own_clustering(session.run, before)
+    if before is None or own is None or own.fingerprint == prepared.clusters.fingerprint:
+        return before if own is not None else None
+    if prepared.clusters.manifest["inputs"].get("earlier") != own.fingerprint:
+        return None
+    return _grown(session, prepared, before) if before.stage == "adapted_clusters" else prepared.clusters
+
+
+def _grown(session: Session, prepared: Prepared, before: Artifact) -> Artifact:
+    """An adapted clustering with the new examples of a pool that has grown: each joins the nearest of those clusters that its cluster in
+    the pool's own clustering was made into."""
+
+    def build(out: Path, scratch: Path) -> None:
+        """Write the adapted clustering of all examples."""
+        table = pq.read_table(prepared.clusters.path / "clusters.parquet")
+        own, document = table["cluster"].to_numpy(), before.json("clusters.json")
+        at, old = known_rows(session.run, before, prepared.open_pool().keys)
+        adapted = pq.read_table(before.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()[at]
+        found = extend(load_embeddings(prepared.embeddings), own, np.where(old, adapted, -1), document["k"])
+        place = table.schema.get_field_index("cluster")
+        pq.write_table(table.set_column(place, "cluster", pa.array(found, type=pa.int32())), out / "clusters.parquet")
+        size = np.bincount(found, minlength=document["k"])
+        document["quality"] |= {"smallest": int(size.min()), "largest": int(size.max())}
+        growth = prepared.clusters.json("clusters.json")["growth"]
+        write_json(out / "clusters.json", document | {"changes": [], "growth": growth})
+
+    return session.run.stage(
+        "adapted_clusters",
+        version=2,
+        inputs={
+            "clusters": before,
+            "own": prepared.clusters,
+            "embeddings": prepared.embeddings,
+            "pool": prepared.pool,
+        },
+        params={},
+        build=build,
+        label="adapt clusters",
+    )
 
 
 def _measurements(history: History, pool: Pool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ import numpy as np
 from al.cleaning.language import UNKNOWN, example_languages, known_languages
 from al.cleaning.refusals import is_refusal
 from al.errors import ConfigError
-from al.pool.store import Pool
+from al.pool.store import Pool, locate
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.vectors import blocks
 
 WANTED, OTHER_LANGUAGE, REFUSAL = 0, 1, 2
 """Codes of `unwanted.npy`. A refusal in another language counts by its language."""
@@ -60,16 +61,32 @@ def leave_out(session: Session, pool: Artifact) -> Artifact | None:
 
 
 def detect_languages(session: Session, pool: Artifact) -> Artifact:
-    """The language of every example. Publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Raises ConfigError."""
+    """The language of every example. Publishes `languages.npy` (n,) str, ISO 639-1 codes or "und". Those that were detected in an earlier
+    pool version are copied. Raises ConfigError."""
     _check_known(session.config.clean.languages)
 
     def build(out: Path, scratch: Path) -> None:
         """Write `languages.npy`."""
         reader = Pool.open(pool.path)
-        with session.progress("languages", len(reader), "examples") as progress:
-            np.save(out / "languages.npy", example_languages(reader, progress))
+        found, new = _detected_before(session, reader.keys)
+        with session.progress("languages", len(new), "examples") as progress:
+            for rows in blocks(new):
+                found[rows] = example_languages(reader, progress, rows)
+        np.save(out / "languages.npy", found)
 
     return session.run.stage("languages", version=1, inputs={"pool": pool}, params={}, build=build)
+
+
+def _detected_before(session: Session, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) str languages of the examples with these `keys`, "und" where none is known yet, and the rows of those."""
+    found, new = np.full(len(keys), UNKNOWN, dtype="<U3"), np.arange(len(keys))
+    for artifact in session.run.published("languages"):
+        version = session.run.find("pool", artifact.manifest["inputs"]["pool"])
+        if version is not None:
+            at, known = locate(Pool.open(version.path).keys, keys)
+            found[known], new = np.load(artifact.path / "languages.npy")[at[known]], np.flatnonzero(~known)
+            break
+    return found, new
 
 
 def find_refusals(session: Session, pool: Pool) -> np.ndarray:

@@ -142,6 +142,11 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--strategy", default=None, help="Selection strategy; short for --set select.strategy=NAME.")
     @click.option("--no-control", is_flag=True, help="Do not train the random control.")
     @click.option(
+        "--recluster",
+        is_flag=True,
+        help="Make the clusters of a pool that has grown again; without it new examples join those of the round before.",
+    )
+    @click.option(
         "--track",
         multiple=True,
         metavar="NAME",
@@ -157,10 +162,11 @@ def round_options(command: Callable[..., None]) -> Callable[..., None]:
         strategy: str | None,
         no_control: bool,
         track: tuple[str, ...],
+        recluster: bool,
         **rest: Any,
     ) -> None:
         """Add the round options to `Options` and call the command."""
-        command(options.for_round(strategy, no_control, pool, target, track), **rest)
+        command(options.for_round(strategy, no_control, pool, target, track, recluster), **rest)
 
     return wrapped
 

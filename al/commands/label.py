@@ -30,8 +30,10 @@ from al.engine.models import Models
 from al.errors import DataError
 from al.planning.needs import require
 from al.pool.store import Pool
+from al.preparation.clusters import cluster
 from al.preparation.holdout import hold_out
-from al.preparation.stages import aim, cluster, embed, group, pool_version, tokenize
+from al.preparation.near_duplicates import group
+from al.preparation.stages import aim, embed, pool_version, tokenize
 from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
@@ -121,9 +123,9 @@ def unlabelled_prompts(session: Session, number: int) -> Prompts:
     cleaned = leave_out(session, artifact)
     tokens = tokenize(session, artifact)
     embeddings = embed(session, artifact)
-    groups = group(session, artifact, tokens, embeddings, cleaned)
+    groups = group(session, artifact, tokens, embeddings, cleaned, number)
     split = _hold_out(session, artifact, tokens, embeddings, groups, number, cleaned)
-    clusters = cluster(session, artifact, embeddings)
+    clusters = cluster(session, artifact, embeddings, number)
     pool, table = Pool.open(artifact.path), TokenTable.open(tokens.path)
     held_out, near_target = np.zeros((2, len(pool)), dtype=bool)
     if split is not None:

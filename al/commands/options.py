@@ -38,11 +38,13 @@ class Options:
         pool: tuple[str, ...],
         target: tuple[str, ...],
         track: tuple[str, ...] = (),
+        recluster: bool = False,
     ) -> Options:
-        """A copy with `--strategy`, `--no-control`, `--pool`, `--target` and `--track`."""
+        """A copy with `--strategy`, `--no-control`, `--pool`, `--target`, `--track` and `--recluster`."""
         extra = ([f"select.strategy={strategy}"] if strategy else []) + (["control=false"] if no_control else [])
         extra += [f"target.files={json.dumps(target)}"] if target else []
         extra += [f"track={json.dumps(track)}"] if track else []
+        extra += ["cluster.recluster=true"] if recluster else []
         return replace(self, pool=pool)._with(extra)
 
     def with_fields(self, mapped: tuple[str, ...], ignored: tuple[str, ...] = ()) -> Options:
@@ -80,11 +82,15 @@ class Options:
         return config
 
     def _last_used(self) -> dict[str, Any] | None:
+        """The config of the run's last round; the next round makes clusters again only if it is asked to as well."""
         if self.run_path is None or not is_run(self.run_path):
             return None
         with Run.read(self.run_path) as run:
             last = rounds.last_round(run)
-        return last.config if last is not None else None
+        if last is None:
+            return None
+        once = {"cluster": {**last.config.get("cluster", {}), "recluster": False}} if last.state == "done" else {}
+        return {**last.config, **once}
 
     def run_directory(self) -> Path:
         """The run directory: --run, or runs/<config name>."""

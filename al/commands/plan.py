@@ -7,7 +7,10 @@ from typing import Any
 
 from al.budget import parse_budget, parse_time
 from al.commands.options import Options
+from al.config import Config
+from al.engine.engine import Engine
 from al.planning.cards import UNCERTAINTY, Card, find_card, machine_of
+from al.planning.gpus import gpus_of, speedup
 from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
@@ -48,7 +51,8 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     if is_run(directory):
         with Run.read(directory) as run:
             number, spent = rounds.next_number(run), work_seconds(directory)
-    document = estimate(config, request, pool, shape, machine, number)
+    gpus = gpus_of(config, Engine()) if card is None else _gpus_named(config)
+    document = estimate(config, request, pool, shape, machine, number, gpus)
     document["limits"] = {
         "rank": config.lora.r,
         "largest_rank": largest_rank(config, shape, machine),
@@ -59,10 +63,12 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     document["card"] = None if card is None else card.title
     document["uncertainty"] = None if card is None else UNCERTAINTY
     document["basis"] = _basis(card, pool, shape.published)
+    if gpus > 1:
+        document["basis"]["gpus"] = speedup(config, gpus).described()
     document["until"] = None
     if limit is not None:
         known = replace(pool, new_to_embed=0, new_to_map=0, new=0)
-        later = estimate(config, request, known, shape, machine, max(number, 1) + 1)
+        later = estimate(config, request, known, shape, machine, max(number, 1) + 1, gpus)
         count = rounds_in(document, later, limit - spent)
         tokens = (count > 0) * document["round"]["tokens"] + max(count - 1, 0) * later["round"]["tokens"]
         document["until"] = {"seconds": limit, "spent": round(spent, 1), "rounds": count, "tokens": tokens}
@@ -72,6 +78,12 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
                 "data, or run fewer rounds with a larger train.epochs"
             )
     return document
+
+
+def _gpus_named(config: Config) -> int:
+    """GPUs of a card that is not here: as many as the config names, else one."""
+    named = config.engine.kind != "local" and config.engine.gpus != "auto"
+    return int(config.engine.gpus) if named else 1
 
 
 def _basis(card: Card | None, pool: PoolEstimate, published: bool) -> dict[str, str]:
@@ -96,7 +108,8 @@ def describe_plan(document: dict[str, Any]) -> str:
         f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters",
         f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, epochs: {planned['epochs']:g}, "
         f"{planned['steps']:,} steps",
-        f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}",
+        f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}"
+        + f", on each of {document['gpus']['count']} GPUs" * (document["gpus"]["count"] > 1),
     ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
     lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))

@@ -30,7 +30,8 @@ from al.lineage.outcomes import candidates, find_rows
 from al.lineage.round_state import used
 from al.lineage.training_rows import training_rows
 from al.planning.needs import require
-from al.preparation.stages import Prepared, cluster, prepare
+from al.preparation.clusters import cluster
+from al.preparation.stages import Prepared, prepare
 from al.preparation.target import target_notices
 from al.program import invocation
 from al.round.loop import propose, train_lineage

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from al.budget import BudgetRequest
+from al.planning.gpus import gpus_of
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.plan import estimate
-from al.planning.pool_estimate import PoolEstimate, made_from
+from al.planning.pool_estimate import PoolEstimate, added_since
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -27,11 +28,11 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
         """Probe the machine and write `plan.json`."""
         lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
         size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
-        mapped = made_from(session.run, "projection", "embeddings", prepared.embeddings) is not None
-        pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, len(lengths) * (not mapped), exact=True)
-        machine = probe_machine(config)
+        to_map = added_since(session.run, prepared.pool, "projection")
+        pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, to_map, exact=True)
+        machine, gpus = probe_machine(config), gpus_of(config, session.engine)
         shape = model_shape(config.model, config.lora, machine.bytes_per_value)
-        write_json(out / "plan.json", estimate(config, budget, pool, shape, machine, number))
+        write_json(out / "plan.json", estimate(config, budget, pool, shape, machine, number, gpus))
 
     return session.run.stage(
         "plan",

@@ -19,6 +19,7 @@ from al.planning.cost import (
     training_memory,
     training_tokens_per_s,
 )
+from al.planning.gpus import Speedup, speedup
 from al.planning.limits import usable_bytes
 from al.planning.model_shape import ModelShape
 from al.planning.pool_estimate import PoolEstimate
@@ -56,11 +57,19 @@ EMBED_FLOP_PER_TOKEN = 2 * 21e6
 
 
 def estimate(
-    config: Config, request: BudgetRequest, pool: PoolEstimate, shape: ModelShape, machine: Machine, number: int = 1
+    config: Config,
+    request: BudgetRequest,
+    pool: PoolEstimate,
+    shape: ModelShape,
+    machine: Machine,
+    number: int = 1,
+    gpus: int = 1,
 ) -> dict[str, Any]:
-    """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB."""
+    """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB, of each GPU.
+    `gpus`: how many like `machine` do the work."""
+    faster = speedup(config, gpus)
     speed = training_tokens_per_s(config, shape, machine)
-    tokens = _budget_tokens(config, request, pool, speed, number)
+    tokens = _budget_tokens(config, request, pool, speed * faster.training, number)
     examples = int(request.amount) if request.unit == "examples" else int(tokens / max(pool.mean_tokens, 1))
     trained = tokens * _passes(config, number)
     steps = max(1, -(-int(trained * config.train.epochs) // (config.train.pack_length * config.train.packs_per_step)))
@@ -68,7 +77,8 @@ def estimate(
     scored = examples_scored(config, pool, tokens, number)
     models = 1 + bool(config.control) + (number == 1)  # answers of the base and the previous round exist
     warmed = examples_warmed_up(config, pool, tokens, number)
-    seconds = _seconds(config, pool, shape, machine, trained, speed, scored, models, number, warmed)
+    alone = _seconds(config, pool, shape, machine, trained, speed, scored, models, number, warmed)
+    seconds = _on_all(alone, faster)
     document = {
         "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
         "model": config.model.name,
@@ -87,7 +97,8 @@ def estimate(
             "matmul_tflops": round(machine.flops / 1e12, 2),
             "memory_gib": round(machine.memory_gib, 1),
         },
-        "tokens_per_s": round(speed, 1),
+        "gpus": faster.as_dict(),
+        "tokens_per_s": round(speed * faster.lineage, 1),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 1),
         "disk_gib": round(_disk(config, pool, shape, scored, number) / GIB, 6),
@@ -153,6 +164,14 @@ def _seconds(
         "map": _seconds_of_map(pool.new_to_map),
         "describe clusters": pool.new_to_map / DESCRIBED_PER_S,
     }
+
+
+def _on_all(alone: dict[str, float], faster: Speedup) -> dict[str, float]:
+    """Seconds by stage on all GPUs, from those on one. The driver's own stages stay."""
+    times = dict.fromkeys(("embed", "hidden states", "score", "evaluate"), faster.shards)
+    times |= dict.fromkeys(("warm up", "train", "train control"), faster.lineage)
+    seconds = {name: value / times.get(name, 1.0) for name, value in alone.items()}
+    return seconds | {"train control": 0.0 if faster.at_once else seconds["train control"]}
 
 
 def examples_held_out(config: Config, pool: PoolEstimate) -> int:

@@ -29,8 +29,8 @@ class PoolEstimate:
 
     `mean_tokens` counts at most tokens.max_length per example; `exact`: counted, not estimated. `several_sources`: whether the default
     strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
-    `new`: examples still to be tokenized, compared and clustered; `imported`: they need not be read again. `basis`: what the figures rest
-    on. `notes`: what a reader of the plan should know of the pool.
+    `new`: examples still to be tokenized, compared and clustered, only those that were added if the pool has grown; `imported`: they need
+    not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool.
     """
 
     examples: int
@@ -59,7 +59,7 @@ def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEs
             pool = current[1] if current else None
             strange = outside(run, with_labels(run, pool_sources(config), pool)) if pool is not None and named else []
             if pool is not None and not strange:
-                return _of_run(run, pool, config.tokens.max_length)
+                return _of_run(run, pool, config)
             if strange:
                 note = (
                     f"this plans for --pool alone. {run_path} has another pool, without {_listed(strange)}: a round there would "
@@ -76,11 +76,24 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
     return next(found, None)
 
 
-def _of_run(run: Run, pool: Artifact, longest: int) -> PoolEstimate:
-    tokens, embeddings, clusters = (
-        made_from(run, stage, "pool", pool) for stage in ("tokens", "embeddings", "clusters")
-    )
-    mapped = made_from(run, "projection", "embeddings", embeddings) is not None
+def added_since(run: Run, pool: Artifact, stage: str) -> int:
+    """Examples of a pool version that no artifact of `stage` ("embeddings", "clusters", "projection") of it, or of a version that it grew
+    from, is about."""
+    size, older = int(pool.json("pool.json")["examples"]), pool
+    while older is not None:
+        made = made_from(run, "embeddings" if stage == "projection" else stage, "pool", older)
+        if (made_from(run, stage, "embeddings", made) if stage == "projection" else made) is not None:
+            return size - int(older.json("pool.json")["examples"])
+        older = run.find("pool", older.manifest["inputs"].get("previous") or "")
+    return size
+
+
+def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
+    longest = config.tokens.max_length
+    tokens, clusters = (made_from(run, stage, "pool", pool) for stage in ("tokens", "clusters"))
+    new = {stage: added_since(run, pool, stage) for stage in ("embeddings", "clusters", "projection")}
+    if config.cluster.recluster and clusters is None:
+        new |= dict.fromkeys(("clusters", "projection"), int(pool.json("pool.json")["examples"]))
     reader = Pool.open(pool.path)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
     several = enough_sources(len(pool.json("pool.json")["sources"]), len(reader))
@@ -91,11 +104,11 @@ def _of_run(run: Run, pool: Artifact, longest: int) -> PoolEstimate:
         examples=len(reader),
         mean_tokens=float(lengths.mean()) if len(lengths) else 0.0,
         bytes=size,
-        new_to_embed=len(reader) * (embeddings is None),
-        new_to_map=len(reader) * (not mapped),
+        new_to_embed=new["embeddings"],
+        new_to_map=new["projection"],
         exact=tokens is not None,
         several_sources=several,
-        new=len(reader) * (clusters is None),
+        new=new["clusters"],
         basis="measured: counted"
         if tokens is not None
         else "examples counted, lengths estimated from a sample of their texts",

@@ -6,7 +6,8 @@ The groups are published as a clustering, so that quotas, reasons and the report
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from al.config import Config
-from al.pool.store import Part, Pool
+from al.config import Config, parse
+from al.pool.store import Part, Pool, locate
+from al.preparation.growing import as_input, earlier_of
+from al.preparation.grown_clusters import Growth, holds
 from al.preparation.pool_state import load_embeddings
+from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
-from selection.cluster import describe, measure_groups, project
+from selection.cluster import describe, measure_added, measure_groups
 from selection.config import KindsConfig
-from selection.kinds import AGREED, Kinds, find_kinds, sources_agree, split_sources, unevenness
+from selection.kinds import AGREED, Kinds, find_kinds, most_alike, sources_agree, split_sources, unevenness
+from selection.plane import on_plane, principal_plane
 from selection.strategy import by_default, resolve
+from selection.vectors import blocks
 
 WITHOUT = "without the field"
 """Name of the group of examples that do not have the field."""
@@ -41,17 +47,22 @@ def spread_over(clusters: Artifact) -> str:
     return clusters.json("clusters.json").get("spread_over", "clusters")
 
 
-def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact | None:
+def groups_of_strategy(
+    session: Session, pool: Artifact, embeddings: Artifact, number: int, before: Artifact | None
+) -> Artifact | None:
     """The groups that the config's strategy spreads the budget over; None for clusters of embeddings.
 
     The default strategy without a target goes by sources where there are several and they say something of the examples' kinds, else
-    by kinds of prompt where these are uneven.
+    by kinds of prompt where these are uneven. What it chose in the round before stays, as long as what that had (`before`) holds on.
     """
     over = resolve(session.config.select).groups
     if over != "clusters":
-        return group_examples(session, pool, embeddings, over)
+        return group_examples(session, pool, embeddings, over, before)
     if not may_choose_groups(session.config):
         return None
+    if before is not None and _chose_alike(session, number):
+        over = spread_over(before)
+        return None if over == "clusters" else group_examples(session, pool, embeddings, over, before)
     names, _ = field_values(Pool.open(pool.path), session.config.select.by)
     if enough_sources(len(names), pool.json("pool.json")["examples"]):
         found = group_examples(session, pool, embeddings, "kinds")
@@ -59,6 +70,15 @@ def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact) -
             return found
     found = group_examples(session, pool, embeddings, "wording")
     return found if found.json("clusters.json")["quality"]["unevenness"] >= session.config.kinds.uneven else None
+
+
+def _chose_alike(session: Session, number: int) -> bool:
+    """Whether the default strategy made its choice in the round before `number`, by the same settings."""
+    entry = next((entry for entry in rounds.all_rounds(session.run) if entry.number == number - 1), None)
+    if entry is None:
+        return False
+    then, now = parse(entry.config, f"{session.run.path}/run.db"), session.config
+    return may_choose_groups(then) and (then.select.by, then.kinds) == (now.select.by, now.kinds)
 
 
 def may_choose_groups(config: Config) -> bool:
@@ -96,36 +116,108 @@ def _open(quality: dict[str, Any]) -> str:
     return f"; {share:.0%} of the pool is open conversation, which counts as one kind" if share else ""
 
 
-def group_examples(session: Session, pool: Artifact, embeddings: Artifact, over: str) -> Artifact:
-    """Groups as a clustering: names, sizes, quality by embeddings, places on the report's map. `over`: field, wording or kinds."""
+def group_examples(
+    session: Session, pool: Artifact, embeddings: Artifact, over: str, before: Artifact | None = None
+) -> Artifact:
+    """Groups as a clustering: names, sizes, quality by embeddings, places on the report's map. `over`: field, wording or kinds. With
+    `before`, those of the round before where they hold on."""
     config = session.config
+    params: dict[str, Any] = {"spread_over": over, "seed": config.seed}
+    params |= {"by": config.select.by} if over != "wording" else {}
+    params |= {"kinds": config.kinds.model_dump(mode="json")} if over != "field" else {}
+    inputs = {"pool": pool, "embeddings": embeddings}
+    earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
 
     def build(out: Path, scratch: Path) -> None:
         """Write the groups in the form of a clustering."""
         reader, vectors = Pool.open(pool.path), load_embeddings(embeddings)
         with session.progress("cluster", len(reader), "examples") as progress:
-            assignment, names, facts = _groups(reader, over, config)
+            found = _groups(reader, over, config)
             progress(len(reader))
-        centroids, distance, quality = measure_groups(vectors, assignment, len(names), config.seed)
-        x, y = project(vectors).T
-        table = pa.table({"cluster": assignment.astype(np.int32), "distance": distance, "x": x, "y": y})
+        centroids, distance, quality = measure_groups(vectors, found.of, len(found.names), config.seed)
+        plane = principal_plane(vectors)
+        x, y = on_plane(vectors, plane).T
+        table = pa.table({"cluster": found.of.astype(np.int32), "distance": distance, "x": x, "y": y})
         pq.write_table(table, out / "clusters.parquet")
         np.save(out / "centroids.npy", centroids)
-        facts = {"k": len(names), "names": names, "quality": quality | facts, "spread_over": over}
+        np.save(out / "plane.npy", plane)
+        _save_kinds(out, found)
+        facts = {"k": len(found.names), "names": found.names, "quality": quality | found.facts, "spread_over": over}
         write_json(out / "clusters.json", facts)
 
-    params: dict[str, Any] = {"spread_over": over, "seed": config.seed}
-    params |= {"by": config.select.by} if over != "wording" else {}
-    params |= {"kinds": config.kinds.model_dump(mode="json")} if over != "field" else {}
-    inputs = {"pool": pool, "embeddings": embeddings}
-    return session.run.stage("clusters", version=4, inputs=inputs, params=params, build=build, label="cluster")
+    def grow(growth: Growth, out: Path, scratch: Path) -> None:
+        """Write the groups of before with the new examples in them, and new groups for new values of the field."""
+        with session.progress("cluster", len(growth.new), "examples") as progress:
+            found = _added(growth, over, config)
+            progress(len(growth.new))
+        before = np.load(growth.earlier.path / "centroids.npy")
+        centroids, distance = measure_added(growth.vectors, found.of, before, len(found.names))
+        _save_kinds(out, found)
+        growth.write(out, found.of, distance, centroids, found.names, found.facts)
+
+    return session.run.stage(
+        "clusters",
+        version=4,
+        inputs=inputs | as_input(earlier),
+        params=params,
+        build=build if earlier is None else partial(grow, Growth(session, pool, embeddings, earlier)),
+        label="cluster",
+    )
 
 
-def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[str], dict[str, Any]]:
-    """(n,) group of each row from 0 on, the groups' names, and what to record of how they were found."""
+def _added(growth: Growth, over: str, config: Config) -> _Grouped:
+    """The groups with what is new in them: a new example joins the group of its value of the field; of several groups of that value, the
+    one with its kind of prompt, else the largest. A new value makes a new group."""
+    reader, names = Pool.open(growth.pool.path), list(growth.document["names"])
+    of_group, of_new = np.zeros(len(names), dtype=int), np.zeros(len(growth.new), dtype=int)
+    facts: dict[str, Any] = {}
+    size = np.bincount(growth.cluster[growth.cluster >= 0], minlength=len(names))
+    if over != "wording":
+        of_group, of_new, added = _values(reader, growth, config.select.by)
+        names += added
+        facts = {"sources": int(max(of_group.max(), of_new.max())) + 1} if over == "kinds" else {}
+    largest = np.full(max(of_group.max(), of_new.max()) + 1, -1)
+    for group in np.argsort(size, kind="stable"):
+        largest[of_group[group]] = group
+    largest[largest < 0] = np.arange(len(size), len(names))
+    found, kinds = largest[of_new], growth.kinds
+    if kinds is not None:
+        prompts = reader.texts(np.arange(len(reader)), part="prompt")
+        kinds[growth.new] = most_alike(prompts, kinds, growth.new, config.seed)
+        old = np.flatnonzero(growth.cluster >= 0)
+        pairs, first = np.unique(of_group[growth.cluster[old]] * (kinds.max() + 1) + kinds[old], return_index=True)
+        at, known = locate(pairs, of_new * (kinds.max() + 1) + kinds[growth.new])
+        found = np.where(known, growth.cluster[old][first[at]], found)
+    return _Grouped(found.astype(np.int32), names, facts, kinds)
+
+
+def _values(reader: Pool, growth: Growth, by: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Codes of the field's value of each group and of each new example, and the values that no group has."""
+    _, first = np.unique(growth.cluster, return_index=True)
+    place: dict[str, int] = {}
+    of_group, of_new = (
+        np.array([place.setdefault(value, len(place)) for value in values_of(reader, by, rows)])
+        for rows in (first[-len(growth.document["names"]) :], growth.new)
+    )
+    return of_group, of_new, list(place)[of_group.max() + 1 :]
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """`of`: the group from 0 on of each example, `names` of the groups, `facts` of how they were found, `kinds`: the kind of prompt of each
+    example of the pool where groups depend on it, else None."""
+
+    of: np.ndarray
+    names: list[str]
+    facts: dict[str, Any]
+    kinds: np.ndarray | None = None
+
+
+def _groups(reader: Pool, over: str, config: Config) -> _Grouped:
+    """The groups of a whole pool."""
     values, field = field_values(reader, config.select.by) if over != "wording" else ([], np.zeros(len(reader), int))
     if over == "field":
-        return field, values, {"by": config.select.by}
+        return _Grouped(field, values, {"by": config.select.by})
     prompts = reader.texts(np.arange(len(reader)), part="prompt")
     kinds = _kinds(reader.path, config.kinds, config.seed)
     facts: dict[str, Any] = {"kinds": len(kinds.shared), "open_share": round(float(kinds.open[kinds.of].mean()), 4)}
@@ -138,7 +230,7 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
         facts |= {"sources_agree": round(sources_agree(field, kinds, config.seed), 4)}
     count = int(groups.max()) + 1
     if over == "kinds" and count == len(values):
-        return groups, values, facts
+        return _Grouped(groups, values, facts)
     names = describe(prompts, groups, count)
     if over == "wording" and kinds.open.any():
         group = int(groups[kinds.open[kinds.of]][0])
@@ -147,7 +239,12 @@ def _groups(reader: Pool, over: str, config: Config) -> tuple[np.ndarray, list[s
         source = np.zeros(count, dtype=int)
         source[groups] = field
         names = [f"{values[s]}: {name}" for s, name in zip(source, names, strict=True)]
-    return groups, names, facts
+    return _Grouped(groups, names, facts, kinds.of)
+
+
+def _save_kinds(out: Path, found: _Grouped) -> None:
+    if found.kinds is not None:
+        np.save(out / "kinds.npy", found.kinds)
 
 
 @lru_cache(maxsize=1)
@@ -174,6 +271,13 @@ def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:
         for row, entry in zip(rows, reader.metadata(rows), strict=True):
             code[row] = place.setdefault(_text(entry.get(name)), len(place))
     return list(place), code
+
+
+def values_of(reader: Pool, name: str, rows: np.ndarray) -> list[str]:
+    """The value of a metadata field of each of `rows`, as `field_values` names it."""
+    if name == "source":
+        return [str(source) or WITHOUT for source in reader.sources[rows]]
+    return [_text(entry.get(name)) for some in blocks(rows) for entry in reader.metadata(some)]
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from al.pool.identity import describe_sources
 from al.pool.importer import import_pool
 from al.pool.repair import make_repair
 from al.pool.store import Pool, locate
+from al.preparation.growing import goes_on, known_rows, made_alike
 from al.preparation.pool_state import load_embeddings, trainable
 from al.preparation.sources import held_out_sources
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.candidates import Vectors
 from selection.dedup import near
 from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
 from selection.holdout import hold_out as split_rows
-from selection.overlap import shares_passages
+from selection.overlap import Counted, compare_passages
 
 SIDES = {"pool": POOL, "dev": DEV, "test": TEST, "shadow": SHADOW}
 
@@ -56,11 +59,11 @@ def hold_out(
     if named is not None:
         inputs["named"] = named
     params = {"holdout": config.model_dump(mode="json"), "seed": session.config.seed}
-    if previous is not None and _made_from(previous, inputs, params):
+    if previous is not None and made_alike(previous, inputs, params, follows="previous"):
         return previous
 
     def build(out: Path, scratch: Path) -> None:
-        """Write `split.npy`, one side per example, and `split.json`."""
+        """Write `split.npy`, one side per example, and `split.json`; `runs.npy` and `seen.npy` for when the pool grows."""
         reader = Pool.open(pool.path)
         usable = trainable(pool, tokens)
         kept = _carry_split(reader.keys, previous)
@@ -73,15 +76,45 @@ def hold_out(
         dev, test = drawn_sizes(session)
         usable &= wanted(cleaned, len(reader))
         split = split_rows(reader.keys, reader.sources, representative, usable, dev, test, session.config.seed, kept)
-        _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold)
-        _shadow_shared(session, split, reader)
+        before = _compared_before(session, previous, pool, embeddings, params)
+        _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold, before)
+        counted = _shadow_shared(session, split, reader, before)
         np.save(out / "split.npy", split)
         np.save(out / "keys.npy", reader.keys)
+        np.save(out / "runs.npy", counted.runs)
+        np.save(out / "seen.npy", counted.seen)
         write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
     return session.run.stage(
         "split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What the round before compared: `old` (n,) bool, the pool's examples that were there; `split` (n,) their sides then; `counted`:
+    their passages."""
+
+    old: np.ndarray
+    split: np.ndarray
+    counted: Counted
+
+
+def _compared_before(
+    session: Session, previous: Artifact | None, pool: Artifact, embeddings: Artifact, params: dict[str, Any]
+) -> _Compared | None:
+    """What need not be compared again; None for nothing: in the first round, and where the thresholds or the embedder changed."""
+    if previous is None or previous.manifest["params"] != params or not (previous.directory / "runs.npy").exists():
+        return None
+    groups = session.run.find("groups", previous.manifest["inputs"]["groups"])
+    if groups is None or groups.manifest["params"]["threshold"] != session.config.dedup.threshold:
+        return None
+    if not goes_on(session.run, previous, pool, embeddings):
+        return None
+    at, old = known_rows(session.run, previous, Pool.open(pool.path).keys)
+    split = np.where(old, np.load(previous.path / "split.npy")[at], NEW)
+    runs, seen = (np.load(previous.path / f"{name}.npy") for name in ("runs", "seen"))
+    return _Compared(old, split, Counted(runs, seen, old))
 
 
 def _check_not_late(kept: np.ndarray | None, named: np.ndarray) -> None:
@@ -139,14 +172,6 @@ def drawn_sizes(session: Session) -> tuple[int | float, int | float]:
     return 0 if config.dev_files else config.dev, 0 if config.test_files else config.test
 
 
-def _made_from(artifact: Artifact, inputs: dict[str, Artifact], params: dict[str, Any]) -> bool:
-    """Whether `artifact` was made from just these, whatever it followed."""
-    made = {role: key for role, key in artifact.manifest["inputs"].items() if role != "previous"}
-    return (
-        made == {role: source.fingerprint for role, source in inputs.items()} and artifact.manifest["params"] == params
-    )
-
-
 def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | None:
     """The side that the `previous` split gave each key, NEW where it did not know it."""
     if previous is None:
@@ -156,24 +181,32 @@ def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | No
     return np.where(found, old_split[at], NEW).astype(np.int8)
 
 
-def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float) -> None:
-    """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in."""
+def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float, before: _Compared | None) -> None:
+    """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in. What was compared `before` is compared
+    with newly held-out rows alone."""
     held, rows = held_out(split), np.flatnonzero(split == POOL)
-    if len(held) and len(rows):
-        _, cosine = near(embeddings, embeddings[held])
-        split[rows[cosine[rows] >= threshold]] = SHADOW
+    old = np.zeros(len(split), dtype=bool) if before is None else before.old
+    newly = held[before.split[held] != split[held]] if before is not None else held
+    for some, others in ((rows[~old[rows]], held), (rows[old[rows]], newly)):
+        if len(others) and len(some):
+            _, cosine = near(Vectors(embeddings, some), embeddings[others])
+            split[some[cosine >= threshold]] = SHADOW
 
 
-def _shadow_shared(session: Session, split: np.ndarray, pool: Pool) -> None:
-    """Mark pool rows that share a passage with a held-out row."""
-    held = held_out(split)
-    if not len(held):
-        return
+def _shadow_shared(session: Session, split: np.ndarray, pool: Pool, before: _Compared | None) -> Counted:
+    """Mark pool rows that share a passage with a held-out row. What was compared `before` is not compared again, unless other rows are
+    held out. Returns what is compared now."""
     with session.progress("shared passages", 2 * len(pool), "texts") as progress:
-        shared = shares_passages(
-            pool.texts(np.arange(len(pool))), pool.sources, held, session.config.holdout.overlap, progress
+        shared, counted = compare_passages(
+            pool.texts(np.arange(len(pool))),
+            pool.sources,
+            held_out(split),
+            session.config.holdout.overlap,
+            progress,
+            before=None if before is None else before.counted,
         )
     split[shared & (split == POOL)] = SHADOW
+    return counted
 
 
 def held_out(split: np.ndarray) -> np.ndarray:

@@ -11,29 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from al.cleaning.stage import leave_out, role, wanted, why_left_out
+from al.cleaning.stage import leave_out, wanted, why_left_out
 from al.errors import DataError
 from al.pool.identity import describe_sources
 from al.pool.importer import holds_all, import_pool, same_pool
 from al.pool.repair import make_repair
 from al.pool.sources import Source
 from al.pool.store import Pool
+from al.preparation.clusters import cluster
 from al.preparation.embedding import embed
-from al.preparation.groups import groups_of_strategy
 from al.preparation.holdout import hold_out
-from al.preparation.pool_state import load_embeddings, trainable
+from al.preparation.near_duplicates import group
+from al.preparation.pool_state import trainable
 from al.preparation.sources import check_sources, with_labels
 from al.preparation.target import Target, import_target, keep_apart
 from al.run import rounds
-from al.run.artifacts import Artifact, write_json
+from al.run.artifacts import Artifact
 from al.run.base import local_identity
 from al.run.session import Session
-from selection.cluster import cluster as cluster_rows
-from selection.cluster import describe, named_texts, project
-from selection.dedup import near_duplicate_groups
 from selection.vectors import blocks
 from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, merge_tables, tokenize_pool
 
@@ -72,9 +68,9 @@ def prepare(session: Session, number: int) -> Prepared:
     tokens = tokenize(session, pool)
     check_trainable(session, pool, tokens, cleaned)
     embeddings = embed(session, pool)
-    groups = group(session, pool, tokens, embeddings, cleaned)
+    groups = group(session, pool, tokens, embeddings, cleaned, number)
     split = hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
-    clusters = cluster(session, pool, embeddings)
+    clusters = cluster(session, pool, embeddings, number)
     target = aim(session, pool, embeddings, split) if session.config.target.files else None
     return Prepared(version, pool, tokens, split, embeddings, groups, clusters, target, cleaned)
 
@@ -185,51 +181,6 @@ def _tokenized_before(session: Session, keys: np.ndarray, params: dict[str, Any]
     return None, np.ones(len(keys), dtype=bool)
 
 
-def group(
-    session: Session, pool: Artifact, tokens: Artifact, embeddings: Artifact, cleaned: Artifact | None = None
-) -> Artifact:
-    """Near-duplicate groups: one representative each, preferring examples that can be trained on, then those of the earliest pool
-    version, so that a new near-duplicate of a trained example never stands for it. What is `cleaned` away comes last and stands
-    only for its like."""
-    config = session.config.dedup
-
-    def build(out: Path, scratch: Path) -> None:
-        """Write `groups.parquet`: the representative of each example."""
-        age = _first_version(session, pool)
-        preference = np.where(trainable(pool, tokens), age, age.max() + 1)
-        preference[~wanted(cleaned, len(preference))] = age.max() + 2
-        with session.progress("near-duplicates", len(preference), "examples") as progress:
-            groups = near_duplicate_groups(
-                load_embeddings(embeddings), preference, config.threshold, config.neighbours, progress
-            )
-        table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
-        pq.write_table(table, out / "groups.parquet")
-
-    return session.run.stage(
-        "groups",
-        version=2,
-        inputs={"pool": pool, "tokens": tokens, "embeddings": embeddings, **role(cleaned)},
-        params=config.model_dump(mode="json"),
-        build=build,
-        label="near-duplicates",
-    )
-
-
-def _first_version(session: Session, pool: Artifact) -> np.ndarray:
-    """(n,) int: 0 for examples of the pool's first version, 1 for those that the second one added, and so on."""
-    chain = [pool]
-    while (parent := chain[-1].manifest["inputs"].get("previous")) is not None:
-        older = session.run.find("pool", parent)
-        if older is None:
-            break
-        chain.append(older)
-    keys = Pool.open(pool.path).keys
-    age = np.zeros(len(keys), dtype=np.int64)
-    for version in reversed(chain[1:]):
-        age += ~np.isin(keys, Pool.open(version.path).keys)
-    return age
-
-
 def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> None:
     """Stop before the costly stages if there is nothing to train on.
 
@@ -251,44 +202,6 @@ def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned:
         f"none of the {len(labelled):,} examples can be trained on: {int((~labelled).sum()):,} have no response, {long:,} are longer than "
         f"tokens.max_length ({session.config.tokens.max_length}), {empty:,} have an empty response. Import examples with responses, "
         "or raise tokens.max_length."
-    )
-
-
-def cluster(session: Session, pool: Artifact, embeddings: Artifact) -> Artifact:
-    """Clusters with names, quality measures and 2-D coordinates for the report; or what else the strategy spreads the budget over."""
-    groups = groups_of_strategy(session, pool, embeddings)
-    if groups is not None:
-        return groups
-    config = session.config.cluster
-
-    def build(out: Path, scratch: Path) -> None:
-        """Write `clusters.parquet` and `clusters.json`."""
-        reader = Pool.open(pool.path)
-        vectors = load_embeddings(embeddings)
-        with session.progress("cluster", len(reader), "examples") as progress:
-            result = cluster_rows(vectors, config, session.config.seed, progress)
-        k = len(result.centroids)
-        texts = reader.texts(np.arange(len(reader)), part="prompt")
-        with session.progress("name clusters", named_texts(result.assignment), "texts") as progress:
-            names = describe(texts, result.assignment, k, progress)
-        x, y = project(vectors).T
-        pq.write_table(
-            pa.table({"cluster": result.assignment, "distance": result.distance, "x": x, "y": y}),
-            out / "clusters.parquet",
-        )
-        np.save(out / "centroids.npy", result.centroids)
-        write_json(
-            out / "clusters.json",
-            {"k": k, "names": names, "quality": result.quality, "config": config.model_dump(mode="json")},
-        )
-
-    return session.run.stage(
-        "clusters",
-        version=4,
-        inputs={"pool": pool, "embeddings": embeddings},
-        params={"cluster": config.model_dump(mode="json", exclude={"adapt"}), "seed": session.config.seed},
-        build=build,
-        label="cluster",
     )
 
 

@@ -28,6 +28,7 @@ from al.lineage.training_rows import late_holdout, training_rows
 from al.planning.forecast import forecast
 from al.planning.needs import require
 from al.preparation.groups import groups_notices
+from al.preparation.grown_clusters import growth_notices
 from al.preparation.projection import for_the_report
 from al.preparation.sources import check_sources, sources_notices
 from al.preparation.stages import Prepared, as_dict, prepare
@@ -72,7 +73,10 @@ def run_round(
     for role, artifact in as_dict(prepared).items():
         done.keep(role, artifact)
     notices = decisions + (
-        sources_notices(session) + target_notices(prepared.target) + groups_notices(session.config, prepared.clusters)
+        sources_notices(session)
+        + target_notices(prepared.target)
+        + groups_notices(session.config, prepared.clusters)
+        + growth_notices(prepared.clusters)
     )
     for line in notices + late_holdout(session, prepared, ours):
         session.tell(f"note: {line}")
@@ -102,7 +106,7 @@ def run_round(
     for name, model in models.items() if asked.ids else ():
         done.keep(f"answers.{name}", answer(session, asked, model, f"answer {TITLES[name]}"))
 
-    for role, artifact in for_the_report(session, prepared, done.roles["clusters"]).items():
+    for role, artifact in for_the_report(session, prepared, done.roles["clusters"], number).items():
         done.keep(role, artifact)
     summary = publish_report(session, prepared, done.roles, budget, number)
     done.keep(rounds.ADAPTER, publish_adapter(session, prepared, done.roles, number))

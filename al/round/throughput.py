@@ -10,6 +10,7 @@ import numpy as np
 
 from al.budget import BudgetRequest
 from al.lineage.artifacts import RoundArtifacts
+from al.planning.gpus import gpus_of, speedup
 from al.preparation.pool_state import trainable
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
@@ -25,18 +26,24 @@ PROBE_STEPS = 3
 def resolve_budget(session: Session, prepared: Prepared, budget: BudgetRequest, done: RoundArtifacts) -> Budget:
     """The budget as selection takes it (examples or tokens).
 
-    Training time becomes tokens: measured tokens/s × seconds / epochs, less what is replayed in rounds after the first.
+    Training time becomes tokens: measured tokens/s of one GPU × what all of them are assumed to reach (`al.planning.gpus`) × seconds /
+    epochs, less what is replayed in rounds after the first.
     """
     if budget.unit != "seconds":
         return Budget(unit=budget.unit, amount=int(budget.amount))
-    speed = done.keep("throughput", throughput(session, prepared, done.number))
+    measured = done.keep("throughput", throughput(session, prepared, done.number)).json("throughput.json")
+    gpus = measured.get("gpus", 1)
+    faster = speedup(session.config, gpus)
+    if gpus > 1:
+        session.tell(f"note: {budget.text} of training: {faster.described()}")
     train = session.config.train
     share = train.epochs * (1 + (train.replay if train.mode == "continue" and done.number > 1 else 0))
-    return Budget(unit="tokens", amount=int(speed.json("throughput.json")["tokens_per_s"] * budget.amount / share))
+    return Budget(unit="tokens", amount=int(measured["tokens_per_s"] * faster.training * budget.amount / share))
 
 
 def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
-    """Measure training tokens/s with a throw-away adapter on real packs of the pool. Publishes `throughput.json`."""
+    """Measure training tokens/s of one GPU with a throw-away adapter on real packs of the pool. Publishes `throughput.json`, also with how
+    many GPUs the round had when it began: one that is resumed with another number keeps its budget."""
     no_part = {"checkpoint_every", "keep_checkpoints", "max_loss_ratio", "eval_every", "patience", "epochs"}
     params = {
         "model": session.model_params(),
@@ -47,7 +54,8 @@ def throughput(session: Session, prepared: Prepared, number: int) -> Artifact:
 
     def build(out: Path, scratch: Path) -> None:
         """Write `throughput.json`."""
-        write_json(out / "throughput.json", _measure(session, prepared, scratch))
+        gpus = gpus_of(session.config, session.engine)
+        write_json(out / "throughput.json", _measure(session, prepared, scratch) | {"gpus": gpus})
 
     return session.run.stage(
         "throughput", version=1, inputs={"tokens": prepared.tokens}, params=params, build=build, label="measure speed"

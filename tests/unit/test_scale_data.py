@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+
+from al.preparation.pool_state import load_embeddings
+from al.run.artifacts import write_json
+from al.run.store import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import scale_data
+from scale_round import embed_by, stage_seconds
 from scale_tables import scale
 
 
@@ -42,3 +48,14 @@ def test_the_table_shows_each_size_and_how_cpu_time_grows():
     text = scale(record)
     assert "| stage | 1,000 | 10,000 | growth |" in text
     assert "| 0.1 / 1.0 / 0.50 | 1.0 / 100.0 / 0.50 | n^2.00 |" in text
+
+
+def test_made_vectors_stand_in_for_the_embeddings_of_a_pool(tmp_path):
+    made = np.arange(20, dtype=np.float16).reshape(5, 4)
+    with Run.create_or_open(tmp_path / "run") as run:
+        pool = run.stage(
+            "pool", version=1, inputs={}, params={}, build=lambda out, _: write_json(out / "pool.json", {"examples": 3})
+        )
+        found = embed_by(made)(SimpleNamespace(run=run), pool)
+        assert (load_embeddings(found) == made[:3]).all()
+        assert list(stage_seconds(run.path / "events.jsonl")).count("embed") == 1

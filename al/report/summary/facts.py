@@ -18,7 +18,7 @@ from al.preparation.stages import Prepared
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.session import Session
-from selection.cluster import PROJECTION_SAMPLE
+from selection.plane import PLANE_SAMPLE
 from selection.scores import SCORES
 from trainer.tokens import TokenTable
 
@@ -88,7 +88,7 @@ class RoundFacts:
             return np.load(projection.path / "map.npy"), projection.json("map.json")
         points = pq.read_table(self.roles["clusters"].path / "clusters.parquet", columns=["x", "y"])
         xy = np.stack([points["x"].to_numpy(), points["y"].to_numpy()], axis=1)
-        return xy, {"method": "pca", "fitted": min(len(xy), PROJECTION_SAMPLE)}
+        return xy, {"method": "pca", "fitted": min(len(xy), PLANE_SAMPLE)}
 
     @cached_property
     def quotas(self) -> list[dict]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t, ttest_ind
 
-from selection.adapt import adapt, within_rounds
+from selection.adapt import adapt, extend, within_rounds
 from selection.vectors import unit
 
 D = 24
@@ -234,3 +234,15 @@ def test_a_partition_stays_a_partition(seed, k, rounds, least, share):
     assert firsts == sorted(firsts), "clusters keep their order"
     touched = [c for change in found.splits + found.merges for c in change.old]
     assert len(touched) == len(set(touched)), "a cluster changes once"
+
+
+def test_new_examples_join_what_their_cluster_was_made_into():
+    rng = np.random.default_rng(3)
+    centres = np.concatenate([two_tasks(rng), unit(rng.normal(size=(1, D)))])
+    vectors, task = clouds(centres, 100, rng)
+    own, new = np.where(task < 2, 0, 1), np.arange(0, 300, 10)  # both tasks in one cluster, which was split
+    adapted = task.copy()
+    adapted[new] = -1
+    assert (extend(vectors, own, adapted, 3) == task).all()
+    own[new] = 1 - own[new]  # only what comes from an example's own cluster counts, even where others are nearer
+    assert (np.where(extend(vectors, own, adapted, 3)[new] < 2, 0, 1) == own[new]).all()

@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 
 from selection.cluster import (
+    assign,
     choose_cells,
     choose_k,
     cluster,
     describe,
+    measure_added,
+    measure_groups,
     named_texts,
     nearest_to_centre,
-    project,
     telling_terms,
 )
 from selection.config import ClusterConfig
 from selection.errors import SelectionError
+from selection.plane import on_plane, principal_plane
 from selection.vectors import unit
 
 TOPICS = {
@@ -144,6 +147,10 @@ def test_equal_names_are_told_apart_and_texts_without_words_have_one():
     assert describe(["1 2", "?!"], np.array([0, 1]), 2) == ["cluster 0", "cluster 1"]
 
 
+def project(embeddings):
+    return on_plane(embeddings, principal_plane(embeddings))
+
+
 def test_the_map_keeps_clouds_apart(blobs):
     points = project(blobs[0])
     centres = np.array([points[blobs[1] == c].mean(0) for c in range(3)])
@@ -178,3 +185,21 @@ def test_the_examples_nearest_to_a_clusters_centre_come_nearest_first():
     embeddings = np.array([[1, 0.0], [1, 0.6], [1, 0.2], [0, 1.0], [1, -0.1]])
     nearest = nearest_to_centre(embeddings, np.array([0, 0, 0, 1, 0]), 3, 2)
     assert [rows.tolist() for rows in nearest] == [[2, 0], [3], []]
+
+
+def test_other_examples_join_the_cluster_of_their_nearest_cell(blobs):
+    vectors, label = blobs
+    found = cluster(vectors[::2], ClusterConfig(k=3, cells=12), seed=0)
+    again, distance = assign(vectors[::2], found.cells, found.cluster_of, found.centroids)
+    assert (again == found.assignment).all() and np.allclose(distance, found.distance, atol=1e-5)
+    others, _ = assign(vectors[1::2], found.cells, found.cluster_of, found.centroids)
+    assert (np.array([np.bincount(label[::2][again == c]).argmax() for c in range(3)])[others] == label[1::2]).all()
+
+
+def test_groups_that_grow_keep_their_centre_and_new_ones_have_their_own(blobs):
+    vectors, label = blobs
+    old, _, _ = measure_groups(vectors[label < 2], label[label < 2], 2, 0)
+    centroids, distance = measure_added(vectors, label, old, 3)
+    whole, far, _ = measure_groups(vectors, label, 3, 0)
+    assert (centroids[:2] == old).all() and np.allclose(centroids, whole, atol=1e-5)
+    assert np.allclose(distance, far, atol=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selection import dedup
-from selection.dedup import near, near_duplicate_groups
+from selection.dedup import Groups, grow_groups, near, near_duplicate_groups
 from selection.vectors import unit
 
 
@@ -55,6 +55,16 @@ def test_blocks_change_nothing(monkeypatch):
     whole = groups(made(seed=3))
     monkeypatch.setattr(dedup, "IN_BLOCK", 17)
     assert (groups(made(seed=3)).representative == whole.representative).all()
+
+
+def test_the_index_gives_the_same_however_many_examples_are_placed_at_once(monkeypatch):
+    monkeypatch.setattr(dedup, "EXACT_UP_TO", 100)
+    vectors, preference = made(n=1500, copies=700, noise=0.1), np.arange(2200) % 3
+    whole = groups(vectors, preference=preference)
+    monkeypatch.setattr(dedup, "PLACED", 3 * dedup.IN_BLOCK)
+    parts = groups(vectors, preference=preference)
+    assert (whole.representative != np.arange(2200)).sum() > 300
+    assert (parts.representative == whole.representative).all() and np.allclose(parts.cosine, whole.cosine, atol=1e-6)
 
 
 def test_many_equal_examples_make_one_group_in_little_memory():
@@ -111,3 +121,63 @@ def test_the_index_joins_what_comparing_all_leaders_joins(monkeypatch):
     assert sum(counts) == 5000 and min(counts) >= 0 and sum(counts[:20]) < 2500
     own = np.einsum("nd,nd->n", vectors, vectors[found.representative])
     assert (own[found.representative != np.arange(5000)] > 0.949).all(), "the full vectors decide"
+
+
+def in_rows_of_all(groups, old, n):
+    """Groups of the rows `old` as groups of n rows, -1 for the others."""
+    representative, cosine = np.full(n, -1), np.zeros(n, dtype=np.float32)
+    representative[old], cosine[old] = old[groups.representative], groups.cosine
+    return Groups(representative, cosine)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.3, 0.95),
+    st.sampled_from([0.02, 0.1, 0.5]),
+    st.sampled_from([0, 3]),
+    st.booleans(),
+)
+def test_a_grown_pool_has_the_groups_of_comparing_everything(seed, threshold, share, tiers, small):
+    """Also where a new example comes before an earlier leader: one without a response does not stand for one with a response."""
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.normal(size=(120, 4))).astype(np.float16)
+    new = rng.random(120) < share
+    tier = rng.integers(0, tiers, 120) if tiers else np.zeros(120, int)
+    preference = np.where(tier == 0, new.astype(int), tier + 1)
+    old = np.flatnonzero(~new)
+    whole, before = groups(vectors, threshold, preference), groups(vectors[old], threshold, preference[old])
+    with pytest.MonkeyPatch.context() as patch:
+        if small:
+            patch.setattr(dedup, "IN_BLOCK", 7)
+            patch.setattr(dedup, "BLOCK", 11)
+        found = grow_groups(vectors, preference, threshold, in_rows_of_all(before, old, 120))
+    assert (found.representative == whole.representative).all()
+    assert np.allclose(found.cosine, whole.cosine, atol=1e-5)
+
+
+def test_only_new_examples_are_compared_when_a_pool_grows(monkeypatch):
+    vectors, n = made(), 360
+    old = np.setdiff1d(np.arange(n), [5, 100, 320])
+    known, compared = in_rows_of_all(groups(vectors[old]), old, n), []
+    plain = dedup._nearest_before
+
+    def watched(embeddings, rows, leaders, position):
+        compared.append(len(rows) if len(leaders) else 0)
+        return plain(embeddings, rows, leaders, position)
+
+    monkeypatch.setattr(dedup, "_nearest_before", watched)
+    counted = []
+    preference = np.where(np.isin(np.arange(n), old), 0, 1)
+    found = grow_groups(vectors, preference, 0.98, known, counted.append)
+    assert (found.representative == groups(vectors, preference=preference).representative).all()
+    assert sum(compared) == 3 == sum(counted)
+
+
+def test_many_new_examples_of_a_large_pool_are_left_to_grouping_all(monkeypatch):
+    monkeypatch.setattr(dedup, "GROWN_UP_TO", 10)
+    vectors, old = made(), np.arange(340)
+    known = in_rows_of_all(groups(vectors[old]), old, 360)
+    assert grow_groups(vectors, np.zeros(360, int), 0.98, known) is not None
+    monkeypatch.setattr(dedup, "EXACT_UP_TO", 300)
+    assert grow_groups(vectors, np.zeros(360, int), 0.98, known) is None

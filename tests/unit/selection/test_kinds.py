@@ -11,6 +11,7 @@ from selection.kinds import (
     AGREED,
     Kinds,
     find_kinds,
+    most_alike,
     open_kinds,
     shared_wording,
     sources_agree,
@@ -214,3 +215,14 @@ def test_unevenness_is_zero_for_groups_of_one_size_and_grows_as_one_takes_all():
         > KindsConfig().uneven
         > unevenness(np.repeat(np.arange(4), [40, 30, 20, 10]))
     )
+
+
+def test_new_prompts_join_the_kind_that_is_worded_most_alike():
+    texts, task = prompts([300, 120, 60, 60])
+    kinds = find_kinds(texts, ONE_SEED, seed=0)
+    new = np.arange(0, 540, 9)
+    group = kinds.of.copy()
+    group[new] = -1
+    assert (most_alike(texts, group, new, seed=0) == kinds.of[new]).mean() > 0.95
+    only = np.where(kinds.of == kinds.of[1], kinds.of, -1)
+    assert set(most_alike(texts, only, new, seed=0)) == {kinds.of[1]}

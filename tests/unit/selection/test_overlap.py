@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selection import words
-from selection.overlap import runs_of_words, shares_passages
+from selection.overlap import Counted, compare_passages, runs_of_words, shares_passages
 
 INSTRUCTION = "read the following passage with great care and then answer the question that comes after it in one word only please "
 
@@ -144,3 +144,37 @@ def test_progress_counts_every_text_twice():
     texts = [passage(i) for i in range(5)] + [passage(0)]
     shares_passages(texts, np.array(["s"] * 6), np.array([0]), 0.5, counts.append)
     assert sum(counts) == 12
+
+
+def test_of_a_grown_pool_only_new_texts_are_read_and_compared_as_all_would_be():
+    texts = [passage(0), passage(1), f"early {passage(0)}", f"late {passage(0)}", passage(2), f"late {passage(1)}"]
+    texts += ["far away"] * 200
+    sources, held, old = np.array(["s"] * 206), np.array([0]), np.ones(206, dtype=bool)
+    old[3:6] = False
+    whole, counted = compare_passages(texts, sources, held, 0.5)
+    _, before = compare_passages([text for text, o in zip(texts, old, strict=True) if o], sources[old], held, 0.5)
+
+    class Watched(list):
+        read: list[int] = []
+
+        def __iter__(self):
+            raise AssertionError("every text is read")
+
+        def __getitem__(self, row):
+            self.read.append(row)
+            return super().__getitem__(row)
+
+    counts, many = [], Watched(texts)
+    before = Counted(before.runs, before.seen, old)
+    found, grown = compare_passages(many, sources, held, 0.5, counts.append, before=before)
+    assert np.flatnonzero(whole).tolist() == [2, 3] and np.flatnonzero(found).tolist() == [3]
+    assert set(many.read) == {0, 3, 4, 5} and sum(counts) == 412
+    assert (grown.runs == counted.runs).all() and (grown.seen == counted.seen).all() and grown.rows.all()
+
+
+def test_another_holdout_is_compared_with_every_text_again():
+    texts = [passage(0), passage(1), f"early {passage(1)}", "late"]
+    _, before = compare_passages(texts[:3], np.array(["s"] * 3), np.array([0]), 0.5)
+    before = Counted(before.runs, before.seen, np.array([True, True, True, False]))
+    found, _ = compare_passages(texts, np.array(["s"] * 4), np.array([0, 1]), 0.5, before=before)
+    assert np.flatnonzero(found).tolist() == [2]

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from selection.projection import NEIGHBOURS, project
+from selection import projection
+from selection.projection import NEIGHBOURS, add_to_map, fitted_rows, project
 from selection.vectors import unit
 
 pytest.importorskip("umap", reason="umap-learn is not installed (requirements.txt)")
@@ -37,6 +38,26 @@ def test_like_examples_lie_together(pool, fitted: int):
     xy = project(vectors, seed=0, fitted=fitted)
     assert xy.shape == (N, 2) and np.isfinite(xy).all()
     assert like_neighbours(xy, group) > 0.97
+
+
+def test_above_the_limit_examples_are_placed_almost_where_comparing_with_all_places_them(monkeypatch):
+    rng = np.random.default_rng(2)
+    group = rng.integers(0, 10, 1500)
+    vectors = unit(rng.normal(size=(10, 32))[group] + 0.9 * rng.normal(size=(1500, 32)))
+    exact = project(vectors, seed=0, fitted=400)
+    monkeypatch.setattr(projection, "EXACT_UP_TO", 1499)
+    found = project(vectors, seed=0, fitted=400)
+    apart = np.linalg.norm(found - exact, axis=1)
+    assert (apart == 0).sum() >= 400, "the fitted examples stay where they are"
+    assert (apart > 0).any(), "the index misses some neighbours"
+    assert apart.mean() < 0.001 * np.linalg.norm(np.ptp(exact, axis=0))
+    assert abs(like_neighbours(found, group) - like_neighbours(exact, group)) < 0.03
+
+
+def test_an_example_whose_cells_hold_too_few_is_compared_with_all(pool, monkeypatch):
+    monkeypatch.setattr(projection, "EXACT_UP_TO", N - 1)
+    monkeypatch.setattr(projection, "PROBES", 1)
+    assert np.isfinite(project(pool[0], seed=0, fitted=300)).all()
 
 
 def test_the_same_seed_gives_the_same_map(pool):
@@ -76,3 +97,13 @@ print(torch.get_num_threads(), {{one["num_threads"] for one in threadpoolctl.thr
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "{1}"]
+
+
+def test_new_examples_are_placed_where_the_map_places_what_it_is_not_fitted_on(pool):
+    vectors, group = pool
+    whole, fitted = project(vectors, seed=0, fitted=200), fitted_rows(N, 0, 200)
+    new = np.setdiff1d(np.arange(N), fitted)[::2]
+    before = whole.copy()
+    before[new] = np.nan
+    assert np.allclose(add_to_map(vectors, before, fitted, new), whole[new], atol=1e-5)
+    assert like_neighbours(whole, group) > 0.97

@@ -1,0 +1,157 @@
+"""A clustering of a pool that has grown: earlier examples keep their cluster, coordinates and names, new ones are added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from al.pool.store import Pool
+from al.preparation.growing import goes_on, known_rows
+from al.preparation.pool_state import load_embeddings
+from al.run import rounds
+from al.run.artifacts import Artifact, write_json
+from al.run.session import Session
+from al.run.store import Run
+from selection.candidates import Vectors
+from selection.plane import on_plane
+
+CLUSTERS_VERSION = 4
+MUCH, FAR, FAR_QUANTILE, LEAST_ADDED = 0.5, 0.1, 0.99, 50
+"""A note recommends `--recluster` if more than MUCH as many examples as a clustering was made from were added, or if more than FAR of at
+least LEAST_ADDED lie farther from their centre than the FAR_QUANTILE of those it was made from."""
+
+
+def earlier_clustering(run: Run, number: int) -> Artifact | None:
+    """The pool's own clustering in the round before `number`, under whatever that round adapted; None if there is none any more."""
+    return own_clustering(run, rounds.recorded(run, number - 1, "clusters"))
+
+
+def own_clustering(run: Run, clusters: Artifact | None) -> Artifact | None:
+    """The pool's own clustering that an adapted one comes from; of another clustering, that one itself."""
+    while clusters is not None and clusters.stage != "clusters":
+        inputs = clusters.manifest["inputs"]
+        name = inputs.get("own") or inputs["clusters"]
+        clusters = run.find("clusters", name) or run.find("adapted_clusters", name)
+    return clusters
+
+
+def holds(run: Run, pool: Artifact, embeddings: Artifact, before: Artifact) -> bool:
+    """Whether a clustering is of a pool that this one grew from, and has what it takes to add to it."""
+    return (
+        before.manifest["version"] == CLUSTERS_VERSION
+        and (before.directory / "plane.npy").exists()
+        and goes_on(run, before, pool, embeddings)
+    )
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The pool and what it has grown from: the clustering `earlier` of its earlier examples."""
+
+    session: Session
+    pool: Artifact
+    embeddings: Artifact
+    earlier: Artifact
+
+    @cached_property
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        return known_rows(self.session.run, self.earlier, Pool.open(self.pool.path).keys)
+
+    @cached_property
+    def new(self) -> np.ndarray:
+        """(m,) rows of the new examples."""
+        return np.flatnonzero(~self._known[1])
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """The embeddings of the new examples."""
+        return Vectors(load_embeddings(self.embeddings), self.new)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The earlier clusters.json."""
+        return self.earlier.json("clusters.json")
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The earlier clusters.parquet in rows of this pool; what it has for a new example is of another one."""
+        return pq.read_table(self.earlier.path / "clusters.parquet").take(pa.array(self._known[0]))
+
+    @cached_property
+    def cluster(self) -> np.ndarray:
+        """(n,) the cluster of each earlier example, -1 for a new one."""
+        return np.where(self._known[1], self.table["cluster"].to_numpy(), -1)
+
+    @property
+    def kinds(self) -> np.ndarray | None:
+        """(n,) int32 the kind of prompt of each earlier example, -1 for a new one; None where groups do not depend on kinds."""
+        if not (self.earlier.directory / "kinds.npy").exists():
+            return None
+        at, old = self._known
+        return np.where(old, np.load(self.earlier.path / "kinds.npy")[at], -1).astype(np.int32)
+
+    def write(
+        self,
+        out: Path,
+        found: np.ndarray,
+        distance: np.ndarray,
+        centroids: np.ndarray,
+        names: list[str],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the whole clustering: `found` and `distance` (m,) of the new examples, `names` and `centroids` of all clusters, and
+        `facts` to add to the quality measures."""
+        plane = np.load(self.earlier.path / "plane.npy")
+        columns = {name: self.table[name].to_numpy().copy() for name in ("cluster", "distance", "x", "y")}
+        limit = self._limit(columns["distance"])
+        columns["cluster"][self.new], columns["distance"][self.new] = found, distance
+        columns["x"][self.new], columns["y"][self.new] = on_plane(self.vectors, plane).T
+        pq.write_table(pa.table(columns), out / "clusters.parquet")
+        np.save(out / "plane.npy", plane)
+        np.save(out / "centroids.npy", centroids)
+        size = np.bincount(columns["cluster"], minlength=len(names))
+        quality = self.document["quality"] | {
+            "k": len(names),
+            "mean_distance": float(columns["distance"].mean()),
+            "smallest": int(size.min()),
+            "largest": int(size.max()),
+        }
+        before = self.document.get("growth", {"added": 0, "far": 0})
+        growth = {
+            "made_from": len(columns["cluster"]) - len(self.new) - before["added"],
+            "added": before["added"] + len(self.new),
+            "far": before["far"] + int((distance > limit).sum()),
+            "limit": limit,
+        }
+        changed = {"k": len(names), "names": names, "quality": quality | dict(facts or {}), "growth": growth}
+        write_json(out / "clusters.json", self.document | changed)
+
+    def _limit(self, distance: np.ndarray) -> float:
+        """How far from its centre an example is far, from those that the clustering was made from."""
+        before = self.document.get("growth")
+        return before["limit"] if before else float(np.quantile(distance[self._known[1]], FAR_QUANTILE))
+
+
+def growth_notices(clusters: Artifact) -> list[str]:
+    """What a clustering has taken up since it was made, and whether to make it again; nothing if the pool has not grown since."""
+    growth = clusters.json("clusters.json").get("growth")
+    if growth is None:
+        return []
+    added, made_from, far = growth["added"], growth["made_from"], growth["far"]
+    line = (
+        f"{added:,} examples added since the {made_from:,} that clusters were made from are assigned to those clusters"
+    )
+    if added > MUCH * made_from:
+        return [f"{line}; they are many: --recluster makes clusters of all examples again"]
+    if added >= LEAST_ADDED and far > FAR * added:
+        return [
+            f"{line}; {far:,} of them lie outside of all clusters: --recluster makes clusters of all examples again"
+        ]
+    return [line]
