@@ -5,7 +5,7 @@
 The pool and its embeddings are those of `benchmarks/scale.py` (its --work has them, or they are made). The added examples are made from
 rows of the pool: half of them near-duplicates by their embeddings, the others of the same topics. Embedding is left out: it takes
 time in proportion to what is new. `first` is a pool's first round, `grown` the round after the import. The map and the terms of
-clusters, which only the report shows, are included.
+clusters, which only the report shows, are included. The config is that of the demo, whose number of clusters is fixed.
 """
 
 from __future__ import annotations
