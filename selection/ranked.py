@@ -18,6 +18,8 @@ from selection.randomness import DRAW, EXPLORE, keyed_draw
 from selection.registry import PICKERS
 
 EXPLORED = -1
+EXPLORATION = "exploration"
+"""How the reason of a pick begins that exploration took, not a quota."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def rank_groups(
     if explored.any():
         rows = in_exploring_order(candidates, explored, seed_parts)
         result[EXPLORED] = RankedGroup(
-            rows, lambda i: f"exploration: random {i + 1} of {len(rows)} from the whole pool"
+            rows, lambda i: f"{EXPLORATION}: random {i + 1} of {len(rows)} from the whole pool"
         )
     return result
 

@@ -6,6 +6,7 @@ The groups are published as a clustering, so that quotas, reasons and the report
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact) -
             return found
     found = group_examples(session, pool, embeddings, "wording")
     return found if found.json("clusters.json")["quality"]["unevenness"] >= session.config.kinds.uneven else None
+
+
+def describe_groups(found: Mapping[str, Any]) -> str:
+    """What groups are, with their number, from their clusters.json: "68 sources", "40 kinds of prompt", "48 clusters of embeddings"."""
+    over, quality, k = found.get("spread_over", "clusters"), found["quality"], found["k"]
+    by = quality.get("by", "source")
+    values = "sources" if by == "source" else f"values of {by}"
+    if over == "clusters":
+        return f"{k:,} clusters of embeddings"
+    if over == "wording":
+        return f"{k:,} kinds of prompt"
+    if over == "kinds" and k > quality["sources"]:
+        return f"{k:,} kinds of prompt in {quality['sources']:,} {values}"
+    return f"{k:,} {values}"
 
 
 def may_choose_groups(config: Config) -> bool:

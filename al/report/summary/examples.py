@@ -57,7 +57,7 @@ def explain_outcome(record: dict[str, Any]) -> str:
     """One sentence for why an example was not picked."""
     name = record["outcome"]
     sentences = {
-        "quota_full": f"the quota of cluster {record['cluster']} was full",
+        "quota_full": f"the quota of group {record['cluster']} was full",
         "no_quota": f"cluster {record['cluster']} got no quota",
         "tail_cut": f"its NLL is in the top tail of cluster {record['cluster']}",
         "suspected_noise": f"suspected noise: {record.get('suspicion')}; noise.release=[{record['id']}] lets it be picked",

@@ -56,6 +56,7 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
         *blocks,
         Line(KEY, style="dim"),
         *_funnel(summary),
+        *[Line(text) for text in [view.groups_sentence(summary)] if text],
         _clusters(summary),
         *_outcomes(summary),
         _timings(summary),
@@ -121,7 +122,7 @@ def _clusters(summary: Mapping[str, Any]) -> Block:
     clusters = summary.get("clusters") or []
     top = view.top_clusters(summary, TOP_CLUSTERS)
     if not top:
-        return Line("Clusters: none got a quota." if clusters else "Clusters: this strategy used none.")
+        return Line("Groups: none got a quota." if clusters else "Groups: this strategy used none.")
     unit = short(lookup(summary, "budget", "unit") or "examples", 12)
     rows = []
     for cluster in (clusters[i] for i in top):
