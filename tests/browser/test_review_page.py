@@ -67,6 +67,19 @@ def test_a_batch_is_read_changed_and_approved(served, watch, width, theme):
     assert all(url.startswith(served.url.split("?")[0]) for url in watched.requests)
 
 
+def test_where_approving_trains_nothing_the_page_says_what_does(tmp_path, watch):
+    desk = make_desk(tmp_path, resume="python cli.py resume --run runs/mine")
+    with serve(desk, 0) as served:
+        watched, page = opened(watch, served)
+        assert page.get_by_role("button", name="Approve and train").count() == 0
+        page.get_by_role("button", name="Approve", exact=True).click()
+        assert "nothing is trained: python cli.py resume --run runs/mine trains." in page.inner_text("#confirm")
+        page.locator("#yes").click()
+        page.wait_for_selector("#live:not([hidden])")
+        assert "Nothing is trained yet: python cli.py resume --run runs/mine trains." in page.inner_text("#live")
+    assert desk.approved.is_set() and watched.errors == []
+
+
 @pytest.mark.parametrize(("quota", "said"), [("-1", "greater than or equal to 0"), ("300", "only 20 of its examples")])
 def test_approving_waits_for_what_was_typed_last_and_stops_where_that_is_refused(served, watch, quota, said):
     _, page = opened(watch, served)

@@ -71,6 +71,10 @@
       + (c.answered ? `, ${number(c.answered)} answered` : "") + (c.edited ? `, ${number(c.edited)} edited` : "");
     $("undo").disabled = !state.undoable;
     $("approve").disabled = Boolean(state.problem);
+    $("approve").textContent = state.resume ? "Approve" : "Approve and train";
+    $("confirm-note").textContent = state.resume
+      ? `The decision is recorded with the round and nothing is trained: ${state.resume} trains.`
+      : "The decision is recorded with the round, and training starts immediately.";
     for (const button of document.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-pressed", String(button.dataset.view === look.view));
       button.hidden = button.dataset.view === "unlabelled" && !c.unlabelled;
@@ -416,6 +420,11 @@
     $("desk").hidden = true;
     $("bar").hidden = true;
     $("live").hidden = false;
+    if (state.resume) {
+      $("live-state").textContent = `The decision is recorded. Nothing is trained yet: ${state.resume} trains.`;
+      $("live-note").hidden = true;
+      return;
+    }
     poll();
   }
 
