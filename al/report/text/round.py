@@ -78,9 +78,10 @@ def _work(summary: Mapping[str, Any]) -> list[Block]:
     parts = [
         f"{labels.WORK[k].lower()} {write(tokens[k], 'count')} ({write(seconds.get(k), 'seconds')})" for k in kinds
     ]
-    return (
-        [Line("; ".join(parts), label=f"Tokens through the model ({labels.device_seconds(summary)})")] if parts else []
-    )
+    rate = lookup(summary, "work", "tokens_per_s")
+    at = f" at {write(rate, 'rate')} tokens/s, the speed of the least disturbed training steps" if rate else ""
+    label = f"Tokens through the model ({labels.device_seconds(summary)}{at})"
+    return [Line("; ".join(parts), label=label)] if parts else []
 
 
 def written_table(summary: Mapping[str, Any], part: str) -> list[Block]:
