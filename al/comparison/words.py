@@ -154,7 +154,7 @@ def next_sentence(document: Mapping[str, Any]) -> str:
     if "better" in outcomes or not outcomes & {"unclear", "unmeasured"}:
         return ""
     if "unmeasured" in outcomes:
-        return f"Next, {ENOUGH_SEEDS} seeds, which give an interval: {_command(document, ENOUGH_SEEDS)}."
+        return f"Next, {ENOUGH_SEEDS} seeds, which give an interval (finished runs are kept): {command_of(document, ENOUGH_SEEDS)}"
     needed = {}
     for i, difference in found.items():
         seeds = len(entries_of(document)[i].get("seeds_done") or [])
@@ -167,12 +167,8 @@ def next_sentence(document: Mapping[str, Any]) -> str:
     first = min(enough, key=lambda i: enough[i])
     return (
         f"Next, {enough[first]} seeds: they show whether {name_of(document, first)} differs from {baseline_name(document)}, if difference "
-        f"and spread stay as they are: {_command(document, enough[first])}."
+        f"and spread stay as they are (finished runs are kept): {command_of(document, enough[first])}"
     )
-
-
-def _command(document: Mapping[str, Any], seeds: int) -> str:
-    return f"`{command_of(document, seeds)}` (finished runs are kept)"
 
 
 def share_text(document: Mapping[str, Any], i: int) -> str:
