@@ -137,7 +137,7 @@ def explain(candidates: Candidates, ranked: Mapping[int, RankedGroup], picks: Se
     rows = np.array([ranked[c].rows[i] for c, i in picks], dtype=np.int64)
     cluster, rank, measured = candidates.cluster[rows], *_loss_ranks(candidates, rows)
     return [
-        f"{ranked[c].explain(i)} in cluster {at}; {_loss_rank(candidates.loss[row], r, m)}"
+        f"{ranked[c].explain(i)} in group {at}; {_loss_rank(candidates.loss[row], r, m)}"
         for (c, i), row, at, r, m in zip(picks, rows, cluster, rank, measured, strict=True)
     ]
 
