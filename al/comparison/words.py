@@ -263,7 +263,7 @@ def _lead_sentence(document: Mapping[str, Any], found_in: Mapping[int, Differenc
     if not signed:
         return f"{lead}{size} {theirs} ({inside})."
     value = write(found.value, spoken.difference_style, signed=True)
-    return f"{lead}no significant difference from {theirs} (difference {value}, {inside})."
+    return f"{lead}no significant difference from {theirs} (difference {value} {spoken.unit}, {inside})."
 
 
 def _p_text(found: Difference, count: int) -> str:
