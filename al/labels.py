@@ -20,9 +20,9 @@ WORK = {
 
 OUTCOMES = {
     "selected": "selected for training",
-    "quota_full": "quota of its cluster was full",
-    "no_quota": "its cluster got no quota",
-    "tail_cut": "among its cluster's highest losses",
+    "quota_full": "quota of its group was full",
+    "no_quota": "its group got no quota",
+    "tail_cut": "among its group's highest losses",
     "suspected_noise": "its prompt makes its response less likely: suspected noise",
     "held_out_dev": "held out as dev",
     "held_out_test": "held out as test",
@@ -37,7 +37,7 @@ OUTCOMES = {
     "other_language": "in a language that clean.languages leaves out",
     "refusal": "its response declines the request",
     "dropped_in_review": "dropped in review",
-    "banned_in_review": "its cluster or source was banned in review",
+    "banned_in_review": "its group or source was banned in review",
 }
 
 ADJUSTED = {

@@ -127,7 +127,7 @@ def random_allocation(situation: Situation) -> Weights:
 def uniform_allocation(situation: Situation) -> Weights:
     """The same weight for every cluster, whatever its size. O(k) time."""
     size = situation.size
-    return Weights((size > 0).astype(np.float64), [f"the same as every cluster, {n} selectable" for n in size])
+    return Weights((size > 0).astype(np.float64), [f"the same as every group, {n} selectable" for n in size])
 
 
 @allocation("size")
@@ -171,7 +171,7 @@ def confidence_allocation(situation: Situation) -> Weights:
     reason = [
         f"unsure of {value:.0%} of its tokens ({m} measured)"
         if m
-        else "nothing measured here; the average cluster's value"
+        else "nothing measured here; the average group's value"
         for value, m in zip(level, found.measured, strict=True)
     ]
     return Weights(weight, [text + _power(temperature) for text in reason])
@@ -248,9 +248,9 @@ BAD, GOOD = 1.5, 0.67
 def loss_reason(losses: ClusterLosses, c: int, past: Sequence[PastRound] = ()) -> str:
     """What was measured of cluster `c`, in words: its loss against the pool's, and what it was when first measured in `past`."""
     if np.isnan(losses.expected[c]):
-        return "no example of the pool is measured; the same as every cluster"
+        return "no example of the pool is measured; the same as every group"
     if losses.measured[c] == 0:
-        return f"nothing measured here: taken as the average cluster, loss {losses.expected[c]:.2f}"
+        return f"nothing measured here: taken as the average group, loss {losses.expected[c]:.2f}"
     loss = losses.mean[c]
     ratio = loss / losses.pool_mean if losses.pool_mean > 0 else 1.0
     bad = "still bad here" if past else "bad here"

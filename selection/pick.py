@@ -128,7 +128,7 @@ def ranking_of(view: ClusterView, found: Order, words: Callable[[float], str]) -
         if i >= len(found.order):
             return "random, after the ranked ones"
         if np.isnan(found.value[i]):
-            return "the first of its cluster" if i == 0 else "random, no measured one is left"
+            return "the first of its group" if i == 0 else "random, no measured one is left"
         return words(float(found.value[i]))
 
     return Ranking(order, explain)

@@ -18,6 +18,8 @@ from selection.randomness import DRAW, EXPLORE, keyed_draw
 from selection.registry import PICKERS
 
 EXPLORED = -1
+EXPLORATION = "exploration"
+"""How the reason of a pick begins that exploration took, not a quota."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def rank_groups(
     if explored.any():
         rows = in_exploring_order(candidates, explored, seed_parts)
         result[EXPLORED] = RankedGroup(
-            rows, lambda i: f"exploration: random {i + 1} of {len(rows)} from the whole pool"
+            rows, lambda i: f"{EXPLORATION}: random {i + 1} of {len(rows)} from the whole pool"
         )
     return result
 
@@ -135,7 +137,7 @@ def explain(candidates: Candidates, ranked: Mapping[int, RankedGroup], picks: Se
     rows = np.array([ranked[c].rows[i] for c, i in picks], dtype=np.int64)
     cluster, rank, measured = candidates.cluster[rows], *_loss_ranks(candidates, rows)
     return [
-        f"{ranked[c].explain(i)} in cluster {at}; {_loss_rank(candidates.loss[row], r, m)}"
+        f"{ranked[c].explain(i)} in group {at}; {_loss_rank(candidates.loss[row], r, m)}"
         for (c, i), row, at, r, m in zip(picks, rows, cluster, rank, measured, strict=True)
     ]
 

@@ -153,7 +153,7 @@ def _targets(proposal: Proposal, change: Change, group: np.ndarray, pinned: np.n
         if quota > (capacity[c] if c < k - 1 else 0) and budget.unit == "examples":
             has = int(capacity[c]) if c < k - 1 else 0
             raise SelectionError(
-                f"cluster {c}: the quota is {quota}, but only {has} of its examples can be picked; lower the quota."
+                f"group {c}: the quota is {quota}, but only {has} of its examples can be picked; lower the quota."
             )
         if c < k - 1:
             target[c], fixed[c] = max(quota, int(floor[c])), True

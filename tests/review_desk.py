@@ -72,9 +72,9 @@ def make_proposed(root: Path, texts: list[str] = (), names: list[str] = (), budg
     return proposed
 
 
-def make_desk(root: Path, texts: list[str] = (), names: list[str] = ()) -> Desk:
+def make_desk(root: Path, texts: list[str] = (), names: list[str] = (), resume: str | None = None) -> Desk:
     """The desk of `make_proposed`; its draft is in `root`/review."""
-    return Desk(make_proposed(root, texts, names), root / "review")
+    return Desk(make_proposed(root, texts, names), root / "review", resume)
 
 
 def _publish(path, pool, cluster, tokens, nll, labelled, picks, quotas, names) -> Artifact:

@@ -87,7 +87,7 @@ def select(scored: Scored) -> Artifact:
 
     return session.run.stage(
         "selection",
-        version=4,
+        version=5,
         params=params,
         build=build,
         label="select",

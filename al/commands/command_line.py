@@ -17,8 +17,8 @@ from al.program import PROGRAM
 from al.terminal import displayable, quiet_libraries, show, show_drawn, without_passwords
 
 
-def common(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that every command takes. The command receives them as one `Options`."""
+def common(command: Callable[..., None], run_default: str = "runs/<config name>") -> Callable[..., None]:
+    """Add the options that every command takes. The command receives them as one `Options`. `run_default`: of --run, for its help."""
 
     @click.option(
         "--config",
@@ -39,7 +39,7 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
         "run_path",
         type=click.Path(path_type=Path),
         default=None,
-        help="Run directory.  [default: runs/<config name>]",
+        help=f"Run directory.  [default: {run_default}]",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print only one JSON document on stdout.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

@@ -359,7 +359,7 @@ class Order:
         if not np.isnan(self.by_disagreement[i]):
             ranks += f", disagreement {self.by_disagreement[i]:g}"
         size = int((self.cluster == c).sum())
-        return f"number {self.place[i]} of {size} measured in cluster {c} ({name}); ranks among all {m}: {ranks}"
+        return f"number {self.place[i]} of {size} measured in group {c} ({name}); ranks among all {m}: {ranks}"
 
 
 def _write_once(source: Path, target: Path) -> bool:
@@ -381,7 +381,7 @@ def _left_out(counts: Mapping[str, int]) -> str:
 def describe_labelling(document: dict[str, Any]) -> str:
     """The text of a finished `label` for the terminal."""
     lines = [
-        f"{document['prompts']:,} prompts of {document['clusters']:,} clusters to label, of {document['measured']:,} measured with "
+        f"{document['prompts']:,} prompts of {document['clusters']:,} groups to label, of {document['measured']:,} measured with "
         f"{'the base model' if document['adapter'] == 'base' else 'the adapter of ' + document['adapter']} "
         f"and {document['eligible']:,} without a response" + _left_out(document["left_out"]),
         f"  {document['file']}" + (" (exists already; not changed)" if document["kept"] else ""),

@@ -10,6 +10,7 @@ from al.commands.options import Options
 from al.config import Config
 from al.engine.engine import Engine
 from al.planning.cards import UNCERTAINTY, Card, find_card, machine_of
+from al.planning.embedder import embedder_size
 from al.planning.gpus import gpus_of, speedup
 from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit
 from al.planning.machine import probe_machine
@@ -47,6 +48,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     with cache_if_hub_is_silent(config):
         pool = estimate_pool(config, directory, named=bool(options.pool))
         shape = model_shape(config.model, config.lora, machine.bytes_per_value)
+        embedder_size(config.embed)  # kept: the estimate asks for it again
     number, spent = 1, 0.0
     if is_run(directory):
         with Run.read(directory) as run:
@@ -62,7 +64,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     }
     document["card"] = None if card is None else card.title
     document["uncertainty"] = None if card is None else UNCERTAINTY
-    document["basis"] = _basis(card, pool, shape.published)
+    document["basis"] = _basis(card, pool, shape.published) | _embedder_basis(config, pool)
     if gpus > 1:
         document["basis"]["gpus"] = speedup(config, gpus).described()
     document["until"] = None
@@ -97,6 +99,13 @@ def _basis(card: Card | None, pool: PoolEstimate, published: bool) -> dict[str, 
     memory = "calculated from the model's shape; checked on an H100, also within the memory of 24 and 16 GB cards (docs/benchmarks.md)"
     model = {"model": "its published sizes; the hub does not give its config here"} if published else {}
     return {"pool": pool.basis, **model, "memory": memory, "time": speed}
+
+
+def _embedder_basis(config: Config, pool: PoolEstimate) -> dict[str, str]:
+    """A line where texts are still to be embedded by a model whose size cannot be read here."""
+    if not pool.new_to_embed or embedder_size(config.embed).known:
+        return {}
+    return {"embed": f"as all-MiniLM-L6-v2 takes: the size of {config.embed.model} cannot be read here"}
 
 
 def describe_plan(document: dict[str, Any]) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from al.commands.compare import describe_comparison
 from al.commands.summary import describe_summary, finished_summary
 from al.comparison.runs import compare_runs
 from al.comparison.text import comparison_as_markdown, comparison_as_text
-from al.errors import ConfigError, EnvironmentProblem
+from al.errors import ConfigError, EnvironmentProblem, RunStateError
 from al.report.page.figures import write_figures
 from al.report.text.round import render_markdown
+from al.run import rounds
+from al.run.store import Run
 from al.terminal import displayable
 
 if TYPE_CHECKING:
@@ -49,6 +53,8 @@ def report(options: Options, wanted: Wanted) -> tuple[Any, str]:
 
 
 def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
+    if (comparison := _comparison(options, wanted)) is not None:
+        return comparison
     summary = finished_summary(options, wanted.number)
     if wanted.figures is None:
         return summary, render_markdown(summary) if wanted.markdown else describe_summary(summary)
@@ -58,6 +64,27 @@ def _one(options: Options, wanted: Wanted) -> tuple[Any, str]:
     written = write_figures(summary, wanted.figures, wanted.form)
     missing = [f"no data for the charts: {', '.join(written['left_out'])}"] if written["left_out"] else []
     return written, displayable("\n".join([*written["files"], *missing]))
+
+
+def _comparison(options: Options, wanted: Wanted) -> tuple[Any, str] | None:
+    """The document and text of a run that `compare` made, which has no rounds; None for a run of rounds."""
+    path = options.existing_run()
+    file = path / "comparison.json"
+    with Run.read(path) as run:
+        if rounds.last_round(run) is not None or not file.is_file():
+            return None
+    if wanted.figures is not None or wanted.number is not None:
+        raise ConfigError(
+            f"report: {path} is a comparison, which has no rounds and no figures; remove --round and --figures."
+        )
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunStateError(
+            f"{file}: is not whole ({error}); the `compare` command that made it writes it again from the finished runs."
+        ) from error
+    document["page"] = str(path / "comparison.html")
+    return document, comparison_as_markdown(document) if wanted.markdown else describe_comparison(document)
 
 
 def _compared(wanted: Wanted) -> tuple[Any, str]:

@@ -27,7 +27,7 @@ def describe_status(document: dict[str, Any]) -> str:
     if document["working"]:
         lines.append(f"  working: {document['owner']}")
     if document["waiting"]:
-        lines.append("  waiting for its review: the page's address is in the terminal that started the round")
+        lines.append(f"  {describe_waiting(document)}")
     if document["progress"] and not (stage and stage["step"]):
         lines.append(f"  {describe_progress(document['progress'])}")
     if stage:
@@ -35,11 +35,23 @@ def describe_status(document: dict[str, Any]) -> str:
             f"  {'in' if document['working'] else 'stopped in'} stage {stage['stage']} since {stage['since']}"
             + (f", {describe_step(stage['step'])}" if stage["step"] else "")
         )
-    if any(row["state"] == "open" for row in document["rounds"]) and not document["working"]:
+    is_open = any(row["state"] == "open" for row in document["rounds"])
+    if is_open and not document["working"] and not document["waiting"]:
         lines.append(f"  continue with: {PROGRAM} resume --run {document['run']}")
     if comparison and comparison["runs_done"] < comparison["runs_asked"] and not document["working"]:
         lines.append(f"  continue with: {comparison['command']}")
     return "\n".join(lines)
+
+
+def describe_waiting(document: dict[str, Any]) -> str:
+    """What a round that waits for its review waits for: its open page, or the command that shows it again."""
+    if document["working"]:
+        return "waiting for its review: the page's address is in the terminal that started the round"
+    run, round_ = document["run"], document["rounds"][-1]
+    return (
+        f"round {round_['round']} is waiting for its review: {PROGRAM} review --run {run} shows its page, and {PROGRAM} round --budget "
+        f"{round_['budget']} --run {run} --approve FILE reads an edited export. {PROGRAM} resume --run {run} trains without a review"
+    )
 
 
 def describe_progress(progress: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from al.commands.status import describe_progress, describe_status, describe_step
+from al.commands.status import describe_progress, describe_status, describe_step, describe_waiting
 from al.run.status import status
 from al.terminal import displayable, show
 
@@ -89,7 +89,7 @@ def now_line(document: dict[str, Any]) -> str:
     """The current work in one line. For training it is the last step, which is newer than the progress file."""
     progress, stage = document["progress"], document["stage"]
     if document["waiting"]:
-        return "waiting for its review: the page's address is in the terminal that started the round"
+        return describe_waiting(document)
     if stage and stage["step"]:
         return f"{stage['stage']}: {describe_step(stage['step'])}"
     if progress:

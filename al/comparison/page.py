@@ -6,7 +6,6 @@ The page shows the document's numbers as they are; only Holm's correction and th
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,8 @@ from markupsafe import Markup
 
 from al import labels
 from al.comparison import words
-from al.program import PROGRAM
+from al.comparison.next_step import command_of
+from al.evaluation.deciding import SHORT
 from al.report.page.base import packed_plotlyjs, render_document
 from al.report.page.dots import DotRow, dots
 from al.report.page.drawing import Chart, plain, plot_layout, spec, trace
@@ -56,20 +56,11 @@ def render_comparison(document: Mapping[str, Any]) -> str:
         order=words.ranked(document),
         baseline=words.baseline_of(document),
         headline=headline,
+        deciding=words.leading_metric(document),
+        short_responses=SHORT,
         verdict=words.comparison_verdict(document),
         command=command_of(document),
     )
-
-
-def command_of(document: Mapping[str, Any]) -> str:
-    """The command line as recorded under "command", or one made from what was compared."""
-    if document.get("command"):
-        return str(document["command"])
-    names = ",".join(str(strategy.get("name")) for strategy in document.get("strategies") or [])
-    options = {"strategies": names, "budget": document.get("budget"), "rounds": document.get("rounds")}
-    options["seeds"] = len(document.get("seeds") or []) or None
-    given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in (None, "")]
-    return " ".join([f"{PROGRAM} compare", *given])
 
 
 def color_role(document: Mapping[str, Any], i: int) -> str:

@@ -23,6 +23,7 @@ from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
 from al.errors import ConfigError
+from al.evaluation.deciding import deciding_metric
 from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
@@ -288,6 +289,7 @@ def _document(
         "groups": int(tests.source.max()) + 1,
         "groups_name": "source",
         "test_examples": len(tests.nll),
+        "decides": deciding_metric(False, tests.targets),
         "strategies": [
             {
                 **summarize(label, runs, done.get(BASELINE, [])),

@@ -53,7 +53,8 @@ def compare_runs(paths: Sequence[Path], number: int | None) -> dict[str, Any]:
     Returns:
         {"schema", "compared": "runs", "baseline": name, "runs": [{"name", "run", "round", "budget", "models", "test_examples", "examples",
         "tokens", "seconds", "report_path", "final": {metric: {"mean", …}}, "difference": {metric: {"value", "low", "high", "p"}} or None}],
-        "test_examples", "config": {key: [value of each run]}, "comparable": bool, "why_not": str or None, "notes"}.
+        "test_examples", "decides": {"metric", "response_tokens"} or None, "config": {key: [value of each run]}, "comparable": bool,
+        "why_not": str or None, "notes"}.
 
     Raises:
         ConfigError: fewer than two runs. RunStateError: a run does not exist, or has not finished the round.
@@ -75,6 +76,7 @@ def compare_runs(paths: Sequence[Path], number: int | None) -> dict[str, Any]:
         "runs": runs,
         "test_examples": counts.pop() if len(counts) == 1 else None,
         "config": _config_differences(sides),
+        "decides": _decides(sides),
         "comparable": why_not is None,
         "why_not": why_not,
         "notes": [CAVEAT] if why_not is None else [],
@@ -123,6 +125,13 @@ def _described(side: Side) -> dict[str, Any]:
         "report_path": str(side.path / "rounds" / f"{side.number:03d}" / "report.html"),
         "final": {metric: spread([models["selected"][metric]]) for metric in SHOWN_METRICS},
     }
+
+
+def _decides(sides: Sequence[Side]) -> dict[str, Any] | None:
+    """The deciding metric of the rounds, if all have the same and it can be compared; None: NLL, as for rounds before that rule."""
+    found = [side.summary.get("decides") for side in sides]
+    same = found[0] and all(of_each and of_each["metric"] == found[0]["metric"] for of_each in found)
+    return found[0] if same and found[0]["metric"] in SHOWN_METRICS else None
 
 
 def _config_differences(sides: Sequence[Side]) -> dict[str, list[Any]]:

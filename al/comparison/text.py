@@ -7,12 +7,14 @@ from typing import Any
 
 from al import labels
 from al.comparison import words
-from al.comparison.words import baseline_name, differences, entries_of, name_of, nll_of
+from al.comparison.words import baseline_name, differences, entries_of, name_of, value_of
 from al.report.reading.values import MISSING, lookup, short, write
+from al.report.reading.verdict import deciding_reason
 from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, difference_cell, metric_table, one_line
 from al.report.text.markdown import as_markdown
 from al.terminal import displayable
 
+HEADS = {"macro_nll": Cell("NLL", note="↓"), "macro_em": Cell("Exact", note="match ↑")}
 METRICS = ("macro_nll", "micro_nll", "macro_nll_no_end", "macro_em", "micro_em")
 STRATEGY_KEY = (
     "NLL in nats per response token, exact match teacher-forced, both as the mean over {groups}. p after Holm's correction; n.s.: no "
@@ -45,32 +47,25 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
     if not document.get("strategies"):
         return [setting]
     baseline = short(baseline_name(document), 9)
-    head = [
-        "Strategy",
-        Cell("NLL", note="↓"),
-        Cell(f"minus {baseline}", note="95% interval"),
-        "p",
-        Cell("Exact", note="match ↑"),
-    ]
-    head += [
-        Cell(f"minus {baseline}", note="points"),
-        Cell("Same NLL", note="with"),
-        Cell("At equal", note="tokens"),
-        "Scoring",
-    ]
-    nll, exact_match = differences(document, "macro_nll"), differences(document, "macro_em")
+    first = words.leading_metric(document)
+    second = "macro_em" if first == "macro_nll" else "macro_nll"
+    head = ["Strategy", HEADS[first], Cell(f"minus {baseline}", note="95% interval"), "p", HEADS[second]]
+    head += [Cell(f"minus {baseline}", note=labels.difference_style(second)[1])]
+    head += [Cell("Same NLL", note="with"), Cell("At equal", note="tokens"), "Scoring"]
+    found, other = differences(document, first), differences(document, second)
     rows = []
     for i in words.ranked(document):
         strategy = document["strategies"][i]
-        row = [name_of(document, i, 16), write(nll_of(document, i), "nll"), difference_cell(nll.get(i))]
-        row += [write(nll[i].holm, "p") if i in nll else MISSING]
-        row += [write(lookup(strategy, "final", "macro_em", "mean"), "percent")]
-        row += [write(exact_match[i].value, "points", signed=True) if i in exact_match else MISSING]
+        values = [write(value_of(document, i, key), labels.metric(key).style) for key in (first, second)]
+        row = [name_of(document, i, 16), values[0], difference_cell(found.get(i))]
+        row += [write(found[i].holm, "p") if i in found else MISSING, values[1]]
+        row += [write(other[i].value, labels.difference_style(second)[0], signed=True) if i in other else MISSING]
         row += [words.share_text(document, i).replace("at most ", "≤ ").replace(words.NOT_REACHED, "never")]
         row += [write(lookup(strategy, "equal_tokens", "difference"), "nll", signed=True)]
         rows.append([*row, write(strategy.get("scoring_share"), "percent")])
     key = STRATEGY_KEY.format(groups=words.groups_text(document), baseline=baseline_name(document))
-    return [setting, Table(head, rows), Line(key, style="dim", joined=True)]
+    why = [Line(reason, style="dim", joined=True)] if (reason := deciding_reason(document)) else []
+    return [setting, *why, Table(head, rows), Line(key, style="dim", joined=True)]
 
 
 def _setting(document: Mapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import SHORT_WORDS, Comparison, Outcome, join_words
 
@@ -21,6 +22,23 @@ LONGEST_NAME = 32
 NOT_REACHED = "not reached"
 ENOUGH_SEEDS = 5
 """With fewer, no significant difference is put down to the number of seeds: the t interval of three is 2.2 times that of many."""
+
+
+class Spoken(NamedTuple):
+    """A metric in sentences: its name, the styles of values and differences, the unit of these, and how its best value is called."""
+
+    name: str
+    style: str
+    difference_style: str
+    unit: str
+    best: str
+
+
+SPOKEN = {
+    "macro_nll": Spoken("NLL", "nll", "nll", "nats per response token", "lowest"),
+    "macro_em": Spoken("exact match", "percent", "points", "points", "highest"),
+}
+"""The metrics that can decide a comparison; answers are not written in one."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +90,18 @@ def differences(document: Mapping[str, Any], metric: str) -> dict[int, Differenc
     }
 
 
+def leading_metric(document: Mapping[str, Any]) -> str:
+    """The metric that decides, by the rule of `al.evaluation.deciding`; NLL where a document does not name it."""
+    metric = lookup(document, "decides", "metric")
+    return metric if metric in SPOKEN else "macro_nll"
+
+
 def ranked(document: Mapping[str, Any]) -> list[int]:
-    """Positions of the entries by final macro NLL, best first, unmeasured ones last."""
-    values = [nll_of(document, i) for i in range(len(entries_of(document)))]
-    return sorted(range(len(values)), key=lambda i: (values[i] is None, values[i] or 0.0))
+    """Positions of the entries by the final value of the deciding metric, best first, unmeasured ones last."""
+    metric = leading_metric(document)
+    sign = 1.0 if metric == "macro_nll" else -1.0
+    values = [value_of(document, i, metric) for i in range(len(entries_of(document)))]
+    return sorted(range(len(values)), key=lambda i: (values[i] is None, sign * (values[i] or 0.0)))
 
 
 def baseline_of(document: Mapping[str, Any]) -> int | None:
@@ -107,18 +133,42 @@ def unfinished(document: Mapping[str, Any]) -> bool:
 
 
 def comparison_verdict(document: Mapping[str, Any]) -> list[str]:
-    """A paragraph on each entry against the baseline, best first: NLL, exact match, examples and tokens."""
+    """A paragraph on each entry against the baseline, best first: the deciding metric, the other one, examples and tokens; then what to
+    do next where nothing is decided."""
     if document.get("why_not"):
         return []
-    nll, exact_match = differences(document, "macro_nll"), differences(document, "macro_em")
-    sentences = []
+    found, sentences = differences(document, leading_metric(document)), []
     for i in ranked(document):
-        if i in nll:
-            sentences.append(" ".join([_nll_sentence(document, nll, i), *_others(document, nll[i], exact_match, i)]))
+        if i in found:
+            sentences.append(" ".join([_lead_sentence(document, found, i), *_others(document, i)]))
         elif i != baseline_of(document):
             why = "not yet compared" if nll_of(document, i) is None else "not compared"
             sentences.append(f"{name_of(document, i)}: {why} with {baseline_name(document)}.")
-    return sentences
+    return [*sentences, *filter(None, [next_sentence(document)])]
+
+
+def next_sentence(document: Mapping[str, Any]) -> str:
+    """What to do where no strategy is better and some could be: the command with as many seeds as would tell. "" elsewhere."""
+    found = {} if compares_runs(document) or unfinished(document) else differences(document, leading_metric(document))
+    outcomes = {difference.outcome for difference in found.values()}
+    if "better" in outcomes or not outcomes & {"unclear", "unmeasured"}:
+        return ""
+    if "unmeasured" in outcomes:
+        return f"Next, {ENOUGH_SEEDS} seeds, which give an interval (finished runs are kept): {command_of(document, ENOUGH_SEEDS)}"
+    needed = {}
+    for i, difference in found.items():
+        seeds = len(entries_of(document)[i].get("seeds_done") or [])
+        ends = (difference.value, difference.low, difference.high)
+        if difference.outcome == "unclear" and seeds > 1 and None not in ends:
+            needed[i] = seeds_to_tell(*ends, seeds, len(found))
+    enough = {i: seeds for i, seeds in needed.items() if seeds is not None}
+    if not enough:
+        return f"Even {MOST_SEEDS} seeds would not show a difference this small: take the strategies as equal at this budget, or raise it."
+    first = min(enough, key=lambda i: enough[i])
+    return (
+        f"Next, {enough[first]} seeds: they show whether {name_of(document, first)} differs from {baseline_name(document)}, if difference "
+        f"and spread stay as they are (finished runs are kept): {command_of(document, enough[first])}"
+    )
 
 
 def share_text(document: Mapping[str, Any], i: int) -> str:
@@ -133,70 +183,87 @@ def share_text(document: Mapping[str, Any], i: int) -> str:
 
 
 def groups_text(document: Mapping[str, Any]) -> str:
-    """What a macro metric is the mean over, "391 groups (source)"."""
+    """What a macro metric is the mean over, "391 sources"."""
     name = short(str(document.get("groups_name") or ""), LONGEST_NAME)
+    if name == "source":
+        return f"{write(document.get('groups'), 'count')} sources"
     return f"{write(document.get('groups'), 'count')} groups" + (f" ({name})" if name else "")
 
 
 def _answer(document: Mapping[str, Any]) -> str:
     measured = [i for i in ranked(document) if nll_of(document, i) is not None]
-    nll, baseline, start = differences(document, "macro_nll"), baseline_name(document), baseline_of(document)
+    metric = leading_metric(document)
+    found_in, baseline, start = differences(document, metric), baseline_name(document), baseline_of(document)
+    best = f"the {SPOKEN[metric].best} {SPOKEN[metric].name}"
     if not measured:
         return "Nothing was measured"
     lowest = name_of(document, measured[0])
     if start not in measured:
-        return f"No strategy was compared with {baseline}, so nothing shows that choosing pays; {lowest} has the lowest NLL"
-    if not nll:
+        return f"No strategy was compared with {baseline}, so nothing shows that choosing pays; {lowest} has {best}"
+    if not found_in:
         return f"Nothing was compared with {baseline}"
-    found = {outcome: [i for i in measured if i in nll and nll[i].outcome == outcome] for outcome in SHORT_WORDS}
+    found = {
+        outcome: [i for i in measured if i in found_in and found_in[i].outcome == outcome] for outcome in SHORT_WORDS
+    }
     named = {outcome: join_words([name_of(document, i) for i in rows]) for outcome, rows in found.items()}
     worse = f"; {named['worse']} {_verb(found['worse'], 'is', 'are')} worse than {baseline}" if found["worse"] else ""
     if found["better"]:
         text = f"{named['better']} beat {baseline} {'on these test examples' if compares_runs(document) else 'beyond chance'}"
         if measured[0] not in found["better"]:
-            text += f"; {lowest} has the lowest NLL, but that may be chance"
+            text += f"; {lowest} has {best}, but that may be chance"
         else:
-            text += f"; {lowest} has the lowest NLL" if len(found["better"]) > 1 else ""
-            if lookup(entries_of(document), measured[0], "share", "value") is not None:
+            text += f"; {lowest} has {best}" if len(found["better"]) > 1 else ""
+            if metric == "macro_nll" and lookup(entries_of(document), measured[0], "share", "value") is not None:
                 text += f" and needs {share_text(document, measured[0])} of {baseline}'s examples for the same NLL"
-        return text + worse + _fallen_exact_match(document, found["better"])
-    if len(found["worse"]) == len(nll):
+        return text + worse + _lost_elsewhere(document, found["better"])
+    if len(found["worse"]) == len(found_in):
         return worse.removeprefix("; ")
     unsettled = [*found["unclear"], *found["unmeasured"]]
-    names = f"whether {name_of(document, unsettled[0])} beats" if len(nll) == 1 else "whether any of them beats"
+    names = f"whether {name_of(document, unsettled[0])} beats" if len(found_in) == 1 else "whether any of them beats"
     if compares_runs(document):
-        return f"{'None of them' if len(nll) > 1 else f'{name_of(document, unsettled[0])} did not'} beat {baseline} here{worse}"
+        return f"{'None of them' if len(found_in) > 1 else f'{name_of(document, unsettled[0])} did not'} beat {baseline} here{worse}"
     fewest = min(len(entries_of(document)[i].get("seeds_done") or []) for i in unsettled)
     if fewest >= ENOUGH_SEEDS and not found["unmeasured"]:
         return f"Over {fewest} seeds no gain over {baseline} is beyond chance{worse}"
     seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
-    first = f"; {lowest} has the lowest NLL, which may be chance" if measured[0] != start else ""
+    first = f"; {lowest} has {best}, which may be chance" if measured[0] != start else ""
     return f"{seeds} too few to tell {names} {baseline}{worse}{first}"
 
 
-def _fallen_exact_match(document: Mapping[str, Any], better: list[int]) -> str:
-    exact_match = differences(document, "macro_em")
-    fallen = [i for i in better if i in exact_match and exact_match[i].outcome == "worse"]
-    whose = join_words([name_of(document, i) for i in fallen])
-    return f"; but the exact match of {whose} fell below {baseline_name(document)}'s" if fallen else ""
+def _lost_elsewhere(document: Mapping[str, Any], better: list[int]) -> str:
+    """Which of the better ones are worse than the baseline in the metric that does not decide."""
+    other = _other(leading_metric(document))
+    compared = differences(document, other)
+    whose = join_words([name_of(document, i) for i in better if i in compared and compared[i].outcome == "worse"])
+    if not whose:
+        return ""
+    verb = "fell below" if other == "macro_em" else "rose above"
+    return f"; but the {SPOKEN[other].name} of {whose} {verb} {baseline_name(document)}'s"
 
 
-def _nll_sentence(document: Mapping[str, Any], nll: Mapping[int, Difference], i: int) -> str:
+def _other(metric: str) -> str:
+    return "macro_em" if metric == "macro_nll" else "macro_nll"
+
+
+def _lead_sentence(document: Mapping[str, Any], found_in: Mapping[int, Difference], i: int) -> str:
     """ "rds: NLL 1.120, 0.210 nats per response token below random's 1.330 (95% interval 0.180 to 0.240, p …)."."""
-    found, start = nll[i], baseline_of(document)
-    theirs = f"{baseline_name(document)}'s {write(None if start is None else nll_of(document, start), 'nll')}"
-    lead = f"{name_of(document, i)}: NLL {write(nll_of(document, i), 'nll')}, "
-    size = f"{write(abs(found.value or 0), 'nll')} nats per response token {'below' if (found.value or 0) < 0 else 'above'}"
+    metric = leading_metric(document)
+    found, start, spoken = found_in[i], baseline_of(document), SPOKEN[metric]
+    baseline = None if start is None else value_of(document, start, metric)
+    theirs = f"{baseline_name(document)}'s {write(baseline, spoken.style)}"
+    lead = f"{name_of(document, i)}: {spoken.name} {write(value_of(document, i, metric), spoken.style)}, "
+    size = f"{write(abs(found.value or 0), spoken.difference_style)} {spoken.unit} {'below' if (found.value or 0) < 0 else 'above'}"
     if found.outcome == "unmeasured":
         return f"{lead}{size} {theirs}, but without an interval (it takes three seeds) that may be chance."
     signed = found.outcome == "unclear"
     ends = (found.low or 0.0, found.high or 0.0)
     bounds = ends if signed else sorted(map(abs, ends))
-    interval = " to ".join(write(bound, "nll", signed=signed) for bound in bounds)
-    inside = f"95% interval {interval}{_p_text(found, sum(d.holm is not None for d in nll.values()))}"
+    interval = " to ".join(write(bound, spoken.difference_style, signed=signed) for bound in bounds)
+    inside = f"95% interval {interval}{_p_text(found, sum(d.holm is not None for d in found_in.values()))}"
     if not signed:
         return f"{lead}{size} {theirs} ({inside})."
-    return f"{lead}no significant difference from {theirs} (difference {write(found.value, 'nll', signed=True)}, {inside})."
+    value = write(found.value, spoken.difference_style, signed=True)
+    return f"{lead}no significant difference from {theirs} (difference {value} {spoken.unit}, {inside})."
 
 
 def _p_text(found: Difference, count: int) -> str:
@@ -206,14 +273,19 @@ def _p_text(found: Difference, count: int) -> str:
     return f", p {p if p.startswith('<') else '= ' + p}" + (f" corrected for {count} strategies" if count > 1 else "")
 
 
-def _others(document: Mapping[str, Any], nll: Difference, exact_match: Mapping[int, Difference], i: int) -> list[str]:
-    """Sentences on exact match, examples for the same NLL, and equal tokens."""
-    baseline, sentences = baseline_name(document), []
-    if i in exact_match:
-        found = exact_match[i]
-        interval = " to ".join(write(bound, "points", signed=True) for bound in (found.low, found.high))
-        inside = "no interval" if found.outcome == "unmeasured" else f"{interval}, {SHORT_WORDS[found.outcome]}"
-        sentences.append(f"Exact match {write(found.value, 'points', signed=True)} points ({inside}).")
+def _others(document: Mapping[str, Any], i: int) -> list[str]:
+    """Sentences on the metric that does not decide, examples for the same NLL, and equal tokens."""
+    baseline, sentences, other = baseline_name(document), [], _other(leading_metric(document))
+    compared, nll = differences(document, other), differences(document, "macro_nll").get(i)
+    if i in compared:
+        found, spoken = compared[i], SPOKEN[other]
+        value, *ends = (write(x, spoken.difference_style, signed=True) for x in (found.value, found.low, found.high))
+        inside = (
+            "no interval" if found.outcome == "unmeasured" else f"{' to '.join(ends)}, {SHORT_WORDS[found.outcome]}"
+        )
+        sentences.append(f"{spoken.name[0].upper()}{spoken.name[1:]} {value} {spoken.unit} ({inside}).")
+    if nll is None:
+        return sentences
     if lookup(entries_of(document), i, "share") is not None and nll.outcome != "unclear":
         part = share_text(document, i)
         has = f"It has {baseline}'s final NLL with {part} of {baseline}'s examples."
@@ -228,9 +300,14 @@ def _others(document: Mapping[str, Any], nll: Difference, exact_match: Mapping[i
     return sentences
 
 
+def value_of(document: Mapping[str, Any], i: int, metric: str) -> float | None:
+    """The mean of a metric of an entry after its last round."""
+    return lookup(entries_of(document), i, "final", metric, "mean")
+
+
 def nll_of(document: Mapping[str, Any], i: int) -> float | None:
     """The mean macro NLL of an entry after its last round."""
-    return lookup(entries_of(document), i, "final", "macro_nll", "mean")
+    return value_of(document, i, "macro_nll")
 
 
 def baseline_name(document: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def data_card(document: Mapping[str, Any]) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# Data selected in {rounds} of {escape(shown['run'])}",
         "Each row is one conversation (`messages`) with its `source`, the scores that it was picked by, the reason of the pick (`why`) and "
-        "the reason of its cluster's quota (`quota_reason`). The licences are those of the sources.",
+        "the reason of its group's quota (`quota_reason`). The licences are those of the sources.",
         f"## Use it\n\n{_python(USE_DATA)}",
         f"## Data\n\n{data_section(shown).strip()}",
     ]

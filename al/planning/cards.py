@@ -1,9 +1,14 @@
 """GPUs by their specification, to plan for a card that is not in this machine.
 
-Speeds are dense bfloat16 matrix products with float32 sums, as NVIDIA publishes them; a data sheet that gives only the figure with
-sparsity is halved. Sources: the architecture papers of Ampere GA102 (table 9), Ada (appendix A) and Blackwell RTX (appendix A), and the
-data sheets of A10, A30, A40, A100, H100, H200, L4, L40, L40S, RTX A5000, A6000 and 6000 Ada, and HGX B200. RTX 3060 and
-4060 Ti: twice their float32 rate, which is the ratio of every GeForce card in those papers.
+Speeds are dense bfloat16 matrix products with float32 sums; a data sheet that gives only the figure with sparsity is halved. A GeForce card
+reaches twice its float32 rate, an Ampere or Ada card for workstations and servers four times.
+
+Each figure was compared with published tables (resellers' data sheets, comparison sites, and the tables by which other projects compute
+MFU). Found and equal within 1%: memory and bandwidth of all but those below; speeds of RTX 3060, 3080, 3090, 4080, 4090, 5090, A6000,
+6000 Ada, A10, A40, L4, L40, L40S, A100, H100 PCIe, H100, H200 and B200. Not found, so unverified:
+    speeds of RTX 4060 Ti, 4070 Ti, 5080 (one table: 113), A5000 and A30
+    bandwidth of RTX 3080, 3090, A5000, 6000 Ada and A30, and of the A100 of 80 GB on PCIe (on SXM: 2,039 GB/s)
+    what a process can allocate (`memory_gib`), by the rule below
 """
 
 from __future__ import annotations

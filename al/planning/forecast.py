@@ -36,7 +36,7 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
 
     return session.run.stage(
         "plan",
-        version=1,
+        version=2,
         inputs={"pool": prepared.pool, "tokens": prepared.tokens},
         params={
             "round": number,

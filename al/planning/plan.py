@@ -19,6 +19,7 @@ from al.planning.cost import (
     training_memory,
     training_tokens_per_s,
 )
+from al.planning.embedder import embedder_size
 from al.planning.gpus import Speedup, speedup
 from al.planning.limits import usable_bytes
 from al.planning.model_shape import ModelShape
@@ -52,8 +53,8 @@ COMPARED_PER_S, HELD_OUT_PER_S, CLUSTERED_PER_S, DESCRIBED_PER_S = 4_700, 6_500,
 """Examples per second on two cores, as measured on the evals registry: a million rows imported in 15.5 s, near-duplicates in 213 s, shared
 passages in 149 s, clusters in 478 s; 796,000 examples tokenized in 260 s; terms and exemplars of clusters, 8,000 in 0.4 s. All grow in
 proportion to the examples."""
-EMBED_FLOP_PER_TOKEN = 2 * 21e6
-"""MiniLM-L6: 21 million parameters outside the embedding table."""
+EMBED_SHARE = 0.25
+"""Share of the measured matrix-product speed that embedding is taken to reach: small models spend most time outside of products."""
 
 
 def estimate(
@@ -151,7 +152,9 @@ def _seconds(
         "import": pool.new * (not pool.imported) / ROWS_READ_PER_S,
         **languages,
         "tokenize": pool.new / TOKENIZED_PER_S,
-        "embed": pool.new_to_embed * min(pool.mean_tokens, 256) * EMBED_FLOP_PER_TOKEN / (0.5 * machine.flops),
+        "embed": pool.new_to_embed
+        * embedder_size(config.embed).flops(pool.mean_tokens)
+        / (EMBED_SHARE * machine.flops),
         "near-duplicates": pool.new / COMPARED_PER_S,
         "hold out": pool.new / HELD_OUT_PER_S,
         "cluster": pool.new / CLUSTERED_PER_S,

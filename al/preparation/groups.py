@@ -6,6 +6,7 @@ The groups are published as a clustering, so that quotas, reasons and the report
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -79,6 +80,20 @@ def _chose_alike(session: Session, number: int) -> bool:
         return False
     then, now = parse(entry.config, f"{session.run.path}/run.db"), session.config
     return may_choose_groups(then) and (then.select.by, then.kinds) == (now.select.by, now.kinds)
+
+
+def describe_groups(found: Mapping[str, Any]) -> str:
+    """What groups are, with their number, from their clusters.json: "68 sources", "40 kinds of prompt", "48 clusters of embeddings"."""
+    over, quality, k = found.get("spread_over", "clusters"), found["quality"], found["k"]
+    by = quality.get("by", "source")
+    values = "sources" if by == "source" else f"values of {by}"
+    if over == "clusters":
+        return f"{k:,} clusters of embeddings"
+    if over == "wording":
+        return f"{k:,} kinds of prompt"
+    if over == "kinds" and k > quality["sources"]:
+        return f"{k:,} kinds of prompt in {quality['sources']:,} {values}"
+    return f"{k:,} {values}"
 
 
 def may_choose_groups(config: Config) -> bool:

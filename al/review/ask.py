@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +128,8 @@ def _ask(proposed: Proposed, asking: Asking, recorded: Artifact | None) -> Decis
 
     if recorded is not None and not (folder / DRAFT).exists():
         save_draft(folder, decided(recorded))
-    asking.desk = Desk(proposed, folder)
+    resume = None if asking.go_on else f"{PROGRAM} {shlex.join(['resume', '--run', str(session.run.path)])}"
+    asking.desk = Desk(proposed, folder, resume)
     if asking.desk.notice:
         session.say(f"note: {asking.desk.notice}")
     session.run.event("review.opened", round=proposed.number)

@@ -114,7 +114,7 @@ class Batch:
         self._check_pins(decision)
         unknown = [c for c in [*decision.ban_clusters, *decision.quotas] if c >= len(self.quotas)]
         if unknown:
-            raise DataError(f"there is no cluster {unknown[0]}; the clusters are 0 to {len(self.quotas) - 1}.")
+            raise DataError(f"there is no group {unknown[0]}; the groups are 0 to {len(self.quotas) - 1}.")
         for name in decision.ban_sources:
             if not (self.pool.sources == name).any():
                 raise DataError(f"ban_sources: no example of the pool has the source {name!r}.")
@@ -141,7 +141,7 @@ class Batch:
                 why = self.why(self.table.slice(int(row), 1).to_pylist()[0])
                 raise DataError(f"pin: {name} cannot be picked: {why}.")
             if self.cluster[row] in decision.ban_clusters or self.pool.sources[row] in decision.ban_sources:
-                raise DataError(f"pin: {name} is pinned, but its cluster or source is banned; undo one of them.")
+                raise DataError(f"pin: {name} is pinned, but its group or source is banned; undo one of them.")
 
     def banned(self, decision: Decision) -> np.ndarray:
         """(n,) bool: members of banned clusters and sources."""

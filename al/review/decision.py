@@ -75,7 +75,7 @@ class Decision(BaseModel, extra="forbid", frozen=True):
             if both := sorted(set(self.edits) & set(getattr(self, name))):
                 raise ValueError(f"{both[0]} is in both edits and {name}; remove it from one")
         if both := sorted(set(self.ban_clusters) & set(self.quotas)):
-            raise ValueError(f"cluster {both[0]} is banned and has a quota; remove it from ban_clusters or quotas")
+            raise ValueError(f"group {both[0]} is banned and has a quota; remove it from ban_clusters or quotas")
         return self
 
     def document(self) -> dict[str, Any]:

@@ -26,10 +26,14 @@ CUT = 400
 
 
 class Desk:
-    """One proposal under review. `approved` is set when it is approved; no change is possible after that."""
+    """One proposal under review. `approved` is set when it is approved; no change is possible after that.
 
-    def __init__(self, proposed: Proposed, folder: Path):
+    `resume`: the command that trains on the approved selection; None if the process that serves the page goes on with it.
+    """
+
+    def __init__(self, proposed: Proposed, folder: Path, resume: str | None = None):
         self.proposed = proposed
+        self.resume = resume
         self.folder = folder
         self.draft, self.notice = load_draft(folder, proposed.artifact.fingerprint)
         self.approved = threading.Event()
@@ -93,6 +97,7 @@ class Desk:
                 "notice": self.notice,
                 "approved": self.approved.is_set(),
                 "finished": self.finished,
+                "resume": self.resume,
             }
 
     def _place(self, rows: np.ndarray) -> np.ndarray:

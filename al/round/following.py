@@ -26,28 +26,35 @@ def run_trainings(session: Session, jobs: Sequence[tuple[Job, Lineage]]) -> list
     title = " and ".join(lineage.title for _, lineage in jobs)
     total = sum(job.planned_steps() for job, _ in jobs)
     with session.progress(title, total, "steps") as progress:
-        records = [StepRecord(session, job, lineage, progress) for job, lineage in jobs]
-        if session.config.engine.kind == "local":
-            from trainer.ranks import Ranks
+        reports = _run(session, [StepRecord(session, job, lineage, progress) for job, lineage in jobs])
+        progress.note = " and".join(training_note(report) for report in reports)
+    return reports
 
-            device = session.base.device
-            return [run_job(session.models, r.job, Ranks(device=device), r.add, stop_requested) for r in records]
 
-        def follow() -> None:
-            """Read what the ranks wrote down, and pass on a request to stop."""
-            for record in records:
-                record.read()
-                if stop_requested():
-                    (record.job.scratch / STOP).touch()
+def _run(session: Session, records: list[StepRecord]) -> list[TrainReport]:
+    if session.config.engine.kind == "local":
+        from trainer.ranks import Ranks
 
+        device = session.base.device
+        return [run_job(session.models, r.job, Ranks(device=device), r.add, stop_requested) for r in records]
+
+    def follow() -> None:
+        """Read what the ranks wrote down, and pass on a request to stop."""
         for record in records:
-            record.begin()
-        meeting = records[0].job.scratch
-        try:
-            return session.engine.together(session.models, train_together, [job for job, _ in jobs], meeting, follow)
-        finally:
-            for record in records:
-                record.read()
+            record.read()
+            if stop_requested():
+                (record.job.scratch / STOP).touch()
+
+    for record in records:
+        record.begin()
+    meeting = records[0].job.scratch
+    try:
+        return session.engine.together(
+            session.models, train_together, [record.job for record in records], meeting, follow
+        )
+    finally:
+        for record in records:
+            record.read()
 
 
 class StepRecord:
@@ -89,6 +96,11 @@ def step_note(metrics: dict[str, Any]) -> str:
     mfu = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
     speed = f", {metrics['tokens_per_s']:,.0f} tokens/s{mfu}"
     return f", loss {metrics['loss']:.3f}{dev}{speed}, {metrics['memory_gib']:.1f} GiB"
+
+
+def training_note(report: TrainReport) -> str:
+    """A finished training for its last progress line: the mean speed of all its steps, as its report shows it."""
+    return f", last loss {report.last_loss:.3f}, {report.tokens_per_s:,.0f} tokens/s on average, {report.peak_gib:.1f} GiB at peak"
 
 
 class Curve:

@@ -17,7 +17,8 @@ from al.run.store import LOCK, Run
 def status(path: Path) -> dict[str, Any]:
     """Rounds with their state and results, the newest pool version, the stage that runs or stopped last, and its progress.
 
-    "waiting" is "review" while a review's page is open, else None; "progress" is what the working process reports, or None.
+    "waiting" is "review" while a review's page is open, and where a round stopped for a review that nobody decided yet, else None;
+    "progress" is what the working process reports, or None.
     """
     with Run.read(path) as run:
         pool = rounds.current_pool(run)
@@ -44,11 +45,17 @@ def status(path: Path) -> dict[str, Any]:
             "rounds": listed,
             "comparison": _comparison(path / "comparison.json"),
             "stage": stage_under_way(path),
-            "waiting": "review" if working and waits_for_review(path) else None,
+            "waiting": "review" if (waits_for_review(path) if working else _undecided(listed)) else None,
             "progress": progress_of(path, owner) if working else None,
             "working": working,
             "owner": owner,
         }
+
+
+def _undecided(listed: list[dict[str, Any]]) -> bool:
+    """Whether the last round stopped for a review, for which it keeps its proposal, and has neither a decision nor a training yet."""
+    published = set(listed[-1]["published"]) if listed and listed[-1]["state"] == "open" else set()
+    return "proposal" in published and not published & {"decision", "train"}
 
 
 @functools.lru_cache(maxsize=256)

@@ -26,7 +26,7 @@ def learnability_allocation(situation: Situation) -> Weights:
     reason = [loss_reason(situation.losses, c, situation.past) for c in range(len(weight))]
     formula = [
         f"by a line through all rounds the loss changes by {0 - gain:+.2g} ± {error:.1g} nats per doubling of its picks, "
-        f"apart from what all clusters gain; drawn {0 - draw:+.2g}"
+        f"apart from what all groups gain; drawn {0 - draw:+.2g}"
         for gain, error, draw in zip(evidence.gain, evidence.gain_error, drawn, strict=True)
     ]
     return Weights(weight, reason, formula)

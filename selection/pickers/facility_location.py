@@ -11,4 +11,4 @@ from selection.submodular import facility_location
 def facility_location_picker(view: ClusterView, strategy: Strategy) -> Ranking:
     """Greedy coverage: every example of the cluster gets a similar one among the picks (`selection.submodular`)."""
     found = facility_location(view.stored_vectors("embedding"), view.count)
-    return ranking_of(view, found, lambda value: f"raises the cluster's coverage by {value:.4f}")
+    return ranking_of(view, found, lambda value: f"raises the group's coverage by {value:.4f}")

@@ -41,9 +41,7 @@ def a_round() -> str:
     """A round's page with every kind of cell: scores that agree and disagree, clusters that gained, answers of the control."""
     summary = later_round()
     for cluster in summary["clusters"][:-1]:  # the last is not measured
-        cluster.update(
-            loss_before=2.5, loss_before_stderr=0.1, gain=0.1, gain_stderr=0.2, change="split from cluster 7"
-        )
+        cluster.update(loss_before=2.5, loss_before_stderr=0.1, gain=0.1, gain_stderr=0.2, change="split from group 7")
     pairs = [(["nll", "entropy"], 0.97), (["nll", "margin"], -0.96), (["entropy", "margin"], 0.4)]
     summary["scoring"]["agreement"] = [{"scores": names, "spearman": value, "examples": 300} for names, value in pairs]
     return render_html(summary, details(examples=300, picks=20))

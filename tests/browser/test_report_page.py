@@ -38,7 +38,7 @@ def a_later_round() -> dict[str, Any]:
     summary = later_round()
     for i, cluster in enumerate(summary["clusters"][:9]):
         before = {"loss_before": cluster["loss"] + 0.05 * i, "loss_before_stderr": 0.1}
-        cluster.update(**before, gain=0.05 * i, gain_stderr=0.2, change="split from cluster 7" if i == 2 else None)
+        cluster.update(**before, gain=0.05 * i, gain_stderr=0.2, change="split from group 7" if i == 2 else None)
     summary["clusters"][9].update(quota=0, picked=0)
     summary["scoring"]["agreement"] = [{"scores": ["nll", "entropy"], "spearman": 0.81, "examples": 300}]
     return summary
@@ -138,11 +138,11 @@ def test_hover_tells_of_the_point_and_a_click_shows_its_cluster(opened, written:
     page = watched.page
     assert over_a_point(page)
     tip = page.inner_text("#map-tip")
-    assert "user: " in tip and ".jsonl" in tip and "cluster" in tip
+    assert "user: " in tip and ".jsonl" in tip and "group" in tip
     page.mouse.down()
     page.mouse.up()
     cluster = page.locator("#card").get_attribute("data-cluster")
-    assert f"cluster {cluster}:" in tip and page.locator("#map-cluster").input_value() == cluster
+    assert f"group {cluster}:" in tip and page.locator("#map-cluster").input_value() == cluster
     page.mouse.move(5, 5)
     assert not page.locator("#map-tip").is_visible()
     well_behaved(watched, written)
@@ -155,7 +155,7 @@ def test_the_card_shows_the_summarys_numbers(opened, written: Path, width: int):
     page.select_option("#map-cluster", "2")
     card = page.locator("#card")
     text = card.inner_text()
-    for part in ("translate, french, verb", "split from cluster 7", "Nearest to its centre", "drawn as number 1"):
+    for part in ("translate, french, verb", "split from group 7", "Nearest to its centre", "drawn as number 1"):
         assert part in text
     shown = card.locator("data").evaluate_all("all => all.map(e => [e.dataset.path, e.dataset.detail, e.value])")
     assert len(shown) > 10
@@ -208,7 +208,7 @@ def test_clusters_are_filtered_sorted_and_linked_to_their_card(opened, written: 
     page.check("#cluster-quota")
     assert rows.count() == 9
     page.fill("#cluster-filter", "CAPITAL river")
-    assert rows.count() == 1 and page.inner_text("#cluster-count") == "1 of 10 clusters"
+    assert rows.count() == 1 and page.inner_text("#cluster-count") == "1 of 10 groups"
     page.locator("#cluster-table tbody tr:visible a").click()
     assert page.locator("#card").get_attribute("data-cluster") == "3"
     assert page.evaluate("document.activeElement.id") == "card"

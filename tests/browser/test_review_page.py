@@ -67,10 +67,23 @@ def test_a_batch_is_read_changed_and_approved(served, watch, width, theme):
     assert all(url.startswith(served.url.split("?")[0]) for url in watched.requests)
 
 
+def test_where_approving_trains_nothing_the_page_says_what_does(tmp_path, watch):
+    desk = make_desk(tmp_path, resume="python cli.py resume --run runs/mine")
+    with serve(desk, 0) as served:
+        watched, page = opened(watch, served)
+        assert page.get_by_role("button", name="Approve and train").count() == 0
+        page.get_by_role("button", name="Approve", exact=True).click()
+        assert "nothing is trained: python cli.py resume --run runs/mine trains." in page.inner_text("#confirm")
+        page.locator("#yes").click()
+        page.wait_for_selector("#live:not([hidden])")
+        assert "Nothing is trained yet: python cli.py resume --run runs/mine trains." in page.inner_text("#live")
+    assert desk.approved.is_set() and watched.errors == []
+
+
 @pytest.mark.parametrize(("quota", "said"), [("-1", "greater than or equal to 0"), ("300", "only 20 of its examples")])
 def test_approving_waits_for_what_was_typed_last_and_stops_where_that_is_refused(served, watch, quota, said):
     _, page = opened(watch, served)
-    page.get_by_label("Quota of cluster 0").fill(quota)
+    page.get_by_label("Quota of group 0").fill(quota)
     page.get_by_role("button", name="Approve and train").click()
     page.wait_for_selector("#problem:not([hidden])")
     page.wait_for_timeout(200)
@@ -79,7 +92,7 @@ def test_approving_waits_for_what_was_typed_last_and_stops_where_that_is_refused
 
 def test_what_is_refused_while_the_button_is_pressed_stops_the_approval_too(served, watch):
     _, page = opened(watch, served)
-    page.get_by_label("Quota of cluster 0").fill("-1")
+    page.get_by_label("Quota of group 0").fill("-1")
     page.get_by_role("button", name="Approve and train").hover()
     page.mouse.down()
     page.wait_for_selector("#problem:not([hidden])")
@@ -108,14 +121,14 @@ def test_the_keyboard_alone_is_enough(served, watch):
 
 def test_bans_quotas_answers_and_notes_are_kept_and_what_cannot_be_met_is_said(served, watch):
     watched, page = opened(watch, served)
-    page.get_by_label("Ban cluster 1").click()
+    page.get_by_label("Ban group 1").click()
     page.wait_for_selector("#clusters li.banned")
-    page.get_by_label("Quota of cluster 0").fill("300")
-    page.get_by_label("Quota of cluster 0").press("Enter")
+    page.get_by_label("Quota of group 0").fill("300")
+    page.get_by_label("Quota of group 0").press("Enter")
     page.wait_for_selector("#problem:not([hidden])")
     assert "only 20 of its examples" in page.inner_text("#problem") and page.locator("#approve").is_disabled()
-    page.get_by_label("Quota of cluster 0").fill("2")
-    page.get_by_label("Quota of cluster 0").press("Enter")
+    page.get_by_label("Quota of group 0").fill("2")
+    page.get_by_label("Quota of group 0").press("Enter")
     page.wait_for_selector("#problem", state="hidden")
     page.get_by_role("button", name="Unanswered").click()
     page.wait_for_selector("#list[data-ready=unlabelled] textarea")

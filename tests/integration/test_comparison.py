@@ -289,6 +289,19 @@ def test_status_shows_its_progress(compared, tmp_path):
     assert f"continue with: {compared.document['command']}" in winnow("status", "--run", cut).out
 
 
+def test_report_prints_a_comparison_again(compared, tmp_path):
+    shown, asked = winnow("report", compared.run), winnow("report", compared.run, "--round", 1)
+    assert shown.code == 0 and f"page: {compared.run}/comparison.html" in shown.out
+    assert f"Budget {BUDGET}, rounds" in shown.out and " decides, because " in shown.out
+    assert winnow("report", compared.run, "--md").out.startswith("### ")
+    assert asked.code == 2 and "is a comparison, which has no rounds" in asked.err
+    cut = tmp_path / "run"
+    shutil.copytree(compared.run, cut, symlinks=True)
+    (cut / "comparison.json").write_text("{")
+    broken = winnow("report", cut)
+    assert broken.code == 5 and "the `compare` command that made it writes it again" in broken.err
+
+
 def test_an_error_is_one_json_document_too(world, tmp_path):
     options = ("--config", world, "--run", tmp_path / "run", "--budget", BUDGET, "--json")
     result = winnow("compare", *options, "--strategies", "defualt")

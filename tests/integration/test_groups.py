@@ -34,6 +34,7 @@ def picked_by(run: Path, settings: dict[str, object], world: Path, strategy: str
         "pool": pool,
         "picked": picked,
         "quotas": quotas,
+        "printed": done.out,
     }
 
 
@@ -50,7 +51,7 @@ def test_groups_are_the_sources_by_name(alike):
 def test_every_source_gets_alike(alike):
     counts = Counter(alike["pool"].sources[alike["picked"]].tolist())
     assert sum(counts.values()) == 36 and max(counts.values()) - min(counts.values()) <= 1
-    assert "as every group" in alike["quotas"]
+    assert "as every group" in alike["quotas"] and f"Groups: {len(counts)} sources." in alike["printed"]
 
 
 def test_another_field_and_rows_without_it(world, tmp_path):

@@ -89,7 +89,7 @@ def test_prompts_are_handed_out_with_what_the_model_would_say_and_why(run):
         at = of_id[row["id"]]
         assert row["messages"] == pool.messages([at])[0] and row["source"] == pool.sources[at] and not pool.labelled[at]
         assert row["entropy"] > 0 and 0 <= row["disagreement"] <= 1
-        assert f"in cluster {row['cluster']}" in row["reason"] and "disagreement" in row["reason"]
+        assert f"in group {row['cluster']}" in row["reason"] and "disagreement" in row["reason"]
     assert len({row["id"] for row in rows}) == 8
 
 
@@ -223,7 +223,7 @@ def test_clusters_take_turns_and_the_most_uncertain_of_each_goes_first():
     assert order.taken(2).tolist() == [1, 5]
     assert (
         order.reason(5, "names")
-        == "number 1 of 2 measured in cluster 2 (names); ranks among all 6: entropy 3, disagreement 4"
+        == "number 1 of 2 measured in group 2 (names); ranks among all 6: entropy 3, disagreement 4"
     )
 
 

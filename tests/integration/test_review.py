@@ -33,6 +33,9 @@ def proposed(world, tmp_path_factory) -> Path:
     command = ("round", "--config", world, "--run", root / "run", "--budget", BUDGET, "--no-control", *pools)
     result = winnow(*command, "--review", "--export", root / "batch.csv")
     assert result.code == 0 and "is waiting before training" in result.out, result.err
+    shown = winnow("status", "--run", root / "run").out
+    assert f"round 1 is waiting for its review: python cli.py review --run {root / 'run'}" in shown
+    assert "continue with" not in shown
     return root
 
 
@@ -279,6 +282,8 @@ def test_a_file_is_recorded_without_training_and_a_later_export_keeps_the_decisi
     recorded = winnow("review", "--run", run, "--approve", edited)
     assert recorded.code == 0 and "29 of 30 proposed examples kept, 1 removed" in recorded.out, recorded.err
     assert "is waiting before training" in recorded.out and not (run / "artifacts/train").exists()
+    shown = winnow("status", "--run", run).out
+    assert "is waiting for its review" not in shown and "continue with: python cli.py resume" in shown
     after = run.parent / "after.csv"
     again = winnow("round", "--run", run, "--budget", BUDGET, "--review", "--export", after)
     assert again.code == 0 and "is recorded and stays; 1 examples have keep=no" in again.out
@@ -361,7 +366,7 @@ def test_the_page_settles_a_round_which_then_trains_and_says_when_it_is_over(run
     assert seen["working"] and seen["finished"].endswith("rounds/001/report.html")
     after = selection(run).set_index("id")
     assert after.outcome[seen["out"]] == "dropped_in_review" and after.outcome[seen["pin"]] == "selected"
-    assert (after.outcome == "selected").sum() == BUDGET
+    assert (after.outcome == "selected").sum() == BUDGET and seen["state"]["resume"] is None
 
 
 def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run, with_person):
@@ -378,14 +383,14 @@ def test_stopped_while_it_waits_the_draft_is_kept_and_review_shows_it_again(run,
     def returns(said):
         page = Page(said)
         state = page.get("/api/state")
-        seen["draft"] = state["draft"]
+        seen.update(draft=state["draft"], resume=state["resume"])
         page.post("/api/approve", revision=state["revision"])
 
     stopped = with_person(leaves, "round", "--run", run, "--budget", BUDGET, "--review")
     assert stopped.code == 130 and "continue" in stopped.err
     reviewed = with_person(returns, "review", "--run", run)
     assert reviewed.code == 0 and "1 removed" in reviewed.out and "resume" in reviewed.out, reviewed.err
-    assert seen["draft"]["drop"] == [seen["out"]]
+    assert seen["draft"]["drop"] == [seen["out"]] and seen["resume"] == f"python cli.py resume --run {run}"
     assert winnow("resume", "--run", run).code == 0
     assert selection(run).set_index("id").outcome[seen["out"]] == "dropped_in_review"
     nothing = winnow("review", "--run", run)
@@ -417,7 +422,7 @@ def test_a_decision_from_a_file_takes_the_place_of_an_older_draft(run, with_pers
     def person(said):
         page = Page(said)
         state = page.get("/api/state")
-        seen["draft"] = state["draft"]
+        seen.update(draft=state["draft"], resume=state["resume"])
         page.post("/api/approve", revision=state["revision"])
 
     assert with_person(person, "review", "--run", run).code == 0

@@ -137,8 +137,22 @@ def test_trap_28_what_scoring_cost_is_in_the_summary(run):
     )
 
 
-def test_another_seed_gives_other_picks(run, tmp_path):
-    same = run / "rounds/001/config.json"
-    arguments = ("--config", same, "--run", tmp_path / "other", "--budget", BUDGET, "--set", "seed=1", "--no-control")
-    assert winnow("round", *arguments).code == 0
-    assert set(picked(tmp_path / "other", 1)) != set(picked(run, 1))
+@pytest.fixture(scope="module")
+def other_seed(two_rounds, tmp_path_factory):
+    """The first round again with another seed, without a control: what it printed, and its run."""
+    other = tmp_path_factory.mktemp("seed") / "other"
+    same = two_rounds[0] / "rounds/001/config.json"
+    done = winnow("round", "--config", same, "--run", other, "--budget", BUDGET, "--set", "seed=1", "--no-control")
+    assert done.code == 0, done.err
+    return done, other
+
+
+def test_another_seed_gives_other_picks(run, other_seed):
+    assert set(picked(other_seed[1], 1)) != set(picked(run, 1))
+
+
+def test_the_last_line_of_the_training_has_the_speed_of_the_report(other_seed):
+    done, other = other_seed
+    speed = summary(other, 1)["training"]["selected"]["tokens_per_s"]
+    (line,) = [line for line in done.err.splitlines() if line.startswith("train: ") and "on average" in line]
+    assert f", {speed:,.0f} tokens/s on average, " in line

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -26,6 +30,65 @@ def test_links_and_named_files_exist(page):
     missing = [link for link in links if link and not (page.parent / link).exists()]
     missing += [name for name in named if not (ROOT / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_a_heading(page):
+    links = re.findall(r"\]\(([^)\s#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    headings = {link: anchors(page.parent / link if link else page) for link, _ in links if "://" not in link}
+    assert [f"{link}#{anchor}" for link, anchor in links if link in headings and anchor not in headings[link]] == []
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "submission/README.md"], ids=lambda page: page.name)
+def test_commands_shown_are_accepted(page, tmp_path, monkeypatch):
+    """Each line of code that starts with `python cli.py` names a command with options that it has."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batch.csv").touch()  # an option that reads a file wants it to exist
+    assert [found for line in shown_commands(page.read_text(encoding="utf-8")) if (found := refusal(line))] == []
+
+
+def test_the_page_of_commands_has_every_command():
+    shown = {tuple(a[:2]) if a[0] in ("pool", "config") else (a[0],) for a in shown_commands(page_of_commands())}
+    groups = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
+    known = {(name,) for name in cli.commands if name not in groups}
+    known |= {(name, sub) for name, group in groups.items() for sub in group.commands}
+    assert known - shown == {("config", "schema")}  # in the comment of `config show`
+
+
+def page_of_commands():
+    return (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+
+
+def shown_commands(text):
+    """The arguments of each command line of a page's code."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("python cli.py "):
+                yield shlex.split(line, comments=True)[2:]
+
+
+def refusal(arguments):
+    """Why the command line refuses these arguments; "" where it takes them."""
+    try:
+        parse(cli, arguments)
+    except click.ClickException as error:
+        return f"{' '.join(arguments)}: {error.format_message()}"
+    return ""
+
+
+def parse(command, arguments, parent=None):
+    """Parse arguments as the command line does, without running anything. Raises click.ClickException."""
+    context = command.make_context(command.name, list(arguments), parent=parent)
+    if isinstance(command, click.Group):
+        _, chosen, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        parse(chosen, rest, context)
 
 
 def test_every_trap_has_a_test_that_names_it():

@@ -251,7 +251,7 @@ def train_command(options: Any, datasets: tuple[str, ...]) -> None:
 @click.option("--proxy", default=None, metavar="MODEL", help="Compare on this small model instead of the config's.")
 @pool_option
 @target_option
-@common
+@functools.partial(common, run_default="runs/compare-<config name>")
 def compare_command(
     options: Any,
     strategies: str,

@@ -55,7 +55,7 @@ def drift_chart(summary: Mapping[str, Any]) -> Chart | None:
     layout = plot_layout("Round", "Distance from the pool, 0 to 1", legend=True)
     layout["xaxis"]["dtick"] = 1 if len(picked) <= 20 else None
     layout["yaxis"]["rangemode"] = "tozero"
-    return spec(_traces(lines), layout, "Jensen-Shannon distance of the picks' clusters from the pool's, by round", 300)
+    return spec(_traces(lines), layout, "Jensen-Shannon distance of the picks' groups from the pool's, by round", 300)
 
 
 def _traces(lines: Mapping[str, list[tuple[Any, Any]]]) -> list[dict[str, Any]]:

@@ -18,11 +18,11 @@ def cluster_quotas(summary: Mapping[str, Any]) -> Chart | None:
         return None
     error = {"type": "data", "array": [c.get("loss_stderr") for c in rows], "color": "@base", "thickness": 1}
     hover = "%{text}<br>loss %{x:.3f}, quota %{y}<extra></extra>"
-    points = trace([(c["loss"], c.get("quota")) for c in rows], "clusters", "selected", "markers", error_x=error,
+    points = trace([(c["loss"], c.get("quota")) for c in rows], "groups", "selected", "markers", error_x=error,
                    text=[plain(c.get("name") or "") for c in rows], hovertemplate=hover)  # fmt: skip
     unit = plain(lookup(summary, "budget", "unit") or "examples")
     layout = plot_layout("Mean loss ± standard error, nats", f"Quota, {unit}")
-    return spec([points], layout, "Quota of each cluster against its mean loss", 320)
+    return spec([points], layout, "Quota of each group against its mean loss", 320)
 
 
 @chart("cluster-gains")
@@ -39,10 +39,10 @@ def cluster_gains(summary: Mapping[str, Any]) -> Chart | None:
     }
     text = [plain(f"{c.get('cluster')}: {c.get('name') or ''}") for c in rows]
     hover = "%{text}<br>%{x:.3f} before, %{y:.3f} now<extra></extra>"
-    points = trace(pairs, "clusters", "selected", "markers", text=text, hovertemplate=hover, **errors)
+    points = trace(pairs, "groups", "selected", "markers", text=text, hovertemplate=hover, **errors)
     line = trace(ends, "no change", "axis", "lines", dash="dash", width=1, hoverinfo="skip")
     layout = plot_layout("Loss in the round before, nats", "Loss now, nats", legend=True)
-    return spec([line, points], layout, "Loss of each cluster, the round before against now", 320)
+    return spec([line, points], layout, "Loss of each group, the round before against now", 320)
 
 
 @chart("lengths")

@@ -184,7 +184,7 @@ def quota_and_loss(summary: Mapping[str, Any]) -> Figure | None:
     areas = [12 + 180 * (c.get("size") or 0) / largest for c in clusters]
     style = {"alpha": 0.55, "edgecolor": "white", "linewidth": 0.5, "clip_on": False, "zorder": 3}
     ax.scatter(x, y, s=areas, color=COLORS["selected"], **style)
-    ax.set_xlabel("Mean NLL of the cluster before this round, nats per token")
+    ax.set_xlabel("Mean NLL of the group before this round, nats per token")
     ax.set_ylabel(f"Quota, {lookup(summary, 'budget', 'unit') or 'examples'}")
     ax.set_ylim(bottom=0)
     ax.set_title(f"Largest dot: {largest:,} examples", fontsize=8, loc="right", color="#555555")

@@ -16,7 +16,7 @@ from al.report.reading.values import lookup, pointer, write
 GROUPS = {
     "picked": "picked in this round",
     "trained": "trained on in an earlier round",
-    "noise": "suspected noise, or cut as its cluster's highest losses",
+    "noise": "suspected noise, or cut as its group's highest losses",
     "left": "left, though it could be picked",
     "aside": "set aside: held out, duplicate, no response, too long, or in review",
 }
@@ -78,7 +78,7 @@ def color_choices(points: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Ways to colour the map's points, those that the document has the data for: [(key, words)]."""
     if not points:
         return []
-    choices = [("outcome", "picked and left"), ("cluster", "cluster"), ("source", "source"), ("round", "round")]
+    choices = [("outcome", "picked and left"), ("cluster", "group"), ("source", "source"), ("round", "round")]
     if lookup(points, "score_range", "measured"):
         choices.insert(3, ("score", f"score ({points['score_range']['name']})"))
     return [choice for choice in choices if choice[0] != "source" or points.get("sources")]

@@ -164,8 +164,27 @@ def verdict(summary: Mapping[str, Any]) -> str:
         for i, (metric, found) in enumerate(by_metric.items())
     ]
     sentences[0] += _missing(summary, next(iter(by_metric.values())))
+    if by_metric.get("macro_em") and (about := end_token_share(summary)):
+        sentences.insert(list(by_metric).index("macro_em") + 1, about)
     reason = deciding_reason(summary)
     return ". ".join(sentences) + "." + (f" {reason} That was settled before any result." if reason else "")
+
+
+def end_token_share(summary: Mapping[str, Any]) -> str:
+    """A sentence where at least half of a significant gain in exact match over the base is the end-of-turn token; else "".
+
+    A base model goes on after its answer, so that its whole response hardly ever matches; whatever is trained gains by ending it.
+    """
+    metrics = ("macro_em", "macro_em_no_end")
+    gain, rest = (next((c for c in comparisons(summary, m) if c.against == "base"), None) for m in metrics)
+    if gain is None or rest is None or gain.outcome != "better" or rest.value is None or rest.value > gain.value / 2:
+        return ""
+    base, without = (write(lookup(summary, "evaluation", "models", "base", m), "percent") for m in metrics)
+    outcome = "" if rest.outcome in ("better", "unmeasured") else f", {OUTCOME_WORDS[rest.outcome]}"
+    return (
+        f"Most of the gain over the base model is the end-of-turn token: without it the base has {without} instead of {base}, and the "
+        f"difference is {_signed(rest)}{outcome}"
+    )
 
 
 def _missing(summary: Mapping[str, Any], compared: Sequence[Comparison]) -> str:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from al import labels
-from al.report.reading.values import lookup
+from al.report.reading.values import lookup, write
 from al.report.reading.verdict import MODEL_NAMES, Comparison, comparisons, headline_metrics
 
 LINEAGES = ("selected", "control")
@@ -37,7 +37,7 @@ FUNNEL = (
     Step("whose template leaves no token to train on", ("selection", "outcomes", "no_target"), True),
     Step("trained on in an earlier round", ("selection", "outcomes", "trained"), True),
     Step("dropped in review", ("selection", "outcomes", "dropped_in_review"), True),
-    Step("of a cluster or source banned in review", ("selection", "outcomes", "banned_in_review"), True),
+    Step("of a group or source banned in review", ("selection", "outcomes", "banned_in_review"), True),
     Step("selectable", ("pool", "selectable"), False),
     Step("measured by the model", ("scoring", "measured"), False),
     Step("selected", ("budget", "examples"), False),
@@ -201,6 +201,18 @@ def top_clusters(summary: Mapping[str, Any], count: int) -> list[int]:
     """Positions of the at most `count` clusters with the largest quotas above zero, largest first."""
     quotas = [cluster.get("quota") or 0 for cluster in summary.get("clusters") or []]
     return sorted((i for i, quota in enumerate(quotas) if quota), key=lambda i: (-quotas[i], i))[:count]
+
+
+def groups_sentence(summary: Mapping[str, Any]) -> str:
+    """What the groups are, and how many picks exploration took on top of their quotas; "" for rounds that did not record it."""
+    made_of, explored = (lookup(summary, "selection", key) for key in ("groups", "explored"))
+    if not made_of:
+        return ""
+    more = (
+        f" {write(explored, 'count')} of the {write(lookup(summary, 'budget', 'examples'), 'count')} picks are random ones of the whole "
+        "pool (select.explore) and count towards no quota, so a group may have more picks than its quota."
+    )
+    return f"Groups: {made_of}." + (more if explored else "")
 
 
 def has_gains(summary: Mapping[str, Any]) -> bool:

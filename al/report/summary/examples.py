@@ -57,9 +57,9 @@ def explain_outcome(record: dict[str, Any]) -> str:
     """One sentence for why an example was not picked."""
     name = record["outcome"]
     sentences = {
-        "quota_full": f"the quota of cluster {record['cluster']} was full",
-        "no_quota": f"cluster {record['cluster']} got no quota",
-        "tail_cut": f"its NLL is in the top tail of cluster {record['cluster']}",
+        "quota_full": f"the quota of group {record['cluster']} was full",
+        "no_quota": f"group {record['cluster']} got no quota",
+        "tail_cut": f"its NLL is in the top tail of group {record['cluster']}",
         "suspected_noise": f"suspected noise: {record.get('suspicion')}; noise.release=[{record['id']}] lets it be picked",
         "unlabelled": "it has no response to train on",
         "answered": "it has no response; another example answers it",

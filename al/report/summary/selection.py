@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from al.lineage.outcomes import OUTCOMES, SELECTABLE
-from al.preparation.groups import groups_notices
+from al.preparation.groups import describe_groups, groups_notices
 from al.report.summary.facts import RoundFacts
 from selection.config import SelectConfig
+from selection.ranked import EXPLORATION
 from selection.scores import describe, length_correlation
 from selection.scores import length_correlation as rank_correlation
 from selection.strategy import resolve
@@ -84,12 +85,14 @@ def agreement(scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def selection_part(facts: RoundFacts) -> dict[str, Any]:
-    """The strategy as it was used, and how many examples each outcome has."""
+    """The strategy as it was used, what its groups are, how many picks were explored, and how many examples each outcome has."""
     used = SelectConfig.model_validate(facts.roles["selection"].manifest["params"]["select"])
-    strategy = resolve(used)
+    strategy, reasons = resolve(used), facts.table["why"].to_numpy(zero_copy_only=False)[facts.picked]
     return {
         "strategy": used.strategy,
         "why": groups_notices(facts.session.config, facts.prepared.clusters),
+        "groups": describe_groups(facts.roles["clusters"].json("clusters.json")),
+        "explored": sum(str(why).startswith(EXPLORATION) for why in reasons),
         "allocation": strategy.allocation,
         "picker": strategy.picker,
         "score": describe(facts.session.config.score.by),

@@ -62,7 +62,7 @@ winnow.ready.then((data) => {
     const card = cards.get(cluster);
     place.hidden = cluster === null;
     if (place.hidden) return;
-    const heading = element("h3", "Cluster ");
+    const heading = element("h3", "Group ");
     heading.append(String(cluster));
     if (card) heading.append(": ", element("bdi", card.name));
     const close = element("button", "Close", { type: "button", class: "small" });
@@ -70,7 +70,7 @@ winnow.ready.then((data) => {
     place.replaceChildren(heading, close);
     place.dataset.cluster = cluster;
     if (!card) {
-      place.append(element("p", "Only the clusters with the largest quotas have a card; this one is in the table of clusters.", { class: "absent" }));
+      place.append(element("p", "Only the groups with the largest quotas have a card; this one is in the table of groups.", { class: "absent" }));
       return;
     }
     const shown = (rows, withReason) => (rows && rows.length ? examples(rows, withReason) : null);

@@ -38,7 +38,7 @@ winnow.mapStyle = (() => {
     },
     cluster(map, colors) {
       const codes = map.cluster.map((cluster) => cluster % CATEGORIES);
-      const text = `Clusters share ${CATEGORIES} colours; click a point to ring its cluster.`;
+      const text = `Groups share ${CATEGORIES} colours; click a point to ring its group.`;
       return { codes, colors: colors.categories, legend: [[null, text, null]] };
     },
     source(map, colors) {

@@ -150,7 +150,7 @@ winnow.ready.then((data) => {
     if (i === hovered) return;
     hovered = i;
     const text = map.textOf.get(i);
-    const facts = [map.sources[map.source[i]], `cluster ${map.cluster[i]}: ${map.names[map.cluster[i]] ?? ""}`, map.outcome_words[map.outcome[i]], scoreText(i)];
+    const facts = [map.sources[map.source[i]], `group ${map.cluster[i]}: ${map.names[map.cluster[i]] ?? ""}`, map.outcome_words[map.outcome[i]], scoreText(i)];
     tip.replaceChildren(...facts.filter(Boolean).map((fact) => winnow.element("div", fact)));
     if (text !== undefined) {
       tip.prepend(winnow.element("code", map.texts.id[text]));

@@ -13,7 +13,7 @@
         row.hidden = !wanted.every((word) => texts[i].includes(word)) || (withQuota.checked && row.dataset.quota === "0");
         shown += !row.hidden;
       });
-      document.getElementById("cluster-count").textContent = `${winnow.count(shown)} of ${winnow.count(rows.length)} clusters`;
+      document.getElementById("cluster-count").textContent = `${winnow.count(shown)} of ${winnow.count(rows.length)} groups`;
     };
     filter.addEventListener("input", apply);
     withQuota.addEventListener("change", apply);
@@ -27,7 +27,7 @@ winnow.ready.then(({ picks }) => {
   const pageSize = 25;
   const body = document.querySelector("#pick-table tbody");
   const [back, next] = ["pick-back", "pick-next"].map((id) => document.getElementById(id));
-  const texts = picks.id.map((id, i) => `${id} ${picks.source[i]} cluster:${picks.cluster[i]} ${picks.why[i]} ${picks.asked[i]} ${picks.response[i]} ${picks.before[i]}`.toLowerCase());
+  const texts = picks.id.map((id, i) => `${id} ${picks.source[i]} group:${picks.cluster[i]} ${picks.why[i]} ${picks.asked[i]} ${picks.response[i]} ${picks.before[i]}`.toLowerCase());
   const shownLength = 160;
   let found = texts.map((_, i) => i);
   let page = 0;
@@ -59,7 +59,7 @@ winnow.ready.then(({ picks }) => {
     };
     cell("th", winnow.element("code", picks.id[i]), { scope: "row" });
     text("Source", "source", "source");
-    numeric("Cluster", "cluster", String(picks.cluster[i]));
+    numeric("Group", "cluster", String(picks.cluster[i]));
     numeric("Tokens", "tokens", winnow.count(picks.tokens[i]));
     numeric("NLL", "nll", picks.nll[i]?.toFixed(3));
     text("Why", "why", "text");

@@ -56,6 +56,7 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
         *blocks,
         Line(KEY, style="dim"),
         *_funnel(summary),
+        *[Line(text) for text in [view.groups_sentence(summary)] if text],
         _clusters(summary),
         *_outcomes(summary),
         _timings(summary),
@@ -77,9 +78,10 @@ def _work(summary: Mapping[str, Any]) -> list[Block]:
     parts = [
         f"{labels.WORK[k].lower()} {write(tokens[k], 'count')} ({write(seconds.get(k), 'seconds')})" for k in kinds
     ]
-    return (
-        [Line("; ".join(parts), label=f"Tokens through the model ({labels.device_seconds(summary)})")] if parts else []
-    )
+    rate = lookup(summary, "work", "tokens_per_s")
+    at = f" at {write(rate, 'rate')} tokens/s, the speed of the least disturbed training steps" if rate else ""
+    label = f"Tokens through the model ({labels.device_seconds(summary)}{at})"
+    return [Line("; ".join(parts), label=label)] if parts else []
 
 
 def written_table(summary: Mapping[str, Any], part: str) -> list[Block]:
@@ -121,7 +123,7 @@ def _clusters(summary: Mapping[str, Any]) -> Block:
     clusters = summary.get("clusters") or []
     top = view.top_clusters(summary, TOP_CLUSTERS)
     if not top:
-        return Line("Clusters: none got a quota." if clusters else "Clusters: this strategy used none.")
+        return Line("Groups: none got a quota." if clusters else "Groups: this strategy used none.")
     unit = short(lookup(summary, "budget", "unit") or "examples", 12)
     rows = []
     for cluster in (clusters[i] for i in top):

@@ -9,9 +9,9 @@
     unlabelled: "no response", edited: "edited",
   };
   const NOTES = {
-    batch: "The examples to train on. Drop unwanted ones; the next candidates of the same cluster replace them immediately.",
+    batch: "The examples to train on. Drop unwanted ones; the next candidates of the same group replace them immediately.",
     changed: "Your changes, removed examples and replacements.",
-    left: "Examples that may be picked but are not. Pin wanted ones; each replaces another example of its cluster.",
+    left: "Examples that may be picked but are not. Pin wanted ones; each replaces another example of its group.",
     pool: "Every example of the pool with what became of it. Drop bad ones: they stay out of later rounds too.",
     unlabelled: "Examples without a response. An answer enters the pool in the next round; this round does not train on it.",
   };
@@ -71,6 +71,10 @@
       + (c.answered ? `, ${number(c.answered)} answered` : "") + (c.edited ? `, ${number(c.edited)} edited` : "");
     $("undo").disabled = !state.undoable;
     $("approve").disabled = Boolean(state.problem);
+    $("approve").textContent = state.resume ? "Approve" : "Approve and train";
+    $("confirm-note").textContent = state.resume
+      ? `The decision is recorded with the round and nothing is trained: ${state.resume} trains.`
+      : "The decision is recorded with the round, and training starts immediately.";
     for (const button of document.querySelectorAll("[data-view]")) {
       button.setAttribute("aria-pressed", String(button.dataset.view === look.view));
       button.hidden = button.dataset.view === "unlabelled" && !c.unlabelled;
@@ -106,14 +110,14 @@
       const quota = make("input", { type: "number", min: 0, value: entry.set ?? "", placeholder: String(state.unit === "tokens" ? entry.tokens : entry.picked) });
       quota.dataset.cluster = entry.cluster;
       quota.disabled = entry.banned;
-      quota.setAttribute("aria-label", `Quota of cluster ${entry.cluster} in ${state.unit}`);
+      quota.setAttribute("aria-label", `Quota of group ${entry.cluster} in ${state.unit}`);
       quota.addEventListener("change", () => change("quota", String(entry.cluster), quota.value === "" ? null : Number(quota.value)));
       return make("li", { className: entry.banned ? "banned" : "" },
         nameButton(`${entry.cluster} · ${entry.name}`, look.cluster === entry.cluster, () => filterBy("cluster", entry.cluster)),
         make("div", { className: "row" },
           make("span", { textContent: `${number(entry.now)} of ${number(entry.selectable)}` }),
           make("label", {}, state.unit === "tokens" ? "tokens " : "quota ", quota),
-          banButton(entry.banned, `cluster ${entry.cluster}`, () => change("ban_cluster", String(entry.cluster), !entry.banned))),
+          banButton(entry.banned, `group ${entry.cluster}`, () => change("ban_cluster", String(entry.cluster), !entry.banned))),
         make("small", { textContent: entry.reason }));
     }));
     if (focused !== undefined) $("clusters").querySelector(`input[data-cluster="${CSS.escape(focused)}"]`)?.focus();
@@ -130,10 +134,10 @@
 
   function showFilters() {
     const chips = [];
-    for (const kind of ["cluster", "source"]) {
+    for (const [kind, word] of [["cluster", "group"], ["source", "source"]]) {
       if (look[kind] === null) continue;
-      const chip = make("button", { type: "button", textContent: `${kind} ${look[kind]} ✕` });
-      chip.setAttribute("aria-label", `Show all ${kind}s again`);
+      const chip = make("button", { type: "button", textContent: `${word} ${look[kind]} ✕` });
+      chip.setAttribute("aria-label", `Show all ${word}s again`);
       chip.addEventListener("click", () => filterBy(kind, look[kind]));
       chips.push(chip);
     }
@@ -230,7 +234,7 @@
       make("span", { className: "badge", textContent: STATES[row.state] || row.state }),
       make("span", { textContent: row.id }),
       make("span", { textContent: row.source }),
-      make("span", { textContent: `cluster ${row.cluster}` }),
+      make("span", { textContent: `group ${row.cluster}` }),
       make("span", { textContent: `${number(row.tokens)} tokens` }));
     if (scores) meta.append(make("span", { textContent: scores }));
     const prompt = make("pre", { textContent: row.prompt, dir: "auto" });
@@ -416,6 +420,11 @@
     $("desk").hidden = true;
     $("bar").hidden = true;
     $("live").hidden = false;
+    if (state.resume) {
+      $("live-state").textContent = `The decision is recorded. Nothing is trained yet: ${state.resume} trains.`;
+      $("live-note").hidden = true;
+      return;
+    }
     poll();
   }
 

@@ -88,6 +88,8 @@ def _facts(picked: int) -> dict[str, Any]:
         "scoring": {**scoring, "length_correlation": {"nll": -0.314, "entropy": 0.127}},
         "selection": {
             "strategy": "default",
+            "groups": "10 clusters of embeddings",
+            "explored": 2,
             "allocation": "loss",
             "picker": "random",
             "score": "nll",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from al.preparation.groups import describe_groups
 from al.report.reading.view import agreement_index, agreement_names, heat
 from al.report.summary.cards import first_picked, refused
 from al.report.summary.clusters import changes_by_cluster, gain
@@ -39,11 +40,11 @@ def clusters(folder: Path, stage: str, number: int) -> Artifact:
 
 def test_changes_are_told_in_the_round_that_made_them(tmp_path: Path):
     adapted = clusters(tmp_path, "adapted_clusters", 3)
-    split = "split from cluster 1 of the round before: uneven"
+    split = "split from group 1 of the round before: uneven"
     assert changes_by_cluster(adapted, 5, 3) == {
         1: split,
         4: split,
-        2: "joined from clusters 2, 3 of the round before: alike",
+        2: "joined from groups 2, 3 of the round before: alike",
     }
     assert changes_by_cluster(adapted, 5, 4) == {} == changes_by_cluster(clusters(tmp_path, "clusters", 3), 5, 3)
 
@@ -91,3 +92,21 @@ def test_a_pair_of_scores_is_found_in_either_order():
 )
 def test_a_correlation_is_coloured_by_sign_and_size(value: float | None, name: str):
     assert heat(value) == name
+
+
+@pytest.mark.parametrize(
+    "found, words",
+    [
+        ({"k": 48}, "48 clusters of embeddings"),
+        ({"k": 40, "spread_over": "wording"}, "40 kinds of prompt"),
+        ({"k": 12, "spread_over": "field", "quality": {"by": "source"}}, "12 sources"),
+        ({"k": 12, "spread_over": "field", "quality": {"by": "task"}}, "12 values of task"),
+        ({"k": 68, "spread_over": "kinds", "quality": {"by": "source", "sources": 68}}, "68 sources"),
+        (
+            {"k": 1250, "spread_over": "kinds", "quality": {"by": "source", "sources": 3}},
+            "1,250 kinds of prompt in 3 sources",
+        ),
+    ],
+)
+def test_groups_are_named_by_what_they_are(found, words):
+    assert describe_groups({"quality": {}, **found}) == words

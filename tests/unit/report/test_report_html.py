@@ -118,7 +118,7 @@ def test_a_summary_without_evaluation_training_clusters_map_or_examples_is_a_pag
     for sentence in (
         "No held-out examples were evaluated",
         "Nothing was trained in this round.",
-        "This strategy used no clusters.",
+        "This strategy used no groups.",
         "No map was computed.",
         "No picked examples were recorded.",
         "No row of the input was quarantined.",

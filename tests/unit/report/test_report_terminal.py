@@ -93,6 +93,16 @@ def test_the_clusters_with_the_largest_quotas_come_first():
     assert any(line.strip() == "not measured: given its share by size" for line in lines[start:])
 
 
+def test_what_the_groups_are_and_why_one_has_more_than_its_quota_is_said():
+    text = " ".join(render_terminal(first_round()).split())
+    assert "Groups: 10 clusters of embeddings. 2 of the 100 picks are random ones of the whole pool" in text
+    summary = first_round()
+    summary["selection"]["explored"] = 0
+    assert "random ones of the whole pool" not in " ".join(render_terminal(summary).split())
+    del summary["selection"]["groups"]  # a round of an earlier version
+    assert "Groups:" not in render_terminal(summary)
+
+
 def test_every_outcome_that_occurred_is_counted():
     summary = first_round()
     counts = [count for count in summary["selection"]["outcomes"].values() if count]
@@ -113,7 +123,7 @@ def test_a_missing_control_and_holdout_are_said():
     summary.update(evaluation=None, clusters=None, timings=None)
     text = render_terminal(summary)
     assert "no held-out examples were evaluated" in text and "this strategy used none" in text
-    assert "Clusters: none got a quota." in render_terminal(empty_lists())
+    assert "Groups: none got a quota." in render_terminal(empty_lists())
 
 
 def test_the_place_of_the_page_is_named():

@@ -155,6 +155,32 @@ def test_trap_25_a_gain_is_told_without_the_end_token_too():  # trap 25
     assert "no significant difference from the base model (+0.100; \u22120.100 to +0.300)" in verdict(summary)
 
 
+def with_gain_over_base(gain: float, without_end: tuple[float, float]) -> dict[str, Any]:
+    """A first round that beat the base by `gain` in exact match, and by an interval without the end-of-turn token."""
+    summary = with_difference("selected - base", "macro_em", gain - 0.02, gain + 0.02)
+    low, high = without_end
+    entry = {"value": (low + high) / 2, "low": low, "high": high, "p": 0.5}
+    summary["evaluation"]["differences"]["selected - base"]["macro_em_no_end"] = entry
+    summary["evaluation"]["models"]["base"].update(macro_em=0.026, macro_em_no_end=0.113)
+    return summary
+
+
+def test_a_gain_over_the_base_that_is_mostly_the_end_token_is_called_so():
+    text = verdict(with_gain_over_base(0.10, (-0.05, 0.07)))
+    assert (
+        ". Most of the gain over the base model is the end-of-turn token: without it the base has 11.3% instead of 2.6%, and the "
+        "difference is +1.0 points, 95% interval \u22125.0 to +7.0, no significant difference."
+    ) in text
+    assert "difference is +4.0 points, 95% interval +2.0 to +6.0." in verdict(with_gain_over_base(0.10, (0.02, 0.06)))
+    assert text.index("In exact match") < text.index("Most of the gain")
+
+
+@pytest.mark.parametrize(("gain", "without_end"), [(0.10, (0.04, 0.08)), (0.01, (-0.05, 0.05)), (-0.10, (-0.05, 0.05))])
+def test_elsewhere_the_end_token_is_not_blamed(gain, without_end):
+    """Where more than half of the gain is left without it, and where there is no significant gain."""
+    assert "Most of the gain" not in verdict(with_gain_over_base(gain, without_end))
+
+
 def test_trap_22_a_worse_base_is_said_first_and_plainly():  # trap 22
     summary = later_round()
     assert ". Fine-tuning made the base model worse in NLL (+0.210 nats, +0.110 to +0.320)" in headline(summary)

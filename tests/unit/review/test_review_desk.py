@@ -161,7 +161,7 @@ def test_an_approval_of_what_was_not_seen_is_refused_and_nothing_changes_after_o
     [
         ("drop", "00000000000000ff", True, "no example of the pool has the id"),
         ("drop", "no id", True, "pattern"),
-        ("quota", "9", 3, "no cluster 9; the clusters are 0 to 2"),
+        ("quota", "9", 3, "no group 9; the groups are 0 to 2"),
         ("quota", "0", -1, "greater than or equal to 0"),
         ("quota", "0", True, "expected a number"),
         ("quota", "zero", 1, "expected a number, found 'zero'"),
@@ -190,7 +190,7 @@ def test_a_pin_in_a_banned_cluster_names_the_contradiction(desk):
     desk.change("ban_cluster", "1", True)
     assert all(row["cluster"] != 1 for row in desk.examples("batch", None, None, "", 0, 50)["rows"])
     name = ids(desk, "left", cluster=1)[0]
-    with pytest.raises(DataError, match="its cluster or source is banned"):
+    with pytest.raises(DataError, match="its group or source is banned"):
         desk.change("pin", name, True)
 
 
@@ -239,7 +239,7 @@ def test_a_damaged_or_foreign_decision_says_what_is_wrong_where(tmp_path):
         ('{"dorp": []}', r"`dorp`: Extra inputs"),
         ('{"drop": ["00000000000000ff"], "pin": ["00000000000000ff"]}', "both drop and pin"),
         ('{"drop": ["00000000000000ff"], "edits": {"00000000000000ff": "x"}}', "both edits and drop"),
-        ('{"ban_clusters": [1], "quotas": {"1": 3}}', "cluster 1 is banned and has a quota"),
+        ('{"ban_clusters": [1], "quotas": {"1": 3}}', "group 1 is banned and has a quota"),
         ('{"answers": {"00000000000000ff": " "}}', "the answer is empty"),
         ('{"note": "\\ud800"}', "unable to parse raw data as a unicode string"),
     ):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 from al.planning.model_shape import model_shape
-from al.round.following import Curve, step_note
+from al.round.following import Curve, step_note, training_note
 from trainer.config import LoraConfig, ModelConfig
 
 
@@ -51,3 +52,8 @@ def test_useful_operations_are_two_products_with_a_frozen_weight_and_three_with_
     assert shape.training_flops_per_token == 2 * 2 * frozen + 2 * 3 * trained
     outputs = 2 * (32 + 16 + 16 + 32 + 64 + 64 + 32)
     assert model_shape(ModelConfig(name=str(tmp_path)), LoraConfig(r=4, dora=True)).lora == trained + outputs
+
+
+def test_the_last_line_of_a_training_has_the_mean_speed_that_its_report_shows():
+    report = SimpleNamespace(last_loss=1.2345, tokens_per_s=99.6, peak_gib=2.84)
+    assert training_note(report) == ", last loss 1.234, 100 tokens/s on average, 2.8 GiB at peak"

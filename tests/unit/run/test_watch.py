@@ -13,7 +13,7 @@ import pytest
 from al.commands import watch
 from al.run.store import Run
 
-QUIET = {"waiting": None, "progress": None, "stage": None, "comparison": None, "rounds": []}
+QUIET = {"working": True, "waiting": None, "progress": None, "stage": None, "comparison": None, "rounds": []}
 PROGRESS = {"title": "embed", "done": 30, "total": 120, "unit": "examples", "rate": 0.5, "seconds_left": 180.0}
 STEP = {"step": 7, "steps": 8, "loss": 2.0, "tokens_per_s": 300.0, "memory_gib": 1.5, "seconds_left": 100.0}
 

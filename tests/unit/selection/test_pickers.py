@@ -172,7 +172,7 @@ def test_steps_say_the_place_and_the_rank_of_the_loss():
         return dict(zip(chosen.picked.tolist(), chosen.step, strict=True))
 
     top = steps(picker="top", length_bins=1)
-    assert top[3] == "rank 1 of 4 measured with 10 to 40 tokens in cluster 0; NLL 1.00 is rank 3 of 3 measured"
+    assert top[3] == "rank 1 of 4 measured with 10 to 40 tokens in group 0; NLL 1.00 is rank 3 of 3 measured"
     assert top[1].endswith("NLL not measured") and top[0].endswith("NLL 4.00 is rank 1 of 3 measured")
     assert steps(picker="mid")[0].startswith("quantile 0.12 of 4 measured, nearest outside 25% to 75%")
     places = {step.split(" in ")[0] for step in steps(picker="random").values()}

@@ -111,8 +111,8 @@ def test_the_pinned_among_suspected_noise_is_in_and_the_rest_stays_held_back():
     ("change", "message"),
     [
         (lambda p: Change(banned=keys(p, range(100))), "4 of 24 places cannot be filled"),
-        (lambda p: Change(quotas={0: 10_000}), r"cluster 0: the quota is 10000, but only \d+ "),
-        (lambda p: Change(quotas={9: 1}), "cluster 9: .* only 0"),
+        (lambda p: Change(quotas={0: 10_000}), r"group 0: the quota is 10000, but only \d+ "),
+        (lambda p: Change(quotas={9: 1}), "group 9: .* only 0"),
         (lambda p: Change(quotas={0: 15, 1: 15}), "need 30 examples, the budget is 24"),
         (lambda p: Change(pinned=keys(p, range(30))), "need 30 examples"),
         (lambda p: Change(pinned=keys(p, [1]), banned=keys(p, [1])), "is pinned and also dropped or banned"),

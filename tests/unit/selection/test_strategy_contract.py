@@ -177,7 +177,7 @@ def check_reasons(played, config):
         assert reason.split("; weight ")[0].strip() and "nan" not in reason, "the allocation's own words"
     assert len(chosen.step) == len(chosen.picked)
     for row, step in zip(chosen.picked, chosen.step, strict=True):
-        picker_says, found, _ = step.partition(f" in cluster {played.known.cluster[row]}; NLL ")
+        picker_says, found, _ = step.partition(f" in group {played.known.cluster[row]}; NLL ")
         assert found and picker_says.strip() and "nan" not in step, "the picker's own words"
         assert step.startswith("exploration: ") == played.explored[row]
         assert ("not measured" in step) == np.isnan(played.known.loss[row])

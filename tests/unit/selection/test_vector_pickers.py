@@ -88,7 +88,7 @@ def test_trap_19_k_center_spreads_inside_each_cluster_and_takes_outliers_last(tw
         of_cluster = chosen.picked[cluster[chosen.picked] == c]
         gaps = np.diff(np.sort(angle[of_cluster]))
         assert len(gaps) == 4 and gaps.min() > 8, "no two near copies"
-    assert chosen.step[0].startswith("the first of its cluster") and "the farthest" in chosen.step[-1]
+    assert chosen.step[0].startswith("the first of its group") and "the farthest" in chosen.step[-1]
 
 
 def test_facility_location_takes_one_of_each_kind_the_most_frequent_first():

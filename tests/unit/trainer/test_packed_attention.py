@@ -194,7 +194,8 @@ class _OnAGpu:
     ("heads", "width", "dtype", "longest", "softcap", "method"),
     [
         (32, 128, torch.bfloat16, 100, None, Method.PACKED),
-        (32, 128, torch.bfloat16, 8192, None, Method.FLASH),
+        (32, 64, torch.bfloat16, 8192, None, Method.FLASH),
+        (32, 128, torch.bfloat16, 8192, None, Method.PACKED),
         (32, 128, torch.bfloat16, 8192, 50.0, Method.PACKED),
         (32, 128, torch.float16, 8192, 50.0, Method.PACKED),
         (32, 128, torch.float32, 100, None, Method.LOOP),

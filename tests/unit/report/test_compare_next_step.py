@@ -1,0 +1,128 @@
+"""What a comparison leads with, and what it proposes where it decides nothing."""
+
+from __future__ import annotations
+
+import pytest
+from comparison_documents import comparison, nothing_pays, one_seed, paying, unfinished
+from report_page import read_page
+from scipy.stats import t
+
+from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
+from al.comparison.page import render_comparison
+from al.comparison.text import comparison_as_text
+from al.comparison.words import comparison_headline, comparison_verdict, next_sentence, ranked
+
+SHORT_RESPONSES = {"decides": {"metric": "macro_em", "response_tokens": 3.0}}
+
+
+def short_responses(gain: float = 0.21, **more):
+    """A comparison on short test responses, which exact match decides."""
+    return comparison({"default": gain, "random": 0.0}, **more) | SHORT_RESPONSES
+
+
+def undecided(value: float, half: float, seeds: int = 3):
+    """A comparison whose only difference has this value and half interval."""
+    document = comparison({"default": 0.0, "random": 0.0}, seeds=seeds)
+    document["strategies"][0]["difference"]["macro_nll"] = {
+        "value": value,
+        "low": value - half,
+        "high": value + half,
+        "p": 0.3,
+    }
+    return document
+
+
+def test_short_responses_lead_with_exact_match():
+    document = short_responses()
+    sentence, *_ = comparison_verdict(document)
+    assert sentence.startswith("default: exact match ") and " points above random's " in sentence
+    assert ". NLL \u2212" in sentence and sentence.index("exact match") < sentence.index("NLL")
+    lines = comparison_as_text(document).splitlines()
+    head = next(line for line in lines if line.startswith("Strategy") or " Exact " in line)
+    assert head.index("Exact") < head.index("NLL")
+    assert "Exact match decides, because the median test response is short: 3 tokens" in " ".join(lines)
+
+
+def test_the_page_says_which_metric_decides_and_draws_it_first():
+    made = {name: render_comparison(d) for name, d in (("em", short_responses()), ("nll", paying()))}
+    first = {
+        name: page.index('id="chart-final-em"') < page.index('id="chart-final-nll"') for name, page in made.items()
+    }
+    assert first == {"em": True, "nll": False}
+    assert "Exact match decides, because the median test response has 3 tokens" in read_page(made["em"]).text
+
+
+def test_the_order_is_that_of_the_metric_that_decides():
+    document = comparison({"default": 0.21, "random": 0.0}, gain_em=-0.4)
+    assert [document["strategies"][i]["name"] for i in ranked(document)] == ["default", "random"]
+    assert [document["strategies"][i]["name"] for i in ranked(document | SHORT_RESPONSES)] == ["random", "default"]
+
+
+def test_a_rise_of_nll_is_in_the_headline_where_exact_match_decides():
+    document = short_responses(-0.2, gain_em=-0.4)
+    assert comparison_headline(document) == (
+        "default beat random beyond chance; but the NLL of default rose above random's"
+    )
+
+
+@pytest.mark.parametrize(("value", "half", "seeds"), [(0.9, 1.6, 3), (-0.02, 0.05, 5), (2.0, 2.1, 4)])
+@pytest.mark.parametrize("comparisons", [1, 3])
+def test_that_many_seeds_leave_zero_out_and_one_fewer_do_not(value, half, seeds, comparisons):
+    found = seeds_to_tell(value, value - half, value + half, seeds, comparisons)
+    deviation = half * seeds**0.5 / t.ppf(0.975, seeds - 1)
+    halves = [t.ppf(1 - 0.025 / comparisons, m - 1) * deviation / m**0.5 for m in (found - 1, found)]
+    assert found > seeds and halves[1] < abs(value)
+    assert halves[0] >= abs(value) or found == seeds + 1
+
+
+def test_a_difference_that_takes_too_many_seeds_is_called_equal():
+    assert seeds_to_tell(0.001, -0.05, 0.052, 3) is None
+    assert next_sentence(undecided(0.001, 0.05)).startswith(f"Even {MOST_SEEDS} seeds would not show")
+
+
+def test_an_undecided_comparison_ends_with_the_command_that_would_decide():
+    document = undecided(0.02, 0.03)
+    document["command"] = "python cli.py compare --budget 100 --seeds 3 --strategies 'default top:score.by=ifd' --json"
+    seeds = seeds_to_tell(0.02, -0.01, 0.05, 3)
+    last = comparison_verdict(document)[-1]
+    assert last.startswith(f"Next, {seeds} seeds: they show whether default differs from random")
+    assert last.endswith(
+        f": python cli.py compare --budget 100 --strategies 'default top:score.by=ifd' --seeds {seeds}"
+    )
+
+
+def test_too_few_seeds_for_an_interval_are_answered_with_five():
+    assert (
+        "Next, 5 seeds, which give an interval (finished runs are kept): python cli.py compare"
+        in comparison_verdict(one_seed())[-1]
+    )
+
+
+@pytest.mark.parametrize("document", [paying(), unfinished(), comparison({"random": 0.0})])
+def test_nothing_is_proposed_where_one_won_or_runs_are_missing(document):
+    assert next_sentence(document) == ""
+
+
+def test_what_is_only_worse_is_decided():
+    document = nothing_pays()
+    document["strategies"] = document["strategies"][1:]
+    assert next_sentence(document) == ""
+
+
+@pytest.mark.parametrize(
+    ("recorded", "command"),
+    [
+        ("winnow compare --seeds=3 --budget 40", "winnow compare --budget 40 --seeds 7"),
+        ("winnow compare --budget 40", "winnow compare --budget 40 --seeds 7"),
+    ],
+)
+def test_the_recorded_command_gets_another_number_of_seeds(recorded, command):
+    assert command_of({"command": recorded}, 7) == command
+    assert command_of({"command": recorded}) == recorded
+
+
+def test_a_comparison_of_a_python_program_gets_a_command_made_of_what_it_compared():
+    document = paying() | {"command": "a Python program that imports al"}
+    assert command_of(document) == "a Python program that imports al"
+    made = "compare --strategies default,random,rds --budget 1000 --rounds 4 --seeds 7"
+    assert command_of(document, 7).endswith(made)
