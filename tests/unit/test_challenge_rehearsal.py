@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from al.cache import cache_dir
+from al.config import CONFIG_DIR, load
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
@@ -81,3 +84,9 @@ def test_answers_are_summed_up_from_what_was_kept(begin, tmp_path: Path):
     rehearsal.write()
     expected = {"questions": 3, "mean_score": 0.5, "seconds": 0.8, "answer_tokens": 9}
     assert json.loads((tmp_path / "record.json").read_text())["answered"] == {"base": expected}
+
+
+def test_what_a_small_model_changes_of_the_challenge_is_a_config():
+    small = load(CONFIG_DIR / "efficiency-challenge.yaml", challenge_rehearsal.SMALL)
+    assert small.embed.model == f"{cache_dir()}/minilm"
+    assert (small.lora.r, small.holdout.test) == (32, 300)
