@@ -31,9 +31,19 @@ PLACES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
+AFTER = {"post_attention_layernorm": "post_attention_norm"}
+"""Where a model normalizes what attention gives, the norm of this name is that one."""
+
+
+NEIGHBOURS = ("llama", "mistral", "smollm3", "granite")
+"""Architectures in which llama.cpp rotates neighbouring values of a head."""
 
 
 def read(made: Published, path: Path, outtype: str = "f16") -> gguf.GGUFReader:
@@ -53,13 +63,14 @@ def merged_by_peft(made: Published) -> dict[str, torch.Tensor]:
     return found
 
 
-def place(name: str) -> str:
-    """llama.cpp's name of a weight, by the table in its docs."""
+def place(name: str, kind: str) -> str:
+    """llama.cpp's name of a weight of a model of `kind`, by the table in its docs."""
     parts = name.split(".")
     if parts[1] != "layers":
         outside = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
         return f"{outside[name.rpartition('.')[0]]}.{parts[-1]}"
-    return f"blk.{parts[2]}.{PLACES['.'.join(parts[3:-1])]}.{parts[-1]}"
+    places = PLACES | (AFTER if kind in ("olmo2", "olmo3", "gemma2", "gemma3") else {})
+    return f"blk.{parts[2]}.{places['.'.join(parts[3:-1])]}.{parts[-1]}"
 
 
 def neighbours(values: np.ndarray, heads: int) -> np.ndarray:
@@ -75,13 +86,15 @@ def test_every_tensor_has_llama_cpps_name_shape_and_values(kind, byte_tokenizer,
     found = {tensor.name: tensor for tensor in read(made, tmp_path / "f16.gguf").tensors}
     if "llama-3" in kind:
         assert found.pop("rope_freqs.weight").data.tolist() != [1.0] * 4
-    expected = {place(name): (name, values.numpy()) for name, values in merged_by_peft(made).items()}
+    expected = {place(name, kind): (name, values.numpy()) for name, values in merged_by_peft(made).items()}
     assert found.keys() == expected.keys()
     for target, (name, values) in expected.items():
-        if KINDS[kind][0] in ("llama", "mistral") and "q_proj" in name:
+        if KINDS[kind][0] in NEIGHBOURS and "q_proj" in name:
             values = neighbours(values, made.config.num_attention_heads)
-        if KINDS[kind][0] in ("llama", "mistral") and "k_proj" in name:
+        if KINDS[kind][0] in NEIGHBOURS and "k_proj" in name:
             values = neighbours(values, made.config.num_key_value_heads)
+        if "gemma" in kind and "norm" in name:
+            values = values + 1
         tensor = found[target]
         assert tensor.data.dtype == (np.float32 if values.ndim == 1 else np.float16)
         assert tensor.shape.tolist() == list(reversed(values.shape)), "GGUF's innermost dimension comes first"
@@ -159,7 +172,15 @@ def test_eight_bits_are_within_their_rounding(byte_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "changes", "named"),
     [
-        ("gemma2", {}, "architecture gemma2"),
+        ("cohere", {}, "architecture cohere"),
+        ("gemma2", {"query_pre_attn_scalar": 6}, "query_pre_attn_scalar 6"),
+        ("gemma2", {"query_pre_attn_scalar": 8, "final_logit_softcapping": None}, "without caps"),
+        ("gemma", {"tie_word_embeddings": False}, "output head of its own"),
+        ("gemma3_text", {"query_pre_attn_scalar": 6}, "query_pre_attn_scalar 6"),
+        ("olmo2", {"tie_word_embeddings": True}, "tied to the embeddings"),
+        ("olmo3", {}, "two bases"),
+        ("smollm3", {}, "rotary positions in other layers"),
+        ("phi3", {"head_dim": 16}, "heads that are not as wide"),
         ("llama", {"rope_parameters": {**LLAMA3, "rope_type": "yarn"}}, "yarn"),
         ("llama", {"hidden_act": "gelu"}, "gelu"),
         ("qwen3", {"attention_bias": True}, "biases"),
@@ -192,6 +213,6 @@ def test_a_weight_beyond_float16_is_refused(byte_tokenizer, tmp_path):
 
 def test_a_sliding_window_ends_the_context():
     def config(window: int | None) -> Any:
-        return SimpleNamespace(max_position_embeddings=32_768, sliding_window=window)
+        return SimpleNamespace(model_type="mistral", max_position_embeddings=32_768, sliding_window=window)
 
     assert (context_length(config(None)), context_length(config(4_096))) == (32_768, 4_096)
