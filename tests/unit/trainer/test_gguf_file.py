@@ -202,6 +202,28 @@ def test_a_tokenizer_that_splits_in_an_unknown_way_is_refused(byte_tokenizer, tm
         read_tokenizer(tmp_path, byte_tokenizer, 400)
 
 
+def test_a_special_token_that_takes_the_spaces_next_to_it_is_refused(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["added_tokens"][1]["rstrip"] = True
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrainerError, match=r"text next to it \(<\|end\|>\).*--as merged"):
+        read_tokenizer(tmp_path, byte_tokenizer, 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "pre"),
+    [("gemma", "llama", "default"), ("olmo2", "gpt2", "dbrx"), ("llama3", "gpt2", "llama-bpe")],
+)
+def test_a_tokenizer_has_llama_cpps_name_of_its_splitting(name, model, pre, request, tmp_path):
+    tokenizer = request.getfixturevalue(f"{name}_tokenizer")
+    tokenizer.save_pretrained(tmp_path)
+    found = read_tokenizer(tmp_path, tokenizer, len(tokenizer))
+    assert (found.model, found.pre) == (model, pre)
+    assert found.space_prefix is (False if name == "gemma" else None)
+
+
 def test_a_weight_beyond_float16_is_refused(byte_tokenizer, tmp_path):
     made = publish(tmp_path, "llama", byte_tokenizer, chat_template="chatml")
     written = check_writable(made.config, made.folder, made.tokenizer)

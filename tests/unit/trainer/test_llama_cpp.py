@@ -82,7 +82,7 @@ def test_eight_bits_stay_near(byte_tokenizer, tmp_path):
     assert ROUNDING / 2 < error(llama, ids, expected.numpy()) < 5 * ROUNDING
 
 
-@pytest.mark.parametrize("name", ["byte", "mistral", "smollm2", "qwen2", "llama3"])
+@pytest.mark.parametrize("name", ["byte", "mistral", "gemma", "smollm2", "qwen2", "llama3", "olmo2"])
 def test_a_text_and_a_chat_have_the_same_tokens(name, request, tmp_path):
     tokenizer = request.getfixturevalue(f"{name}_tokenizer")
     template = "auto" if tokenizer.chat_template else ("mistral" if name == "mistral" else "chatml")
