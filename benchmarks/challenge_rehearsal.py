@@ -1,4 +1,5 @@
-"""The efficiency challenge in minutes: pool → rounds until the time is spent → exports → server → held-out questions answered and judged.
+"""The efficiency challenge in minutes: pool → rounds until the time is spent → adapter → server → answers to held-out questions,
+judged → merged model.
 
 Everything runs as a user runs it, in child processes of cli.py; questions go through the challenge's /process. What the children print
 goes to WORK/log.txt. The record is written after each phase. The same command goes on after a kill: a finished phase is not done again, and
@@ -266,19 +267,23 @@ def rehearse(rehearsal: Rehearsal) -> None:
         )
     finally:
         with suppress(TimeUp, Failed):  # there is none before the first round begins
-            rehearsal.found["status"] = rehearsal.cli("status", "--run", run, seconds=LAST_SECONDS - ENDING_SECONDS)[
-                "rounds"
-            ]
-    for kind in ("adapter", "merged"):
-        export = ["export", "--run", run, "--as", kind, "--to", out / kind, "--force"]
-        rehearsal.phase(f"export {kind}", lambda export=export: rehearsal.cli(*export))
+            status = rehearsal.cli("status", "--run", run, seconds=LAST_SECONDS - ENDING_SECONDS)
+            rehearsal.found["status"] = status["rounds"]
     test = out / "test.jsonl"
+
+    def export(kind: str) -> None:
+        """Export the last round in one form."""
+        command = ["export", "--run", run, "--as", kind, "--to", out / kind, "--force"]
+        rehearsal.phase(f"export {kind}", lambda: rehearsal.cli(*command))
+
+    export("adapter")
     rehearsal.phase(
         "questions", lambda: bool(rehearsal.cli("pool", "export", test, "--split", "test", "--run", run, "--force"))
     )
     questions = questions_of(test, out / "adapter", arguments.questions)
     for model in ("selected", "base"):
         rehearsal.phase(f"answers {model}", lambda model=model: ask(rehearsal, model, questions))
+    export("merged")
 
 
 def until_seconds(arguments: argparse.Namespace) -> float:
@@ -290,7 +295,7 @@ def record_of(rehearsal: Rehearsal) -> dict[str, Any]:
     """The record of what has been done."""
     arguments, found, seconds = rehearsal.arguments, rehearsal.found, rehearsal.seconds
     kept = {model: arguments.work / f"answers-{model}.jsonl" for model in ("base", "selected")}
-    complete = all(f"answers {model}" in found for model in kept)
+    complete = {"export merged", *(f"answers {model}" for model in kept)} <= found.keys()
     keys = ("round", "state", "budget", "test_macro_nll")
     record = {
         "command": command_of(arguments),

@@ -132,6 +132,39 @@ def test_the_keys_say_what_the_model_computes(byte_tokenizer, tmp_path):
     assert fields["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(made.config.rms_norm_eps)
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (
+            "gemma2",
+            {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 6.0, "attention.sliding_window": 6}
+            | {"attention.sliding_window_pattern": [True, False], "context_length": 256},
+        ),
+        (
+            "gemma3",
+            {
+                "rope.freq_base": 1e4,
+                "rope.freq_base_swa": 100.0,
+                "rope.scaling.type": "linear",
+                "rope.scaling.factor": 2.0,
+            }
+            | {"attention.sliding_window": 6, "attention.sliding_window_pattern": [True, False]},
+        ),
+        ("olmo3", {"attention.sliding_window": 6, "attention.sliding_window_pattern": [True, False]}),
+        ("granite", {"attention.scale": 0.5, "embedding_scale": 3.0, "residual_scale": 0.6, "logit_scale": 2.0}),
+        ("phi3", {"rope.dimension_count": 4, "attention.sliding_window": None}),
+    ],
+)
+def test_the_keys_say_what_a_family_has_that_llama_has_not(kind, expected, byte_tokenizer, tmp_path):
+    made = publish(tmp_path, kind, byte_tokenizer, chat_template="chatml")
+    fields = {name: field.contents() for name, field in read(made, tmp_path / "f16.gguf").fields.items()}
+    prefix = fields["general.architecture"]
+    found = {name: fields.get(f"{prefix}.{name}") for name in expected}
+    assert found == {
+        name: pytest.approx(value) if isinstance(value, float) else value for name, value in expected.items()
+    }
+
+
 def test_tokens_have_their_rows_and_kinds(byte_tokenizer, tmp_path):
     made = publish(tmp_path, "llama", byte_tokenizer, chat_template="chatml")
     fields = read(made, tmp_path / "f16.gguf").fields
