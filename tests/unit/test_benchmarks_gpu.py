@@ -24,6 +24,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import card_memory  # noqa: E402
+import gpu_tables  # noqa: E402
 import many_gpus  # noqa: E402
 from many_gpus import Found  # noqa: E402
 from random_nf4 import save_random_nf4  # noqa: E402
@@ -124,3 +125,33 @@ def test_a_row_says_what_is_known_of_a_part():
     assert (score["speedup"], score["equal"]) == (2.0, True)
     assert embed["error_one"] == "OSError: full" and embed["seconds_many"] == 1.0
     assert train["error_many"] == "TimeoutError: late" and "speedup" not in train
+
+
+PROVENANCE = {"device": "a GPU", "date": "2026-11-30T12:00:00+00:00", "command": "python x.py"} | {
+    "versions": dict.fromkeys(("torch", "transformers", "peft", "bitsandbytes"), "1.0")
+}
+
+
+def test_a_part_that_failed_is_in_the_table_of_several_gpus():
+    one = {"score": Found(4.0, 1000, "examples", ["a"]), "train": Found(3.0, 9, "tokens", ["b"])}
+    many = {"score": Found(2.0, 1000, "examples", ["a"]), "train": "TimeoutError: late\nTraceback"}
+    record = PROVENANCE | {"gpus": 2, "shape": "tiny", "rows": many_gpus.rows_of({1: one, 2: many}, 2)}
+    lines = gpu_tables.many_gpus(record).splitlines()
+    assert "| scoring | 1,000 examples | 4.0 | 2.0 | 2.00 × |" in lines
+    assert "| one training on all GPUs | 9 tokens | 3.0 | failed: TimeoutError: late |  |" in lines
+
+
+def test_the_table_of_a_card_has_plan_and_peaks_and_says_what_did_not_hold():
+    works = [("training", 20.0, 21.0), ("scoring", 9.0, 10.5), ("answers", 8.0, 12.25)]
+    row = {
+        "rank": 16,
+        "planned": {"card": "RTX 3090 or faster (24 GB)", "card_gib": 22.1, "peak_gib": 20.45},
+        "limit_gib": 21.35,
+        "works": [{"name": name, "allocated_gib": a, "reserved_gib": r} for name, a, r in works],
+        "held": True,
+    }
+    rows = [row, {"rank": 256, "error": "OutOfMemoryError: a | b", "held": False}]
+    lines = gpu_tables.card_memory(PROVENANCE | {"rows": rows}).splitlines()
+    assert "| 16 | 20.45 | 20.00 | 21.00 | 12.25 | yes |" in lines
+    assert "| 256 |  |  |  |  | no: OutOfMemoryError: a   b |" in lines
+    assert any("22.1 GiB" in line and "21.35 GiB" in line for line in lines)
