@@ -178,7 +178,7 @@ FAMILIES: dict[str, GgufFamily] = {
     "granite": GgufFamily(
         gguf.MODEL_ARCH.GRANITE, neighbours=True, biases=True, differs=_granite_differs, keys=_granite_keys
     ),
-    "phi3": GgufFamily(gguf.MODEL_ARCH.PHI3, differs=_phi3_differs),
+    "phi3": GgufFamily(gguf.MODEL_ARCH.PHI3, ropes=("default",), differs=_phi3_differs),
     "olmo2": _OLMO2,
     "olmo3": GgufFamily(gguf.MODEL_ARCH.OLMO2, head="own", windows=True, differs=_olmo3_differs, keys=_write_windows),
     "gemma": GgufFamily(gguf.MODEL_ARCH.GEMMA, norm_offset=1.0, activation=_GELU, head="always tied"),

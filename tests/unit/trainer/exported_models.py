@@ -48,6 +48,20 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
 }
 """Each architecture that a GGUF file is written of, with the options that change the file at values that have an effect."""
 
+LINEAR = {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}
+MORE: dict[str, tuple[str, dict[str, object]]] = {
+    **{
+        f"{kind}, linear rope": (KINDS[kind][0], KINDS[kind][1] | LINEAR)
+        for kind in ("smollm3", "granite", "olmo2", "gemma", "gemma2")
+    },
+    "olmo3, one rope": ("olmo3", {"rope_parameters": dict.fromkeys(ONE_BASE, ONE_BASE["sliding_attention"])}),
+    "granite, tied": ("granite", {"tie_word_embeddings": True}),
+    "phi3, tied": ("phi3", {"tie_word_embeddings": True}),
+    "gemma3, untied": ("gemma3_text", {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}),
+    "gemma3, capped": ("gemma3_text", {"query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0}),
+}
+"""Options that change no name and no key of their own: only llama.cpp itself is asked about them."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -63,8 +77,8 @@ class Published:
 
 
 def publish(root: Path, kind: str, tokenizer: Any, lora: LoraConfig | None = None, **model: Any) -> Published:
-    """Save a random model of KINDS with `tokenizer` and a random adapter, under `root`."""
-    architecture, changes = KINDS[kind]
+    """Save a random model of KINDS or MORE with `tokenizer` and a random adapter, under `root`."""
+    architecture, changes = (KINDS | MORE)[kind]
     with torch.random.fork_rng(), torch.no_grad():
         causal = build(architecture, vocab_size=len(tokenizer) + 3, **changes)
         for name, parameter in causal.named_parameters():
