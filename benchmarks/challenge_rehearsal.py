@@ -1,9 +1,14 @@
-"""The efficiency challenge in minutes: pool → rounds until the time is spent → exports → server → held-out questions answered and judged.
+"""The efficiency challenge in minutes: pool → rounds until the time is spent → adapter → server → answers to held-out questions,
+judged → merged model.
 
-Everything runs as a user runs it, in child processes of cli.py; questions go through the challenge's /process.
+Everything runs as a user runs it, in child processes of cli.py; questions go through the challenge's /process. What the children print
+goes to WORK/log.txt. The record is written after each phase. The same command goes on after a kill: a finished phase is not done again, and
+the minutes count over all calls. When they are spent the rehearsal ends, with the record of what was done.
+Exit code: 0, everything was done within the time; 3, the time was up; 1, a command failed, which the record names.
 
 On a GPU, with a small model in DIR:
-    python benchmarks/challenge_rehearsal.py --model DIR --minutes 20 --work DIR --out benchmarks/results/challenge_rehearsal_h200.json
+    python benchmarks/challenge_rehearsal.py --model DIR --pool rows.jsonl --minutes 20 --budget 2000 --questions 250 --work DIR \
+      --out benchmarks/results/challenge_rehearsal_h200.json
 On two CPU cores with the demo's model, in 20 minutes, to see that all parts fit together:
     python benchmarks/challenge_rehearsal.py --config configs/demo.yaml --minutes 30 --budget 40 --questions 30 --tokens 16 --work DIR \
       --out benchmarks/results/challenge_rehearsal_cpu.json
@@ -13,111 +18,222 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from common import device_name, now, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-FOR_ROUNDS = 0.7
+FOR_ROUNDS = 0.6
 """Share of the time that rounds may spend. The challenge's is 22 of 24 hours, but loading and starting take minutes in a rehearsal too."""
 ROUNDS = 3
 """The budget of a round is this part of their time, so that there are several."""
 STARTING_SECONDS = 600
+LAST_SECONDS = 30
+"""Of the time, kept for ending what still runs and for writing the record."""
+ENDING_SECONDS = 15
+"""How long a command has to end by itself when the time is up: a training saves a checkpoint."""
+TIME_UP = 3
 SMALL = (
     "model.chat_template=auto",
-    "embed.model={cache}/minilm",
+    'embed.model="{cache}/minilm"',
     "holdout.dev=60",
-    "holdout.test=200",
+    "holdout.test=300",
     "lora.r=32",
     "lora.alpha=64",
+    "train.learning_rate=2.0e-4",
 )
-"""What of the challenge's config a rehearsal changes: a small model with its own template, the embedder and pool of the demo."""
+"""What of the challenge's config a rehearsal changes: a small model with its own template, the embedder of the demo, and a rate for few
+steps."""
 
 
-def cli(*arguments: object) -> Any:
-    """Run a command of cli.py; the document that it prints."""
-    done = subprocess.run(
-        [sys.executable, "cli.py", *map(str, arguments), "--json"], cwd=ROOT, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"cli.py {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stderr}")
-    return json.loads(done.stdout)
+class TimeUp(Exception):
+    """The minutes are spent, or the process was asked to stop."""
 
 
-def post(address: str, page: str, body: dict[str, Any]) -> Any:
+class Failed(Exception):
+    """A command failed; the message has the end of what it printed."""
+
+
+class Rehearsal:
+    """What was done so far, over all calls: `state.json` in the work folder has the seconds and the result of each phase."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments, self.run = arguments, arguments.work / "run"
+        self._file, self.log = arguments.work / "state.json", arguments.work / "log.txt"
+        state = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self.seconds: dict[str, float] = state.get("seconds", {})
+        self.found: dict[str, Any] = state.get("found", {})
+        self.stopped: str | None = None
+        self._ends = time.monotonic() + 60 * arguments.minutes - LAST_SECONDS - sum(self.seconds.values())
+
+    @property
+    def left(self) -> float:
+        """Seconds for phases. Raises TimeUp if there are none."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeUp("the time is up")
+        return left
+
+    def phase(self, name: str, work: Callable[[], Any]) -> Any:
+        """The result of `work()`, or of an earlier call's."""
+        if name in self.found:
+            return self.found[name]
+        started = time.monotonic()
+        print(f"{name}: begun, {self.left:.0f} s left", flush=True)
+        try:
+            self.found[name] = work()
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            self.write()
+        return self.found[name]
+
+    def write(self) -> None:
+        """Save the state and the record, each whole or not at all."""
+        _replace(self._file, {"seconds": self.seconds, "found": self.found})
+        _replace(self.arguments.out, record_of(self))
+
+    def cli(self, *arguments: object, seconds: float | None = None) -> Any:
+        """The document that a command of cli.py prints. `seconds`: at most, instead of what is left. Raises TimeUp and Failed."""
+        command = [sys.executable, "cli.py", *map(str, arguments), "--json"]
+        limit = self.left if seconds is None else seconds
+        with self.log.open("ab") as log:
+            log.write(f"\n$ {shlex.join(command[1:])}\n".encode())
+            log.flush()
+            began = log.tell()
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            try:
+                printed, _ = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                raise TimeUp(f"cli.py {arguments[0]} was still at work") from None
+            finally:
+                end(process)
+        if process.returncode:
+            said = self.log.read_bytes()[began:].decode(errors="replace").strip()
+            raise Failed(f"cli.py {' '.join(map(str, arguments))}: exit code {process.returncode}: {said[-1500:]}")
+        return json.loads(printed)
+
+    @contextmanager
+    def served(self, model: str) -> Iterator[str]:
+        """The address of a server of one model of the run, as a submission's container starts it."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            sys.executable,
+            "cli.py",
+            "serve",
+            "--run",
+            str(self.run),
+            "--models",
+            model,
+            "--port",
+            str(port),
+            "--no-token",
+        ]
+        address, until = f"http://127.0.0.1:{port}", time.monotonic() + min(self.left, STARTING_SECONDS)
+        with self.log.open("ab") as log:
+            server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            while not _answers(address):
+                if server.poll() is not None:
+                    raise Failed(f"{shlex.join(command[1:])}: ended with code {server.returncode}")
+                if time.monotonic() > until:
+                    raise TimeUp(f"{shlex.join(command[1:])}: not up")
+                time.sleep(1)
+            yield address
+        finally:
+            end(server)
+
+
+def _replace(path: Path, document: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(document, indent=1) + "\n")
+    part.replace(path)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children: asked first, then killed."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=ENDING_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def post(address: str, page: str, body: dict[str, Any], seconds: float = 120) -> Any:
     """The answer of the server to one request."""
     request = urllib.request.Request(
         f"{address}/{page}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=600) as answer:
+    with urllib.request.urlopen(request, timeout=seconds) as answer:
         return json.load(answer)
 
 
-@contextmanager
-def served(run: Path, model: str) -> Iterator[str]:
-    """The address of a server of one model of the run, as a submission's container starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "cli.py",
-        "serve",
-        "--run",
-        str(run),
-        "--models",
-        model,
-        "--port",
-        str(port),
-        "--no-token",
-    ]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    address, started = f"http://127.0.0.1:{port}", time.monotonic()
+def _answers(address: str) -> bool:
     try:
-        while True:
-            try:
-                post(address, "tokenize", {"text": "ready?"})
-                break
-            except (urllib.error.URLError, ConnectionError):
-                if server.poll() is not None or time.monotonic() - started > STARTING_SECONDS:
-                    raise SystemExit(f"{' '.join(command)}: did not start") from None
-                time.sleep(1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
+        post(address, "tokenize", {"text": "ready?"}, 30)
+    except OSError:  # URLError is one
+        return False
+    return True
 
 
-def ask(address: str, questions: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
-    """Answers to all questions, one at a time at temperature 0: their mean score (1 right, 0 wrong; ROUGE-L of long ones), and time."""
+def ask(rehearsal: Rehearsal, model: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answers to the questions, one at a time at temperature 0: their mean score (1 right, 0 wrong; ROUGE-L of long ones), and time.
+
+    Each answer is kept in a file as it comes. A later call asks the rest. Raises TimeUp.
+    """
     from al.evaluation.answers import judge
 
-    started, written, scores = time.monotonic(), 0, []
-    for question in questions:
-        answer = post(
-            address, "process", {"prompt": question["prompt"], "temperature": 0, "max_new_tokens": tokens, "seed": 0}
-        )
-        written += len(answer["tokens"])
-        scores.append(judge(answer["text"], question["accepted"]).score)
-    seconds = time.monotonic() - started
+    kept = rehearsal.arguments.work / f"answers-{model}.jsonl"
+    have = len(_lines(kept))
+    with rehearsal.served(model) as address, kept.open("a") as file:
+        for question in questions[have:]:
+            body = {"temperature": 0, "max_new_tokens": rehearsal.arguments.tokens, "seed": 0}
+            began, limit = time.monotonic(), rehearsal.left
+            try:
+                answer = post(address, "process", {"prompt": question["prompt"], **body}, limit)
+            except urllib.error.HTTPError as error:
+                raise Failed(f"/process: {error}: {error.read()[:500]!r}") from error
+            except TimeoutError as error:
+                raise TimeUp("an answer was still being written") from error
+            score = judge(answer["text"], question["accepted"]).score
+            line = {"score": score, "tokens": len(answer["tokens"]), "seconds": time.monotonic() - began}
+            file.write(json.dumps({**line, "text": answer["text"], "accepted": question["accepted"]}) + "\n")
+            file.flush()
+    return answered(kept)
+
+
+def answered(kept: Path) -> dict[str, Any]:
+    """Number, mean score, tokens and seconds of the answers in a file."""
+    lines = _lines(kept)
     return {
-        "questions": len(questions),
-        "mean_score": round(sum(scores) / len(questions), 4),
-        "seconds": round(seconds, 1),
-        "answer_tokens": written,
+        "questions": len(lines),
+        "mean_score": round(sum(line["score"] for line in lines) / max(len(lines), 1), 4),
+        "seconds": round(sum(line["seconds"] for line in lines), 1),
+        "answer_tokens": sum(line["tokens"] for line in lines),
     }
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def questions_of(exported: Path, adapter: Path, most: int) -> list[dict[str, Any]]:
@@ -136,54 +252,72 @@ def questions_of(exported: Path, adapter: Path, most: int) -> list[dict[str, Any
     return found
 
 
-def rehearse(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All phases in order; the record without its provenance."""
-    run, out = arguments.work / "run", arguments.work
-    until = FOR_ROUNDS * 60 * arguments.minutes
+def rehearse(rehearsal: Rehearsal) -> None:
+    """All phases in order. Raises TimeUp and Failed."""
+    arguments, run, out = rehearsal.arguments, rehearsal.run, rehearsal.arguments.work
     sets = [f"model.name={arguments.model}", *SMALL] if arguments.model else []
     options = [word for setting in (*sets, *arguments.set) for word in ("--set", setting)]
     options += ["--pool", str(arguments.pool)] if arguments.pool else []
-    seconds, started = {}, time.monotonic()
-
-    def phase(name: str) -> None:
-        """End a phase."""
-        seconds[name] = round(time.monotonic() - started - sum(seconds.values()), 1)
-
+    until = until_seconds(arguments)
     budget = arguments.budget or f"{until / ROUNDS / 2:.0f}s"
-    cli(
-        "run",
-        "--config",
-        arguments.config,
-        "--run",
-        run,
-        "--budget",
-        budget,
-        "--until",
-        f"{until:.0f}s",
-        "--all-rounds",
-        *options,
+    limits = ["--budget", budget, "--until", f"{until:.0f}s", "--all-rounds"]
+    try:
+        rehearsal.phase(
+            "rounds", lambda: bool(rehearsal.cli("run", "--config", arguments.config, "--run", run, *limits, *options))
+        )
+    finally:
+        with suppress(TimeUp, Failed):  # there is none before the first round begins
+            status = rehearsal.cli("status", "--run", run, seconds=LAST_SECONDS - ENDING_SECONDS)
+            rehearsal.found["status"] = status["rounds"]
+    test = out / "test.jsonl"
+
+    def export(kind: str) -> None:
+        """Export the last round in one form."""
+        command = ["export", "--run", run, "--as", kind, "--to", out / kind, "--force"]
+        rehearsal.phase(f"export {kind}", lambda: rehearsal.cli(*command))
+
+    export("adapter")
+    rehearsal.phase(
+        "questions", lambda: bool(rehearsal.cli("pool", "export", test, "--split", "test", "--run", run, "--force"))
     )
-    phase("rounds")
-    exports = {kind: cli("export", "--run", run, "--as", kind, "--to", out / kind) for kind in ("adapter", "merged")}
-    cli("pool", "export", out / "test.jsonl", "--split", "test", "--run", run, "--force")
-    phase("export")
-    questions, answered = questions_of(out / "test.jsonl", out / "adapter", arguments.questions), {}
-    for model in ("base", "selected"):
-        with served(run, model) as address:
-            answered[model] = ask(address, questions, arguments.tokens)
-    phase("serve and ask")
-    rounds = cli("status", "--run", run)["rounds"]
+    questions = questions_of(test, out / "adapter", arguments.questions)
+    for model in ("selected", "base"):
+        rehearsal.phase(f"answers {model}", lambda model=model: ask(rehearsal, model, questions))
+    export("merged")
+
+
+def until_seconds(arguments: argparse.Namespace) -> float:
+    """The time for rounds."""
+    return FOR_ROUNDS * 60 * arguments.minutes
+
+
+def record_of(rehearsal: Rehearsal) -> dict[str, Any]:
+    """The record of what has been done."""
+    arguments, found, seconds = rehearsal.arguments, rehearsal.found, rehearsal.seconds
+    kept = {model: arguments.work / f"answers-{model}.jsonl" for model in ("base", "selected")}
+    complete = {"export merged", *(f"answers {model}" for model in kept)} <= found.keys()
     keys = ("round", "state", "budget", "test_macro_nll")
-    return {
+    record = {
+        "command": command_of(arguments),
+        "model": arguments.model.name if arguments.model else None,
+        "device": rehearsal.arguments.device,
+        "card_shared": arguments.card_shared,
+        "date": now(),
+        "versions": versions(),
         "minutes": arguments.minutes,
-        "until_seconds": until,
+        "until_seconds": until_seconds(arguments),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "within_time": sum(seconds.values()) <= 60 * arguments.minutes,
-        "rounds": [{key: entry.get(key) for key in keys} for entry in rounds],
-        "merged": exports["merged"]["difference"],
-        "vllm": {key: exports["adapter"]["vllm"][key] for key in ("max_lora_rank", "problems")},
-        "answered": answered,
+        "complete": complete,
+        "within_time": complete and sum(seconds.values()) <= 60 * arguments.minutes,
+        "stopped": rehearsal.stopped,
+        "rounds": [{key: entry.get(key) for key in keys} for entry in found.get("status", ())],
+        "answered": {model: answered(path) for model, path in kept.items() if path.exists()},
     }
+    if "export merged" in found:
+        record["merged"] = found["export merged"]["difference"]
+    if "export adapter" in found:
+        record["vllm"] = {key: found["export adapter"]["vllm"][key] for key in ("max_lora_rank", "problems")}
+    return record
 
 
 def command_of(arguments: argparse.Namespace) -> str:
@@ -195,7 +329,11 @@ def command_of(arguments: argparse.Namespace) -> str:
     return shlex.join(["python", "benchmarks/challenge_rehearsal.py", *words])
 
 
-def main() -> None:
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise TimeUp(f"stopped by {signal.Signals(number).name}")
+
+
+def main() -> int:
     """Parse arguments, rehearse, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/efficiency-challenge.yaml")
@@ -206,23 +344,28 @@ def main() -> None:
     parser.add_argument("--budget", help="of a round, instead of a sixth of their time")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=50, help="most of an answer; 50 is the challenge's default")
+    parser.add_argument(
+        "--card-shared", action="store_true", help="say in the record that others used the GPU meanwhile"
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    arguments.work = arguments.work.absolute()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    found = rehearse(arguments)
-    record = {
-        "command": command_of(arguments),
-        "model": arguments.model.name if arguments.model else None,
-        "device": device_name(),
-        "date": now(),
-        "versions": versions(),
-        **found,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record["answered"], indent=1))
+    arguments.device = device_name()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    rehearsal = Rehearsal(arguments)
+    try:
+        rehearse(rehearsal)
+        code = 0
+    except (TimeUp, Failed) as reason:
+        rehearsal.stopped, code = str(reason), TIME_UP if isinstance(reason, TimeUp) else 1
+    rehearsal.write()
+    record = record_of(rehearsal)
+    print(json.dumps({key: record[key] for key in ("complete", "within_time", "stopped", "answered")}, indent=1))
+    return code or (0 if record["within_time"] else TIME_UP)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from common import filled, provenance, table  # noqa: E402
 from generate_tables import generate_throughput  # noqa: E402
+from gpu_tables import card_memory, many_gpus  # noqa: E402
 from grow_tables import scale_grow  # noqa: E402
 from less_tables import less_agreement  # noqa: E402
 from model_tables import models_page  # noqa: E402
@@ -262,6 +263,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo_round": demo_round,
     "cpu_speed": cpu_speed,
     "gpu_round": gpu_round,
+    "card_24gb_h200": card_memory,
+    "two_gpus": many_gpus,
     "import_speed": lambda record: import_speed(record, provenance(record, record["device"], record["versions"])),
     "report_page": report_page,
     "interval_coverage": interval_coverage,

@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import numpy as np  # noqa: E402
 from common import device_name, now, versions  # noqa: E402
 from peers import document_lengths  # noqa: E402
+from random_nf4 import save_random_nf4  # noqa: E402
 
 SEQ, TOKENS_PER_STEP = 2048, 8192
 MISTRAL_7B = {
@@ -86,33 +87,7 @@ def shaped_config(family: str, shape: str) -> Any:
 
 def build_model(directory: Path, tokenizer: Path, shape: str, family: str = "mistral") -> None:
     """Save a model of `family` with random weights in NF4, as bitsandbytes checkpoint, and its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    config = shaped_config(family, shape)
-    with torch.device(device):
-        torch.set_default_dtype(torch.bfloat16)
-        model = AutoModelForCausalLM.from_config(config)
-        torch.set_default_dtype(torch.float32)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as plain:
-        model.save_pretrained(plain, max_shard_size="5GB")
-        del model
-        _clear()
-        nf4 = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            plain, dtype=torch.bfloat16, device_map={"": device}, quantization_config=nf4
-        )
-        model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory)
-    del model
-    _clear()
+    save_random_nf4(directory, shaped_config(family, shape), tokenizer)
 
 
 def measure_matmul() -> float:

@@ -15,16 +15,10 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
 from trainer.errors import TrainerError
+from trainer.published.gguf_families import FAMILIES, context_length, head_width, reason_not_written, rope_of
 from trainer.published.gguf_tokenizer import WAY_OUT, GgufTokenizer, read_tokenizer
 from trainer.published.merged import Weight
 
-ARCHITECTURES = {
-    "llama": gguf.MODEL_ARCH.LLAMA,
-    "mistral": gguf.MODEL_ARCH.LLAMA,
-    "qwen2": gguf.MODEL_ARCH.QWEN2,
-    "qwen3": gguf.MODEL_ARCH.QWEN3,
-}
-"""transformers' `model_type` → llama.cpp's architecture, for those that tests/unit/trainer/test_llama_cpp.py compares."""
 FILE_TYPES = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 BLOCK = 32
@@ -37,7 +31,7 @@ def check_writable(config: Any, folder: Path, tokenizer: Any) -> GgufTokenizer:
     Raises:
         TrainerError: it cannot; the message has what is in the way, and the way out.
     """
-    reason = _not_written(config)
+    reason = reason_not_written(config)
     if reason is not None:
         raise TrainerError(f"--as gguf: expected a model that llama.cpp computes exactly, found {reason}; {WAY_OUT}")
     return read_tokenizer(folder, tokenizer, config.vocab_size)
@@ -67,7 +61,7 @@ def write_gguf(
     Raises:
         TrainerError: a weight beyond float16, or one that llama.cpp's architecture has no place for.
     """
-    arch = ARCHITECTURES[config.model_type]
+    arch = FAMILIES[config.model_type].arch
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     _write_parameters(writer, config, name, outtype)
     written.write(writer, tokenizer, ends)
@@ -94,33 +88,8 @@ def write_gguf(
     writer.close()
 
 
-def context_length(config: Any) -> int:
-    """Tokens up to which llama.cpp computes what transformers does: it attends to all of a Llama-like model's context, so a sliding window
-    ends it."""
-    window = getattr(config, "sliding_window", None)
-    return min(config.max_position_embeddings, window) if window else config.max_position_embeddings
-
-
-def _not_written(config: Any) -> str | None:
-    if config.model_type not in ARCHITECTURES:
-        return f"the architecture {config.model_type} (known: {', '.join(ARCHITECTURES)})"
-    rope = config.rope_parameters
-    if rope.get("rope_type", "default") not in ("default", "linear", "llama3"):
-        return f"rotary positions of the kind {rope.get('rope_type')}"
-    if config.hidden_act != "silu":
-        return f"the activation {config.hidden_act}"
-    if config.model_type == "qwen3" and config.attention_bias:
-        return "biases in the attention of a Qwen3"
-    if (
-        any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
-        and config.model_type != "mistral"
-    ):
-        return "layers with a sliding window"
-    return None
-
-
 def _write_parameters(writer: GGUFWriter, config: Any, name: str, outtype: str) -> None:
-    rope, width = config.rope_parameters, _head_width(config)
+    rope, width = rope_of(config), head_width(config)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
     writer.add_file_type(FILE_TYPES[outtype])
@@ -136,23 +105,20 @@ def _write_parameters(writer: GGUFWriter, config: Any, name: str, outtype: str) 
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(float(rope["rope_theta"]))
-    writer.add_rope_dimension_count(width)
+    writer.add_rope_dimension_count(int(width * rope.get("partial_rotary_factor", 1.0)))
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
-
-
-def _head_width(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    FAMILIES[config.model_type].keys(writer, config)
 
 
 def _rope_factors(config: Any) -> np.ndarray | None:
     """(head width / 2,) float32 divisors of the rotary frequencies for Llama 3's scaling (transformers' modeling_rope_utils.py), or
     None."""
-    rope = config.rope_parameters
+    rope = rope_of(config)
     if rope.get("rope_type") != "llama3":
         return None
-    width, context = _head_width(config), rope["original_max_position_embeddings"]
+    width, context = head_width(config), rope["original_max_position_embeddings"]
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     turns = context / (2 * np.pi * rope["rope_theta"] ** (np.arange(0, width, 2) / width))
     smooth = (turns - low) / (high - low)
@@ -175,9 +141,11 @@ def _type(weight: Weight, outtype: str) -> GGMLQuantizationType:
 
 
 def _values(weight: Weight, kind: GGMLQuantizationType, config: Any) -> np.ndarray:
-    values = weight.load().numpy()
+    values, family = weight.load().numpy(), FAMILIES[config.model_type]
+    if family.norm_offset and weight.name.endswith("norm.weight"):
+        values = values + np.float32(family.norm_offset)
     projection = weight.name.split(".")[-2]
-    if ARCHITECTURES[config.model_type] is gguf.MODEL_ARCH.LLAMA and projection in ("q_proj", "k_proj"):
+    if family.neighbours and projection in ("q_proj", "k_proj"):
         heads = config.num_attention_heads if projection == "q_proj" else config.num_key_value_heads
         values = _interleaved(values, heads)
     if kind == GGMLQuantizationType.F32:
@@ -192,6 +160,6 @@ def _values(weight: Weight, kind: GGMLQuantizationType, config: Any) -> np.ndarr
 
 
 def _interleaved(values: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a query or key projection in the order of llama.cpp's Llama, which rotates neighbouring values of a head; transformers
+    """Rows of a query or key projection in the order of a llama.cpp that rotates neighbouring values of a head; transformers
     rotates value i with value i + width / 2."""
     return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)

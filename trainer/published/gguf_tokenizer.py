@@ -22,16 +22,20 @@ _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
 _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
-PRE_TOKENIZERS: dict[tuple[tuple[object, ...], ...], tuple[str, bool]] = {
-    (("ByteLevel", False, True),): ("gpt-2", False),
-    (("Digits", True), ("ByteLevel", False, True)): ("smollm", False),
-    (("Split", _QWEN2, "Isolated", False), ("ByteLevel", False, False)): ("qwen2", False),
-    (("Split", _LLAMA3, "Isolated", False), ("ByteLevel", False, False)): ("llama-bpe", True),
+_BYTES = ("ByteLevel", False, False)
+PRE_TOKENIZERS: dict[tuple[tuple[tuple[object, ...], ...], bool], str] = {
+    ((("ByteLevel", False, True),), False): "gpt-2",
+    ((("Digits", True), ("ByteLevel", False, True)), False): "smollm",
+    ((("Split", _QWEN2, "Isolated", False), _BYTES), False): "qwen2",
+    ((("Split", _LLAMA3, "Isolated", False), _BYTES), True): "llama-bpe",
+    ((("Split", _LLAMA3, "Isolated", False), _BYTES), False): "dbrx",
 }
-"""Steps of a pre-tokenizer → its name in llama.cpp (src/llama-vocab.cpp), and whether a word that is a token is taken whole whatever the
-merges, which llama.cpp ties to the name."""
+"""Steps of a pre-tokenizer, and whether a word that is a token is taken whole whatever the merges → its name in llama.cpp
+(src/llama-vocab.cpp)."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 SPACE = "▁"
+_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+"""Gemma's. Its normalizer has replaced all spaces by then, so it splits nothing."""
 NEVER_MERGED = -1e9
 WAY_OUT = "export --as merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py, which knows more models"
 
@@ -78,6 +82,9 @@ def read_tokenizer(folder: Path, tokenizer: Any, rows: int) -> GgufTokenizer:
     model = document["model"]
     if model.get("type") != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise _refused(folder, f"a tokenizer of the kind {model.get('type')}")
+    for token in document["added_tokens"]:
+        if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+            raise _refused(folder, f"a token that depends on the text next to it ({token['content']})")
     if model.get("byte_fallback"):
         return _sentencepiece(folder, document, tokenizer, rows)
     return _byte_level(folder, document, rows)
@@ -88,8 +95,8 @@ def _byte_level(folder: Path, document: Mapping[str, Any], rows: int) -> GgufTok
     if normalizer is not None and normalizer["type"] != "NFC":
         raise _refused(folder, f"a byte-level tokenizer that normalizes text ({normalizer['type']})")
     steps = tuple(_steps(pre)) if pre is not None else ()
-    name, ignores_merges = PRE_TOKENIZERS.get(steps, (None, False))
-    if name is None or bool(document["model"].get("ignore_merges")) != ignores_merges:
+    name = PRE_TOKENIZERS.get((steps, bool(document["model"].get("ignore_merges"))))
+    if name is None:
         raise _refused(folder, f"a byte-level tokenizer that splits text by {json.dumps(pre)[:300]}")
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in document["model"]["merges"]]
     tokens, types = _tokens(document, rows)
@@ -125,7 +132,7 @@ def _space_prefix(document: Mapping[str, Any], tokenizer: Any) -> bool | None:
         "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace],
     }:
         return True
-    if pre is None and normalizer == replace:
+    if normalizer == replace and (pre is None or pre == _AT_SPACES):
         return False
     if normalizer is not None or pre is None or pre.get("type") != "Metaspace" or pre.get("split", True):
         return None

@@ -93,6 +93,26 @@ def mistral_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def gemma_tokenizer(mistral_tokenizer: Any) -> Any:
+    """Mistral's pieces with Gemma's preparation of text: no space in front, and a split at spaces that are none any more; <|im_start|> and
+    <|im_end|>."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(mistral_tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="session")
+def olmo2_tokenizer() -> Any:
+    """A small BPE with OLMo 2's splitting, which is Llama 3's; words are made by merges alone."""
+    return _split_by(r"\p{N}{1,3}")
+
+
+@pytest.fixture(scope="session")
 def smollm2_tokenizer() -> Any:
     """SmolLM2's tokenizer with its own chat template, from the cache of demo assets."""
     directory = Path(os.environ.get("WINNOW_CACHE") or Path.home() / ".cache" / "winnow") / "smollm2-135m"

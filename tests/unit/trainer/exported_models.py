@@ -23,6 +23,10 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+ONE_BASE = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+}
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("llama", {"tie_word_embeddings": True}),
     "llama-3 with biases": ("llama", {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
@@ -30,8 +34,33 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "mistral": ("mistral", {"head_dim": 16}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 16}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0], "tie_word_embeddings": True}),
+    "granite": ("granite", {"attention_bias": True, "mlp_bias": True}),
+    "phi3": ("phi3", {}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {"rope_parameters": ONE_BASE}),
+    "gemma": ("gemma", {"head_dim": 16}),
+    "gemma2": (
+        "gemma2",
+        {"head_dim": 16, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 6.0},
+    ),
+    "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 8}),
 }
 """Each architecture that a GGUF file is written of, with the options that change the file at values that have an effect."""
+
+LINEAR = {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}
+MORE: dict[str, tuple[str, dict[str, object]]] = {
+    **{
+        f"{kind}, linear rope": (KINDS[kind][0], KINDS[kind][1] | LINEAR)
+        for kind in ("smollm3", "granite", "olmo2", "gemma", "gemma2")
+    },
+    "olmo3, one rope": ("olmo3", {"rope_parameters": dict.fromkeys(ONE_BASE, ONE_BASE["sliding_attention"])}),
+    "granite, tied": ("granite", {"tie_word_embeddings": True}),
+    "phi3, tied": ("phi3", {"tie_word_embeddings": True}),
+    "gemma3, untied": ("gemma3_text", {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}),
+    "gemma3, capped": ("gemma3_text", {"query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0}),
+}
+"""Options that change no name and no key of their own: only llama.cpp itself is asked about them."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +77,8 @@ class Published:
 
 
 def publish(root: Path, kind: str, tokenizer: Any, lora: LoraConfig | None = None, **model: Any) -> Published:
-    """Save a random model of KINDS with `tokenizer` and a random adapter, under `root`."""
-    architecture, changes = KINDS[kind]
+    """Save a random model of KINDS or MORE with `tokenizer` and a random adapter, under `root`."""
+    architecture, changes = (KINDS | MORE)[kind]
     with torch.random.fork_rng(), torch.no_grad():
         causal = build(architecture, vocab_size=len(tokenizer) + 3, **changes)
         for name, parameter in causal.named_parameters():

@@ -31,9 +31,19 @@ PLACES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
+AFTER = {"post_attention_layernorm": "post_attention_norm"}
+"""Where a model normalizes what attention gives, the norm of this name is that one."""
+
+
+NEIGHBOURS = ("llama", "mistral", "smollm3", "granite")
+"""Architectures in which llama.cpp rotates neighbouring values of a head."""
 
 
 def read(made: Published, path: Path, outtype: str = "f16") -> gguf.GGUFReader:
@@ -53,13 +63,14 @@ def merged_by_peft(made: Published) -> dict[str, torch.Tensor]:
     return found
 
 
-def place(name: str) -> str:
-    """llama.cpp's name of a weight, by the table in its docs."""
+def place(name: str, kind: str) -> str:
+    """llama.cpp's name of a weight of a model of `kind`, by the table in its docs."""
     parts = name.split(".")
     if parts[1] != "layers":
         outside = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
         return f"{outside[name.rpartition('.')[0]]}.{parts[-1]}"
-    return f"blk.{parts[2]}.{PLACES['.'.join(parts[3:-1])]}.{parts[-1]}"
+    places = PLACES | (AFTER if kind in ("olmo2", "olmo3", "gemma2", "gemma3") else {})
+    return f"blk.{parts[2]}.{places['.'.join(parts[3:-1])]}.{parts[-1]}"
 
 
 def neighbours(values: np.ndarray, heads: int) -> np.ndarray:
@@ -75,13 +86,15 @@ def test_every_tensor_has_llama_cpps_name_shape_and_values(kind, byte_tokenizer,
     found = {tensor.name: tensor for tensor in read(made, tmp_path / "f16.gguf").tensors}
     if "llama-3" in kind:
         assert found.pop("rope_freqs.weight").data.tolist() != [1.0] * 4
-    expected = {place(name): (name, values.numpy()) for name, values in merged_by_peft(made).items()}
+    expected = {place(name, kind): (name, values.numpy()) for name, values in merged_by_peft(made).items()}
     assert found.keys() == expected.keys()
     for target, (name, values) in expected.items():
-        if KINDS[kind][0] in ("llama", "mistral") and "q_proj" in name:
+        if KINDS[kind][0] in NEIGHBOURS and "q_proj" in name:
             values = neighbours(values, made.config.num_attention_heads)
-        if KINDS[kind][0] in ("llama", "mistral") and "k_proj" in name:
+        if KINDS[kind][0] in NEIGHBOURS and "k_proj" in name:
             values = neighbours(values, made.config.num_key_value_heads)
+        if "gemma" in kind and "norm" in name:
+            values = values + 1
         tensor = found[target]
         assert tensor.data.dtype == (np.float32 if values.ndim == 1 else np.float16)
         assert tensor.shape.tolist() == list(reversed(values.shape)), "GGUF's innermost dimension comes first"
@@ -117,6 +130,39 @@ def test_the_keys_say_what_the_model_computes(byte_tokenizer, tmp_path):
     }
     assert {name: fields.get(name) for name in expected} == expected
     assert fields["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(made.config.rms_norm_eps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (
+            "gemma2",
+            {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 6.0, "attention.sliding_window": 6}
+            | {"attention.sliding_window_pattern": [True, False], "context_length": 256},
+        ),
+        (
+            "gemma3",
+            {
+                "rope.freq_base": 1e4,
+                "rope.freq_base_swa": 100.0,
+                "rope.scaling.type": "linear",
+                "rope.scaling.factor": 2.0,
+            }
+            | {"attention.sliding_window": 6, "attention.sliding_window_pattern": [True, False]},
+        ),
+        ("olmo3", {"attention.sliding_window": 6, "attention.sliding_window_pattern": [True, False]}),
+        ("granite", {"attention.scale": 0.5, "embedding_scale": 3.0, "residual_scale": 0.6, "logit_scale": 2.0}),
+        ("phi3", {"rope.dimension_count": 4, "attention.sliding_window": None}),
+    ],
+)
+def test_the_keys_say_what_a_family_has_that_llama_has_not(kind, expected, byte_tokenizer, tmp_path):
+    made = publish(tmp_path, kind, byte_tokenizer, chat_template="chatml")
+    fields = {name: field.contents() for name, field in read(made, tmp_path / "f16.gguf").fields.items()}
+    prefix = fields["general.architecture"]
+    found = {name: fields.get(f"{prefix}.{name}") for name in expected}
+    assert found == {
+        name: pytest.approx(value) if isinstance(value, float) else value for name, value in expected.items()
+    }
 
 
 def test_tokens_have_their_rows_and_kinds(byte_tokenizer, tmp_path):
@@ -159,7 +205,15 @@ def test_eight_bits_are_within_their_rounding(byte_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "changes", "named"),
     [
-        ("gemma2", {}, "architecture gemma2"),
+        ("cohere", {}, "architecture cohere"),
+        ("gemma2", {"query_pre_attn_scalar": 6}, "query_pre_attn_scalar 6"),
+        ("gemma2", {"query_pre_attn_scalar": 8, "final_logit_softcapping": None}, "without caps"),
+        ("gemma", {"tie_word_embeddings": False}, "output head of its own"),
+        ("gemma3_text", {"query_pre_attn_scalar": 6}, "query_pre_attn_scalar 6"),
+        ("olmo2", {"tie_word_embeddings": True}, "tied to the embeddings"),
+        ("olmo3", {}, "two bases"),
+        ("smollm3", {}, "rotary positions in other layers"),
+        ("phi3", {"head_dim": 16}, "heads that are not as wide"),
         ("llama", {"rope_parameters": {**LLAMA3, "rope_type": "yarn"}}, "yarn"),
         ("llama", {"hidden_act": "gelu"}, "gelu"),
         ("qwen3", {"attention_bias": True}, "biases"),
@@ -181,6 +235,28 @@ def test_a_tokenizer_that_splits_in_an_unknown_way_is_refused(byte_tokenizer, tm
         read_tokenizer(tmp_path, byte_tokenizer, 400)
 
 
+def test_a_special_token_that_takes_the_spaces_next_to_it_is_refused(byte_tokenizer, tmp_path):
+    byte_tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["added_tokens"][1]["rstrip"] = True
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrainerError, match=r"text next to it \(<\|end\|>\).*--as merged"):
+        read_tokenizer(tmp_path, byte_tokenizer, 400)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "pre"),
+    [("gemma", "llama", "default"), ("olmo2", "gpt2", "dbrx"), ("llama3", "gpt2", "llama-bpe")],
+)
+def test_a_tokenizer_has_llama_cpps_name_of_its_splitting(name, model, pre, request, tmp_path):
+    tokenizer = request.getfixturevalue(f"{name}_tokenizer")
+    tokenizer.save_pretrained(tmp_path)
+    found = read_tokenizer(tmp_path, tokenizer, len(tokenizer))
+    assert (found.model, found.pre) == (model, pre)
+    assert found.space_prefix is (False if name == "gemma" else None)
+
+
 def test_a_weight_beyond_float16_is_refused(byte_tokenizer, tmp_path):
     made = publish(tmp_path, "llama", byte_tokenizer, chat_template="chatml")
     written = check_writable(made.config, made.folder, made.tokenizer)
@@ -192,6 +268,6 @@ def test_a_weight_beyond_float16_is_refused(byte_tokenizer, tmp_path):
 
 def test_a_sliding_window_ends_the_context():
     def config(window: int | None) -> Any:
-        return SimpleNamespace(max_position_embeddings=32_768, sliding_window=window)
+        return SimpleNamespace(model_type="mistral", max_position_embeddings=32_768, sliding_window=window)
 
     assert (context_length(config(None)), context_length(config(4_096))) == (32_768, 4_096)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported_models import KINDS, Published, greedy, publish
+from exported_models import KINDS, MORE, Published, greedy, publish
 
 from trainer.model import plain_attention
 from trainer.published.gguf_file import check_writable, write_gguf
@@ -60,7 +60,7 @@ def answer(llama: Any, ids: list[int], count: int = ANSWER) -> list[int]:
     return list(itertools.islice(llama.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0), count))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *MORE])
 def test_logits_and_greedy_answers_in_float16_are_those_of_base_and_adapter(kind, byte_tokenizer, tmp_path):
     made = publish(tmp_path, kind, byte_tokenizer, chat_template="chatml")
     with adapted_base(made.model, made.adapter) as (_, model), plain_attention(model):
@@ -82,7 +82,7 @@ def test_eight_bits_stay_near(byte_tokenizer, tmp_path):
     assert ROUNDING / 2 < error(llama, ids, expected.numpy()) < 5 * ROUNDING
 
 
-@pytest.mark.parametrize("name", ["byte", "mistral", "smollm2", "qwen2", "llama3"])
+@pytest.mark.parametrize("name", ["byte", "mistral", "gemma", "smollm2", "qwen2", "llama3", "olmo2"])
 def test_a_text_and_a_chat_have_the_same_tokens(name, request, tmp_path):
     tokenizer = request.getfixturevalue(f"{name}_tokenizer")
     template = "auto" if tokenizer.chat_template else ("mistral" if name == "mistral" else "chatml")

@@ -1,0 +1,92 @@
+"""The rehearsal of the efficiency challenge: it ends in time, says why it stopped, and goes on where it was. Commands are stand-ins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from al.cache import cache_dir
+from al.config import CONFIG_DIR, load
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import challenge_rehearsal  # noqa: E402
+from challenge_rehearsal import LAST_SECONDS, Failed, Rehearsal, TimeUp  # noqa: E402
+
+COMMANDS = """
+import json, pathlib, sys, time
+command = sys.argv[1]
+if command == "slow":
+    pathlib.Path(sys.argv[2]).write_text("begun")
+    time.sleep(60)
+if command == "broken":
+    sys.exit("no such pool")
+print(json.dumps({"did": command}))
+"""
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that begins or continues a rehearsal of so many seconds."""
+    (tmp_path / "cli.py").write_text(COMMANDS)
+    monkeypatch.setattr(challenge_rehearsal, "ROOT", tmp_path)
+    (tmp_path / "work").mkdir()
+
+    def begun(seconds: float) -> Rehearsal:
+        """With the record in the test's folder."""
+        options = {"config": "x.yaml", "model": None, "budget": "5", "questions": 2, "tokens": 4, "set": []}
+        places = {"work": tmp_path / "work", "out": tmp_path / "record.json", "device": "none", "card_shared": True}
+        return Rehearsal(argparse.Namespace(**options, **places, minutes=(seconds + LAST_SECONDS) / 60))
+
+    return begun
+
+
+def test_a_phase_that_is_done_is_not_done_again_and_its_seconds_count(begin, tmp_path: Path):
+    first = begin(30.0)
+    assert first.phase("rounds", lambda: first.cli("run")) == {"did": "run"}
+    first.seconds["rounds"] = 29.0
+    first.write()
+    second = begin(30.0)
+    assert second.phase("rounds", lambda: pytest.fail("done again")) == {"did": "run"}
+    assert second.left < 1.5
+    assert json.loads((tmp_path / "record.json").read_text())["card_shared"] is True
+
+
+def test_a_command_that_is_still_at_work_when_the_time_is_up_is_ended(begin, tmp_path: Path):
+    rehearsal, started = begin(2.5), time.monotonic()
+    with pytest.raises(TimeUp, match="slow"):
+        rehearsal.phase("rounds", lambda: rehearsal.cli("slow", tmp_path / "mark"))
+    assert (tmp_path / "mark").exists() and time.monotonic() - started < 20
+    assert "rounds" not in rehearsal.found and rehearsal.seconds["rounds"] >= 2
+    with pytest.raises(TimeUp):
+        rehearsal.phase("export", lambda: pytest.fail("begun without time"))
+
+
+def test_a_command_that_fails_is_named_with_what_it_said(begin, tmp_path: Path):
+    rehearsal = begin(30.0)
+    with pytest.raises(Failed, match=r"cli.py broken: exit code 1: no such pool"):
+        rehearsal.phase("rounds", lambda: rehearsal.cli("broken"))
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["complete"] is False and record["within_time"] is False
+    assert "no such pool" in (tmp_path / "work" / "log.txt").read_text()
+
+
+def test_answers_are_summed_up_from_what_was_kept(begin, tmp_path: Path):
+    kept = tmp_path / "work" / "answers-base.jsonl"
+    kept.write_text("".join(json.dumps({"score": s, "tokens": 3, "seconds": 0.25}) + "\n" for s in (1.0, 0.0, 0.5)))
+    rehearsal = begin(30.0)
+    rehearsal.write()
+    expected = {"questions": 3, "mean_score": 0.5, "seconds": 0.8, "answer_tokens": 9}
+    assert json.loads((tmp_path / "record.json").read_text())["answered"] == {"base": expected}
+
+
+def test_what_a_small_model_changes_of_the_challenge_is_a_config():
+    small = load(CONFIG_DIR / "efficiency-challenge.yaml", challenge_rehearsal.SMALL)
+    assert small.embed.model == f"{cache_dir()}/minilm"
+    assert (small.lora.r, small.holdout.test) == (32, 300)
