@@ -164,8 +164,10 @@ def record(given: argparse.Namespace) -> None:
     print(f"{len(judged)} of {len(written)} runs' answers judged")
     machine = json.loads((given.results / "machine.json").read_text())
     inputs = given.work.inputs()
-    deciding = record.decides(TokenTable.open(inputs / "tokens"), np.load(inputs / "splits.npz"))
+    splits = np.load(inputs / "splits.npz")
+    deciding = record.decides(TokenTable.open(inputs / "tokens"), splits)
     document = record.merge(before, rows, judged, machine, deciding)
+    document["kinds"] = document.get("kinds", {}) | record.kinds(given.work / "kinds", splits)
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(

@@ -1,14 +1,9 @@
-"""Adds rows that the player wrote to benchmarks/results/proving_ground.json; a run that is there already is replaced.
-
-python benchmarks/proving_ground/record.py --device NAME --versions "torch …" FILE...
-"""
+"""Adds rows that players wrote to benchmarks/results/proving_ground.json; a run that is there already is replaced."""
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from benchmarks.proving_ground.ground import ROWS, WITH
+from benchmarks.proving_ground.ground import WITH
 from benchmarks.proving_ground.planning import EARLY, LIST, POOLS
 from benchmarks.proving_ground.player import Run, identity
 from benchmarks.proving_ground.work import whole
@@ -28,20 +21,22 @@ LEFT_OUT = ("task_nll", "task_em")
 """Values of single tasks stay in the player's files: a megabyte that no table shows."""
 JUDGED = ("generated_em", "generated_tasks")
 """What judging written answers adds to a row; a run that is played again without writing keeps it."""
-WANTED = 2 * len(POOLS) * (4 * len(LIST["seeds"]) + 2 * 3 + 3 * 3)
-"""Runs of the core: two models, four strategies of five seeds, two oracles of three, random at three other budgets of three."""
 
 
 def kinds(folder: Path, splits: Any) -> dict[str, dict[str, Any]]:
-    """Of each pool, mean over the seeds: kinds found, their adjusted mutual information with the tasks, their unevenness in nats."""
+    """Of each pool whose kinds were found with its answers, mean over the seeds: kinds, open ones being one, their adjusted mutual
+    information with the tasks, their unevenness in nats."""
     from sklearn.metrics import adjusted_mutual_info_score
 
-    from selection.kinds import unevenness
+    from selection.kinds import Kinds, unevenness
 
     result = {}
-    for pool in POOLS:
+    for pool in (name for name in POOLS if f"{name}|pool" in splits):
         task = splits[f"{pool}|pool|task"]
-        found = [np.load(file)["of"] for seed in LIST["seeds"] if (file := folder / f"{pool}_{seed}.npz").exists()]
+        kept = [np.load(file) for seed in LIST["seeds"] if (file := folder / f"{pool}_{seed}.npz").exists()]
+        found = [Kinds(**arrays).groups for arrays in kept if "open" in arrays]
+        if not found:
+            continue
         result[pool] = {
             "tasks": len(np.unique(task)),
             "kinds": round(float(np.mean([of.max() + 1 for of in found]))),
@@ -121,29 +116,3 @@ def write(document: dict[str, Any], file: Path) -> None:
 def lines(file: Path) -> list[Run]:
     """Rows of a file that has one a line."""
     return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def main() -> None:
-    """Merge and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--versions", required=True)
-    parser.add_argument("--judged", type=Path, default=None, help="what judging.py wrote")
-    parser.add_argument("--wrong-answers", type=Path, default=None, help="what wrong_answers.py wrote")
-    parser.add_argument("--kinds", type=Path, default=None, help="folder of found kinds; with --inputs")
-    parser.add_argument("--inputs", type=Path, default=None, help="what inputs.py wrote")
-    parser.add_argument("files", nargs="*", type=Path)
-    arguments = parser.parse_args()
-    rows, judged = (row for file in arguments.files for row in lines(file)), arguments.judged
-    now = {"device": arguments.device, "versions": arguments.versions}
-    document = merge(read(ROWS), rows, lines(judged) if judged else [], now)
-    if arguments.wrong_answers:
-        document["wrong_answers"] = json.loads(arguments.wrong_answers.read_text())
-    if arguments.kinds:
-        document["kinds"] = kinds(arguments.kinds, np.load(arguments.inputs / "splits.npz"))
-    write(document, ROWS)
-    print(f"{len(document['rows'])} rows; of the core's {WANTED} runs, budget 1,000 and random's curve")
-
-
-if __name__ == "__main__":
-    main()
