@@ -83,7 +83,10 @@ def rank_groups(
     if explored.any():
         rows = in_exploring_order(candidates, explored, seed_parts)
         result[EXPLORED] = RankedGroup(
-            rows, lambda i: f"{EXPLORATION}: random {i + 1} of {len(rows)} from the whole pool"
+            rows,
+            lambda i: (
+                f"{EXPLORATION}: number {i + 1} of {len(rows)} drawn at random from the whole pool, outside the quotas; it is"
+            ),
         )
     return result
 

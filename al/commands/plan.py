@@ -18,6 +18,7 @@ from al.planning.model_shape import model_shape
 from al.planning.needs import cache_if_hub_is_silent, check_device
 from al.planning.plan import KEPT, estimate
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
+from al.program import PROGRAM
 from al.run import rounds
 from al.run.ownership import is_run
 from al.run.progress import duration
@@ -114,7 +115,8 @@ def describe_plan(document: dict[str, Any]) -> str:
     about = "" if pool["exact"] else "about "
     lines = [
         f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
-        f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters",
+        *_first(pool["first"]),
+        f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters (LoRA adapter)",
         f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, epochs: {planned['epochs']:g}, "
         f"{planned['steps']:,} steps",
         f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}"
@@ -140,6 +142,18 @@ def describe_plan(document: dict[str, Any]) -> str:
         "          near-duplicates, and examples too near to dev and test, are found by the first round and not subtracted here"
     )
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
+
+
+def _first(example: dict[str, Any] | None) -> list[str]:
+    """How the first example is read; nothing for a pool that is imported already."""
+    if example is None:
+        return []
+    kept = f"; kept as metadata: {', '.join(example['kept'])}" if example["kept"] else ""
+    return [
+        f"first     asked: {example['prompt']}",
+        f"          trained on: {example['response'] or 'nothing, it has no response'}{kept}",
+        f"          more of them: {PROGRAM} pool inspect FILE, with the same --map",
+    ]
 
 
 def _fits(limits: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -76,7 +77,7 @@ def describe_pool(document: dict[str, Any]) -> str:
 
 
 def search_pool(options: Options, text: str, limit: int) -> dict[str, Any]:
-    """Examples of the run's newest pool version of which some message contains `text`, ignoring case.
+    """Examples of the run's newest pool version of which some message contains `text`, ignoring case, or whose id it is.
 
     Returns:
         {"run", "version", "round", "text", "total": matches, "examples": the first `limit` in the order of ids, each {"id", "source",
@@ -97,7 +98,8 @@ def search_pool(options: Options, text: str, limit: int) -> dict[str, Any]:
         selected = [(r.number, rounds.recorded(run, r.number, "selection")) for r in rounds.all_rounds(run)]
     version, artifact = current
     pool = Pool.open(artifact.path)
-    found = pool.search(text.strip())
+    found = np.flatnonzero(pool.ids == text.strip())
+    found = found if len(found) else pool.search(text.strip())
     rows = found[:limit]
     ids = pool.ids[rows].tolist()
     number, selection = next(((n, a) for n, a in reversed(selected) if a is not None), (None, None))
@@ -120,8 +122,11 @@ def _outcomes(table: Path, ids: list[str]) -> dict[str, dict[str, str]]:
 def describe_search(document: dict[str, Any]) -> str:
     """The matches of `pool search` as text for the terminal: each with its turns where they match."""
     shown, total, text = document["examples"], document["total"], document["text"]
+    where = "" if total else ": neither in a message nor as an id"
     cut = f"; the first {len(shown):,} are shown, --limit shows more" if len(shown) < total else ""
-    lines = [f"{total:,} examples of pool version {document['version']} of {document['run']} contain {text!r}{cut}"]
+    lines = [
+        f"{total:,} examples of pool version {document['version']} of {document['run']} contain {text!r}{where}{cut}"
+    ]
     for example in shown:
         why = (
             f"; round {document['round']}: {outcome(example['outcome'])}: {example['why']}"

@@ -6,6 +6,7 @@ Memory and speed are arithmetic (`al.planning.cost`) over the model's shape and 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from al.budget import BudgetRequest
@@ -81,7 +82,12 @@ def estimate(
     alone = _seconds(config, pool, shape, machine, trained, speed, scored, models, number, warmed)
     seconds = _on_all(alone, faster)
     document = {
-        "pool": {"examples": pool.examples, "mean_tokens": round(pool.mean_tokens, 1), "exact": pool.exact},
+        "pool": {
+            "examples": pool.examples,
+            "mean_tokens": round(pool.mean_tokens, 1),
+            "exact": pool.exact,
+            "first": None if pool.first is None else asdict(pool.first),
+        },
         "model": config.model.name,
         "round": {
             "examples": examples,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from al.config import Config
-from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, sample_sources
+from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, Example, sample_sources
 from al.pool.store import Pool
 from al.preparation.groups import enough_sources, spread_over
 from al.preparation.sources import outside, pool_sources, with_labels
@@ -30,7 +30,8 @@ class PoolEstimate:
     `mean_tokens` counts at most tokens.max_length per example; `exact`: counted, not estimated. `several_sources`: whether the default
     strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
     `new`: examples still to be tokenized, compared and clustered, only those that were added if the pool has grown; `imported`: they need
-    not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool.
+    not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool. `first`: how the first
+    example is read, of files that are not imported.
     """
 
     examples: int
@@ -44,6 +45,7 @@ class PoolEstimate:
     imported: bool = True
     basis: str = "measured: counted"
     notes: tuple[str, ...] = ()
+    first: Example | None = None
 
 
 def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:
@@ -160,4 +162,5 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         if found.counted
         else "extrapolated from the first rows of each file, and from what is known of hub data sets",
         notes=notes,
+        first=found.first,
     )

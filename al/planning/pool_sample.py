@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from al.errors import DataError, UserError
+from al.excerpt import cut
 from al.pool.convert import Converter, Record
 from al.pool.formats import RowError
 from al.pool.presets import find, known_set, local_copy
@@ -33,6 +34,24 @@ TOKENS_PER_TURN = 5
 TOKENS_ASSUMED = 250
 """Tokens of an example of a hub data set that cannot be sampled."""
 BYTES_PER_TOKEN = 5
+SHOWN = 60
+"""Characters that are shown of a prompt and a response."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """How an example is read: the end of its prompt and its response ("" if there is none), and the fields that are kept as metadata."""
+
+    prompt: str
+    response: str
+    kept: tuple[str, ...]
+
+    @classmethod
+    def of(cls, record: Record) -> Example:
+        """That of an example as it is stored."""
+        texts = [" ".join(content.split()) for _, content in record.turns]
+        prompt, response = (texts[-2] if len(texts) > 1 else "", texts[-1]) if record.labelled else (texts[-1], "")
+        return cls(cut(prompt, SHOWN), cut(response, SHOWN), tuple(json.loads(record.metadata or "{}")))
 
 
 @dataclass
@@ -40,7 +59,7 @@ class Sample:
     """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`: the examples that they rest on,
     `labelled` of which have a response.
     `names`: the sources that examples name. `counted`: every file was read whole. `unknown`: labels of data sets of unknown size;
-    `assumed`: of those whose examples have an assumed length."""
+    `assumed`: of those whose examples have an assumed length. `first`: how the first example of the files is read."""
 
     examples: float = 0.0
     tokens: float = 0.0
@@ -51,6 +70,7 @@ class Sample:
     counted: bool = True
     unknown: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    first: Example | None = None
 
 
 def sample_sources(sources: Iterable[Source], longest: int) -> Sample:
@@ -80,7 +100,7 @@ def _add_file(found: Sample, source: Source, longest: int, whole: bool) -> None:
     if not rows or (problem and not records):
         if source.found:
             return
-        raise DataError(_unusable(source, len(rows), problem))
+        raise DataError(_unusable(source, len(rows), problem, whole))
     times = 1.0 if whole or len(rows) < ROWS_READ else max(1.0, _rows_in(source, rows, size) / len(rows))
     _add(found, records, source, times, longest)
     found.bytes += size
@@ -120,6 +140,8 @@ def _add(found: Sample, records: list[Record], source: Source, times: float, lon
     found.tokens += sum(min(tokens_of(record), longest) for record in records) * times
     found.rows_read += len(records)
     found.labelled += sum(record.labelled for record in records)
+    if found.first is None and records:
+        found.first = Example.of(records[0])
     found.names |= {record.source for record in records}
 
 
@@ -146,11 +168,12 @@ def _converted(source: Source, rows: list[RawRow]) -> tuple[list[Record], tuple[
     return records, first
 
 
-def _unusable(source: Source, rows: int, problem: tuple[int, RowError] | None) -> str:
+def _unusable(source: Source, rows: int, problem: tuple[int, RowError] | None, whole: bool) -> str:
     if problem is None:
         return f"{source.label}: contains no rows. Leave it out, or check that it was written completely."
     line, error = problem
-    return f"{source.label}: none of its first {rows:,} rows is usable. The first is line {line}: {error} [{error.reason}]."
+    read = f"its {'' if whole else 'first '}{rows:,} rows"
+    return f"{source.label}: none of {read} is usable. The first is line {line}: {error} [{error.reason}]."
 
 
 def _rows_in(source: Source, rows: list[RawRow], size: int) -> float:

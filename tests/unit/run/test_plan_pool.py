@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from tiny_world import WORDS
 
 from al.budget import parse_budget
+from al.commands.plan import _first
 from al.config import Config
 from al.errors import EnvironmentProblem
 from al.planning import pool_sample
@@ -64,6 +66,26 @@ def test_a_large_file_is_estimated_from_its_first_rows_and_a_small_one_is_counte
     large = estimated(tmp_path, files=[str(path)])
     assert large.examples == pytest.approx(ROWS, rel=0.1) and large.mean_tokens == pytest.approx(tokens, rel=0.1)
     assert large.basis.startswith("extrapolated from the first rows") and not large.exact
+
+
+def test_a_plan_shows_how_the_first_row_is_read_and_which_fields_are_left(tmp_path):
+    (tmp_path / "a.csv").write_text(f"ticket,reply,shop\nWhere is my lamp?,{'It is on its way. ' * 9},north\n")
+    found = estimated(tmp_path, files=[str(tmp_path / "a.csv")], map={"instruction": "ticket", "output": "reply"})
+    assert found.first.prompt == "Where is my lamp?" and found.first.kept == ("shop",)
+    assert found.first.response.startswith("It is on its way. It is") and found.first.response.endswith("…")
+    lines = _first(asdict(found.first))
+    assert "asked: Where is my lamp?" in lines[0] and "kept as metadata: shop" in lines[1]
+    assert _first(None) == []
+
+
+def test_rows_without_an_answer_are_shown_as_trained_on_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "Where is my lamp?"}\n')
+    (line,) = [
+        line
+        for line in _first(asdict(estimated(tmp_path, files=[str(tmp_path / "a.jsonl")]).first))
+        if "trained" in line
+    ]
+    assert line.endswith("trained on: nothing, it has no response")
 
 
 def test_long_examples_count_as_much_as_a_round_trains_on(rows, tmp_path):

@@ -176,7 +176,7 @@ def test_steps_say_the_place_and_the_rank_of_the_loss():
     assert top[1].endswith("NLL not measured") and top[0].endswith("NLL 4.00 is rank 1 of 3 measured")
     assert steps(picker="mid")[0].startswith("quantile 0.12 of 4 measured, nearest outside 25% to 75%")
     places = {step.split(" in ")[0] for step in steps(picker="random").values()}
-    assert places == {"random 1 of 4", "random 2 of 4", "random 3 of 4", "random 4 of 4"}
+    assert places == {f"drawn at random: number {i} of the 4 that could be picked" for i in (1, 2, 3, 4)}
 
 
 # Spending tokens
