@@ -84,10 +84,12 @@ def start(
         method: "forkserver", or "fork" for a process whose libraries are at work already; see `multiprocessing`.
         before: called in the child first.
     """
-    context = multiprocessing.get_context(method)
+    context, environment = multiprocessing.get_context(method), dict(environment or {})
     if method == "forkserver":
         context.set_forkserver_preload(PRELOAD)
-    child = context.Process(target=_main, args=(arguments, environment or {}, str(streams), before))
+    else:
+        environment.setdefault("TOKENIZERS_PARALLELISM", "false")  # a forked child has none of its parent's threads
+    child = context.Process(target=_main, args=(arguments, environment, str(streams), before))
     child.start()
     return child
 
