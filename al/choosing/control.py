@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from al.cleaning.stage import role
 from al.lineage.history import History
-from al.lineage.outcomes import PoolState, candidates, find_rows
+from al.lineage.outcomes import CODE, PoolState, candidates, find_rows, removed_in_reviews
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.rows import rows_digest
@@ -18,8 +19,11 @@ from selection.strategy import Budget, Candidates, allocate, select
 
 
 def random_picks(session: Session, prepared: Prepared, ours: History, selection: Artifact, theirs: History) -> Artifact:
-    """The control's picks: as many as the selected lineage has so far, less the control's own earlier ones, at random."""
-    state = candidates(prepared, prepared.clusters, theirs)
+    """The control's picks: as many as the selected lineage has so far, less the control's own earlier ones, at random; none of what reviews
+    dropped or banned."""
+    state, removed = _reviewed(
+        session, prepared, candidates(prepared, prepared.clusters, theirs), ours.then({"selection": selection})
+    )
     unit = selection.manifest["params"]["budget"]["unit"]
     wanted = np.concatenate([ours.all_picked(), np.load(selection.path / "picked.npy")])
     amount = Budget(unit=unit, amount=max(1, _spent(state, wanted, unit) - _spent(state, theirs.all_picked(), unit)))
@@ -29,6 +33,7 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
         "budget": {"unit": unit, "amount": amount.amount},
         "trained": rows_digest(np.flatnonzero(state.trained_round)),
     }
+    params |= {"removed": rows_digest(removed)} if len(removed) else {}
 
     def build(out: Path, scratch: Path) -> None:
         """Write `picked.npy` and `picked.json`."""
@@ -50,6 +55,14 @@ def random_picks(session: Session, prepared: Prepared, ours: History, selection:
             **role(prepared.cleaned),
         },
     )
+
+
+def _reviewed(session: Session, prepared: Prepared, state: PoolState, ours: History) -> tuple[PoolState, np.ndarray]:
+    """The pool without what reviews of the selected lineage dropped or banned, and the rows of that: nobody wants these trained on."""
+    outcome = state.outcome.copy()
+    for name, rows in removed_in_reviews(prepared.open_pool(), ours, session.config.review.forget):
+        outcome[rows & (outcome == CODE["selectable"])] = CODE[name]
+    return replace(state, outcome=outcome), np.flatnonzero(outcome != state.outcome)
 
 
 def draw_random(session: Session, state: PoolState, amount: Budget, number: int) -> np.ndarray:

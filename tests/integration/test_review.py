@@ -196,6 +196,19 @@ def test_what_is_banned_stays_banned_and_quotas_are_met(run):
     assert (second[second.source == source].outcome.isin(["banned_in_review", "held_out_dev", "held_out_test"])).all()
 
 
+def test_the_control_is_not_trained_on_what_was_banned(run):
+    banned = proposal(run).source.value_counts().index[1]
+    with_control = ("round", "--run", run, "--budget", BUDGET, "--set", "control=true")
+    done = winnow(*with_control, "--approve", decide(run, ban_sources=[banned]))
+    assert done.code == 0, done.err
+    assert winnow("round", "--run", run, "--budget", 10, "--set", "control=true").code == 0
+    pool = Pool.open(next((run / "artifacts/pool").iterdir()))
+    drawn = [np.load(folder / "picked.npy") for folder in (run / "artifacts/random").iterdir()]
+    assert sorted(map(len, drawn)) == [10, BUDGET]
+    rows = np.isin(pool.keys, np.concatenate(drawn))
+    assert (pool.sources == banned).sum() > 10 and not (pool.sources[rows] == banned).any()
+
+
 def test_approving_the_proposal_as_it_is_trains_the_same_adapter(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other, symlinks=True)
