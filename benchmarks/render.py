@@ -301,6 +301,15 @@ def selection_page() -> str:
     return filled(SELECTION_PAGE, blocks)
 
 
+def tables_of_pages() -> list[tuple[Path, str]]:
+    """Each page that has tables of TABLES, with all of them filled in."""
+    blocks: dict[Path, dict[str, str]] = {}
+    for name, path, block, draw in TABLES:
+        if (record := _record(name)) is not None:
+            blocks.setdefault(path, {})[block] = draw(record)
+    return [(path, filled(path, of_page)) for path, of_page in blocks.items()]
+
+
 def _record(name: str) -> dict[str, Any] | None:
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -313,9 +322,7 @@ def main() -> None:
     check = parser.parse_args().check
     models = models_page(json.loads((RESULTS / "architectures.json").read_text(encoding="utf-8")))
     pages = [(PAGE, page()), (SELECTION_PAGE, selection_page()), (MODELS_PAGE, models)]
-    for name, path, block, draw in TABLES:
-        if (record := _record(name)) is not None:
-            pages.append((path, filled(path, {block: draw(record)})))
+    pages += tables_of_pages()
     if (record := _record("torture")) is not None:
         pages.append((RELIABILITY_PAGE, reliability(record, provenance(record, record["device"], record["versions"]))))
     for path, text in pages:

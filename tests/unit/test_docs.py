@@ -17,6 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
+def test_two_tables_of_one_page_are_both_drawn(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import render
+
+    page = tmp_path / "page.md"
+    page.write_text("<!-- one -->\nold\n<!-- /one -->\n<!-- two -->\nold\n<!-- /two -->\n")
+    tables = [("scale_cpu", page, "one", lambda record: "first"), ("scale_cpu", page, "two", lambda record: "second")]
+    monkeypatch.setattr(render, "TABLES", tables)
+    ((path, text),) = render.tables_of_pages()
+    assert path == page and "first" in text and "second" in text and "old" not in text
+
+
 def test_the_benchmark_page_is_what_the_records_say():
     done = subprocess.run([sys.executable, ROOT / "benchmarks/render.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
