@@ -265,7 +265,9 @@ def grow_groups(
     O((m + l) · n · d) time for m new examples and l that are decided again, all cosines exact.
 
     Args:
-        embeddings, preference, threshold: as for `near_duplicate_groups`, of the whole pool.
+        embeddings: (n, d) of the whole pool, as for `near_duplicate_groups`; so are the next two.
+        preference: (n,).
+        threshold: cosine.
         known: groups of the earlier examples in rows of the whole pool; `representative` is -1 for new examples. Earlier examples must
             have had the same order of preference among themselves.
         progress: called with numbers of new examples, m in total.
