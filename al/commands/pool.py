@@ -77,7 +77,8 @@ def describe_pool(document: dict[str, Any]) -> str:
 
 
 def search_pool(options: Options, text: str, limit: int) -> dict[str, Any]:
-    """Examples of the run's newest pool version of which some message contains `text`, ignoring case, or whose id it is.
+    """Examples of the run's newest pool version that have the id `text`, or else of which some message contains it, ignoring case, or else
+    whose source has that name.
 
     Returns:
         {"run", "version", "round", "text", "total": matches, "examples": the first `limit` in the order of ids, each {"id", "source",
@@ -98,8 +99,13 @@ def search_pool(options: Options, text: str, limit: int) -> dict[str, Any]:
         selected = [(r.number, rounds.recorded(run, r.number, "selection")) for r in rounds.all_rounds(run)]
     version, artifact = current
     pool = Pool.open(artifact.path)
-    found = np.flatnonzero(pool.ids == text.strip())
-    found = found if len(found) else pool.search(text.strip())
+    wanted = text.strip()
+    ways = (
+        lambda: np.flatnonzero(pool.ids == wanted),
+        lambda: pool.search(wanted),
+        lambda: np.flatnonzero([wanted.casefold() == str(source).casefold() for source in pool.sources]),
+    )
+    found = next((rows for way in ways if len(rows := way())), np.empty(0, dtype=np.int64))
     rows = found[:limit]
     ids = pool.ids[rows].tolist()
     number, selection = next(((n, a) for n, a in reversed(selected) if a is not None), (None, None))
@@ -122,7 +128,7 @@ def _outcomes(table: Path, ids: list[str]) -> dict[str, dict[str, str]]:
 def describe_search(document: dict[str, Any]) -> str:
     """The matches of `pool search` as text for the terminal: each with its turns where they match."""
     shown, total, text = document["examples"], document["total"], document["text"]
-    where = "" if total else ": neither in a message nor as an id"
+    where = "" if total else ": neither in a message nor as an id or a source"
     cut = f"; the first {len(shown):,} are shown, --limit shows more" if len(shown) < total else ""
     lines = [
         f"{total:,} examples of pool version {document['version']} of {document['run']} contain {text!r}{where}{cut}"

@@ -116,7 +116,13 @@ def test_a_text_is_found_in_the_whole_pool_with_what_became_of_each_example(run)
     assert f"{len(holding):,} examples of pool version 1" in said and "the first 2 are shown" in said
     assert said.lower().count("river") > 2 and said.count("  asked: ") == 2
     none = winnow("pool", "search", "no such words at all", "--run", run)
-    assert none.code == 0 and none.out.startswith("0 examples of pool version 1") and "nor as an id" in none.out
+    assert (
+        none.code == 0
+        and none.out.startswith("0 examples of pool version 1")
+        and "nor as an id or a source" in none.out
+    )
+    by_source = winnow("pool", "search", str(pool.sources[3]).upper(), "--run", run, "--json").document
+    assert by_source["total"] == (pool.sources == pool.sources[3]).sum()
     by_id = winnow("pool", "search", holding[1], "--run", run, "--json").document
     assert [example["id"] for example in by_id["examples"]] == [holding[1]]
 
