@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from al.config import Config
-from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, Example, sample_sources
+from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, FirstExample, sample_sources
 from al.pool.store import Pool
 from al.preparation.groups import enough_sources, spread_over
 from al.preparation.sources import outside, pool_sources, with_labels
@@ -45,7 +45,7 @@ class PoolEstimate:
     imported: bool = True
     basis: str = "measured: counted"
     notes: tuple[str, ...] = ()
-    first: Example | None = None
+    first: FirstExample | None = None
 
 
 def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:

@@ -39,7 +39,7 @@ SHOWN = 60
 
 
 @dataclass(frozen=True)
-class Example:
+class FirstExample:
     """How an example is read: the end of its prompt and its response ("" if there is none), and the fields that are kept as metadata."""
 
     prompt: str
@@ -47,7 +47,7 @@ class Example:
     kept: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: Record) -> Example:
+    def of(cls, record: Record) -> FirstExample:
         """That of an example as it is stored."""
         texts = [" ".join(content.split()) for _, content in record.turns]
         prompt, response = (texts[-2] if len(texts) > 1 else "", texts[-1]) if record.labelled else (texts[-1], "")
@@ -70,7 +70,7 @@ class Sample:
     counted: bool = True
     unknown: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
-    first: Example | None = None
+    first: FirstExample | None = None
 
 
 def sample_sources(sources: Iterable[Source], longest: int) -> Sample:
@@ -141,7 +141,7 @@ def _add(found: Sample, records: list[Record], source: Source, times: float, lon
     found.rows_read += len(records)
     found.labelled += sum(record.labelled for record in records)
     if found.first is None and records:
-        found.first = Example.of(records[0])
+        found.first = FirstExample.of(records[0])
     found.names |= {record.source for record in records}
 
 
