@@ -11,8 +11,8 @@ In a large pool rare tasks share one kind, because their wording is common in th
 once more by what is common inside it. What that finds counts as a kind if its prompts share a template (`kinds.shared`); pieces of a
 large task of free questions do not, and stay together.
 
-Open conversation has as many wordings as topics and personas, and would be as many kinds. What tells it from tasks is its answers: long,
-and with little wording in common. Such kinds (`open_kinds`) count as one group.
+Open conversation would be as many kinds as it has topics and personas. Its answers are unlike those of tasks: they are long and have little
+wording in common. Such kinds (`open_kinds`) count as one group.
 
 How kinds compare with hidden tasks: docs/selection.md. Time is about 3 s for 10,000 prompts, memory 400 bytes an example.
 """

@@ -5,7 +5,6 @@ They stay from round to round. A pool that has grown gets its new examples assig
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ import pyarrow.parquet as pq
 
 from al.pool.store import Pool
 from al.preparation.groups import groups_of_strategy
-from al.preparation.growing import as_input, earlier_of
-from al.preparation.grown_clusters import Growth, earlier_clustering, holds
+from al.preparation.grown_clusters import Growth, earlier_clustering, publish_clustering
 from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -37,8 +35,6 @@ def cluster_embeddings(session: Session, pool: Artifact, embeddings: Artifact, b
     """Clusters of embeddings; with `before`, those of the round before where they hold on."""
     config = session.config.cluster
     params = {"cluster": config.model_dump(mode="json", exclude={"adapt", "recluster"}), "seed": session.config.seed}
-    inputs = {"pool": pool, "embeddings": embeddings}
-    earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
 
     def build(out: Path, scratch: Path) -> None:
         """Write `clusters.parquet` and `clusters.json`, and what assigns other examples to them."""
@@ -73,11 +69,4 @@ def cluster_embeddings(session: Session, pool: Artifact, embeddings: Artifact, b
             np.save(out / f"{name}.npy", arrays[name])
         growth.write(out, found, distance, arrays["centroids"], growth.document["names"])
 
-    return session.run.stage(
-        "clusters",
-        version=4,
-        inputs=inputs | as_input(earlier),
-        params=params,
-        build=build if earlier is None else partial(grow, Growth(session, pool, embeddings, earlier)),
-        label="cluster",
-    )
+    return publish_clustering(session, pool, embeddings, before, params, build, grow)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from al.config import Config, parse
 from al.pool.store import Part, Pool, locate
-from al.preparation.growing import as_input, earlier_of
-from al.preparation.grown_clusters import Growth, holds
+from al.preparation.grown_clusters import Growth, publish_clustering
 from al.preparation.pool_state import load_embeddings
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
@@ -140,8 +139,6 @@ def group_examples(
     params: dict[str, Any] = {"spread_over": over, "seed": config.seed}
     params |= {"by": config.select.by} if over != "wording" else {}
     params |= {"kinds": config.kinds.model_dump(mode="json")} if over != "field" else {}
-    inputs = {"pool": pool, "embeddings": embeddings}
-    earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
 
     def build(out: Path, scratch: Path) -> None:
         """Write the groups in the form of a clustering."""
@@ -170,14 +167,7 @@ def group_examples(
         _save_kinds(out, found)
         growth.write(out, found.of, distance, centroids, found.names, found.facts)
 
-    return session.run.stage(
-        "clusters",
-        version=4,
-        inputs=inputs | as_input(earlier),
-        params=params,
-        build=build if earlier is None else partial(grow, Growth(session, pool, embeddings, earlier)),
-        label="cluster",
-    )
+    return publish_clustering(session, pool, embeddings, before, params, build, grow)
 
 
 def _added(growth: Growth, over: str, config: Config) -> _Grouped:

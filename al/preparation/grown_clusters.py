@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from al.pool.store import Pool
-from al.preparation.growing import goes_on, known_rows
+from al.preparation.growing import as_input, earlier_of, goes_on, known_rows
 from al.preparation.pool_state import load_embeddings
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
@@ -137,6 +137,28 @@ class Growth:
         """How far from its centre an example is far, from those that the clustering was made from."""
         before = self.document.get("growth")
         return before["limit"] if before else float(np.quantile(distance[self._known[1]], FAR_QUANTILE))
+
+
+def publish_clustering(
+    session: Session,
+    pool: Artifact,
+    embeddings: Artifact,
+    before: Artifact | None,
+    params: dict[str, Any],
+    build: Callable[[Path, Path], None],
+    grow: Callable[[Growth, Path, Path], None],
+) -> Artifact:
+    """The stage `clusters`: `grow` adds to the clustering `before` where that holds on, else `build` makes a new one."""
+    inputs = {"pool": pool, "embeddings": embeddings}
+    earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
+    return session.run.stage(
+        "clusters",
+        version=CLUSTERS_VERSION,
+        inputs=inputs | as_input(earlier),
+        params=params,
+        build=build if earlier is None else partial(grow, Growth(session, pool, embeddings, earlier)),
+        label="cluster",
+    )
 
 
 def growth_notices(clusters: Artifact) -> list[str]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.proving_ground.ground import KIND, WITH
 from selection.config import SelectConfig
 from selection.randomness import keyed_draw
 
 DRAWN, SHARES = "drawn by loss", "shares by loss"
-KIND, SPLIT = "kind_uniform, 25% random", "source_kinds"
-OVER = {f"{name}, {how}": (name, how) for name in (SPLIT, KIND) for how in (DRAWN, SHARES)}
+OVER = {f"{name}, {how}": (name, how) for name in (WITH, KIND) for how in (DRAWN, SHARES)}
 """Of each strategy: the one whose groups it has, and what losses decide."""
 STRATEGIES = tuple(OVER)
 PURPOSE = 301

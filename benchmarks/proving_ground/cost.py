@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.proving_ground.ground import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
+from benchmarks.proving_ground.planning import EARLY, ROUNDS
 
-AT, ROUNDS, EARLY = 2000, 4, 300
+AT = 2000
 REACH, REACH_OF_REPORT = 2.576, 1.96
 """Standard errors of the interval that ends the control, and of the report's."""
 
@@ -84,9 +85,9 @@ def controls(ground: Ground, strategy: str) -> dict[Cell, float]:
     found = {}
     for cell in ground.cells:
         runs = ground.runs.get((cell, EARLY, strategy), {}).values()
-        told = [clear(run["paired"], run["paired"]["decides"]) for run in runs if "paired" in run]
-        if told:
-            found[cell] = float(np.mean([1 / ROUNDS if answer else 1.0 for answer in told]))
+        ended = [clear(run["paired"], run["paired"]["decides"]) for run in runs if "paired" in run]
+        if ended:
+            found[cell] = float(np.mean([1 / ROUNDS if early else 1.0 for early in ended]))
     return found
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
-from benchmarks.proving_ground.planning import KIND, LIST
+from benchmarks.proving_ground.ground import KIND
+from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.player import Run
 from benchmarks.proving_ground.rows import prompt_of, read_rows
 from benchmarks.proving_ground.work import Work, whole
@@ -53,9 +54,10 @@ class Picker:
         embeddings: Path | None = None,
         pooled: Path | None = None,
         peers: Path = Path("peers"),
+        unsure: Path = Path("unsure"),
     ):
         self.pools, self.splits, self.kinds, self.embeddings, self.pooled = pools, splits, kinds, embeddings, pooled
-        self.peers = peers
+        self.peers, self.unsure = peers, unsure
         self.prompts, self.measured = cache(self._prompts), cache(self._measured)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
@@ -65,7 +67,7 @@ class Picker:
         """A picker on a work folder's files."""
         vectors, splits = work / "embeddings.npy", np.load(work.inputs() / "splits.npz")
         embeddings = vectors if vectors.exists() else None
-        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", work.peers)
+        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", work.peers, work / "unsure")
 
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
@@ -151,7 +153,7 @@ class Picker:
     def _unsure(self, wanted: Run, rows: np.ndarray) -> np.ndarray:
         """Places of the pool, by what the model answers to its prompts."""
         pool, seed = wanted["pool"], wanted["seed"]
-        measured = self.kinds.parent / "unsure" / f"{wanted['model']}_{pool}.npz"
+        measured = self.unsure / f"{wanted['model']}_{pool}.npz"
         cluster, keys = self.clusters(pool, seed)[0], self.splits[f"{pool}|pool|key"]
         return labelling.pick(wanted["strategy"], keys, rows, cluster, seed, wanted["budget"], measured)
 

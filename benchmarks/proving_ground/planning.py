@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
+from benchmarks.proving_ground.ground import CLUSTERS, KIND, WITH
 from benchmarks.proving_ground.player import Run, identity, name_of
 
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 POOLS = list(LIST["pools"])
 BUDGET, EARLY, ROUNDS = 1000, 300, 4
-KIND, CLUSTERS = "kind_uniform, 25% random", "clusters, by distinctness"
 
 
 def run(
@@ -76,7 +76,7 @@ def noise(model: str, seeds: int = 3) -> Iterator[Run]:
     for seed in LIST["seeds"][:seeds]:
         for pool in LIST["noisy_pools"]:
             for kind, order in (("inside", 2.5), ("exchanged", 2.6)):
-                for strategy in ("random", "source_kinds", KIND):
+                for strategy in ("random", WITH, KIND):
                     more = {"compare": True} if kind == "inside" and strategy != KIND else {}
                     yield run(model, pool, strategy, seed, noise=kind, order=order + 0.05 * (not more), **more)
 
@@ -85,7 +85,7 @@ def written(model: str) -> Iterator[Run]:
     """Runs whose models write answers to the test rows, random at 4,000 to the dev rows too."""
     for seed in (1, 4, 5):
         for pool in POOLS:
-            for strategy in ("random", "source_kinds", KIND):
+            for strategy in ("random", WITH, KIND):
                 yield run(model, pool, strategy, seed, order=7, write=["test"])
     for pool in POOLS:
         for budget in (300, 2000, 4000):
@@ -122,7 +122,7 @@ def early(model: str, seeds: int = 3) -> Iterator[Run]:
     control is."""
     for seed in LIST["seeds"][:seeds]:
         for pool in POOLS:
-            for strategy in ("random", "source_kinds"):
+            for strategy in ("random", WITH):
                 yield run(model, pool, strategy, seed, EARLY, order=2 if seed == 1 else 3, paired=True)
 
 
@@ -130,7 +130,7 @@ def four(model: str) -> Iterator[Run]:
     """Random and the defaults on the four pools that a larger model plays."""
     for seed in (1, 4, 5):
         for pool in LIST["noisy_pools"]:
-            for strategy in ("random", "source_kinds", KIND):
+            for strategy in ("random", WITH, KIND):
                 yield run(model, pool, strategy, seed, order=1)
 
 
@@ -171,7 +171,7 @@ def rounds(model: str, seeds: int = 3) -> Iterator[Run]:
     """The picks of random and of the defaults in four rounds of 250, each continuing the adapter of the round before."""
     for seed in LIST["seeds"][:seeds]:
         for pool in LIST["noisy_pools"]:
-            for strategy in ("random", "source_kinds", KIND):
+            for strategy in ("random", WITH, KIND):
                 once = run(model, pool, strategy, seed, order=3)
                 more = {"picks": name_of(once), "picked_as": strategy, "rounds": ROUNDS}
                 yield {**once, "strategy": f"{strategy}, {ROUNDS} rounds", **more}

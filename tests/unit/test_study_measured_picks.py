@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.proving_ground import by_loss, labelling
-from benchmarks.proving_ground.planning import KIND, plan
+from benchmarks.proving_ground.ground import KIND
+from benchmarks.proving_ground.planning import plan
 
 N = 600
 KEYS = np.random.default_rng(4).permutation(N).astype(np.uint64) + np.uint64(1000)
