@@ -27,7 +27,7 @@ import numpy as np
 
 from selection.config import KindsConfig
 from selection.randomness import CLUSTER, derive_seed
-from selection.runs import CommonRuns
+from selection.runs import WORDS_AND_SIGNS, CommonRuns
 from selection.vectors import blocks
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import HashingVectorizer
 
-WORDS_AND_SIGNS = r"(?u)\w+|[^\w\s]"
-"""A token is a word or one sign: how a question is laid out ("A)", "###", "?") says much of its task."""
 FIT_TEXTS = 20_000
 """At most so many prompts, drawn at random, decide which runs of words are common and what their components are."""
 CHARACTERS = 1000

@@ -18,8 +18,9 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_tokens = re.compile(r"\w+|[^\w\s]").findall
+WORDS_AND_SIGNS = r"(?u)\w+|[^\w\s]"
 """A token is a word or one sign: how a question is laid out ("A)", "###", "?") says much of its task."""
+_tokens = re.compile(WORDS_AND_SIGNS).findall
 
 
 @dataclass(frozen=True)
