@@ -84,13 +84,13 @@ def _known_groups(session: Session, earlier: Artifact, pool: Artifact, preferenc
 
 def _preference(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None) -> np.ndarray:
     """(n,) int: examples with lower values stand for those with higher ones."""
-    age = _first_version(session, pool)
+    age = first_version(session, pool)
     result = np.where(trainable(pool, tokens), age, age.max() + 1)
     result[~wanted(cleaned, len(result))] = age.max() + 2
     return result.astype(np.int32)
 
 
-def _first_version(session: Session, pool: Artifact) -> np.ndarray:
+def first_version(session: Session, pool: Artifact) -> np.ndarray:
     """(n,) int: 0 for examples of the pool's first version, 1 for those that the second one added, and so on."""
     chain = [pool]
     while (parent := chain[-1].manifest["inputs"].get("previous")) is not None:

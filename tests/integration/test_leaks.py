@@ -14,7 +14,7 @@ from tiny_world import WORDS
 
 from al.pool.store import Pool
 from al.preparation.holdout import _shadow_near
-from al.preparation.stages import _first_version
+from al.preparation.near_duplicates import first_version
 from al.run import rounds
 from al.run.store import Run
 from selection.holdout import DEV, POOL, SHADOW, TEST
@@ -29,7 +29,7 @@ def write_rows(path: Path, prompts: list[str]) -> Path:
 def test_trap_20_neighbours_of_held_out_examples_leave_the_pool_whatever_their_group():
     vectors = np.array([[1, 0], [0.99, 0.14], [0, 1], [0.14, 0.99], [0.7, 0.7]], dtype=np.float16)
     split = np.array([TEST, POOL, DEV, POOL, POOL], dtype=np.int8)
-    _shadow_near(split, vectors, threshold=0.98)
+    _shadow_near(split, vectors, threshold=0.98, before=None)
     assert split.tolist() == [TEST, SHADOW, DEV, SHADOW, POOL]
 
 
@@ -62,7 +62,7 @@ def test_examples_know_the_pool_version_they_came_with(world, tmp_path):
         assert winnow("pool", "import", rows, "--config", world, "--run", run).code == 0
     with Run.read(run) as opened:
         _, pool = rounds.current_pool(opened)
-        age = _first_version(SimpleNamespace(run=opened), pool)
+        age = first_version(SimpleNamespace(run=opened), pool)
     assert np.bincount(age).tolist() == [10, 20, 30]
     sources = Pool.open(pool.path).sources
     assert all(
