@@ -168,6 +168,11 @@ def record(given: argparse.Namespace) -> None:
     deciding = record.decides(TokenTable.open(inputs / "tokens"), splits)
     document = record.merge(before, rows, judged, machine, deciding)
     document["kinds"] = document.get("kinds", {}) | record.kinds(given.work / "kinds", splits)
+    measured = record.base_losses(given.work / "pooled", splits)
+    document["base_nll"] = {
+        model: document.get("base_nll", {}).get(model, {}) | measured.get(model, {})
+        for model in sorted(document.get("base_nll", {}).keys() | measured.keys())
+    }
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(

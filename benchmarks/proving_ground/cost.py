@@ -6,23 +6,25 @@ measures nothing, so scoring adds no GPU seconds; kinds are found on the CPU, an
 random picks too. How many examples selection needs is read off its own curve where it played several budgets; elsewhere its share
 of random's examples is taken to be at 2,000 what it is at 1,000. A share is kept within 0.1 to 2, as elsewhere.
 
-The control costs what `control: auto` lets it cost over four rounds: the first round always has one, and the others have none if that round
-was clear (`al.round.standing`: the 99% interval of the deciding metric leaves zero out). What a first round says is read off runs of EARLY
-examples, task by task. A round that was not clear, or was not played, is counted as if none of the later ones were clear either.
+The control costs what `control: auto` lets it cost over four rounds: the first round always has one, and the others have none if that one
+answers by a run's own rule (`al.round.standing`). What a first round says is read off runs of EARLY examples, task by task. A round without
+an answer, one that says "costs" and one that was not played are counted as if all later rounds had a control too.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
+from al.round.standing import Evidence, worth_of_examples
 from benchmarks.proving_ground.ground import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
 from benchmarks.proving_ground.planning import EARLY, ROUNDS
 
 AT = 2000
-REACH, REACH_OF_REPORT = 2.576, 1.96
-"""Standard errors of the interval that ends the control, and of the report's."""
+REACH = 1.96
+"""Standard errors of the report's interval."""
 
 
 def needed(ground: Ground, cell: Cell, strategy: str, drawn: np.ndarray) -> float | None:
@@ -80,30 +82,50 @@ def tokens_over_randoms(ground: Ground, cell: Cell, strategy: str) -> float:
     return float(ours / theirs)
 
 
-def controls(ground: Ground, strategy: str) -> dict[Cell, float]:
-    """Of each cell with runs whose tasks were compared: examples of its controls over those that were selected, mean over seeds."""
-    found = {}
+def answers(ground: Ground, strategy: str, base: dict[str, dict[str, float]]) -> dict[Cell, list[str]]:
+    """Of each cell what its first rounds say by themselves, one for each seed whose tasks were compared.
+
+    Args:
+        base: {model: {pool: macro NLL of the base}}.
+    """
+    found: dict[Cell, list[str]] = {}
     for cell in ground.cells:
-        runs = ground.runs.get((cell, EARLY, strategy), {}).values()
-        ended = [clear(run["paired"], run["paired"]["decides"]) for run in runs if "paired" in run]
-        if ended:
-            found[cell] = float(np.mean([1 / ROUNDS if early else 1.0 for early in ended]))
+        runs = ground.runs.get((cell, EARLY, strategy), {})
+        random = ground.runs.get((cell, EARLY, "random"), {})
+        said = [
+            evidence(run["paired"], base.get(cell[0], {}).get(cell[1]), random[seed]["macro_nll"]).answer
+            for seed, run in sorted(runs.items())
+            if "paired" in run and seed in random
+        ]
+        if said:
+            found[cell] = said
     return found
 
 
-def clear(paired: dict[str, Any], metric: str) -> bool:
-    """Whether a comparison with random is clear in `metric`, "nll" or "em"; a gain is not while the other one lost."""
-    mean, error = paired[metric]
-    gain = -mean if metric == "nll" else mean
-    other = "em" if metric == "nll" else "nll"
-    loss = paired[other][0] if other == "nll" else -paired[other][0]
-    if abs(gain) <= REACH * error:
-        return False
-    return gain < 0 or loss <= REACH_OF_REPORT * paired[other][1]
+def evidence(paired: dict[str, Any], base: float | None, control: float) -> Evidence:
+    """What a comparison with random says. `base`, `control`: macro NLL of the base model and of the random run, nats."""
+
+    def gain(metric: str) -> tuple[float, float, float]:
+        mean, error = paired[metric]
+        mean = -mean if metric == "nll" else mean
+        return mean, mean - REACH * error, mean + REACH * error
+
+    worth = None if base is None else worth_of_examples(base, control, EARLY, EARLY)
+    return Evidence(gain(paired["decides"]), gain("nll"), any(gain(metric)[2] < 0 for metric in ("nll", "em")), worth)
 
 
-def figures(ground: Ground, with_headroom: list[Cell], strategy: str) -> dict[str, dict[str, Any]]:
-    """The ratio over all cells, and over those with headroom and without a control."""
+def controls(said: dict[Cell, list[str]]) -> dict[Cell, float]:
+    """Of each cell: examples of its controls over those that were selected, mean over seeds."""
+    return {
+        cell: float(np.mean([1 / ROUNDS if answer in ("pays", "safe") else 1.0 for answer in of_cell]))
+        for cell, of_cell in said.items()
+    }
+
+
+def figures(
+    ground: Ground, with_headroom: list[Cell], strategy: str, base: dict[str, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    """The ratio over all cells, and over those with headroom and without a control. `base` as in `answers`."""
     more = {
         "pools with headroom": seconds_ratio(ground, with_headroom, strategy),
         "without a control": seconds_ratio(ground, ground.cells, strategy, 0.0),
@@ -111,7 +133,8 @@ def figures(ground: Ground, with_headroom: list[Cell], strategy: str) -> dict[st
         "pools with headroom, without a control": seconds_ratio(ground, with_headroom, strategy, 0.0),
     }
     full = seconds_ratio(ground, ground.cells, strategy)
-    parts = controls(ground, strategy)
+    said = answers(ground, strategy, base)
+    parts = controls(said)
     if not parts:
         return {"gpu_seconds_ratio": full, "gpu_seconds": more}
     parts = dict.fromkeys(ground.cells, 1.0) | parts
@@ -119,4 +142,9 @@ def figures(ground: Ground, with_headroom: list[Cell], strategy: str) -> dict[st
         "with a control in every round": full,
         "pools with headroom, control: auto": seconds_ratio(ground, with_headroom, strategy, parts),
     }
-    return {"gpu_seconds_ratio": seconds_ratio(ground, ground.cells, strategy, parts), "gpu_seconds": more}
+    counted = Counter(answer for of_cell in said.values() for answer in of_cell)
+    return {
+        "gpu_seconds_ratio": seconds_ratio(ground, ground.cells, strategy, parts),
+        "gpu_seconds": more,
+        "first_rounds": {name: counted[name] for name in ("pays", "safe", "costs", "open")},
+    }

@@ -47,6 +47,21 @@ def kinds(folder: Path, splits: Any) -> dict[str, dict[str, Any]]:
     return result
 
 
+def base_losses(work: Path, splits: Any) -> dict[str, dict[str, float]]:
+    """{model: {pool: macro NLL of the base model over the pool's tasks, nats}}, of what `pooled` measured in the work folder."""
+    result: dict[str, dict[str, float]] = {}
+    for folder in sorted(work.glob("*/nll.npy")):
+        rows, nll = np.load(folder.with_name("rows.npy")), np.load(folder)
+        for pool in (name for name in POOLS if f"{name}|pool" in splits):
+            wanted, task = splits[f"{pool}|pool"], splits[f"{pool}|pool|task"]
+            at = np.searchsorted(rows, wanted)
+            if (at < len(rows)).all() and np.array_equal(rows[at], wanted):
+                _, number = np.unique(task, return_inverse=True)
+                means = np.bincount(number, nll[at]) / np.bincount(number)
+                result.setdefault(folder.parent.name, {})[pool] = round(float(means.mean()), 4)
+    return result
+
+
 def merge(
     document: dict[str, Any],
     rows: Iterable[Run],

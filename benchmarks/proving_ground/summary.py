@@ -237,7 +237,7 @@ def summarize(document: dict[str, Any]) -> dict[str, Any]:
         "generated_em_share_1000": written_share(ground, WITH),
         "generated_em_share_1000_without_sources": written_share(ground, KIND),
         **target_figures.figures(document["rows"]),
-        **cost.figures(ground, with_headroom, WITH),
+        **cost.figures(ground, with_headroom, WITH, document.get("base_nll", {})),
     }
 
 

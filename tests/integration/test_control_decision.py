@@ -1,42 +1,57 @@
-"""`control: auto`: the control is trained until its answer is clear, and the default picks at random where selecting lost."""
+"""`control: auto`: a control is trained until another one is not worth its training; the default picks at random where selecting lost."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
+from al.report.reading.verdict import headline
 from al.round import standing
 
 BUDGET = 16
 
 
-def summary(metric: str, value: float, low: float | None, high: float | None, **others) -> dict:
-    """A summary in which `metric` decides; `others`: (value, low, high) of further metrics, all against the control."""
+def summary(metric: str, value: float, low: float | None, high: float | None, base: float = 0.5, **others) -> dict:
+    """A summary in which `metric` decides; `others`: (value, low, high) of further metrics, all against the control, whose NLL is 0.5."""
     found = {name: dict(zip(("value", "low", "high"), numbers, strict=True)) for name, numbers in others.items()}
     found[metric] = {"value": value, "low": low, "high": high}
     values = dict.fromkeys(found, 0.5)
-    evaluation = {"differences": {"selected - control": found}, "models": {"selected": values, "control": values}}
-    return {"evaluation": evaluation, "decides": {"metric": metric, "response_tokens": 3.0}}
+    models = {"selected": values, "control": values, "base": dict.fromkeys(found, base)}
+    evaluation = {"differences": {"selected - control": found}, "models": models}
+    budget = {"examples": BUDGET}
+    return {"evaluation": evaluation, "decides": {"metric": metric, "response_tokens": 3.0}, "budget": budget}
 
 
 @pytest.mark.parametrize(
     ("round", "answer"),
     [
         (summary("macro_nll", -0.20, -0.30, -0.10), "pays"),
-        (summary("macro_nll", -0.20, -0.39, -0.01), "open"),  # clear of zero by 95%, not by 99%
+        (summary("macro_nll", -0.20, -0.39, -0.01), "safe"),  # clear of zero by 95%, not by 99%
         (summary("macro_nll", -0.20, -0.30, -0.10, macro_em=(-0.04, -0.06, -0.01)), "open"),  # exact match loses
         (summary("macro_em", 0.05, 0.02, 0.08), "pays"),
-        (summary("macro_em", 0.03, -0.01, 0.06, macro_nll=(-0.2, -0.3, -0.1)), "open"),  # NLL does not decide
+        (
+            summary("macro_em", 0.03, -0.01, 0.06, macro_nll=(-0.2, -0.3, -0.1)),
+            "safe",
+        ),  # NLL does not decide, but bounds the loss
         (summary("macro_em", -0.05, -0.08, -0.02), "costs"),
         (summary("macro_nll", 0.20, 0.10, 0.30), "costs"),
         (summary("macro_nll", -0.2, None, None), "open"),
+        (summary("macro_nll", -0.2, -0.3, -0.1, micro_nll=(0.1, 0.05, 0.15)), "pays"),  # tasks count alike
+        (summary("micro_nll", -0.2, -0.3, -0.1, micro_em=(-0.04, -0.06, -0.01)), "open"),
+        # 16 more examples would gain 2 · ln(33 / 17) / ln(17) / 2 = 0.234
+        (summary("macro_nll", 0.1, -0.03, 0.23, base=2.5), "safe"),
+        (summary("macro_nll", 0.1, -0.04, 0.24, base=2.5), "open"),
+        (summary("macro_em", 0.03, -0.01, 0.06, base=2.5, macro_nll=(0.1, -0.03, 0.23)), "safe"),
+        (summary("macro_em", -0.02, -0.04, -0.001, base=2.5, macro_nll=(-0.2, -0.3, -0.1)), "open"),  # exact match lost
+        (summary("macro_nll", 0.0, -0.03, 0.03, base=0.4), "open"),  # training at random made the base worse
     ],
 )
-def test_an_answer_is_that_of_the_deciding_metric_with_a_clear_interval_and_no_loss(round, answer):
+def test_what_one_control_says(round, answer):
     assert standing.standing_after(3, round).answer == answer
 
 
@@ -53,40 +68,73 @@ def first(world, tmp_path_factory):
     return run
 
 
-def next_round(first, tmp_path, monkeypatch, found: dict):
-    """The second round, where `found` stands for the summary of the first."""
-    import shutil
-
-    run = tmp_path / "run"
-    shutil.copytree(first, run, symlinks=True)
-    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found)
+def next_round(run, monkeypatch, *found: dict):
+    """The round that follows those of which `found` stands for the summaries: what it prints, on one line."""
+    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found[number - 1])
     result = winnow("round", "--run", run, "--budget", BUDGET)
     monkeypatch.undo()
     assert result.code == 0, result.err
-    return run, " ".join(result.out.split())
+    return " ".join(result.out.split())
 
 
-def test_the_first_round_trains_a_control_and_an_open_answer_trains_the_next(first, tmp_path, monkeypatch):
-    assert (first / "rounds/001/control.train").is_dir()
-    run, out = next_round(first, tmp_path, monkeypatch, summary("macro_nll", -0.01, -0.2, 0.18))
+def first_summary(run) -> dict:
+    return json.loads((run / "rounds/001/summary.json").read_text())
+
+
+@pytest.fixture
+def run(first, tmp_path):
+    shutil.copytree(first, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def test_the_first_round_trains_a_control_and_an_open_answer_trains_the_next(run, monkeypatch):
+    assert (run / "rounds/001/control.train").is_dir()
+    out = next_round(run, monkeypatch, summary("macro_nll", -0.01, -0.2, 0.18))
     assert (run / "rounds/002/control.train").is_dir() and "no control in this round" not in out
 
 
-def test_a_clear_gain_ends_the_control_and_the_round_says_why(first, tmp_path, monkeypatch):
-    run, out = next_round(first, tmp_path, monkeypatch, summary("macro_nll", -0.2, -0.3, -0.1))
+def test_a_clear_gain_ends_the_control_and_the_round_says_why(run, monkeypatch):
+    out = next_round(run, monkeypatch, summary("macro_nll", -0.2, -0.3, -0.1))
     assert not (run / "rounds/002/control.train").exists()
     assert "no control in this round, because round 1 has the answer: Yes" in out and "−0.200" in out
     assert json.loads((run / "rounds/002/summary.json").read_text())["selection"]["strategy"] != "random"
+    said = winnow("report", run)
+    assert f"No control in this round; round 1 said: {headline(first_summary(run))}" in " ".join(said.out.split())
     asked = winnow("round", "--run", run, "--budget", BUDGET, "--set", "control=true")
     assert asked.code == 0 and (run / "rounds/003/control.train").is_dir()  # the control catches up
 
 
-def test_a_clear_loss_makes_the_default_pick_at_random(first, tmp_path, monkeypatch):
-    run, out = next_round(first, tmp_path, monkeypatch, summary("macro_nll", 0.2, 0.1, 0.3))
+def test_a_control_ends_when_its_examples_would_bring_more_than_selecting_can_cost(run, monkeypatch):
+    out = next_round(run, monkeypatch, summary("macro_nll", 0.1, -0.03, 0.23, base=2.5))
+    assert not (run / "rounds/002/control.train").exists()
+    assert "Cannot tell yet whether selecting beats random" in out
+    assert (
+        "it costs at most 0.230 nats of NLL (95% interval), and as many random examples as another control takes" in out
+    )
+    assert "would gain about 0.234" in out and "--set control=true trains one" in out
+
+
+def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_random(run, monkeypatch):
+    lost = summary("macro_nll", 0.2, 0.1, 0.3)
+    out = next_round(run, monkeypatch, lost)
+    assert (run / "rounds/002/control.train").is_dir() and "picks at random" not in out
+    out = next_round(run, monkeypatch, lost, lost)
     assert "The default strategy therefore picks at random" in out
-    assert json.loads((run / "rounds/002/summary.json").read_text())["selection"]["strategy"] == "random"
-    table = pq.read_table(run / "rounds/002/selection/selection.parquet").to_pandas()
+    assert json.loads((run / "rounds/003/summary.json").read_text())["selection"]["strategy"] == "random"
+    table = pq.read_table(run / "rounds/003/selection/selection.parquet").to_pandas()
     assert (table.outcome == "selected").sum() == BUDGET
+
+
+@pytest.mark.parametrize(("others", "answer"), [((0.0, -0.2, 0.2), "open"), ((-0.2, -0.3, -0.1), "open")])
+def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, others, answer):
+    found = [summary("macro_nll", *others), summary("macro_nll", 0.2, 0.1, 0.3)]
+    monkeypatch.setattr(
+        standing.rounds, "all_rounds", lambda run: [SimpleNamespace(number=n, config={}) for n in (1, 2)]
+    )
+    monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
+    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found[number - 1])
+    session = SimpleNamespace(run=None, config=SimpleNamespace(model_dump=lambda mode: {"select": None, "model": None}))
+    assert standing.standing(session, 3).answer == answer
 
 
 def test_another_strategy_or_base_asks_again(monkeypatch):

@@ -185,31 +185,45 @@ def test_seconds_count_the_selections_tokens_and_those_of_its_control():
 
 
 @pytest.mark.parametrize(
-    ("nll", "em", "metric", "answer"),
+    ("nll", "em", "metric", "base", "answer"),
     [
-        ([-0.3, 0.1], [0.0, 0.01], "nll", True),
-        ([-0.25, 0.1], [0.0, 0.01], "nll", False),  # inside 2.576 standard errors
-        ([-0.3, 0.1], [-0.03, 0.01], "nll", False),  # gained at the cost of exact match
-        ([0.3, 0.1], [-0.03, 0.01], "nll", True),  # lost: there is nothing left to compare
-        ([0.0, 0.1], [0.03, 0.01], "em", True),
-        ([0.3, 0.1], [0.03, 0.01], "em", False),
+        ([-0.3, 0.1], [0.0, 0.01], "nll", None, "pays"),
+        ([-0.25, 0.1], [0.0, 0.01], "nll", None, "open"),  # inside 2.576 standard errors
+        ([-0.3, 0.1], [-0.03, 0.01], "nll", None, "open"),  # gained at the cost of exact match
+        ([0.3, 0.1], [-0.03, 0.01], "nll", None, "costs"),
+        ([0.0, 0.1], [0.03, 0.01], "em", None, "pays"),
+        (
+            [0.0, 0.1],
+            [0.0, 0.01],
+            "em",
+            5.0,
+            "safe",
+        ),  # may cost 0.196; 300 more would bring 4 · ln(601/301) / ln(301) / 2 = 0.242
+        ([0.0, 0.1], [0.0, 0.01], "em", 4.2, "open"),  # ... here 3.2 / 4 · 0.242 = 0.194, less than what it may cost
+        ([0.0, 0.1], [-0.03, 0.01], "em", 9.0, "costs"),
     ],
 )
-def test_a_control_ends_when_a_first_round_is_clear(nll, em, metric, answer):
-    assert cost.clear({"nll": nll, "em": em}, metric) is answer
+def test_a_first_round_answers_as_a_run_does(nll, em, metric, base, answer):
+    assert cost.evidence({"nll": nll, "em": em, "decides": metric}, base, 1.0).answer == answer
 
 
 def test_the_control_costs_what_its_first_rounds_leave_open():
     points = ((300, 3.0), (1000, 2.0), (2000, 1.5))
-    rows = [result("random", 1, nll, "sums", budget=budget) for budget, nll in points]
-    rows += [result(WITH, seed, 1.0, "sums") for seed in (1, 2)]
-    for seed, mean in ((1, -0.3), (2, -0.1)):
+    rows = [result("random", seed, nll, "sums", budget=budget) for budget, nll in points for seed in (1, 2, 3)]
+    rows += [result(WITH, seed, 1.0, "sums") for seed in (1, 2, 3)]
+    for seed, mean in ((1, -0.3), (2, -0.1), (3, 0.1)):
         paired = {"nll": [mean, 0.1], "em": [0.0, 0.1], "decides": "nll"}
         rows.append({**result(WITH, seed, 1.5, "sums", budget=cost.EARLY), "paired": paired})
     found = Ground(rows)
-    assert cost.controls(found, WITH) == {found.cells[0]: (0.25 + 1.0) / 2}
-    with_auto = cost.figures(found, found.cells, WITH)
+    model, pool = found.cells[0]
+    assert cost.controls(cost.answers(found, WITH, {})) == {found.cells[0]: pytest.approx((0.25 + 1.0 + 1.0) / 3)}
+    base = {model: {pool: 3.0 + 0.2 / cost.worth_of_examples(1.0, 0.0, 300, 300)}}  # 300 more would bring 0.2
+    said = cost.answers(found, WITH, base)
+    assert said == {found.cells[0]: ["pays", "safe", "open"]}
+    assert cost.controls(said) == {found.cells[0]: pytest.approx((0.25 + 0.25 + 1.0) / 3)}
+    with_auto = cost.figures(found, found.cells, WITH, base)
     assert with_auto["gpu_seconds"]["with a control in every round"]["value"] > with_auto["gpu_seconds_ratio"]["value"]
+    assert with_auto["first_rounds"] == {"pays": 1, "safe": 1, "costs": 0, "open": 1}
 
 
 def test_a_strategy_with_a_curve_of_its_own_is_read_off_that():

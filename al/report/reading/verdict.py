@@ -86,10 +86,13 @@ ANSWERS: dict[str, str] = {
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """Whether selecting beat random in the deciding metric, by how much; then each metric that lost to random or to base."""
+    """Whether selecting beat random in the deciding metric, by how much; then each metric that lost to random or to base. A round without a
+    control says what the last one said."""
     metric = deciding(summary)
     compared = {c.against: c for c in comparisons(summary, metric)}
-    if "control" not in compared:
+    if "control" not in compared and (earlier := _last_control(summary)):
+        text = f"No control in this round; {earlier}"
+    elif "control" not in compared:
         why = (_missing(summary, []) if compared else "; nothing was compared on held-out examples").removeprefix("; ")
         text = f"{ANSWERS['unmeasured']}: {why.partition(', so')[0]}"
     else:
@@ -101,14 +104,28 @@ def headline(summary: Mapping[str, Any]) -> str:
     return text + (f". Fine-tuning made the base model worse in {join_words(worse)}" if worse else "")
 
 
-def losses(summary: Mapping[str, Any], against: str) -> list[Comparison]:
+def losses(summary: Mapping[str, Any], against: str, mean: str = "") -> list[Comparison]:
     """Metrics on test in which the selected model is significantly worse than another; of variants of one metric (macro and micro, with
-    and without end token) the first that lost. Intervals are not corrected: a loss that is named too often misleads less than a gain."""
+    and without end token) the first that lost. `mean`: only "macro" or "micro". Intervals are not corrected: a loss that is named too
+    often misleads less than a gain."""
     found: dict[str, Comparison] = {}
-    for metric in (*labels.WRITTEN, *labels.METRICS):
+    for metric in (m for m in (*labels.WRITTEN, *labels.METRICS) if m.key.startswith(mean)):
         worse = [c for c in comparisons(summary, metric.key) if c.against == against and c.outcome == "worse"]
         found |= {metric.name.partition(",")[0]: c for c in worse[:1]} | found
     return list(found.values())
+
+
+def compared_with(summary: Mapping[str, Any], against: str) -> bool:
+    """Whether the selected model was compared with another one in the deciding metric."""
+    return any(c.against == against for c in comparisons(summary, deciding(summary)))
+
+
+def _last_control(summary: Mapping[str, Any]) -> str:
+    """ "round 2 said: Yes, selecting beat random: …", of the last earlier round with a control; "" if there was none."""
+    for entry in reversed(summary.get("learning_curve") or []):
+        if entry.get("against_control"):
+            return f"round {entry['round']} said: {entry['against_control']}"
+    return ""
 
 
 def _against_random(summary: Mapping[str, Any], found: Comparison) -> str:

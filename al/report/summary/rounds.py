@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from al.lineage.outcomes import SELECTABLE, find_rows
+from al.report.reading.verdict import compared_with, headline
 from al.report.summary.facts import RoundFacts
 
 EVER_PICKED = (*SELECTABLE, "trained", "dropped_in_review", "banned_in_review")
@@ -18,7 +19,7 @@ LARGEST = 8
 
 
 def learning_curve(facts: RoundFacts) -> list[dict[str, Any]]:
-    """Macro NLL on test and what was picked, one entry per finished round before this one."""
+    """Macro NLL on test, what was picked and what a control said of it, one entry per finished round before this one."""
     curve = []
     for n, roles in enumerate(facts.lineages["selected"].rounds[: facts.number - 1], start=1):
         if "report" in roles:
@@ -29,6 +30,7 @@ def learning_curve(facts: RoundFacts) -> list[dict[str, Any]]:
                     "examples": past["budget"]["examples"],
                     "tokens": past["budget"]["tokens"],
                     "models": {k: v["macro_nll"] for k, v in past["evaluation"]["models"].items()},
+                    "against_control": headline(past) if compared_with(past, "control") else None,
                 }
             )
     return curve

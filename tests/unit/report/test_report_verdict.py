@@ -211,6 +211,18 @@ def test_without_control_nothing_is_claimed_about_selecting():
     assert "no random control was trained" in headline(summary)
 
 
+def test_a_round_without_a_control_repeats_what_the_last_one_said():
+    summary = without_control()
+    summary["learning_curve"] = [
+        {"round": 1, "against_control": "Cannot tell yet"},
+        {"round": 2, "against_control": "Yes, it did"},
+        {"round": 3, "against_control": None},
+        {"round": 4},  # of an earlier version
+    ]
+    assert headline(summary).startswith("No control in this round; round 2 said: Yes, it did")
+    assert "no random control was trained, so this does not show that selecting pays" in verdict(summary)
+
+
 def test_a_control_that_won_is_said_to_have_won():
     summary = with_difference("selected - control", "macro_nll", 0.01, 0.02)
     assert headline(summary).startswith("No, selecting lost to random")
