@@ -27,12 +27,17 @@ STRATEGIES: dict[str, Strategy] = {
         "adaptive",
         "random",
         "start here: source_kinds where rows come from several sources, else kind_uniform where kinds of prompt are uneven; else distinct "
-        "clusters alike, later more where loss is high and falls; with a target it is rds_centered",
+        "clusters alike, later more where loss is high and falls; with a target rds_centered, with goal: pool proportional",
         learn=0.5,
         explore=0.02,
     ),
     "random": Strategy("random", "random", "uniform over the whole pool: the baseline"),
     "uniform": Strategy("uniform", "random", "the same share for every cluster; for uneven pools, without measuring"),
+    "proportional": Strategy(
+        "size",
+        "random",
+        "every cluster its share of the pool: random picks that cannot miss one by chance; what goal: pool asks for",
+    ),
     "size": Strategy(
         "size",
         "random",

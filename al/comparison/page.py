@@ -93,10 +93,10 @@ def final_seeds(document: Mapping[str, Any], i: int, metric: str) -> list[tuple[
 
 def final_charts(document: Mapping[str, Any]) -> dict[str, Markup]:
     """The final results of the measured strategies, by the id that the template uses; the line is the baseline."""
-    found = {}
+    found, mean = {}, words.leading_metric(document).partition("_")[0]
     for name, metric, title, factor in (
-        ("final-nll", "macro_nll", "NLL, nats per token", 1),
-        ("final-em", "macro_em", "Exact match, %", 100),
+        ("final-nll", f"{mean}_nll", "NLL, nats per token", 1),
+        ("final-em", f"{mean}_em", "Exact match, %", 100),
     ):
         rows = final_rows(document, metric, factor)
         start = words.baseline_of(document)

@@ -120,7 +120,7 @@ def play_member(
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
     if session.config.train.mode == "retrain" and not learns(
-        used(session.config.select, prepared.target, prepared.clusters), rounds
+        used(session.config, prepared.target, prepared.clusters), rounds
     ):
         rounds = 1
     history, found = History(Lineage(member.strategy, "train")), []
@@ -289,7 +289,7 @@ def _document(
         "groups": int(tests.source.max()) + 1,
         "groups_name": "source",
         "test_examples": len(tests.nll),
-        "decides": deciding_metric(False, tests.targets),
+        "decides": deciding_metric(False, tests.targets, session.config.goal),
         "strategies": [
             {
                 **summarize(label, runs, done.get(BASELINE, [])),

@@ -14,10 +14,10 @@ from al.report.text.blocks import Block, Cell, Line, Table, as_terminal, differe
 from al.report.text.markdown import as_markdown
 from al.terminal import displayable
 
-HEADS = {"macro_nll": Cell("NLL", note="↓"), "macro_em": Cell("Exact", note="match ↑")}
+HEADS = {"nll": Cell("NLL", note="↓"), "em": Cell("Exact", note="match ↑")}
 METRICS = ("macro_nll", "micro_nll", "macro_nll_no_end", "macro_em", "micro_em")
 STRATEGY_KEY = (
-    "NLL in nats per response token, exact match teacher-forced, both as the mean over {groups}. p after Holm's correction; n.s.: no "
+    "NLL in nats per response token, exact match teacher-forced, both as the mean over {mean}. p after Holm's correction; n.s.: no "
     "significant difference from {baseline}. Same NLL with: the part of {baseline}'s examples that a strategy needs for {baseline}'s "
     "final NLL. At equal tokens: its NLL minus {baseline}'s after as many training tokens. Scoring: its part of scoring, selecting and "
     "training. Gains in NLL overstate gains in accuracy: read exact match too."
@@ -48,8 +48,14 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
         return [setting]
     baseline = short(baseline_name(document), 9)
     first = words.leading_metric(document)
-    second = "macro_em" if first == "macro_nll" else "macro_nll"
-    head = ["Strategy", HEADS[first], Cell(f"minus {baseline}", note="95% interval"), "p", HEADS[second]]
+    second = words.other_metric(first)
+    head = [
+        "Strategy",
+        HEADS[first.partition("_")[2]],
+        Cell(f"minus {baseline}", note="95% interval"),
+        "p",
+        HEADS[second.partition("_")[2]],
+    ]
     head += [Cell(f"minus {baseline}", note=labels.difference_style(second)[1])]
     head += [Cell("Same NLL", note="with"), Cell("At equal", note="tokens"), "Scoring"]
     found, other = differences(document, first), differences(document, second)
@@ -63,7 +69,8 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
         row += [words.share_text(document, i).replace("at most ", "≤ ").replace(words.NOT_REACHED, "never")]
         row += [write(lookup(strategy, "equal_tokens", "difference"), "nll", signed=True)]
         rows.append([*row, write(strategy.get("scoring_share"), "percent")])
-    key = STRATEGY_KEY.format(groups=words.groups_text(document), baseline=baseline_name(document))
+    mean = words.groups_text(document) if first.startswith("macro") else "all tokens (NLL) and examples (exact match)"
+    key = STRATEGY_KEY.format(mean=mean, baseline=baseline_name(document))
     why = [Line(reason, style="dim", joined=True)] if (reason := deciding_reason(document)) else []
     return [setting, *why, Table(head, rows), Line(key, style="dim", joined=True)]
 

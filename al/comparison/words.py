@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.report.reading.values import MISSING, lookup, short, write
-from al.report.reading.verdict import SHORT_WORDS, Comparison, Outcome, join_words
+from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome, join_words
 
 LEVEL = 0.05
 LONGEST_NAME = 32
@@ -37,6 +37,8 @@ class Spoken(NamedTuple):
 SPOKEN = {
     "macro_nll": Spoken("NLL", "nll", "nll", "nats per response token", "lowest"),
     "macro_em": Spoken("exact match", "percent", "points", "points", "highest"),
+    "micro_nll": Spoken(f"NLL {MIXES['micro']}", "nll", "nll", "nats per response token", "lowest"),
+    "micro_em": Spoken(f"exact match {MIXES['micro']}", "percent", "points", "points", "highest"),
 }
 """The metrics that can decide a comparison; answers are not written in one."""
 
@@ -99,7 +101,7 @@ def leading_metric(document: Mapping[str, Any]) -> str:
 def ranked(document: Mapping[str, Any]) -> list[int]:
     """Positions of the entries by the final value of the deciding metric, best first, unmeasured ones last."""
     metric = leading_metric(document)
-    sign = 1.0 if metric == "macro_nll" else -1.0
+    sign = 1.0 if metric.endswith("_nll") else -1.0
     values = [value_of(document, i, metric) for i in range(len(entries_of(document)))]
     return sorted(range(len(values)), key=lambda i: (values[i] is None, sign * (values[i] or 0.0)))
 
@@ -232,17 +234,19 @@ def _answer(document: Mapping[str, Any]) -> str:
 
 def _lost_elsewhere(document: Mapping[str, Any], better: list[int]) -> str:
     """Which of the better ones are worse than the baseline in the metric that does not decide."""
-    other = _other(leading_metric(document))
+    other = other_metric(leading_metric(document))
     compared = differences(document, other)
     whose = join_words([name_of(document, i) for i in better if i in compared and compared[i].outcome == "worse"])
     if not whose:
         return ""
-    verb = "fell below" if other == "macro_em" else "rose above"
+    verb = "fell below" if other.endswith("_em") else "rose above"
     return f"; but the {SPOKEN[other].name} of {whose} {verb} {baseline_name(document)}'s"
 
 
-def _other(metric: str) -> str:
-    return "macro_em" if metric == "macro_nll" else "macro_nll"
+def other_metric(metric: str) -> str:
+    """NLL for exact match and the other way round, by the same mean."""
+    mean, _, measure = metric.partition("_")
+    return f"{mean}_em" if measure == "nll" else f"{mean}_nll"
 
 
 def _lead_sentence(document: Mapping[str, Any], found_in: Mapping[int, Difference], i: int) -> str:
@@ -275,7 +279,7 @@ def _p_text(found: Difference, count: int) -> str:
 
 def _others(document: Mapping[str, Any], i: int) -> list[str]:
     """Sentences on the metric that does not decide, examples for the same NLL, and equal tokens."""
-    baseline, sentences, other = baseline_name(document), [], _other(leading_metric(document))
+    baseline, sentences, other = baseline_name(document), [], other_metric(leading_metric(document))
     compared, nll = differences(document, other), differences(document, "macro_nll").get(i)
     if i in compared:
         found, spoken = compared[i], SPOKEN[other]

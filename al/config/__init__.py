@@ -103,6 +103,12 @@ class Config(BaseModel, extra="forbid", frozen=True):
     seed: int = Field(
         0, ge=0, description="Seed of every random draw: clustering, sampling, picks, order, dropout, noise."
     )
+    goal: Literal["tasks", "pool"] = Field(
+        "tasks",
+        description="What the adapter should be good at. tasks: every task alike, however few examples it has; macro means decide, and the "
+        "default spreads the budget evenly. pool: what the pool holds, in its own mix; micro means decide, and the default picks in "
+        "proportion.",
+    )
     control: bool | Literal["auto"] = Field(
         "auto",
         description="Also train a second adapter on random picks of the same budget. It doubles the training time and shows whether "

@@ -8,6 +8,8 @@ selection by chance far more often than one interval in twenty. So one metric is
     not written, median response of at most SHORT tokens                macro_em, teacher-forced exact match
     longer                                                              macro_nll, NLL per response token
 
+With `goal: pool` it is the micro mean of the same metric.
+
 The other metrics are reported, and a significant loss in one of them is part of the headline, because a loss that is named too often
 misleads less than a gain that is.
 """
@@ -29,17 +31,18 @@ def mostly_right_or_wrong(kinds: Mapping[str, int]) -> bool:
     return total > 0 and 2 * (total - kinds.get("rouge_l", 0)) >= total
 
 
-def deciding_metric(leads: bool, response_tokens: np.ndarray) -> dict[str, Any]:
+def deciding_metric(leads: bool, response_tokens: np.ndarray, goal: str = "tasks") -> dict[str, Any]:
     """The metric that decides, by the rule above.
 
     Args:
         leads: whether the models wrote answers of which at least half are right or wrong.
         response_tokens: (n,) response tokens of each test example.
+        goal: "tasks" or "pool", of the config.
 
     Returns:
         {"metric": key, "response_tokens": their median, None without test examples}.
     """
     median = float(np.median(response_tokens)) if len(response_tokens) else None
     short = median is not None and median <= SHORT
-    metric = "macro_accuracy" if leads else "macro_em" if short else "macro_nll"
-    return {"metric": metric, "response_tokens": median}
+    measure = "accuracy" if leads else "em" if short else "nll"
+    return {"metric": f"{'macro' if goal == 'tasks' else 'micro'}_{measure}", "response_tokens": median}

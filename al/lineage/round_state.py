@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from al.config import Config
 from al.lineage.history import History
 from al.lineage.outcomes import PoolState, candidates
 from al.lineage.past import lowest_before, past_rounds
@@ -51,7 +52,7 @@ class RoundState:
     @cached_property
     def select(self) -> SelectConfig:
         """The strategy that the config's comes to on this pool."""
-        return used(self.session.config.select, self.prepared.target, self.clusters)
+        return used(self.session.config, self.prepared.target, self.clusters)
 
     @cached_property
     def pool(self) -> PoolState:
@@ -79,13 +80,16 @@ class RoundState:
         return quality_column(str(self.session.config.score.quality), self.prepared, self.pool)
 
 
-def used(config: SelectConfig, target: Target | None, clusters: Artifact) -> SelectConfig:
-    """The strategy that a config comes to on a pool: with a target the default is `rds_centered`; over sources it is `source_kinds`, over
-    uneven kinds of prompt `kind_uniform`. Any other strategy is used as it is."""
-    if not by_default(config):
-        return config
+def used(config: Config, target: Target | None, clusters: Artifact) -> SelectConfig:
+    """The strategy that a config comes to on a pool: with a target the default is `rds_centered`, with `goal: pool` `proportional`; over
+    sources it is `source_kinds`, over uneven kinds of prompt `kind_uniform`. Any other strategy is used as it is."""
+    select = config.select
+    if not by_default(select):
+        return select
     if target is not None:
         name = "rds_centered"
+    elif config.goal == "pool":
+        name = "proportional"
     else:
-        name = {"kinds": "source_kinds", "wording": "kind_uniform"}.get(spread_over(clusters), config.strategy)
-    return config.model_copy(update={"strategy": name})
+        name = {"kinds": "source_kinds", "wording": "kind_uniform"}.get(spread_over(clusters), select.strategy)
+    return select.model_copy(update={"strategy": name})

@@ -69,9 +69,9 @@ def examples_of_hidden_states(config: Config, pool: PoolEstimate, number: int) -
 
 
 def _sampled(config: Config, pool: PoolEstimate, picked: float, number: int) -> float:
-    aimed = config.target.files and by_default(config.select)
+    unmeasured = by_default(config.select) and (config.target.files or config.goal == "pool")
     by_groups = may_choose_groups(config) and pool.several_sources
-    if aimed or by_groups or not needs_losses(config.select, number):
+    if unmeasured or by_groups or not needs_losses(config.select, number):
         return 0.0
     per_cluster, clusters = config.score.sample_per_cluster, choose_k(config.cluster.k, pool.examples)
     if per_cluster == "all":

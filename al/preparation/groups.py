@@ -96,8 +96,8 @@ def describe_groups(found: Mapping[str, Any]) -> str:
 
 
 def may_choose_groups(config: Config) -> bool:
-    """Whether the config leaves it to the pool what the budget is spread over: the default strategy, without a target."""
-    return by_default(config.select) and not config.target.files
+    """Whether the config leaves it to the pool what the budget is spread over: the default strategy for tasks, without a target."""
+    return by_default(config.select) and config.goal == "tasks" and not config.target.files
 
 
 def enough_sources(sources: int, examples: int) -> bool:

@@ -92,10 +92,10 @@ def standing_after(number: int, summary: Mapping[str, Any]) -> Standing | None:
 
 
 def standing(session: Session, number: int) -> Standing | None:
-    """What the rounds before `number` that had a control say; None if none had one, or if the strategy or the base is another one since."""
+    """What the rounds before `number` that had a control say; None if none had one, or if strategy, goal or base are others since."""
     now, lost = session.config.model_dump(mode="json"), None
     for earlier in reversed([entry for entry in rounds.all_rounds(session.run) if entry.number < number]):
-        if any(earlier.config.get(part) != now[part] for part in ("select", "model")):
+        if any(earlier.config.get(part) != now[part] for part in ("select", "model", "goal")):
             break
         if rounds.recorded(session.run, earlier.number, "report") is None:
             continue

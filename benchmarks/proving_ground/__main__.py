@@ -166,7 +166,7 @@ def record(given: argparse.Namespace) -> None:
     inputs = given.work.inputs()
     splits = np.load(inputs / "splits.npz")
     deciding = record.decides(TokenTable.open(inputs / "tokens"), splits)
-    document = record.merge(before, rows, judged, machine, deciding)
+    document = record.merge(before, rows, judged, machine, deciding, record.pool_mixes(splits))
     document["kinds"] = document.get("kinds", {}) | record.kinds(given.work / "kinds", splits)
     measured = record.base_losses(given.work / "pooled", splits)
     document["base_nll"] = {

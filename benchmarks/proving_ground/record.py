@@ -68,11 +68,12 @@ def merge(
     judged: Iterable[Run],
     now: dict[str, str],
     deciding: Mapping[str, str] = MappingProxyType({}),
+    mixes: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The record with these rows and what judging them gave; rows of runs that it has replace its own. `now`: device, versions; `deciding`:
-    of each pool the measure that a report's verdict goes by, "em" or "nll"."""
+    of each pool the measure that a report's verdict goes by, "em" or "nll"; `mixes`: of each pool its tasks' shares."""
     found, rows = {identity(row): row for row in document["rows"]}, list(rows)
-    paired = compared_with_random(rows, deciding)
+    paired = compared_with_random(rows, deciding, mixes)
     for row in rows:
         before = found.get(identity(row), {})
         kept = {key: before[key] for key in JUDGED if key in before and "generated_tasks" in before}
@@ -96,9 +97,17 @@ def decides(table: Any, splits: Any) -> dict[str, str]:
     return found
 
 
-def compared_with_random(rows: Iterable[Run], deciding: Mapping[str, str]) -> dict[tuple, dict[str, Any]]:
+def pool_mixes(splits: Any) -> dict[str, np.ndarray]:
+    """{pool: (tasks,) share of the pool that each task has}."""
+    counts = {pool: np.bincount(splits[f"{pool}|pool|task"]) for pool in POOLS if f"{pool}|pool|task" in splits}
+    return {pool: found / found.sum() for pool, found in counts.items()}
+
+
+def compared_with_random(
+    rows: Iterable[Run], deciding: Mapping[str, str], mixes: Mapping[str, np.ndarray]
+) -> dict[tuple, dict[str, Any]]:
     """Of random and of the default at EARLY: task by task the strategy less random with the same seed, as [mean, its standard error], of
-    NLL in nats and of exact match, and which of them "decides"."""
+    NLL in nats and of exact match, which of them "decides", and "of_pool" the means in which a task counts as it does in the pool."""
     of_seed: dict[tuple, dict[str, Run]] = defaultdict(dict)
     for row in rows:
         if row["budget"] == EARLY and row["strategy"] in ("random", WITH) and "task_nll" in row:
@@ -112,6 +121,8 @@ def compared_with_random(rows: Iterable[Run], deciding: Mapping[str, str]) -> di
                     key: [round(float(v.mean()), 5), round(float(v.std(ddof=1) / len(v) ** 0.5), 5)]
                     for key, v in less.items()
                 } | {"decides": deciding[row["pool"]]}
+                if (mix := mixes.get(row["pool"])) is not None and len(mix) == len(less["nll"]):
+                    found[identity(row)]["of_pool"] = {key: round(float(v @ mix), 5) for key, v in less.items()}
     return found
 
 

@@ -14,6 +14,12 @@ from al.report.reading.verdict import headline
 from al.round import standing
 
 BUDGET = 16
+SETTINGS = {"select": {"strategy": "default"}, "model": {"name": "base"}, "goal": "tasks"}
+
+
+def session_with(settings: dict) -> SimpleNamespace:
+    """A session of which only the config is looked at."""
+    return SimpleNamespace(run=None, config=SimpleNamespace(model_dump=lambda mode: settings))
 
 
 def summary(metric: str, value: float, low: float | None, high: float | None, base: float = 0.5, **others) -> dict:
@@ -125,22 +131,24 @@ def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_
     assert (table.outcome == "selected").sum() == BUDGET
 
 
-@pytest.mark.parametrize(("others", "answer"), [((0.0, -0.2, 0.2), "open"), ((-0.2, -0.3, -0.1), "open")])
-def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, others, answer):
-    found = [summary("macro_nll", *others), summary("macro_nll", 0.2, 0.1, 0.3)]
-    monkeypatch.setattr(
-        standing.rounds, "all_rounds", lambda run: [SimpleNamespace(number=n, config={}) for n in (1, 2)]
-    )
+@pytest.mark.parametrize("before", [(0.0, -0.2, 0.2), (-0.2, -0.3, -0.1)])
+def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, before):
+    found = [summary("macro_nll", *before), summary("macro_nll", 0.2, 0.1, 0.3)]
+    entries = [SimpleNamespace(number=number, config=SETTINGS) for number in (1, 2)]
+    monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: entries)
     monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
     monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found[number - 1])
-    session = SimpleNamespace(run=None, config=SimpleNamespace(model_dump=lambda mode: {"select": None, "model": None}))
-    assert standing.standing(session, 3).answer == answer
+    assert standing.standing(session_with(SETTINGS), 3).answer == "open"
 
 
-def test_another_strategy_or_base_asks_again(monkeypatch):
-    entry = SimpleNamespace(number=1, config={"select": {"strategy": "top"}, "model": {}})
-    monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: [entry])
-    session = SimpleNamespace(
-        run=None, config=SimpleNamespace(model_dump=lambda mode: {"select": {"strategy": "default"}, "model": {}})
-    )
-    assert standing.standing(session, 2) is None
+@pytest.mark.parametrize(
+    "now",
+    [{"select": {"strategy": "top"}}, {"model": {"name": "another"}}, {"goal": "pool"}],
+    ids=lambda now: [*now][0],
+)
+def test_another_strategy_base_or_goal_asks_again(monkeypatch, now):
+    monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: [SimpleNamespace(number=1, config=SETTINGS)])
+    monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
+    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: summary("macro_nll", -0.2, -0.3, -0.1))
+    assert standing.standing(session_with(SETTINGS), 2).answer == "pays"
+    assert standing.standing(session_with(SETTINGS | now), 2) is None

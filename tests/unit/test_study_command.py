@@ -257,10 +257,15 @@ def test_tasks_are_compared_with_randoms_of_the_same_seed_and_planned_until_they
 
     plain = [{key: value for key, value in row.items() if not key.startswith("task")} for row in rows]
     assert len(open_seeds({"rows": plain})) == 6
-    merged = record.merge({"rows": plain}, rows, [], {}, {"sums": "nll"})
+    merged = record.merge({"rows": plain}, rows, [], {}, {"sums": "nll"}, {"sums": np.array([0.5, 0.25, 0.25])})
     assert open_seeds(merged) == [(seed, name) for seed in (2, 3) for name in ("random", "source_kinds")]
     default = next(row for row in merged["rows"] if row["strategy"] == "source_kinds")
-    assert default["paired"] == {"nll": [-0.5, 0.28868], "em": [0.16667, 0.16667], "decides": "nll"}
+    assert default["paired"] == {
+        "nll": [-0.5, 0.28868],
+        "em": [0.16667, 0.16667],
+        "decides": "nll",
+        "of_pool": {"nll": -0.5, "em": 0.25},
+    }
 
 
 def test_an_unfinished_file_is_not_there(tmp_path):

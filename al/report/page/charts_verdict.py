@@ -20,13 +20,16 @@ def verdict_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
     found = (
         {"models-nll": dots(models, "NLL, nats per token", "NLL of each model, mean over sources")} if models else {}
     )
-    for name, metric, title, factor in (
-        ("differences-nll", "macro_nll", "NLL difference, nats per token", 1),
-        ("differences-accuracy", "macro_accuracy", "Accuracy difference, points", 100),
-        ("differences-em", "macro_em", "Exact match difference, points", 100),
+    shown = headline_metrics(summary)
+    mean = shown[0].partition("_")[0]
+    for name, measure, title, factor in (
+        ("differences-nll", "nll", "NLL difference, nats per token", 1),
+        ("differences-accuracy", "accuracy", "Accuracy difference, points", 100),
+        ("differences-em", "em", "Exact match difference, points", 100),
     ):
+        metric = f"{mean}_{measure}"
         rows = difference_dots(summary, metric, factor)
-        if rows and metric in headline_metrics(summary):
+        if rows and metric in shown:
             about = f"Selected minus the others with 95% intervals: {title}"
             found[name] = dots(rows, title, about, line=0.0)
     return found

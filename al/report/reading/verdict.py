@@ -17,12 +17,14 @@ from al.report.reading.values import NOISE, lookup, write
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
 MODEL_NAMES = {"control": "the random control", "base": "the base model", "previous": "the previous round"}
-HEADLINE_METRICS = {
-    "macro_accuracy": "written accuracy",
-    "macro_nll": "NLL",
-    "macro_nll_no_end": "NLL without the end-of-turn token",
-    "macro_em": "exact match",
+HEADLINE_MEASURES = {
+    "accuracy": "written accuracy",
+    "nll": "NLL",
+    "nll_no_end": "NLL without the end-of-turn token",
+    "em": "exact match",
 }
+MIXES = {"macro": "with sources alike", "micro": "over the pool's own mix"}
+"""What a mean counts alike, said where it is not the one that decides."""
 OUTCOME_WORDS: dict[str, str] = {
     "better": "better",
     "worse": "worse",
@@ -63,8 +65,8 @@ def deciding(summary: Mapping[str, Any]) -> str:
 
 def headline_metrics(summary: Mapping[str, Any]) -> list[str]:
     """The metrics of the verdict, the deciding one first; accuracy of written answers only where it decides."""
-    first = deciding(summary)
-    return [first, *(name for name in HEADLINE_METRICS if name not in (first, "macro_accuracy"))]
+    mean, _, first = deciding(summary).partition("_")
+    return [f"{mean}_{name}" for name in (first, *(m for m in HEADLINE_MEASURES if m not in (first, "accuracy")))]
 
 
 def comparisons(summary: Mapping[str, Any], metric: str, *place: str) -> list[Comparison]:
@@ -98,9 +100,9 @@ def headline(summary: Mapping[str, Any]) -> str:
     else:
         found = compared["control"]
         text = f"{ANSWERS[found.outcome]}: {_against_random(summary, found)}"
-        if lost := [_change(c) for c in losses(summary, "control") if c.metric != metric]:
+        if lost := [_change(c, metric) for c in losses(summary, "control") if c.metric != metric]:
             text += f"; {'it also' if found.outcome == 'worse' else 'but it'} lost to random in {join_words(lost)}"
-    worse = [_change(c) for c in losses(summary, "base")]
+    worse = [_change(c, metric) for c in losses(summary, "base")]
     return text + (f". Fine-tuning made the base model worse in {join_words(worse)}" if worse else "")
 
 
@@ -136,15 +138,23 @@ def _against_random(summary: Mapping[str, Any], found: Comparison) -> str:
         for name in ("selected", "control")
     )
     ours, theirs = (write(value, metric.style) for value in values)
-    name = HEADLINE_METRICS.get(found.metric, metric.name)
     about = "; NLL is the loss on the true responses, lower is better" if "nll" in found.metric else ""
-    return f"{name} {ours} against {theirs} ({_signed(found)}{about})"
+    return f"{spoken(found.metric)} {ours} against {theirs} ({_signed(found)}{about})"
 
 
-def _change(found: Comparison) -> str:
-    """ "NLL (+0.086 nats, +0.010 to +0.162)"."""
-    name = labels.metric(found.metric).name.replace(", macro", "")
-    return f"{name if name.startswith('NLL') else name[0].lower() + name[1:]} ({_signed(found, short=True)})"
+def spoken(metric: str) -> str:
+    """A headline metric in a sentence; what a mean counts alike is said of the pool's mix only, as tasks alike are the default."""
+    mean, _, measure = metric.partition("_")
+    return HEADLINE_MEASURES[measure] + (f" {MIXES[mean]}" if mean == "micro" else "")
+
+
+def _change(found: Comparison, deciding: str) -> str:
+    """ "NLL (+0.086 nats, +0.010 to +0.162)"; with what its mean counts alike where that of the `deciding` metric differs."""
+    mean = found.metric.partition("_")[0]
+    name = labels.metric(found.metric).name.replace(f", {mean}", "")
+    name = name if name.startswith("NLL") else name[0].lower() + name[1:]
+    other = "" if deciding.startswith(mean) else f" {MIXES[mean]}"
+    return f"{name}{other} ({_signed(found, short=True)})"
 
 
 def _signed(found: Comparison, short: bool = False) -> str:
@@ -160,39 +170,42 @@ def _signed(found: Comparison, short: bool = False) -> str:
 def deciding_reason(summary: Mapping[str, Any]) -> str:
     """Which metric decides and why, in a sentence; "" for rounds before that rule."""
     metric, tokens = lookup(summary, "decides", "metric"), write(lookup(summary, "decides", "response_tokens"), "count")
-    return {
-        "macro_accuracy": "Written accuracy decides, because at least half of the test answers are right or wrong.",
-        "macro_em": f"Exact match decides, because the median test response is short: {tokens} tokens (at most {SHORT}).",
-        "macro_nll": f"NLL decides, because test responses are long: a median of {tokens} tokens (exact match: at most {SHORT}).",
-    }.get(metric, "")
+    mean, _, measure = (metric or "").partition("_")
+    text = {
+        "accuracy": "Written accuracy decides, because at least half of the test answers are right or wrong.",
+        "em": f"Exact match decides, because the median test response is short: {tokens} tokens (at most {SHORT}).",
+        "nll": f"NLL decides, because test responses are long: a median of {tokens} tokens (exact match: at most {SHORT}).",
+    }.get(measure, "")
+    return f"{text[:-1]}; over the pool's own mix, because that is the goal." if text and mean == "micro" else text
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
     """A sentence on each headline metric: which models the selection beat, and by how much.
 
-    Uses the macro metrics (mean over sources). The end token is easy and may hold most of a gain in NLL, so the gain
-    is stated without it too. A comparison that the summary lacks is named as missing, never left out.
+    Uses the means of the metric that decides: macro (over sources) or micro. The end token is easy and may hold most of a gain in NLL, so
+    the gain is stated without it too. A comparison that the summary lacks is named as missing, never left out.
     """
     by_metric = {metric: comparisons(summary, metric) for metric in headline_metrics(summary)}
     if not any(by_metric.values()):
         return "Nothing was compared on held-out examples, so this round shows neither a gain nor a loss."
     sentences = [
-        _sentence("it" if i else "the selection", HEADLINE_METRICS[metric], found)
+        _sentence("it" if i else "the selection", spoken(metric), found)
         for i, (metric, found) in enumerate(by_metric.items())
     ]
     sentences[0] += _missing(summary, next(iter(by_metric.values())))
-    if by_metric.get("macro_em") and (about := end_token_share(summary)):
-        sentences.insert(list(by_metric).index("macro_em") + 1, about)
+    matched = next((metric for metric in by_metric if metric.endswith("_em")), None)
+    if matched and by_metric[matched] and (about := end_token_share(summary, matched)):
+        sentences.insert(list(by_metric).index(matched) + 1, about)
     reason = deciding_reason(summary)
     return ". ".join(sentences) + "." + (f" {reason} That was settled before any result." if reason else "")
 
 
-def end_token_share(summary: Mapping[str, Any]) -> str:
+def end_token_share(summary: Mapping[str, Any], matched: str = "macro_em") -> str:
     """A sentence where at least half of a significant gain in exact match over the base is the end-of-turn token; else "".
 
     A base model goes on after its answer, so that its whole response hardly ever matches; whatever is trained gains by ending it.
     """
-    metrics = ("macro_em", "macro_em_no_end")
+    metrics = (matched, f"{matched}_no_end")
     gain, rest = (next((c for c in comparisons(summary, m) if c.against == "base"), None) for m in metrics)
     if gain is None or rest is None or gain.outcome != "better" or rest.value is None or rest.value > gain.value / 2:
         return ""

@@ -32,7 +32,7 @@ def evaluation(facts: RoundFacts) -> dict[str, Any]:
     answers = judged_answers(answered, asked, settings.bootstrap, seed) if answered else None
     response_tokens = np.asarray(facts.tokens.target_counts)[split == TEST]
     return {
-        "decides": deciding_metric(bool(answers and answers["leads"]), response_tokens),
+        "decides": deciding_metric(bool(answers and answers["leads"]), response_tokens, facts.session.config.goal),
         "evaluation": {"split": "test", **test},
         "dev": {key: dev[key] for key in ("examples", "models", "differences")},
         "answers": answers,

@@ -20,6 +20,8 @@ from al.evaluation.deciding import SHORT, deciding_metric, mostly_right_or_wrong
 )
 def test_the_metric_follows_from_the_shape_of_the_answers(leads, tokens, metric, median):
     assert deciding_metric(leads, np.array(tokens)) == {"metric": metric, "response_tokens": median}
+    micro = metric.replace("macro", "micro")
+    assert deciding_metric(leads, np.array(tokens), "pool") == {"metric": micro, "response_tokens": median}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from report_summaries import first_round, later_round, second_round, tie, without_control
 
 from al.report.page.round import render_html
-from al.report.reading.verdict import Comparison, comparisons, headline, verdict
+from al.report.reading.verdict import Comparison, comparisons, headline, headline_metrics, verdict
 from al.report.text.markdown import escape
 from al.report.text.round import render_markdown, render_terminal
 
@@ -91,11 +91,24 @@ def test_a_metric_that_lost_to_random_is_in_the_first_sentence_of_a_yes():
         "high": 0.2,
     }
     assert headline(decided_by("macro_em", summary)).endswith(
-        "; but it lost to random in NLL, micro (+0.086 nats, +0.020 to +0.152)"
+        "; but it lost to random in NLL over the pool's own mix (+0.086 nats, +0.020 to +0.152)"
     ), "one variant of a metric is enough"
     assert headline(with_written_loss(first_round())).endswith(
         "; but it lost to random in written accuracy (\u22125.0 points, \u22129.0 to \u22121.0)"
     )
+
+
+def test_with_the_pool_as_the_goal_the_micro_mean_decides_and_a_loss_with_sources_alike_is_named():
+    summary = decided_by("micro_nll", with_difference("selected - control", "macro_nll", 0.02, 0.152))
+    found = summary["evaluation"]["differences"]["selected - control"]
+    found["micro_nll"] = {"value": -0.1, "low": -0.15, "high": -0.05}
+    text = headline(summary)
+    assert text.startswith("Yes, selecting beat random: NLL over the pool's own mix "), text
+    assert "; but it lost to random in NLL with sources alike (+0.086 nats, +0.020 to +0.152)" in text
+    said = verdict(summary)
+    assert said.startswith("In NLL over the pool's own mix the selection beat the random control by 0.100")
+    assert "; over the pool's own mix, because that is the goal." in said
+    assert headline_metrics(summary) == ["micro_nll", "micro_nll_no_end", "micro_em"]
 
 
 def test_accuracy_of_written_answers_decides_where_the_summary_says_so():

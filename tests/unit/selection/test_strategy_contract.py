@@ -526,6 +526,13 @@ def evenness(played):
     return -np.ptp(played.quotas.quota)
 
 
+def likeness_to_pool(played):
+    """Minus how far the clusters' shares of the picks are from those of the pool, summed."""
+    of = played.known.cluster
+    shares = [np.bincount(some, minlength=of.max() + 1) / len(some) for some in (of[played.selection.picked], of)]
+    return -np.abs(shares[0] - shares[1]).sum()
+
+
 def mean_length(played):
     return played.known.tokens[played.selection.picked].mean()
 
@@ -687,6 +694,7 @@ BEHAVIOURS = [
         without_chance="chance only says which target has the first turn; what is measured lies nearest to the target",
     ),
     Behaviour("random gives the largest more than uniform does", "strategy", "uniform", "random", largest_quota, {}),
+    Behaviour("proportional is the pool, without chance", "strategy", "random", "proportional", likeness_to_pool, {}),
     Behaviour("uniform is evener than size", "strategy", "size", "uniform", evenness, {}),
     Behaviour("size is less uneven than the pool", "strategy", "random", "size", evenness, {}),
     Behaviour("source_uniform is evener than its size", "strategy", "source_size", "source_uniform", evenness, {}),
