@@ -15,6 +15,7 @@ from al.planning.needs import cache_if_hub_is_silent
 from al.program import PROGRAM
 from al.review.ask import Asking
 from al.round.loop import gained, run_round
+from al.round.standing import with_control_decided
 from al.round.time_limit import TimeLimit
 from al.run import rounds
 from al.run.progress import duration, stop_on_signals
@@ -123,7 +124,8 @@ def _fitting(session: Session, asked: BudgetRequest, number: int, limit: TimeLim
     unfinished = rounds.unfinished_round(session.run)
     if unfinished is not None:
         return parse_budget(unfinished.budget)
-    found = limit.fit(session.run, asked, session.config, number)
+    config, _ = with_control_decided(session.config, session.run, number)
+    found = limit.fit(session.run, asked, config, number)
     left = duration(max(0.0, limit.left(session.run)))
     if found is None:
         session.tell(f"stopping before round {number}: {left} of {duration(limit.seconds)} left, too little for it")

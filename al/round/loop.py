@@ -65,8 +65,8 @@ def run_round(
     take_answers(session, number)
     rounds.open_round(run, number, budget.text, config.model_dump(mode="json"))
     run.event("round.started", round=number)
-    session, decisions = with_control_decided(session, number)
-    config = session.config
+    config, decisions = with_control_decided(config, run, number)
+    session = session.with_config(config)
     done = RoundArtifacts(session, number)
 
     prepared = prepare(session, number)

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from al.config import Config
 from al.report.reading.values import lookup, write
 from al.report.reading.verdict import Comparison, comparisons, deciding, headline, losses
 from al.run import rounds
-from al.run.session import Session
+from al.run.store import Run
 from selection.strategy import by_default
 
 WIDER = 2.576 / 1.96
@@ -91,15 +92,15 @@ def standing_after(number: int, summary: Mapping[str, Any]) -> Standing | None:
     return Standing(evidence.answer, number, _why(evidence, headline(summary)))
 
 
-def standing(session: Session, number: int) -> Standing | None:
+def standing(config: Config, run: Run, number: int) -> Standing | None:
     """What the rounds before `number` that had a control say; None if none had one, or if strategy, goal or base are others since."""
-    now, lost = session.config.model_dump(mode="json"), None
-    for earlier in reversed([entry for entry in rounds.all_rounds(session.run) if entry.number < number]):
+    now, lost = config.model_dump(mode="json"), None
+    for earlier in reversed([entry for entry in rounds.all_rounds(run) if entry.number < number]):
         if any(earlier.config.get(part) != now[part] for part in ("select", "model", "goal")):
             break
-        if rounds.recorded(session.run, earlier.number, "report") is None:
+        if rounds.recorded(run, earlier.number, "report") is None:
             continue
-        found = standing_after(earlier.number, rounds.read_summary(session.run, earlier.number))
+        found = standing_after(earlier.number, rounds.read_summary(run, earlier.number))
         if found is None:
             continue
         if found.answer != "costs":
@@ -110,23 +111,22 @@ def standing(session: Session, number: int) -> Standing | None:
     return replace(lost, answer="open") if lost else None
 
 
-def with_control_decided(session: Session, number: int) -> tuple[Session, list[str]]:
-    """The session of round `number` with `control: auto` decided, and a note on it where another control is not worth its training.
+def with_control_decided(config: Config, run: Run, number: int) -> tuple[Config, list[str]]:
+    """The config of round `number` with `control: auto` decided, and a note on it where another control is not worth its training.
 
     Where selecting lost to random twice, the default strategy picks at random, and there is nothing left to compare.
     """
-    config = session.config
     if config.control != "auto":
-        return session, []
-    found = standing(session, number)
+        return config, []
+    found = standing(config, run, number)
     if found is None or found.answer == "open":
-        return session.with_config(config.model_copy(update={"control": True})), []
+        return config.model_copy(update={"control": True}), []
     changes: dict[str, object] = {"control": False}
     note = f"no control in this round, because round {found.number} has the answer: {found.why}"
     if found.answer == "costs" and by_default(config.select):
         changes["select"] = config.select.model_copy(update={"strategy": "random"})
         note += ". The default strategy therefore picks at random; --strategy NAME selects all the same"
-    return session.with_config(config.model_copy(update=changes)), [f"{note}. --set control=true trains one"]
+    return config.model_copy(update=changes), [f"{note}. --set control=true trains one"]
 
 
 def _against_control(summary: Mapping[str, Any], metric: str) -> Comparison | None:

@@ -33,14 +33,16 @@ class TimeLimit:
     def fit(self, run: Run, asked: BudgetRequest, config: Config, number: int) -> BudgetRequest | None:
         """The budget of round `number`: `asked`, or less training time if no more is left, or None if the round does not fit.
 
-        Budgets in examples or tokens are not made smaller. The first round has nothing to compare with: it fits if its own training and
-        its control's do.
+        `config` says whether the round has a control. Budgets in examples or tokens are not made smaller. The first round has nothing to
+        compare with: it fits if its own training and its control's do.
         """
         left, lines = self.left(run), 1 + bool(config.control)
-        trained = _training_seconds(run, number - 1)
-        besides = work_of_round(run.path, number - 1) - trained if number > 1 else 0.0
+        ours, theirs = _training_seconds(run, number - 1)
+        besides = work_of_round(run.path, number - 1) - ours - theirs if number > 1 else 0.0
         if asked.unit != "seconds":
-            expected = besides + trained * _passes(config, number) / _passes(config, number - 1)
+            expected = besides + (ours + (theirs or ours) * (lines - 1)) * _passes(config, number) / _passes(
+                config, number - 1
+            )
             return asked if left > 0 and expected <= left else None
         most = (left - besides) / lines
         if most >= asked.amount:
@@ -52,10 +54,11 @@ class TimeLimit:
         )
 
 
-def _training_seconds(run: Run, number: int) -> float:
-    """What the trainings of a round took; 0 if there is none."""
-    found = (rounds.recorded(run, number, role) for role in ("train", "control.train"))
-    return sum(artifact.json("train.json")["seconds"] for artifact in found if artifact is not None)
+def _training_seconds(run: Run, number: int) -> tuple[float, float]:
+    """What the trainings of a round took, that on the selection and that of its control; 0 where there was none."""
+    found = [rounds.recorded(run, number, role) for role in ("train", "control.train")]
+    ours, theirs = (0.0 if artifact is None else float(artifact.json("train.json")["seconds"]) for artifact in found)
+    return ours, theirs
 
 
 def _passes(config: Config, number: int) -> float:

@@ -17,9 +17,9 @@ BUDGET = 16
 SETTINGS = {"select": {"strategy": "default"}, "model": {"name": "base"}, "goal": "tasks"}
 
 
-def session_with(settings: dict) -> SimpleNamespace:
-    """A session of which only the config is looked at."""
-    return SimpleNamespace(run=None, config=SimpleNamespace(model_dump=lambda mode: settings))
+def config_with(settings: dict) -> SimpleNamespace:
+    """A config of which only these settings are looked at."""
+    return SimpleNamespace(model_dump=lambda mode: settings)
 
 
 def summary(metric: str, value: float, low: float | None, high: float | None, base: float = 0.5, **others) -> dict:
@@ -138,7 +138,7 @@ def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, b
     monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: entries)
     monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
     monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found[number - 1])
-    assert standing.standing(session_with(SETTINGS), 3).answer == "open"
+    assert standing.standing(config_with(SETTINGS), None, 3).answer == "open"
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_another_strategy_base_or_goal_asks_again(monkeypatch, now):
     monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: [SimpleNamespace(number=1, config=SETTINGS)])
     monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
     monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: summary("macro_nll", -0.2, -0.3, -0.1))
-    assert standing.standing(session_with(SETTINGS), 2).answer == "pays"
-    assert standing.standing(session_with(SETTINGS | now), 2) is None
+    assert standing.standing(config_with(SETTINGS), None, 2).answer == "pays"
+    assert standing.standing(config_with(SETTINGS | now), None, 2) is None

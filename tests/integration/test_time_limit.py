@@ -10,6 +10,7 @@ from command_line import winnow
 
 from al.budget import parse_budget
 from al.config import parse
+from al.round import standing
 from al.round.time_limit import TimeLimit
 from al.run import rounds
 from al.run.store import Run
@@ -21,9 +22,9 @@ def copied(two_rounds, tmp_path) -> Path:
     return Path(shutil.copytree(two_rounds[0], tmp_path / "two", symlinks=True))
 
 
-def fitted(run: Run, limit: float, budget: str) -> str | None:
+def fitted(run: Run, limit: float, budget: str, control: bool = True) -> str | None:
     """The text of the budget of round 3 with `limit` seconds left."""
-    config = parse(rounds.last_round(run).config, "the run")
+    config = parse(rounds.last_round(run).config | {"control": control}, "the run")
     found = TimeLimit(work_seconds(run.path) + limit).fit(run, parse_budget(budget), config, 3)
     return None if found is None else found.text
 
@@ -38,6 +39,12 @@ def test_the_last_round_gets_the_training_time_that_is_left_for_both_lineages(tw
         assert fitted(run, besides + 2 * 1000 + 1, "1000s") == "1000s"
         assert fitted(run, besides + 2 * 400.5, "1000s") == "400s"
         assert fitted(run, besides + 2 * 90, "1000s") is None, "less than a tenth is not worth a round"
+        without = rounds.recorded(run, 2, "train").json("train.json")["seconds"]
+        assert fitted(run, besides + 1000.5, "1000s", control=False) == "1000s", (
+            "all of it, where no control is trained"
+        )
+        assert fitted(run, besides + without + 0.1, "24", control=False) == "24"
+        assert fitted(run, besides + without - 0.1, "24", control=False) is None
         assert fitted(run, work_of_round(run.path, 2) + 0.1, "24") == "24"
         assert fitted(run, work_of_round(run.path, 2) - 0.1, "24") is None
 
@@ -85,3 +92,20 @@ def test_a_limit_that_cannot_be_kept_is_an_error(options, named, world, tmp_path
     refused = winnow("run", "--config", world, "--run", tmp_path / "new", "--all-rounds", *options)
     assert refused.code == 2 and named in refused.err
     assert not (tmp_path / "new" / "rounds").exists()
+
+
+def test_a_control_that_has_said_enough_takes_none_of_the_time(copied, monkeypatch):
+    """With `control: auto`, what the last control says decides what the next round is expected to cost."""
+    asked = []
+
+    def fit(limit: TimeLimit, run: Run, budget, config, number: int) -> None:
+        asked.append(config.control)
+
+    for answer in (standing.Standing("safe", 2, "enough"), None):
+        monkeypatch.setattr(standing, "standing", lambda config, run, number, answer=answer: answer)
+        monkeypatch.setattr(TimeLimit, "fit", fit)
+        stopped = winnow(
+            "run", "--run", copied, "--budget", 24, "--until", "9h", "--set", "control=auto", "--all-rounds"
+        )
+        assert stopped.code == 0, stopped.err
+    assert asked == [False, True]
