@@ -225,7 +225,7 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
 )
 @round_options
 def plan_command(options: Any, budget: str, until: str | None, gpu: str | None) -> None:
-    """Estimate rows, tokens, memory, time and disk of the next round without running it."""
+    """Say whether the next round fits the card, how long it takes and on how many tokens it trains, without running it."""
     _print_plan(options, budget, gpu, until)
 
 

@@ -44,6 +44,10 @@ class RunStateError(UserError):
     exit_code = 5
 
 
+class Unpublished(RunStateError):
+    """An artifact that would have to be made, in a run that is open to read only."""
+
+
 class Interrupted(UserError):
     """The user stopped the command; finished work is kept."""
 

@@ -1,4 +1,4 @@
-"""Shortened texts for pages."""
+"""Short texts: shortened ones, and counts with their nouns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from __future__ import annotations
 def cut(text: str, limit: int) -> str:
     """`text`, or its first `limit` - 1 characters and "…"."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: `1 example`, `2,000 examples`. `many`: a plural that is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def prompt_and_response(messages: list[dict[str, str]]) -> tuple[str, str]:

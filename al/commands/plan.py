@@ -9,10 +9,12 @@ from al.budget import parse_budget, parse_time
 from al.commands.options import Options
 from al.config import Config
 from al.engine.engine import Engine
+from al.excerpt import counted
 from al.planning.cards import UNCERTAINTY, Card, find_card, machine_of
+from al.planning.cost import GIB
 from al.planning.embedder import embedder_size
 from al.planning.gpus import gpus_of, speedup
-from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit
+from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit, usable_bytes
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.needs import cache_if_hub_is_silent, check_device
@@ -57,6 +59,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     gpus = gpus_of(config, Engine()) if card is None else _gpus_named(config)
     document = estimate(config, request, pool, shape, machine, number, gpus)
     document["limits"] = {
+        "usable_gib": round(usable_bytes(machine) / GIB, 2),
         "rank": config.lora.r,
         "largest_rank": largest_rank(config, shape, machine),
         "sequence": config.train.pack_length,
@@ -110,10 +113,11 @@ def _embedder_basis(config: Config, pool: PoolEstimate) -> dict[str, str]:
 
 
 def describe_plan(document: dict[str, Any]) -> str:
-    """The text of a plan for the terminal."""
+    """The text of a plan for the terminal: the answer in one line, then what it rests on."""
     pool, planned, device, basis = document["pool"], document["round"], document["device"], document["basis"]
     about = "" if pool["exact"] else "about "
     lines = [
+        _answer(document),
         f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
         *_first(pool["first"]),
         f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters (LoRA adapter)",
@@ -135,13 +139,31 @@ def describe_plan(document: dict[str, Any]) -> str:
     if (until := document["until"]) is not None:
         spent = f", {duration(until['spent'])} spent" if until["spent"] else ""
         lines.append(
-            f"until     {until['rounds']} rounds in {duration(until['seconds'])}{spent}: {until['tokens']:,} tokens"
+            f"until     {counted(until['rounds'], 'round')} in {duration(until['seconds'])}{spent}: {until['tokens']:,} tokens"
         )
     lines += [f"basis     {name}: {text}" for name, text in basis.items()]
     lines.append(
         "          near-duplicates, and examples too near to dev and test, are found by the first round and not subtracted here"
     )
     return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
+
+
+def _answer(document: dict[str, Any]) -> str:
+    """Whether the round fits, how long it takes and what it trains on, with how sure that is."""
+    limits, planned, uncertainty = document["limits"], document["round"], document["uncertainty"]
+    settings, about = limits["settings"], "" if document["pool"]["exact"] else "about "
+    where = (
+        document["card"] or {"cuda": "the GPU here", "cpu": "this machine without a GPU"}[document["device"]["kind"]]
+    )
+    if document["gpus"]["count"] > 1:
+        where += f" (each of {document['gpus']['count']} GPUs)"
+    fits = f"{'Fits' if settings == [] else 'Does not fit'} {where}: {document['peak_gib']:.1f} of {limits['usable_gib']:.1f} usable GiB"
+    change = f", but does with {' '.join(f'--set {value}' for value in settings)}" if settings else ""
+    speed = "speed measured here" if uncertainty is None else f"assumed, ±{uncertainty:.0%}"
+    return (
+        f"{fits}{change}. About {duration(document['total_seconds'])} ({speed}) for "
+        f"{counted(planned['examples'], 'example')}, {about}{counted(planned['tokens'], 'token')}."
+    )
 
 
 def _first(example: dict[str, Any] | None) -> list[str]:

@@ -134,11 +134,8 @@ def describe_search(document: dict[str, Any]) -> str:
         f"{total:,} examples of pool version {document['version']} of {document['run']} contain {text!r}{where}{cut}"
     ]
     for example in shown:
-        why = (
-            f"; round {document['round']}: {outcome(example['outcome'])}: {example['why']}"
-            if example["outcome"]
-            else ""
-        )
+        label = f"{outcome('selected')}: " if example["outcome"] == "selected" else ""  # other reasons name the outcome
+        why = f"; round {document['round']}: {label}{example['why']}" if example["outcome"] else ""
         lines.append(f"\n{example['id']}  {example['source']}{why}")
         turns = [(name, example[name]) for name in ("asked", "response", "before")]
         lines += [

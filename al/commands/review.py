@@ -34,15 +34,13 @@ def stopped(session: Session, number: int, asking: Asking) -> dict[str, Any]:
     path, reviewed = session.run.path, rounds.recorded(session.run, number, "decision")
     exported = str(asking.export) if asking.export else None
     changes = summary_line(rounds.required(session.run, number, "selection")) if reviewed and not exported else None
-    budget = next(entry.budget for entry in rounds.all_rounds(session.run) if entry.number == number)
-    approve = ["round", "--budget", budget, "--run", str(path), "--approve", exported]
-    go_on = shlex.join(approve if exported else ["resume", "--run", str(path)])
+    go_on = ["review", "--run", str(path), "--approve", exported] if exported else ["resume", "--run", str(path)]
     return {
         "run": str(path),
         "round": number,
         "exported": exported,
         "review": changes,
-        "next": f"{PROGRAM} {go_on}",
+        "next": f"{PROGRAM} {shlex.join(go_on)}",
     }
 
 

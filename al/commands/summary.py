@@ -48,7 +48,12 @@ def describe_summary(summary: dict[str, Any]) -> str:
     """The text of a summary for the terminal, or of a round that stopped for a review."""
     if "next" in summary:
         said = f"review: {summary['review']}\n" if summary["review"] else ""
-        return f"{said}round {summary['round']} is waiting before training. Continue with: {summary['next']}"
+        edit = (
+            f"Set keep to no in {summary['exported']} where an example should go, then"
+            if summary["exported"]
+            else "Continue with"
+        )
+        return f"{said}round {summary['round']} is waiting before training. {edit}: {summary['next']}"
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     text = render_terminal(summary, width=width, color=sys.stdout.isatty())
     if "adapter_path" in summary:

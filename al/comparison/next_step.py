@@ -1,7 +1,8 @@
-"""What to type after a comparison that does not decide: how many seeds would, from the spread between the seeds so far."""
+"""What to type after a comparison: the number of seeds that would decide, from the spread between the seeds so far, or a round."""
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,11 @@ from al.program import PROGRAM
 
 MOST_SEEDS = 50
 """Seeds up to which more of them are proposed; a difference that needs more is small next to chance."""
+
+KEPT = ("--config", "--set", "--pool", "--target")
+"""Options of `compare` that mean the same for a round."""
+DEFAULT = "default"
+"""The strategy of a round that names none."""
 
 
 def seeds_to_tell(value: float, low: float, high: float, seeds: int, comparisons: int = 1) -> int | None:
@@ -49,6 +55,24 @@ def command_of(document: Mapping[str, Any], seeds: int | None = None) -> str:
         del recorded[at : at + 2]
     kept = [part for part in recorded if part != "--json" and not part.startswith("--seeds=")]
     return shlex.join([*kept, "--seeds", str(seeds)])
+
+
+def round_command(document: Mapping[str, Any], i: int | None) -> str:
+    """The command line of a round with the strategy at position `i` (None: the default), on the pool and config that were compared."""
+    recorded = shlex.split(str(document.get("command") or ""))
+    at = recorded.index("compare") if "compare" in recorded else None
+    program, given = (PROGRAM.split(), []) if at is None else (recorded[:at], recorded[at + 1 :])
+    kept = [part for k, part in enumerate(given) if _kept(part) or (k and given[k - 1] in KEPT)]
+    strategy = {} if i is None else document["strategies"][i]
+    name = str(strategy.get("name") or DEFAULT).partition(":")[0]
+    own = [] if name == DEFAULT else ["--strategy", name]
+    for key, value in (strategy.get("changes") or {}).items():
+        own += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join([*program, "round", "--budget", str(document.get("budget")), *kept, *own])
+
+
+def _kept(part: str) -> bool:
+    return part in (*KEPT, "--trust-remote-code") or part.startswith(tuple(f"{option}=" for option in KEPT))
 
 
 def _made(document: Mapping[str, Any]) -> list[str]:

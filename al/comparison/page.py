@@ -58,7 +58,7 @@ def render_comparison(document: Mapping[str, Any]) -> str:
         headline=headline,
         deciding=words.leading_metric(document),
         short_responses=SHORT,
-        verdict=words.comparison_verdict(document),
+        verdict=[*words.comparison_verdict(document), *filter(None, [words.next_sentence(document)])],
         command=command_of(document),
     )
 

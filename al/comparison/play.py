@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from al.comparison.course import Course, Key, opening, planned_seconds, seconds_of
 from al.comparison.page import render_comparison
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
-from al.errors import ConfigError
+from al.errors import ConfigError, Unpublished
 from al.evaluation.deciding import deciding_metric
 from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
@@ -111,7 +115,8 @@ def play_member(
     trains from scratch on all picks so far, a strategy that uses nothing the adapter could change needs only the last round.
 
     Args:
-        budget: of all rounds together. split: what is evaluated, TEST or DEV. facts: of the pool, read if not given.
+        budget: of all rounds together. split: what is evaluated, TEST or DEV. log: called with "round 2 of 4" as one of several begins.
+        facts: of the pool, read if not given.
 
     Returns:
         {"strategy", "seed", "rounds": [{"round", "examples", "tokens", "response_tokens", metrics…, "seconds", "artifacts"}]}.
@@ -119,14 +124,12 @@ def play_member(
     facts = facts or PoolFacts.read(prepared)
     session = session.with_config(member.config(session.config))
     prepared = dataclasses.replace(prepared, clusters=cluster(session, prepared.pool, prepared.embeddings))
-    if session.config.train.mode == "retrain" and not learns(
-        used(session.config, prepared.target, prepared.clusters), rounds
-    ):
-        rounds = 1
+    rounds = _rounds_needed(session, prepared, rounds)
     history, found = History(Lineage(member.strategy, "train")), []
     totals = {"examples": 0, "tokens": 0, "response_tokens": 0}
     for number in range(1, rounds + 1):
-        log(f"{member.strategy}, seed {member.seed}, round {number} of {rounds}")
+        if rounds > 1:
+            log(f"round {number} of {rounds}")
         roles: dict[str, Artifact] = {"pool": prepared.pool}
 
         def keep(role: str, artifact: Artifact, roles: dict[str, Artifact] = roles) -> Artifact:
@@ -147,6 +150,13 @@ def play_member(
         found.append({"round": number, **totals, **result, "seconds": seconds, "artifacts": made})
         history = history.then(roles)
     return {"strategy": member.strategy, "seed": member.seed, "rounds": found}
+
+
+def _rounds_needed(session: Session, prepared: Prepared, rounds: int) -> int:
+    """The rounds that a run plays of `rounds` asked for."""
+    config = session.config
+    follows = learns(used(config.select, prepared.target, prepared.clusters), rounds)
+    return rounds if config.train.mode == "continue" or follows else 1
 
 
 def learns(config: SelectConfig, rounds: int) -> bool:
@@ -228,7 +238,7 @@ def compare_strategies(
     """Play every strategy with every seed; returns the document that page and terminal show.
 
     The baseline is played whether it is named or not. `comparison.json` and the page are written after each member, so an interrupted
-    comparison can be read.
+    comparison can be read. Members that are finished already are found first: the document never has fewer than before.
     """
     parsed = {label: parse_strategy(label) for label in dict.fromkeys([*strategies, BASELINE])}
     if budget.amount < rounds:
@@ -236,39 +246,85 @@ def compare_strategies(
             f"compare: a budget of {text} cannot be shared by {rounds} rounds; raise --budget or lower --rounds."
         )
     require(session.config, session.run.path)
+    members = {
+        (label, session.config.seed + seed): Member(name, session.config.seed + seed, changes)
+        for seed in seeds
+        for label, (name, changes) in parsed.items()
+    }
     for name, changes in parsed.values():
         member = session.with_config(Member(name, seeds[0], changes).config(session.config))
         scoring.measurements(member)  # a strategy that lacks its input fails before anything runs
+    session.tell(opening(list(parsed), len(seeds)))
     prepared = prepare(session, 1)
     for line in target_notices(prepared.target):
         session.tell(f"note: {line}")
     facts, tests = PoolFacts.read(prepared), load_measured(evaluate(session, prepared, None, "evaluate base"), TEST)[0]
-    found: dict[str, list[dict[str, Any]]] = {label: [] for label in parsed}
-    document: dict[str, Any] = {}
-    for seed in seeds:
-        for label, (name, changes) in parsed.items():
-            member = Member(name, session.config.seed + seed, changes)
-            played = play_member(session, prepared, member, budget, rounds, log=session.tell, facts=facts)
-            found[label].append({**played, "strategy": label})
-            document = _document(session, prepared, facts, tests, found, parsed, text, rounds, seeds) | {"proxy": proxy}
-            write_comparison(session.run.path, document)
+    play = partial(play_member, prepared=prepared, budget=budget, rounds=rounds, facts=facts)
+    found = _published(session, members, play)
+    course = _course(session, prepared, members, found, budget, rounds)
+    written = partial(_written, session, prepared, facts, tests, members, found, parsed, text, rounds, proxy)
+    document = {}
+    if found:
+        session.tell(course.resumed())
+        document = written()
+    for key in [key for key in members if key not in found]:
+        session.tell(course.announcement(key))
+        started, place = time.monotonic(), course.place(key)
+        found[key] = play(session, member=members[key], log=lambda line, place=place: session.tell(f"{place}, {line}"))
+        course.taken[key] = max(time.monotonic() - started, seconds_of(found[key]))
+        document = written()
     return document
 
 
-def _document(
+def _published(
+    session: Session, members: Mapping[Key, Member], play: Callable[..., dict[str, Any]]
+) -> dict[Key, dict[str, Any]]:
+    """The results of the members whose every stage is published."""
+    found = {}
+    with session.read_only() as reading:
+        for key, member in members.items():
+            with suppress(Unpublished):
+                found[key] = play(reading, member=member)
+    return found
+
+
+def _course(
+    session: Session,
+    prepared: Prepared,
+    members: Mapping[Key, Member],
+    found: Mapping[Key, dict[str, Any]],
+    budget: Budget,
+    rounds: int,
+) -> Course:
+    """What all members are planned to take, each strategy planned once, and what those took that are `found`."""
+    seconds: dict[str, float] = {}
+    for (label, _), member in members.items():
+        if label not in seconds:
+            own = session.with_config(member.config(session.config))
+            seconds[label] = planned_seconds(own, prepared, budget, _rounds_needed(own, prepared, rounds))
+    taken = {key: seconds_of(played) for key, played in found.items()}
+    return Course({key: seconds[key[0]] for key in members}, taken)
+
+
+def _written(
     session: Session,
     prepared: Prepared,
     facts: PoolFacts,
     tests: Measured,
-    found: dict[str, list[dict[str, Any]]],
+    members: Mapping[Key, Member],
+    found: Mapping[Key, dict[str, Any]],
     parsed: dict[str, tuple[str, Any]],
     budget: str,
     rounds: int,
-    seeds: Sequence[int],
+    proxy: bool,
 ) -> dict[str, Any]:
+    """The document of the members found so far, written with its page."""
     pool = prepared.pool.json("pool.json")
-    done = {label: runs for label, runs in found.items() if runs}
-    return {
+    done: dict[str, list[dict[str, Any]]] = {}
+    for label in parsed:
+        runs = [found[key] | {"strategy": label} for key in members if key[0] == label and key in found]
+        done |= {label: runs} if runs else {}
+    document = {
         "schema": 1,
         "created": now(),
         "versions": versions(),
@@ -279,13 +335,13 @@ def _document(
             "files": sorted(pool["sources"])[:SOURCES_NAMED],
         },
         "model": session.config.model.name,
-        "proxy": False,
+        "proxy": proxy,
         "budget": budget,
         "rounds": rounds,
-        "seeds": [session.config.seed + seed for seed in seeds],
+        "seeds": list(dict.fromkeys(seed for _, seed in members)),
         "baseline": BASELINE,
         "runs_done": sum(map(len, done.values())),
-        "runs_asked": len(parsed) * len(seeds),
+        "runs_asked": len(members),
         "groups": int(tests.source.max()) + 1,
         "groups_name": "source",
         "test_examples": len(tests.nll),
@@ -302,6 +358,8 @@ def _document(
         "notes": scoring.scoring_notices(session.config) + target_notices(prepared.target),
         "command": invocation(),
     }
+    write_comparison(session.run.path, document)
+    return document
 
 
 def write_comparison(run: Path, document: dict[str, Any]) -> None:

@@ -27,12 +27,14 @@ RUN_KEY = "NLL in nats per response token, exact match teacher-forced, differenc
 
 def comparison_as_text(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
     """Lines of at most `width` columns for a comparison of schema 1, without escape sequences unless `color`."""
-    return as_terminal(_blocks(one_line(displayable(document))), width, color)
+    document = displayable(document)
+    return as_terminal([*_blocks(one_line(document)), *_closing(document)], width, color)
 
 
 def comparison_as_markdown(document: Mapping[str, Any]) -> str:
     """The same as Markdown."""
-    return as_markdown(_blocks(one_line(displayable(document))))
+    document = displayable(document)
+    return as_markdown([*_blocks(one_line(document)), *_closing(document)])
 
 
 def _blocks(document: Mapping[str, Any]) -> list[Block]:
@@ -40,6 +42,18 @@ def _blocks(document: Mapping[str, Any]) -> list[Block]:
     blocks += [Line(sentence, joined=True) for sentence in words.comparison_verdict(document)]
     blocks += _runs(document) if words.compares_runs(document) else _strategies(document)
     return [*blocks, *(Line(f"Note: {note}", joined=True) for note in document.get("notes") or [])]
+
+
+def _closing(document: Mapping[str, Any]) -> list[Block]:
+    """The answer again, where a terminal shows the end of a long text, and the command to type next on a line of its own."""
+    step = words.next_step(document)
+    if step is None:
+        return []
+    reason, command = step
+    return [
+        Line(f"In short: {words.comparison_headline(document)}. {reason}:", style="bold"),
+        Line(command.replace("\n", " "), joined=True, wrap=False),
+    ]
 
 
 def _strategies(document: Mapping[str, Any]) -> list[Block]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
+from al.comparison.next_step import MOST_SEEDS, command_of, round_command, seeds_to_tell
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome, join_words
 
@@ -135,8 +135,7 @@ def unfinished(document: Mapping[str, Any]) -> bool:
 
 
 def comparison_verdict(document: Mapping[str, Any]) -> list[str]:
-    """A paragraph on each entry against the baseline, best first: the deciding metric, the other one, examples and tokens; then what to
-    do next where nothing is decided."""
+    """A paragraph on each entry against the baseline, best first: the deciding metric, the other one, examples and tokens."""
     if document.get("why_not"):
         return []
     found, sentences = differences(document, leading_metric(document)), []
@@ -146,17 +145,31 @@ def comparison_verdict(document: Mapping[str, Any]) -> list[str]:
         elif i != baseline_of(document):
             why = "not yet compared" if nll_of(document, i) is None else "not compared"
             sentences.append(f"{name_of(document, i)}: {why} with {baseline_name(document)}.")
-    return [*sentences, *filter(None, [next_sentence(document)])]
+    return sentences
 
 
-def next_sentence(document: Mapping[str, Any]) -> str:
-    """What to do where no strategy is better and some could be: the command with as many seeds as would tell. "" elsewhere."""
-    found = {} if compares_runs(document) or unfinished(document) else differences(document, leading_metric(document))
+def next_step(document: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What to do next and its command line: the missing runs, as many seeds as would tell, or a round with the best choice. None where
+    nothing was compared, and for runs of `report --compare`."""
+    if compares_runs(document):
+        return None
+    if unfinished(document):
+        return "Next, the runs that are missing", command_of(document)
+    found = differences(document, leading_metric(document))
     outcomes = {difference.outcome for difference in found.values()}
-    if "better" in outcomes or not outcomes & {"unclear", "unmeasured"}:
-        return ""
+    if not outcomes:
+        return None
+    if "better" in outcomes:
+        best = next(i for i in ranked(document) if i in found and found[i].outcome == "better")
+        return f"Next, train with {name_of(document, best)}", round_command(document, best)
+    start = baseline_of(document)
+    train = f"train with {baseline_name(document)}, which costs nothing to choose"
+    if not outcomes & {"unclear", "unmeasured"}:
+        return f"Next, {train}", round_command(document, start)
     if "unmeasured" in outcomes:
-        return f"Next, {ENOUGH_SEEDS} seeds, which give an interval (finished runs are kept): {command_of(document, ENOUGH_SEEDS)}"
+        return f"Next, {ENOUGH_SEEDS} seeds, which give an interval (finished runs are kept)", command_of(
+            document, ENOUGH_SEEDS
+        )
     needed = {}
     for i, difference in found.items():
         seeds = len(entries_of(document)[i].get("seeds_done") or [])
@@ -165,12 +178,22 @@ def next_sentence(document: Mapping[str, Any]) -> str:
             needed[i] = seeds_to_tell(*ends, seeds, len(found))
     enough = {i: seeds for i, seeds in needed.items() if seeds is not None}
     if not enough:
-        return f"Even {MOST_SEEDS} seeds would not show a difference this small: take the strategies as equal at this budget, or raise it."
+        return (
+            f"Even {MOST_SEEDS} seeds would not show a difference this small: take the strategies as equal at this budget, or raise it. "
+            f"If equal, {train}",
+            round_command(document, start),
+        )
     first = min(enough, key=lambda i: enough[i])
-    return (
+    reason = (
         f"Next, {enough[first]} seeds: they show whether {name_of(document, first)} differs from {baseline_name(document)}, if difference "
-        f"and spread stay as they are (finished runs are kept): {command_of(document, enough[first])}"
+        "and spread stay as they are (finished runs are kept)"
     )
+    return reason, command_of(document, enough[first])
+
+
+def next_sentence(document: Mapping[str, Any]) -> str:
+    """`next_step` as one sentence that ends with the command; "" where there is none."""
+    return ": ".join(next_step(document) or ())
 
 
 def share_text(document: Mapping[str, Any], i: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,19 +21,25 @@ from trainer.tokens import TokenTable
 NO_PART_OF_IT = {"report", "evaluate", "label", "pool", "track", "engine"}
 
 
+def planned(session: Session, prepared: Prepared, budget: BudgetRequest, number: int) -> dict[str, Any]:
+    """The plan of round `number` over its tokenized pool, as `al.planning.plan.estimate` gives it. Probes the machine."""
+    config = session.config
+    lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
+    size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
+    to_map = added_since(session.run, prepared.pool, "projection")
+    pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, to_map, exact=True)
+    machine, gpus = probe_machine(config), gpus_of(config, session.engine)
+    shape = model_shape(config.model, config.lora, machine.bytes_per_value)
+    return estimate(config, budget, pool, shape, machine, number, gpus)
+
+
 def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number: int) -> Artifact:
     """The plan of round `number` over its tokenized pool, as `plan` prints it. Publishes `plan.json`. Takes under a second."""
     config = session.config
 
     def build(out: Path, scratch: Path) -> None:
-        """Probe the machine and write `plan.json`."""
-        lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
-        size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
-        to_map = added_since(session.run, prepared.pool, "projection")
-        pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, to_map, exact=True)
-        machine, gpus = probe_machine(config), gpus_of(config, session.engine)
-        shape = model_shape(config.model, config.lora, machine.bytes_per_value)
-        write_json(out / "plan.json", estimate(config, budget, pool, shape, machine, number, gpus))
+        """Write `plan.json`."""
+        write_json(out / "plan.json", planned(session, prepared, budget, number))
 
     return session.run.stage(
         "plan",

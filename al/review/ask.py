@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from al.errors import RunStateError
+from al.excerpt import counted
 from al.lineage.artifacts import Keep
 from al.program import PROGRAM
 from al.review.apply import Proposed, apply_decision, decided, record_decision
@@ -77,8 +78,10 @@ def settle(proposed: Proposed, asking: Asking, keep: Keep) -> Artifact | None:
             proposed.session.say(f"note: {note}")
     keep("decision", recorded)
     selection = keep("selection", apply_decision(proposed, recorded))
+    if not asking.go_on:  # the command prints the changes as its result
+        return None
     proposed.session.tell(f"review: {summary_line(selection)}")
-    return selection if asking.go_on else None
+    return selection
 
 
 def _recorded(proposed: Proposed, asking: Asking) -> Artifact | None:
@@ -148,14 +151,15 @@ def _kept_decision(proposed: Proposed, recorded: Artifact | None, keep: Keep) ->
     selection = keep("selection", apply_decision(proposed, recorded))
     found = frozenset(entry["id"] for entry in selection.json("review.json")["taken_out"])
     proposed.session.tell(
-        f"review: the decision of {recorded.manifest['created']} is recorded and stays; {len(found):,} examples have keep=no in the file"
+        f"review: the decision of {recorded.manifest['created']} is recorded and stays; {counted(len(found), 'example')} with keep=no in "
+        "the file"
     )
     return found
 
 
 def _export(proposed: Proposed, path: Path, taken_out: frozenset[str]) -> None:
     count = write_batch(proposed.batch, path, taken_out)
-    proposed.session.tell(f"review: {count:,} examples written to {path}")
+    proposed.session.tell(f"review: {counted(count, 'example')} written to {path}")
 
 
 def summary_line(selection: Artifact) -> str:
@@ -163,9 +167,9 @@ def summary_line(selection: Artifact) -> str:
     changes = selection.json("review.json")
     pinned = sum(entry["pinned"] for entry in changes["brought_in"])
     parts = [
-        f"{changes['kept']:,} of {changes['proposed']:,} proposed examples kept",
+        f"{changes['kept']:,} of {counted(changes['proposed'], 'proposed example')} kept",
         f"{len(changes['taken_out']):,} removed",
-        f"{pinned:,} pinned and {len(changes['brought_in']) - pinned:,} others added",
+        f"{pinned:,} pinned and {counted(len(changes['brought_in']) - pinned, 'other')} added",
     ]
     parts += [f"{changes['answered']:,} answered (in the pool from the next round on)"] * bool(changes["answered"])
     edited = changes.get("edited", 0)

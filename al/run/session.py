@@ -46,6 +46,14 @@ class Session:
         other.models, other.engine = self.models.with_config(config), self.engine
         return other
 
+    @contextmanager
+    def read_only(self) -> Iterator[Session]:
+        """The same session, silent, on the run opened to read: a stage that is not published raises `al.errors.Unpublished`."""
+        with Run.read(self.run.path) as run:
+            other = Session(run, self.config, True, self.pool_named)
+            other.models, other.engine = self.models, self.engine
+            yield other
+
     def progress(self, title: str, total: int | None, unit: str) -> Progress:
         """A progress bar in this session's manner (silent when `quiet`); other processes see it in the run's progress.json."""
         return Progress(title, total, unit, quiet=self.quiet, file=self.run.path / PROGRESS)

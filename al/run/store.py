@@ -31,7 +31,7 @@ from typing import Any
 import filelock
 
 from al import __version__
-from al.errors import EnvironmentProblem, RunStateError
+from al.errors import EnvironmentProblem, RunStateError, Unpublished
 from al.program import PROGRAM
 from al.run import artifacts, database, integrity, ownership, trash
 from al.run.artifacts import Artifact
@@ -226,7 +226,7 @@ class Run:
             self.timings.setdefault(label, (float(found.manifest["seconds"]), found.manifest["created"]))
             return found
         if self._lock is None:
-            raise RunStateError(
+            raise Unpublished(
                 f"{self.path}: `{label}` would have to be made, and nothing can be written there. Copy the whole run to a place that can "
                 f"be written, and give that one as --run."
             )

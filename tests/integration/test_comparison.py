@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from dataclasses import dataclass
@@ -43,10 +44,11 @@ def arguments(world, run, strategies, seeds, *more):
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison of three strategies with two seeds, killed in the fourth training and run again to its end."""
+    """A comparison of three strategies with two seeds, killed in the fourth training and run again to its end, then once more."""
 
     run: Any
     between: dict
+    resumed: str
     result: Result
 
     @property
@@ -74,19 +76,42 @@ def compared(world, tmp_path_factory) -> Compared:
     killed = winnow_child(*asked, WINNOW_FAILPOINT="train.files:4")  # in the second round of the second strategy
     assert killed.code == -signal.SIGKILL, killed.err
     between = json.loads((run / "comparison.json").read_text())
-    result = winnow(*asked)
-    assert result.code == 0, result.err
-    return Compared(run, between, result)
+    resumed, result = winnow(*asked[:-1]), winnow(*asked)
+    assert resumed.code == result.code == 0, resumed.err + result.err
+    return Compared(run, between, resumed.out, result)
 
 
 @pytest.fixture(scope="module")
-def alone(world, tmp_path_factory) -> dict:
-    """One strategy, one seed, in one go."""
+def begun(world, tmp_path_factory) -> tuple[Any, Result]:
+    """One strategy, one seed, in one go: its run directory and what it printed."""
     run = tmp_path_factory.mktemp("alone") / "run"
     result = winnow(*arguments(world, run, "default", 1))
     assert result.code == 0, result.err
-    assert "page: " in result.out and "seed 3, round 2 of 2" in result.out
-    return json.loads((run / "comparison.json").read_text())
+    return run, result
+
+
+@pytest.fixture(scope="module")
+def alone(begun) -> dict:
+    return json.loads((begun[0] / "comparison.json").read_text())
+
+
+def test_it_says_how_many_runs_there_are_which_one_begins_and_how_long_the_rest_takes(begun):
+    first, *lines = begun[1].out.splitlines()
+    assert first.startswith("2 runs: 2 strategies (default, random) × 1 seed. They share the pool, the test examples")
+    runs = [line for line in lines if line.startswith("run ")]
+    assert re.fullmatch(r"run 1 of 2 \(strategy default, seed 3\): about \d+ s left by the plan's estimate", runs[0])
+    assert runs[1:3] == [f"run 1 of 2 (strategy default, seed 3), round {n} of 2" for n in (1, 2)]
+    assert re.fullmatch(r"run 2 of 2 \(strategy random, seed 3\): about \d+ s left", runs[3]) and len(runs) == 4
+    assert "finished already" not in begun[1].out and "In short: 1 seed is too few to tell" in begun[1].out
+
+
+def test_a_comparison_resumed_after_a_kill_counts_what_is_finished(compared):
+    assert compared.between["runs_done"] == 1
+    finished, *runs = [line for line in compared.resumed.splitlines() if re.match(r"run |\d+ of ", line)]
+    assert finished == "1 of 6 runs is finished already and not repeated"
+    begun = [line for line in runs if ": about " in line]
+    assert re.fullmatch(r"run 2 of 6 \(strategy top:.*, seed 3\): about \d+ s left", begun[0]) and len(begun) == 5
+    assert begun[-1].startswith("run 6 of 6 (strategy random, seed 4): about ")
 
 
 def test_every_strategy_and_random_run_with_every_seed(compared):

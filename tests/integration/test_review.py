@@ -32,7 +32,11 @@ def proposed(world, tmp_path_factory) -> Path:
     pools = ("--pool", world.parent / "pool", "--pool", root / "prompts.jsonl")
     command = ("round", "--config", world, "--run", root / "run", "--budget", BUDGET, "--no-control", *pools)
     result = winnow(*command, "--review", "--export", root / "batch.csv")
-    assert result.code == 0 and "is waiting before training" in result.out, result.err
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == (
+        f"round 1 is waiting before training. Set keep to no in {root / 'batch.csv'} where an example should go, then: "
+        f"python cli.py review --run {root / 'run'} --approve {root / 'batch.csv'}"
+    )
     shown = winnow("status", "--run", root / "run").out
     assert f"round 1 is waiting for its review: python cli.py review --run {root / 'run'}" in shown
     assert "continue with" not in shown
@@ -293,16 +297,22 @@ def test_a_file_is_recorded_without_training_and_a_later_export_keeps_the_decisi
     (gone,) = proposal(run).sort_values("pick").id.tolist()[-1:]
     edited = edit(batch, lambda rows: [{**row, "keep": "no" if row["id"] == f"#{gone}" else "yes"} for row in rows])
     recorded = winnow("review", "--run", run, "--approve", edited)
-    assert recorded.code == 0 and "29 of 30 proposed examples kept, 1 removed" in recorded.out, recorded.err
-    assert "is waiting before training" in recorded.out and not (run / "artifacts/train").exists()
+    said = "review: 29 of 30 proposed examples kept, 1 removed, 0 pinned and 1 other added"
+    assert recorded.code == 0 and recorded.out.count(said) == recorded.out.count("review: ") == 1, recorded.err
+    assert (
+        "is waiting before training. Continue with: python cli.py resume" in recorded.out
+        and not (run / "artifacts/train").exists()
+    )
     shown = winnow("status", "--run", run).out
     assert "is waiting for its review" not in shown and "continue with: python cli.py resume" in shown
     after = run.parent / "after.csv"
     again = winnow("round", "--run", run, "--budget", BUDGET, "--review", "--export", after)
-    assert again.code == 0 and "is recorded and stays; 1 examples have keep=no" in again.out
+    assert again.code == 0 and "is recorded and stays; 1 example with keep=no" in again.out
     with after.open(encoding="utf-8-sig", newline="") as handle:
         assert {row["id"] for row in csv.DictReader(handle) if row["keep"] == "no"} == {f"#{gone}"}
     assert proposal(run, "selection").set_index("id").outcome[gone] == "dropped_in_review"
+    searched = winnow("pool", "search", gone, "--run", run).out
+    assert f"{gone}  " in searched and searched.count("dropped in review") == 1
     trained = winnow("resume", "--run", run)
     assert trained.code == 0 and selection(run).set_index("id").outcome[gone] == "dropped_in_review"
 

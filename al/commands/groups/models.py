@@ -247,7 +247,13 @@ def train_command(options: Any, datasets: tuple[str, ...]) -> None:
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Rounds that share the budget."
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each strategy.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Runs of each strategy; finished runs are kept if you raise it.",
+)
 @click.option("--proxy", default=None, metavar="MODEL", help="Compare on this small model instead of the config's.")
 @pool_option
 @target_option
@@ -262,7 +268,7 @@ def compare_command(
     pool: tuple[str, ...],
     target: tuple[str, ...],
 ) -> None:
-    """Train and evaluate several strategies on your pool, always including random: does selection pay here?"""
+    """Does selection pay on your pool? Trains and evaluates each strategy, always including random, once for each seed."""
     from al.commands import compare
     from al.run.progress import stop_on_signals
 

@@ -84,7 +84,7 @@ def test_an_undecided_comparison_ends_with_the_command_that_would_decide():
     document = undecided(0.02, 0.03)
     document["command"] = "python cli.py compare --budget 100 --seeds 3 --strategies 'default top:score.by=ifd' --json"
     seeds = seeds_to_tell(0.02, -0.01, 0.05, 3)
-    last = comparison_verdict(document)[-1]
+    last = next_sentence(document)
     assert last.startswith(f"Next, {seeds} seeds: they show whether default differs from random")
     assert last.endswith(
         f": python cli.py compare --budget 100 --strategies 'default top:score.by=ifd' --seeds {seeds}"
@@ -92,21 +92,46 @@ def test_an_undecided_comparison_ends_with_the_command_that_would_decide():
 
 
 def test_too_few_seeds_for_an_interval_are_answered_with_five():
-    assert (
-        "Next, 5 seeds, which give an interval (finished runs are kept): python cli.py compare"
-        in comparison_verdict(one_seed())[-1]
+    assert "Next, 5 seeds, which give an interval (finished runs are kept): python cli.py compare" in next_sentence(
+        one_seed()
     )
 
 
-@pytest.mark.parametrize("document", [paying(), unfinished(), comparison({"random": 0.0})])
-def test_nothing_is_proposed_where_one_won_or_runs_are_missing(document):
+@pytest.mark.parametrize("document", [comparison({"random": 0.0}), {"compared": "runs", "runs": []}])
+def test_nothing_is_proposed_where_nothing_was_compared(document):
     assert next_sentence(document) == ""
 
 
-def test_what_is_only_worse_is_decided():
+def test_what_won_is_trained_next_on_the_same_pool_and_config():
+    document = paying()
+    document["strategies"][0]["changes"] = {}
+    document["command"] = "winnow compare --pool 'my data' --seeds 3 --config=demo --budget 9 --set seed=4 --run runs/x"
+    assert next_sentence(document) == (
+        "Next, train with default: winnow round --budget 1000 --pool 'my data' --config=demo --set seed=4"
+    )
+    document["strategies"][0] |= {"name": "top:score.by=ifd", "changes": {"score.by": "ifd"}}
+    assert next_sentence(document).endswith("--set seed=4 --strategy top --set 'score.by=\"ifd\"'")
+
+
+def test_missing_runs_are_made_by_the_same_command():
+    document = unfinished() | {"command": "winnow compare --budget 1000 --seeds 5"}
+    assert next_sentence(document) == "Next, the runs that are missing: winnow compare --budget 1000 --seeds 5"
+
+
+def test_where_all_lost_random_is_trained_next():
     document = nothing_pays()
     document["strategies"] = document["strategies"][1:]
-    assert next_sentence(document) == ""
+    assert next_sentence(document).startswith("Next, train with random, which costs nothing to choose: ")
+    assert next_sentence(document).endswith(" round --budget 1000 --strategy random")
+
+
+def test_the_text_ends_with_the_answer_and_the_command_on_a_line_of_its_own():
+    document = paying() | {"command": f"winnow compare --budget 1000 {'--set kinds.uneven=0.125 ' * 12}--seeds 5"}
+    document["strategies"][0]["changes"] = {}
+    *_, command = comparison_as_text(document).rstrip().splitlines()
+    assert command == f"winnow round --budget 1000{' --set kinds.uneven=0.125' * 12}"
+    ends = comparison_as_text(document).partition("In short: ")[2]
+    assert " ".join(ends.split()).startswith(f"{comparison_headline(document)}. Next, train with default: {command}")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from al.comparison.page import (
     render_comparison,
 )
 from al.comparison.text import comparison_as_text
-from al.comparison.words import comparison_headline, comparison_verdict, differences, holm, ranked
+from al.comparison.words import comparison_headline, comparison_verdict, differences, holm, next_step, ranked
 from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.page_data import unpack_text
 from al.report.reading.values import pointer, write
@@ -283,6 +283,8 @@ def test_the_terminal_text_is_narrow_and_cannot_be_driven(make: Make, color: boo
     text = re.sub("\x1b\\[[0-9;]*m", "", text) if color else text
     assert not [c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     wide = {c: 2 for c in text if unicodedata.east_asian_width(c) in "WF"}
+    if next_step(make()) is not None:  # the command to copy, which is not broken, is the last line
+        text = text.rstrip().rpartition("\n")[0]
     assert max(sum(wide.get(c, 1) for c in line) for line in text.split("\n")) <= 100
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -141,11 +142,21 @@ def table(tmp_path, monkeypatch) -> Path:
 def test_a_plan_for_a_card_needs_no_gpu_no_hub_and_makes_nothing(table):
     found = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "24GB")
     assert found.code == 0, found.err
-    assert "pool      about 300 examples" in found.out and "RTX 3090 or faster (24 GB)" in found.out
+    answer, second, *_ = found.out.splitlines()
+    assert re.fullmatch(
+        r"Fits RTX 3090 or faster \(24 GB\): 20\.1 of 20\.8 usable GiB\. About \d+ s \(assumed, ±35%\) for 200 examples, about "
+        r"[\d,]+ tokens\.",
+        answer,
+    )
+    assert second.startswith("pool      about 300 examples") and "RTX 3090 or faster (24 GB)" in found.out
     assert "not measured on that card: expect ±35%" in found.out and "fits      as configured" in found.out
     assert [path.name for path in table.parent.iterdir()] == ["mine.csv"]
     small = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "12GB")
     assert small.code == 0 and "fits      only with --set train.packs_per_batch=" in small.out
+    lacking = r"Does not fit RTX 3060 or faster \(12 GB\): [\d.]+ of 11\.0 usable GiB, but does with --set train"
+    assert re.match(lacking, small.out)
+    tiny = winnow("plan", "--pool", "mine.csv", "--budget", "1", "--gpu", "2GB")
+    assert re.match(r"Does not fit [^:]*: [\d.]+ of 1\.\d usable GiB\. About .* for 1 example, ", tiny.out)
 
 
 def test_without_a_gpu_the_error_names_the_way_to_plan_for_one(table):
@@ -165,3 +176,17 @@ def test_what_cannot_be_planned_is_one_line(table, wrong, code, said):
     found = winnow("plan", "--pool", "mine.csv", "--budget", "200", *wrong)
     assert found.code == code and found.err.count("\n") == 1
     assert re.search(said, found.err), found.err
+
+
+def test_readme_shows_what_a_plan_of_such_a_file_prints(table):
+    """The command of README's section on plans, on 8,000 rows of a help desk; "…" stands for lines left out."""
+    page = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    command, sample = re.search(r"### Plan a round.*?```\n(.*?)\n```\n```\n(.*?)\n```", page, re.DOTALL).groups()
+    things = ("leather bag", "copper pan", "wool scarf", "paper lamp", "garden bench")
+    steps = ("Wipe it with a dry cloth.", "Let it rest in the shade for a day.", "Look at the seams once more.")
+    rows = [f"How do I clean a {things[n % 5]} (case {n})?,{' '.join(steps) * (1 + n % 3)},care" for n in range(8000)]
+    (table.parent / "my.csv").write_text("text,reply,topic\n" + "\n".join(rows) + "\n")
+    found = winnow(*shlex.split(command)[2:])
+    assert found.code == 0, found.err
+    shown, printed = [line for line in sample.splitlines() if line != "…"], found.out.splitlines()
+    assert [line for line in printed if line in shown] == shown

@@ -65,6 +65,11 @@ def test_each_figure_says_what_it_rests_on(planned, world, tmp_path):
     assert basis["pool"].startswith("estimated: every row read") and basis["memory"].startswith("calculated")
     here = winnow("plan", "--config", world, "--run", tmp_path / "run", "--budget", 24)
     assert here.code == 0, here.err
+    answer = here.out.splitlines()[0]
+    assert (
+        answer.startswith("Fits this machine without a GPU: ")
+        and " s (speed measured here) for 24 examples, " in answer
+    )
     assert "basis     time: measured here" in here.out and "fits      as configured; rank up to" in here.out
 
 
