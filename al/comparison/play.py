@@ -155,7 +155,7 @@ def play_member(
 def _rounds_needed(session: Session, prepared: Prepared, rounds: int) -> int:
     """The rounds that a run plays of `rounds` asked for."""
     config = session.config
-    follows = learns(used(config.select, prepared.target, prepared.clusters), rounds)
+    follows = learns(used(config, prepared.target, prepared.clusters), rounds)
     return rounds if config.train.mode == "continue" or follows else 1
 
 
