@@ -10,6 +10,7 @@ from typing import Any
 from al.cache import cache_dir
 from al.commands.options import Options
 from al.errors import ConfigError, RunStateError, UserError
+from al.excerpt import counted
 from al.planning.needs import unmet
 from al.pool.sources import find_sources
 from al.program import PROGRAM
@@ -110,7 +111,8 @@ def _strangers_and_trash(run: Run) -> dict[str, Any]:
     trash = contents(run.path)
     size = sum(entry.bytes for entry in trash) / 2**20
     return {
-        "trash": f"{len(trash)} entries, {size:.1f} MiB" + (" (`gc` deletes them)" if trash else ""),
+        "trash": f"{counted(len(trash), 'entry', 'entries')}, {size:.1f} MiB"
+        + (" (`gc` deletes them)" if trash else ""),
         "not of this run": foreign,
     }
 
@@ -177,7 +179,7 @@ def describe_verified(document: dict[str, Any]) -> str:
     """What was read and what is damaged, with the way back, for the terminal."""
     lines = []
     for found in document["runs"]:
-        read = f"{found['artifacts']:,} artifacts, {found['files']:,} files, {found['bytes'] / 2**20:,.1f} MiB read"
+        read = f"{counted(found['artifacts'], 'artifact')}, {counted(found['files'], 'file')}, {found['bytes'] / 2**20:,.1f} MiB read"
         lines.append(f"{found['run']}: {read}; {len(found['problems']) or 'no'} damaged")
         lines += [f"  problem: {problem}" for problem in found["problems"]]
         if found["problems"] and found["artifacts"]:

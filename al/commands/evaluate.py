@@ -19,6 +19,7 @@ from al.evaluation.asked import Asked, ask_examples, ask_holdout
 from al.evaluation.harness import FILE as RESULTS
 from al.evaluation.harness import run_harness
 from al.evaluation.judged import compare_answers
+from al.excerpt import counted
 from al.lineage.history import CONTROL, SELECTED, History
 from al.planning.needs import require
 from al.pool.store import Pool
@@ -211,7 +212,7 @@ def describe_measured(document: Mapping[str, Any]) -> str:
     )
     head: list[str | Cell] = [Cell("Model", note="means over sources")]
     head += [
-        Cell(labels.MEASURES[measure], note=f"{document['measures'][measure]['examples']:,} examples")
+        Cell(labels.MEASURES[measure], note=counted(document["measures"][measure]["examples"], "example"))
         for measure in measures
     ]
     rows: list[list[str | Cell]] = []
@@ -232,7 +233,8 @@ def describe_measured(document: Mapping[str, Any]) -> str:
             for metric in (f"macro_{measure}" for measure in measures)
         ]
         rows.append([f"{models[compared]} minus {models[against].lower()}", *map(difference_cell, found)])
-    said = f"{document['examples']:,} {document['part']} examples of {document['sources']:,} sources. Labelled ones by kind: {kinds}"
+    asked = f"{document['part']} example"
+    said = f"{counted(document['examples'], asked)} of {counted(document['sources'], 'source')}. Labelled ones by kind: {kinds}"
     long = ", ".join(f"{models[name].lower()} {count}" for name, count in document["cut"].items())
     blocks: list[Block] = [
         Line(said, label="Asked"),

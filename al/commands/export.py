@@ -9,6 +9,7 @@ import numpy as np
 
 from al.commands.options import Options
 from al.errors import RunStateError
+from al.excerpt import counted
 from al.pool.export import check_destination, export_examples
 from al.pool.store import Pool, locate
 from al.preparation.holdout import SIDES
@@ -62,4 +63,4 @@ def _side(run: Run, pool: Path, split: str) -> np.ndarray:
 def describe_export(document: dict[str, Any]) -> str:
     """One line on what was written, for the terminal."""
     what = f"{document['split']} side of pool" if document["split"] else "pool"
-    return f"{document['file']}: {document['examples']:,} examples, the {what} version {document['version']} of {document['run']}"
+    return f"{document['file']}: {counted(document['examples'], 'example')}, the {what} version {document['version']} of {document['run']}"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from al.commands.options import Options
+from al.excerpt import counted
 from al.program import PROGRAM
 from al.run import trash
 from al.run.ownership import abandoned_scratch
@@ -41,7 +42,7 @@ def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> 
 def describe_trash(document: dict[str, Any]) -> str:
     """The list of the trash for the terminal."""
     lines = [f"{entry['bytes'] / 2**20:10.1f} MiB  {entry['name']}" for entry in document["trash"]]
-    head = f"{document['run']}/trash: {len(lines)} entries, {document['bytes'] / 2**20:.1f} MiB"
+    head = f"{document['run']}/trash: {counted(len(lines), 'entry', 'entries')}, {document['bytes'] / 2**20:.1f} MiB"
     foreign = [f"not of this run, left alone: {name}" for name in document["left_alone"]]
     return "\n".join([head, *lines, *foreign])
 
@@ -51,5 +52,5 @@ def describe_emptied(document: dict[str, Any]) -> str:
     if not document["trash"]:
         return describe_trash(document)
     if document["deleted"]:
-        return f"deleted {len(document['trash'])} entries, {document['bytes'] / 2**20:.1f} MiB"
+        return f"deleted {counted(len(document['trash']), 'entry', 'entries')}, {document['bytes'] / 2**20:.1f} MiB"
     return f"nothing was deleted; `{PROGRAM} gc --run {document['run']} --yes` deletes it without asking"

@@ -28,6 +28,7 @@ from al.cleaning.stage import leave_out, why_left_out
 from al.commands.options import Options
 from al.engine.models import Models
 from al.errors import DataError
+from al.excerpt import counted
 from al.planning.needs import require
 from al.pool.store import Pool
 from al.preparation.clusters import cluster
@@ -178,7 +179,7 @@ def draw_candidates(session: Session, prompts: Prompts, budget: int, number: int
     """
     if not prompts.eligible.any():
         raise DataError(
-            f"there is no prompt to label: the pool has {sum(prompts.left_out.values()):,} examples without a response"
+            f"there is no prompt to label: the pool has {counted(sum(prompts.left_out.values()), 'example')} without a response"
             + _left_out(prompts.left_out)
             + f". Add prompts with `{PROGRAM} pool import FILE… --run {session.run.path}`"
             + ", or lower generate.max_new_tokens." * bool(prompts.left_out["too_long"])
@@ -381,7 +382,8 @@ def _left_out(counts: Mapping[str, int]) -> str:
 def describe_labelling(document: dict[str, Any]) -> str:
     """The text of a finished `label` for the terminal."""
     lines = [
-        f"{document['prompts']:,} prompts of {document['clusters']:,} groups to label, of {document['measured']:,} measured with "
+        f"{counted(document['prompts'], 'prompt')} of {counted(document['clusters'], 'group')} to label, of {document['measured']:,} "
+        f"measured with "
         f"{'the base model' if document['adapter'] == 'base' else 'the adapter of ' + document['adapter']} "
         f"and {document['eligible']:,} without a response" + _left_out(document["left_out"]),
         f"  {document['file']}" + (" (exists already; not changed)" if document["kept"] else ""),

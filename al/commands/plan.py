@@ -80,7 +80,8 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
         document["until"] = {"seconds": limit, "spent": round(spent, 1), "rounds": count, "tokens": tokens}
         if tokens > pool.examples * pool.mean_tokens:
             document["warnings"].append(
-                f"{count} rounds of {request.text} take {tokens:,} tokens, the pool has about {pool.examples * pool.mean_tokens:,.0f}: add "
+                f"{count} rounds of {request.text} take {counted(tokens, 'token')}, the pool "
+                f"has about {pool.examples * pool.mean_tokens:,.0f}: add "
                 "data, or run fewer rounds with a larger train.epochs"
             )
     return document
@@ -118,11 +119,11 @@ def describe_plan(document: dict[str, Any]) -> str:
     about = "" if pool["exact"] else "about "
     lines = [
         _answer(document),
-        f"pool      {about}{pool['examples']:,} examples, {pool['mean_tokens']:.0f} tokens each on average",
+        f"pool      {about}{counted(pool['examples'], 'example')}, {pool['mean_tokens']:.0f} tokens each on average",
         *_first(pool["first"]),
         f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters (LoRA adapter)",
-        f"round     {planned['examples']:,} examples, {planned['tokens']:,} tokens, epochs: {planned['epochs']:g}, "
-        f"{planned['steps']:,} steps",
+        f"round     {counted(planned['examples'], 'example')}, {counted(planned['tokens'], 'token')}, epochs: {planned['epochs']:g}, "
+        f"{counted(planned['steps'], 'step')}",
         f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}"
         + f", on each of {document['gpus']['count']} GPUs" * (document["gpus"]["count"] > 1),
     ]
@@ -139,7 +140,7 @@ def describe_plan(document: dict[str, Any]) -> str:
     if (until := document["until"]) is not None:
         spent = f", {duration(until['spent'])} spent" if until["spent"] else ""
         lines.append(
-            f"until     {counted(until['rounds'], 'round')} in {duration(until['seconds'])}{spent}: {until['tokens']:,} tokens"
+            f"until     {counted(until['rounds'], 'round')} in {duration(until['seconds'])}{spent}: {counted(until['tokens'], 'token')}"
         )
     lines += [f"basis     {name}: {text}" for name, text in basis.items()]
     lines.append(
@@ -181,7 +182,7 @@ def _first(example: dict[str, Any] | None) -> list[str]:
 def _fits(limits: dict[str, Any]) -> list[str]:
     rank, length, settings = limits["largest_rank"], limits["longest_sequence"], limits["settings"]
     ranks = f"rank up to {rank:,}" if rank else "no rank"
-    lengths = f"sequences up to {length:,} tokens" if length else "no sequence length"
+    lengths = f"sequences up to {counted(length, 'token')}" if length else "no sequence length"
     asked = f"{ranks} (configured: {limits['rank']}), {lengths} (configured: {limits['sequence']:,})"
     if settings is None:
         return ["fits      no: no rank, pack length or batch is small enough. Choose a smaller model or more memory"]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from al.commands.options import Options
 from al.errors import ConfigError, RunStateError
+from al.excerpt import counted
 from al.labels import adjusted, outcome
 from al.pool.formats.leftovers import describe_leftover, listed_leftovers
 from al.pool.identity import sources_config
@@ -54,7 +55,7 @@ def describe_pool(document: dict[str, Any]) -> str:
         [] if document["added"] else ["nothing to add: these rows are in the pool already, and it has no new version"]
     )
     lines += [
-        f"pool version {document['version']} of {document['run']}: {document['examples']:,} examples "
+        f"pool version {document['version']} of {document['run']}: {counted(document['examples'], 'example')} "
         f"({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled"
         + (f", {answered:,} without a response but answered by another example)" if answered else ")"),
         f"  exact duplicates merged: {document['duplicates']:,}",
@@ -131,7 +132,7 @@ def describe_search(document: dict[str, Any]) -> str:
     where = "" if total else ": neither in a message nor as an id or a source"
     cut = f"; the first {len(shown):,} are shown, --limit shows more" if len(shown) < total else ""
     lines = [
-        f"{total:,} examples of pool version {document['version']} of {document['run']} contain {text!r}{where}{cut}"
+        f"{counted(total, 'example')} of pool version {document['version']} of {document['run']} with {text!r}{where}{cut}"
     ]
     for example in shown:
         label = f"{outcome('selected')}: " if example["outcome"] == "selected" else ""  # other reasons name the outcome

@@ -10,6 +10,7 @@ from typing import Any
 
 from al.commands.options import Options
 from al.errors import ConfigError
+from al.excerpt import counted
 from al.prompting.models import find_models, load_base
 from al.run.store import Run
 from al.serving.guard import Access
@@ -101,4 +102,4 @@ def describe_address(document: dict[str, Any], as_json: bool) -> str:
 
 def describe_served(document: dict[str, Any]) -> str:
     """The last line."""
-    return f"stopped; {document['requests']:,} requests were answered"
+    return f"stopped after {counted(document['requests'], 'answered request')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from al.excerpt import counted
 from al.program import PROGRAM
 from al.run.progress import duration
 
@@ -11,7 +12,7 @@ from al.run.progress import duration
 def describe_status(document: dict[str, Any]) -> str:
     """The status document as text: rounds, the current stage with progress, and the command to continue."""
     lines = [
-        f"run {document['run']}: pool version {document['pool_version'] or '–'} with {document['pool_examples']:,} examples"
+        f"run {document['run']}: pool version {document['pool_version'] or '–'} with {counted(document['pool_examples'], 'example')}"
     ]
     for row in document["rounds"]:
         line = f"  round {row['round']}  {row['state']:<5} budget {row['budget']:<8} started {row['started']}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from al.commands.options import Options
+from al.excerpt import counted
 from al.pool.identity import sources_config
 from al.round.fine_tune import fine_tune
 from al.run.progress import stop_on_signals
@@ -26,7 +27,8 @@ def describe_fine_tuning(document: dict[str, Any]) -> str:
     """The result of plain fine-tuning as text for the terminal."""
     training = document["training"]
     lines = [
-        f"trained on {document['examples']:,} examples: {training['steps']:,} steps, {training['tokens']:,} tokens, "
+        f"trained on {counted(document['examples'], 'example')}: {counted(training['steps'], 'step')}, "
+        f"{counted(training['tokens'], 'token')}, "
         f"{training['tokens_per_s']:,.0f} tokens/s, loss {training['first_loss']:.3f} → {training['last_loss']:.3f}"
     ]
     for name, metrics in document["evaluation"]["models"].items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from al.commands.status import describe_progress, describe_status, describe_step, describe_waiting
+from al.excerpt import counted
 from al.run.status import status
 from al.terminal import displayable, show
 
@@ -74,7 +75,7 @@ def screen_of(document: dict[str, Any]) -> Any:
     from rich.text import Text
 
     document = displayable(document)
-    head = f"{document['run']}: {document['pool_examples']:,} examples, {document['owner'] or 'idle'}"
+    head = f"{document['run']}: {counted(document['pool_examples'], 'example')}, {document['owner'] or 'idle'}"
     parts: list[Any] = [Text(head, style="bold"), *(Text(result_line(row)) for row in document["rounds"])]
     if document["comparison"]:
         parts.append(Text("comparison: {runs_done} of {runs_asked} runs done".format(**document["comparison"])))

@@ -48,7 +48,7 @@ class Course:
         """The line on what an earlier command finished; "" where there is nothing."""
         done, count = len(self.taken), len(self.planned)
         verb = "is" if done == 1 else "are"
-        return f"{done:,} of {count:,} runs {verb} finished already and not repeated" if done else ""
+        return f"{done:,} of {counted(count, 'run')} {verb} finished already and not repeated" if done else ""
 
 
 def opening(strategies: Sequence[str], seeds: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from al.excerpt import counted
+
 WHAT = {"adapter": "LoRA adapter", "merged": "merged model", "gguf": "GGUF file", "data": "selected data"}
 
 
@@ -12,7 +14,7 @@ def describe_exported(document: Mapping[str, Any]) -> str:
     """What was written, what was measured of it, and how to use it."""
     kind = document["kind"]
     lines = [
-        f"{document['folder']}: {WHAT[kind]} of {document['run']}, round {document['round']}: {document['files']} files, "
+        f"{document['folder']}: {WHAT[kind]} of {document['run']}, round {document['round']}: {counted(document['files'], 'file')}, "
         f"{document['bytes'] / 2**20:,.1f} MiB",
         *_OF[kind](document),
     ]
@@ -31,7 +33,7 @@ def _adapter(document: Mapping[str, Any]) -> list[str]:
 def _merged(document: Mapping[str, Any]) -> list[str]:
     found = document["difference"]
     return [
-        f"Logits compared with base and adapter on {found['positions']} tokens of {found['documents']} texts: they differ by "
+        f"Logits compared with base and adapter on {found['positions']} tokens of {counted(found['documents'], 'text')}: they differ by "
         f"{found['mean']:.4f} on average and {found['largest']:.3f} at most; KL divergence {found['divergence']:.2g} nats; the "
         f"most probable token is the same at {found['same_top']:.1%}."
     ]
@@ -47,7 +49,7 @@ def _gguf(document: Mapping[str, Any]) -> list[str]:
 
 
 def _data(document: Mapping[str, Any]) -> list[str]:
-    return [f"{document['examples']:,} examples: selection.jsonl, and dataset/ for datasets.load_from_disk"]
+    return [f"{counted(document['examples'], 'example')}: selection.jsonl, and dataset/ for datasets.load_from_disk"]
 
 
 _OF = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "data": _data}

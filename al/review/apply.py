@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from al.choosing.scored import Scored
 from al.choosing.write import write_picked
 from al.config.pool import PoolConfig
+from al.excerpt import counted
 from al.lineage.outcomes import CODE, EDITED_FROM, OUTCOMES, REMOVED_FILE
 from al.lineage.round_state import RoundState
 from al.pool.sources import find_sources
@@ -256,7 +257,7 @@ def take_answers(session: Session, number: int) -> None:
     if recorded.manifest["files"][ANSWERS_FILE]["sha256"] in known:
         return
     decision = decided(recorded)
-    parts = [f"{len(decision.answers):,} answers"] * bool(decision.answers)
-    parts += [f"{len(decision.edits):,} edited responses"] * bool(decision.edits)
+    parts = [f"{counted(len(decision.answers), 'answer')}"] * bool(decision.answers)
+    parts += [f"{counted(len(decision.edits), 'edited response')}"] * bool(decision.edits)
     session.tell(f"adding {' and '.join(parts)} of the last review to the pool")
     rounds.add_pool(session.run, import_sources(session, sources, previous=present[1]))

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from al.errors import ConfigError, DataError
+from al.excerpt import counted
 from al.review.batch import Batch
 from al.review.decision import Decision, parse_decision, read_decision
 from al.run.atomic import replaced
@@ -161,11 +162,11 @@ def _decide(path: Path, rows: list[EditedRow], batch: Batch) -> tuple[Decision, 
     pin += [row.id for row in further if row.keep == "yes"]
     _check_pins(path, [row for row in rows if row.id in set(pin)], batch)
     document = {"proposal": batch.proposal.fingerprint, "drop": drop, "pin": pin, "answers": answers}
-    notes = [f"{len(deleted):,} rows of the batch are missing in the file: dropped"] if deleted else []
+    notes = [f"dropped, because the file lacks them: {counted(len(deleted), 'row')} of the batch"] if deleted else []
     edited = _edited(rows, batch)
     if edited:
         notes.append(
-            f"{len(edited):,} texts were edited, first in line {edited[0]}; edits are ignored and the pool's text is used for training. "
+            f"{counted(len(edited), 'edited text')}, first in line {edited[0]}: edits are ignored, and the pool's text is trained on. "
             "Import corrected examples with `pool import` and drop these."
         )
     return parse_decision(document, str(path)), notes

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from al.errors import ConfigError, DataError, EnvironmentProblem, RunStateError
+from al.excerpt import counted
 from al.program import PROGRAM
 from al.run import database, integrity
 from al.run.artifacts import sorted_json
@@ -204,7 +205,7 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         """As of any stream."""
         if not 0 <= size <= LARGEST_HEADER:
-            raise ValueError(f"a header of {size:,} bytes")
+            raise ValueError(f"a header of {counted(size, 'byte')}")
         return self._stream.read(size)
 
 
@@ -297,7 +298,7 @@ def _check(run: Path, header: dict[str, Any]) -> None:
 
 def describe_archived(document: dict[str, Any]) -> str:
     """What was exported or imported, for the terminal."""
-    size = f"{document['files']:,} files, {document['bytes'] / 2**20:.1f} MiB, every sha256 checked"
+    size = f"{counted(document['files'], 'file')}, {document['bytes'] / 2**20:.1f} MiB, every sha256 checked"
     if "out" in document:
         return f"{document['run']} exported to {document['out']}: {size}. Next: {PROGRAM} import-run {document['out']} --run DIR"
     return (

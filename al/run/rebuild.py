@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from al.errors import RunStateError
+from al.excerpt import counted
 from al.program import PROGRAM
 from al.run import database, ownership, trash
 from al.run.atomic import move_into_place
@@ -225,7 +226,8 @@ def describe_rebuilt(document: dict[str, Any]) -> str:
     """The result as text for the terminal."""
     done, open_ = document["rounds"]["done"], document["rounds"]["open"]
     lines = [
-        f"{document['run']}: run.db made again with {document['artifacts']} artifacts, pool versions {document['pools'] or 'none'}, "
+        f"{document['run']}: run.db made again with {counted(document['artifacts'], 'artifact')}, "
+        f"pool versions {document['pools'] or 'none'}, "
         f"finished rounds {done or 'none'}, open rounds {open_ or 'none'}. The old one is in the trash."
     ]
     lines += [f"lost: {line}" for line in document["lost"]]

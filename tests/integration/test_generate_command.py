@@ -186,7 +186,7 @@ def test_serve_answers_as_generate_does_until_sigterm_and_then_finishes_what_is_
     child.join(timeout=60)
     result = ended(child, tmp_path)
     assert result.code == 0, result.err
-    assert result.document == address and "stopped; 4 requests were answered" in result.err
+    assert result.document == address and "stopped after 4 answered requests" in result.err
 
 
 def _first_line(child, file):

@@ -112,7 +112,7 @@ def test_an_edited_batch_drops_pins_and_answers_and_the_budget_stays(run):
         return [*rows[:2], *rows[3:], *extra]
 
     result = approve(run, edit(run.parent / "batch.csv", change))
-    assert result.code == 0 and "1 rows of the batch are missing in the file: dropped" in result.out, result.err
+    assert result.code == 0 and "the file lacks them: 1 row of the batch" in result.out, result.err
     after = selection(run)
     chosen = set(after[after.outcome == "selected"].id)
     assert len(chosen) == BUDGET and left in chosen and not chosen & set(gone[:3])
@@ -281,7 +281,7 @@ def test_a_decision_for_another_proposal_is_not_applied_in_silence(run):
 def test_a_file_that_cannot_be_right_is_refused_with_its_line(run, change, message):
     result = approve(run, edit(run.parent / "batch.csv", change))
     if message is None:  # nearly everything is dropped, and there is enough else to fill the places
-        assert result.code == 0 and "29 rows of the batch are missing in the file" in result.out
+        assert result.code == 0 and "the file lacks them: 29 rows of the batch" in result.out
     else:
         assert result.code == 3 and re.search(message, result.err), result.err
 

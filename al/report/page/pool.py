@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from al.excerpt import counted
 from al.report.page.base import render_document
 from al.report.reading import pool_words
 from al.terminal import displayable
@@ -14,5 +15,5 @@ def render_pool(document: Mapping[str, Any]) -> str:
     """The whole page (about 30 kB and the texts of its examples)."""
     document = displayable(document)
     formats = pool_words.by_format([{**entry, "at": at} for at, entry in enumerate(document["recognised"])])
-    title = f"Pool: {document['examples']:,} examples"
+    title = f"Pool: {counted(document['examples'], 'example')}"
     return render_document("pool", document, title, ["pool/pool.js"], formats=formats, words=pool_words)

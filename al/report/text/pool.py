@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from al import labels
+from al.excerpt import counted
 from al.pool.formats.leftovers import describe_leftover
 from al.report.reading.pool_words import by_format, length_sentences, near_sentence, refusal_sentence, visible_segments
 from al.report.reading.values import short, write
@@ -70,10 +71,10 @@ def _counts(document: Mapping[str, Any]) -> Line:
     )
     rows = sum(file["rows"] for file in document["files"])
     return Line(
-        f"{document['examples']:,} examples ({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled{answered})\n"
-        f"from {rows:,} rows of {len(document['files']):,} file(s); merged: {document['duplicates']:,} exact duplicates, "
-        f"{document['merged_after_conversion']:,} rows that differ only outside the conversation; "
-        f"{sum(document['quarantined'].values()):,} rows in quarantine.",
+        f"{counted(document['examples'], 'example')} ({document['labelled']:,} labelled, {document['unlabelled']:,} unlabelled{answered})\n"
+        f"from {counted(rows, 'row')} of {counted(len(document['files']), 'file')}; merged: {document['duplicates']:,} exact duplicates, "
+        f"{counted(document['merged_after_conversion'], 'row')} that differ only outside the conversation; "
+        f"{counted(sum(document['quarantined'].values()), 'row')} in quarantine.",
         label=place if document["run"] else "These files, read and not imported anywhere",
     )
 

@@ -51,7 +51,7 @@ def test_a_whole_run_is_exit_code_0_and_counted(run):
     found = winnow("verify", "--run", run, "--json")
     assert found.code == 0
     assert found.document["runs"] == [{"run": str(run), "artifacts": 1, "files": 2, "bytes": SIZE + 8, "problems": []}]
-    assert "1 artifacts, 2 files, 0.0 MiB read; no damaged" in winnow("verify", "--run", run).out
+    assert "1 artifact, 2 files, 0.0 MiB read; no damaged" in winnow("verify", "--run", run).out
 
 
 def test_a_bit_between_the_blocks_of_a_large_file_is_found(run):
