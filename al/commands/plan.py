@@ -21,6 +21,7 @@ from al.planning.needs import cache_if_hub_is_silent, check_device
 from al.planning.plan import KEPT, estimate
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.program import PROGRAM
+from al.round.standing import with_control_decided
 from al.run import rounds
 from al.run.ownership import is_run
 from al.run.progress import duration
@@ -53,9 +54,16 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
         shape = model_shape(config.model, config.lora, machine.bytes_per_value)
         embedder_size(config.embed)  # kept: the estimate asks for it again
     number, spent = 1, 0.0
+    basis = (
+        {"control": "trained in this round; later ones do without once it has said enough"}
+        if config.control == "auto"
+        else {}
+    )
     if is_run(directory):
         with Run.read(directory) as run:
             number, spent = rounds.next_number(run), work_seconds(directory)
+            config, said = with_control_decided(config, run, number)
+        basis = {"control": said[0]} if said else basis
     gpus = gpus_of(config, Engine()) if card is None else _gpus_named(config)
     document = estimate(config, request, pool, shape, machine, number, gpus)
     document["limits"] = {
@@ -68,7 +76,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     }
     document["card"] = None if card is None else card.title
     document["uncertainty"] = None if card is None else UNCERTAINTY
-    document["basis"] = _basis(card, pool, shape.published) | _embedder_basis(config, pool)
+    document["basis"] = _basis(card, pool, shape.published) | _embedder_basis(config, pool) | basis
     if gpus > 1:
         document["basis"]["gpus"] = speedup(config, gpus).described()
     document["until"] = None

@@ -120,6 +120,19 @@ def test_a_control_ends_when_its_examples_would_bring_more_than_selecting_can_co
     assert "would gain about 0.234" in out and "--set control=true trains one" in out
 
 
+def test_a_plan_counts_a_control_only_where_the_round_has_one(run, monkeypatch):
+    def planned(found: dict) -> dict:
+        monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found)
+        done = winnow("plan", "--run", run, "--budget", "5h", "--json")
+        assert done.code == 0, done.err
+        return json.loads(done.out)
+
+    ended, going_on = planned(summary("macro_nll", -0.2, -0.3, -0.1)), planned(summary("macro_nll", 0.0, -0.3, 0.3))
+    assert [plan["seconds"]["train control"] for plan in (ended, going_on)] == [0, pytest.approx(5 * 3600, rel=0.01)]
+    assert "round 1 has the answer: Yes" in ended["basis"]["control"]
+    assert "later ones do without once it has said enough" in going_on["basis"]["control"]
+
+
 def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_random(run, monkeypatch):
     lost = summary("macro_nll", 0.2, 0.1, 0.3)
     out = next_round(run, monkeypatch, lost)
