@@ -14,7 +14,7 @@ from al.errors import ConfigError, RunStateError
 from al.planning.needs import cache_if_hub_is_silent
 from al.program import PROGRAM
 from al.review.ask import Asking
-from al.round.loop import gained, run_round
+from al.round.loop import at_once, gained, run_round
 from al.round.standing import with_control_decided
 from al.round.time_limit import TimeLimit
 from al.run import rounds
@@ -125,7 +125,7 @@ def _fitting(session: Session, asked: BudgetRequest, number: int, limit: TimeLim
     if unfinished is not None:
         return parse_budget(unfinished.budget)
     config, _ = with_control_decided(session.config, session.run, number)
-    found = limit.fit(session.run, asked, config, number)
+    found = limit.fit(session.run, asked, config, number, at_once(session))
     left = duration(max(0.0, limit.left(session.run)))
     if found is None:
         session.tell(f"stopping before round {number}: {left} of {duration(limit.seconds)} left, too little for it")

@@ -27,7 +27,7 @@ from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
 from al.errors import ConfigError, Unpublished
-from al.evaluation.deciding import deciding_metric
+from al.evaluation.deciding import MEANS, deciding_metric
 from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
 from al.lineage.history import History, Lineage
@@ -348,7 +348,7 @@ def _written(
         "decides": deciding_metric(False, tests.targets, session.config.goal),
         "strategies": [
             {
-                **summarize(label, runs, done.get(BASELINE, [])),
+                **summarize(label, runs, done.get(BASELINE, []), f"{MEANS[session.config.goal]}_nll"),
                 "about": registry("strategy")[parsed[label][0]].about,
                 "changes": dict(parsed[label][1]),
             }

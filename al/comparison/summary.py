@@ -19,11 +19,12 @@ Run = Mapping[str, Any]
 """One member's result, as `al.comparison.play.play_member` gives it."""
 
 
-def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[str, Any]:
+def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run], nll: str = "macro_nll") -> dict[str, Any]:
     """One strategy's numbers over its seeds, compared with the baseline's runs of the same seeds. `runs is baseline`: no differences.
 
     Intervals are 95% t intervals of the mean over seeds; differences are paired by seed, with the p-value of a paired t-test;
-    both are None with fewer than LEAST_SEEDS seeds, and where all differ alike: then the spread between seeds is unknown.
+    both are None with fewer than LEAST_SEEDS seeds, and where all differ alike: then the spread between seeds is unknown. `nll`: the mean
+    that equal tokens and the share of examples go by, "macro_nll" or "micro_nll".
     """
     last = [run["rounds"][-1] for run in runs]
     pairs = _pairs(runs, baseline) if runs is not baseline else []
@@ -36,8 +37,8 @@ def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> dict[s
         "seeds_done": [run["seed"] for run in runs],
         "final": {metric: spread([entry[metric] for entry in last]) for metric in SHOWN_METRICS},
         "difference": {metric: _difference(pairs, metric) for metric in SHOWN_METRICS} if pairs else None,
-        "equal_tokens": _at_equal_tokens(pairs) if pairs else None,
-        "share": _share(pairs) if pairs else None,
+        "equal_tokens": _at_equal_tokens(pairs, nll) if pairs else None,
+        "share": _share(pairs, nll) if pairs else None,
         **{key: round(_mean([entry[key] for entry in last])) for key in ("examples", "tokens", "response_tokens")},
         "seconds": {key: round(value, 2) for key, value in seconds.items()},
         "scoring_share": (seconds["score"] + seconds["select"]) / spent if spent > 0 else None,
@@ -78,26 +79,26 @@ def _difference(pairs: Sequence[tuple[Run, Run]], metric: str) -> dict[str, floa
     return {"value": found["mean"], "low": found["low"], "high": found["high"], "p": p}
 
 
-def _at_equal_tokens(pairs: Sequence[tuple[Run, Run]]) -> dict[str, float | None]:
-    """Macro NLL on the strategy's own learning curve where it has trained on as many tokens as the baseline in the end."""
-    values = [_interpolated(ours, "tokens", theirs["rounds"][-1]["tokens"]) for ours, theirs in pairs]
+def _at_equal_tokens(pairs: Sequence[tuple[Run, Run]], nll: str) -> dict[str, float | None]:
+    """NLL on the strategy's own learning curve where it has trained on as many tokens as the baseline in the end."""
+    values = [_interpolated(ours, "tokens", theirs["rounds"][-1]["tokens"], nll) for ours, theirs in pairs]
     tokens = round(_mean([theirs["rounds"][-1]["tokens"] for _, theirs in pairs]))
     if any(value is None for value in values):
-        return {"tokens": tokens, "macro_nll": None, "difference": None}
-    baseline = _mean([theirs["rounds"][-1]["macro_nll"] for _, theirs in pairs])
+        return {"tokens": tokens, nll: None, "difference": None}
+    baseline = _mean([theirs["rounds"][-1][nll] for _, theirs in pairs])
     mean = _mean([value for value in values if value is not None])
-    return {"tokens": tokens, "macro_nll": mean, "difference": mean - baseline}
+    return {"tokens": tokens, nll: mean, "difference": mean - baseline}
 
 
-def _share(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
+def _share(pairs: Sequence[tuple[Run, Run]], nll: str) -> dict[str, Any]:
     """The part of the baseline's examples after which the strategy reaches the baseline's final NLL.
 
     Read off the strategy's mean learning curve; `bound` says that its first point is already lower.
     """
     rounds = min(len(ours["rounds"]) for ours, _ in pairs)
     examples = [_mean([ours["rounds"][r]["examples"] for ours, _ in pairs]) for r in range(rounds)]
-    losses = [_mean([ours["rounds"][r]["macro_nll"] for ours, _ in pairs]) for r in range(rounds)]
-    goal = _mean([theirs["rounds"][-1]["macro_nll"] for _, theirs in pairs])
+    losses = [_mean([ours["rounds"][r][nll] for ours, _ in pairs]) for r in range(rounds)]
+    goal = _mean([theirs["rounds"][-1][nll] for _, theirs in pairs])
     all_of = _mean([theirs["rounds"][-1]["examples"] for _, theirs in pairs])
     reached = [r for r in range(rounds) if losses[r] <= goal]
     if not reached:
@@ -110,12 +111,12 @@ def _share(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
     return {"value": float(needed / all_of), "bound": False}
 
 
-def _interpolated(run: Run, axis: str, at: float) -> float | None:
-    """Macro NLL where `axis` is `at`, linear in its logarithm between rounds; None more than NEAR outside them."""
+def _interpolated(run: Run, axis: str, at: float, nll: str) -> float | None:
+    """NLL where `axis` is `at`, linear in its logarithm between rounds; None more than NEAR outside them."""
     x = np.log([entry[axis] for entry in run["rounds"]])
     if not x[0] - NEAR <= np.log(at) <= x[-1] + NEAR:
         return None
-    return float(np.interp(np.log(at), x, [entry["macro_nll"] for entry in run["rounds"]]))
+    return float(np.interp(np.log(at), x, [entry[nll] for entry in run["rounds"]]))
 
 
 def _curve(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -95,7 +95,12 @@ def differences(document: Mapping[str, Any], metric: str) -> dict[int, Differenc
 def leading_metric(document: Mapping[str, Any]) -> str:
     """The metric that decides, by the rule of `al.evaluation.deciding`; NLL where a document does not name it."""
     metric = lookup(document, "decides", "metric")
-    return metric if metric in SPOKEN else "macro_nll"
+    return metric if metric in SPOKEN else f"{'micro' if str(metric).startswith('micro') else 'macro'}_nll"
+
+
+def leading_nll(document: Mapping[str, Any]) -> str:
+    """NLL by the mean of the metric that decides."""
+    return f"{leading_metric(document).partition('_')[0]}_nll"
 
 
 def ranked(document: Mapping[str, Any]) -> list[int]:
@@ -238,7 +243,10 @@ def _answer(document: Mapping[str, Any]) -> str:
             text += f"; {lowest} has {best}, but that may be chance"
         else:
             text += f"; {lowest} has {best}" if len(found["better"]) > 1 else ""
-            if metric == "macro_nll" and lookup(entries_of(document), measured[0], "share", "value") is not None:
+            if (
+                metric == leading_nll(document)
+                and lookup(entries_of(document), measured[0], "share", "value") is not None
+            ):
                 text += f" and needs {share_text(document, measured[0])} of {baseline}'s examples for the same NLL"
         return text + worse + _lost_elsewhere(document, found["better"])
     if len(found["worse"]) == len(found_in):
@@ -303,7 +311,7 @@ def _p_text(found: Difference, count: int) -> str:
 def _others(document: Mapping[str, Any], i: int) -> list[str]:
     """Sentences on the metric that does not decide, examples for the same NLL, and equal tokens."""
     baseline, sentences, other = baseline_name(document), [], other_metric(leading_metric(document))
-    compared, nll = differences(document, other), differences(document, "macro_nll").get(i)
+    compared, nll = differences(document, other), differences(document, leading_nll(document)).get(i)
     if i in compared:
         found, spoken = compared[i], SPOKEN[other]
         value, *ends = (write(x, spoken.difference_style, signed=True) for x in (found.value, found.low, found.high))
@@ -333,8 +341,8 @@ def value_of(document: Mapping[str, Any], i: int, metric: str) -> float | None:
 
 
 def nll_of(document: Mapping[str, Any], i: int) -> float | None:
-    """The mean macro NLL of an entry after its last round."""
-    return value_of(document, i, "macro_nll")
+    """The mean NLL of an entry after its last round."""
+    return value_of(document, i, leading_nll(document))
 
 
 def baseline_name(document: Mapping[str, Any]) -> str:

@@ -144,6 +144,11 @@ class Config(BaseModel, extra="forbid", frozen=True):
     engine: EngineConfig = EngineConfig()
 
 
+def same_question(earlier: Config, now: Config) -> bool:
+    """Whether selecting against random is the same question under two configs: the same strategy, base, goal and target."""
+    return all(getattr(earlier, part) == getattr(now, part) for part in ("select", "model", "goal", "target"))
+
+
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config, follow its `extends:`, apply `key.sub=value` overrides, and check every key and value.
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+MEANS = {"tasks": "macro", "pool": "micro"}
+"""The mean that each goal of the config goes by."""
 SHORT = 16
 """Response tokens, the end of turn included, up to which a whole response is matched often enough to compare models by it."""
 
@@ -45,4 +47,4 @@ def deciding_metric(leads: bool, response_tokens: np.ndarray, goal: str = "tasks
     median = float(np.median(response_tokens)) if len(response_tokens) else None
     short = median is not None and median <= SHORT
     measure = "accuracy" if leads else "em" if short else "nll"
-    return {"metric": f"{'macro' if goal == 'tasks' else 'micro'}_{measure}", "response_tokens": median}
+    return {"metric": f"{MEANS[goal]}_{measure}", "response_tokens": median}

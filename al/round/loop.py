@@ -35,6 +35,7 @@ from al.preparation.stages import Prepared, as_dict, prepare
 from al.preparation.target import target_notices
 from al.release.stage import publish_adapter
 from al.report.publish import publish_report
+from al.report.reading.verdict import nll_metric
 from al.review.apply import Proposed, take_answers
 from al.review.ask import Asking, settle
 from al.round import train as stages
@@ -156,14 +157,18 @@ def train_lineage(
     return keep(f"{history.lineage.prefix}train", training.publish())
 
 
+def at_once(session: Session) -> bool:
+    """Whether selection and control train at the same time: if there are workers for both, and the number of the control's steps is known
+    before; with `train.patience` it is not."""
+    return not session.config.train.patience and session.engine.size(session.config) > 1
+
+
 def train_both(
     session: Session, prepared: Prepared, ours: History, theirs: History, selection: Artifact, keep: Keep
 ) -> Artifact:
-    """Train the selected lineage and the control; returns the selected adapter. At the same time if there are workers for both, and the
-    number of the control's steps is known before: with `train.patience` it is not."""
+    """Train the selected lineage and the control, `at_once` or one after the other; returns the selected adapter."""
     selected = _packed(session, prepared, ours, selection, None, keep)
-    at_once = not session.config.train.patience and session.engine.size(session.config) > 1
-    adapter = None if at_once else keep("train", selected.publish())
+    adapter = None if at_once(session) else keep("train", selected.publish())
     picks = keep("control.selection", control.random_picks(session, prepared, ours, selection, theirs))
     random = _packed(session, prepared, theirs, picks, None, keep)
     steps = control.control_steps(random.planned_steps(), adapter, selected.planned_steps())
@@ -189,7 +194,7 @@ def continued(session: Session, history: History) -> Artifact | None:
 
 
 def gained(summary: dict[str, Any]) -> bool:
-    """Whether this round's dev loss fell significantly below the round before (95% interval of macro NLL below zero)."""
+    """Whether this round's dev loss fell significantly below the round before (95% interval of NLL below zero)."""
     found = summary["dev"]["differences"]
     difference = found.get("selected - previous") or found.get("selected - base")
-    return difference is not None and bool(difference["macro_nll"]["high"] < 0)
+    return difference is not None and bool(difference[nll_metric(summary)]["high"] < 0)

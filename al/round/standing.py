@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from al.config import Config
+from al.config import Config, parse, same_question
 from al.report.reading.values import lookup, write
-from al.report.reading.verdict import Comparison, comparisons, deciding, headline, losses
+from al.report.reading.verdict import Comparison, comparisons, deciding, headline, losses, nll_metric
 from al.run import rounds
 from al.run.store import Run
 from selection.strategy import by_default
@@ -86,17 +86,16 @@ def standing_after(number: int, summary: Mapping[str, Any]) -> Standing | None:
     found = _against_control(summary, metric)
     if found is None:
         return None
-    mean = metric.partition("_")[0]
-    nll, lost = _against_control(summary, f"{mean}_nll"), losses(summary, "control", mean)
-    evidence = Evidence(_gain(found), nll and _gain(nll), bool(lost), _worth(summary, f"{mean}_nll"))
+    nll, lost = _against_control(summary, nll_metric(summary)), losses(summary, "control", metric.partition("_")[0])
+    evidence = Evidence(_gain(found), nll and _gain(nll), bool(lost), _worth(summary, nll_metric(summary)))
     return Standing(evidence.answer, number, _why(evidence, headline(summary)))
 
 
 def standing(config: Config, run: Run, number: int) -> Standing | None:
-    """What the rounds before `number` that had a control say; None if none had one, or if strategy, goal or base are others since."""
-    now, lost = config.model_dump(mode="json"), None
+    """What the rounds before `number` that had a control say; None if none had one, or if it is another question since."""
+    lost = None
     for earlier in reversed([entry for entry in rounds.all_rounds(run) if entry.number < number]):
-        if any(earlier.config.get(part) != now[part] for part in ("select", "model", "goal")):
+        if not same_question(parse(earlier.config, f"{run.path}/run.db"), config):
             break
         if rounds.recorded(run, earlier.number, "report") is None:
             continue

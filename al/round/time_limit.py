@@ -30,19 +30,24 @@ class TimeLimit:
         run.event("time.left", limit=self.seconds)
         return self.seconds - work_seconds(run.path)
 
-    def fit(self, run: Run, asked: BudgetRequest, config: Config, number: int) -> BudgetRequest | None:
+    def fit(
+        self, run: Run, asked: BudgetRequest, config: Config, number: int, at_once: bool = False
+    ) -> BudgetRequest | None:
         """The budget of round `number`: `asked`, or less training time if no more is left, or None if the round does not fit.
 
         `config` says whether the round has a control. Budgets in examples or tokens are not made smaller. The first round has nothing to
         compare with: it fits if its own training and its control's do.
+
+        Args:
+            at_once: whether selection and control train at the same time, each on half of the workers (`al.round.loop.at_once`).
         """
         left, lines = self.left(run), 1 + bool(config.control)
         ours, theirs = _training_seconds(run, number - 1)
-        besides = work_of_round(run.path, number - 1) - ours - theirs if number > 1 else 0.0
+        took = max(ours, theirs) if at_once else ours + theirs
+        besides = work_of_round(run.path, number - 1) - took if number > 1 else 0.0
         if asked.unit != "seconds":
-            expected = besides + (ours + (theirs or ours) * (lines - 1)) * _passes(config, number) / _passes(
-                config, number - 1
-            )
+            again = took if theirs else ours * (1 + _rounds_to_train(run, number, config))
+            expected = besides + (again if lines == 2 else ours) * _passes(config, number) / _passes(config, number - 1)
             return asked if left > 0 and expected <= left else None
         most = (left - besides) / lines
         if most >= asked.amount:
@@ -59,6 +64,16 @@ def _training_seconds(run: Run, number: int) -> tuple[float, float]:
     found = [rounds.recorded(run, number, role) for role in ("train", "control.train")]
     ours, theirs = (0.0 if artifact is None else float(artifact.json("train.json")["seconds"]) for artifact in found)
     return ours, theirs
+
+
+def _rounds_to_train(run: Run, number: int, config: Config) -> int:
+    """Rounds whose random examples a control of round `number` trains on: its own and those before it that had none."""
+    if config.train.mode == "retrain":
+        return 1  # all in one training, as the selection
+    count = 1
+    while count < number and rounds.recorded(run, number - count, "control.train") is None:
+        count += 1
+    return count
 
 
 def _passes(config: Config, number: int) -> float:

@@ -10,16 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
+from al.config import Config, parse
 from al.report.reading.verdict import headline
 from al.round import standing
 
 BUDGET = 16
-SETTINGS = {"select": {"strategy": "default"}, "model": {"name": "base"}, "goal": "tasks"}
-
-
-def config_with(settings: dict) -> SimpleNamespace:
-    """A config of which only these settings are looked at."""
-    return SimpleNamespace(model_dump=lambda mode: settings)
 
 
 def summary(metric: str, value: float, low: float | None, high: float | None, base: float = 0.5, **others) -> dict:
@@ -108,6 +103,15 @@ def test_a_clear_gain_ends_the_control_and_the_round_says_why(run, monkeypatch):
     assert f"No control in this round; round 1 said: {headline(first_summary(run))}" in " ".join(said.out.split())
     asked = winnow("round", "--run", run, "--budget", BUDGET, "--set", "control=true")
     assert asked.code == 0 and (run / "rounds/003/control.train").is_dir()  # the control catches up
+    caught_up = json.loads((run / "rounds/003/summary.json").read_text())["at_random"]
+    assert caught_up["spent"]["examples"] == 3 * BUDGET
+    assert caught_up["rounds"] == 2, (
+        "the control of round 1 and that of round 3, trained on the picks of rounds 2 and 3"
+    )
+    changed = winnow("round", "--run", run, "--budget", BUDGET, "--strategy", "uniform", "--no-control")
+    assert changed.code == 0 and "no random control was trained" in " ".join(changed.out.split()), (
+        "what a control said of another strategy is not said of this one"
+    )
 
 
 def test_a_control_ends_when_its_examples_would_bring_more_than_selecting_can_cost(run, monkeypatch):
@@ -147,21 +151,30 @@ def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_
 @pytest.mark.parametrize("before", [(0.0, -0.2, 0.2), (-0.2, -0.3, -0.1)])
 def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, before):
     found = [summary("macro_nll", *before), summary("macro_nll", 0.2, 0.1, 0.3)]
-    entries = [SimpleNamespace(number=number, config=SETTINGS) for number in (1, 2)]
-    monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: entries)
-    monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
-    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: found[number - 1])
-    assert standing.standing(config_with(SETTINGS), None, 3).answer == "open"
+    earlier = told(monkeypatch, found, [{}, {}])
+    assert standing.standing(Config(), earlier, 3).answer == "open"
 
 
 @pytest.mark.parametrize(
     "now",
-    [{"select": {"strategy": "top"}}, {"model": {"name": "another"}}, {"goal": "pool"}],
-    ids=lambda now: [*now][0],
+    [
+        {"select": {"strategy": "top"}},
+        {"model": {"name": "another"}},
+        {"goal": "pool"},
+        {"target": {"files": ["mine.jsonl"]}},
+    ],
+    ids=lambda now: next(iter(now)),
 )
-def test_another_strategy_base_or_goal_asks_again(monkeypatch, now):
-    monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: [SimpleNamespace(number=1, config=SETTINGS)])
+def test_another_strategy_base_goal_or_target_asks_again(monkeypatch, now):
+    earlier = told(monkeypatch, [summary("macro_nll", -0.2, -0.3, -0.1)], [{}])  # of a version that had no goal
+    assert standing.standing(Config(), earlier, 2).answer == "pays"
+    assert standing.standing(parse(now, "now"), earlier, 2) is None
+
+
+def told(monkeypatch, summaries: list[dict], configs: list[dict]) -> SimpleNamespace:
+    """A run whose finished rounds have these summaries and recorded configs."""
+    entries = [SimpleNamespace(number=number, config=config) for number, config in enumerate(configs, start=1)]
+    monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: entries)
     monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
-    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: summary("macro_nll", -0.2, -0.3, -0.1))
-    assert standing.standing(config_with(SETTINGS), None, 2).answer == "pays"
-    assert standing.standing(config_with(SETTINGS | now), None, 2) is None
+    monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: summaries[number - 1])
+    return SimpleNamespace(path="runs/told")

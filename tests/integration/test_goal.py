@@ -9,6 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import winnow
 
+from al.comparison.text import comparison_as_text
+from al.evaluation.deciding import MEANS
+from al.round.loop import gained
+
 BUDGET = 48
 
 
@@ -42,7 +46,20 @@ def test_the_mean_over_the_pools_mix_decides_and_says_so(for_the_pool):
 
 
 def test_a_comparison_goes_by_the_goal_too(world, tmp_path):
-    asked = ("--strategies", "default,random", "--seeds", 1, "--rounds", 1, "--budget", 12, "--set", "goal=pool")
+    asked = ("--strategies", "uniform,random", "--seeds", 3, "--rounds", 1, "--budget", 12, "--set", "goal=pool")
     done = winnow("compare", "--config", world, "--run", tmp_path / "run", *asked, "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["decides"]["metric"].startswith("micro_")
+    found = json.loads(done.out)
+    assert found["decides"]["metric"].startswith("micro_")
+    uniform = next(entry for entry in found["strategies"] if entry["name"] == "uniform")
+    assert set(uniform["equal_tokens"]) == {"tokens", "micro_nll", "difference"}
+    page = (tmp_path / "run/comparison.html").read_text()
+    assert "NLL, micro ↓" in page and "over the pool&#39;s own mix decides" in page
+    assert "NLL over the pool's own mix" in comparison_as_text(found)
+
+
+@pytest.mark.parametrize(("goal", "goes_on"), [("tasks", False), ("pool", True)])
+def test_rounds_go_on_while_the_mean_of_the_goal_falls(goal, goes_on):
+    falls, stays = {"high": -0.1}, {"high": 0.1}
+    summary = {"dev": {"differences": {"selected - base": {"macro_nll": stays, "micro_nll": falls}}}}
+    assert gained(summary | {"decides": {"metric": f"{MEANS[goal]}_em"}}) is goes_on

@@ -49,6 +49,37 @@ def test_the_last_round_gets_the_training_time_that_is_left_for_both_lineages(tw
         assert fitted(run, work_of_round(run.path, 2) - 0.1, "24") is None
 
 
+def test_trainings_at_the_same_time_take_the_longer_ones_time(two_rounds):
+    with Run.read(two_rounds[0]) as run:
+        both = [rounds.recorded(run, 2, role).json("train.json")["seconds"] for role in ("train", "control.train")]
+        whole, config = work_of_round(run.path, 2), parse(rounds.last_round(run).config, "the run")
+        for more, text in ((0.1, "24"), (-0.1, None)):  # the round before took what it took: the next one takes as much
+            found = TimeLimit(work_seconds(run.path) + whole + more).fit(
+                run, parse_budget("24"), config, 3, at_once=True
+            )
+            assert (found and found.text) == text
+        besides = whole - max(both)
+        for more, text in (
+            (1, "100s"),
+            (-1, "99s"),
+        ):  # each lineage has half of the workers, so 100 s of training take 200
+            limit = TimeLimit(work_seconds(run.path) + besides + 200 + more)
+            assert limit.fit(run, parse_budget("100s"), config, 3, at_once=True).text == text
+
+
+def test_a_control_that_catches_up_is_expected_to_train_on_all_it_lacks(two_rounds, monkeypatch):
+    with Run.read(two_rounds[0]) as run:
+        config, recorded = parse(rounds.last_round(run).config, "the run"), rounds.recorded
+        besides, ours = work_of_round(run.path, 2), recorded(run, 2, "train").json("train.json")["seconds"]
+        monkeypatch.setattr(
+            rounds, "recorded", lambda run, n, role: None if role == "control.train" else recorded(run, n, role)
+        )
+        needed = besides + 3 * ours  # no round had a control: it trains on the picks of rounds 1, 2 and 3
+        for more, text in ((0.1, "24"), (-0.1, None)):
+            found = TimeLimit(work_seconds(run.path) + needed + more).fit(run, parse_budget("24"), config, 3)
+            assert (found and found.text) == text
+
+
 def test_time_that_earlier_processes_spent_counts_and_the_next_round_is_not_started(copied):
     spent = work_seconds(copied)
     stopped = winnow("run", "--run", copied, "--budget", 24, "--until", f"{spent + 0.3:.1f}s", "--all-rounds")
@@ -98,7 +129,7 @@ def test_a_control_that_has_said_enough_takes_none_of_the_time(copied, monkeypat
     """With `control: auto`, what the last control says decides what the next round is expected to cost."""
     asked = []
 
-    def fit(limit: TimeLimit, run: Run, budget, config, number: int) -> None:
+    def fit(limit: TimeLimit, run: Run, budget, config, number: int, at_once: bool) -> None:
         asked.append(config.control)
 
     for answer in (standing.Standing("safe", 2, "enough"), None):

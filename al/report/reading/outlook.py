@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from al.report.reading.values import lookup, write
-from al.report.reading.verdict import comparisons
+from al.report.reading.verdict import comparisons, nll_metric
 
 
 def outlook(summary: Mapping[str, Any]) -> str:
@@ -16,7 +16,7 @@ def outlook(summary: Mapping[str, Any]) -> str:
     NLL is taken as linear in the logarithm of the examples picked so far. The interval is that of the step from the previous round to this
     one; that the curve flattens is not in it.
     """
-    steps = [c for c in comparisons(summary, "macro_nll") if c.against == "previous"]
+    steps = [c for c in comparisons(summary, nll_metric(summary)) if c.against == "previous"]
     before = sum(entry.get("examples") or 0 for entry in summary.get("learning_curve") or [])
     picked = lookup(summary, "budget", "examples") or 0
     if not steps or steps[0].value is None or steps[0].low is None or steps[0].high is None or not before * picked:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from al.report.reading.values import lookup, write
-from al.report.reading.verdict import comparisons
+from al.report.reading.verdict import comparisons, nll_metric
 
 
 def priced(summary: Mapping[str, Any]) -> str:
@@ -35,7 +35,7 @@ def priced(summary: Mapping[str, Any]) -> str:
 
 def _doubt(summary: Mapping[str, Any]) -> str:
     """An estimate from a difference that may be chance is no more certain than the difference."""
-    outcomes = [c.outcome for c in comparisons(summary, "macro_nll") if c.against == "control"]
+    outcomes = [c.outcome for c in comparisons(summary, nll_metric(summary)) if c.against == "control"]
     if outcomes == ["better"] or outcomes == ["worse"]:
         return ""
     return " NLL does not differ significantly from the control's, so the saving may be zero."

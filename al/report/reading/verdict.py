@@ -63,6 +63,11 @@ def deciding(summary: Mapping[str, Any]) -> str:
     return lookup(summary, "decides", "metric") or older
 
 
+def nll_metric(summary: Mapping[str, Any]) -> str:
+    """NLL by the mean of the metric that decides: "macro_nll" or "micro_nll"."""
+    return f"{deciding(summary).partition('_')[0]}_nll"
+
+
 def headline_metrics(summary: Mapping[str, Any]) -> list[str]:
     """The metrics of the verdict, the deciding one first; accuracy of written answers only where it decides."""
     mean, _, first = deciding(summary).partition("_")

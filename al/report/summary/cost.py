@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from al.config import ReportConfig
+from al.evaluation.deciding import MEANS
 from al.lineage.history import History
 from al.report.summary.at_random import Point, cost_at_random
 from al.report.summary.facts import RoundFacts
@@ -102,16 +103,16 @@ def work(facts: RoundFacts, trained: Mapping[str, Mapping[str, Any] | None], hel
 def at_random(facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """`cost_at_random` of this round, with its money, and "spent": what the selected adapters were trained on so far. None without
     a control. `test`: this round's evaluation; `past`: entries of learning_curve."""
-    models = test["models"]
+    models, metric = test["models"], f"{MEANS[facts.session.config.goal]}_nll"
     if "control" not in models:
         return None
-    nll = {entry["round"]: entry["models"].get("control") for entry in past} | {
-        facts.number: models["control"]["macro_nll"]
-    }
+    nll = {
+        entry["round"]: entry["models" if metric == "macro_nll" else "micro_nll"].get("control") for entry in past
+    } | {facts.number: models["control"][metric]}
     retrained = facts.session.config.train.mode == "retrain"
     points = _points(facts.lineages["control"], retrained)
     curve = [Point(**point, nll=nll[n]) for n, point in points.items() if nll.get(n) is not None]
-    found = cost_at_random(models["base"]["macro_nll"], models["selected"]["macro_nll"], curve)
+    found = cost_at_random(models["base"][metric], models["selected"][metric], curve)
     spent = _points(facts.lineages["selected"], retrained).get(facts.number)
     if found is None or spent is None:
         return None
@@ -121,7 +122,8 @@ def at_random(facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping
 
 
 def _points(line: History, retrained: bool) -> dict[int, dict[str, float]]:
-    """{round: {"examples", "tokens", "seconds"}} that a lineage was trained on so far, up to the first round that lacks it.
+    """{round: {"examples", "tokens", "seconds"}} that a lineage was trained on so far, of the rounds that have it: a control that comes
+    back catches up on what it lacks.
 
     With `train.mode: retrain` each round trains from scratch on all picks, so only its own time counts; else that of the rounds before too.
     """
@@ -130,7 +132,7 @@ def _points(line: History, retrained: bool) -> dict[int, dict[str, float]]:
     for n, roles in enumerate(line.rounds, start=1):
         picks, trained = roles.get("selection"), roles.get("train")
         if picks is None or trained is None:
-            break
+            continue
         seconds = trained.json("train.json")["seconds"]
         counted = _picked(picks)
         total = {

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from al.config import parse, same_question
 from al.lineage.outcomes import SELECTABLE, find_rows
 from al.report.reading.verdict import compared_with, headline
 from al.report.summary.facts import RoundFacts
+from al.run.rounds import all_rounds
 
 EVER_PICKED = (*SELECTABLE, "trained", "dropped_in_review", "banned_in_review")
 """Outcomes of examples that some round could pick: what the picks are compared with."""
@@ -19,18 +21,21 @@ LARGEST = 8
 
 
 def learning_curve(facts: RoundFacts) -> list[dict[str, Any]]:
-    """Macro NLL on test, what was picked and what a control said of it, one entry per finished round before this one."""
-    curve = []
+    """NLL on test ("models": macro), what was picked and what a control said of it, one entry per finished round before this one."""
+    run = facts.session.run
+    curve, configs = [], {entry.number: parse(entry.config, f"{run.path}/run.db") for entry in all_rounds(run)}
     for n, roles in enumerate(facts.lineages["selected"].rounds[: facts.number - 1], start=1):
         if "report" in roles:
             past = roles["report"].json("summary.json")
+            alike = same_question(configs[n], configs[facts.number])
             curve.append(
                 {
                     "round": n,
                     "examples": past["budget"]["examples"],
                     "tokens": past["budget"]["tokens"],
                     "models": {k: v["macro_nll"] for k, v in past["evaluation"]["models"].items()},
-                    "against_control": headline(past) if compared_with(past, "control") else None,
+                    "micro_nll": {k: v["micro_nll"] for k, v in past["evaluation"]["models"].items()},
+                    "against_control": headline(past) if alike and compared_with(past, "control") else None,
                 }
             )
     return curve
