@@ -133,7 +133,10 @@ class Picker:
             cluster, distinct = self.clusters(pool, wanted["seed"])
         elif by is not None:
             cluster = self.groups(pool, by, wanted["seed"]).astype(np.int64)
-        return rows[spread(self.splits[f"{pool}|pool|key"], cluster, wanted, strategy, distinct)]
+        keys = self.splits[f"{pool}|pool|key"]
+        if wanted.get("nested"):
+            return rows[in_two_rounds(keys, cluster, wanted, strategy)]
+        return rows[spread(keys, cluster, wanted, strategy, distinct)]
 
     def _peer(self, wanted: Run) -> np.ndarray:
         """Places of the pool, by another project's rule."""
@@ -189,10 +192,21 @@ class Picker:
         return np.concatenate([first, rest[spread(keys[rest], kinds[rest], left, KIND)]])
 
 
-def spread(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str, distinct: float = 1.0) -> np.ndarray:
-    """Places of the rows that a strategy which measures nothing picks, its budget spread over the groups `cluster` (n,)."""
+def spread(
+    keys: np.ndarray,
+    cluster: np.ndarray,
+    wanted: Run,
+    strategy: str,
+    distinct: float = 1.0,
+    before: np.ndarray | None = None,
+) -> np.ndarray:
+    """Places of the rows that a strategy which measures nothing picks, its budget spread over the groups `cluster` (n,).
+
+    Args:
+        before: (groups,) examples of each that the first round picked, if this is the second.
+    """
     from selection.config import SelectConfig
-    from selection.strategy import Budget, Candidates, allocate, select
+    from selection.strategy import Budget, Candidates, PastRound, allocate, select
 
     by, power, explore = SPREAD[strategy]
     nothing = np.full(len(keys), np.nan)
@@ -201,5 +215,21 @@ def spread(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str, di
     config = SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore)
     if by == "cluster":
         config = SelectConfig(strategy="default", explore=explore)
-    quotas = allocate(candidates, budget, config, (wanted["seed"], 1), distinct=distinct)
-    return select(candidates, quotas, budget, config, (wanted["seed"], 1)).picked
+    seeds, past = (wanted["seed"], 1), ()
+    if before is not None:
+        unknown = np.full(len(before), np.nan)
+        seeds, past = (wanted["seed"], 2), (PastRound(unknown, unknown, before),)
+        if by is not None:  # shares of both rounds together, as the defaults over groups divide them
+            config = config.model_copy(update={"allocation": "even"})
+    quotas = allocate(candidates, budget, config, seeds, past, distinct=distinct)
+    return select(candidates, quotas, budget, config, seeds).picked
+
+
+def in_two_rounds(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str) -> np.ndarray:
+    """Places that the strategy picks in two rounds of half the budget each: those of the first round, then those that the second picks
+    among the others."""
+    half = {**wanted, "budget": wanted["budget"] // 2}
+    first = spread(keys, cluster, half, strategy)
+    rest = np.setdiff1d(np.arange(len(keys)), first)
+    before = np.bincount(cluster[first], minlength=int(cluster.max()) + 1)
+    return np.concatenate([first, rest[spread(keys[rest], cluster[rest], half, strategy, before=before)]])

@@ -10,9 +10,9 @@ from scipy import stats
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks, target_figures
 from benchmarks.proving_ground.ground import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
+from benchmarks.proving_ground.planning import EARLY, ROUNDS, in_rounds
 from benchmarks.proving_ground.targets import LIST
 
-ROUNDS = "4 rounds"
 Column = tuple[str, int, str, int]
 """A strategy at a budget, and what it is compared with."""
 
@@ -21,11 +21,17 @@ def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
     """The tables of the stages that the rows are of."""
     ground = Ground(rows)
     peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *peer_picks.STRATEGIES)]
-    rounds = [(f"{name}, {ROUNDS}", BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
+    rounds = [(in_rounds(name, ROUNDS), BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
+    second = [(in_rounds(WITH, 2), 2 * EARLY, in_rounds("random", 2), 2 * EARLY)]
     found = [_targets(rows)]
     if any(ground.values(cell, name).size for cell in ground.cells for name in peer_picks.STRATEGIES):
         found.append(_table(ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"]))
     found.append(_table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds))
+    found.append(
+        _table(
+            ground, f"Two rounds of {EARLY} where the first left it open whether selecting pays, less random", second
+        )
+    )
     losses = [(name, BUDGET, base, BUDGET) for name, (base, _) in by_loss.OVER.items()]
     found.append(_table(ground, "The base model's losses on top of kinds, less the same kinds without them", losses))
     asked = [(name, labelling.BUDGET, "random", labelling.BUDGET) for name in (*labelling.STRATEGIES, KIND)]

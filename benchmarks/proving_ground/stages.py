@@ -9,12 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_loss, cost, labelling, peer_picks
+from benchmarks.proving_ground import record as recorded
+from benchmarks.proving_ground.ground import WITH, Ground
 from benchmarks.proving_ground.picking import SPREAD, Picker
-from benchmarks.proving_ground.planning import LIST, STAGES, plan
+from benchmarks.proving_ground.planning import LIST, STAGES, alike, compared_with, plan
 from benchmarks.proving_ground.player import Run, identity, name_of
 from benchmarks.proving_ground.prepare import in_processes
 from benchmarks.proving_ground.work import Work, whole
@@ -24,9 +27,11 @@ DEFAULT = [name for name in STAGES if name not in ("rates", "four")]
 
 def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record: Path) -> dict[str, list[Run]]:
     """Write plans/MODEL.json: every run of the stages on what the work folder holds, with "recorded": whether the record has it; a run that
-    writes answers only if these were judged, one whose tasks are compared with random's only if they were."""
-    rows = json.loads(record.read_text())["rows"] if record.exists() else []
-    have = {identity(row): row for row in rows}
+    writes answers only if these were judged, one whose tasks are compared with random's only if they were. Second rounds are those of
+    first rounds in the record that leave open whether selecting pays."""
+    document = recorded.read(record)
+    have = {identity(row): row for row in document["rows"]}
+    goes_on = _asking_again(document)
     splits = np.load(work.inputs() / "splits.npz")
     places = [name for name in (*LIST["pools"], *LIST["targets"]) if f"{name}|pool" in splits]
     found = {}
@@ -34,7 +39,9 @@ def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record
         runs = [
             {**run, "recorded": _recorded(run, have.get(identity(run)))}
             for run in _cut(work, plan(model, stages, places))
+            if run["stage"] != "second" or (model, run["pool"], run["seed"]) in goes_on
         ]
+        runs = _with_randoms(runs)
         with whole(work / "plans" / f"{model}.json") as file:
             file.write_text(json.dumps(runs))
         found[model] = runs
@@ -42,8 +49,23 @@ def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record
 
 
 def _recorded(run: Run, row: Run | None) -> bool:
-    asked = {"write": "generated_tasks", "paired": "paired"}
+    random = compared_with(run["strategy"]) == run["strategy"]
+    asked = {"write": "generated_tasks"} | ({} if random else {"paired": "paired"})
     return row is not None and all(key in row for name, key in asked.items() if run.get(name))
+
+
+def _with_randoms(runs: list[Run]) -> list[Run]:
+    """The runs; random once more where a run is open that is compared with it, because the record keeps no values of single tasks."""
+    needed = {
+        (*alike(run), compared_with(run["strategy"])) for run in runs if run.get("paired") and not run["recorded"]
+    }
+    return [{**run, "recorded": run["recorded"] and (*alike(run), run["strategy"]) not in needed} for run in runs]
+
+
+def _asking_again(document: dict[str, Any]) -> set[tuple[str, str, int]]:
+    """(model, pool, seed) of the first rounds in a record after which a run trains another control."""
+    said = cost.answers(Ground(document["rows"]), WITH, document.get("base_nll", {}))
+    return {(*cell, seed) for cell, of in said.items() for seed, answer in of.items() if cost.asks_again(answer)}
 
 
 def _cut(work: Work, runs: list[Run]) -> list[Run]:
