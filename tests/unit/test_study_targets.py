@@ -257,10 +257,11 @@ def test_what_a_second_round_says_counts_its_600_examples():
 
 
 def test_a_second_round_serves_the_groups_that_the_first_did_not():
-    cluster, keys = np.arange(1200) % 40, np.random.default_rng(0).permutation(1200).astype(np.uint64)
-    picks = picking.in_two_rounds(keys, cluster, {"budget": 40, "seed": 1}, WITH)
-    assert len(np.unique(picks)) == 40 and len(np.unique(cluster[picks])) >= 30  # 15 of each round's 20 go by groups
-    assert picks[:20].tolist() == picking.spread(keys, cluster, {"budget": 20, "seed": 1}, WITH).tolist()
+    cluster = np.repeat(np.arange(40), 20 + 2 * np.arange(40))
+    keys = np.random.default_rng(0).permutation(len(cluster)).astype(np.uint64)
+    picks = picking.in_two_rounds(keys, cluster, {"budget": 52, "seed": 1}, WITH)
+    assert len(np.unique(picks)) == 52 and len(np.unique(cluster[picks])) == 40  # 20 of 26 go by groups, in each round
+    assert picks[:26].tolist() == picking.spread(keys, cluster, {"budget": 26, "seed": 1}, WITH).tolist()
 
 
 def test_a_strategy_with_a_curve_of_its_own_is_read_off_that():
