@@ -96,7 +96,7 @@ def answers(
     found: dict[Cell, dict[int, Answer]] = {}
     ours, randoms = (name if number == 1 else in_rounds(name, number) for name in (strategy, "random"))
     for cell in ground.cells:
-        runs, random = (ground.runs.get((cell, number * EARLY, name), {}) for name in (ours, randoms))
+        runs, random = (ground.of(cell, name, number * EARLY) for name in (ours, randoms))
         of_base = base.get(cell[0], {}).get(cell[1])
         said = {
             seed: evidence(run["paired"], of_base, random[seed]["macro_nll"], number * EARLY).answer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
-from benchmarks.proving_ground.ground import KIND
+from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.player import Run
 from benchmarks.proving_ground.rows import prompt_of, read_rows
@@ -36,11 +36,13 @@ SPREAD: dict[str, tuple[str | None, float, float]] = {
     "kind_uniform, 25% random": ("kind", 0.0, 0.25),
     "split_uniform, 10% random": ("split", 0.0, 0.1),
     "source_kinds": ("split", 0.0, 0.25),
-    "clusters, by distinctness": ("cluster", 0.0, 0.02),
+    CLUSTERS: ("cluster", 0.0, 0.02),
+    PROPORTIONAL: ("cluster", 1.0, 0.0),
+    POWER: ("cluster", 0.75, 0.0),
 }
 """What each strategy spreads the budget over, in proportion to size to which power, and the share picked at random besides. The oracle
-sees the hidden tasks; "split" are sources split by kinds where they hold several; clusters of embeddings have the power that follows
-from how distinct they are, the default's first round where rows carry no sources."""
+sees the hidden tasks; "split" are sources split by kinds where they hold several. The power of CLUSTERS follows from how distinct they
+are, in the first round of the default where rows carry no sources."""
 
 
 class Picker:
@@ -213,8 +215,8 @@ def spread(
     candidates = Candidates(keys, cluster, np.ones(len(keys), dtype=np.int64), nothing, nothing)
     budget = Budget("examples", min(wanted["budget"], len(keys)))
     config = SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore)
-    if by == "cluster":
-        config = SelectConfig(strategy="default", explore=explore)
+    if strategy in (CLUSTERS, PROPORTIONAL):
+        config = SelectConfig(strategy="default" if strategy == CLUSTERS else "proportional", explore=explore)
     seeds, past = (wanted["seed"], 1), ()
     if before is not None:
         unknown = np.full(len(before), np.nan)

@@ -3,7 +3,8 @@
 Strategies that measure nothing need one training on their final picks and not a round after round of retraining: the same picks, the same
 adapter. Stages: "rates" tunes the learning rate on dev, "baselines" and "defaults" are the matrix of the study, "curve" is random at other
 budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "written" models that also
-write answers, "early" first rounds and "second" what follows those that leave open whether selecting pays.
+write answers, "early" first rounds and "second" what follows those that leave open whether selecting pays, "goal" what serves the
+pool's own mix of tasks.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
-from benchmarks.proving_ground.ground import CLUSTERS, KIND, WITH
+from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.player import KEY, Run, identity, name_of
 
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 POOLS = list(LIST["pools"])
 BUDGET, EARLY, ROUNDS = 1000, 300, 4
-COMPARED = ("random", WITH)
+GOAL = (WITH, PROPORTIONAL, POWER)
+"""What is compared where tasks count as they do in the pool."""
+COMPARED = ("random", *GOAL)
 """Strategies whose tasks are compared with random's one by one, in one round and in two."""
 
 
@@ -139,6 +142,14 @@ def second(model: str, seeds: int = 3) -> Iterator[Run]:
                 yield {**once, "strategy": in_rounds(strategy, 2), **more}
 
 
+def goal(model: str, seeds: int = 3) -> Iterator[Run]:
+    """What serves the pool's own mix of tasks, on every pool; random is played once more where its tasks are needed."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in POOLS:
+            for strategy in ("random", *GOAL):
+                yield run(model, pool, strategy, seed, order=2 if seed == 1 else 3, paired=True)
+
+
 def in_rounds(strategy: str, rounds: int) -> str:
     """The record's name of a strategy whose adapter goes on over so many rounds."""
     return f"{strategy}, {rounds} rounds"
@@ -228,6 +239,7 @@ STAGES = {
     "rounds": rounds,
     "early": early,
     "second": second,
+    "goal": goal,
     "by_loss": by_losses,
     "label": answered,
 }

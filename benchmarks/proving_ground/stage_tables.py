@@ -10,7 +10,7 @@ from scipy import stats
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks, target_figures
 from benchmarks.proving_ground.ground import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
-from benchmarks.proving_ground.planning import EARLY, ROUNDS, in_rounds
+from benchmarks.proving_ground.planning import EARLY, GOAL, ROUNDS, in_rounds
 from benchmarks.proving_ground.targets import LIST
 
 Column = tuple[str, int, str, int]
@@ -49,12 +49,12 @@ def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
     for budget in (300, 4000):
         others = [(name, budget, "random", budget) for name in (WITH, KIND, CLUSTERS, ORACLE)]
         found.append(_table(ground, f"At {budget:,} examples, less random", others))
-    return [table for table in found if table]
+    return [table for table in (*found, _goal(ground)) if table]
 
 
 def difference(ground: Ground, cell: Cell, column: Column, key: str = "macro_nll") -> np.ndarray:
     """(seeds,) of the strategy less what it is compared with, over the seeds that both have."""
-    ours, theirs = (ground.runs.get((cell, budget, name), {}) for name, budget in (column[:2], column[2:]))
+    ours, theirs = (ground.of(cell, *of) for of in (column[:2], column[2:]))
     return np.array([ours[seed][key] - theirs[seed][key] for seed in sorted(ours.keys() & theirs.keys())])
 
 
@@ -77,6 +77,27 @@ def _table(ground: Ground, title: str, columns: Sequence[Column], pools: Sequenc
     head = f"{title}: macro NLL ± standard error (seeds), and macro exact match in points."
     names = " | ".join(name for name, *_ in columns)
     return "\n".join([head, "", f"| model, pool | {names} |", "|" + "---|" * (len(columns) + 1), *lines])
+
+
+def _goal(ground: Ground) -> str:
+    """One row a model and pool that was compared task by task at BUDGET, tasks counting as they do in the pool."""
+    lines = []
+    for cell in ground.cells:
+        entries = []
+        for name in GOAL:
+            less = [
+                row["paired"]["of_pool"] for row in ground.of(cell, name).values() if "of_pool" in row.get("paired", {})
+            ]
+            entries.append(_text(*(np.array([of_run[key] for of_run in less]) for key in ("nll", "em"))))
+        if set(entries) != {"–"}:
+            lines.append(f"| {', '.join(cell)} | " + " | ".join(entries) + " |")
+    if not lines:
+        return ""
+    head = (
+        f"Each task weighted by its share of the pool, {BUDGET:,} examples, less random: NLL ± standard error (seeds), and exact match in "
+        "points."
+    )
+    return "\n".join([head, "", f"| model, pool | {' | '.join(GOAL)} |", "|" + "---|" * (len(GOAL) + 1), *lines])
 
 
 def _targets(rows: list[dict[str, Any]]) -> str:

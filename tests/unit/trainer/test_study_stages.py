@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from tiny_models import saved, table
 
-from benchmarks.proving_ground import side_by_side
+from benchmarks.proving_ground import picking, planning, side_by_side
 from benchmarks.proving_ground.__main__ import parser
-from benchmarks.proving_ground.ground import WITH
+from benchmarks.proving_ground.ground import POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.planning import EARLY, in_rounds
 from benchmarks.proving_ground.player import Player, name_of, play_plan
+from benchmarks.proving_ground.stage_tables import stage_tables
 from benchmarks.proving_ground.work import Work
 from trainer.model import Base
 
@@ -110,3 +111,30 @@ def test_second_rounds_go_on_where_the_first_leaves_the_question_open(work, load
     said = json.loads(record.with_name("record_summary.json").read_text())["first_rounds"]
     assert sum(said["second_rounds"].values()) == 2 and said["pays"] == 1
     assert all(run["recorded"] for run in (command(work, record, "plan", "--stages", "second"), work.plan(MODEL))[1])
+
+
+def test_what_serves_the_pools_mix_is_compared_with_random_task_by_task(work, loaded, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.LIST, "seeds", [1, 2])
+    record = tmp_path / "record.json"
+    plan = played(work, loaded, record, "goal")
+    assert [(run["seed"], run["strategy"]) for run in plan] == [(s, n) for s in (1, 2) for n in planning.COMPARED]
+    sizes, picks = np.bincount(TASK), work.picks()
+    counts = {run["strategy"]: np.bincount(TASK[picks[name_of(run)]]) for run in plan if run["seed"] == 1}
+    assert np.abs(counts[PROPORTIONAL] - sizes * 1000 / ROWS).max() < 1
+    assert counts[POWER].tolist() == [600, 250, 100, 50]  # small ones whole, the rest left to the largest
+    few = picking.spread(np.arange(ROWS, dtype=np.uint64), TASK, {"budget": 200, "seed": 1}, POWER)
+    assert np.abs(np.bincount(TASK[few]) - 200 * sizes**0.75 / (sizes**0.75).sum()).max() < 1
+    row = rows_of(record, PROPORTIONAL)[1]
+    assert set(row["paired"]["of_pool"]) == {"nll", "em"} and row["paired"]["nll"][0] != row["paired"]["of_pool"]["nll"]
+    assert set(json.loads(record.with_name("record_summary.json").read_text())["by_goal_1000"]) == set(planning.GOAL)
+    (found,) = (t for t in stage_tables(json.loads(record.read_text())["rows"]) if t.startswith("Each task weighted"))
+    mean = np.mean([row["paired"]["of_pool"]["nll"] for row in rows_of(record, PROPORTIONAL).values()])
+    assert found.splitlines()[-1].split(" | ")[2].startswith(f"{mean:+.3f} ± ")
+    document = json.loads(record.read_text())
+    for row in document["rows"]:
+        if (row["strategy"], row["seed"]) == (PROPORTIONAL, 2):
+            del row["paired"]
+    record.write_text(json.dumps(document))
+    command(work, record, "plan", "--stages", "goal")
+    open_ = {(run["seed"], run["strategy"]) for run in work.plan(MODEL) if not run["recorded"]}
+    assert open_ == {(2, "random"), (2, PROPORTIONAL)}  # the record keeps no tasks of random to compare with
