@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, peer_picks
 from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.player import Run
@@ -57,9 +57,10 @@ class Picker:
         pooled: Path | None = None,
         peers: Path = Path("peers"),
         unsure: Path = Path("unsure"),
+        gradients: Path = Path("gradients"),
     ):
         self.pools, self.splits, self.kinds, self.embeddings, self.pooled = pools, splits, kinds, embeddings, pooled
-        self.peers, self.unsure = peers, unsure
+        self.peers, self.unsure, self.gradients = peers, unsure, gradients
         self.prompts, self.measured = cache(self._prompts), cache(self._measured)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
@@ -69,7 +70,8 @@ class Picker:
         """A picker on a work folder's files."""
         vectors, splits = work / "embeddings.npy", np.load(work.inputs() / "splits.npz")
         embeddings = vectors if vectors.exists() else None
-        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", work.peers, work / "unsure")
+        more = (work.peers, work / "unsure", work / "gradients")
+        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", *more)
 
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
@@ -142,10 +144,14 @@ class Picker:
 
     def _peer(self, wanted: Run) -> np.ndarray:
         """Places of the pool, by another project's rule."""
+        strategy, pool, keys = wanted["strategy"], wanted["pool"], self.splits[f"{wanted['pool']}|pool|key"]
+        if strategy in by_gradient.STRATEGIES:
+            file = by_gradient.file_of(self.gradients / wanted["model"], strategy, pool)
+            return by_gradient.pick(by_gradient.measured(file)["cosines"], keys, wanted["budget"], wanted["seed"])
         if self.pooled is None:
             raise SystemExit(f"{wanted['strategy']}: needs what the model measures (see pooled.py)")
-        of = self.measured(wanted["model"], wanted["pool"])
-        return peer_picks.pick(wanted["strategy"], of, wanted["budget"], wanted["seed"], self.peers)
+        of = self.measured(wanted["model"], pool)
+        return peer_picks.pick(strategy, of, wanted["budget"], wanted["seed"], self.peers)
 
     def _by_loss(self, wanted: Run) -> np.ndarray:
         """Places of the pool, by what the model measured of it."""
@@ -164,7 +170,8 @@ class Picker:
 
     def _measured(self, model: str, pool: str) -> peer_picks.Measured:
         assert self.pooled is not None
-        return peer_picks.measured(self.pooled / model, self.splits, pool, self.embeddings)
+        gradients = self.gradients / model / f"{pool}.npz"
+        return peer_picks.measured(self.pooled / model, self.splits, pool, self.embeddings, gradients)
 
     def _aimed(self, wanted: Run) -> np.ndarray:
         """Places of the target's pool."""

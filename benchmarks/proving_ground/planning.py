@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, peer_picks
 from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.player import KEY, Run, identity, name_of
 
@@ -181,7 +181,9 @@ def peers(model: str, seeds: int = 3) -> Iterator[Run]:
     for seed in LIST["seeds"][:seeds]:
         for pool in LIST["noisy_pools"]:
             for strategy in peer_picks.STRATEGIES:
-                yield own(run(model, pool, strategy, seed, order=1 if seed == 1 else 3))
+                if strategy != by_gradient.DATTRI or pool in by_gradient.DATTRI_POOLS:
+                    later = 4 if strategy in peer_picks.LATER else 0
+                    yield own(run(model, pool, strategy, seed, order=later + (1 if seed == 1 else 3)))
 
 
 def by_losses(model: str, seeds: int = 3) -> Iterator[Run]:

@@ -20,11 +20,12 @@ Column = tuple[str, int, str, int]
 def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
     """The tables of the stages that the rows are of."""
     ground = Ground(rows)
-    peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *peer_picks.STRATEGIES)]
+    played = [name for name in peer_picks.STRATEGIES if any(len(ground.values(cell, name)) for cell in ground.cells)]
+    peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *played)]
     rounds = [(in_rounds(name, ROUNDS), BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
     second = [(in_rounds(WITH, 2), 2 * EARLY, in_rounds("random", 2), 2 * EARLY)]
     found = [_targets(rows)]
-    if any(ground.values(cell, name).size for cell in ground.cells for name in peer_picks.STRATEGIES):
+    if played:
         found.append(_table(ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"]))
     found.append(_table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds))
     found.append(

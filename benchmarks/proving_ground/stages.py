@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, by_loss, cost, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, cost, labelling, peer_picks
 from benchmarks.proving_ground import record as recorded
 from benchmarks.proving_ground.ground import WITH, Ground
 from benchmarks.proving_ground.picking import SPREAD, Picker
@@ -122,7 +122,7 @@ def lacking(work: Work, run: Run) -> str | None:
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
         return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
     if strategy in peer_picks.STRATEGIES:
-        return lacking_for_peer(work, run["model"], strategy)
+        return lacking_for_peer(work, run["model"], pool, strategy)
     if strategy in by_loss.STRATEGIES and not (work / "pooled" / run["model"]).exists():
         return f"losses of {run['model']}"
     kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
@@ -136,8 +136,13 @@ def lacking(work: Work, run: Run) -> str | None:
     return "clusters" if by == "cluster" and not kept else None
 
 
-def lacking_for_peer(work: Work, model: str, strategy: str) -> str | None:
+def lacking_for_peer(work: Work, model: str, pool: str, strategy: str) -> str | None:
     """What a peer's rule needs that is not there yet."""
+    gradients = by_gradient.file_of(work / "gradients" / model, strategy, pool)
+    if strategy in peer_picks.LATER and not gradients.exists():
+        return f"gradients of {model}" + (" by dattri-llm" if strategy == by_gradient.DATTRI else "")
+    if strategy in by_gradient.STRATEGIES:
+        return None
     if not (work / "pooled" / model).exists():
         return f"hidden states of {model}"
     package = peer_picks.OUTSIDE.get(strategy, ("", ""))[0]
