@@ -139,6 +139,8 @@ def lacking(work: Work, run: Run) -> str | None:
 def lacking_for_peer(work: Work, model: str, pool: str, strategy: str) -> str | None:
     """What a peer's rule needs that is not there yet."""
     gradients = by_gradient.file_of(work / "gradients" / model, strategy, pool)
+    if strategy == by_gradient.DATTRI and not gradients.exists() and not (work.peers / "dattri").is_dir():
+        return f"the packages of dattri-llm in {work.peers / 'dattri'}"
     if strategy in peer_picks.LATER and not gradients.exists():
         return f"gradients of {model}" + (" by dattri-llm" if strategy == by_gradient.DATTRI else "")
     if strategy in by_gradient.STRATEGIES:

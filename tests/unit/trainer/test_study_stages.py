@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import saved, table
 
-from benchmarks.proving_ground import by_gradient, peer_picks, picking, planning, side_by_side
+from benchmarks.proving_ground import by_gradient, peer_picks, picking, planning, side_by_side, stages
 from benchmarks.proving_ground.__main__ import parser
 from benchmarks.proving_ground.ground import POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.planning import EARLY, in_rounds
@@ -65,9 +65,9 @@ def command(work: Work, *words: str) -> None:
     given.function(given)
 
 
-def planned(work: Work, record: Path, *stages: str) -> list[dict]:
+def planned(work: Work, record: Path, *names: str) -> list[dict]:
     """The plan of the stages."""
-    command(work, "plan", "--record", str(record), "--stages", *stages)
+    command(work, "plan", "--record", str(record), "--stages", *names)
     return work.plan(MODEL)
 
 
@@ -155,6 +155,10 @@ def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, 
     assert f"picks not made: needs gradients of {MODEL}\n" in capsys.readouterr().out
     orders = [[r["order"] for r in plan if (r["strategy"] in peer_picks.LATER) == later] for later in (False, True)]
     assert max(orders[0]) < min(orders[1]) and len(orders[1]) == 3  # dattri-llm's is on p3-power only
+    dattri = {**plan[0], "strategy": by_gradient.DATTRI}
+    assert stages.lacking(work, dattri).startswith("the packages of dattri-llm in ")
+    (work / "peers/dattri").mkdir(parents=True)
+    assert stages.lacking(work, dattri) == f"gradients of {MODEL} by dattri-llm"
     command(work, "gradients", "--device", "cpu", "--minutes", "0")
     assert "gradients of 0 of 1 pools" in capsys.readouterr().out.splitlines()[-1]
     command(work, "gradients", "--device", "cpu")
