@@ -41,7 +41,7 @@ def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record
             for run in _cut(work, plan(model, stages, places))
             if run["stage"] != "second" or (model, run["pool"], run["seed"]) in goes_on
         ]
-        runs = _with_randoms(runs)
+        runs = [_to_play(run, have.get(identity(run))) for run in _with_randoms(runs)]
         with whole(work / "plans" / f"{model}.json") as file:
             file.write_text(json.dumps(runs))
         found[model] = runs
@@ -60,6 +60,12 @@ def _with_randoms(runs: list[Run]) -> list[Run]:
         (*alike(run), compared_with(run["strategy"])) for run in runs if run.get("paired") and not run["recorded"]
     }
     return [{**run, "recorded": run["recorded"] and (*alike(run), run["strategy"]) not in needed} for run in runs]
+
+
+def _to_play(run: Run, row: Run | None) -> Run:
+    """The run; without writing where it is played again and its answers were judged, which the record keeps."""
+    judged = row is not None and "generated_tasks" in row and not run["recorded"]
+    return {key: value for key, value in run.items() if key != "write" or not judged}
 
 
 def _asking_again(document: dict[str, Any]) -> set[tuple[str, str, int]]:
