@@ -3,7 +3,8 @@ peft but none of Winnow.
 
     PEER_PYTHON benchmarks/less_peer.py FOLDER FORM
 
-FOLDER holds `task.json` (model, adapter and moments; documents as token ids and labels; how many are candidates). Writes
+FOLDER holds `task.json` (model; documents as token ids and labels; how many are candidates; "device", the CPU if left out), adapter/ and
+moments.safetensors. Writes
 `peer-FORM.npy`: (candidates, targets) cosines. FORM: adamw is the peer's own map. less puts LESS's m / √(v + ε) into the peer's table of
 optimizers, which has no such entry; gradients, capture and cosine remain the peer's.
 """
@@ -38,7 +39,7 @@ def optimizer_at(model: torch.nn.Module, moments: Path) -> torch.optim.Optimizer
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), betas=(0.9, 0.999), eps=1e-8)
-    with safe_open(moments, "pt") as file:
+    with safe_open(moments, "pt", device=str(next(iter(parameters.values())).device)) as file:
         steps = json.loads(file.metadata()["optimizer"])["steps"]
         for name, parameter in parameters.items():
             optimizer.state[parameter] = {
@@ -74,13 +75,14 @@ def main() -> None:
     if form == "less":
         rules._RULES["AdamW"] = of_less
     task = json.loads((folder / "task.json").read_text())
-    causal = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
+    device = torch.device(task.get("device", "cpu"))
+    causal = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).to(device)
     model = PeftModel.from_pretrained(causal, folder / "adapter", is_trainable=True).eval()
     settings = AttributionArguments(
         output_dir=str(folder / f"peer-{form}"),
         per_device_train_batch_size=1,
         per_device_eval_batch_size=1,
-        use_cpu=True,
+        use_cpu=device.type == "cpu",
     )
     attributor = LESSAttributor(
         settings, task=AttributionTask(None, model), optimizers=[optimizer_at(model, folder / "moments.safetensors")]
@@ -93,7 +95,7 @@ def main() -> None:
     )
     if len(set(score.row_train_ids)) != count or len(score.test_ids) != len(documents) - count:
         raise SystemExit(f"expected {count} candidates, found {len(set(score.row_train_ids))}: are two the same?")
-    np.save(folder / f"peer-{form}.npy", score.scores.float().numpy())
+    np.save(folder / f"peer-{form}.npy", score.scores.float().cpu().numpy())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from benchmarks.proving_ground.work import Work, whole
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = (
     "bitsandbytes.functional", "peft", "transformers", "sklearn.cluster", "pydantic", "trainer.model", "trainer.measure",
-    "trainer.generate", "trainer.tokens", "trainer.attention", "selection.strategy", "al.preparation.target",
-    "al.commands.label",
+    "trainer.generate", "trainer.gradients", "trainer.tokens", "trainer.train", "trainer.attention", "selection.strategy",
+    "al.preparation.target", "al.scoring.amount", "al.commands.label",
 )  # fmt: skip
 """What players and pickers import when they need it."""
 
@@ -80,6 +81,31 @@ def pooled(given: argparse.Namespace) -> None:
         if places and not out.exists():
             rows = wanted_rows(np.load(inputs / "splits.npz"), places)
             measure_rows(given.work.models[model], inputs, rows, out, given.device, given.batch_tokens)
+
+
+def gradients(given: argparse.Namespace) -> None:
+    """Cosines of the gradients of pool rows and dev rows, for rules that pick by gradient."""
+    from benchmarks.proving_ground import by_gradient
+    from benchmarks.proving_ground.gradients import Gradients, planned
+    from trainer.config import ModelConfig
+    from trainer.model import Base
+    from trainer.tokens import TokenTable
+
+    began = time.perf_counter()
+    for model in given.models or list(given.work.models):
+        pools, out = planned(given.work, model), given.work / "gradients" / model
+        if not pools:
+            continue
+        base = Base.load(ModelConfig(name=str(given.work.models[model]), device=given.device))
+        measuring = Gradients(
+            base, TokenTable.open(given.work.inputs(model) / "tokens"), out, given.minutes, began=began
+        )
+        done = [pool.name for pool in pools if measuring.measure(pool)]
+        for pool in pools:
+            if pool.name in done and pool.name in by_gradient.DATTRI_POOLS:
+                measuring.measure_by_dattri(pool, given.work.peers / "dattri")
+        seconds = time.perf_counter() - began
+        print(f"{model}: gradients of {len(done)} of {len(pools)} pools, {seconds:.1f} s since the start")
 
 
 def unsure(given: argparse.Namespace) -> None:
@@ -220,24 +246,25 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = whole.add_subparsers(required=True)
     found = {}
-    for function in (prepare, plan, picks, pooled, unsure, pack, check, play, poll, record):
+    for function in (prepare, plan, picks, pooled, gradients, unsure, pack, check, play, poll, record):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.add_argument("--work", type=lambda text: Work(Path(text)), required=True, help="work folder")
         command.set_defaults(function=function)
         found[function.__name__] = command
     for name in ("prepare", "plan", "picks"):
         found[name].add_argument("--processes", type=int, default=1, help="processes at once, one thread each")
-    for name in ("play", "pooled", "unsure"):
+    for name in ("play", "pooled", "gradients", "unsure"):
         found[name].add_argument("--device", default="auto")
     for name in ("plan", "record"):
         found[name].add_argument("--record", type=Path, default=ROWS, help="the record of rows")
-    for name in ("plan", "picks", "pooled", "unsure", "pack"):
+    for name in ("plan", "picks", "pooled", "gradients", "unsure", "pack"):
         found[name].add_argument(
             "--models", nargs="*", default=None, help="names of models; all of the work folder if left out"
         )
     _of_prepare(found["prepare"].add_argument)
     found["plan"].add_argument("--stages", nargs="+", choices=sorted(STAGES))
     found["pooled"].add_argument("--batch-tokens", type=int, default=65_536)
+    found["gradients"].add_argument("--minutes", type=float, default=60, help="start nothing after so many minutes")
     add = found["pack"].add_argument
     add("--out", type=Path, required=True)
     add("--part", type=size, default=size("55MB"), help="size of a part, for example 55MB")

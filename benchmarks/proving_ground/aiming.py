@@ -42,8 +42,9 @@ class Aim:
         mean = vectors.mean(axis=0)
         return Aim(vectors - mean, targets - mean, self.keys)
 
-    def nearest(self, budget: int, seed: int, explore: float = 0.0) -> np.ndarray:
-        """Places of `budget` rows: target examples take turns, each with its nearest left; a part `explore` at random."""
+    def nearest(self, budget: int, seed: int, explore: float = 0.0, strategy: str = "nearest") -> np.ndarray:
+        """Places of `budget` rows: target examples take turns, each with its nearest left; a part `explore` at random. `strategy` is
+        Winnow's, "less" where vectors are gradients."""
         from selection.candidates import Candidates, Vectors
         from selection.strategy import Budget, allocate, select
 
@@ -51,9 +52,9 @@ class Aim:
         nothing, vectors = np.full(n, np.nan), Vectors(self.vectors, np.arange(n), self.targets)
         candidates = Candidates(
             self.keys, np.zeros(n, dtype=np.int64), np.ones(n, dtype=np.int64), nothing, nothing,
-            vectors={"embedding": vectors},
+            vectors={"embedding": vectors, "gradient": vectors},
         )  # fmt: skip
-        wanted, config = Budget("examples", min(budget, n)), SelectConfig(strategy="nearest", explore=explore)
+        wanted, config = Budget("examples", min(budget, n)), SelectConfig(strategy=strategy, explore=explore)
         quotas = allocate(candidates, wanted, config, (seed, 1))
         return select(candidates, quotas, wanted, config, (seed, 1)).picked
 

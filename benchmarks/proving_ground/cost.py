@@ -7,20 +7,23 @@ random picks too. How many examples selection needs is read off its own curve wh
 of random's examples is taken to be at 2,000 what it is at 1,000. A share is kept within 0.1 to 2, as elsewhere.
 
 The control costs what `control: auto` lets it cost over four rounds: the first round always has one, and the others have none if that one
-answers by a run's own rule (`al.round.standing`). What a first round says is read off runs of EARLY examples, task by task. A round without
-an answer, one that says "costs" and one that was not played are counted as if all later rounds had a control too.
+answers by a run's own rule (`al.round.standing`). What a first round says is read off runs of EARLY examples, task by task, and what the
+second says where the first is no answer off runs that go on with as many again. Two that say "costs" are an answer: the default then picks
+at random. What two rounds leave open, and a round that was not played, is counted as if all later rounds had a control too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, get_args
 
 import numpy as np
 
-from al.round.standing import Evidence, worth_of_examples
+from al.round.standing import Answer, Evidence, worth_of_examples
 from benchmarks.proving_ground.ground import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
-from benchmarks.proving_ground.planning import EARLY, ROUNDS
+from benchmarks.proving_ground.planning import EARLY, ROUNDS, in_rounds
 
 AT = 2000
 REACH = 1.96
@@ -82,43 +85,65 @@ def tokens_over_randoms(ground: Ground, cell: Cell, strategy: str) -> float:
     return float(ours / theirs)
 
 
-def answers(ground: Ground, strategy: str, base: dict[str, dict[str, float]]) -> dict[Cell, list[str]]:
-    """Of each cell what its first rounds say by themselves, one for each seed whose tasks were compared.
+def answers(
+    ground: Ground, strategy: str, base: dict[str, dict[str, float]], number: int = 1
+) -> dict[Cell, dict[int, Answer]]:
+    """{cell: {seed: what round `number` of EARLY examples says by itself}}, of the rounds whose tasks were compared.
 
     Args:
-        base: {model: {pool: macro NLL of the base}}.
+        base: {model: {pool: macro NLL of the base}}. number: 1, or 2 for the round that goes on with the first one's adapter.
     """
-    found: dict[Cell, list[str]] = {}
+    found: dict[Cell, dict[int, Answer]] = {}
+    ours, randoms = (name if number == 1 else in_rounds(name, number) for name in (strategy, "random"))
     for cell in ground.cells:
-        runs = ground.runs.get((cell, EARLY, strategy), {})
-        random = ground.runs.get((cell, EARLY, "random"), {})
-        said = [
-            evidence(run["paired"], base.get(cell[0], {}).get(cell[1]), random[seed]["macro_nll"]).answer
+        runs, random = (ground.of(cell, name, number * EARLY) for name in (ours, randoms))
+        of_base = base.get(cell[0], {}).get(cell[1])
+        said = {
+            seed: evidence(run["paired"], of_base, random[seed]["macro_nll"], number * EARLY).answer
             for seed, run in sorted(runs.items())
             if "paired" in run and seed in random
-        ]
+        }
         if said:
             found[cell] = said
     return found
 
 
-def evidence(paired: dict[str, Any], base: float | None, control: float) -> Evidence:
-    """What a comparison with random says. `base`, `control`: macro NLL of the base model and of the random run, nats."""
+def evidence(paired: dict[str, Any], base: float | None, control: float, examples: int = EARLY) -> Evidence:
+    """What a comparison with random says. `base`, `control`: macro NLL of the base model and of the random run of so many `examples`,
+    nats."""
 
     def gain(metric: str) -> tuple[float, float, float]:
         mean, error = paired[metric]
         mean = -mean if metric == "nll" else mean
         return mean, mean - REACH * error, mean + REACH * error
 
-    worth = None if base is None else worth_of_examples(base, control, EARLY, EARLY)
+    worth = None if base is None else worth_of_examples(base, control, examples, EARLY)
     return Evidence(gain(paired["decides"]), gain("nll"), any(gain(metric)[2] < 0 for metric in ("nll", "em")), worth)
 
 
-def controls(said: dict[Cell, list[str]]) -> dict[Cell, float]:
+def asks_again(answer: Answer) -> bool:
+    """Whether a round after one that says this trains a control too."""
+    return answer in ("open", "costs")
+
+
+def rounds_with_control(first: Answer, second: Answer | None) -> int:
+    """Of ROUNDS rounds, those that train a control; `second` is None where that round was not played."""
+    if not asks_again(first):
+        return 1
+    answered = second is not None and (not asks_again(second) or first == second == "costs")
+    return 2 if answered else ROUNDS
+
+
+def controls(
+    first: dict[Cell, dict[int, Answer]], second: Mapping[Cell, dict[int, Answer]] = MappingProxyType({})
+) -> dict[Cell, float]:
     """Of each cell: examples of its controls over those that were selected, mean over seeds."""
     return {
-        cell: float(np.mean([1 / ROUNDS if answer in ("pays", "safe") else 1.0 for answer in of_cell]))
-        for cell, of_cell in said.items()
+        cell: float(
+            np.mean([rounds_with_control(said, second.get(cell, {}).get(seed)) for seed, said in of_cell.items()])
+        )
+        / ROUNDS
+        for cell, of_cell in first.items()
     }
 
 
@@ -133,8 +158,8 @@ def figures(
         "pools with headroom, without a control": seconds_ratio(ground, with_headroom, strategy, 0.0),
     }
     full = seconds_ratio(ground, ground.cells, strategy)
-    said = answers(ground, strategy, base)
-    parts = controls(said)
+    first, second = (answers(ground, strategy, base, number) for number in (1, 2))
+    parts = controls(first, second)
     if not parts:
         return {"gpu_seconds_ratio": full, "gpu_seconds": more}
     parts = dict.fromkeys(ground.cells, 1.0) | parts
@@ -142,9 +167,15 @@ def figures(
         "with a control in every round": full,
         "pools with headroom, control: auto": seconds_ratio(ground, with_headroom, strategy, parts),
     }
-    counted = Counter(answer for of_cell in said.values() for answer in of_cell)
+    then = {"second_rounds": counted(second)} if second else {}
     return {
         "gpu_seconds_ratio": seconds_ratio(ground, ground.cells, strategy, parts),
         "gpu_seconds": more,
-        "first_rounds": {name: counted[name] for name in ("pays", "safe", "costs", "open")},
+        "first_rounds": counted(first) | then,
     }
+
+
+def counted(said: dict[Cell, dict[int, Answer]]) -> dict[str, Any]:
+    """How many rounds say what."""
+    found = Counter(answer for of_cell in said.values() for answer in of_cell.values())
+    return {name: found[name] for name in get_args(Answer)}

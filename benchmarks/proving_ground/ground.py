@@ -19,6 +19,8 @@ CORE = ("qwen-0.5b", "smollm2-135m")
 WITH, WITHOUT = "source_kinds", "default without sources"
 """The default where rows carry sources, and where they do not: KIND on pools whose kinds are uneven, CLUSTERS on the others."""
 KIND, CLUSTERS = "kind_uniform, 25% random", "clusters, by distinctness"
+PROPORTIONAL, POWER = "proportional", "clusters, size ^ 0.75"
+"""Clusters of embeddings in proportion to their size, the default of `goal: pool`, and to a power of it."""
 ORACLE = "oracle_size"
 BOUNDS = (0.1, 2.0)
 TARGETS = json.loads(Path(__file__).with_name("pools.json").read_text())["targets"]
@@ -49,19 +51,23 @@ class Ground:
         self.cells = sorted({cell for cell, _, _ in self.runs})
         self.strategies = sorted({strategy for _, _, strategy in self.runs})
 
+    def of(self, cell: Cell, strategy: str, budget: int = BUDGET) -> dict[int, Row]:
+        """{seed: row}."""
+        return self.runs.get((cell, budget, strategy), {})
+
     def values(self, cell: Cell, strategy: str, key: str = "macro_nll", budget: int = BUDGET) -> np.ndarray:
         """(seeds,) of one measure."""
-        return np.array([row[key] for _, row in sorted(self.runs.get((cell, budget, strategy), {}).items())])
+        return np.array([row[key] for _, row in sorted(self.of(cell, strategy, budget).items())])
 
     def gain(self, cell: Cell, strategy: str, key: str = "macro_nll") -> np.ndarray:
         """(seeds,) random less the strategy, of the seeds that both have; of exact match the strategy less random."""
-        ours, theirs = (self.runs.get((cell, BUDGET, name), {}) for name in (strategy, "random"))
+        ours, theirs = (self.of(cell, name) for name in (strategy, "random"))
         sign = 1 if key.endswith("nll") else -1
         return np.array([sign * (theirs[s][key] - ours[s][key]) for s in sorted(ours.keys() & theirs.keys())])
 
     def written(self, cell: Cell, strategy: str, budget: int) -> np.ndarray:
         """(seeds,) share of right written answers, of runs that wrote some."""
-        found = [row.get("generated_em") for row in self.runs.get((cell, budget, strategy), {}).values()]
+        found = [row.get("generated_em") for row in self.of(cell, strategy, budget).values()]
         return np.array([value for value in found if value is not None])
 
     def curve(self, cell: Cell) -> list[tuple[int, float]]:

@@ -1,15 +1,19 @@
 """Picks by other projects' rules, on the same pool, with what the run's own base model measures.
 
-    ifd, wana        wana 0.5.1: highest ratio of the NLL with the prompt to that without, those above 1 left out (arXiv 2308.12032)
-    loss, DataFlex   DataFlex 1.1.0's selectors without its trainer: by loss, nearest to dev, and TSDS
+    ifd, wana             wana 0.5.1: highest ratio of the NLL with the prompt to that without, those above 1 left out (arXiv 2308.12032)
+    loss, DataFlex        DataFlex 1.1.0's selectors without its trainer: by loss, nearest to dev, and TSDS
     near, DataFlex
     tsds, DataFlex
-    rds to dev       RDS+ (arXiv 2503.01807) over the whole pool, the dev rows being the target
-    deita, qdit      the rules of DEITA (arXiv 2312.15685) and QDIT (arXiv 2311.14736) over the whole pool, with NLL as their score
+    less, DataFlex        its selectors by what gradients.py measured: highest mean cosine to dev, and where a warm-up lowers the loss most
+    delta_loss, DataFlex
+    rds to dev            RDS+ (arXiv 2503.01807) over the whole pool, the dev rows being the target
+    deita, qdit           the rules of DEITA (arXiv 2312.15685) and QDIT (arXiv 2311.14736) over the whole pool, with NLL as their score
+    less to dev           LESS, by gradients of Winnow and of dattri-llm 0.1.0 (by_gradient.py)
+    less, dattri-llm
 
-The last three are Winnow's own implementations. Those of wana and DataFlex run in processes with their packages alone in front:
-peers/wana and peers/dataflex, each what `pip install --no-deps --target` puts there. Rules that aim see the pool's dev rows, which no
-other strategy does.
+`rds to dev`, `deita`, `qdit` and `less to dev` are Winnow's own implementations. Rules of wana and DataFlex run in processes with their
+packages alone in front: peers/wana and peers/dataflex, each what `pip install --no-deps --target` puts there. Rules that aim see the
+pool's dev rows, which no other strategy does.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming
+from benchmarks.proving_ground import aiming, by_gradient
 
 RULES = Path(__file__).with_name("peer_rules")
 OUTSIDE = {
@@ -32,23 +36,28 @@ OUTSIDE = {
     "loss, DataFlex": ("dataflex", "dataflex_rules.py"),
     "near, DataFlex": ("dataflex", "dataflex_rules.py"),
     "tsds, DataFlex": ("dataflex", "dataflex_rules.py"),
+    "less, DataFlex": ("dataflex", "dataflex_rules.py"),
+    "delta_loss, DataFlex": ("dataflex", "dataflex_rules.py"),
 }
 """Of each: the folder of its packages, and the script that runs it."""
-STRATEGIES = (*OUTSIDE, "rds to dev", "deita", "qdit")
+LATER = ("less, DataFlex", "delta_loss, DataFlex", *by_gradient.STRATEGIES)
+"""Need what gradients.py measures; played after the others."""
+STRATEGIES = (*(name for name in OUTSIDE if name not in LATER), "rds to dev", "deita", "qdit", *LATER)
 
 
 @dataclass(frozen=True)
 class Measured:
     """A pool as the base model sees it: `hidden` (n rows and the dev rows), `nll` and `unprompted` (n,) mean NLL of each response with
-    and without its prompt in nats, `embedded` the same rows' sentence embeddings or None."""
+    and without its prompt in nats, `embedded` the same rows' sentence embeddings or None, `gradients` the file of gradients.py or None."""
 
     hidden: aiming.Aim
     nll: np.ndarray
     unprompted: np.ndarray
     embedded: aiming.Aim | None
+    gradients: Path | None = None
 
 
-def measured(folder: Path, splits: Any, pool: str, embeddings: Path | None) -> Measured:
+def measured(folder: Path, splits: Any, pool: str, embeddings: Path | None, gradients: Path | None = None) -> Measured:
     """What pooled.py wrote of a pool."""
     rows, dev, keys = (splits[f"{pool}|{part}"] for part in ("pool", "dev", "pool|key"))
     places = np.searchsorted(np.load(folder / "rows.npy"), rows)
@@ -57,7 +66,8 @@ def measured(folder: Path, splits: Any, pool: str, embeddings: Path | None) -> M
     if embeddings is not None and embeddings.exists():
         vectors = np.load(embeddings, mmap_mode="r")
         embedded = aiming.Aim(vectors[rows].astype(np.float32), vectors[dev].astype(np.float32), keys)
-    return Measured(hidden, np.load(folder / "nll.npy")[places], np.load(folder / "unprompted.npy")[places], embedded)
+    nll, unprompted = (np.load(folder / f"{name}.npy")[places] for name in ("nll", "unprompted"))
+    return Measured(hidden, nll, unprompted, embedded, gradients)
 
 
 def pick(strategy: str, of: Measured, budget: int, seed: int, peers: Path) -> np.ndarray:
@@ -97,10 +107,14 @@ def outside(strategy: str, of: Measured, budget: int, seed: int, peers: Path) ->
     if aim is None:
         raise SystemExit(f"{strategy}: needs embeddings (see embeddings.py)")
     with tempfile.TemporaryDirectory() as folder:
+        more = {}
+        if strategy in LATER and of.gradients is not None:
+            warmed = by_gradient.measured(of.gradients)
+            more = {"cosines": warmed["cosines"].astype(np.float32), "after": warmed["nll"]}
         given, found = Path(folder) / "given.npz", Path(folder) / "picks.npy"
         np.savez(
             given, rule=strategy.split(",")[0], budget=budget, seed=seed, nll=of.nll, unprompted=of.unprompted,
-            vectors=aim.vectors, targets=aim.targets,
+            vectors=aim.vectors, targets=aim.targets, **more,
         )  # fmt: skip
         command = [sys.executable, str(RULES / script), str(given), str(found)]
         before = os.environ.get("PYTHONPATH", "")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
-from benchmarks.proving_ground.ground import KIND
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, peer_picks
+from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.player import Run
 from benchmarks.proving_ground.rows import prompt_of, read_rows
@@ -36,11 +36,13 @@ SPREAD: dict[str, tuple[str | None, float, float]] = {
     "kind_uniform, 25% random": ("kind", 0.0, 0.25),
     "split_uniform, 10% random": ("split", 0.0, 0.1),
     "source_kinds": ("split", 0.0, 0.25),
-    "clusters, by distinctness": ("cluster", 0.0, 0.02),
+    CLUSTERS: ("cluster", 0.0, 0.02),
+    PROPORTIONAL: ("cluster", 1.0, 0.0),
+    POWER: ("cluster", 0.75, 0.0),
 }
 """What each strategy spreads the budget over, in proportion to size to which power, and the share picked at random besides. The oracle
-sees the hidden tasks; "split" are sources split by kinds where they hold several; clusters of embeddings have the power that follows
-from how distinct they are, the default's first round where rows carry no sources."""
+sees the hidden tasks; "split" are sources split by kinds where they hold several. The power of CLUSTERS follows from how distinct they
+are, in the first round of the default where rows carry no sources."""
 
 
 class Picker:
@@ -55,9 +57,10 @@ class Picker:
         pooled: Path | None = None,
         peers: Path = Path("peers"),
         unsure: Path = Path("unsure"),
+        gradients: Path = Path("gradients"),
     ):
         self.pools, self.splits, self.kinds, self.embeddings, self.pooled = pools, splits, kinds, embeddings, pooled
-        self.peers, self.unsure = peers, unsure
+        self.peers, self.unsure, self.gradients = peers, unsure, gradients
         self.prompts, self.measured = cache(self._prompts), cache(self._measured)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
@@ -67,7 +70,8 @@ class Picker:
         """A picker on a work folder's files."""
         vectors, splits = work / "embeddings.npy", np.load(work.inputs() / "splits.npz")
         embeddings = vectors if vectors.exists() else None
-        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", work.peers, work / "unsure")
+        more = (work.peers, work / "unsure", work / "gradients")
+        return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", *more)
 
     def _prompts(self, pool: str) -> list[str]:
         return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
@@ -133,14 +137,21 @@ class Picker:
             cluster, distinct = self.clusters(pool, wanted["seed"])
         elif by is not None:
             cluster = self.groups(pool, by, wanted["seed"]).astype(np.int64)
-        return rows[spread(self.splits[f"{pool}|pool|key"], cluster, wanted, strategy, distinct)]
+        keys = self.splits[f"{pool}|pool|key"]
+        if wanted.get("nested"):
+            return rows[in_two_rounds(keys, cluster, wanted, strategy)]
+        return rows[spread(keys, cluster, wanted, strategy, distinct)]
 
     def _peer(self, wanted: Run) -> np.ndarray:
         """Places of the pool, by another project's rule."""
+        strategy, pool, keys = wanted["strategy"], wanted["pool"], self.splits[f"{wanted['pool']}|pool|key"]
+        if strategy in by_gradient.STRATEGIES:
+            file = by_gradient.file_of(self.gradients / wanted["model"], strategy, pool)
+            return by_gradient.pick(by_gradient.measured(file)["cosines"], keys, wanted["budget"], wanted["seed"])
         if self.pooled is None:
             raise SystemExit(f"{wanted['strategy']}: needs what the model measures (see pooled.py)")
-        of = self.measured(wanted["model"], wanted["pool"])
-        return peer_picks.pick(wanted["strategy"], of, wanted["budget"], wanted["seed"], self.peers)
+        of = self.measured(wanted["model"], pool)
+        return peer_picks.pick(strategy, of, wanted["budget"], wanted["seed"], self.peers)
 
     def _by_loss(self, wanted: Run) -> np.ndarray:
         """Places of the pool, by what the model measured of it."""
@@ -159,7 +170,8 @@ class Picker:
 
     def _measured(self, model: str, pool: str) -> peer_picks.Measured:
         assert self.pooled is not None
-        return peer_picks.measured(self.pooled / model, self.splits, pool, self.embeddings)
+        gradients = self.gradients / model / f"{pool}.npz"
+        return peer_picks.measured(self.pooled / model, self.splits, pool, self.embeddings, gradients)
 
     def _aimed(self, wanted: Run) -> np.ndarray:
         """Places of the target's pool."""
@@ -189,17 +201,44 @@ class Picker:
         return np.concatenate([first, rest[spread(keys[rest], kinds[rest], left, KIND)]])
 
 
-def spread(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str, distinct: float = 1.0) -> np.ndarray:
-    """Places of the rows that a strategy which measures nothing picks, its budget spread over the groups `cluster` (n,)."""
+def spread(
+    keys: np.ndarray,
+    cluster: np.ndarray,
+    wanted: Run,
+    strategy: str,
+    distinct: float = 1.0,
+    before: np.ndarray | None = None,
+) -> np.ndarray:
+    """Places of the rows that a strategy which measures nothing picks, its budget spread over the groups `cluster` (n,).
+
+    Args:
+        before: (groups,) examples of each that the first round picked, if this is the second.
+    """
     from selection.config import SelectConfig
-    from selection.strategy import Budget, Candidates, allocate, select
+    from selection.strategy import Budget, Candidates, PastRound, allocate, select
 
     by, power, explore = SPREAD[strategy]
     nothing = np.full(len(keys), np.nan)
     candidates = Candidates(keys, cluster, np.ones(len(keys), dtype=np.int64), nothing, nothing)
     budget = Budget("examples", min(wanted["budget"], len(keys)))
     config = SelectConfig(strategy="random" if by is None else "size", temperature=power, explore=explore)
-    if by == "cluster":
-        config = SelectConfig(strategy="default", explore=explore)
-    quotas = allocate(candidates, budget, config, (wanted["seed"], 1), distinct=distinct)
-    return select(candidates, quotas, budget, config, (wanted["seed"], 1)).picked
+    if strategy in (CLUSTERS, PROPORTIONAL):
+        config = SelectConfig(strategy="default" if strategy == CLUSTERS else "proportional", explore=explore)
+    seeds, past = (wanted["seed"], 1), ()
+    if before is not None:
+        unknown = np.full(len(before), np.nan)
+        seeds, past = (wanted["seed"], 2), (PastRound(unknown, unknown, before),)
+        if by is not None:  # shares of both rounds together, as the defaults over groups divide them
+            config = config.model_copy(update={"allocation": "even"})
+    quotas = allocate(candidates, budget, config, seeds, past, distinct=distinct)
+    return select(candidates, quotas, budget, config, seeds).picked
+
+
+def in_two_rounds(keys: np.ndarray, cluster: np.ndarray, wanted: Run, strategy: str) -> np.ndarray:
+    """Places that the strategy picks in two rounds of half the budget each: those of the first round, then those that the second picks
+    among the others."""
+    half = {**wanted, "budget": wanted["budget"] // 2}
+    first = spread(keys, cluster, half, strategy)
+    rest = np.setdiff1d(np.arange(len(keys)), first)
+    before = np.bincount(cluster[first], minlength=int(cluster.max()) + 1)
+    return np.concatenate([first, rest[spread(keys[rest], cluster[rest], half, strategy, before=before)]])

@@ -3,7 +3,8 @@
 Strategies that measure nothing need one training on their final picks and not a round after round of retraining: the same picks, the same
 adapter. Stages: "rates" tunes the learning rate on dev, "baselines" and "defaults" are the matrix of the study, "curve" is random at other
 budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "written" models that also
-write answers.
+write answers, "early" first rounds and "second" what follows those that leave open whether selecting pays, "goal" what serves the
+pool's own mix of tasks.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
-from benchmarks.proving_ground.ground import CLUSTERS, KIND, WITH
-from benchmarks.proving_ground.player import Run, identity, name_of
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, peer_picks
+from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL, WITH
+from benchmarks.proving_ground.player import KEY, Run, identity, name_of
 
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 POOLS = list(LIST["pools"])
 BUDGET, EARLY, ROUNDS = 1000, 300, 4
+GOAL = (WITH, PROPORTIONAL, POWER)
+"""What is compared where tasks count as they do in the pool."""
+COMPARED = ("random", *GOAL)
+"""Strategies whose tasks are compared with random's one by one, in one round and in two."""
 
 
 def run(
@@ -126,6 +131,43 @@ def early(model: str, seeds: int = 3) -> Iterator[Run]:
                 yield run(model, pool, strategy, seed, EARLY, order=2 if seed == 1 else 3, paired=True)
 
 
+def second(model: str, seeds: int = 3) -> Iterator[Run]:
+    """The second round of each run of `early`: as many examples again, going on with its adapter. `stages` plans those whose first round
+    leaves the question open."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in POOLS:
+            for strategy in ("random", WITH):
+                once = run(model, pool, strategy, seed, 2 * EARLY, order=2 if seed == 1 else 3, paired=True)
+                more = {"picked_as": strategy, "rounds": 2, "nested": True}
+                yield {**once, "strategy": in_rounds(strategy, 2), **more}
+
+
+def goal(model: str, seeds: int = 3) -> Iterator[Run]:
+    """What serves the pool's own mix of tasks, on every pool; random is played once more where its tasks are needed."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in POOLS:
+            for strategy in ("random", *GOAL):
+                yield run(model, pool, strategy, seed, order=2 if seed == 1 else 3, paired=True)
+
+
+def in_rounds(strategy: str, rounds: int) -> str:
+    """The record's name of a strategy whose adapter goes on over so many rounds."""
+    return f"{strategy}, {rounds} rounds"
+
+
+def compared_with(strategy: str) -> str | None:
+    """The random run that a run of the strategy is compared with task by task: one of as many rounds. None if it is not compared."""
+    for rounds in ("", in_rounds("", 2)):
+        if strategy.removesuffix(rounds) in COMPARED and strategy.endswith(rounds):
+            return f"random{rounds}"
+    return None
+
+
+def alike(run: Run) -> tuple:
+    """What a run shares with the random run that it is compared with."""
+    return tuple(run[key] for key in KEY if key not in ("strategy", "sources"))
+
+
 def four(model: str) -> Iterator[Run]:
     """Random and the defaults on the four pools that a larger model plays."""
     for seed in (1, 4, 5):
@@ -139,7 +181,9 @@ def peers(model: str, seeds: int = 3) -> Iterator[Run]:
     for seed in LIST["seeds"][:seeds]:
         for pool in LIST["noisy_pools"]:
             for strategy in peer_picks.STRATEGIES:
-                yield own(run(model, pool, strategy, seed, order=1 if seed == 1 else 3))
+                if strategy != by_gradient.DATTRI or pool in by_gradient.DATTRI_POOLS:
+                    later = 4 if strategy in peer_picks.LATER else 0
+                    yield own(run(model, pool, strategy, seed, order=later + (1 if seed == 1 else 3)))
 
 
 def by_losses(model: str, seeds: int = 3) -> Iterator[Run]:
@@ -174,7 +218,7 @@ def rounds(model: str, seeds: int = 3) -> Iterator[Run]:
             for strategy in ("random", WITH, KIND):
                 once = run(model, pool, strategy, seed, order=3)
                 more = {"picks": name_of(once), "picked_as": strategy, "rounds": ROUNDS}
-                yield {**once, "strategy": f"{strategy}, {ROUNDS} rounds", **more}
+                yield {**once, "strategy": in_rounds(strategy, ROUNDS), **more}
 
 
 STAGES = {
@@ -196,6 +240,8 @@ STAGES = {
     "peers": peers,
     "rounds": rounds,
     "early": early,
+    "second": second,
+    "goal": goal,
     "by_loss": by_losses,
     "label": answered,
 }

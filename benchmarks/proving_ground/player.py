@@ -89,8 +89,8 @@ class Player:
         rows = [self.picks[name_of(run)] for run in group]
         seeds, rates = [run["seed"] for run in group], [run["learning_rate"] for run in group]
         dealt = [
-            in_rounds(r, s, group[0]["rounds"]) if "rounds" in group[0] else [r]
-            for r, s in zip(rows, seeds, strict=True)
+            in_rounds(r, run["seed"], run["rounds"], run.get("nested", False)) if "rounds" in run else [r]
+            for r, run in zip(rows, group, strict=True)
         ]
         adapters = None
         for of_round in zip(*dealt, strict=True):

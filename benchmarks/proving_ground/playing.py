@@ -1,8 +1,8 @@
 """Plays a work folder's plans on one machine: player processes for each model, each with a share of its runs, until the time is up.
 
-What picks still need (embeddings, kinds, clusters, hidden states) is made at the start, next to the players, and runs are given to
-them as their picks come. When players die, what they left is dealt again, twice at most; rows are appended as they come, so nothing
-that was played is played again.
+What picks still need (embeddings, kinds, clusters, hidden states, gradients) is made at the start, next to the players, and runs are
+given to them as their picks come. When players die, what they left is dealt again, twice at most; rows are appended as they come, so
+nothing that was played is played again.
 """
 
 from __future__ import annotations
@@ -137,12 +137,15 @@ class Session:
         picks_of = [command(f"picks --models {model} {most}") for model in models]
         hidden = [command(f"pooled --models {model} --device {self.device}") for model in models]
         answers = [command(f"unsure --models {model} --device {self.device}") for model in models]
+        left = f"$(( ({time.time() + 60 * self.left():.0f} - $(date +%s)) / 60 ))"  # minutes when the turn comes
+        gradients = [command(f"gradients --models {model} --device {self.device} --minutes {left}") for model in models]
         script = [
             f"{command(f'prepare {most}')} &",
             *(s for pair in zip(hidden, picks_of, strict=True) for s in pair),
             "wait",
         ]
-        return self._start(["sh", "-c", "\n".join([*script, *picks_of, *answers, *picks_of])], "prepare", self._card(0))
+        steps = [*script, *picks_of, *answers, *picks_of, *gradients, *picks_of]
+        return self._start(["sh", "-c", "\n".join(steps)], "prepare", self._card(0))
 
     def _ready(self, model: str, count: int) -> list[list[Run]]:
         """Open runs whose picks are there and that no player of this deal has, in `count` shares."""

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground.ground import WITH
-from benchmarks.proving_ground.planning import EARLY, LIST, POOLS
+from benchmarks.proving_ground.planning import LIST, POOLS, alike, compared_with
 from benchmarks.proving_ground.player import Run, identity
 from benchmarks.proving_ground.work import whole
 
@@ -106,23 +105,29 @@ def pool_mixes(splits: Any) -> dict[str, np.ndarray]:
 def compared_with_random(
     rows: Iterable[Run], deciding: Mapping[str, str], mixes: Mapping[str, np.ndarray]
 ) -> dict[tuple, dict[str, Any]]:
-    """Of random and of the default at EARLY: task by task the strategy less random with the same seed, as [mean, its standard error], of
-    NLL in nats and of exact match, which of them "decides", and "of_pool" the means in which a task counts as it does in the pool."""
+    """Of each run whose strategy is compared (`planning.compared_with`) and of random: task by task the run less random with the same
+    budget and seed, as [mean, its standard error], of NLL in nats and of exact match, which of them "decides", and "of_pool" the means in
+    which a task counts as it does in the pool. Random is among them where another run is compared with it."""
     of_seed: dict[tuple, dict[str, Run]] = defaultdict(dict)
     for row in rows:
-        if row["budget"] == EARLY and row["strategy"] in ("random", WITH) and "task_nll" in row:
-            of_seed[tuple(row[key] for key in ("model", "pool", "noise", "seed"))][row["strategy"]] = row
+        random = compared_with(row["strategy"])
+        if random is not None and "task_nll" in row:
+            of_seed[*alike(row), random][row["strategy"]] = row
     found = {}
-    for runs in of_seed.values():
-        if len(runs) == 2 and runs["random"]["pool"] in deciding:
-            for row in runs.values():
-                less = {key: np.subtract(row[f"task_{key}"], runs["random"][f"task_{key}"]) for key in ("nll", "em")}
-                found[identity(row)] = {
-                    key: [round(float(v.mean()), 5), round(float(v.std(ddof=1) / len(v) ** 0.5), 5)]
-                    for key, v in less.items()
-                } | {"decides": deciding[row["pool"]]}
-                if (mix := mixes.get(row["pool"])) is not None and len(mix) == len(less["nll"]):
-                    found[identity(row)]["of_pool"] = {key: round(float(v @ mix), 5) for key, v in less.items()}
+    for (*_, name), runs in of_seed.items():
+        if len(runs) > 1 and name in runs and runs[name]["pool"] in deciding:
+            found |= {identity(row): _less(row, runs[name], deciding, mixes) for row in runs.values()}
+    return found
+
+
+def _less(row: Run, random: Run, deciding: Mapping[str, str], mixes: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    less = {key: np.subtract(row[f"task_{key}"], random[f"task_{key}"]) for key in ("nll", "em")}
+    found: dict[str, Any] = {
+        key: [round(float(v.mean()), 5), round(float(v.std(ddof=1) / len(v) ** 0.5), 5)] for key, v in less.items()
+    }
+    found["decides"] = deciding[row["pool"]]
+    if (mix := mixes.get(row["pool"])) is not None and len(mix) == len(less["nll"]):
+        found["of_pool"] = {key: round(float(v @ mix), 5) for key, v in less.items()}
     return found
 
 

@@ -108,11 +108,11 @@ def steps_of(rows: np.ndarray, lengths: np.ndarray, seed: int) -> list[np.ndarra
     return [rng.permutation(rows[step == s]) for s in range(count)]
 
 
-def in_rounds(rows: np.ndarray, seed: int, rounds: int) -> list[np.ndarray]:
-    """What each of so many equal rounds trains on: the rows dealt out at random, and from the second round on also
-    `train.replay` times as many of the earlier ones, as a round that continues does."""
+def in_rounds(rows: np.ndarray, seed: int, rounds: int, in_order: bool = False) -> list[np.ndarray]:
+    """What each of so many equal rounds trains on: the rows dealt out at random, or in the order they have, and from the second round on
+    also `train.replay` times as many of the earlier ones, as a round that continues does."""
     rng = np.random.default_rng([seed, 0x80D5])
-    dealt = np.array_split(rng.permutation(rows), rounds)
+    dealt = np.array_split(rows if in_order else rng.permutation(rows), rounds)
     again = [rng.permutation(np.concatenate(dealt[:r])) for r in range(1, rounds)]
     replay = [part[: round(TrainConfig().replay * len(new))] for part, new in zip(again, dealt[1:], strict=True)]
     return [dealt[0], *(np.concatenate(both) for both in zip(dealt[1:], replay, strict=True))]

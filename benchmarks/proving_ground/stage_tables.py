@@ -10,9 +10,9 @@ from scipy import stats
 
 from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks, target_figures
 from benchmarks.proving_ground.ground import BUDGET, CLUSTERS, KIND, ORACLE, WITH, Cell, Ground
+from benchmarks.proving_ground.planning import EARLY, GOAL, ROUNDS, in_rounds
 from benchmarks.proving_ground.targets import LIST
 
-ROUNDS = "4 rounds"
 Column = tuple[str, int, str, int]
 """A strategy at a budget, and what it is compared with."""
 
@@ -20,12 +20,19 @@ Column = tuple[str, int, str, int]
 def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
     """The tables of the stages that the rows are of."""
     ground = Ground(rows)
-    peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *peer_picks.STRATEGIES)]
-    rounds = [(f"{name}, {ROUNDS}", BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
+    played = [name for name in peer_picks.STRATEGIES if any(len(ground.values(cell, name)) for cell in ground.cells)]
+    peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *played)]
+    rounds = [(in_rounds(name, ROUNDS), BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
+    second = [(in_rounds(WITH, 2), 2 * EARLY, in_rounds("random", 2), 2 * EARLY)]
     found = [_targets(rows)]
-    if any(ground.values(cell, name).size for cell in ground.cells for name in peer_picks.STRATEGIES):
+    if played:
         found.append(_table(ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"]))
     found.append(_table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds))
+    found.append(
+        _table(
+            ground, f"Two rounds of {EARLY} where the first left it open whether selecting pays, less random", second
+        )
+    )
     losses = [(name, BUDGET, base, BUDGET) for name, (base, _) in by_loss.OVER.items()]
     found.append(_table(ground, "The base model's losses on top of kinds, less the same kinds without them", losses))
     asked = [(name, labelling.BUDGET, "random", labelling.BUDGET) for name in (*labelling.STRATEGIES, KIND)]
@@ -43,12 +50,12 @@ def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
     for budget in (300, 4000):
         others = [(name, budget, "random", budget) for name in (WITH, KIND, CLUSTERS, ORACLE)]
         found.append(_table(ground, f"At {budget:,} examples, less random", others))
-    return [table for table in found if table]
+    return [table for table in (*found, _goal(ground)) if table]
 
 
 def difference(ground: Ground, cell: Cell, column: Column, key: str = "macro_nll") -> np.ndarray:
     """(seeds,) of the strategy less what it is compared with, over the seeds that both have."""
-    ours, theirs = (ground.runs.get((cell, budget, name), {}) for name, budget in (column[:2], column[2:]))
+    ours, theirs = (ground.of(cell, *of) for of in (column[:2], column[2:]))
     return np.array([ours[seed][key] - theirs[seed][key] for seed in sorted(ours.keys() & theirs.keys())])
 
 
@@ -71,6 +78,27 @@ def _table(ground: Ground, title: str, columns: Sequence[Column], pools: Sequenc
     head = f"{title}: macro NLL ± standard error (seeds), and macro exact match in points."
     names = " | ".join(name for name, *_ in columns)
     return "\n".join([head, "", f"| model, pool | {names} |", "|" + "---|" * (len(columns) + 1), *lines])
+
+
+def _goal(ground: Ground) -> str:
+    """One row a model and pool that was compared task by task at BUDGET, tasks counting as they do in the pool."""
+    lines = []
+    for cell in ground.cells:
+        entries = []
+        for name in GOAL:
+            less = [
+                row["paired"]["of_pool"] for row in ground.of(cell, name).values() if "of_pool" in row.get("paired", {})
+            ]
+            entries.append(_text(*(np.array([of_run[key] for of_run in less]) for key in ("nll", "em"))))
+        if set(entries) != {"–"}:
+            lines.append(f"| {', '.join(cell)} | " + " | ".join(entries) + " |")
+    if not lines:
+        return ""
+    head = (
+        f"Each task weighted by its share of the pool, {BUDGET:,} examples, less random: NLL ± standard error (seeds), and exact match in "
+        "points."
+    )
+    return "\n".join([head, "", f"| model, pool | {' | '.join(GOAL)} |", "|" + "---|" * (len(GOAL) + 1), *lines])
 
 
 def _targets(rows: list[dict[str, Any]]) -> str:

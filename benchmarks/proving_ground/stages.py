@@ -9,12 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, by_loss, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, cost, labelling, peer_picks
+from benchmarks.proving_ground import record as recorded
+from benchmarks.proving_ground.ground import WITH, Ground
 from benchmarks.proving_ground.picking import SPREAD, Picker
-from benchmarks.proving_ground.planning import LIST, STAGES, plan
+from benchmarks.proving_ground.planning import LIST, STAGES, alike, compared_with, plan
 from benchmarks.proving_ground.player import Run, identity, name_of
 from benchmarks.proving_ground.prepare import in_processes
 from benchmarks.proving_ground.work import Work, whole
@@ -24,9 +27,11 @@ DEFAULT = [name for name in STAGES if name not in ("rates", "four")]
 
 def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record: Path) -> dict[str, list[Run]]:
     """Write plans/MODEL.json: every run of the stages on what the work folder holds, with "recorded": whether the record has it; a run that
-    writes answers only if these were judged, one whose tasks are compared with random's only if they were."""
-    rows = json.loads(record.read_text())["rows"] if record.exists() else []
-    have = {identity(row): row for row in rows}
+    writes answers only if these were judged, one whose tasks are compared with random's only if they were. Second rounds are those of
+    first rounds in the record that leave open whether selecting pays."""
+    document = recorded.read(record)
+    have = {identity(row): row for row in document["rows"]}
+    goes_on = _asking_again(document)
     splits = np.load(work.inputs() / "splits.npz")
     places = [name for name in (*LIST["pools"], *LIST["targets"]) if f"{name}|pool" in splits]
     found = {}
@@ -34,7 +39,9 @@ def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record
         runs = [
             {**run, "recorded": _recorded(run, have.get(identity(run)))}
             for run in _cut(work, plan(model, stages, places))
+            if run["stage"] != "second" or (model, run["pool"], run["seed"]) in goes_on
         ]
+        runs = [_to_play(run, have.get(identity(run))) for run in _with_randoms(runs)]
         with whole(work / "plans" / f"{model}.json") as file:
             file.write_text(json.dumps(runs))
         found[model] = runs
@@ -42,8 +49,29 @@ def write_plans(work: Work, models: Sequence[str], stages: Sequence[str], record
 
 
 def _recorded(run: Run, row: Run | None) -> bool:
-    asked = {"write": "generated_tasks", "paired": "paired"}
+    random = compared_with(run["strategy"]) == run["strategy"]
+    asked = {"write": "generated_tasks"} | ({} if random else {"paired": "paired"})
     return row is not None and all(key in row for name, key in asked.items() if run.get(name))
+
+
+def _with_randoms(runs: list[Run]) -> list[Run]:
+    """The runs; random once more where a run is open that is compared with it, because the record keeps no values of single tasks."""
+    needed = {
+        (*alike(run), compared_with(run["strategy"])) for run in runs if run.get("paired") and not run["recorded"]
+    }
+    return [{**run, "recorded": run["recorded"] and (*alike(run), run["strategy"]) not in needed} for run in runs]
+
+
+def _to_play(run: Run, row: Run | None) -> Run:
+    """The run; without writing where it is played again and its answers were judged, which the record keeps."""
+    judged = row is not None and "generated_tasks" in row and not run["recorded"]
+    return {key: value for key, value in run.items() if key != "write" or not judged}
+
+
+def _asking_again(document: dict[str, Any]) -> set[tuple[str, str, int]]:
+    """(model, pool, seed) of the first rounds in a record after which a run trains another control."""
+    said = cost.answers(Ground(document["rows"]), WITH, document.get("base_nll", {}))
+    return {(*cell, seed) for cell, of in said.items() for seed, answer in of.items() if cost.asks_again(answer)}
 
 
 def _cut(work: Work, runs: list[Run]) -> list[Run]:
@@ -100,7 +128,7 @@ def lacking(work: Work, run: Run) -> str | None:
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
         return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
     if strategy in peer_picks.STRATEGIES:
-        return lacking_for_peer(work, run["model"], strategy)
+        return lacking_for_peer(work, run["model"], pool, strategy)
     if strategy in by_loss.STRATEGIES and not (work / "pooled" / run["model"]).exists():
         return f"losses of {run['model']}"
     kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
@@ -114,8 +142,15 @@ def lacking(work: Work, run: Run) -> str | None:
     return "clusters" if by == "cluster" and not kept else None
 
 
-def lacking_for_peer(work: Work, model: str, strategy: str) -> str | None:
+def lacking_for_peer(work: Work, model: str, pool: str, strategy: str) -> str | None:
     """What a peer's rule needs that is not there yet."""
+    gradients = by_gradient.file_of(work / "gradients" / model, strategy, pool)
+    if strategy == by_gradient.DATTRI and not gradients.exists() and not (work.peers / "dattri").is_dir():
+        return f"the packages of dattri-llm in {work.peers / 'dattri'}"
+    if strategy in peer_picks.LATER and not gradients.exists():
+        return f"gradients of {model}" + (" by dattri-llm" if strategy == by_gradient.DATTRI else "")
+    if strategy in by_gradient.STRATEGIES:
+        return None
     if not (work / "pooled" / model).exists():
         return f"hidden states of {model}"
     package = peer_picks.OUTSIDE.get(strategy, ("", ""))[0]

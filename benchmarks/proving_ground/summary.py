@@ -39,7 +39,7 @@ from benchmarks.proving_ground.ground import (
     examples_for,
     figure,
 )
-from benchmarks.proving_ground.planning import EARLY
+from benchmarks.proving_ground.planning import EARLY, GOAL
 from selection.config import KindsConfig
 
 
@@ -239,12 +239,24 @@ def summarize(document: dict[str, Any]) -> dict[str, Any]:
         "generated_em_share_1000_without_sources": written_share(ground, KIND),
         **target_figures.figures(document["rows"]),
         **cost.figures(ground, with_headroom, WITH, document.get("base_nll", {})),
-        "first_rounds_by_goal": {
-            f"{name}, {key}": goal_difference(ground, key, part)
-            for name, part in (("tasks alike", None), ("the pool's mix", "of_pool"))
-            for key in ("nll", "em")
-        },
+        "first_rounds_by_goal": by_goal(ground, WITH, EARLY),
+        **_at_budget(ground),
     }
+
+
+def by_goal(ground: Ground, strategy: str, budget: int) -> dict[str, Any]:
+    """`goal_difference` with tasks alike and in the pool's mix, in NLL and in exact match."""
+    return {
+        f"{name}, {key}": goal_difference(ground, key, part, strategy, budget)
+        for name, part in (("tasks alike", None), ("the pool's mix", "of_pool"))
+        for key in ("nll", "em")
+    }
+
+
+def _at_budget(ground: Ground) -> dict[str, Any]:
+    """`by_goal` of the strategies that were compared at BUDGET."""
+    played = [s for s in GOAL if any("paired" in row for c in ground.cells for row in ground.of(c, s).values())]
+    return {f"by_goal_{BUDGET}": {strategy: by_goal(ground, strategy, BUDGET) for strategy in played}} if played else {}
 
 
 def _worse(ground: Ground, without_headroom: list[Cell], strategy: str) -> dict[str, Any]:
@@ -279,15 +291,17 @@ def mean_difference(ground: Ground, cells: list[Cell], strategy: str, key: str =
     return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, seeds, f"{len(values)} cells")
 
 
-def goal_difference(ground: Ground, key: str, part: str | None) -> dict[str, Any]:
-    """WITH less random in first rounds of EARLY examples, mean over cells, with a 95% interval by t over the cells; nats, or points.
+def goal_difference(
+    ground: Ground, key: str, part: str | None, strategy: str = WITH, budget: int = EARLY
+) -> dict[str, Any]:
+    """Strategy less random with so many examples, mean over cells, with a 95% interval by t over the cells; nats, or points.
 
     Args:
         part: "of_pool" counts a task as the pool does, None every task alike.
     """
     found, seeds = [], []
     for cell in ground.cells:
-        runs = [run["paired"] for run in ground.runs.get((cell, EARLY, WITH), {}).values() if "paired" in run]
+        runs = [run["paired"] for run in ground.of(cell, strategy, budget).values() if "paired" in run]
         values = [run[part][key] if part else run[key][0] for run in runs if part is None or part in run]
         if values:
             found.append((100 if key == "em" else 1) * float(np.mean(values)))

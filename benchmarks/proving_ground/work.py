@@ -26,6 +26,7 @@ class Work:
     kinds/            kinds of prompt and clusters of embeddings, by pool and seed
     embeddings.npy    what `embeddings` writes
     pooled/           what `pooled` writes, by model
+    gradients/        what `gradients` writes, by model
     plans/MODEL.json  the runs wanted, each with its "stage" and whether it is "recorded" already
     picks*.npz        the rows that each run trains on; picks-MODEL.npz those that the model's hidden states decide
     shares/           runs of each player; results/: what players write; logs/: what they print

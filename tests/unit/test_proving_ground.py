@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks.proving_ground import judging, noise, wrong_answers
+from benchmarks.proving_ground.ground import PROPORTIONAL
 from benchmarks.proving_ground.summary import (
     CLUSTERS,
     KIND,
     WITH,
     WITHOUT,
     Ground,
+    by_goal,
     examples_for,
     geometric_share,
     longer_share,
@@ -96,6 +98,18 @@ def test_the_default_without_sources_is_what_it_does_on_each_pool():
     rows = [row(name, 1, nll, pool=pool) for pool in "ab" for name, nll in ((KIND, 1.0), (CLUSTERS, 2.0))]
     found = Ground(rows, uneven={"a"})
     assert found.values(("m", "a"), WITHOUT).tolist() == [1.0] and found.values(("m", "b"), WITHOUT).tolist() == [2.0]
+
+
+def test_a_goal_weighs_tasks_alike_or_as_the_pool_does():
+    rows = [row("random", 1, 2.0, pool=pool) for pool in "ab"]
+    for pool, alike, mixed in (("a", -0.2, 0.1), ("b", -0.4, 0.3)):
+        paired = {"nll": [alike, 0.1], "em": [0.01, 0.1], "of_pool": {"nll": mixed, "em": -0.02}}
+        rows.append({**row(PROPORTIONAL, 1, 1.8, pool=pool), "paired": paired})
+    found = by_goal(Ground(rows), PROPORTIONAL, 1000)
+    assert {name: entry["value"] for name, entry in found.items()} == {
+        "tasks alike, nll": -0.3, "tasks alike, em": 1.0, "the pool's mix, nll": 0.2, "the pool's mix, em": -2.0,
+    }  # fmt: skip
+    assert found["the pool's mix, nll"]["low"] == pytest.approx(0.2 - 12.706 * 0.1, abs=1e-3)
 
 
 def test_noisy_rows_are_a_ground_of_their_own():

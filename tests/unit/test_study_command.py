@@ -224,6 +224,16 @@ def test_a_run_that_writes_answers_is_done_when_they_were_judged(work, tmp_path)
     assert recorded(["baselines", "written"], {**row, "generated_tasks": 0}) == [("baselines", ["test"])]
 
 
+def test_a_run_that_is_needed_again_writes_no_answers_again(work, tmp_path):
+    np.savez(work / "inputs/m/splits.npz", **{"sums|pool": np.arange(3)})
+    row = {**run(1, budget=1000), "learning_rate": 0.0005, "model": "qwen-0.5b", "generated_tasks": 3}
+    (tmp_path / "record.json").write_text(json.dumps({"rows": [row]}))
+    plan = stages.write_plans(work, ["qwen-0.5b"], ["written", "goal"], tmp_path / "record.json")["qwen-0.5b"]
+    random = {entry["seed"]: entry for entry in plan if (entry["strategy"], entry["budget"]) == ("random", 1000)}
+    assert not random[1]["recorded"] and "write" not in random[1]  # its tasks are compared with those of others
+    assert not random[4]["recorded"] and random[4]["write"] == ["test"]
+
+
 def test_merging_replaces_a_runs_row_and_keeps_the_others(tmp_path):
     old = {"rows": [{**run(1), "macro_nll": 2.0}, {**run(2), "macro_nll": 2.0}], "kinds": {"a": 1}}
     new = [{**run(2), "macro_nll": 1.0, "task_nll": [1.0]}, {**run(3), "macro_nll": 3.0}]

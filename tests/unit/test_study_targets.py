@@ -219,11 +219,49 @@ def test_the_control_costs_what_its_first_rounds_leave_open():
     assert cost.controls(cost.answers(found, WITH, {})) == {found.cells[0]: pytest.approx((0.25 + 1.0 + 1.0) / 3)}
     base = {model: {pool: 3.0 + 0.2 / cost.worth_of_examples(1.0, 0.0, 300, 300)}}  # 300 more would bring 0.2
     said = cost.answers(found, WITH, base)
-    assert said == {found.cells[0]: ["pays", "safe", "open"]}
+    assert said == {found.cells[0]: {1: "pays", 2: "safe", 3: "open"}}
     assert cost.controls(said) == {found.cells[0]: pytest.approx((0.25 + 0.25 + 1.0) / 3)}
     with_auto = cost.figures(found, found.cells, WITH, base)
     assert with_auto["gpu_seconds"]["with a control in every round"]["value"] > with_auto["gpu_seconds_ratio"]["value"]
     assert with_auto["first_rounds"] == {"pays": 1, "safe": 1, "costs": 0, "open": 1}
+    for name, more in (("random", {}), (WITH, {"paired": {"nll": [-0.3, 0.1], "em": [0.0, 0.1], "decides": "nll"}})):
+        rows.append({**result(f"{name}, 2 rounds", 3, 2.5, "sums", budget=2 * cost.EARLY), **more})
+    later = cost.figures(found := Ground(rows), found.cells, WITH, base)
+    assert later["first_rounds"] == with_auto["first_rounds"] | {
+        "second_rounds": {"pays": 1, "safe": 0, "costs": 0, "open": 0}
+    }
+    assert later["gpu_seconds_ratio"]["note"].endswith("a control of 0.33")  # a quarter twice, and half
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rounds"),
+    [
+        ("pays", None, 1),
+        ("safe", "open", 1),
+        ("open", "pays", 2),
+        ("costs", "safe", 2),
+        ("costs", "costs", 2),  # the default then picks at random
+        ("open", "costs", 4),  # asks for another loss
+        ("costs", "open", 4),
+        ("open", None, 4),
+    ],
+)
+def test_a_control_is_trained_until_a_round_answers(first, second, rounds):
+    assert cost.rounds_with_control(first, second) == rounds
+
+
+def test_what_a_second_round_says_counts_its_600_examples():
+    paired = {"nll": [0.0, 0.1], "em": [0.0, 0.01], "decides": "em"}  # may cost 0.196
+    assert cost.evidence(paired, 5.0, 1.0).answer == "safe"
+    assert cost.evidence(paired, 5.0, 1.0, 600).answer == "open"  # 300 more bring 4 · ln(901/601) / ln(601) / 2 = 0.127
+
+
+def test_a_second_round_serves_the_groups_that_the_first_did_not():
+    cluster = np.repeat(np.arange(40), 20 + 2 * np.arange(40))
+    keys = np.random.default_rng(0).permutation(len(cluster)).astype(np.uint64)
+    picks = picking.in_two_rounds(keys, cluster, {"budget": 52, "seed": 1}, WITH)
+    assert len(np.unique(picks)) == 52 and len(np.unique(cluster[picks])) == 40  # 20 of 26 go by groups, in each round
+    assert picks[:26].tolist() == picking.spread(keys, cluster, {"budget": 26, "seed": 1}, WITH).tolist()
 
 
 def test_a_strategy_with_a_curve_of_its_own_is_read_off_that():
@@ -290,7 +328,9 @@ def test_each_stage_has_a_table_once_it_has_rows():
     found += [result("random", 1, 1.0, "irish-kin"), result("rds", 1, 0.25, "irish-kin")]
     found += [result(f"{WITH}, drawn by loss", s, 1.0 + s, "sums") for s in (1, 2)]
     found += [result("label", 1, 2.5, "sums", budget=300)]
-    targets_, peers, rounds, losses, asked, smaller = stage_tables(found)
+    found += [result(f"{name}, 2 rounds", 1, nll, "sums", budget=600) for name, nll in (("random", 2.0), (WITH, 1.75))]
+    targets_, peers, rounds, second, losses, asked, smaller = stage_tables(found)
+    assert second.startswith("Two rounds of 300") and "| a, sums | -0.250 (1)<br>+0.0 |" in second
     assert "| a, sums | +0.500 (1)<br>+0.0 | – | – | – |" in losses  # only seed 1 has both
     assert "| a, sums | -0.500 (1)<br>+0.0 | – | – |" in asked
     assert "| a, irish-kin: kin, evals | 1.000 | – | -0.750 (1)<br>+0.0 |" in targets_

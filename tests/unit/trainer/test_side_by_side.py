@@ -137,6 +137,8 @@ def test_rounds_have_every_row_once_as_new_and_half_as_many_again():
     for number, part in enumerate(dealt):
         assert set(part[10:].tolist()) <= set(np.concatenate(new[:number] or [rows[:0]]).tolist())
     assert [part.tolist() for part in side_by_side.in_rounds(rows, 3, 4)] == [part.tolist() for part in dealt]
+    in_order = side_by_side.in_rounds(rows, 3, 2, in_order=True)
+    assert in_order[0].tolist() == rows[:20].tolist() and in_order[1][:20].tolist() == rows[20:].tolist()
 
 
 def test_given_adapters_go_on_and_others_start_anew(tmp_path, monkeypatch):

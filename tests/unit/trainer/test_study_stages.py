@@ -1,0 +1,172 @@
+"""Stages of the study from plan to record, with a model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import saved, table
+
+from benchmarks.proving_ground import by_gradient, peer_picks, picking, planning, side_by_side, stages
+from benchmarks.proving_ground.__main__ import parser
+from benchmarks.proving_ground.ground import POWER, PROPORTIONAL, WITH
+from benchmarks.proving_ground.planning import EARLY, in_rounds
+from benchmarks.proving_ground.player import Player, name_of, play_plan
+from benchmarks.proving_ground.stage_tables import stage_tables
+from benchmarks.proving_ground.work import Work
+from trainer.model import Base
+
+MODEL, POOL, ROWS, HELD = "smollm2-135m", "sums", 1200, 20
+TASK = np.repeat(np.arange(4), [800, 250, 100, 50])
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """The base model."""
+    return Base.load(saved(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def work(tmp_path, loaded) -> Work:
+    """A work folder with one pool of 1,200 rows in four uneven tasks, 20 dev and 20 test rows, its kinds and clusters."""
+    found = Work(tmp_path / "work")
+    inputs = found / f"inputs/{MODEL}"
+    for folder in ("plans", "results", "kinds", f"inputs/{MODEL}/tokens"):
+        (found / folder).mkdir(parents=True)
+    models = {MODEL: loaded.config.name}
+    (found / "about.json").write_text(json.dumps({"pools": [POOL], "cut": None, "models": models, "embedder": None}))
+    (found / "results/machine.json").write_text(json.dumps({"device": "CPU", "versions": "none"}))
+    rng = np.random.default_rng(0)
+    rows = table(rng.integers(6, 12, ROWS + 2 * HELD).tolist())
+    arrays = {"ids": np.concatenate(rows.documents), "targets": np.concatenate(rows.marks)}
+    arrays["offsets"] = np.concatenate([[0], np.cumsum(rows.lengths)])
+    arrays |= {name: np.zeros(len(rows.lengths), int) for name in ("status", "dropped")}
+    arrays["target_counts"] = np.array([np.count_nonzero(marks) for marks in rows.marks])
+    for name, array in arrays.items():
+        np.save(inputs / f"tokens/{name}.npy", array)
+    splits = {f"{POOL}|pool": np.arange(ROWS), f"{POOL}|pool|key": rng.permutation(ROWS).astype(np.uint64)}
+    splits |= {f"{POOL}|pool|task": TASK, f"{POOL}|pool|source": TASK}
+    for number, part in enumerate(("dev", "test")):
+        splits[f"{POOL}|{part}"] = ROWS + number * HELD + np.arange(HELD)
+        splits[f"{POOL}|{part}|task"] = np.arange(HELD) % 4
+    np.savez(inputs / "splits.npz", **splits)
+    for seed in (1, 2, 3):
+        np.savez(found / f"kinds/{POOL}_{seed}.npz", of=TASK, shared=np.ones(4), open=np.zeros(4, bool))
+        np.savez(found / f"kinds/clusters_{POOL}_{seed}.npz", of=TASK, distinct=1.0)
+    return found
+
+
+def command(work: Work, *words: str) -> None:
+    """Run one subcommand on the work folder."""
+    given = parser().parse_args([words[0], "--work", str(work.root), *words[1:]])
+    given.function(given)
+
+
+def planned(work: Work, record: Path, *names: str) -> list[dict]:
+    """The plan of the stages."""
+    command(work, "plan", "--record", str(record), "--stages", *names)
+    return work.plan(MODEL)
+
+
+def played(work: Work, loaded: Base, record: Path, runs: list[dict]) -> list[dict]:
+    """Play those of the runs that are open and have their picks, and record them; returns the runs."""
+    share, out, picks = work / "share.json", work / "results/0.rows.jsonl", work.picks()
+    share.write_text(json.dumps([run for run in runs if not run["recorded"] and name_of(run) in picks]))
+    player = Player(loaded, work.inputs(MODEL), out, work.root)
+    assert play_plan(player, share, float("inf"), at_once=20_000) == 0
+    command(work, "record", "--record", str(record), "--results", str(work / "results"))
+    return runs
+
+
+def rows_of(record: Path, strategy: str) -> dict[int, dict]:
+    """{seed: row} of the record."""
+    return {row["seed"]: row for row in json.loads(record.read_text())["rows"] if row["strategy"] == strategy}
+
+
+def test_second_rounds_go_on_where_the_first_leaves_the_question_open(work, loaded, tmp_path, monkeypatch):
+    record, trained, train = tmp_path / "record.json", [], side_by_side.train_side_by_side
+
+    def watched(base, rows_table, runs, *rest):
+        trained.extend(sorted(rows) for rows in runs)
+        return train(base, rows_table, runs, *rest)
+
+    monkeypatch.setattr(side_by_side, "train_side_by_side", watched)
+    monkeypatch.setitem(planning.LIST, "seeds", [1, 2])
+    plan = played(work, loaded, record, planned(work, record, "early", "second"))
+    assert {run["stage"] for run in plan} == {"early"}
+    document = json.loads(record.read_text())
+    (row,) = (row for row in document["rows"] if (row["strategy"], row["seed"]) == (WITH, 2))
+    row["paired"] |= {"nll": [-1.0, 0.01], "em": [0.0, 0.0], "decides": "nll"}  # seed 2 has its answer
+    record.write_text(json.dumps(document))
+    (work / "results/0.rows.jsonl").unlink()
+    plan = played(work, loaded, record, planned(work, record, "early", "second"))
+    second = [run for run in plan if run["stage"] == "second"]
+    assert [(run["seed"], run["strategy"]) for run in second] == [(1, in_rounds(name, 2)) for name in ("random", WITH)]
+    picks = work.picks()
+    for run in second:
+        ours, first = picks[name_of(run)], {**run, "strategy": run["picked_as"], "budget": EARLY}
+        assert len(np.unique(ours)) == 2 * EARLY
+        assert ours[:EARLY].tolist() == picks[name_of(first)].tolist()
+        assert trained.count(sorted(ours[:EARLY])) == 2  # by itself, and as the first round of two
+    counts = np.bincount(TASK[picks[name_of(next(run for run in second if run["picked_as"] == WITH))]])
+    assert counts[3] == 50 and counts[2] == 100  # the rest of what the first round left of the small ones
+    assert {"nll", "em", "decides", "of_pool"} == rows_of(record, in_rounds(WITH, 2))[1]["paired"].keys()
+    said = json.loads(record.with_name("record_summary.json").read_text())["first_rounds"]
+    assert sum(said["second_rounds"].values()) == 1 and said["pays"] == 1
+    assert all(run["recorded"] for run in planned(work, record, "second"))
+
+
+def test_what_serves_the_pools_mix_is_compared_with_random_task_by_task(work, loaded, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.LIST, "seeds", [1])
+    record = tmp_path / "record.json"
+    plan = played(work, loaded, record, planned(work, record, "goal"))
+    assert [(run["seed"], run["strategy"]) for run in plan] == [(1, name) for name in planning.COMPARED]
+    sizes, picks = np.bincount(TASK), work.picks()
+    counts = {run["strategy"]: np.bincount(TASK[picks[name_of(run)]]) for run in plan}
+    assert np.abs(counts[PROPORTIONAL] - sizes * 1000 / ROWS).max() < 1
+    assert counts[POWER].tolist() == [600, 250, 100, 50]  # small ones whole, the rest left to the largest
+    few = picking.spread(np.arange(ROWS, dtype=np.uint64), TASK, {"budget": 200, "seed": 1}, POWER)
+    assert np.abs(np.bincount(TASK[few]) - 200 * sizes**0.75 / (sizes**0.75).sum()).max() < 1
+    row = rows_of(record, PROPORTIONAL)[1]
+    assert set(row["paired"]["of_pool"]) == {"nll", "em"} and row["paired"]["nll"][0] != row["paired"]["of_pool"]["nll"]
+    assert set(json.loads(record.with_name("record_summary.json").read_text())["by_goal_1000"]) == set(planning.GOAL)
+    (found,) = (t for t in stage_tables(json.loads(record.read_text())["rows"]) if t.startswith("Each task weighted"))
+    assert found.splitlines()[-1].split(" | ")[2].startswith(f"{row['paired']['of_pool']['nll']:+.3f} (1)")
+    document = json.loads(record.read_text())
+    for row in document["rows"]:
+        if (row["strategy"], row["seed"]) == (PROPORTIONAL, 1):
+            del row["paired"]
+    record.write_text(json.dumps(document))
+    open_ = {(run["seed"], run["strategy"]) for run in planned(work, record, "goal") if not run["recorded"]}
+    assert open_ == {(1, "random"), (1, PROPORTIONAL)}  # the record keeps no tasks of random to compare with
+
+
+def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(planning.LIST, "seeds", [1])
+    monkeypatch.setattr("trainer.model.Base.load", lambda config: loaded)
+    splits, record = work.inputs(MODEL) / "splits.npz", tmp_path / "record.json"
+    small = {name: array[:150] if "|pool" in name else array for name, array in np.load(splits).items()}
+    np.savez(splits, **small)
+    shutil.rmtree(work / "kinds")  # those of the whole pool
+    plan = planned(work, record, "peers")
+    assert f"picks not made: needs gradients of {MODEL}\n" in capsys.readouterr().out
+    orders = [[r["order"] for r in plan if (r["strategy"] in peer_picks.LATER) == later] for later in (False, True)]
+    assert max(orders[0]) < min(orders[1]) and len(orders[1]) == 3  # dattri-llm's is on p3-power only
+    dattri = {**plan[0], "strategy": by_gradient.DATTRI}
+    assert stages.lacking(work, dattri).startswith("the packages of dattri-llm in ")
+    (work / "peers/dattri").mkdir(parents=True)
+    assert stages.lacking(work, dattri) == f"gradients of {MODEL} by dattri-llm"
+    command(work, "gradients", "--device", "cpu", "--minutes", "0")
+    assert "gradients of 0 of 1 pools" in capsys.readouterr().out.splitlines()[-1]
+    command(work, "gradients", "--device", "cpu")
+    assert f"{MODEL}: gradients of 1 of 1 pools" in capsys.readouterr().out.splitlines()[-1]
+    command(work, "picks")
+    played(work, loaded, record, plan)
+    rows = json.loads(record.read_text())["rows"]
+    assert [row["strategy"] for row in rows] == [by_gradient.OWN]
+    assert len(np.unique(work.picks()[f"{MODEL}|{POOL}|none|False|1000|{by_gradient.OWN}|1"])) == 150  # all
+    (found,) = stage_tables([*rows, {**rows[0], "strategy": "random"}])
+    assert found.splitlines()[2].count("|") == found.splitlines()[-1].count("|") and "+0.000 (1)" in found
