@@ -174,6 +174,8 @@ def _added(growth: Growth, over: str, config: Config) -> _Grouped:
     """The groups with what is new in them: a new example joins the group of its value of the field; of several groups of that value, the
     one with its kind of prompt, else the largest. A new value makes a new group."""
     reader, names = Pool.open(growth.pool.path), list(growth.document["names"])
+    if not len(growth.new):
+        return _Grouped(np.empty(0, dtype=np.int32), names, {}, growth.kinds)
     of_group, of_new = np.zeros(len(names), dtype=int), np.zeros(len(growth.new), dtype=int)
     facts: dict[str, Any] = {}
     size = np.bincount(growth.cluster[growth.cluster >= 0], minlength=len(names))
@@ -199,12 +201,11 @@ def _added(growth: Growth, over: str, config: Config) -> _Grouped:
 def _values(reader: Pool, growth: Growth, by: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Codes of the field's value of each group and of each new example, and the values that no group has."""
     _, first = np.unique(growth.cluster, return_index=True)
-    place: dict[str, int] = {}
-    of_group, of_new = (
-        np.array([place.setdefault(value, len(place)) for value in values_of(reader, by, rows)])
-        for rows in (first[-len(growth.document["names"]) :], growth.new)
-    )
-    return of_group, of_new, list(place)[of_group.max() + 1 :]
+    values, of_group = field_values(reader, by, first[-len(growth.document["names"]) :])
+    new, of_new = field_values(reader, by, growth.new)
+    place = {value: code for code, value in enumerate(values)}
+    code = np.array([place.setdefault(value, len(place)) for value in new])
+    return of_group, code[of_new], list(place)[len(values) :]
 
 
 @dataclass(frozen=True)
@@ -260,29 +261,20 @@ def _kinds(pool: Path, config: KindsConfig, seed: int) -> Kinds:
     return find_kinds(prompts.held(), config, seed, responses, reader.labelled)
 
 
-def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:
-    """The values of a metadata field in order of their first row, and the place (n,) of each row's value in that list.
+def field_values(reader: Pool, name: str, rows: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
+    """The values of a metadata field, and the place (m,) of the value of each of `rows` (m,) in that list; None: of all rows.
 
-    `source` is where an example came from, a field of its own or its file; any other name is a field of the rows. Lists and objects count
-    as their JSON text. Examples without the field make one group.
+    `source` is where an example came from, a field of its own or its file, in alphabetical order. Any other name is a field of the rows,
+    its values in order of their first row. Lists and objects count as their JSON text. Examples without the field make one group.
     """
+    rows = np.arange(len(reader)) if rows is None else rows
     if name == "source":
-        texts, code = np.unique(reader.sources, return_inverse=True)
+        texts, code = np.unique(reader.sources[rows], return_inverse=True)
         return [str(text) or WITHOUT for text in texts], code
     place: dict[str, int] = {}
-    code = np.empty(len(reader), dtype=np.int64)
-    for start in range(0, len(reader), 4096):
-        rows = np.arange(start, min(start + 4096, len(reader)))
-        for row, entry in zip(rows, reader.metadata(rows), strict=True):
-            code[row] = place.setdefault(_text(entry.get(name)), len(place))
+    entries = (entry for some in blocks(rows) for entry in reader.metadata(some))
+    code = np.array([place.setdefault(_text(entry.get(name)), len(place)) for entry in entries], dtype=np.int64)
     return list(place), code
-
-
-def values_of(reader: Pool, name: str, rows: np.ndarray) -> list[str]:
-    """The value of a metadata field of each of `rows`, as `field_values` names it."""
-    if name == "source":
-        return [str(source) or WITHOUT for source in reader.sources[rows]]
-    return [_text(entry.get(name)) for some in blocks(rows) for entry in reader.metadata(some)]
 
 
 def _text(value: Any) -> str:

@@ -164,7 +164,7 @@ def publish_clustering(
 def growth_notices(clusters: Artifact) -> list[str]:
     """What a clustering has taken up since it was made, and whether to make it again; nothing if the pool has not grown since."""
     growth = clusters.json("clusters.json").get("growth")
-    if growth is None:
+    if growth is None or not growth["added"]:
         return []
     added, made_from, far = growth["added"], growth["made_from"], growth["far"]
     line = (
