@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 
 from al.config import Config, parse
 from al.pool.store import Part, Pool, locate
-from al.preparation.grown_clusters import Growth, publish_clustering
+from al.preparation.grown_clusters import Growth, own_clustering, publish_clustering
 from al.preparation.pool_state import load_embeddings
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from al.run.store import Run
 from selection.cluster import describe, measure_added, measure_groups
 from selection.config import KindsConfig
 from selection.kinds import AGREED, Kinds, find_kinds, most_alike, sources_agree, split_sources, unevenness
@@ -32,6 +33,8 @@ from selection.vectors import blocks
 
 WITHOUT = "without the field"
 """Name of the group of examples that do not have the field."""
+CHOSEN = ("default", "source_kinds", "kind_uniform")
+"""Strategies that the default one comes to where it chooses what the budget is spread over."""
 PARTS: tuple[Part, Part] = ("prompt", "response")
 OPEN = "open conversation"
 """What the name of a group begins with whose kinds are topics and not tasks."""
@@ -47,22 +50,23 @@ def spread_over(clusters: Artifact) -> str:
     return clusters.json("clusters.json").get("spread_over", "clusters")
 
 
-def groups_of_strategy(
-    session: Session, pool: Artifact, embeddings: Artifact, number: int, before: Artifact | None
-) -> Artifact | None:
+def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact, number: int | None) -> Artifact | None:
     """The groups that the config's strategy spreads the budget over; None for clusters of embeddings.
 
     The default strategy without a target goes by sources where there are several and they say something of the examples' kinds, else
-    by kinds of prompt where these are uneven. What it chose in the round before stays, as long as what that had (`before`) holds on.
+    by kinds of prompt where these are uneven. What it chose last stays, unless groups are made again.
+
+    Args:
+        number: the round, whose groups are those of an earlier round where these hold on; None: groups are made again.
     """
     over = resolve(session.config.select).groups
     if over != "clusters":
-        return group_examples(session, pool, embeddings, over, before)
+        return group_examples(session, pool, embeddings, over, number)
     if not may_choose_groups(session.config):
         return None
-    if before is not None and _chose_alike(session, number):
-        over = spread_over(before)
-        return None if over == "clusters" else group_examples(session, pool, embeddings, over, before)
+    chosen = None if number is None else chosen_before(session.run, session.config, number)
+    if chosen is not None:
+        return None if chosen == "clusters" else group_examples(session, pool, embeddings, chosen, number)
     names, _ = field_values(Pool.open(pool.path), session.config.select.by)
     if enough_sources(len(names), pool.json("pool.json")["examples"]):
         found = group_examples(session, pool, embeddings, "kinds")
@@ -72,13 +76,22 @@ def groups_of_strategy(
     return found if found.json("clusters.json")["quality"]["unevenness"] >= session.config.kinds.uneven else None
 
 
-def _chose_alike(session: Session, number: int) -> bool:
-    """Whether the default strategy made its choice in the round before `number`, by the same settings."""
-    entry = next((entry for entry in rounds.all_rounds(session.run) if entry.number == number - 1), None)
-    if entry is None:
-        return False
-    then, now = parse(entry.config, f"{session.run.path}/run.db"), session.config
-    return may_choose_groups(then) and (then.select.by, then.kinds) == (now.select.by, now.kinds)
+def chosen_before(run: Run, config: Config, number: int) -> str | None:
+    """What the default strategy last chose to spread the budget over (`spread_over`) in a round before `number`; None if it has not chosen
+    yet, or by other settings than those of `config`.
+
+    Only rounds whose selection used it count. Where `control: auto` made the default pick at random, the config of the round names the
+    default, but the clusters are those of random picks.
+    """
+    for entry in reversed([entry for entry in rounds.all_rounds(run) if entry.number < number]):
+        then, used = parse(entry.config, f"{run.path}/run.db"), rounds.recorded(run, entry.number, "selection")
+        strategy = "default" if used is None else used.manifest["params"]["select"]["strategy"]
+        if not may_choose_groups(then) or strategy not in CHOSEN:
+            continue
+        clusters = own_clustering(run, rounds.recorded(run, entry.number, "clusters"))
+        alike = (then.select.by, then.kinds) == (config.select.by, config.kinds)
+        return spread_over(clusters) if alike and clusters is not None else None
+    return None
 
 
 def describe_groups(found: Mapping[str, Any]) -> str:
@@ -131,10 +144,10 @@ def _open(quality: dict[str, Any]) -> str:
 
 
 def group_examples(
-    session: Session, pool: Artifact, embeddings: Artifact, over: str, before: Artifact | None = None
+    session: Session, pool: Artifact, embeddings: Artifact, over: str, number: int | None = None
 ) -> Artifact:
     """Groups as a clustering: names, sizes, quality by embeddings, places on the report's map. `over`: field, wording or kinds. With
-    `before`, those of the round before where they hold on."""
+    `number`, those of an earlier round than that where they hold on."""
     config = session.config
     params: dict[str, Any] = {"spread_over": over, "seed": config.seed}
     params |= {"by": config.select.by} if over != "wording" else {}
@@ -167,7 +180,7 @@ def group_examples(
         _save_kinds(out, found)
         growth.write(out, found.of, distance, centroids, found.names, found.facts)
 
-    return publish_clustering(session, pool, embeddings, before, params, build, grow)
+    return publish_clustering(session, pool, embeddings, number, params, build, grow)
 
 
 def _added(growth: Growth, over: str, config: Config) -> _Grouped:

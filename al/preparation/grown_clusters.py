@@ -28,9 +28,11 @@ MUCH, FAR, FAR_QUANTILE, LEAST_ADDED = 0.5, 0.1, 0.99, 50
 least LEAST_ADDED lie farther from their centre than the FAR_QUANTILE of those it was made from."""
 
 
-def earlier_clustering(run: Run, number: int) -> Artifact | None:
-    """The pool's own clustering in the round before `number`, under whatever that round adapted; None if there is none any more."""
-    return own_clustering(run, rounds.recorded(run, number - 1, "clusters"))
+def earlier_clustering(run: Run, number: int, params: Mapping[str, Any]) -> Artifact | None:
+    """The pool's own clustering in the last round before `number` that had one with these parameters, under whatever that round adapted.
+    Rounds between that spread their budget over something else change nothing."""
+    found = (own_clustering(run, rounds.recorded(run, earlier, "clusters")) for earlier in range(number - 1, 0, -1))
+    return next((own for own in found if own is not None and own.manifest["params"] == params), None)
 
 
 def own_clustering(run: Run, clusters: Artifact | None) -> Artifact | None:
@@ -143,13 +145,15 @@ def publish_clustering(
     session: Session,
     pool: Artifact,
     embeddings: Artifact,
-    before: Artifact | None,
+    number: int | None,
     params: dict[str, Any],
     build: Callable[[Path, Path], None],
     grow: Callable[[Growth, Path, Path], None],
 ) -> Artifact:
-    """The stage `clusters`: `grow` adds to the clustering `before` where that holds on, else `build` makes a new one."""
+    """The stage `clusters`: `grow` adds to the clustering of an earlier round than `number` where that holds on, else `build` makes a new
+    one. None: no earlier one counts."""
     inputs = {"pool": pool, "embeddings": embeddings}
+    before = None if number is None else earlier_clustering(session.run, number, params)
     earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
     return session.run.stage(
         "clusters",

@@ -14,6 +14,7 @@ from al.config import load
 from al.lineage.history import SELECTED, History
 from al.preparation import projection
 from al.preparation.clusters import cluster
+from al.preparation.groups import spread_over
 from al.preparation.grown_clusters import growth_notices
 from al.run import rounds
 from al.run.store import Run
@@ -78,3 +79,14 @@ def test_a_pool_version_without_a_new_example_keeps_its_groups(renamed, world, s
     assert now.manifest["inputs"]["earlier"] == then.fingerprint
     assert pq.read_table(then.path / "clusters.parquet").equals(pq.read_table(now.path / "clusters.parquet"))
     assert growth_notices(now) == [] and now.json("clusters.json")["names"] == then.json("clusters.json")["names"]
+
+
+def test_a_round_that_spreads_its_budget_over_something_else_changes_no_later_groups(renamed, world):
+    session, first, second = renamed
+    chosen = session.with_config(load(world, [*CLUSTERED, "select.strategy=kind_uniform"]))
+    then = cluster(chosen, first.pool, first.embeddings, 1)
+    rounds.record(session.run, 1, "clusters", then)
+    assert spread_over(rounds.recorded(session.run, 2, "clusters")) == "clusters"
+    assert cluster(chosen, second.pool, second.embeddings, 3).manifest["inputs"]["earlier"] == then.fingerprint
+    again = session.with_config(load(world, [*CLUSTERED, "select.strategy=kind_uniform", "cluster.recluster=true"]))
+    assert "earlier" not in cluster(again, second.pool, second.embeddings, 3).manifest["inputs"]
