@@ -6,7 +6,7 @@ The groups are published as a clustering, so that quotas, reasons and the report
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,16 @@ from al.run.session import Session
 from al.run.store import Run
 from selection.cluster import describe, measure_added, measure_groups
 from selection.config import KindsConfig
-from selection.kinds import AGREED, Kinds, find_kinds, most_alike, sources_agree, split_sources, unevenness
+from selection.kinds import (
+    AGREED,
+    SMALLEST,
+    Kinds,
+    find_kinds,
+    most_alike,
+    sources_agree,
+    split_sources,
+    unevenness,
+)
 from selection.plane import on_plane, principal_plane
 from selection.strategy import by_default, resolve
 from selection.vectors import blocks
@@ -124,17 +133,19 @@ def groups_notices(config: Config, clusters: Artifact) -> list[str]:
     if not may_choose_groups(config) or over not in ("kinds", "wording"):
         return []
     found = clusters.json("clusters.json")
-    quality = found["quality"]
+    quality, grown = found["quality"], found.get("growth", {"added": 0})["added"] > 0
     if over == "wording":
+        holds = "held them unevenly when they were found" if grown else "holds them unevenly"
         return [
-            f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool holds them "
-            f"unevenly ({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}){_open(quality)}; nothing is measured for the "
-            "quotas"
+            f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool {holds} "
+            f"({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}){_open(quality)}; nothing is measured for the quotas"
         ]
     split = f", split into {found['k']} kinds of prompt" if found["k"] > quality["sources"] else ""
+    then = " when they were found" if grown else ""
     return [
         f"the default strategy spreads the budget over {quality['sources']} sources{split} (source_kinds), because examples come from "
-        f"several sources that differ (agreement with kinds of prompt {quality['sources_agree']:.2f}); nothing is measured for the quotas"
+        f"several sources that differ (agreement with kinds of prompt {quality['sources_agree']:.2f}{then}); nothing is measured for "
+        "the quotas"
     ]
 
 
@@ -178,58 +189,99 @@ def group_examples(
         before = np.load(growth.earlier.path / "centroids.npy")
         centroids, distance = measure_added(growth.vectors, found.of, before, len(found.names))
         _save_kinds(out, found)
-        growth.write(out, found.of, distance, centroids, found.names, found.facts)
+        growth.write(out, found.of, distance, centroids, found.names, found.facts, found.unlike)
 
     return publish_clustering(session, pool, embeddings, number, params, build, grow)
 
 
 def _added(growth: Growth, over: str, config: Config) -> _Grouped:
     """The groups with what is new in them: a new example joins the group of its value of the field; of several groups of that value, the
-    one with its kind of prompt, else the largest. A new value makes a new group."""
+    one with its kind of prompt, else the largest. A new value makes a new group; so do prompts of a value that are worded as no kind."""
     reader, names = Pool.open(growth.pool.path), list(growth.document["names"])
     if not len(growth.new):
         return _Grouped(np.empty(0, dtype=np.int32), names, {}, growth.kinds)
-    of_group, of_new = np.zeros(len(names), dtype=int), np.zeros(len(growth.new), dtype=int)
-    facts: dict[str, Any] = {}
-    size = np.bincount(growth.cluster[growth.cluster >= 0], minlength=len(names))
-    if over != "wording":
-        of_group, of_new, added = _values(reader, growth, config.select.by)
-        names += added
-        facts = {"sources": int(max(of_group.max(), of_new.max())) + 1} if over == "kinds" else {}
-    largest = np.full(max(of_group.max(), of_new.max()) + 1, -1)
+    by = config.select.by if over != "wording" else None
+    values, of_group, of_new = _values(reader, growth, by)
+    before = int(of_group.max()) + 1
+    names += values[before:]
+    size = np.bincount(growth.cluster[growth.cluster >= 0], minlength=len(of_group))
+    largest = np.full(len(values), -1)
     for group in np.argsort(size, kind="stable"):
         largest[of_group[group]] = group
-    largest[largest < 0] = np.arange(len(size), len(names))
-    found, kinds = largest[of_new], growth.kinds
+    largest[before:] = np.arange(len(of_group), len(names))
+    found, kinds, unlike = largest[of_new], growth.kinds, np.zeros(len(growth.new), dtype=bool)
     if kinds is not None:
         prompts = reader.texts(np.arange(len(reader)), part="prompt")
-        kinds[growth.new] = most_alike(prompts, kinds, growth.new, config.seed)
-        old = np.flatnonzero(growth.cluster >= 0)
-        pairs, first = np.unique(of_group[growth.cluster[old]] * (kinds.max() + 1) + kinds[old], return_index=True)
-        at, known = locate(pairs, of_new * (kinds.max() + 1) + kinds[growth.new])
-        found = np.where(known, growth.cluster[old][first[at]], found)
-    return _Grouped(found.astype(np.int32), names, facts, kinds)
+        kinds[growth.new], unlike = most_alike(prompts, kinds, growth.new, config.seed)
+        found = _of_their_kind(growth, kinds, of_group, of_new, found)
+        many = np.bincount(of_new[unlike], minlength=len(values)) >= SMALLEST
+        many[before:] = False
+        own = unlike & many[of_new] & (config.kinds.k == "auto")
+        if own.any():
+            kinds[growth.new[own]] = kinds.max() + 1
+            found[own] = len(names) + np.cumsum(many)[of_new[own]] - 1
+            named = [values[code] if before > 1 else "" for code in np.flatnonzero(many)]
+            names += _new_names(growth, prompts, found, named, len(names))
+    size = np.bincount(np.concatenate([growth.cluster[growth.cluster >= 0], found]), minlength=len(names))
+    facts = _facts_now(over, values, kinds, names, size)
+    return _Grouped(found.astype(np.int32), names, facts, kinds, int(unlike.sum()))
 
 
-def _values(reader: Pool, growth: Growth, by: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Codes of the field's value of each group and of each new example, and the values that no group has."""
+def _of_their_kind(
+    growth: Growth, kinds: np.ndarray, of_group: np.ndarray, of_new: np.ndarray, otherwise: np.ndarray
+) -> np.ndarray:
+    """(m,) the group that holds earlier examples of each new example's value and kind; `otherwise` (m,) where there are none."""
+    old = np.flatnonzero(growth.cluster >= 0)
+    pairs, first = np.unique(of_group[growth.cluster[old]] * (kinds.max() + 1) + kinds[old], return_index=True)
+    at, known = locate(pairs, of_new * (kinds.max() + 1) + kinds[growth.new])
+    return np.where(known, growth.cluster[old][first[at]], otherwise)
+
+
+def _new_names(growth: Growth, prompts: Sequence[str], found: np.ndarray, values: list[str], known: int) -> list[str]:
+    """Names of the groups from `known` on, one for each of `values`, by what their prompts are about, after the value where it says one."""
+    group = growth.cluster.copy()
+    group[growth.new] = found
+    names = describe(prompts, group, known + len(values))[known:]
+    return [f"{value}: {name}" if value else name for value, name in zip(values, names, strict=True)]
+
+
+def _facts_now(
+    over: str, values: list[str], kinds: np.ndarray | None, names: list[str], size: np.ndarray
+) -> dict[str, Any]:
+    """What a pool that has grown changes of the facts that `_groups` gives. What groups were chosen for stays: unevenness, agreement."""
+    facts: dict[str, Any] = {"kinds": int(kinds.max()) + 1} if kinds is not None else {}
+    if over == "kinds":
+        facts["sources"] = len(values)
+    if over == "wording":
+        talk = np.array([name.startswith(f"{OPEN}: ") for name in names])
+        facts["open_share"] = round(float(size[talk].sum() / size.sum()), 4)
+    return facts
+
+
+def _values(reader: Pool, growth: Growth, by: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The values of a field, first those that some group is of, and the codes of each group and of each new example; one value "" without
+    a field."""
+    groups = len(growth.document["names"])
+    if by is None:
+        return [""], np.zeros(groups, dtype=int), np.zeros(len(growth.new), dtype=int)
     _, first = np.unique(growth.cluster, return_index=True)
-    values, of_group = field_values(reader, by, first[-len(growth.document["names"]) :])
+    values, of_group = field_values(reader, by, first[-groups:])
     new, of_new = field_values(reader, by, growth.new)
     place = {value: code for code, value in enumerate(values)}
     code = np.array([place.setdefault(value, len(place)) for value in new])
-    return of_group, code[of_new], list(place)[len(values) :]
+    return list(place), of_group, code[of_new]
 
 
 @dataclass(frozen=True)
 class _Grouped:
     """`of`: the group from 0 on of each example, `names` of the groups, `facts` of how they were found, `kinds`: the kind of prompt of each
-    example of the pool where groups depend on it, else None."""
+    example of the pool where groups depend on it, else None; `unlike`: how many examples are worded as no kind."""
 
     of: np.ndarray
     names: list[str]
     facts: dict[str, Any]
     kinds: np.ndarray | None = None
+    unlike: int = 0
 
 
 def _groups(reader: Pool, over: str, config: Config) -> _Grouped:

@@ -20,12 +20,13 @@ from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from al.run.store import Run
 from selection.candidates import Vectors
+from selection.kinds import SMALLEST
 from selection.plane import on_plane
 
 CLUSTERS_VERSION = 4
 MUCH, FAR, FAR_QUANTILE, LEAST_ADDED = 0.5, 0.1, 0.99, 50
-"""A note recommends `--recluster` if more than MUCH as many examples as a clustering was made from were added, or if more than FAR of at
-least LEAST_ADDED lie farther from their centre than the FAR_QUANTILE of those it was made from."""
+"""A note recommends `--recluster` if more than MUCH as many examples as a clustering was made from were added, if more than FAR of at
+least LEAST_ADDED lie farther from their centre than the FAR_QUANTILE of those it was made from, or if SMALLEST are worded as no kind."""
 
 
 def earlier_clustering(run: Run, number: int, params: Mapping[str, Any]) -> Artifact | None:
@@ -107,9 +108,10 @@ class Growth:
         centroids: np.ndarray,
         names: list[str],
         facts: Mapping[str, Any] | None = None,
+        unlike: int = 0,
     ) -> None:
-        """Write the whole clustering: `found` and `distance` (m,) of the new examples, `names` and `centroids` of all clusters, and
-        `facts` to add to the quality measures."""
+        """Write the whole clustering: `found` and `distance` (m,) of the new examples, `names` and `centroids` of all clusters, `facts` to
+        add to the quality measures, and how many new prompts are worded as no kind of before (`unlike`)."""
         plane = np.load(self.earlier.path / "plane.npy")
         columns = {name: self.table[name].to_numpy().copy() for name in ("cluster", "distance", "x", "y")}
         limit = self._limit(columns["distance"])
@@ -130,6 +132,7 @@ class Growth:
             "made_from": len(columns["cluster"]) - len(self.new) - before["added"],
             "added": before["added"] + len(self.new),
             "far": before["far"] + int((distance > limit).sum()),
+            "unlike": before.get("unlike", 0) + unlike,
             "limit": limit,
         }
         changed = {"k": len(names), "names": names, "quality": quality | dict(facts or {}), "growth": growth}
@@ -174,10 +177,11 @@ def growth_notices(clusters: Artifact) -> list[str]:
     line = (
         f"{added:,} examples added since the {made_from:,} that clusters were made from are assigned to those clusters"
     )
+    why = []
     if added > MUCH * made_from:
-        return [f"{line}; they are many: --recluster makes clusters of all examples again"]
-    if added >= LEAST_ADDED and far > FAR * added:
-        return [
-            f"{line}; {far:,} of them lie outside of all clusters: --recluster makes clusters of all examples again"
-        ]
-    return [line]
+        why.append("they are many")
+    elif added >= LEAST_ADDED and far > FAR * added:
+        why.append(f"{far:,} of them lie outside of all clusters")
+    if growth.get("unlike", 0) >= SMALLEST:
+        why.append(f"{growth['unlike']:,} of them share next to no wording with any kind of prompt of before")
+    return [f"{line}; {' and '.join(why)}: --recluster makes clusters of all examples again" if why else line]

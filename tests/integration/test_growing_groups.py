@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from growing_pools import CLUSTERED, grow, session_of, settle
+from tiny_world import WORDS
 
 from al.choosing.adapt_clusters import adapt_clusters
 from al.config import load
 from al.lineage.history import SELECTED, History
 from al.preparation import projection
 from al.preparation.clusters import cluster
-from al.preparation.groups import spread_over
+from al.preparation.groups import groups_notices, spread_over
 from al.preparation.grown_clusters import growth_notices
 from al.run import rounds
 from al.run.store import Run
@@ -90,3 +93,95 @@ def test_a_round_that_spreads_its_budget_over_something_else_changes_no_later_gr
     assert cluster(chosen, second.pool, second.embeddings, 3).manifest["inputs"]["earlier"] == then.fingerprint
     again = session.with_config(load(world, [*CLUSTERED, "select.strategy=kind_uniform", "cluster.recluster=true"]))
     assert "earlier" not in cluster(again, second.pool, second.embeddings, 3).manifest["inputs"]
+
+
+ASKED = (
+    "Translate into French : {}",
+    "Is this positive or negative ? {} Answer :",
+    "Name the colour of the {} in one word .",
+    "How many letters has the word {} ?",
+)
+FOREIGN = "осень весну лето зиму море лес горы поле реку город снег дождь".split()
+SPREAD = ("kinds.uneven=0.1", "kinds.open_shared=0.9", "dedup.threshold=1", "tokens.max_length=400")
+
+
+def rows_of(kind: int, count: int, seed: int) -> list[dict]:
+    """Rows of one kind of prompt about anything, by turns from two sources; answers of the first kind are long."""
+    draw = random.Random(seed)
+    return [
+        {
+            "prompt": ASKED[kind].format(" ".join(draw.sample(WORDS, 5))),
+            "completion": " ".join(draw.sample(WORDS, 2 if kind else 20)),
+            "source": ("one", "two")[i % 2],
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def spread(world, tmp_path_factory):
+    """A run over uneven kinds of prompt, one of them open conversation, whose pool got more of one kind and a task in another language."""
+    root = tmp_path_factory.mktemp("spread")
+    rows = [row for kind, count in enumerate((90, 30, 25, 25)) for row in rows_of(kind, count, kind)]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Run.create_or_open(root / "run") as run:
+        files = f"pool.files={json.dumps([str(root / 'rows.jsonl')])}"
+        session = session_of(run, world, *SPREAD, files, "select.strategy=default")
+        first = settle(session, 1)
+        strange = [
+            {"prompt": f"Напиши стихи про {word}", "completion": "река", "source": "one" if i < 8 else "two"}
+            for i, word in enumerate(FOREIGN)
+        ]
+        grow(session, root / "more.jsonl", [*rows_of(1, 40, 9), *strange])
+        yield session, first, settle(session, 2)
+
+
+def grown_groups(spread, world, *settings: str) -> tuple[dict, dict, Counter]:
+    """Groups by other settings before and after the pool grew: both clusters.json, and how many prompts in Russian each group took."""
+    session, first, second = spread
+    chosen = session.with_config(load(world, [*CLUSTERED, *SPREAD, *settings]))
+    then = cluster(chosen, first.pool, first.embeddings, 1)
+    rounds.record(session.run, 1, "clusters", then)
+    now = cluster(chosen, second.pool, second.embeddings, 2)
+    rounds.record(session.run, 1, "clusters", first.clusters)
+    assert now.manifest["inputs"]["earlier"] == then.fingerprint
+    pool = second.open_pool()
+    russian = np.array(["стихи" in prompt for prompt in pool.texts(np.arange(len(pool)), part="prompt")])
+    of = pq.read_table(now.path / "clusters.parquet")["cluster"].to_numpy()[russian]
+    return then.json("clusters.json"), now.json("clusters.json"), Counter(of.tolist())
+
+
+def test_a_task_in_new_wording_makes_a_kind_of_its_own(spread, world):
+    then, now, russian = grown_groups(spread, world, "select.strategy=kind_uniform")
+    assert now["k"] == then["k"] + 1 and russian == {then["k"]: 12}
+    assert now["names"][:-1] == then["names"] and "стихи" in now["names"][-1]
+    assert now["quality"]["kinds"] == then["quality"]["kinds"] + 1 and now["growth"]["unlike"] == 12
+
+
+def test_it_makes_a_group_of_each_source_that_has_enough_of_it(spread, world):
+    then, now, russian = grown_groups(spread, world, "select.strategy=source_kinds", "kinds.open_shared=0")
+    assert then["k"] > 4 and now["k"] == then["k"] + 1 and russian[then["k"]] == 8
+    assert now["names"][-1].startswith("one: ") and now["quality"]["sources"] == 2
+    (few,) = set(russian) - {then["k"]}
+    assert then["names"][few].startswith("two: ") and russian[few] == 4
+
+
+def test_a_number_of_kinds_that_is_asked_for_stays(spread, world):
+    then, now, russian = grown_groups(spread, world, "select.strategy=kind_uniform", "kinds.k=4")
+    assert then["k"] == now["k"] == 4 and sum(russian.values()) == 12
+    assert [then["names"][group].split(":")[0] for group in russian] == ["open conversation"], "the largest"
+
+
+def test_notes_count_prompts_in_new_wording_and_say_what_was_so_when_groups_were_found(spread):
+    session, first, second = spread
+    (note,) = growth_notices(second.clusters)
+    assert "12 of them share next to no wording" in note and "--recluster" in note
+    before, after = (groups_notices(session.config, prepared.clusters)[0] for prepared in (first, second))
+    uneven = f"{first.clusters.json('clusters.json')['quality']['unevenness']:.2f} nats"
+    assert f"because the pool holds them unevenly ({uneven}" in before
+    assert f"because the pool held them unevenly when they were found ({uneven}" in after
+    names = second.clusters.json("clusters.json")["names"]
+    of = pq.read_table(second.clusters.path / "clusters.parquet")["cluster"].to_numpy()
+    talk = np.isin(of, [code for code, name in enumerate(names) if name.startswith("open conversation")]).mean()
+    assert f"{talk:.0%} of the pool is open conversation" in after
+    assert f"{talk:.0%} of the pool is open conversation" not in before
