@@ -20,7 +20,9 @@ from al.preparation.clusters import cluster
 from al.preparation.groups import groups_notices, spread_over
 from al.preparation.grown_clusters import growth_notices
 from al.run import rounds
+from al.run.session import Session
 from al.run.store import Run
+from selection import dedup
 from selection.plane import on_plane, principal_plane
 
 STRATEGIES = (
@@ -185,3 +187,16 @@ def test_notes_count_prompts_in_new_wording_and_say_what_was_so_when_groups_were
     talk = np.isin(of, [code for code, name in enumerate(names) if name.startswith("open conversation")]).mean()
     assert f"{talk:.0%} of the pool is open conversation" in after
     assert f"{talk:.0%} of the pool is open conversation" not in before
+
+
+def test_progress_ends_at_its_total_where_all_near_duplicates_are_grouped_again(spread, tmp_path, monkeypatch):
+    session, _, second = spread
+    made, plain = [], Session.progress
+    monkeypatch.setattr(Session, "progress", lambda *arguments: made.append(plain(*arguments)) or made[-1])
+    monkeypatch.setattr(dedup, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(dedup, "GROWN_UP_TO", 10)
+    grow(session, tmp_path / "later.jsonl", rows_of(2, 20, 10))
+    third = settle(session, 3)
+    assert third.groups.manifest["inputs"]["earlier"] == second.groups.fingerprint
+    (bar,) = [bar for bar in made if bar.title == "near-duplicates"]
+    assert bar.done == bar.total == 20
