@@ -46,6 +46,11 @@ MOST_CELLS, EXAMPLES_PER_CELL, TRAINED_PER_CELL = 500, 8, 64
 ITERATIONS = 10
 SEARCHED_FROM, SMALLEST, SAMPLED = 60, 8, 60
 """Kinds of so many examples are searched again; what is found there has at least SMALLEST, and SAMPLED of them say what they share."""
+UNLIKE = 0.1
+"""A new prompt with a lower cosine to every kind is worded as none: fewer than 1 in 1,000 new prompts of the tasks that P3 has, and most in
+another language. New tasks in the pool's language lie at 0.14 to 0.35, as free questions of known ones do (docs/decisions.md)."""
+WORDLESS = "\N{EMPTY SET}"
+"""Read in place of a prompt without a word."""
 
 
 @dataclass(frozen=True)
@@ -164,33 +169,39 @@ def shared_wording(prompts: Sequence[str], group: np.ndarray, seed: int) -> np.n
     return np.where(count > 1, (np.asarray(total.multiply(total).sum(1)).ravel() - count) / pairs, 1.0)
 
 
-def most_alike(prompts: Sequence[str], kind: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+def most_alike(prompts: Sequence[str], kind: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The kind whose prompts share most of their wording with each new prompt: by the cosine of the runs of one to three words that it
-    holds to the sum of those of at most SAMPLED of the kind's prompts.
+    holds to the sum of those of at most SAMPLED of the kind's prompts. Prompts without a word are alike.
 
     Args:
         prompts: n texts. kind: (n,) int, kinds from 0 on, -1 for prompts that count for none. rows: (m,) int, the new prompts.
 
     Returns:
-        (m,) int64, kinds that some prompt is of.
+        (m,) int64, kinds that some prompt is of, the largest of those that are as near; (m,) bool, whether the cosine is less than
+        UNLIKE, so that the prompt is worded as none of them.
     """
     from scipy.sparse import csr_matrix
 
     counted = np.flatnonzero(kind >= 0)
-    codes, code = np.unique(kind[counted], return_inverse=True)
+    codes, code, size = np.unique(kind[counted], return_inverse=True, return_counts=True)
     sampled = _sample(code, seed)
     hashed = _hashed()
-    runs = hashed.transform(prompts[int(row)][:CHARACTERS] for row in counted[sampled])
+
+    def runs_of(of: np.ndarray) -> csr_matrix:
+        """Runs of the prompts at these rows."""
+        return hashed.transform(prompts[int(row)][:CHARACTERS].strip() or WORDLESS for row in of)
+
     member = csr_matrix(
         (np.ones(len(sampled)), (code[sampled], np.arange(len(sampled)))), shape=(len(codes), len(sampled))
     )
-    total = member @ runs
+    largest_first = np.argsort(-size, kind="stable")
+    codes, total = codes[largest_first], (member @ runs_of(counted[sampled]))[largest_first]
     total = total.multiply(1 / np.sqrt(total.multiply(total).sum(1))).tocsr()
-    result = np.empty(len(rows), dtype=np.int64)
+    result, cosine = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
     for places in blocks(np.arange(len(rows)), 512):
-        asked = hashed.transform(prompts[int(row)][:CHARACTERS] for row in rows[places])
-        result[places] = codes[(asked @ total.T).toarray().argmax(axis=1)]
-    return result
+        likeness = (runs_of(rows[places]) @ total.T).toarray()
+        result[places], cosine[places] = codes[likeness.argmax(axis=1)], likeness.max(axis=1)
+    return result, cosine < UNLIKE
 
 
 def _hashed() -> HashingVectorizer:

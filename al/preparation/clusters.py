@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from al.pool.store import Pool
 from al.preparation.groups import groups_of_strategy
-from al.preparation.grown_clusters import Growth, earlier_clustering, publish_clustering
+from al.preparation.grown_clusters import Growth, publish_clustering
 from al.preparation.pool_state import load_embeddings
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -23,16 +23,16 @@ from selection.plane import on_plane, principal_plane
 
 
 def cluster(session: Session, pool: Artifact, embeddings: Artifact, number: int = 1) -> Artifact:
-    """The clustering of round `number`: that of the round before, with what is new in the pool assigned to it; a new one in the first
+    """The clustering of round `number`: the last one of its sort, with what is new in the pool assigned to it; a new one in the first
     round, with `cluster.recluster`, and where the config asks for another. Names, quality measures and 2-D coordinates are for the
     report."""
-    before = None if session.config.cluster.recluster else earlier_clustering(session.run, number)
-    groups = groups_of_strategy(session, pool, embeddings, number, before)
-    return cluster_embeddings(session, pool, embeddings, before) if groups is None else groups
+    since = None if session.config.cluster.recluster else number
+    groups = groups_of_strategy(session, pool, embeddings, since)
+    return cluster_embeddings(session, pool, embeddings, since) if groups is None else groups
 
 
-def cluster_embeddings(session: Session, pool: Artifact, embeddings: Artifact, before: Artifact | None) -> Artifact:
-    """Clusters of embeddings; with `before`, those of the round before where they hold on."""
+def cluster_embeddings(session: Session, pool: Artifact, embeddings: Artifact, number: int | None) -> Artifact:
+    """Clusters of embeddings; those of an earlier round than `number` where they hold on, None: new ones."""
     config = session.config.cluster
     params = {"cluster": config.model_dump(mode="json", exclude={"adapt", "recluster"}), "seed": session.config.seed}
 
@@ -69,4 +69,4 @@ def cluster_embeddings(session: Session, pool: Artifact, embeddings: Artifact, b
             np.save(out / f"{name}.npy", arrays[name])
         growth.write(out, found, distance, arrays["centroids"], growth.document["names"])
 
-    return publish_clustering(session, pool, embeddings, before, params, build, grow)
+    return publish_clustering(session, pool, embeddings, number, params, build, grow)

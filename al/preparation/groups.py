@@ -6,7 +6,7 @@ The groups are published as a clustering, so that quotas, reasons and the report
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,20 +18,32 @@ import pyarrow.parquet as pq
 
 from al.config import Config, parse
 from al.pool.store import Part, Pool, locate
-from al.preparation.grown_clusters import Growth, publish_clustering
+from al.preparation.grown_clusters import Growth, own_clustering, publish_clustering
 from al.preparation.pool_state import load_embeddings
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from al.run.store import Run
 from selection.cluster import describe, measure_added, measure_groups
 from selection.config import KindsConfig
-from selection.kinds import AGREED, Kinds, find_kinds, most_alike, sources_agree, split_sources, unevenness
+from selection.kinds import (
+    AGREED,
+    SMALLEST,
+    Kinds,
+    find_kinds,
+    most_alike,
+    sources_agree,
+    split_sources,
+    unevenness,
+)
 from selection.plane import on_plane, principal_plane
 from selection.strategy import by_default, resolve
 from selection.vectors import blocks
 
 WITHOUT = "without the field"
 """Name of the group of examples that do not have the field."""
+CHOSEN = ("default", "source_kinds", "kind_uniform")
+"""Strategies that the default one comes to where it chooses what the budget is spread over."""
 PARTS: tuple[Part, Part] = ("prompt", "response")
 OPEN = "open conversation"
 """What the name of a group begins with whose kinds are topics and not tasks."""
@@ -47,22 +59,23 @@ def spread_over(clusters: Artifact) -> str:
     return clusters.json("clusters.json").get("spread_over", "clusters")
 
 
-def groups_of_strategy(
-    session: Session, pool: Artifact, embeddings: Artifact, number: int, before: Artifact | None
-) -> Artifact | None:
+def groups_of_strategy(session: Session, pool: Artifact, embeddings: Artifact, number: int | None) -> Artifact | None:
     """The groups that the config's strategy spreads the budget over; None for clusters of embeddings.
 
     The default strategy without a target goes by sources where there are several and they say something of the examples' kinds, else
-    by kinds of prompt where these are uneven. What it chose in the round before stays, as long as what that had (`before`) holds on.
+    by kinds of prompt where these are uneven. What it chose last stays, unless groups are made again.
+
+    Args:
+        number: the round, whose groups are those of an earlier round where these hold on; None: groups are made again.
     """
     over = resolve(session.config.select).groups
     if over != "clusters":
-        return group_examples(session, pool, embeddings, over, before)
+        return group_examples(session, pool, embeddings, over, number)
     if not may_choose_groups(session.config):
         return None
-    if before is not None and _chose_alike(session, number):
-        over = spread_over(before)
-        return None if over == "clusters" else group_examples(session, pool, embeddings, over, before)
+    chosen = None if number is None else chosen_before(session.run, session.config, number)
+    if chosen is not None:
+        return None if chosen == "clusters" else group_examples(session, pool, embeddings, chosen, number)
     names, _ = field_values(Pool.open(pool.path), session.config.select.by)
     if enough_sources(len(names), pool.json("pool.json")["examples"]):
         found = group_examples(session, pool, embeddings, "kinds")
@@ -72,13 +85,22 @@ def groups_of_strategy(
     return found if found.json("clusters.json")["quality"]["unevenness"] >= session.config.kinds.uneven else None
 
 
-def _chose_alike(session: Session, number: int) -> bool:
-    """Whether the default strategy made its choice in the round before `number`, by the same settings."""
-    entry = next((entry for entry in rounds.all_rounds(session.run) if entry.number == number - 1), None)
-    if entry is None:
-        return False
-    then, now = parse(entry.config, f"{session.run.path}/run.db"), session.config
-    return may_choose_groups(then) and (then.select.by, then.kinds) == (now.select.by, now.kinds)
+def chosen_before(run: Run, config: Config, number: int) -> str | None:
+    """What the default strategy last chose to spread the budget over (`spread_over`) in a round before `number`; None if it has not chosen
+    yet, or by other settings than those of `config`.
+
+    Only rounds whose selection used it count. Where `control: auto` made the default pick at random, the config of the round names the
+    default, but the clusters are those of random picks.
+    """
+    for entry in reversed([entry for entry in rounds.all_rounds(run) if entry.number < number]):
+        then, used = parse(entry.config, f"{run.path}/run.db"), rounds.recorded(run, entry.number, "selection")
+        strategy = "default" if used is None else used.manifest["params"]["select"]["strategy"]
+        if not may_choose_groups(then) or strategy not in CHOSEN:
+            continue
+        clusters = own_clustering(run, rounds.recorded(run, entry.number, "clusters"))
+        alike = (then.select.by, then.kinds) == (config.select.by, config.kinds)
+        return spread_over(clusters) if alike and clusters is not None else None
+    return None
 
 
 def describe_groups(found: Mapping[str, Any]) -> str:
@@ -111,17 +133,19 @@ def groups_notices(config: Config, clusters: Artifact) -> list[str]:
     if not may_choose_groups(config) or over not in ("kinds", "wording"):
         return []
     found = clusters.json("clusters.json")
-    quality = found["quality"]
+    quality, grown = found["quality"], found.get("growth", {"added": 0})["added"] > 0
     if over == "wording":
+        holds = "held them unevenly when they were found" if grown else "holds them unevenly"
         return [
-            f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool holds them "
-            f"unevenly ({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}){_open(quality)}; nothing is measured for the "
-            "quotas"
+            f"the default strategy spreads the budget over {found['k']} kinds of prompt (kind_uniform), because the pool {holds} "
+            f"({quality['unevenness']:.2f} nats, asked {config.kinds.uneven:g}){_open(quality)}; nothing is measured for the quotas"
         ]
     split = f", split into {found['k']} kinds of prompt" if found["k"] > quality["sources"] else ""
+    then = " when they were found" if grown else ""
     return [
         f"the default strategy spreads the budget over {quality['sources']} sources{split} (source_kinds), because examples come from "
-        f"several sources that differ (agreement with kinds of prompt {quality['sources_agree']:.2f}); nothing is measured for the quotas"
+        f"several sources that differ (agreement with kinds of prompt {quality['sources_agree']:.2f}{then}); nothing is measured for "
+        "the quotas"
     ]
 
 
@@ -131,10 +155,10 @@ def _open(quality: dict[str, Any]) -> str:
 
 
 def group_examples(
-    session: Session, pool: Artifact, embeddings: Artifact, over: str, before: Artifact | None = None
+    session: Session, pool: Artifact, embeddings: Artifact, over: str, number: int | None = None
 ) -> Artifact:
     """Groups as a clustering: names, sizes, quality by embeddings, places on the report's map. `over`: field, wording or kinds. With
-    `before`, those of the round before where they hold on."""
+    `number`, those of an earlier round than that where they hold on."""
     config = session.config
     params: dict[str, Any] = {"spread_over": over, "seed": config.seed}
     params |= {"by": config.select.by} if over != "wording" else {}
@@ -165,57 +189,99 @@ def group_examples(
         before = np.load(growth.earlier.path / "centroids.npy")
         centroids, distance = measure_added(growth.vectors, found.of, before, len(found.names))
         _save_kinds(out, found)
-        growth.write(out, found.of, distance, centroids, found.names, found.facts)
+        growth.write(out, found.of, distance, centroids, found.names, found.facts, found.unlike)
 
-    return publish_clustering(session, pool, embeddings, before, params, build, grow)
+    return publish_clustering(session, pool, embeddings, number, params, build, grow)
 
 
 def _added(growth: Growth, over: str, config: Config) -> _Grouped:
     """The groups with what is new in them: a new example joins the group of its value of the field; of several groups of that value, the
-    one with its kind of prompt, else the largest. A new value makes a new group."""
+    one with its kind of prompt, else the largest. A new value makes a new group; so do prompts of a value that are worded as no kind."""
     reader, names = Pool.open(growth.pool.path), list(growth.document["names"])
-    of_group, of_new = np.zeros(len(names), dtype=int), np.zeros(len(growth.new), dtype=int)
-    facts: dict[str, Any] = {}
-    size = np.bincount(growth.cluster[growth.cluster >= 0], minlength=len(names))
-    if over != "wording":
-        of_group, of_new, added = _values(reader, growth, config.select.by)
-        names += added
-        facts = {"sources": int(max(of_group.max(), of_new.max())) + 1} if over == "kinds" else {}
-    largest = np.full(max(of_group.max(), of_new.max()) + 1, -1)
+    if not len(growth.new):
+        return _Grouped(np.empty(0, dtype=np.int32), names, {}, growth.kinds)
+    by = config.select.by if over != "wording" else None
+    values, of_group, of_new = _values(reader, growth, by)
+    before = int(of_group.max()) + 1
+    names += values[before:]
+    size = np.bincount(growth.cluster[growth.cluster >= 0], minlength=len(of_group))
+    largest = np.full(len(values), -1)
     for group in np.argsort(size, kind="stable"):
         largest[of_group[group]] = group
-    largest[largest < 0] = np.arange(len(size), len(names))
-    found, kinds = largest[of_new], growth.kinds
+    largest[before:] = np.arange(len(of_group), len(names))
+    found, kinds, unlike = largest[of_new], growth.kinds, np.zeros(len(growth.new), dtype=bool)
     if kinds is not None:
         prompts = reader.texts(np.arange(len(reader)), part="prompt")
-        kinds[growth.new] = most_alike(prompts, kinds, growth.new, config.seed)
-        old = np.flatnonzero(growth.cluster >= 0)
-        pairs, first = np.unique(of_group[growth.cluster[old]] * (kinds.max() + 1) + kinds[old], return_index=True)
-        at, known = locate(pairs, of_new * (kinds.max() + 1) + kinds[growth.new])
-        found = np.where(known, growth.cluster[old][first[at]], found)
-    return _Grouped(found.astype(np.int32), names, facts, kinds)
+        kinds[growth.new], unlike = most_alike(prompts, kinds, growth.new, config.seed)
+        found = _of_their_kind(growth, kinds, of_group, of_new, found)
+        many = np.bincount(of_new[unlike], minlength=len(values)) >= SMALLEST
+        many[before:] = False
+        own = unlike & many[of_new] & (config.kinds.k == "auto")
+        if own.any():
+            kinds[growth.new[own]] = kinds.max() + 1
+            found[own] = len(names) + np.cumsum(many)[of_new[own]] - 1
+            named = [values[code] if before > 1 else "" for code in np.flatnonzero(many)]
+            names += _new_names(growth, prompts, found, named, len(names))
+    size = np.bincount(np.concatenate([growth.cluster[growth.cluster >= 0], found]), minlength=len(names))
+    facts = _facts_now(over, values, kinds, names, size)
+    return _Grouped(found.astype(np.int32), names, facts, kinds, int(unlike.sum()))
 
 
-def _values(reader: Pool, growth: Growth, by: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Codes of the field's value of each group and of each new example, and the values that no group has."""
+def _of_their_kind(
+    growth: Growth, kinds: np.ndarray, of_group: np.ndarray, of_new: np.ndarray, otherwise: np.ndarray
+) -> np.ndarray:
+    """(m,) the group that holds earlier examples of each new example's value and kind; `otherwise` (m,) where there are none."""
+    old = np.flatnonzero(growth.cluster >= 0)
+    pairs, first = np.unique(of_group[growth.cluster[old]] * (kinds.max() + 1) + kinds[old], return_index=True)
+    at, known = locate(pairs, of_new * (kinds.max() + 1) + kinds[growth.new])
+    return np.where(known, growth.cluster[old][first[at]], otherwise)
+
+
+def _new_names(growth: Growth, prompts: Sequence[str], found: np.ndarray, values: list[str], known: int) -> list[str]:
+    """Names of the groups from `known` on, one for each of `values`, by what their prompts are about, after the value where it says one."""
+    group = growth.cluster.copy()
+    group[growth.new] = found
+    names = describe(prompts, group, known + len(values))[known:]
+    return [f"{value}: {name}" if value else name for value, name in zip(values, names, strict=True)]
+
+
+def _facts_now(
+    over: str, values: list[str], kinds: np.ndarray | None, names: list[str], size: np.ndarray
+) -> dict[str, Any]:
+    """What a pool that has grown changes of the facts that `_groups` gives. What groups were chosen for stays: unevenness, agreement."""
+    facts: dict[str, Any] = {"kinds": int(kinds.max()) + 1} if kinds is not None else {}
+    if over == "kinds":
+        facts["sources"] = len(values)
+    if over == "wording":
+        talk = np.array([name.startswith(f"{OPEN}: ") for name in names])
+        facts["open_share"] = round(float(size[talk].sum() / size.sum()), 4)
+    return facts
+
+
+def _values(reader: Pool, growth: Growth, by: str | None) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The values of a field, first those that some group is of, and the codes of each group and of each new example; one value "" without
+    a field."""
+    groups = len(growth.document["names"])
+    if by is None:
+        return [""], np.zeros(groups, dtype=int), np.zeros(len(growth.new), dtype=int)
     _, first = np.unique(growth.cluster, return_index=True)
-    place: dict[str, int] = {}
-    of_group, of_new = (
-        np.array([place.setdefault(value, len(place)) for value in values_of(reader, by, rows)])
-        for rows in (first[-len(growth.document["names"]) :], growth.new)
-    )
-    return of_group, of_new, list(place)[of_group.max() + 1 :]
+    values, of_group = field_values(reader, by, first[-groups:])
+    new, of_new = field_values(reader, by, growth.new)
+    place = {value: code for code, value in enumerate(values)}
+    code = np.array([place.setdefault(value, len(place)) for value in new])
+    return list(place), of_group, code[of_new]
 
 
 @dataclass(frozen=True)
 class _Grouped:
     """`of`: the group from 0 on of each example, `names` of the groups, `facts` of how they were found, `kinds`: the kind of prompt of each
-    example of the pool where groups depend on it, else None."""
+    example of the pool where groups depend on it, else None; `unlike`: how many examples are worded as no kind."""
 
     of: np.ndarray
     names: list[str]
     facts: dict[str, Any]
     kinds: np.ndarray | None = None
+    unlike: int = 0
 
 
 def _groups(reader: Pool, over: str, config: Config) -> _Grouped:
@@ -260,29 +326,20 @@ def _kinds(pool: Path, config: KindsConfig, seed: int) -> Kinds:
     return find_kinds(prompts.held(), config, seed, responses, reader.labelled)
 
 
-def field_values(reader: Pool, name: str) -> tuple[list[str], np.ndarray]:
-    """The values of a metadata field in order of their first row, and the place (n,) of each row's value in that list.
+def field_values(reader: Pool, name: str, rows: np.ndarray | None = None) -> tuple[list[str], np.ndarray]:
+    """The values of a metadata field, and the place (m,) of the value of each of `rows` (m,) in that list; None: of all rows.
 
-    `source` is where an example came from, a field of its own or its file; any other name is a field of the rows. Lists and objects count
-    as their JSON text. Examples without the field make one group.
+    `source` is where an example came from, a field of its own or its file, in alphabetical order. Any other name is a field of the rows,
+    its values in order of their first row. Lists and objects count as their JSON text. Examples without the field make one group.
     """
+    rows = np.arange(len(reader)) if rows is None else rows
     if name == "source":
-        texts, code = np.unique(reader.sources, return_inverse=True)
+        texts, code = np.unique(reader.sources[rows], return_inverse=True)
         return [str(text) or WITHOUT for text in texts], code
     place: dict[str, int] = {}
-    code = np.empty(len(reader), dtype=np.int64)
-    for start in range(0, len(reader), 4096):
-        rows = np.arange(start, min(start + 4096, len(reader)))
-        for row, entry in zip(rows, reader.metadata(rows), strict=True):
-            code[row] = place.setdefault(_text(entry.get(name)), len(place))
+    entries = (entry for some in blocks(rows) for entry in reader.metadata(some))
+    code = np.array([place.setdefault(_text(entry.get(name)), len(place)) for entry in entries], dtype=np.int64)
     return list(place), code
-
-
-def values_of(reader: Pool, name: str, rows: np.ndarray) -> list[str]:
-    """The value of a metadata field of each of `rows`, as `field_values` names it."""
-    if name == "source":
-        return [str(source) or WITHOUT for source in reader.sources[rows]]
-    return [_text(entry.get(name)) for some in blocks(rows) for entry in reader.metadata(some)]
 
 
 def _text(value: Any) -> str:

@@ -20,17 +20,20 @@ from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from al.run.store import Run
 from selection.candidates import Vectors
+from selection.kinds import SMALLEST
 from selection.plane import on_plane
 
 CLUSTERS_VERSION = 4
 MUCH, FAR, FAR_QUANTILE, LEAST_ADDED = 0.5, 0.1, 0.99, 50
-"""A note recommends `--recluster` if more than MUCH as many examples as a clustering was made from were added, or if more than FAR of at
-least LEAST_ADDED lie farther from their centre than the FAR_QUANTILE of those it was made from."""
+"""A note recommends `--recluster` if more than MUCH as many examples as a clustering was made from were added, if more than FAR of at
+least LEAST_ADDED lie farther from their centre than the FAR_QUANTILE of those it was made from, or if SMALLEST are worded as no kind."""
 
 
-def earlier_clustering(run: Run, number: int) -> Artifact | None:
-    """The pool's own clustering in the round before `number`, under whatever that round adapted; None if there is none any more."""
-    return own_clustering(run, rounds.recorded(run, number - 1, "clusters"))
+def earlier_clustering(run: Run, number: int, params: Mapping[str, Any]) -> Artifact | None:
+    """The pool's own clustering in the last round before `number` that had one with these parameters, under whatever that round adapted.
+    Rounds between that spread their budget over something else change nothing."""
+    found = (own_clustering(run, rounds.recorded(run, earlier, "clusters")) for earlier in range(number - 1, 0, -1))
+    return next((own for own in found if own is not None and own.manifest["params"] == params), None)
 
 
 def own_clustering(run: Run, clusters: Artifact | None) -> Artifact | None:
@@ -105,9 +108,10 @@ class Growth:
         centroids: np.ndarray,
         names: list[str],
         facts: Mapping[str, Any] | None = None,
+        unlike: int = 0,
     ) -> None:
-        """Write the whole clustering: `found` and `distance` (m,) of the new examples, `names` and `centroids` of all clusters, and
-        `facts` to add to the quality measures."""
+        """Write the whole clustering: `found` and `distance` (m,) of the new examples, `names` and `centroids` of all clusters, `facts` to
+        add to the quality measures, and how many new prompts are worded as no kind of before (`unlike`)."""
         plane = np.load(self.earlier.path / "plane.npy")
         columns = {name: self.table[name].to_numpy().copy() for name in ("cluster", "distance", "x", "y")}
         limit = self._limit(columns["distance"])
@@ -128,6 +132,7 @@ class Growth:
             "made_from": len(columns["cluster"]) - len(self.new) - before["added"],
             "added": before["added"] + len(self.new),
             "far": before["far"] + int((distance > limit).sum()),
+            "unlike": before.get("unlike", 0) + unlike,
             "limit": limit,
         }
         changed = {"k": len(names), "names": names, "quality": quality | dict(facts or {}), "growth": growth}
@@ -143,13 +148,15 @@ def publish_clustering(
     session: Session,
     pool: Artifact,
     embeddings: Artifact,
-    before: Artifact | None,
+    number: int | None,
     params: dict[str, Any],
     build: Callable[[Path, Path], None],
     grow: Callable[[Growth, Path, Path], None],
 ) -> Artifact:
-    """The stage `clusters`: `grow` adds to the clustering `before` where that holds on, else `build` makes a new one."""
+    """The stage `clusters`: `grow` adds to the clustering of an earlier round than `number` where that holds on, else `build` makes a new
+    one. None: no earlier one counts."""
     inputs = {"pool": pool, "embeddings": embeddings}
+    before = None if number is None else earlier_clustering(session.run, number, params)
     earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
     return session.run.stage(
         "clusters",
@@ -164,16 +171,17 @@ def publish_clustering(
 def growth_notices(clusters: Artifact) -> list[str]:
     """What a clustering has taken up since it was made, and whether to make it again; nothing if the pool has not grown since."""
     growth = clusters.json("clusters.json").get("growth")
-    if growth is None:
+    if growth is None or not growth["added"]:
         return []
     added, made_from, far = growth["added"], growth["made_from"], growth["far"]
     line = (
         f"{added:,} examples added since the {made_from:,} that clusters were made from are assigned to those clusters"
     )
+    why = []
     if added > MUCH * made_from:
-        return [f"{line}; they are many: --recluster makes clusters of all examples again"]
-    if added >= LEAST_ADDED and far > FAR * added:
-        return [
-            f"{line}; {far:,} of them lie outside of all clusters: --recluster makes clusters of all examples again"
-        ]
-    return [line]
+        why.append("they are many")
+    elif added >= LEAST_ADDED and far > FAR * added:
+        why.append(f"{far:,} of them lie outside of all clusters")
+    if growth.get("unlike", 0) >= SMALLEST:
+        why.append(f"{growth['unlike']:,} of them share next to no wording with any kind of prompt of before")
+    return [f"{line}; {' and '.join(why)}: --recluster makes clusters of all examples again" if why else line]

@@ -18,6 +18,7 @@ from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.run.store import Run
 from selection.dedup import Groups, grow_groups, near_duplicate_groups
+from selection.shares import Shares
 
 GROUPS_VERSION = 2
 
@@ -46,7 +47,10 @@ def group(
         with session.progress("near-duplicates", added, "examples") as progress:
             groups = None if known is None else grow_groups(vectors, rank, config.threshold, known, progress)
             if groups is None:
-                groups = near_duplicate_groups(vectors, rank, config.threshold, config.neighbours, progress)
+                shares = Shares(added, progress)  # all examples are compared again, and count as the new ones
+                groups = near_duplicate_groups(
+                    vectors, rank, config.threshold, config.neighbours, lambda done: shares(done / len(rank))
+                )
         table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
         pq.write_table(table, out / "groups.parquet")
         np.save(out / "preference.npy", rank)

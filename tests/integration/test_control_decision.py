@@ -11,8 +11,11 @@ import pytest
 from command_line import winnow
 
 from al.config import Config, parse
+from al.preparation.groups import chosen_before, spread_over
 from al.report.reading.verdict import headline
 from al.round import standing
+from al.run import rounds
+from al.run.store import Run
 
 BUDGET = 16
 
@@ -146,6 +149,14 @@ def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_
     assert json.loads((run / "rounds/003/summary.json").read_text())["selection"]["strategy"] == "random"
     table = pq.read_table(run / "rounds/003/selection/selection.parquet").to_pandas()
     assert (table.outcome == "selected").sum() == BUDGET
+    with Run.read(run) as opened:
+        assert spread_over(rounds.recorded(opened, 3, "clusters")) == "clusters"
+        config = parse(rounds.last_round(opened).config, "run.db")
+        assert chosen_before(opened, config, 4) == "kinds", (
+            "what random picks were spread over is no choice of the default"
+        )
+        other = config.model_copy(update={"select": config.select.model_copy(update={"by": "topic"})})
+        assert chosen_before(opened, other, 4) is None and chosen_before(opened, config, 1) is None
 
 
 @pytest.mark.parametrize("before", [(0.0, -0.2, 0.2), (-0.2, -0.3, -0.1)])

@@ -223,6 +223,22 @@ def test_new_prompts_join_the_kind_that_is_worded_most_alike():
     new = np.arange(0, 540, 9)
     group = kinds.of.copy()
     group[new] = -1
-    assert (most_alike(texts, group, new, seed=0) == kinds.of[new]).mean() > 0.95
+    found, unlike = most_alike(texts, group, new, seed=0)
+    assert (found == kinds.of[new]).mean() > 0.95 and not unlike.any()
     only = np.where(kinds.of == kinds.of[1], kinds.of, -1)
-    assert set(most_alike(texts, only, new, seed=0)) == {kinds.of[1]}
+    assert set(most_alike(texts, only, new, seed=0)[0]) == {kinds.of[1]}
+
+
+def test_a_prompt_that_shares_no_wording_is_unlike_and_joins_the_largest_kind():
+    texts, task = prompts([60, 200, 40])
+    strange = ["Напиши стихи про осень", "写一首关于春天的诗", texts[int(np.flatnonzero(task == 2)[0])]]
+    kind, new = np.append(task, [-1, -1, -1]), np.arange(300, 303)
+    found, unlike = most_alike([*texts, *strange], kind, new, seed=0)
+    assert found.tolist() == [1, 1, 2] and unlike.tolist() == [True, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_prompts_without_a_word_are_alike():
+    texts, kind = ["name the river", "name the stone", "", " ", "\n", "", "name it"], np.array([0, 0, 1, 1, 1, -1, -1])
+    found, unlike = most_alike(texts, kind, np.array([5, 6]), seed=0)
+    assert found.tolist() == [1, 0] and not unlike.any()
