@@ -123,13 +123,14 @@ def test_a_stopped_driver_ends_workers_in_the_middle_of_a_shard(at, tmp_path):
     assert ended(int(path.name) for path in tmp_path.iterdir())
 
 
-def test_workers_end_with_a_driver_that_is_killed(tmp_path, monkeypatch):
+def test_workers_end_with_a_driver_that_is_killed_and_import_no_main_script(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "START", "spawn")  # as it is for users
     driver = multiprocessing.get_context("fork").Process(target=_drive, args=(tmp_path,))
     driver.start()
-    wait_for(lambda: len(list(tmp_path.iterdir())) == 1)
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
     driver.kill()
     driver.join()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["no script"]
     assert ended(int(path.name) for path in tmp_path.iterdir())
 
 
