@@ -258,14 +258,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--note", default="", help="circumstances, such as other work on the machine")
+    parser.add_argument("--note", default="", help="circumstances of these rows, such as other work on the machine")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    earlier = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
-    rows = {(entry["name"], entry["n"]): entry for entry in earlier}
+    earlier = json.loads(asked.out.read_text()) if asked.out.exists() else {"rows": [], "note": ""}
+    rows = {(entry["name"], entry["n"]): entry for entry in earlier["rows"]}
     for n in asked.n:
         for name in asked.rows:
-            rows[name, n] = measure(name, asked.work, n)
+            rows[name, n] = measure(name, asked.work, n) | ({"note": asked.note} if asked.note else {})
             print(json.dumps(rows[name, n]), flush=True)
             order = sorted(rows.values(), key=lambda entry: (list(ROWS).index(entry["name"]), entry["n"]))
             record = {
@@ -273,7 +273,7 @@ def main() -> None:
                 "command": "python benchmarks/scale.py",
                 "device": device_name(),
                 "versions": versions("numpy", "scipy", "faiss-cpu", "tokenizers", "pyarrow"),
-                "note": asked.note,
+                "note": earlier["note"],
                 "rows": order,
             }
             asked.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -49,6 +49,9 @@ def test_the_table_shows_each_size_and_how_cpu_time_grows():
     text = scale(record)
     assert "| stage | 1,000 | 10,000 | growth |" in text
     assert "| 0.1 / 1.0 / 0.50 | 1.0 / 100.0 / 0.50 | n^2.00 |" in text
+    rows[1]["note"] = "While it rained."
+    assert "| 0.1 / 1.0 / 0.50 | 1.0 / 100.0 / 0.50 (1) |" in scale(record)
+    assert "\n(1) While it rained.\n" in scale(record)
 
 
 def test_made_vectors_stand_in_for_the_embeddings_of_a_pool(tmp_path):
