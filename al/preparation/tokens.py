@@ -29,7 +29,7 @@ SHARD = 8192
 FEW = 2**16
 """Conversations that one process tokenizes about as fast as several, which take 5 s to start."""
 MOST_PROCESSES = 8
-"""Each has about 0.3 GiB of libraries; eight tokenize a million conversations of 400 characters in less than half a minute."""
+"""Each takes up to 0.35 GiB, most of it libraries."""
 
 
 def tokenize(session: Session, pool: Artifact) -> Artifact:
