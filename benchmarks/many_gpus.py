@@ -43,11 +43,12 @@ from train_throughput import SHAPES, shaped_config  # noqa: E402
 
 from al.config import change, load  # noqa: E402
 from al.lineage.history import CONTROL, SELECTED  # noqa: E402
-from al.preparation.embedding import shard_work  # noqa: E402
+from al.preparation.embedding import embed, shard_work  # noqa: E402
 from al.preparation.holdout import hold_out  # noqa: E402
 from al.preparation.near_duplicates import group  # noqa: E402
 from al.preparation.pool_state import trainable  # noqa: E402
-from al.preparation.stages import Tokenized, embed, pool_version, tokenize  # noqa: E402
+from al.preparation.stages import Tokenized, pool_version  # noqa: E402
+from al.preparation.tokens import tokenize  # noqa: E402
 from al.round.following import run_trainings  # noqa: E402
 from al.round.train import Training, plan_packs  # noqa: E402
 from al.run.session import Session  # noqa: E402

@@ -31,8 +31,10 @@ def measure(arguments: argparse.Namespace) -> None:
 
     from al.config import parse
     from al.lineage.history import SELECTED
+    from al.preparation.embedding import embed
     from al.preparation.pool_state import load_embeddings, trainable
-    from al.preparation.stages import Tokenized, embed, pool_version, tokenize
+    from al.preparation.stages import Tokenized, pool_version
+    from al.preparation.tokens import tokenize
     from al.round import train as stages
     from al.run.session import Session
     from al.run.store import Run

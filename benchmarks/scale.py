@@ -4,9 +4,10 @@
 
 The data are made (`benchmarks/scale_data.py`): topics whose sizes follow a power law, 15% near-duplicates, 384 dimensions. Each row
 runs in a process of its own and replaces its row in the record. `seconds` and `cpu_seconds` (all threads) are those of the stage,
-without making its input. `peak_gib` is the largest RssAnon of the process, sampled every 50 ms: mapped files are not counted, the
-libraries' 0.2 to 0.5 GiB are. `round` is import to report with a tiny model, 100 picks and made embeddings; it also prints the seconds of
-each stage. Tokenizing, embedding and the round use the demo's assets (`make assets`).
+without making its input. `peak_gib` is the largest RssAnon of the process and its workers together, sampled every 50 ms:
+mapped files are not counted, the libraries' 0.2 to 0.5 GiB of each process are. `round` is import to report with a tiny model, 100 picks
+and made embeddings; it also prints the seconds of each stage. Tokenizing, embedding and the round use the demo's assets
+(`make assets`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -94,13 +96,16 @@ def _import(work: Path, n: int) -> Work:
 def _tokenize(work: Path, n: int) -> Work:
     from al.config import CONFIG_DIR, load
     from al.pool.store import Pool
-    from trainer.template import ChatTemplate
-    from trainer.tokenizer import load_tokenizer
-    from trainer.tokens import tokenize_pool
+    from al.preparation.tokens import tokenize_rows
+    from al.run.session import Session
+    from al.run.store import Run
 
-    config, pool = load(CONFIG_DIR / "demo.yaml", []), Pool.open(pool_of(work, n))
-    template = ChatTemplate.resolve(load_tokenizer(config.model), config.model.chat_template)
-    return lambda: tokenize_pool(pool.iter_messages(), template, config.tokens, work / "tokens")
+    pool, folder = pool_of(work, n), work / "tokens"
+    shutil.rmtree(folder, ignore_errors=True)
+    session = Session(Run.create_or_open(folder / "run"), load(CONFIG_DIR / "demo.yaml", []), quiet=True)
+    (scratch := folder / "scratch").mkdir()
+    rows = np.arange(len(Pool.open(pool)))
+    return lambda: tokenize_rows(session, pool, rows, folder / "table", scratch)
 
 
 @row("near-duplicates")
@@ -216,13 +221,13 @@ def run(name: str, work: Path, n: int, pipe: Any) -> None:
     pipe.send((time.perf_counter() - wall, cpu_seconds() - cpu))
 
 
-def anonymous(pid: int) -> int:
-    """RssAnon of a process in bytes; 0 once it has ended."""
+def anonymous(process: psutil.Process) -> int:
+    """RssAnon in bytes of a process and of those that it started; 0 once it has ended."""
     try:
-        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        return (int(found[1]) * 1024 if found else 0) + sum(map(anonymous, process.children()))
+    except (OSError, psutil.NoSuchProcess):
         return 0
-    return int(found[1]) * 1024 if found else 0
 
 
 def measure(name: str, work: Path, n: int) -> dict[str, Any]:
@@ -236,7 +241,7 @@ def measure(name: str, work: Path, n: int) -> dict[str, Any]:
         here.recv()
         peak = 0
         while not here.poll(0.05):
-            peak = max(peak, anonymous(process.pid or 0))
+            peak = max(peak, anonymous(psutil.Process(process.pid)))
         seconds, cpu = here.recv()
     except EOFError:
         raise RuntimeError(f"{name} at {n:,} failed; its message is above") from None
@@ -253,14 +258,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--note", default="", help="circumstances, such as other work on the machine")
+    parser.add_argument("--note", default="", help="circumstances of these rows, such as other work on the machine")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    earlier = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
-    rows = {(entry["name"], entry["n"]): entry for entry in earlier}
+    earlier = json.loads(asked.out.read_text()) if asked.out.exists() else {"rows": [], "note": ""}
+    rows = {(entry["name"], entry["n"]): entry for entry in earlier["rows"]}
     for n in asked.n:
         for name in asked.rows:
-            rows[name, n] = measure(name, asked.work, n)
+            rows[name, n] = measure(name, asked.work, n) | ({"note": asked.note} if asked.note else {})
             print(json.dumps(rows[name, n]), flush=True)
             order = sorted(rows.values(), key=lambda entry: (list(ROWS).index(entry["name"]), entry["n"]))
             record = {
@@ -268,7 +273,7 @@ def main() -> None:
                 "command": "python benchmarks/scale.py",
                 "device": device_name(),
                 "versions": versions("numpy", "scipy", "faiss-cpu", "tokenizers", "pyarrow"),
-                "note": asked.note,
+                "note": earlier["note"],
                 "rows": order,
             }
             asked.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -32,6 +32,7 @@ def write_model(folder: Path, tokenizer: Path) -> None:
 
 def embed_by(vectors: np.ndarray) -> Callable[[Any, Any], Any]:
     """In place of the stage `embed`: the first rows of `vectors` (n, d) as the embeddings of a pool of at most n examples."""
+    from al.pool.store import Pool
     from al.run.artifacts import write_json
 
     def embed(session: Any, pool: Any) -> Any:
@@ -39,9 +40,10 @@ def embed_by(vectors: np.ndarray) -> Callable[[Any, Any], Any]:
 
         def build(out: Path, scratch: Path) -> None:
             """Copy the vectors."""
-            count = pool.json("pool.json")["examples"]
-            np.save(out / "embeddings.npy", vectors[:count])
-            write_json(out / "embeddings.json", {"examples": count})
+            keys = Pool.open(pool.path).keys
+            np.save(out / "embeddings.npy", vectors[: len(keys)])
+            np.save(out / "keys.npy", keys)
+            write_json(out / "embeddings.json", {"examples": len(keys), "dimensions": vectors.shape[1]})
 
         return session.run.stage("embeddings", version=0, inputs={"pool": pool}, params={}, build=build, label="embed")
 

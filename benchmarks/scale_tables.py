@@ -25,11 +25,12 @@ def scale(record: dict[str, Any]) -> str:
     """Seconds, CPU seconds and memory of each stage by the number of examples, and how its CPU time grows."""
     sizes = sorted({row["n"] for row in record["rows"]})
     found = {(row["name"], row["n"]): row for row in record["rows"]}
+    notes = list(dict.fromkeys(row["note"] for row in record["rows"] if row.get("note")))
     rows = []
     for name, task in TASKS.items():
         of_stage = [(n, found[name, n]) for n in sizes if (name, n) in found]
         if of_stage:
-            cells = [_cell(found.get((name, n))) for n in sizes]
+            cells = [_cell(found.get((name, n)), notes) for n in sizes]
             rows.append([task, *cells, _growth(of_stage)])
     header = ["stage", *(f"{n:,}" for n in sizes), "growth"]
     lines = [
@@ -37,14 +38,22 @@ def scale(record: dict[str, Any]) -> str:
         *([record["note"]] if record["note"] else []),
         "",
         "Each cell: seconds / CPU seconds of all threads / peak GiB of anonymous memory.",
+        *(f"{_mark(note, notes)} {note}" for note in notes),
         "",
         table(header, rows),
     ]
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    return "-" if row is None else f"{row['seconds']:,.1f} / {row['cpu_seconds']:,.1f} / {row['peak_gib']:.2f}"
+def _cell(row: dict[str, Any] | None, notes: list[str]) -> str:
+    if row is None:
+        return "-"
+    figures = f"{row['seconds']:,.1f} / {row['cpu_seconds']:,.1f} / {row['peak_gib']:.2f}"
+    return f"{figures} {_mark(row['note'], notes)}" if row.get("note") else figures
+
+
+def _mark(note: str, notes: list[str]) -> str:
+    return f"({notes.index(note) + 1})"
 
 
 def _growth(of_stage: list[tuple[int, dict[str, Any]]]) -> str:

@@ -183,6 +183,7 @@ class WordEncoder:
     word: re.Pattern[str]
     _ids: dict[str, Ids] = field(default_factory=dict, repr=False)
     _offsets: dict[str, Offsets] = field(default_factory=dict, repr=False)
+    _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
     _classes: _Classes = field(default_factory=lambda: _Classes({code: chr(code) for code in range(128)}), repr=False)
 
     def __post_init__(self) -> None:
@@ -191,20 +192,24 @@ class WordEncoder:
     def __call__(self, texts: Sequence[str]) -> list[Any]:
         """The encoding of each text."""
         if len(self._ids) > WORDS_KEPT:  # bound again, because another thread may be reading them
-            self._ids, self._offsets = {}, {}
+            self._ids, self._offsets, self._shared = {}, {}, {}
         ids, offsets, split = self._ids, self._offsets, [self._split(text) for text in texts]
         found: list[Any] = [_joined(words, ids, offsets) for words in split]
         new = {word for at, words in enumerate(split) if found[at] is None for word in words}.difference(ids)
         short = [word for word in new if len(word) <= LONGEST_KEPT]
         for word, encoding in zip(short, self._by_backend(short), strict=True):
             if len(set(encoding.word_ids)) < 2:  # not so for 'ſa in Llama 3's pattern, where ſ counts as s
-                offsets[word] = tuple(encoding.offsets)
-                ids[word] = tuple(encoding.ids)
+                offsets[word] = self._same(tuple(encoding.offsets))
+                ids[word] = tuple(map(self._same, encoding.ids))
         found = [_joined(words, ids, offsets) if at is None else at for at, words in zip(found, split, strict=True)]
         whole = [at for at, joined in enumerate(found) if joined is None]
         for at, encoding in zip(whole, self._by_backend([texts[at] for at in whole]), strict=True):
             found[at] = encoding
         return found
+
+    def _same(self, value: Any) -> Any:
+        """An equal object of another word, if there is one: halves the memory of the words."""
+        return self._shared.setdefault(value, value)
 
     def _by_backend(self, texts: list[str]) -> list[Any]:
         return self.backend.encode_batch(texts, add_special_tokens=False)

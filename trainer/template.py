@@ -17,10 +17,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from trainer.encoding import encoder_of, with_contents_as_text
+from trainer.encoding import WordEncoder, encoder_of, with_contents_as_text
 from trainer.errors import DataError, TrainerError
 from trainer.named_templates import NAMED, NamedTemplate, SpecialTokens
 from trainer.rendering import (
@@ -125,22 +125,28 @@ class ChatTemplate:
         return results
 
     def tokenize_batches(self, batches: Iterable[Sequence[Conversation]]) -> Iterator[list[Tokenized | DataError]]:
-        """As `tokenize_batch` for each of `batches`. The next batch is rendered while the tokenizer's own threads encode one."""
+        """As `tokenize_batch` for each of `batches`. The next batch is rendered while the tokenizer's own threads encode one. A
+        `WordEncoder` is Python, as rendering is: a thread for it would slow both down."""
+        if isinstance(self._encode, WordEncoder):
+            for conversations in batches:
+                rendered = self._pieces(conversations)
+                yield self._assembled(rendered, self._encode(_texts_of(rendered)))
+            return
         with ThreadPoolExecutor(1) as encoder:
             waiting: tuple[list[Sequence[Piece] | DataError], Future[list[Any]]] | None = None
             for conversations in batches:
                 rendered = self._pieces(conversations)
                 encodings = encoder.submit(self._encode, _texts_of(rendered))
                 if waiting is not None:
-                    yield self._assembled(*waiting)
+                    yield self._assembled(waiting[0], waiting[1].result())
                 waiting = rendered, encodings
             if waiting is not None:
-                yield self._assembled(*waiting)
+                yield self._assembled(waiting[0], waiting[1].result())
 
     def _assembled(
-        self, rendered: list[Sequence[Piece] | DataError], encoding: Future[list[Any]]
+        self, rendered: list[Sequence[Piece] | DataError], found: Sequence[Any]
     ) -> list[Tokenized | DataError]:
-        encodings = iter(encoding.result())
+        encodings = iter(found)
         results: list[Tokenized | DataError] = []
         for pieces in rendered:
             if isinstance(pieces, DataError):
@@ -329,14 +335,14 @@ def _typed_tokens(tokenizer: Any) -> Callable[[Text, Any], Any]:
     special = {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     if not special:
         return lambda piece, encoding: encoding
-    ids, plain = frozenset(special.values()), _private_backend(tokenizer, parse_special=False)
+    ids, plain = frozenset(special.values()), cache(lambda: _private_backend(tokenizer, parse_special=False))
     written = re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)))
 
     def typed(piece: Text, encoding: Any) -> Any:
         """The encoding of a piece."""
         if not any(written.search(piece.text, start, stop) for start, stop in piece.contents):
             return encoding
-        return with_contents_as_text(encoding, piece.text, piece.contents, ids, plain)
+        return with_contents_as_text(encoding, piece.text, piece.contents, ids, plain())
 
     return typed
 

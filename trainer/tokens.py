@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +68,7 @@ class TokenTable:
 
     @classmethod
     def open(cls, path: Path) -> TokenTable:
-        """Memory-map a table written by `tokenize_pool`. Raises CheckpointError if files are missing or inconsistent in size."""
+        """Memory-map a table written by `write_table`. Raises CheckpointError if files are missing or inconsistent in size."""
         try:
             arrays = {
                 name: np.load(path / f"{name}.npy", mmap_mode=_mmap_mode(path / f"{name}.npy"))
@@ -149,24 +149,68 @@ def _fewer_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-@_fewer_collections()
-def tokenize_pool(
-    conversations: Iterable[Conversation],
-    template: ChatTemplate,
-    config: TokensConfig,
-    out: Path,
-    progress: Callable[[int], None] = lambda n: None,
-    may_refuse_all: bool = False,
-) -> None:
-    """Tokenize `conversations` into the directory `out`; memory grows by only 24 bytes per conversation.
+@dataclass(frozen=True)
+class Part:
+    """Some consecutive conversations of a table, in plain arrays, so that they can be made elsewhere and kept.
 
-    Writes the arrays of TokenTable as npy files, and tokens.json: counts by status, tokens, target tokens and dropped
-    tokens, the template with its hash, the tokenizer, the number of conversations whose system prompt the template does not take
-    (`folded` into the first user turn), and the conversations that the template refused. Those have status
-    3 and no tokens; their reasons are counted and the first rows listed. `progress` receives finished conversations.
+    ids (N,) int32 and targets (N,) uint8 of all rows; columns (4, rows) int32: length, status, dropped, target count; folded () int64:
+    conversations that were folded; refused (bytes,) uint8: JSON of [row of this part, reason] of each that the template refused.
+    """
 
-    Raises DataError if the template refuses all of the first 1,024 conversations: then the template is at fault. With `may_refuse_all`,
-    for a few conversations that are added to many, it does not.
+    ids: np.ndarray
+    targets: np.ndarray
+    columns: np.ndarray
+    folded: np.ndarray
+    refused: np.ndarray
+
+    def refusals(self) -> list[tuple[int, str]]:
+        """(row of this part, reason) of each refused conversation."""
+        return [(row, reason) for row, reason in json.loads(self.refused.tobytes())]
+
+
+def tokenize_parts(
+    conversations: Iterable[Conversation], template: ChatTemplate, config: TokensConfig, may_refuse_all: bool = False
+) -> Iterator[Part]:
+    """Tokenize `conversations`, in parts of 1,024.
+
+    Raises DataError if the template refuses all of the first part: then the template is at fault. With `may_refuse_all`, for
+    conversations that are added to others, it does not.
+    """
+    with _fewer_collections():
+        for results in template.tokenize_batches(_batches(conversations, BATCH)):
+            part = _part(results, config)
+            refused = part.refusals()
+            if not may_refuse_all and len(refused) == len(results):
+                raise DataError(
+                    f"the chat template refuses all of the first {len(results)} conversations, "
+                    f"the first because: {refused[0][1]}"
+                )
+            may_refuse_all = True
+            yield part
+
+
+def join_parts(parts: Sequence[Part]) -> Part:
+    """One part of several that follow each other, at least one."""
+    starts = np.cumsum([0, *(part.columns.shape[1] for part in parts)]).tolist()
+    refused = [
+        (start + row, reason) for start, part in zip(starts, parts, strict=False) for row, reason in part.refusals()
+    ]
+    return Part(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.targets for part in parts]),
+        np.concatenate([part.columns for part in parts], axis=1),
+        np.sum([part.folded for part in parts]),
+        _packed(refused),
+    )
+
+
+def write_table(parts: Iterable[Part], template: ChatTemplate, config: TokensConfig, out: Path) -> None:
+    """Write the table of `parts`, made with this template and config, into the directory `out`. How rows are parted changes no byte.
+
+    Memory grows by only 24 bytes per conversation. Writes the arrays of TokenTable as npy files, and tokens.json: counts by status,
+    tokens, target tokens and dropped tokens, the template with its hash, the tokenizer, the number of conversations whose system prompt
+    the template does not take (`folded` into the first user turn), and the conversations that the template refused. Those have status
+    3 and no tokens; their reasons are counted and the first rows listed.
     """
     out.mkdir(parents=True, exist_ok=True)
     columns: list[np.ndarray] = []
@@ -174,28 +218,18 @@ def tokenize_pool(
     reasons: Counter[str] = Counter()
     done = folded = 0
     with (out / "ids.npy").open("w+b") as ids_file, (out / "targets.npy").open("w+b") as targets_file:
-        streams = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
-        for results in template.tokenize_batches(_batches(conversations, BATCH)):
-            rows = []
-            for row, result in enumerate(results, start=done):
-                if isinstance(result, DataError):
-                    reasons[str(result)] += 1
-                    refused += [(row, str(result))] if len(refused) < REASONS_KEPT else []
-                    result = Tokenized([], [])
-                folded += result.folded
-                rows.append(_Row(*fit(result, config)))
-            if done == 0 and reasons.total() == len(rows) and not may_refuse_all:
-                raise DataError(
-                    f"the chat template refuses all of the first {len(rows)} conversations, "
-                    f"the first because: {refused[0][1]}"
-                )
-            for stream, array in zip(streams, _flat(rows), strict=True):
-                stream.append(array)
-            columns.append(_columns(rows))
-            done += len(rows)
-            progress(len(rows))
-        for stream in streams:
-            stream.close()
+        ids, targets = _NpyStream(ids_file, _FLAT["ids"]), _NpyStream(targets_file, _FLAT["targets"])
+        for part in parts:
+            ids.append(part.ids)
+            targets.append(part.targets)
+            columns.append(part.columns)
+            for row, reason in part.refusals():
+                reasons[reason] += 1
+                refused += [(done + row, reason)] if len(refused) < REASONS_KEPT else []
+            folded += int(part.folded)
+            done += part.columns.shape[1]
+        ids.close()
+        targets.close()
     arrays = _row_arrays(columns)
     for name, array in arrays.items():
         np.save(out / f"{name}.npy", array)
@@ -203,11 +237,18 @@ def tokenize_pool(
     (out / "tokens.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def tokenize_pool(
+    conversations: Iterable[Conversation], template: ChatTemplate, config: TokensConfig, out: Path
+) -> None:
+    """Tokenize `conversations` in this process and write their table into the directory `out`, as `tokenize_parts` and `write_table` do."""
+    write_table(tokenize_parts(conversations, template, config), template, config, out)
+
+
 def merge_tables(tables: Sequence[Path], places: Sequence[np.ndarray], out: Path) -> None:
     """Write one table of the rows of several, made with the same template and config, as if all had been tokenized at once.
 
     Args:
-        tables: directories written by `tokenize_pool`.
+        tables: directories written by `write_table`.
         places: for each table (rows,) int64 ascending, the row of the new table that each of its rows becomes; together 0 … n - 1.
         out: an existing directory.
     """
@@ -271,6 +312,19 @@ def _facts(arrays: dict[str, np.ndarray], template: ChatTemplate, config: Tokens
 def _refusals(reasons: Counter[str], refused: list[tuple[int, str]]) -> dict[str, Any]:
     first = [{"row": row, "reason": reason} for row, reason in refused]
     return {"count": reasons.total(), "reasons": dict(reasons.most_common(REASONS_KEPT)), "first": first}
+
+
+def _part(results: Sequence[Tokenized | DataError], config: TokensConfig) -> Part:
+    """What the template made of some conversations."""
+    refused = [(row, str(result)) for row, result in enumerate(results) if isinstance(result, DataError)]
+    whole = [Tokenized([], []) if isinstance(result, DataError) else result for result in results]
+    rows = [_Row(*fit(tokenized, config)) for tokenized in whole]
+    folded = np.int64(sum(tokenized.folded for tokenized in whole))
+    return Part(*_flat(rows), _columns(rows), np.asarray(folded), _packed(refused))
+
+
+def _packed(refused: Sequence[tuple[int, str]]) -> np.ndarray:
+    return np.frombuffer(json.dumps(refused).encode(), dtype=np.uint8)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -32,9 +32,11 @@ from al.excerpt import counted
 from al.planning.needs import require
 from al.pool.store import Pool
 from al.preparation.clusters import cluster
+from al.preparation.embedding import embed
 from al.preparation.holdout import hold_out
 from al.preparation.near_duplicates import group
-from al.preparation.stages import aim, embed, pool_version, tokenize
+from al.preparation.stages import aim, pool_version
+from al.preparation.tokens import tokenize
 from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json

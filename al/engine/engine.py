@@ -177,7 +177,8 @@ class Engine:
         if deaths >= MOST_DEATHS:
             raise EnvironmentProblem(
                 f"{how}, the {deaths}th to end over the same shard. Finished shards are kept. SIGKILL usually means that main memory ran "
-                "out (`dmesg` shows it): set engine.gpus to fewer workers, or engine.kind to local, and run the same command again."
+                "out (`dmesg` shows it): set engine.gpus to fewer workers, or engine.kind to local (for tokenize: OMP_NUM_THREADS=1), "
+                "and run the same command again."
             )
         self.note(f"{how}: its work is done again. The result is the same.")
 
@@ -283,6 +284,8 @@ def _result(outcome: Outcome) -> Any:
 
 
 def _device_here(config: ModelConfig) -> Literal["cuda", "cpu"]:
+    if config.device == "cpu":
+        return "cpu"
     from trainer.model import resolve_device
 
     return resolve_device(config).type

@@ -1,7 +1,8 @@
 """Worker processes on this machine, each with a GPU of its own.
 
-They are spawned, not forked: a process that has used CUDA, or runs threads, cannot be forked safely. A worker gets its work and shards
-through a pipe and sends outcomes back. It ends when the driver ends, however that happens.
+They are spawned, not forked: a process that has used CUDA, or runs threads, cannot be forked safely. The driver's main script is not
+imported: one that calls `import al` without a guard would run again in each worker. A worker gets its work and shards through a pipe and
+sends outcomes back. It ends when the driver ends, however that happens.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from al.config import Config
@@ -50,7 +53,8 @@ class Processes:
         process = context.Process(
             target=_serve, args=(there, self._devices[number], self._threads), name=f"winnow-{number}", daemon=True
         )
-        process.start()
+        with _no_main_script():
+            process.start()
         there.close()
         return _Place(process, here)
 
@@ -110,6 +114,17 @@ class Processes:
             place.process.kill()
         for place in self._places:
             place.process.join(END_WITHIN_SECONDS)
+
+
+@contextmanager
+def _no_main_script() -> Iterator[None]:
+    """What `multiprocessing` starts imports no `__main__`; works are functions of modules."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(pipe: Connection, device: str | None, threads: int) -> None:

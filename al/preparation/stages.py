@@ -5,10 +5,8 @@ Every function is one stage: it names what its result depends on, and builds it 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,14 +24,11 @@ from al.preparation.near_duplicates import group
 from al.preparation.pool_state import trainable
 from al.preparation.sources import check_sources, with_labels
 from al.preparation.target import Target, import_target, keep_apart
+from al.preparation.tokens import tokenize
 from al.run import rounds
 from al.run.artifacts import Artifact
-from al.run.base import local_identity
 from al.run.session import Session
-from selection.vectors import blocks
-from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable, merge_tables, tokenize_pool
-
-TOKENS_VERSION = 2
+from trainer.tokens import NO_TARGET_LEFT, SKIPPED, TokenTable
 
 
 @dataclass(frozen=True)
@@ -136,49 +131,6 @@ def import_sources(session: Session, sources: list[Source], previous: Artifact |
         return previous
     rounds.record_labels(session.run, {source.place: source.label for source in sources if source.place is not None})
     return artifact
-
-
-def tokenize(session: Session, pool: Artifact) -> Artifact:
-    """Conversations → token ids and targets through the chat template. Those that an earlier pool version tokenized are copied."""
-    params = {
-        "tokens": session.config.tokens.model_dump(mode="json"),
-        "template": session.config.model.chat_template,
-        "tokenizer": session.config.model.name,
-        "revision": session.config.model.revision,
-        "files": {k: v for k, v in local_identity(session.config.model.name).items() if not k.endswith(".safetensors")},
-    }
-
-    def build(out: Path, scratch: Path) -> None:
-        """Write the token table."""
-        reader = Pool.open(pool.path)
-        earlier, new = _tokenized_before(session, reader.keys, params)
-        rows = np.flatnonzero(new)
-        with session.progress("tokenize", len(rows), "examples") as progress:
-            if earlier is None:
-                tokenize_pool(reader.iter_messages(), session.template, session.config.tokens, out, progress=progress)
-                return
-            added = (messages for some in blocks(rows, 2048) for messages in reader.messages(some))
-            tokenize_pool(
-                added, session.template, session.config.tokens, scratch / "added", progress, may_refuse_all=True
-            )
-        merge_tables([earlier.path, scratch / "added"], [np.flatnonzero(~new), rows], out)
-
-    return session.run.stage(
-        "tokens", version=TOKENS_VERSION, inputs={"pool": pool}, params=params, build=build, label="tokenize"
-    )
-
-
-def _tokenized_before(session: Session, keys: np.ndarray, params: dict[str, Any]) -> tuple[Artifact | None, np.ndarray]:
-    """The newest token table in the same form of a pool version whose examples are all among `keys` (n,), and which rows are new to it;
-    None and all rows if there is none."""
-    for artifact in session.run.published("tokens"):
-        made, version = artifact.manifest, session.run.find("pool", artifact.manifest["inputs"]["pool"])
-        if version is None or (made["params"], made["version"]) != (json.loads(json.dumps(params)), TOKENS_VERSION):
-            continue
-        known = Pool.open(version.path).keys
-        if np.isin(known, keys).all() and artifact.json("tokens.json")["template_hash"] == session.template.hash:
-            return artifact, ~np.isin(keys, known)
-    return None, np.ones(len(keys), dtype=bool)
 
 
 def check_trainable(session: Session, pool: Artifact, tokens: Artifact, cleaned: Artifact | None = None) -> None:

@@ -14,7 +14,8 @@ from al.planning.needs import require
 from al.pool.store import Pool
 from al.preparation.holdout import SIDES, drawn_sizes, name_sides, named_files, named_sides
 from al.preparation.pool_state import trainable
-from al.preparation.stages import Tokenized, check_trainable, pool_version, tokenize
+from al.preparation.stages import Tokenized, check_trainable, pool_version
+from al.preparation.tokens import tokenize
 from al.release.stage import publish_fine_tuned
 from al.round import train as stages
 from al.run.artifacts import Artifact, write_json

@@ -32,11 +32,12 @@ def finish_shards(
     shards: Sequence[np.ndarray],
     scratch: Path,
     progress: Callable[[int], None],
+    point: str = "score.shard",
 ) -> list[Path]:
     """Files of what `work` gives for each shard (rows (m,) to arrays by name), in the shards' order; those in `scratch` are not done again.
 
     `progress` is called with rows. Files are named by `name` and their rows: a run that continues on another device, with other shards,
-    reuses none of these. The failpoint score.shard comes after each shard.
+    reuses none of these. The failpoint `point` comes after each shard.
     """
     paths = [scratch / f"{name}-{rows_digest(shard)}.npz" for shard in shards]
     missing = [i for i, path in enumerate(paths) if not _is_sound(path)]
@@ -44,7 +45,7 @@ def finish_shards(
     for number, arrays in session.map(work, [shards[i] for i in missing], progress):
         with replaced(paths[missing[number]]) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **arrays)
-        failpoint("score.shard")
+        failpoint(point)
     return paths
 
 

@@ -27,8 +27,11 @@ from al.lineage.history import SELECTED, History
 from al.pool.sources import find_sources
 from al.pool.store import Pool
 from al.preparation import clusters, groups, near_duplicates, projection, stages
+from al.preparation import tokens as preparation_tokens
+from al.preparation.embedding import embed
 from al.preparation.grown_clusters import growth_notices, own_clustering
-from al.preparation.stages import Prepared, embed, import_sources, pool_version, tokenize
+from al.preparation.stages import Prepared, import_sources, pool_version
+from al.preparation.tokens import tokenize
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -38,20 +41,21 @@ from selection.dedup import near_duplicate_groups
 from selection.holdout import DEV, POOL, SHADOW, TEST
 from selection.plane import on_plane, principal_plane
 from selection.vectors import unit
+from trainer.tokens import tokenize_pool
 
 ROWS = [{"question": f"How high is hill {i} of the county?", "answer": f"{i} feet"} for i in range(5)]
 
 
 def test_what_is_added_is_tokenized_and_embedded_alone_as_if_all_had_come_at_once(world, tmp_path, monkeypatch):
     (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    counted, plain = [], stages.tokenize_pool
+    counted, plain = [], preparation_tokens.tokenize_parts
 
     def watched(conversations, *args, **kwargs):
         known = list(conversations)
         counted.append(len(known))
         return plain(known, *args, **kwargs)
 
-    monkeypatch.setattr(stages, "tokenize_pool", watched)
+    monkeypatch.setattr(preparation_tokens, "tokenize_parts", watched)
     with Run.create_or_open(tmp_path / "run") as run:
         session = Session(run, load(world, []), quiet=True)
         before = pool_version(session)[1]
@@ -62,9 +66,9 @@ def test_what_is_added_is_tokenized_and_embedded_alone_as_if_all_had_come_at_onc
         tokens, embeddings = tokenize(session, grown), embed(session, grown)
         assert counted[1:] == [5] and embeddings.json("embeddings.json")["embedded"] == 5
         assert import_sources(session, find_sources(PoolConfig(files=[str(tmp_path / "more.jsonl")])), grown) == grown
-        whole = stages.Pool.open(grown.path)
+        whole = Pool.open(grown.path)
         at_once = tmp_path / "at-once"
-        plain(whole.iter_messages(), session.template, session.config.tokens, at_once)
+        tokenize_pool(whole.iter_messages(), session.template, session.config.tokens, at_once)
         for file in at_once.iterdir():
             assert (tokens.path / file.name).read_bytes() == file.read_bytes(), file.name
         assert len(np.load(embeddings.path / "embeddings.npy")) == len(whole)

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from al.preparation.pool_state import load_embeddings
-from al.run.artifacts import write_json
 from al.run.store import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -48,14 +49,23 @@ def test_the_table_shows_each_size_and_how_cpu_time_grows():
     text = scale(record)
     assert "| stage | 1,000 | 10,000 | growth |" in text
     assert "| 0.1 / 1.0 / 0.50 | 1.0 / 100.0 / 0.50 | n^2.00 |" in text
+    rows[1]["note"] = "While it rained."
+    assert "| 0.1 / 1.0 / 0.50 | 1.0 / 100.0 / 0.50 (1) |" in scale(record)
+    assert "\n(1) While it rained.\n" in scale(record)
 
 
 def test_made_vectors_stand_in_for_the_embeddings_of_a_pool(tmp_path):
     made = np.arange(20, dtype=np.float16).reshape(5, 4)
     with Run.create_or_open(tmp_path / "run") as run:
+        ids = pa.table({"id": [f"{number:016x}" for number in (3, 5, 9)]})
         pool = run.stage(
-            "pool", version=1, inputs={}, params={}, build=lambda out, _: write_json(out / "pool.json", {"examples": 3})
+            "pool",
+            version=1,
+            inputs={},
+            params={},
+            build=lambda out, _: pq.write_table(ids, out / "examples.parquet"),
         )
         found = embed_by(made)(SimpleNamespace(run=run), pool)
         assert (load_embeddings(found) == made[:3]).all()
+        assert np.load(found.path / "keys.npy").tolist() == [3, 5, 9]
         assert list(stage_seconds(run.path / "events.jsonl")).count("embed") == 1

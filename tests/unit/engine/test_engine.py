@@ -123,17 +123,21 @@ def test_a_stopped_driver_ends_workers_in_the_middle_of_a_shard(at, tmp_path):
     assert ended(int(path.name) for path in tmp_path.iterdir())
 
 
-def test_workers_end_with_a_driver_that_is_killed(tmp_path, monkeypatch):
+def test_workers_end_with_a_driver_that_is_killed_and_import_no_main_script(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "START", "spawn")  # as it is for users
-    driver = multiprocessing.get_context("fork").Process(target=_drive, args=(tmp_path,))
+    (marks := tmp_path / "marks").mkdir()
+    (script := tmp_path / "script.py").touch()
+    driver = multiprocessing.get_context("fork").Process(target=_drive, args=(marks, script))
     driver.start()
-    wait_for(lambda: len(list(tmp_path.iterdir())) == 1)
+    wait_for(lambda: any(path.stat().st_size for path in marks.iterdir()))
     driver.kill()
     driver.join()
-    assert ended(int(path.name) for path in tmp_path.iterdir())
+    assert [path.read_text() for path in marks.iterdir()] == ["no script"]
+    assert ended(int(path.name) for path in marks.iterdir())
 
 
-def _drive(marks):
+def _drive(marks, script):
+    vars(sys.modules["__main__"]).update(__spec__=None, __file__=str(script))  # as in `python script.py`
     list(Engine().map(models("processes", 1), partial(engine_works.endless, marks), [0]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from trainer import tokens
 from trainer.errors import CheckpointError, DataError
 from trainer.template import ChatTemplate, Tokenized
-from trainer.tokens import BATCH, TokenTable, fit, merge_tables, tokenize_pool
+from trainer.tokens import BATCH, TokenTable, fit, join_parts, merge_tables, tokenize_parts, tokenize_pool, write_table
 from trainer.tokens_config import TokensConfig
 
 
@@ -41,10 +42,9 @@ def tokenize(
 
 def test_the_files_hold_every_conversation_in_order(template: ChatTemplate, tmp_path: Path) -> None:
     conversations = [chat(f"question {i}", f"answer {i} 日本"[: i % 17]) for i in range(BATCH + 50)]
-    done: list[int] = []
-    tokenize_pool(iter(conversations), template, TokensConfig(), tmp_path, progress=done.append)
+    tokenize_pool(iter(conversations), template, TokensConfig(), tmp_path)
     table = TokenTable.open(tmp_path)
-    assert len(table) == len(conversations) == sum(done)
+    assert len(table) == len(conversations)
     for row in (0, 1, BATCH - 1, BATCH, len(table) - 1):
         expected = template.tokenize(conversations[row])
         assert table.ids(row).tolist() == expected.ids and table.targets(row).tolist() == expected.targets
@@ -167,7 +167,8 @@ def test_merged_tables_are_what_tokenizing_all_at_once_writes(
     config = TokensConfig(max_length=60, overlength="truncate")
     tokenize_pool(conversations, template, config, tmp_path / "all")
     for name, rows in (("kept", kept), ("added", added)):
-        tokenize_pool([conversations[i] for i in rows], template, config, tmp_path / name, may_refuse_all=True)
+        parts = tokenize_parts([conversations[i] for i in rows], template, config, may_refuse_all=True)
+        write_table(parts, template, config, tmp_path / name)
     (tmp_path / "merged").mkdir()
     places = [np.array(rows, dtype=np.int64) for rows in (kept, added)]
     merge_tables([tmp_path / "kept", tmp_path / "added"], places, tmp_path / "merged")
@@ -179,5 +180,28 @@ def test_a_few_added_conversations_may_all_be_refused(template: ChatTemplate, tm
     refused = [[{"role": "assistant", "content": 5}]]
     with pytest.raises(DataError, match="refuses all"):
         tokenize_pool(refused, template, TokensConfig(), tmp_path)
-    tokenize_pool(refused, template, TokensConfig(), tmp_path, may_refuse_all=True)
+    parts = tokenize_parts(refused, template, TokensConfig(), may_refuse_all=True)
+    write_table(parts, template, TokensConfig(), tmp_path)
     assert TokenTable.open(tmp_path).status.tolist() == [3]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 60, [30, 30], [1, 40, 0, 19]])
+def test_the_table_does_not_depend_on_how_its_rows_were_parted(
+    template: ChatTemplate, tmp_path: Path, sizes: list[int]
+) -> None:
+    conversations: list[Any] = [chat(f"question {i}", "answer " * (i % 9)) for i in range(60)]
+    for row in range(9, 40):  # more reasons than are listed, and one of them often
+        conversations[row] = [{"role": "user", "content": row}] if row % 5 else []
+    config = TokensConfig(max_length=60, overlength="truncate")
+    tokenize_pool(conversations, template, config, tmp_path / "once")
+    parts = []
+    for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+        found = tokenize_parts(conversations[start : start + size], template, config, may_refuse_all=True)
+        parts.append(list(found))
+    joined = [join_parts(found) for found in parts if found]
+    for name, some in (("single", chain.from_iterable(parts)), ("joined", joined), ("one", [join_parts(joined)])):
+        write_table(some, template, config, tmp_path / name)
+        for file in sorted((tmp_path / "once").iterdir()):
+            assert (tmp_path / name / file.name).read_bytes() == file.read_bytes(), (name, file.name)
+    facts = json.loads((tmp_path / "once" / "tokens.json").read_text())["refused"]
+    assert facts["count"] == 31 and len(facts["reasons"]) == len(facts["first"]) == tokens.REASONS_KEPT
