@@ -26,7 +26,7 @@ from al.config.pool import PoolConfig
 from al.lineage.history import SELECTED, History
 from al.pool.sources import find_sources
 from al.pool.store import Pool
-from al.preparation import clusters, groups, near_duplicates, projection, stages
+from al.preparation import clusters, groups, near_duplicates, projection
 from al.preparation import tokens as preparation_tokens
 from al.preparation.embedding import embed
 from al.preparation.grown_clusters import growth_notices, own_clustering
