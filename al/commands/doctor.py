@@ -14,10 +14,11 @@ from al.planning.needs import unmet
 from al.pool.sources import find_sources
 from al.program import PROGRAM
 from al.run import rounds
+from al.run.artifacts import versions
 from al.run.disk import nearest_folder, probe_disk
 from al.run.ownership import is_run, strangers
 from al.run.progress import Progress, stop_on_signals
-from al.run.store import Run, versions
+from al.run.store import Run
 from al.run.trash import contents
 from al.tracking.services import check_installed
 from trainer.config import ModelConfig

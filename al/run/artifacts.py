@@ -16,17 +16,31 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from al import __version__
 from al.errors import EnvironmentProblem, RunStateError
 from al.program import PROGRAM
 from al.run import integrity
 from al.run.atomic import fsync_path, make_folder
 from al.run.failpoints import failpoint
 from al.run.integrity import MANIFEST, sha256_file
+
+RESULTS_DEPEND_ON = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "sentence-transformers",
+    "faiss-cpu",
+    "scikit-learn",
+    "numpy",
+)
+"""Packages whose versions are kept with every artifact."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,10 @@ class Artifact:
         """
         integrity.check_on_first_use(self.directory, self.manifest["files"])
         return self.directory
+
+    def has(self, name: str) -> bool:
+        """Whether it was published with a file `name`."""
+        return name in self.manifest["files"]
 
     def json(self, name: str) -> Any:
         """The JSON document `name` of this artifact."""
@@ -168,3 +186,19 @@ def explain_os_error(error: OSError, where: Path) -> Exception:
             f"empties the trash of a run) and run the same command again; it continues after the last finished stage."
         )
     return error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, as installed."""
+    return {"winnow": __version__} | {name: _installed(name) for name in RESULTS_DEPEND_ON}
+
+
+@cache
+def _installed(name: str) -> str:
+    """A package's version; read once in a process, because each reading parses the package's whole description."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

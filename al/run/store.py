@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from al import __version__
 from al.errors import EnvironmentProblem, RunStateError
 from al.program import PROGRAM
 from al.run import artifacts, database, integrity, ownership, trash
-from al.run.artifacts import Artifact
+from al.run.artifacts import Artifact, versions
 from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
 from al.run.ownership import EVENTS
@@ -43,17 +43,6 @@ from al.terminal import show, without_passwords
 from trainer import shortage
 
 PROGRESS, LOCK = "progress.json", "run.lock"
-RESULTS_DEPEND_ON = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "sentence-transformers",
-    "faiss-cpu",
-    "scikit-learn",
-    "numpy",
-)
-"""Packages whose versions are kept with every artifact."""
 
 
 def now() -> str:
@@ -381,19 +370,3 @@ def _locked(path: Path) -> filelock.BaseFileLock:
         lock.release()
         raise
     return lock
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, as installed."""
-    return {"winnow": __version__} | {name: _installed(name) for name in RESULTS_DEPEND_ON}
-
-
-@cache
-def _installed(name: str) -> str:
-    """A package's version; read once in a process, because each reading parses the package's whole description."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
