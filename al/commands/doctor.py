@@ -16,6 +16,7 @@ from al.program import PROGRAM
 from al.run import rounds
 from al.run.artifacts import versions
 from al.run.disk import nearest_folder, probe_disk
+from al.run.object_store.access import contact
 from al.run.ownership import is_run, strangers
 from al.run.progress import Progress, stop_on_signals
 from al.run.store import Run
@@ -57,10 +58,12 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
 
 
 def _lacking(options: Options) -> list[str]:
-    """What the config needs and is not here: model, embedder, device, disk, packages of trackers, files of the pool."""
+    """What the config needs and is not here: model, embedder, device, disk, packages of trackers, object store, files of the pool."""
     config, directory = options.load_config(), options.run_directory()
     problems = [str(problem) for problem in unmet(config, directory)]
     checks = [lambda: check_installed(config.track)]
+    if config.artifacts is not None:
+        checks.append(lambda: contact(config.artifacts))
     if options.pool or not _has_pool(directory):
         checks.append(lambda: find_sources(config.pool))
     for check in checks:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from al.cache import cache_dir
 from al.config.cleaning import CleanConfig
@@ -108,6 +108,12 @@ class Config(BaseModel, extra="forbid", frozen=True):
         description="Also train a second adapter on random picks of the same budget. It doubles the training time and shows whether "
         "selection pays. auto: until that is clear. Where selecting then proves worse than random, the default picks at random.",
     )
+    artifacts: str | None = Field(
+        None,
+        description="Where a run keeps its artifacts: a URL of fsspec, such as s3://bucket/winnow, gs://bucket/winnow or "
+        "file:///mnt/winnow, or an absolute path. Runs can share it. The run's folder then has run.db, the lock, scratch and a cache of "
+        "artifacts, which may be deleted (docs/scale.md). null: the run's folder, or where the run keeps them already.",
+    )
     track: list[TrackerName] = Field(
         [],
         description="Trackers that receive the metrics of training and the results of each round: wandb, tensorboard, trackio, mlflow; "
@@ -135,6 +141,14 @@ class Config(BaseModel, extra="forbid", frozen=True):
     label: LabelConfig = LabelConfig()
     review: ReviewConfig = ReviewConfig()
     engine: EngineConfig = EngineConfig()
+
+    @field_validator("artifacts")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        place = value if value is None else value.rstrip("/")
+        if place is not None and not place.startswith("/") and not all(place.partition("://")[::2]):
+            raise ValueError("expected a URL such as s3://bucket/folder, or an absolute path")
+        return place
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
