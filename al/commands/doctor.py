@@ -51,7 +51,8 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     if options.run_path is not None:
         with Run.create_or_open(options.run_path) if drop_damaged else Run.read(options.run_path) as run:
             damaged, dropped, reopened = _examine_run(run, drop_damaged)
-            facts |= {"run": str(options.run_path), **_strangers_and_trash(run)}
+            place = {} if run.store is None else {"artifacts": run.store.url}
+            facts |= {"run": str(options.run_path), **place, **_strangers_and_trash(run)}
         problems += [] if drop_damaged else damaged
         code = 5 if damaged and not drop_damaged else code
     return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}

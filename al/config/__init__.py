@@ -145,9 +145,14 @@ class Config(BaseModel, extra="forbid", frozen=True):
     @field_validator("artifacts")
     @classmethod
     def _is_a_place(cls, value: str | None) -> str | None:
-        place = value if value is None else value.rstrip("/")
-        if place is not None and not place.startswith("/") and not all(place.partition("://")[::2]):
-            raise ValueError("expected a URL such as s3://bucket/folder, or an absolute path")
+        if value is None:
+            return None
+        place = value.rstrip("/")
+        protocol, _, rest = place.rpartition("://")
+        if not rest or not (protocol or rest.startswith("/")) or (protocol == "file" and not rest.startswith("/")):
+            raise ValueError("expected a URL such as s3://bucket/folder or file:///folder, or an absolute path")
+        if protocol == "memory":
+            raise ValueError("expected a place that other processes see, such as s3://bucket/folder")
         return place
 
 

@@ -177,8 +177,6 @@ class Checked:
 def check_all(run: Path, rows: Iterable[tuple[str, str, str]], store: ObjectStore | None = None) -> Iterator[Checked]:
     """Check every file of the artifacts of `rows` (stage, fingerprint, sha256 of the manifest) by its whole content: those on the store, if
     the run has one, and not those of the cache. Raises EnvironmentProblem: the store cannot be read, which is no damage."""
-    if store is not None:
-        store.require()
     for stage, key, sha256 in rows:
         path = run / "artifacts" / stage / key
         stored = None if store is None else StoredArtifact(store, stage, key, sha256)

@@ -206,6 +206,7 @@ class StoredArtifact:
             try:
                 size, sha256 = attempt("read", where, lambda path=path: _measured(files, path))
             except FileNotFoundError:
+                self.store.require()
                 problems.append(f"{where}: missing")
                 continue
             if size != entry["bytes"]:

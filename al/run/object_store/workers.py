@@ -28,7 +28,8 @@ def with_artifacts(run: Run, engine: EngineConfig, work: Work, jobs: Sequence[An
         return work
     root = run.path / "artifacts"
     inside = (path.relative_to(root).parts for path in _paths((work, *jobs)) if path.is_relative_to(root))
-    found = [run.find(*key) for key in dict.fromkeys(parts[:2] for parts in inside)]
+    keys = dict.fromkeys(parts[:2] for parts in inside if len(parts) > 1)  # one part: a build of this stage
+    found = [run.find(*key) for key in keys]
     return partial(_after_filling, tuple(artifact for artifact in found if artifact is not None), work)
 
 

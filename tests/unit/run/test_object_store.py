@@ -142,6 +142,21 @@ def test_a_cache_that_lacks_or_changes_something_is_filled_again(run_path, lost)
         assert integrity.damage(artifact.path, artifact.manifest["files"]) == []
 
 
+def test_a_large_file_that_was_fetched_is_not_read_whole_by_the_next_process(run_path, monkeypatch):
+    monkeypatch.setattr(integrity, "LARGE", 2**20)
+    with opened(run_path, None) as run:
+        large = run.stage(
+            "demo", version=1, inputs={}, params={}, build=lambda out, scratch: (out / "big").write_bytes(bytes(2**21))
+        )
+        shutil.rmtree(run_path / "artifacts")
+        assert (large.path / "big").stat().st_mtime_ns == large.manifest["files"]["big"]["mtime_ns"]
+    integrity._checked.clear()
+    monkeypatch.setattr(
+        integrity, "sha256_file", lambda path: pytest.fail("all of it is read") if path.name == "big" else ""
+    )
+    integrity.check_on_first_use(large.directory, large.manifest["files"])
+
+
 def test_only_what_is_used_is_fetched(run_path):
     shutil.rmtree(run_path / "artifacts")
     with opened(run_path, None) as run:
@@ -183,6 +198,12 @@ def test_a_store_that_is_not_there_is_no_damage(run_path, base, gone):
         assert run.find("demo", run.rows()[0][1]).path.is_dir(), "the cache is whole, so nothing is asked"
         assert len(run.rows()) == 2
     assert not base.exists() or not list(base.iterdir()), "nothing is written where the store was mounted"
+    for lost in ("artifacts/demo/*/b.txt", "artifacts/demo"):
+        for path in run_path.glob(lost):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        integrity._checked.clear()
+        with Run.read(run_path) as run, pytest.raises(EnvironmentProblem, match="found no run.json"):
+            run.find("demo", run.rows()[0][1]).path  # noqa: B018
 
 
 def test_a_fault_that_passes_is_survived_with_a_bound(run_path, calm):
@@ -320,6 +341,33 @@ def test_a_database_older_than_the_store_is_not_opened_and_gc_deletes_nothing(ru
     assert rebuild.rebuild(run_path)["artifacts"] == 3
 
 
+def test_gc_deletes_neither_what_an_older_database_has_nor_what_came_after_it(run_path, base, tmp_path):
+    with Run.read(run_path) as run, sqlite3.connect(tmp_path / "old.db") as old:
+        run.db.backup(old)
+    with opened(run_path, None) as run:
+        run.forget("demo", publish(run, 1).fingerprint)
+        publish(run, 1)
+    (run_path / "run.db-wal").unlink(missing_ok=True)
+    shutil.copy(tmp_path / "old.db", run_path / "run.db")
+    shutil.rmtree(run_path / "artifacts")
+    shutil.rmtree(run_path / "trash")
+    assert gc.empty_trash(Options(run_path=run_path), lambda document: True)["trash"] == []
+    assert len(stored_folders(base)) == 3
+
+
+def test_a_store_that_goes_away_during_a_check_is_no_damage(run_path, base):
+    part = next(base.iterdir())
+    with Run.read(run_path) as run:
+        checked = run.check_files()
+        assert next(checked).problems == []
+        stored = run.find("demo", run.rows()[1][1])
+        part.rename(base / "moved")
+        with pytest.raises(EnvironmentProblem, match="found no run.json"):
+            stored.stored.damage(stored.manifest["files"])
+        with pytest.raises(EnvironmentProblem, match="found no run.json"):
+            list(checked)
+
+
 def test_gc_in_a_copy_of_a_run_deletes_nothing_of_the_other(run_path, base, tmp_path):
     shutil.copytree(run_path, tmp_path / "copy")
     with opened(run_path, None) as run:
@@ -360,6 +408,7 @@ class Job:
     """Paths of a training, as a worker gets them."""
 
     packs: Path
+    out: Path
 
 
 def read(path, models):
@@ -378,7 +427,11 @@ def test_a_worker_on_another_machine_fills_a_cache_of_its_own(run_path):
         one, two = (run.find("demo", row[1]).path for row in run.rows())
         work = partial(read, one)
         assert with_artifacts(run, EngineConfig(kind="processes"), work) is work, "it shares the driver's cache"
-        sent = pickle.dumps(with_artifacts(run, EngineConfig(kind="ray"), work, [Job(two / "sub")]))
+        sent = pickle.dumps(
+            with_artifacts(
+                run, EngineConfig(kind="ray"), work, [Job(two / "sub", run_path / "artifacts" / ".tmp-demo")]
+            )
+        )
     shutil.rmtree(run_path / "artifacts")
     (run_path / "run.db").unlink()
     integrity._checked.clear()
@@ -397,8 +450,8 @@ def test_every_error_of_an_address_is_one_line_that_says_what_to_do(tmp_path):
             access.file_system(url)
             objects.ObjectStore(f"{url}/id").begin()
         assert "\n" not in str(found.value)
-    for wrong in ("runs/here", "file:///", "://x"):
-        with pytest.raises(ConfigError, match="artifacts.*expected a URL such as"):
+    for wrong in ("/", "runs/here", "file:///", "file://runs/here", "s3://", "memory://here"):
+        with pytest.raises(ConfigError, match="artifacts.*expected a (URL|place) .*such as"):
             change({}, [f"artifacts={wrong}"], "test")
     assert change({}, ["artifacts=s3://bucket/x/"], "test").artifacts == "s3://bucket/x"
     assert newer_than_database(tmp_path, []) == []
