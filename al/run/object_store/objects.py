@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from typing import Any
 
 from al.errors import EnvironmentProblem, RunStateError
 from al.run import integrity
-from al.run.atomic import fsync_path, replaced
+from al.run.atomic import fsync_path, make_folder, replaced
 from al.run.failpoints import failpoint
 from al.run.integrity import MANIFEST
 from al.run.object_store.access import attempt, file_system, is_local
 
 RUN = "run.json"
 DIGITS = 16
+FOLDER = re.compile(rf"\w+/[0-9a-f]{{20}}-[0-9a-f]{{{DIGITS}}}")
 BLOCK = 16 << 20
 
 
@@ -83,6 +85,8 @@ class ObjectStore:
 
         def put() -> None:
             """Copy it and look at what has arrived."""
+            if is_local(files):
+                make_folder(Path(path).parent)
             files.put_file(str(source), path)
             try:
                 found = files.size(path)
@@ -92,14 +96,16 @@ class ObjectStore:
                 raise OSError(f"{size} bytes were written, {found} have arrived")
             if is_local(files):
                 fsync_path(Path(path))
+                fsync_path(Path(path).parent)
 
         attempt("write", f"{self.url}/{name}", put)
 
     def whole_folders(self) -> list[str]:
-        """Every folder that has a manifest."""
+        """Every folder of a publication that has a manifest."""
         files, root = file_system(self.url)
         found = attempt("list", self.url, lambda: files.glob(f"{root}/*/*/{MANIFEST}"))
-        return sorted("/".join(str(path).split("/")[-3:-1]) for path in found)
+        folders = ("/".join(str(path).split("/")[-3:-1]) for path in found)
+        return sorted(folder for folder in folders if FOLDER.fullmatch(folder))
 
     def size(self, folder: str) -> int | None:
         """Bytes of all objects of a folder; None if it has none."""
@@ -178,6 +184,10 @@ class StoredArtifact:
             return
         self.fetch_manifest(cache)
         for name, entry in listed.items():
+            if not (cache / name).resolve().is_relative_to(cache.resolve()):  # a manifest that somebody else wrote
+                raise RunStateError(
+                    f"{self.url}: its manifest lists {name!r}, which is outside of it. {integrity.way_back(cache)}"
+                )
             if integrity.problem(cache / name, entry, whole=False) is not None:
                 self._fetch(cache, name, entry)
         integrity.trust(cache)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import pickle
 import shutil
 import sqlite3
@@ -313,6 +315,25 @@ def test_a_lost_database_and_a_lost_cache_come_back_from_the_store(run_path, bas
         assert sorted(run.rows()) == before and run.store.url.startswith(f"shaky://{base}/")
         assert rounds.recorded(run, 1, "selection").path.is_dir()
         assert run.verify() == {}
+
+
+def test_a_manifest_that_somebody_else_wrote_leads_nowhere_outside_the_cache(run_path, base):
+    folder, other = stored_folders(base)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../../../outside.txt"] = manifest["files"].pop("b.txt")
+    text = json.dumps(manifest)
+    forged = folder.with_name(f"{folder.name[:20]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    folder.rename(forged)
+    (forged / "manifest.json").write_text(text)
+    (base / "outside.txt").write_text("second")
+    shutil.copytree(other, other.parents[1] / "..-" / other.name)
+    shutil.rmtree(run_path / "artifacts")
+    (run_path / "run.db").unlink()
+    rebuild.rebuild(run_path)
+    assert [path.name for path in (run_path / "artifacts").iterdir()] == ["demo"]
+    with Run.read(run_path) as run, pytest.raises(RunStateError, match="outside of it"):
+        run.find("demo", forged.name[:20]).path  # noqa: B018
+    assert not (run_path.parent / "outside.txt").exists() and not (run_path / "outside.txt").exists()
 
 
 def test_what_was_deleted_on_the_store_is_listed_as_lost_when_the_database_is_too(run_path, base):
