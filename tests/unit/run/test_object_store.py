@@ -190,6 +190,7 @@ def test_what_is_damaged_on_the_store_is_never_used_and_the_way_back_leads_back(
 
 @pytest.mark.parametrize("gone", ["the store", "the run's part"])
 def test_a_store_that_is_not_there_is_no_damage(run_path, base, gone):
+    """What is missing on a store that is not there is not damaged (trap 50)."""
     (base if gone == "the store" else next(base.iterdir())).rename(base.parent / "moved")
     with pytest.raises(EnvironmentProblem, match="found no run.json. Nothing was changed") as error:
         verify(Options(run_path=run_path, as_json=True), every=False)
