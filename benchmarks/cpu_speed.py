@@ -67,7 +67,7 @@ def main() -> None:
     """Measure every dtype and write the record."""
     import torch
 
-    from al.run.store import versions
+    from al.run.artifacts import versions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)

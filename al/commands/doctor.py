@@ -15,10 +15,12 @@ from al.planning.needs import unmet
 from al.pool.sources import find_sources
 from al.program import PROGRAM
 from al.run import rounds
+from al.run.artifacts import versions
 from al.run.disk import nearest_folder, probe_disk
+from al.run.object_store.access import contact
 from al.run.ownership import is_run, strangers
 from al.run.progress import Progress, stop_on_signals
-from al.run.store import Run, versions
+from al.run.store import Run
 from al.run.trash import contents
 from al.tracking.services import check_installed
 from trainer.config import ModelConfig
@@ -50,17 +52,20 @@ def examine(options: Options, drop_damaged: bool) -> dict[str, Any]:
     if options.run_path is not None:
         with Run.create_or_open(options.run_path) if drop_damaged else Run.read(options.run_path) as run:
             damaged, dropped, reopened = _examine_run(run, drop_damaged)
-            facts |= {"run": str(options.run_path), **_strangers_and_trash(run)}
+            place = {} if run.store is None else {"artifacts": run.store.url}
+            facts |= {"run": str(options.run_path), **place, **_strangers_and_trash(run)}
         problems += [] if drop_damaged else damaged
         code = 5 if damaged and not drop_damaged else code
     return {"facts": facts, "problems": problems, "exit_code": code, "dropped": dropped, "reopened": reopened}
 
 
 def _lacking(options: Options) -> list[str]:
-    """What the config needs and is not here: model, embedder, device, disk, packages of trackers, files of the pool."""
+    """What the config needs and is not here: model, embedder, device, disk, packages of trackers, object store, files of the pool."""
     config, directory = options.load_config(), options.run_directory()
     problems = [str(problem) for problem in unmet(config, directory)]
     checks = [lambda: check_installed(config.track)]
+    if config.artifacts is not None:
+        checks.append(lambda: contact(config.artifacts))
     if options.pool or not _has_pool(directory):
         checks.append(lambda: find_sources(config.pool))
     for check in checks:

@@ -10,6 +10,7 @@ from al.commands.options import Options
 from al.excerpt import counted
 from al.program import PROGRAM
 from al.run import trash
+from al.run.object_store import uploads
 from al.run.ownership import abandoned_scratch
 from al.run.store import Run
 
@@ -18,23 +19,28 @@ def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> 
     """Pass the trash to `confirm`, and delete exactly what was listed if it returns True. Abandoned training is in the trash then.
 
     Returns:
-        {"run", "trash": [{"name", "bytes"}], "bytes", "left_alone": entries of artifacts/ that are not of this run, "deleted": bool}.
+        {"run", "trash": [{"name": of an entry, or URL of what is left on the store, "bytes"}], "bytes", "left_alone": entries of artifacts/
+        that are not of this run, "deleted": bool}.
     """
     path = options.existing_run()
     Run.read(path).close()  # raises if there is no run
     with Run.create_or_open(path) as run:
         for folder in abandoned_scratch(path):
             trash.discard(path, folder)
-        found = trash.contents(path)
+        found, store = trash.contents(path), run.store
+        left_over = {} if store is None else uploads.left_over(path, store, run.rows())
+        listed = [asdict(entry) for entry in found]
+        listed += [{"name": f"{store.url}/{folder}", "bytes": size} for folder, size in left_over.items()]
         document = {
             "run": str(path),
-            "trash": [asdict(entry) for entry in found],
-            "bytes": sum(entry.bytes for entry in found),
+            "trash": listed,
+            "bytes": sum(entry["bytes"] for entry in listed),
             "left_alone": [str(entry.relative_to(path)) for entry in run.foreign],
             "deleted": False,
         }
-        if found and confirm(document):
+        if listed and confirm(document):
             trash.delete(path, [entry.name for entry in found])
+            uploads.delete_left_over(run, left_over)
             document["deleted"] = True
         return document
 

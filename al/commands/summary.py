@@ -18,7 +18,7 @@ from al.run.store import Run
 
 
 def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
-    """The summary of a finished round, with the paths of its pages."""
+    """The summary of a finished round, with the paths of its pages. Of a run on an object store, the page and the adapter are fetched."""
     path = options.existing_run()
     with Run.read(path) as run:
         finished = [r.number for r in rounds.all_rounds(run) if r.state == "done"]
@@ -27,6 +27,9 @@ def finished_summary(options: Options, number: int | None) -> dict[str, Any]:
                 f"{path}: round {number or 1} has no report yet; finished rounds: {finished or 'none'}."
             )
         number = number or finished[-1]
+        adapter = rounds.recorded(run, number, ADAPTER)
+        if adapter is not None and adapter.stored is not None:
+            adapter.path  # noqa: B018  the first use fills the cache, to which rounds/NNN links
         summary, page = with_paths(path, read_summary(run, number)), rounds.required(run, number, "report")
     if not Path(summary["report_path"]).is_file():  # rounds/ is lost; the artifact is not
         summary["report_path"] = str(page.directory / "report.html")

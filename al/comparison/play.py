@@ -40,10 +40,10 @@ from al.preparation.stages import Prepared, prepare
 from al.preparation.target import target_notices
 from al.program import invocation
 from al.round.loop import propose, train_lineage
-from al.run.artifacts import Artifact
+from al.run.artifacts import Artifact, versions
 from al.run.atomic import replaced
 from al.run.session import Session
-from al.run.store import now, versions
+from al.run.store import now
 from al.scoring import stage as scoring
 from selection.config import SelectConfig
 from selection.errors import nearest_name

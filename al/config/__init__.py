@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from al.cache import cache_dir
 from al.config.cleaning import CleanConfig
@@ -115,6 +115,12 @@ class Config(BaseModel, extra="forbid", frozen=True):
         "selection pays. auto: as long as it can show more than its training costs (docs/selection.md). Where selecting loses to random "
         "twice, the default picks at random.",
     )
+    artifacts: str | None = Field(
+        None,
+        description="Where a run keeps its artifacts: a URL of fsspec, such as s3://bucket/winnow, gs://bucket/winnow or "
+        "file:///mnt/winnow, or an absolute path. Runs can share it. The run's folder then has run.db, the lock, scratch and a cache of "
+        "artifacts, which may be deleted (docs/scale.md). null: the run's folder, or where the run keeps them already.",
+    )
     track: list[TrackerName] = Field(
         [],
         description="Trackers that receive the metrics of training and the results of each round: wandb, tensorboard, trackio, mlflow; "
@@ -142,6 +148,19 @@ class Config(BaseModel, extra="forbid", frozen=True):
     label: LabelConfig = LabelConfig()
     review: ReviewConfig = ReviewConfig()
     engine: EngineConfig = EngineConfig()
+
+    @field_validator("artifacts")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        place = value.rstrip("/")
+        protocol, _, rest = place.rpartition("://")
+        if not rest or not (protocol or rest.startswith("/")) or (protocol == "file" and not rest.startswith("/")):
+            raise ValueError("expected a URL such as s3://bucket/folder or file:///folder, or an absolute path")
+        if protocol == "memory":
+            raise ValueError("expected a place that other processes see, such as s3://bucket/folder")
+        return place
 
 
 def same_question(earlier: Config, now: Config) -> bool:

@@ -49,7 +49,7 @@ def holds(run: Run, pool: Artifact, embeddings: Artifact, before: Artifact) -> b
     """Whether a clustering is of a pool that this one grew from, and has what it takes to add to it."""
     return (
         before.manifest["version"] == CLUSTERS_VERSION
-        and (before.directory / "plane.npy").exists()
+        and before.has("plane.npy")
         and goes_on(run, before, pool, embeddings)
     )
 
@@ -95,7 +95,7 @@ class Growth:
     @property
     def kinds(self) -> np.ndarray | None:
         """(n,) int32 the kind of prompt of each earlier example, -1 for a new one; None where groups do not depend on kinds."""
-        if not (self.earlier.directory / "kinds.npy").exists():
+        if not self.earlier.has("kinds.npy"):
             return None
         at, old = self._known
         return np.where(old, np.load(self.earlier.path / "kinds.npy")[at], -1).astype(np.int32)

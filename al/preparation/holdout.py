@@ -104,7 +104,7 @@ def _compared_before(
     session: Session, previous: Artifact | None, pool: Artifact, embeddings: Artifact, params: dict[str, Any]
 ) -> _Compared | None:
     """What need not be compared again; None for nothing: in the first round, and where the thresholds or the embedder changed."""
-    if previous is None or previous.manifest["params"] != params or not (previous.directory / "runs.npy").exists():
+    if previous is None or previous.manifest["params"] != params or not previous.has("runs.npy"):
         return None
     groups = session.run.find("groups", previous.manifest["inputs"]["groups"])
     if groups is None or groups.manifest["params"]["threshold"] != session.config.dedup.threshold:

@@ -69,7 +69,7 @@ def _hold_on(run: Run, pool: Artifact, embeddings: Artifact, before: Artifact) -
     """Whether groups are of a pool that this one grew from, and have what it takes to go on from them."""
     return (
         before.manifest["version"] == GROUPS_VERSION
-        and (before.directory / "preference.npy").exists()
+        and before.has("preference.npy")
         and goes_on(run, before, pool, embeddings)
     )
 

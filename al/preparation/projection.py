@@ -87,7 +87,7 @@ def _map_holds(session: Session, prepared: Prepared, before: Artifact) -> bool:
     seen = session.run.find("embeddings", before.manifest["inputs"]["embeddings"])
     return (
         not session.config.cluster.recluster
-        and (before.directory / "fitted.npy").exists()
+        and before.has("fitted.npy")
         and int(prepared.embeddings.json("embeddings.json")["examples"]) <= 2 * before.json(MADE_FROM)["examples"]
         and seen is not None
         and seen.manifest["params"] == prepared.embeddings.manifest["params"]
@@ -162,7 +162,7 @@ def _cards_hold(prepared: Prepared, clusters: Artifact, before: Artifact) -> boo
     """Whether `clusters` are those that the cards of `before` describe, with at most a quarter more examples and no new cluster."""
     inputs, described = clusters.manifest["inputs"], before.manifest["inputs"]["clusters"]
     grown = inputs.get("clusters") if "own" in inputs else inputs.get("earlier")
-    if grown != described or not (before.directory / MADE_FROM).exists():
+    if grown != described or not before.has(MADE_FROM):
         return False
     size = int(prepared.embeddings.json("embeddings.json")["examples"])
     return (

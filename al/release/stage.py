@@ -87,7 +87,9 @@ def _publish(
     numbers: Callable[[], dict[str, Any]],
     rows: Callable[[], np.ndarray],
 ) -> Artifact:
-    config = session.config.model_dump(mode="json", exclude={"engine"})  # who did the work is no part of the result
+    config = session.config.model_dump(
+        mode="json", exclude={"engine", "artifacts"}
+    )  # who did the work and where is no part of it
     refuse_other_base(roles["train"], session.config.model)
 
     def build(out: Path, scratch: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from al.lineage.history import Lineage
 from al.round.job import STEPS, STOP, Job, run_job, train_together
+from al.run.object_store.workers import with_artifacts
 from al.run.progress import Progress, stop_requested
 from al.run.session import Session
 
@@ -49,9 +50,9 @@ def _run(session: Session, records: list[StepRecord]) -> list[TrainReport]:
         record.begin()
     meeting = records[0].job.scratch
     try:
-        return session.engine.together(
-            session.models, train_together, [record.job for record in records], meeting, follow
-        )
+        jobs = [record.job for record in records]
+        work = with_artifacts(session.run, session.config.engine, train_together, jobs)
+        return session.engine.together(session.models, work, jobs, meeting, follow)
     finally:
         for record in records:
             record.read()

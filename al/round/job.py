@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from al.engine.engine import Place
 from al.engine.models import Models
-from al.errors import ConfigError
+from al.errors import ConfigError, EnvironmentProblem
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.run.artifacts import write_json
@@ -115,6 +116,11 @@ def train_together(models: Models) -> Iterator[Callable[[tuple[Job, Place], Call
     def run(given: tuple[Job, Place], progress: Callable[[int], None]) -> TrainReport:
         """Train as the rank of a place."""
         job, place = given
+        if not job.scratch.is_dir():
+            raise EnvironmentProblem(
+                f"{job.scratch}: expected the scratch of the run on this machine ({socket.gethostname()}) too, found nothing. The ranks of "
+                f"a training share it: put the run on a file system that all machines of the cluster see, or set engine.kind=processes."
+            )
         with _ranks(place, models) as ranks:
 
             def report(metrics: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from al.run.artifacts import sorted_json
 from al.run.atomic import fsync_path, written_whole
 from al.run.database import DATABASE
 from al.run.integrity import MANIFEST
+from al.run.object_store import uploads
 from al.run.store import Run
 
 HEADER, FORMAT = "winnow.json", 1
@@ -57,6 +58,10 @@ def export_run(run: Path, out: Path) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with sqlite3.connect(folder / DATABASE) as copy:
             opened.db.backup(copy)
+            if opened.store is not None:  # the copy has all artifacts in its folder
+                copy.isolation_level = None
+                with database.changing(copy):
+                    database.keep_artifacts_at(copy, None)
         copy.close()
         files = {DATABASE: (folder / DATABASE, integrity.describe_file(folder / DATABASE))}
         files |= _artifacts(opened) | _others(run)
@@ -108,6 +113,8 @@ def _artifacts(run: Run) -> dict[str, tuple[Path, dict[str, Any]]]:
     found = {}
     for stage, key in sorted(run.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall()):
         artifact = run.find(stage, key)
+        if artifact.stored is not None:
+            artifact.path  # noqa: B018  the first use fills the cache
         folder = f"artifacts/{stage}/{key}"
         found[f"{folder}/{MANIFEST}"] = _described(artifact.directory / MANIFEST)
         for name, entry in sorted(artifact.manifest["files"].items()):
@@ -167,6 +174,7 @@ def import_run(archive: Path, run: Path) -> dict[str, Any]:
         with archive.open("rb") as raw:
             header = _unpack(raw, temporary)
         _check(temporary, header)
+        uploads.leave(temporary)
         for link, target in header["links"].items():
             path = temporary / link
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 write into artifacts/.tmp-<stage>-<fingerprint>/   → fsync every file
 write manifest.json (size and sha256 per file)     → fsync file and directory
+upload both, if the run has an object store        → al.run.object_store; what is renamed below is then a cache of it
 rename to artifacts/<stage>/<fingerprint>/         → fsync the parent
 commit the row in run.db                           → from here on, and only from here on, readers trust it
 """
@@ -16,37 +17,62 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from al import __version__
 from al.errors import EnvironmentProblem, RunStateError
 from al.program import PROGRAM
 from al.run import integrity
 from al.run.atomic import fsync_path, make_folder
 from al.run.failpoints import failpoint
 from al.run.integrity import MANIFEST, sha256_file
+from al.run.object_store.objects import ObjectStore, StoredArtifact
+
+RESULTS_DEPEND_ON = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "sentence-transformers",
+    "faiss-cpu",
+    "scikit-learn",
+    "numpy",
+)
+"""Packages whose versions are kept with every artifact."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One published directory: what made it (`stage`, `fingerprint`), where it is (`directory`) and its manifest."""
+    """One published directory: what made it (`stage`, `fingerprint`), where it is (`directory`) and its manifest. With `stored`, the
+    directory is a cache of what is on an object store."""
 
     stage: str
     fingerprint: str
     directory: Path
     manifest: Mapping[str, Any]
+    stored: StoredArtifact | None = None
 
     @property
     def path(self) -> Path:
-        """The directory, to read files from. The first use in a process checks them; see `al.run.integrity`.
+        """The directory, to read files from. The first use in a process checks them, and fetches what a cache lacks; see
+        `al.run.integrity` and `StoredArtifact.fill`.
 
         Raises:
-            RunStateError: a file changed since it was published.
+            RunStateError: a file changed since it was published. EnvironmentProblem: a file cannot be fetched.
         """
-        integrity.check_on_first_use(self.directory, self.manifest["files"])
+        if self.stored is None:
+            integrity.check_on_first_use(self.directory, self.manifest["files"])
+        else:
+            self.stored.fill(self.directory, self.manifest["files"])
         return self.directory
+
+    def has(self, name: str) -> bool:
+        """Whether it was published with a file `name`."""
+        return name in self.manifest["files"]
 
     def json(self, name: str) -> Any:
         """The JSON document `name` of this artifact."""
@@ -119,13 +145,15 @@ def publish(temporary: Path, final: Path, stage: str) -> None:
     fsync_path(final.parent)
 
 
-def read_manifest(directory: Path, expected_sha256: str) -> dict[str, Any]:
-    """The manifest of a published artifact, checked against the row that vouches for it.
+def read_manifest(directory: Path, expected_sha256: str, stored: StoredArtifact | None = None) -> dict[str, Any]:
+    """The manifest of a published artifact, checked against the row that vouches for it; fetched, where the directory is a cache.
 
     Raises:
         RunStateError: the directory or its manifest is missing or was changed after it was published.
     """
     path = directory / MANIFEST
+    if stored is not None:
+        stored.fetch_manifest(directory)
     if not path.is_file() or sha256_file(path) != expected_sha256:
         raise RunStateError(
             f"{directory}: this artifact was published, but its manifest is missing or changed. Restore the directory from a "
@@ -146,16 +174,19 @@ class Checked:
     problems: list[str]
 
 
-def check_all(run: Path, rows: Iterable[tuple[str, str, str]]) -> Iterator[Checked]:
-    """Check every file of the artifacts of `rows` (stage, fingerprint, sha256 of the manifest) by its whole content."""
+def check_all(run: Path, rows: Iterable[tuple[str, str, str]], store: ObjectStore | None = None) -> Iterator[Checked]:
+    """Check every file of the artifacts of `rows` (stage, fingerprint, sha256 of the manifest) by its whole content: those on the store, if
+    the run has one, and not those of the cache. Raises EnvironmentProblem: the store cannot be read, which is no damage."""
     for stage, key, sha256 in rows:
         path = run / "artifacts" / stage / key
+        stored = None if store is None else StoredArtifact(store, stage, key, sha256)
         try:
-            files = read_manifest(path, sha256)["files"]
+            files = (json.loads(stored.manifest(path)) if stored else read_manifest(path, sha256))["files"]
         except RunStateError as error:
             yield Checked(stage, key, 0, 0, [str(error)])
             continue
-        yield Checked(stage, key, len(files), sum(f["bytes"] for f in files.values()), integrity.damage(path, files))
+        problems = stored.damage(files) if stored else integrity.damage(path, files)
+        yield Checked(stage, key, len(files), sum(f["bytes"] for f in files.values()), problems)
 
 
 def explain_os_error(error: OSError, where: Path) -> Exception:
@@ -168,3 +199,19 @@ def explain_os_error(error: OSError, where: Path) -> Exception:
             f"empties the trash of a run) and run the same command again; it continues after the last finished stage."
         )
     return error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, as installed."""
+    return {"winnow": __version__} | {name: _installed(name) for name in RESULTS_DEPEND_ON}
+
+
+@cache
+def _installed(name: str) -> str:
+    """A package's version; read once in a process, because each reading parses the package's whole description."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

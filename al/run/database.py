@@ -7,6 +7,7 @@ rows, in the same transaction, and the rows are checked against it before a run 
 |--------|-----------------------------------------------------------------|------------------------------------|
 | 1      | the versions before `rows_sha256`                                | to read; made schema 2 when written |
 | 2      | this version: `rows_sha256` and `winnow`, the version that wrote | yes                                |
+| 3      | this version, artifacts on an object store: `artifacts`, its URL | yes; versions before it refuse it   |
 | higher | a later version                                                 | refused, naming that version       |
 """
 
@@ -29,7 +30,9 @@ from al.errors import RunStateError
 DATABASE = "run.db"
 WAL = "run.db-wal"
 MAGIC = b"SQLite format 3\0"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION, SCHEMA_WITH_STORE = 2, 3
+STORE = "artifacts"
+"""The key of `meta` that has the URL of the run's part of its object store."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS artifacts (
@@ -61,6 +64,15 @@ def bring_up_to_date(db: sqlite3.Connection, run_id: str) -> None:
             db.execute(statement)
         db.execute("INSERT OR IGNORE INTO meta VALUES ('run', ?)", (run_id,))
         db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+
+
+def keep_artifacts_at(db: sqlite3.Connection, url: str | None) -> None:
+    """Note where artifacts are: on an object store, or in the run's folder (None). Call it inside of `changing`."""
+    db.execute("DELETE FROM meta WHERE key = ?", (STORE,))
+    if url is not None:
+        db.execute("INSERT INTO meta VALUES (?, ?)", (STORE, url))
+    version = SCHEMA_VERSION if url is None else SCHEMA_WITH_STORE
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(version),))
 
 
 @contextmanager

@@ -43,16 +43,17 @@ def describe_file(path: Path) -> dict[str, Any]:
 def damage(directory: Path, files: Mapping[str, Mapping[str, Any]], whole: bool = True) -> list[str]:
     """What differs between a directory and the `files` of its manifest, one line each; empty when nothing does. Without `whole`, large
     files are checked by their blocks."""
-    problems = []
-    for name, entry in files.items():
-        path = directory / name
-        if not path.is_file():
-            problems.append(f"{path}: missing")
-        elif path.stat().st_size != entry["bytes"]:
-            problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}")
-        elif not _same(path, entry, whole):
-            problems.append(f"{path}: content differs from the manifest (sha256)")
-    return problems
+    found = (problem(directory / name, entry, whole) for name, entry in files.items())
+    return [line for line in found if line is not None]
+
+
+def problem(path: Path, entry: Mapping[str, Any], whole: bool = True) -> str | None:
+    """How a file differs from its `entry` in a manifest; None if it does not."""
+    if not path.is_file():
+        return f"{path}: missing"
+    if path.stat().st_size != entry["bytes"]:
+        return f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
+    return None if _same(path, entry, whole) else f"{path}: content differs from the manifest (sha256)"
 
 
 def _same(path: Path, entry: Mapping[str, Any], whole: bool) -> bool:
@@ -76,13 +77,17 @@ def check_on_first_use(directory: Path, files: Mapping[str, Mapping[str, Any]]) 
     Raises:
         RunStateError: a file is missing or differs; names it.
     """
-    key = _key(directory)
-    if key in _checked:
+    if is_trusted(directory):
         return
     problems = damage(directory, files, whole=False)
     if problems:
-        raise RunStateError(f"{problems[0]}{_more(problems)}. {_way_back(directory)}")
-    _checked.add(key)
+        raise RunStateError(f"{problems[0]}{_more(problems)}. {way_back(directory)}")
+    trust(directory)
+
+
+def is_trusted(directory: Path) -> bool:
+    """Whether this process has checked or written an artifact."""
+    return _key(directory) in _checked
 
 
 def trust(directory: Path) -> None:
@@ -99,7 +104,8 @@ def _more(problems: list[str]) -> str:
     return f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
 
 
-def _way_back(directory: Path) -> str:
+def way_back(directory: Path) -> str:
+    """What to do about a damaged artifact at `directory`, for an error."""
     run = directory.parents[2] if len(directory.parents) > 2 else Path("DIR")
     return (
         f"It changed after it was published and was not used. Restore it from a backup, or run `{PROGRAM} doctor --run {run} "

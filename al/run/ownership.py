@@ -94,10 +94,12 @@ def is_run(path: Path) -> bool:
         return False
     lost = "empty" if (path / DATABASE).is_file() else "missing"
     manifests = sum(1 for _ in path.glob(f"artifacts/*/*/{MANIFEST}"))
-    if manifests or others == [WAL]:
+    stored = any(event.get("url") for event in events_with(path / EVENTS, '"store.used"'))
+    if manifests or stored or others == [WAL]:
         raise RunStateError(
-            f"{path}: run.db is {lost}, but {manifests} artifacts of a run are here. Nothing was changed. Restore run.db together "
-            f"with run.db-wal from where this directory was copied or backed up, or make it again with `{PROGRAM} repair --run {path}`."
+            f"{path}: run.db is {lost}, but {manifests} artifacts of a run are here{stored * ', more are on its store'}. Nothing was "
+            f"changed. Restore run.db together with run.db-wal from where this directory was copied or backed up, or make it again with "
+            f"`{PROGRAM} repair --run {path}`."
         )
     raise RunStateError(
         f"{path}: expected a run or an empty directory, found {_some(others)}. Nothing was changed. Give another --run."
@@ -244,7 +246,7 @@ def abandoned_scratch(run: Path) -> list[Path]:
         entry.name.removeprefix("train-"): Path(entry.path) for entry in folders if entry.is_dir(follow_symlinks=False)
     }
     started: dict[str, bool] = {}
-    for event in _events(run / EVENTS, '"round.done"', *names) if names else ():
+    for event in events_with(run / EVENTS, '"round.done"', *names) if names else ():
         if event.get("event") == "round.done":
             started = dict.fromkeys(started, True)
         elif event.get("event") == "stage.started" and event.get("fingerprint") in names:
@@ -252,7 +254,7 @@ def abandoned_scratch(run: Path) -> list[Path]:
     return [names[name] for name, over in started.items() if over]
 
 
-def _events(path: Path, *words: str) -> Iterator[dict[str, Any]]:
+def events_with(path: Path, *words: str) -> Iterator[dict[str, Any]]:
     """Events of events.jsonl, oldest first, whose line has one of these words."""
     if not path.is_file():
         return
@@ -265,7 +267,7 @@ def _events(path: Path, *words: str) -> Iterator[dict[str, Any]]:
 
 def _last_events(path: Path, fingerprints: set[str]) -> dict[str, str]:
     """The last `stage.…` event of each fingerprint in events.jsonl."""
-    found = (event for event in _events(path, *fingerprints) if event.get("fingerprint") in fingerprints)
+    found = (event for event in events_with(path, *fingerprints) if event.get("fingerprint") in fingerprints)
     return {event["fingerprint"]: event["event"] for event in found if event["event"].startswith("stage.")}
 
 

@@ -2,7 +2,7 @@
 
 | part of run.db     | comes from                                                                                     |
 |--------------------|------------------------------------------------------------------------------------------------|
-| artifacts          | the manifest of every artifact                                                                 |
+| artifacts          | the manifest of every artifact, here and on the store that events.jsonl names                  |
 | rounds, roles      | events.jsonl, which repeats every change of run.db; of earlier versions the links under rounds/ |
 | pool versions      | events.jsonl; of earlier versions the artifacts of the stage `pool`, oldest first              |
 
@@ -26,6 +26,8 @@ from al.run import database, ownership, trash
 from al.run.atomic import move_into_place
 from al.run.database import DATABASE, WAL
 from al.run.integrity import MANIFEST, sha256_file
+from al.run.object_store import uploads
+from al.run.object_store.objects import ObjectStore
 from al.run.ownership import EVENTS
 from al.run.store import acquire_lock
 
@@ -67,10 +69,17 @@ def rebuild(run: Path) -> dict[str, Any]:
         raise RunStateError(f"{run}: there is no run here.")
     with acquire_lock(run):
         _refuse_a_whole_one(run)
+        store = uploads.used_by(run)
+        if store is not None:
+            uploads.bring_manifests(run, store)
         known = _known(run)
+        if store is not None:
+            known.lost += [
+                f"{folder}: no longer on the store" for folder in uploads.forget_missing(run, known.artifacts)
+            ]
         new = run / NEW
         new.unlink(missing_ok=True)
-        _write(new, run, known)
+        _write(new, run, known, store)
         for name in (DATABASE, WAL, "run.db-shm", "run.db-journal"):
             if (run / name).exists():
                 trash.discard(run, run / name)
@@ -89,9 +98,10 @@ def _refuse_a_whole_one(run: Path) -> None:
     if database.state(run) != "ours":
         return
     with database.connected_to_read(run) as db:
-        listed = db.execute("SELECT stage, fingerprint FROM artifacts").fetchall()
-        run_id = database.meta(db, "run")
-    if not ownership.unlisted(run, run_id, listed).newer:
+        rows = db.execute("SELECT stage, fingerprint, manifest_sha256 FROM artifacts").fetchall()
+        run_id, store = database.meta(db, "run"), database.meta(db, database.STORE)
+    on_the_store = uploads.newer_than_database(run, rows) if store is not None else []
+    if not on_the_store and not ownership.unlisted(run, run_id, [row[:2] for row in rows]).newer:
         raise RunStateError(f"{run}: run.db is whole, so there is nothing to repair. `doctor` checks the artifacts.")
 
 
@@ -198,7 +208,7 @@ def _drop_what_is_gone(known: _Known) -> None:
                 entry.state, entry.finished = "open", None
 
 
-def _write(path: Path, run: Path, known: _Known) -> None:
+def _write(path: Path, run: Path, known: _Known, store: ObjectStore | None) -> None:
     db = database.connect_to_write(path.parent, path.name)
     try:
         database.bring_up_to_date(db, known.run_id)
@@ -216,6 +226,8 @@ def _write(path: Path, run: Path, known: _Known) -> None:
                 db.executemany("INSERT INTO round_artifacts VALUES (?, ?, ?, ?)", roles)
             if known.labels:
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('labels', ?)", (json.dumps(known.labels),))
+            if store is not None:
+                database.keep_artifacts_at(db, store.url)
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         db.execute("PRAGMA journal_mode=DELETE")
     finally:

@@ -16,6 +16,8 @@ from al.engine.models import Embedder, Models
 from al.engine.worker import Work
 from al.run.artifacts import Artifact
 from al.run.base import local_identity, refuse_other_base
+from al.run.object_store.uploads import use_store
+from al.run.object_store.workers import with_artifacts
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
 from al.terminal import show
@@ -32,9 +34,12 @@ class Session:
     """A run opened for work. Models load on first use and stay, so a fully resumed round loads none."""
 
     def __init__(self, run: Run, config: Config, quiet: bool = False, pool_named: bool = False):
-        """`pool_named`: the sources of the config's pool were given on the command line."""
+        """`pool_named`: the sources of the config's pool were given on the command line. Raises ConfigError and EnvironmentProblem as
+        `al.run.object_store.uploads.use_store`."""
         self.run = run
         self.config = config
+        if run.writable:
+            use_store(run, config.artifacts)
         self.quiet = quiet
         self.pool_named = pool_named
         self.models = Models(config, partial(self.progress, "load model", 1, "model"))
@@ -60,6 +65,7 @@ class Session:
 
     def map(self, work: Work, shards: Sequence[Any], progress: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
         """(number of a shard, its result) as the config's engine finishes them; see `al.engine.engine.Engine.map`."""
+        work = with_artifacts(self.run, self.config.engine, work)
         return self.engine.map(self.models, work, shards, progress)
 
     def gather(self, work: Work, shards: Sequence[Any], progress: Callable[[int], None]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 run.db        rounds, pool versions, artifacts (WAL, synchronous=FULL); a row is written last
 run.lock      one writer at a time
-artifacts/    <stage>/<fingerprint>/, each with manifest.json
+artifacts/    <stage>/<fingerprint>/, each with manifest.json; a cache, if they are kept on an object store
 scratch/      unfinished work that may be continued: training checkpoints, score shards
 trash/        what killed processes left, until `gc` deletes it
 rounds/003/   links to the artifacts of round 3, report.html, summary.json
@@ -24,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +34,17 @@ from al import __version__
 from al.errors import EnvironmentProblem, RunStateError, Unpublished
 from al.program import PROGRAM
 from al.run import artifacts, database, integrity, ownership, trash
-from al.run.artifacts import Artifact
+from al.run.artifacts import Artifact, versions
 from al.run.atomic import make_folder
 from al.run.failpoints import failpoint
+from al.run.object_store import uploads
+from al.run.object_store.objects import ObjectStore, StoredArtifact
 from al.run.ownership import EVENTS
 from al.run.work_time import STARTED
 from al.terminal import show, without_passwords
 from trainer import shortage
 
 PROGRESS, LOCK = "progress.json", "run.lock"
-RESULTS_DEPEND_ON = (
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "sentence-transformers",
-    "faiss-cpu",
-    "scikit-learn",
-    "numpy",
-)
-"""Packages whose versions are kept with every artifact."""
 
 
 def now() -> str:
@@ -154,16 +145,18 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         if kind is not None and self._made is not None:
-            begun = self.db.execute("SELECT 1 FROM rounds").fetchone()
+            begun, store = self.db.execute("SELECT 1 FROM rounds").fetchone(), self.store
             self.db.close()
             wrong_input = begun is not None and getattr(kind, "exit_code", None) in ownership.OF_WRONG_INPUT
             ownership.remove_failed_start(self.path, self._made, wrong_input)
             self._open.close()
+            if store is not None and not self.path.exists():
+                uploads.withdraw(store)
         else:
             self.close()
 
     def _refuse_newer_schema(self) -> None:
-        found, known = database.schema_version(self.db), database.SCHEMA_VERSION
+        found, known = database.schema_version(self.db), database.SCHEMA_WITH_STORE
         if found > known:
             writer = database.meta(self.db, "winnow") or "a later version"
             raise RunStateError(
@@ -177,6 +170,21 @@ class Run:
 
     # -- artifacts ---------------------------------------------------------------------------------------------------
 
+    @property
+    def writable(self) -> bool:
+        """Whether it is open for writing."""
+        return self._lock is not None
+
+    @property
+    def store(self) -> ObjectStore | None:
+        """Where its artifacts are kept; None: in its folder."""
+        url = database.meta(self.db, database.STORE)
+        return None if url is None else ObjectStore(url)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Stage, fingerprint and sha256 of the manifest of every published artifact."""
+        return self.db.execute("SELECT stage, fingerprint, manifest_sha256 FROM artifacts").fetchall()
+
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """The published artifact, or None. Raises RunStateError when it was published but its manifest changed since."""
         row = self.db.execute(
@@ -184,8 +192,9 @@ class Run:
         ).fetchone()
         if row is None:
             return None
-        path = self.path / "artifacts" / stage / fingerprint
-        return Artifact(stage, fingerprint, path, artifacts.read_manifest(path, row[0]))
+        path, store = self.path / "artifacts" / stage / fingerprint, self.store
+        stored = None if store is None else StoredArtifact(store, stage, fingerprint, row[0])
+        return Artifact(stage, fingerprint, path, artifacts.read_manifest(path, row[0], stored), stored)
 
     def published(self, stage: str) -> list[Artifact]:
         """All artifacts of a stage, newest first."""
@@ -257,6 +266,7 @@ class Run:
             made |= {"out_of_memory": shortages} if shortages else {}
             sha256 = artifacts.seal(temporary, {**header, **made})
             failpoint(f"{name}.manifest")
+            uploads.upload(self, (name, key, sha256), temporary)
             artifacts.publish(temporary, final, name)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -269,9 +279,10 @@ class Run:
             db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
         integrity.trust(final)
         failpoint(f"{name}.committed")
+        uploads.note(self, uploads.PUBLISHED, (name, key, sha256))
         self.checkpoint()
         shutil.rmtree(scratch, ignore_errors=True)
-        return Artifact(name, key, final, artifacts.read_manifest(final, sha256))
+        return self.find(name, key)
 
     def _short_of_memory(self, label: str, shortages: list[str], line: str) -> None:
         """Record that a stage ran out of memory and how it went on: as an event, for its manifest, and on stderr."""
@@ -281,9 +292,10 @@ class Run:
 
     def unlisted(self) -> ownership.Unlisted:
         """Entries of artifacts/ without a row. Raises RunStateError if run.db is older than the artifacts next to it."""
-        listed = self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall()
-        found = ownership.unlisted(self.path, database.meta(self.db, "run"), listed)
-        ownership.refuse_newer(self.path, found.newer)
+        rows = self.rows()
+        found = ownership.unlisted(self.path, database.meta(self.db, "run"), [row[:2] for row in rows])
+        of_the_store = uploads.newer_than_database(self.path, rows) if self.store is not None else []
+        ownership.refuse_newer(self.path, (*found.newer, *of_the_store))
         return found
 
     def _collect(self, found: ownership.Unlisted) -> None:
@@ -295,15 +307,14 @@ class Run:
             raise artifacts.explain_os_error(error, self.path) from error
         if moved:
             self.event("run.collected", trash=[path.name for path in moved])
-        for stage, key in self.db.execute("SELECT stage, fingerprint FROM artifacts").fetchall():
+        for stage, key, _ in self.rows():
             finished = self.path / "scratch" / f"{stage}-{key}"
             if finished.is_dir() and not finished.is_symlink():
                 shutil.rmtree(finished, ignore_errors=True)
 
     def check_files(self) -> Iterator[artifacts.Checked]:
         """Every published artifact, with what is wrong with it; reads all files."""
-        rows = self.db.execute("SELECT stage, fingerprint, manifest_sha256 FROM artifacts").fetchall()
-        yield from artifacts.check_all(self.path, rows)
+        yield from artifacts.check_all(self.path, self.rows(), self.store)
 
     def verify(self) -> dict[tuple[str, str], list[str]]:
         """Every published artifact that is damaged, with what is wrong; reads all files."""
@@ -314,6 +325,9 @@ class Run:
         path = self.path / "artifacts" / stage / key
         if path.exists() or path.is_symlink():
             trash.discard(self.path, path)
+        for row in self.rows():
+            if row[:2] == (stage, key):
+                uploads.note(self, uploads.FORGOTTEN, row)
         with self.change() as db:
             db.execute("DELETE FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, key))
 
@@ -331,7 +345,7 @@ class Run:
                 opened = {"time": event["time"], "event": STARTED, "last_sign": self._last_sign}
                 handle.write(json.dumps(opened) + "\n")
             handle.write(line + "\n")
-            if kind.startswith("stage."):  # al.run.ownership relies on these after a crash
+            if kind.startswith(("stage.", "store.")):  # al.run.ownership and object_store rely on these after a crash
                 handle.flush()
                 os.fsync(handle.fileno())
         for listener in self.listeners:
@@ -381,19 +395,3 @@ def _locked(path: Path) -> filelock.BaseFileLock:
         lock.release()
         raise
     return lock
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, as installed."""
-    return {"winnow": __version__} | {name: _installed(name) for name in RESULTS_DEPEND_ON}
-
-
-@cache
-def _installed(name: str) -> str:
-    """A package's version; read once in a process, because each reading parses the package's whole description."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"

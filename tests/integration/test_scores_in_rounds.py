@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -227,7 +228,9 @@ def test_another_reference_of_the_same_size_is_another_reference(scored, tmp_pat
         folder.mkdir(exist_ok=True)
         (folder / "adapter_model.safetensors").write_bytes(content)
         config = load(scored, [f"score.reference={folder}"])
-        found.append(_identity(Session(None, config), frozenset({"response", "reference"}), None))
+        found.append(
+            _identity(Session(SimpleNamespace(writable=False), config), frozenset({"response", "reference"}), None)
+        )
     assert found[0] != found[1]
 
 

@@ -44,7 +44,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = {
     *("torch", "transformers", "sentence_transformers", "faiss", "umap", "plotly", "fastapi", "uvicorn", "sklearn", "scipy"),
     *("peft", "bitsandbytes", "triton", "wandb", "trackio", "mlflow", "tensorboard", "presidio_analyzer", "py3langid"),
-    *("datasets", "safetensors", "huggingface_hub", "ray"),
+    *("datasets", "safetensors", "huggingface_hub", "ray", "fsspec"),
 }  # fmt: skip
 """What a late import may wait for: each takes from a tenth of a second to several seconds."""
 COMMAND_LINE = ("cli", "al.commands.command_line", "al.commands.groups.care", "al.commands.groups.models")

@@ -20,10 +20,10 @@ from al.report.summary.facts import RoundFacts
 from al.report.summary.rounds import drift, learning_curve
 from al.report.summary.selection import histograms_part, map_part, pool_part, review_part, scoring_part, selection_part
 from al.report.summary.training import plan, training
-from al.run.artifacts import Artifact
+from al.run.artifacts import Artifact, versions
 from al.run.integrity import MANIFEST, sha256_file
 from al.run.session import Session
-from al.run.store import now, versions
+from al.run.store import now
 from selection.holdout import DEV, TEST
 
 SCHEMA = 1

@@ -103,13 +103,13 @@ def test_a_run_of_schema_1_is_read_as_it_is_and_brought_up_to_date_when_it_is_wr
 
 def test_a_run_of_a_later_version_is_refused_naming_it_and_left_as_it_is(path):
     with database.connected_to_read(path) as db, database.changing(db):
-        db.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
+        db.execute("UPDATE meta SET value = '4' WHERE key = 'schema'")
     with database.connected_to_read(path) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     kept = [entry for entry in path.rglob("*") if entry.is_file() and not entry.name.startswith("run.lock")]
     before = [entry.read_bytes() for entry in kept]
     for use in (Run.read, Run.create_or_open):
-        with pytest.raises(RunStateError, match=r"schema 2 or lower.*found 3, written by Winnow 0.1.0") as error:
+        with pytest.raises(RunStateError, match=r"schema 3 or lower.*found 4, written by Winnow 0.1.0") as error:
             use(path)
         assert error.value.exit_code == 5
     assert [entry.read_bytes() for entry in kept] == before

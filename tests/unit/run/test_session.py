@@ -23,7 +23,7 @@ class Device:
 
 def session(**embed):
     config = SimpleNamespace(embed=EmbedConfig(**embed), model="one")
-    return Session(SimpleNamespace(), config, quiet=True)
+    return Session(SimpleNamespace(writable=False), config, quiet=True)
 
 
 def test_the_embedder_is_loaded_once_and_waits_in_main_memory(monkeypatch):
