@@ -180,14 +180,14 @@ def attend_backward(
     v_TKD: torch.Tensor,
     out_THD: torch.Tensor,
     log_sums: torch.Tensor | None,
-    into: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    into: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
     pack: PackLayout,
     scale: float,
     window: int | None,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, given the gradient of the result of `attend`: written `into` three tensors like q, k and v where a kernel
-    can, which are returned then, otherwise new ones."""
+    """Gradients of q, k and v, given the gradient of the result of `attend`: written `into` three tensors like q, k and v, and those
+    returned, where `gradients_go_into` says so; otherwise new ones, and `into` is not read."""
     method = _method(q_THD, k_TKD, pack, softcap)
     if method is Method.PACKED:
         from trainer.decoder.packed_attention import Call
@@ -210,6 +210,12 @@ def attend_backward(
         return torch.autograd.grad(out, leaves, gradient_THD)
 
 
+def gradients_go_into(q_THD: torch.Tensor, k_TKD: torch.Tensor, pack: PackLayout, softcap: float | None) -> bool:
+    """Whether `attend_backward` writes gradients where its caller wants them. Otherwise it makes tensors of its own, next to which a
+    buffer of the caller would only add to the peak of memory."""
+    return _method(q_THD, k_TKD, pack, softcap) is Method.PACKED
+
+
 class Method(Enum):
     """How a pack is attended to: by our own kernels, by FlashAttention 2, or one document after another."""
 
@@ -219,14 +225,16 @@ class Method(Enum):
 
 
 def _method(q_THD: torch.Tensor, k_TKD: torch.Tensor, pack: PackLayout, softcap: float | None) -> Method:
-    """The fastest method that computes this. FlashAttention 2 caps no scores; on a CPU, and in float32, there is only the loop."""
+    """The fastest method that computes this on the card. FlashAttention 2 caps no scores. On a CPU, and in float32, only the loop does."""
     if not q_THD.is_cuda or q_THD.dtype not in VARLEN_DTYPES:
         return Method.LOOP
-    from trainer.decoder.packed_attention import faster_than_flash, supports
+    from trainer.decoder.packed_attention import faster_than_flash, shared_memory, supports
 
     heads, width = q_THD.shape[1:]
     flash = softcap is None and _has_flash(q_THD)
-    if supports(heads, k_TKD.shape[1], width) and not (flash and not faster_than_flash(width, pack.borders)):
+    if supports(heads, k_TKD.shape[1], width, shared_memory(q_THD.device)) and not (
+        flash and not faster_than_flash(width, pack.borders)
+    ):
         return Method.PACKED
     return Method.FLASH if flash else Method.LOOP
 

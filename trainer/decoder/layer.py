@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from trainer.attention import PackLayout, attend, attend_backward, attend_into
+from trainer.attention import PackLayout, attend, attend_backward, attend_into, gradients_go_into
 from trainer.decoder import elementwise
 from trainer.decoder.branch import Branch, Norm
 from trainer.decoder.dropout import Dropout, Keys
@@ -315,18 +315,24 @@ class Layer:
         upstream = self.o.backward_input(G_o, dropout).unflatten(1, (-1, self.head_width))
         o = self._lora_gradients(self.o, G_o, kept.X_o, dropout, run)
         out = kept.X_o[:, self.o.x].unflatten(1, (-1, self.head_width))
-        G = self.qkv.new_gradient(run.tokens)
-        into = self._split(G[:, : self.qkv.out])
+        q, k, v = self._split(kept.qkv)
+        direct = gradients_go_into(q, k, run.pack, self.softcap)
+        G = self.qkv.new_gradient(run.tokens) if direct else None
+        into = self._split(G[:, : self.qkv.out]) if direct else None
         dq, dk, dv = attend_backward(
-            upstream, *self._split(kept.qkv), out, kept.log_sums, into, run.pack, self.scale, self.window, self.softcap
+            upstream, q, k, v, out, kept.log_sums, into, run.pack, self.scale, self.window, self.softcap
         )
         kept.qkv = kept.X_o = kept.log_sums = None
+        del q, k, v, out, upstream
+        if not direct:
+            G = self.qkv.new_gradient(run.tokens)
         both = self.q_width + self.kv_width
         for gradient, columns in ((dq, slice(0, self.q_width)), (dk, slice(self.q_width, both))):
             angles = run.angles[self.rope]
             elementwise.rotate(gradient.flatten(1), G[:, columns], *angles, inverse=True, head_width=self.head_width)
-        if dv is not into[2]:
+        if not direct:
             elementwise.move(dv.flatten(1), G[:, both : self.qkv.out])
+        del dq, dk, dv, gradient, into
         if self.qk_norms is not None:
             for norm, columns in self._heads_of():
                 heads = G[:, columns].reshape(-1, len(norm.weight))

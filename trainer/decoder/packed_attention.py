@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,22 @@ class Tilings:
     queries: Tiling
     keys: Tiling
 
+    def shared_bytes(self, head: int) -> int:
+        """Shared memory of a block of the largest of the three for heads of `head` columns of 16 bits: what Triton takes on Ampere, Ada and
+        consumer Blackwell (sm_80 to 89 and 120), or up to 16 KiB more. It takes more on Hopper and the B200, up to 213,040 bytes for
+        the widest heads of TILINGS, but a block may have 232,448 there.
+        """
+        forward, queries, keys = self.forward, self.queries, self.keys
+        held = (  # rows that stay, rows that are read ahead, numbers of each row read ahead
+            (forward, forward.rows, 2 * forward.keys, 0),
+            (queries, 2 * queries.rows, 2 * queries.keys, 0),
+            (keys, 2 * keys.keys, 2 * keys.rows, 4 * keys.rows),
+        )
+        return max(
+            2 * head * (stay + max(t.stages - 1, 1) * ahead) + 2 * t.rows * t.keys + 2 * max(t.stages - 1, 1) * numbers
+            for t, stay, ahead, numbers in held
+        )
+
 
 TILINGS = {
     64: Tilings(Tiling(128, 64, 8, 2), Tiling(64, 64, 4, 3), Tiling(64, 64, 4, 2)),
@@ -49,6 +66,14 @@ TILINGS = {
     256: Tilings(Tiling(128, 64, 8, 2), Tiling(128, 32, 8, 2), Tiling(32, 64, 8, 2)),
 }
 """By head width, rounded up to a power of two. benchmarks/attention_speed.py measures them."""
+SMALLER = {
+    256: (
+        Tilings(Tiling(128, 64, 8, 2), Tiling(64, 32, 8, 2), Tiling(32, 64, 8, 2)),
+        Tilings(Tiling(64, 32, 4, 2), Tiling(32, 32, 4, 2), Tiling(16, 32, 4, 2)),
+    )
+}
+"""For cards whose blocks have too little shared memory for those of TILINGS: the A100's (166,912 bytes), then RTX 30's and 40's (101,376).
+Chosen by what fits; not timed, because we have run on none of these cards."""
 FLASH_FROM = {64: 675, 128: 16384, 256: 3087}
 """Mean length of documents, weighted by their tokens, from which FlashAttention 2 is faster; by head width as in TILINGS."""
 
@@ -74,14 +99,31 @@ def head_of(width: int) -> int:
     return max(padded(width), min(TILINGS))
 
 
-def supports(heads: int, kv_heads: int, width: int) -> bool:
-    """Whether the kernels compute heads like these: a width up to 256 that is a multiple of 8, and no more query heads for a
-    key head than a tile has rows."""
+@lru_cache
+def shared_memory(device: torch.device) -> int | None:
+    """Bytes of shared memory that a block may have on `device`; None where it is unlimited, in Triton's interpreter on a CPU."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+
+
+def tilings_of(head: int, shared: int | None) -> Tilings | None:
+    """The tiles in use for `head` columns, a key of TILINGS, where a block may have `shared` bytes (None: unlimited). None if none fit."""
+    choices = (TILINGS[head], *SMALLER.get(head, ()))
+    return next((tilings for tilings in choices if shared is None or tilings.shared_bytes(head) <= shared), None)
+
+
+def supports(heads: int, kv_heads: int, width: int, shared: int | None = None) -> bool:
+    """Whether the kernels compute heads like these on a card with `shared` bytes for a block (None: unlimited): a width up to 256 that is a
+    multiple of 8, tiles that fit, and no more query heads for a key head than a tile has rows."""
     head = head_of(width)
     if head not in TILINGS or width % ALIGN:
         return False
-    tilings = TILINGS[head]
-    return padded(heads // kv_heads) <= min(tilings.forward.rows, tilings.queries.rows, tilings.keys.rows)
+    tilings = tilings_of(head, shared)
+    return tilings is not None and padded(heads // kv_heads) <= min(
+        tilings.forward.rows, tilings.queries.rows, tilings.keys.rows
+    )
 
 
 def faster_than_flash(width: int, borders: Sequence[int]) -> bool:
@@ -110,7 +152,7 @@ def tiles_of(borders: Sequence[int], size: int, keys: bool = False) -> np.ndarra
 @dataclass(frozen=True)
 class Call:
     """One attention over a pack: `scale` of scores; a `window` of w shows a token itself and the w - 1 before it; `softcap` c replaces
-    scores s by c · tanh(s / c). `tilings`: others than those of TILINGS, for measuring."""
+    scores s by c · tanh(s / c). `tilings`: others than those of `tilings_of`, for measuring."""
 
     pack: Pack
     scale: float
@@ -196,7 +238,7 @@ class Call:
         _give_back(dv, dv_TKD)
 
     def _tilings(self, q_THD: torch.Tensor) -> Tilings:
-        return self.tilings or TILINGS[head_of(q_THD.shape[2])]
+        return self.tilings or tilings_of(head_of(q_THD.shape[2]), shared_memory(q_THD.device))
 
     def _numbers(self, q_THD: torch.Tensor, k_TKD: torch.Tensor) -> tuple[float, ...]:
         heads, kv_heads = q_THD.shape[1], k_TKD.shape[1]

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +25,7 @@ from trainer.attention import Method, PackLayout  # noqa: E402
 from trainer.decoder import packed_attention, packed_attention_kernels  # noqa: E402
 from trainer.decoder.packed_attention import (  # noqa: E402
     FLASH_FROM,
+    SMALLER,
     TILINGS,
     Call,
     Tiling,
@@ -27,6 +33,7 @@ from trainer.decoder.packed_attention import (  # noqa: E402
     faster_than_flash,
     supports,
     tiles_of,
+    tilings_of,
 )
 from trainer.forward import collate  # noqa: E402
 
@@ -36,6 +43,8 @@ DTYPES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float32
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 SMALL = Tilings(Tiling(32, 16, 4, 1), Tiling(16, 32, 4, 1), Tiling(16, 16, 4, 1))
 BORDERS = (0, 1, 4, 40, 43)
+H200, A100, RTX, OLD = 232_448, 166_912, 101_376, 49_152
+"""Bytes of shared memory that a block may have (CUDA C++ Programming Guide, compute capabilities 9.0, 8.0, 8.6 and 8.9, 6.0)."""
 
 
 def layout(borders):
@@ -105,10 +114,12 @@ def test_attention_and_its_gradients(heads, kv_heads, width, window, softcap, dt
     assert_close(results(call, *tensors), expected(call, *tensors), dtype)
 
 
-@pytest.mark.parametrize(("width", "window"), [(64, None), (128, 70), (256, None)])
-def test_the_tiles_in_use(width, window):
+@pytest.mark.parametrize(
+    ("width", "window", "card"), [(64, None, H200), (128, 70, H200), (256, None, H200), (256, 70, A100), (256, 70, RTX)]
+)
+def test_the_tiles_in_use(width, window, card):
     borders = (0, 9, 139)
-    call = Call(layout(borders), width**-0.5, window, 2.0)
+    call = Call(layout(borders), width**-0.5, window, 2.0, tilings_of(width, card))
     tensors = inputs(borders, 2, 1, width, DTYPES[-1])
     assert_close(results(call, *tensors), expected(call, *tensors), DTYPES[-1])
 
@@ -169,8 +180,107 @@ def test_widths_and_groups_that_the_kernels_support():
     assert all(supports(32, 8, width) for width in (8, 64, 80, 96, 112, 128, 256))
     assert supports(14, 2, 64) and supports(8, 1, 256)
     assert not supports(32, 8, 264) and not supports(32, 8, 100) and not supports(71, 1, 64)
-    for tilings in TILINGS.values():
+    assert supports(32, 1, 256, H200) and supports(32, 1, 256, A100)
+    assert supports(16, 1, 256, RTX) and not supports(17, 1, 256, RTX)
+    for tilings in (*TILINGS.values(), *SMALLER[256]):
         assert all(x.rows % 16 == x.keys % 16 == 0 for x in (tilings.forward, tilings.queries, tilings.keys))
+
+
+@pytest.mark.parametrize("head", TILINGS)
+def test_a_card_has_the_measured_tiles_where_they_fit(head):
+    smaller = (TILINGS[head], TILINGS[head]) if head < 256 else SMALLER[head]
+    assert [tilings_of(head, card) for card in (None, H200, A100, RTX)] == [TILINGS[head], TILINGS[head], *smaller]
+    assert tilings_of(256, OLD) is None and not supports(8, 1, 256, OLD)
+
+
+def test_a_call_takes_the_tiles_of_the_card_of_its_inputs(monkeypatch):
+    memory = {torch.device("meta"): RTX, torch.device("cpu"): None}
+    monkeypatch.setattr(packed_attention, "shared_memory", memory.get)
+    call = Call(layout(BORDERS), 1.0)
+    found = [call._tilings(torch.empty(0, 2, 256, device=device)) for device in memory]
+    assert found == [SMALLER[256][-1], TILINGS[256]]
+
+
+def test_shared_memory_is_what_triton_took_on_an_a100():
+    """Compiled with Triton 3.7.1 for sm_80; the largest of the three kernels."""
+    found = [tilings.shared_bytes(256) for tilings in (TILINGS[256], *SMALLER[256])]
+    assert found == [172_032, 147_456, 69_632] and TILINGS[128].shared_bytes(128) == 90_112
+
+
+COMPILE = """
+import json, sys
+from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from trainer.decoder import packed_attention_kernels as kernels
+from trainer.decoder.packed_attention import SMALLER
+
+KINDS = {"log_sums": "*fp32", "deltas": "*fp32", "tiles": "*i32", "scale": "fp32", "softcap": "fp32", "slope": "fp32"}
+NUMBERS = ("heads", "groups", "window")
+
+def shared(kernel, tiling):
+    constants = {"CAPPED": False, "WINDOWED": False, "GROUPS": 2, "ROWS": tiling.rows, "KEYS": tiling.keys, "WIDTH": 256, "HEAD": 256}
+    names = kernel.arg_names
+    kinds = {name: "i32" if name in NUMBERS or name.endswith("stride") else KINDS.get(name, "*bf16") for name in names}
+    kinds |= dict.fromkeys(constants, "constexpr")
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if kinds[name].startswith("*")}
+    source = ASTSource(kernel, kinds, {(names.index(name),): value for name, value in constants.items()}, aligned)
+    backend = make_backend(GPUTarget("cuda", 89, 32))
+    options = backend.parse_options({"num_warps": tiling.warps, "num_stages": tiling.stages})
+    context, stages, found = ir.context(), {}, {}
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    code = backend.get_codegen_implementation(options)
+    module = source.make_ir(backend.target, options, code, backend.get_module_map(), context)
+    backend.add_stages(stages, options, source.language)
+    for stage in ("ttir", "ttgir", "llir"):  # machine code is not needed
+        module = stages[stage](module, found)
+    return found["shared"]
+
+tilings = SMALLER[256][-1]
+print(json.dumps([shared(kernels.forward_kernel, tilings.forward), shared(kernels.key_gradient_kernel, tilings.keys)]))
+"""
+"""Triton's compiler needs no GPU; but a process whose kernels are interpreted cannot compile them."""
+
+
+def test_shared_memory_is_what_triton_takes_on_a_small_card():
+    root = Path(__file__).resolve().parents[3]
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    taken = json.loads(done.stdout)
+    assert max(taken) == SMALLER[256][-1].shared_bytes(256) <= RTX
+
+
+@pytest.mark.parametrize("method", [Method.LOOP, Method.PACKED])
+def test_a_buffer_next_to_attention_is_made_only_where_its_kernel_writes_there(monkeypatch, method):
+    """Otherwise the backward pass would hold one buffer as large as q, k and v more at its peak."""
+    import peft
+
+    from trainer.decoder import layer
+    from trainer.forward import bind_decoder, bound_decoder, hidden_states
+
+    causal = build("llama", num_hidden_layers=1)
+    model = peft.get_peft_model(causal, peft.LoraConfig(r=2, target_modules="all-linear"))
+    bind_decoder(causal)
+    qkv, events = bound_decoder(causal).layers[0].qkv, []
+    backward, new_gradient = layer.attend_backward, type(qkv).new_gradient
+
+    def attended(*given):
+        events.append("attention")
+        return backward(*given)
+
+    def made(joined, tokens):
+        events.extend(["buffer"] * (joined is qkv))
+        return new_gradient(joined, tokens)
+
+    monkeypatch.setattr(attention, "_method", lambda *given: method)
+    monkeypatch.setattr(layer, "attend_backward", attended)
+    monkeypatch.setattr(type(qkv), "new_gradient", made)
+    hidden_states(model.train(), collate(table([5, 11]), [0, 1])).pow(2).sum().backward()
+    assert events == (["buffer", "attention"] if method is Method.PACKED else ["attention", "buffer"])
 
 
 @pytest.mark.parametrize("width", [64, 80, 256])
@@ -184,28 +294,37 @@ def test_long_documents_go_to_flash_attention(width):
 class _OnAGpu:
     """Shape and dtype of queries or keys of a GPU."""
 
-    is_cuda = True
+    is_cuda, device = True, torch.device("cuda")
 
     def __init__(self, heads, width, dtype=torch.bfloat16):
         self.shape, self.dtype = (0, heads, width), dtype
 
 
 @pytest.mark.parametrize(
-    ("heads", "width", "dtype", "longest", "softcap", "method"),
+    ("heads", "width", "dtype", "longest", "softcap", "card", "method"),
     [
-        (32, 128, torch.bfloat16, 100, None, Method.PACKED),
-        (32, 64, torch.bfloat16, 8192, None, Method.FLASH),
-        (32, 128, torch.bfloat16, 8192, None, Method.PACKED),
-        (32, 128, torch.bfloat16, 8192, 50.0, Method.PACKED),
-        (32, 128, torch.float16, 8192, 50.0, Method.PACKED),
-        (32, 128, torch.float32, 100, None, Method.LOOP),
-        (32, 128, torch.float32, 100, 50.0, Method.LOOP),
-        (1024, 64, torch.bfloat16, 100, None, Method.FLASH),
-        (1024, 64, torch.bfloat16, 100, 50.0, Method.LOOP),
-        (32, 512, torch.bfloat16, 100, None, Method.LOOP),
+        (32, 128, torch.bfloat16, 100, None, H200, Method.PACKED),
+        (32, 64, torch.bfloat16, 8192, None, H200, Method.FLASH),
+        (32, 128, torch.bfloat16, 8192, None, H200, Method.PACKED),
+        (32, 128, torch.bfloat16, 8192, 50.0, H200, Method.PACKED),
+        (32, 128, torch.float16, 8192, 50.0, H200, Method.PACKED),
+        (32, 128, torch.float32, 100, None, H200, Method.LOOP),
+        (32, 128, torch.float32, 100, 50.0, H200, Method.LOOP),
+        (1024, 64, torch.bfloat16, 100, None, H200, Method.FLASH),
+        (1024, 64, torch.bfloat16, 100, 50.0, H200, Method.LOOP),
+        (32, 256, torch.bfloat16, 100, None, RTX, Method.PACKED),
+        (256, 256, torch.bfloat16, 100, None, A100, Method.PACKED),
+        (256, 256, torch.bfloat16, 100, None, RTX, Method.FLASH),
+        (256, 256, torch.bfloat16, 100, 50.0, RTX, Method.LOOP),
+        (32, 256, torch.bfloat16, 100, None, OLD, Method.FLASH),
+        (32, 256, torch.bfloat16, 100, 50.0, OLD, Method.LOOP),
+        (32, 512, torch.bfloat16, 100, None, H200, Method.LOOP),
     ],
 )
-def test_the_method_goes_by_heads_lengths_and_cap(heads, width, dtype, longest, softcap, method):
+def test_the_method_goes_by_heads_lengths_cap_and_card(
+    monkeypatch, heads, width, dtype, longest, softcap, card, method
+):
+    monkeypatch.setattr(packed_attention, "shared_memory", lambda device: card)
     pack = PackLayout((0, longest), torch.zeros(2, dtype=torch.int32), longest)
     assert attention._method(_OnAGpu(heads, width, dtype), _OnAGpu(8, width, dtype), pack, softcap) is method
 
