@@ -10,6 +10,7 @@ import numpy as np
 from al.config import Config
 from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, FirstExample, sample_sources
 from al.pool.store import Pool
+from al.preparation.asked import numbers_asked
 from al.preparation.groups import enough_sources, spread_over
 from al.preparation.sources import outside, pool_sources, with_labels
 from al.run import rounds
@@ -148,6 +149,8 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         notes += (
             f"none of the {found.rows_read:,} rows that were read has a response, so a round has nothing to train on",
         )
+    if 2 * found.numbers > found.rows_read:
+        notes += (numbers_asked(found.numbers, found.rows_read),)
     return PoolEstimate(
         examples=examples,
         mean_tokens=found.tokens / max(found.examples, 1.0),

@@ -16,6 +16,7 @@ from al.errors import DataError, UserError
 from al.excerpt import cut
 from al.pool.convert import Converter, Record
 from al.pool.formats import RowError
+from al.pool.formats.advice import is_number
 from al.pool.presets import find, known_set, local_copy
 from al.pool.reading.hub import hub_rows_counted, read_hub_rows
 from al.pool.reading.rows import RawRow, read_rows
@@ -57,7 +58,7 @@ class FirstExample:
 @dataclass
 class Sample:
     """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`: the examples that they rest on,
-    `labelled` of which have a response.
+    `labelled` of which have a response, and in `numbers` of which a bare number is all that is asked.
     `names`: the sources that examples name. `counted`: every file was read whole. `unknown`: labels of data sets of unknown size;
     `assumed`: of those whose examples have an assumed length. `first`: how the first example of the files is read."""
 
@@ -66,6 +67,7 @@ class Sample:
     bytes: float = 0.0
     rows_read: int = 0
     labelled: int = 0
+    numbers: int = 0
     names: set[str] = field(default_factory=set)
     counted: bool = True
     unknown: list[str] = field(default_factory=list)
@@ -140,9 +142,15 @@ def _add(found: Sample, records: list[Record], source: Source, times: float, lon
     found.tokens += sum(min(tokens_of(record), longest) for record in records) * times
     found.rows_read += len(records)
     found.labelled += sum(record.labelled for record in records)
+    found.numbers += sum(is_number(asked_of(record)) for record in records)
     if found.first is None and records:
         found.first = FirstExample.of(records[0])
     found.names |= {record.source for record in records}
+
+
+def asked_of(record: Record) -> str:
+    """The last user turn of an example."""
+    return next((content for role, content in reversed(record.turns) if role == "user"), "")
 
 
 def tokens_of(record: Record) -> float:
