@@ -32,7 +32,7 @@ class PoolEstimate:
     strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
     `new`: examples still to be tokenized, compared and clustered, only those that were added if the pool has grown; `imported`: they need
     not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool. `first`: how the first
-    example is read, of files that are not imported.
+    example is read, of files that are not imported. `labelled`: examples with a response; None: all.
     """
 
     examples: int
@@ -47,6 +47,7 @@ class PoolEstimate:
     basis: str = "measured: counted"
     notes: tuple[str, ...] = ()
     first: FirstExample | None = None
+    labelled: int | None = None
 
 
 def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:
@@ -105,6 +106,7 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
     lengths = _lengths(reader, longest) if tokens is None else np.asarray(TokenTable.open(tokens.path).lengths)
     return PoolEstimate(
         examples=len(reader),
+        labelled=int(pool.json("pool.json")["labelled"]),
         mean_tokens=float(lengths.mean()) if len(lengths) else 0.0,
         bytes=size,
         new_to_embed=new["embeddings"],
@@ -153,6 +155,7 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         notes += (numbers_asked(found.numbers, found.rows_read),)
     return PoolEstimate(
         examples=examples,
+        labelled=round(examples * found.labelled / found.rows_read) if found.rows_read else examples,
         mean_tokens=found.tokens / max(found.examples, 1.0),
         bytes=int(found.bytes),
         new_to_embed=examples,
