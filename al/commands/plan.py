@@ -22,6 +22,8 @@ from al.planning.needs import cache_if_hub_is_silent, check_device
 from al.planning.plan import estimate
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.program import PROGRAM
+from al.report.reading.pool_words import visible_segments
+from al.report.text.pool import MARKS
 from al.round.standing import with_control_decided
 from al.run import rounds
 from al.run.ownership import is_run
@@ -29,6 +31,9 @@ from al.run.progress import duration
 from al.run.store import Run
 from al.run.work_time import work_seconds
 from trainer.decoder.retention import RESERVE
+
+FIRST_SHOWN, FIRST_LINES = 600, 6
+"""Characters of the first example that are shown, and lines; line ends of a text with more of them are shown as signs."""
 
 
 def plan_round(options: Options, budget: str, gpu: str | None = None, until: str | None = None) -> dict[str, Any]:
@@ -78,7 +83,9 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     }
     document["card"] = None if card is None else card.title
     document["uncertainty"] = None if card is None else UNCERTAINTY
-    document["basis"] = _basis(card, pool, shape.published, config.lora.r) | _embedder_basis(config, pool) | basis
+    document["basis"] = (
+        _basis(card, pool, shape.published, config.lora.r, machine.kind) | _embedder_basis(config, pool) | basis
+    )
     if gpus > 1:
         document["basis"]["gpus"] = speedup(config, gpus).described()
     document["until"] = None
@@ -94,6 +101,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
                 f"has about {pool.examples * pool.mean_tokens:,.0f}: add "
                 "data, or run fewer rounds with a larger train.epochs"
             )
+    document["inspect"] = _inspect(options, config)
     document["next"] = _next(options, request.text, until, document["limits"]["settings"])
     return document
 
@@ -107,13 +115,20 @@ def _next(options: Options, budget: str, until: str | None, settings: list[str] 
     return shlex.join([*PROGRAM.split(), *command, *options.as_arguments(), *changed])
 
 
+def _inspect(options: Options, config: Config) -> str:
+    """The command that shows more of how these sources are read."""
+    sources = options.pool or (*config.pool.files, *(f"hub:{name}" for name in config.pool.hub))
+    rest = replace(options, pool=(), run_path=None).as_arguments()
+    return shlex.join([*PROGRAM.split(), "pool", "inspect", *sources, *rest])
+
+
 def _gpus_named(config: Config) -> int:
     """GPUs of a card that is not here: as many as the config names, else one."""
     named = config.engine.kind != "local" and config.engine.gpus != "auto"
     return int(config.engine.gpus) if named else 1
 
 
-def _basis(card: Card | None, pool: PoolEstimate, published: bool, rank: int) -> dict[str, str]:
+def _basis(card: Card | None, pool: PoolEstimate, published: bool, rank: int, kind: str) -> dict[str, str]:
     """What each kind of figure rests on."""
     speed = (
         "measured here: the speed of a matrix product and of memory; the share of it that training reaches is that of an H100"
@@ -122,15 +137,17 @@ def _basis(card: Card | None, pool: PoolEstimate, published: bool, rank: int) ->
         f"expect ±{UNCERTAINTY:.0%}"
     )
     model = {"model": "its published sizes; the hub does not give its config here"} if published else {}
-    return {"pool": pool.basis, **model, "memory": _memory_basis(rank), "time": speed}
+    return {"pool": pool.basis, **model, "memory": _memory_basis(rank, kind), "time": speed}
 
 
-def _memory_basis(rank: int) -> str:
-    ranks = " and ".join(map(str, REHEARSED_RANKS))
+def _memory_basis(rank: int, kind: str) -> str:
+    calculated = "calculated from the model's shape"
+    if kind != "cuda":
+        return calculated
     other = "" if rank in REHEARSED_RANKS else f", not for rank {rank}"
     return (
-        f"calculated from the model's shape; checked in the memory of a 24 GB card for rank {ranks}, on an H200 limited to that memory "
-        f"(docs/benchmarks.md){other}"
+        f"{calculated}; checked in the memory of a 24 GB card for Mistral-7B with rank {' and '.join(map(str, REHEARSED_RANKS))}, "
+        f"on an H200 limited to that memory (docs/benchmarks.md){other}"
     )
 
 
@@ -149,7 +166,7 @@ def describe_plan(document: dict[str, Any]) -> str:
         _answer(document),
         f"pool      {about}{counted(pool['examples'], 'example')}, {pool['mean_tokens']:.0f} tokens each on average",
         f"          {_pickable(document)}",
-        *_first(pool["first"]),
+        *_first(document),
         f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters (LoRA adapter)",
         f"round     {counted(planned['examples'], 'example')}, {counted(planned['tokens'], 'token')}, epochs: {planned['epochs']:g}, "
         f"{counted(planned['steps'], 'step')}",
@@ -216,16 +233,30 @@ def _pickable(document: dict[str, Any]) -> str:
     )
 
 
-def _first(example: dict[str, Any] | None) -> list[str]:
-    """How the first example is read; nothing for a pool that is imported already."""
+def _first(document: dict[str, Any]) -> list[str]:
+    """How the first example is read, as the model would see it; nothing for a pool that is imported already."""
+    example = document["pool"]["first"]
     if example is None:
         return []
-    kept = f"; kept as metadata: {', '.join(example['kept'])}" if example["kept"] else ""
-    return [
-        f"first     asked: {example['prompt']}",
-        f"          trained on: {example['response'] or 'nothing, it has no response'}{kept}",
-        f"          more of them: {PROGRAM} pool inspect FILE, with the same --map",
-    ]
+    shown = "".join(
+        f"{left}{part['text']}{right}"
+        for part in visible_segments(example, FIRST_SHOWN)
+        for left, right in [MARKS.get(part["target"], ("", ""))]
+    ).strip()
+    if shown.count("\n") > FIRST_LINES:
+        shown = shown.replace("\n", " ⏎ ")
+    trained = "⟦the response⟧ and ⟪the token that ends it⟫" if example["segments"] else "the last message"
+    if example["messages"][-1]["role"] != "assistant":
+        trained = "nothing, it has no response"
+    template = (
+        "its tokenizer's chat template" if example["template"] == "tokenizer" else f"the template {example['template']}"
+    )
+    head = f"as the model sees it, with {template}" if example["segments"] else "as it is read"
+    lines = [f"{head}; trained on: {trained}", *shown.splitlines()]
+    lines += [f"kept as metadata: {', '.join(example['kept'])}"] * bool(example["kept"])
+    lines += [f"{example['note']}."] * bool(example["note"])
+    lines.append(f"more of them: {document['inspect']}")
+    return [f"{'' if at else 'first':<10}{line}" for at, line in enumerate(lines)]
 
 
 def _fits(limits: dict[str, Any]) -> list[str]:

@@ -79,4 +79,5 @@ def test_one_limit_of_memory_is_given_and_the_other_explained():
 def test_the_memory_of_a_small_card_is_called_checked_for_the_ranks_of_the_record_alone():
     rows = json.loads(RECORD.read_text())["rows"]
     assert sorted(REHEARSED_RANKS) == sorted(row["rank"] for row in rows if row.get("held"))
-    assert _memory_basis(16).endswith("(docs/benchmarks.md)") and _memory_basis(64).endswith(", not for rank 64")
+    assert _memory_basis(16, "cuda").endswith("(docs/benchmarks.md)")
+    assert _memory_basis(64, "cuda").endswith(", not for rank 64") and "card" not in _memory_basis(16, "cpu")
