@@ -70,7 +70,8 @@ def card_memory(record: dict[str, Any]) -> str:
         "## The memory of a 24 GB card",
         provenance(record, record["device"], record["versions"]),
         "",
-        f"{card}The shipped Mistral-7B config, random weights in NF4: three training steps, scoring, evaluation and written answers. GiB.",
+        f"{card}The shipped Mistral-7B config, random weights in NF4: three training steps, scoring, evaluation and written answers. GiB. "
+        f"Rank {' and '.join(row[0] for row in rows)} {'was' if len(rows) == 1 else 'were'} measured; other ranks are calculated only.",
         "",
         table(
             [

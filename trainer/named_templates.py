@@ -12,7 +12,20 @@ from itertools import groupby
 from typing import Any
 
 from trainer.errors import DataError, TrainerError
-from trainer.rendering import END_OF_TURN, Piece, Response, Special, Text
+from trainer.rendering import (
+    END_OF_TURN,
+    NO_TARGET,
+    RESPONSE,
+    Conversation,
+    Piece,
+    Response,
+    Segment,
+    Special,
+    Text,
+    checked,
+    joined,
+    without,
+)
 
 SEPARATOR = "\n\n"
 
@@ -60,6 +73,17 @@ class SpecialTokens:
                 f"chat template '{template}' needs the tokens {', '.join(names)}; the tokenizer has no "
                 f"{', '.join(missing)}. Set model.chat_template to another one: auto, mistral, chatml or plain"
             )
+
+
+STAND_INS = SpecialTokens(
+    bos=Special(0, "<s>"),
+    eos=Special(1, "</s>", END_OF_TURN),
+    im_start=Special(2, "<|im_start|>"),
+    im_end=Special(3, "<|im_end|>"),
+    adds_bos=False,
+    swallows_space=False,
+)
+"""Special tokens for a text that is only shown, as Mistral's and ChatML's tokenizers write them."""
 
 
 Writer = Callable[[list[dict[str, str]], SpecialTokens], list[Piece]]
@@ -157,3 +181,28 @@ def write_plain(messages: list[dict[str, str]], special: SpecialTokens) -> list[
         else:
             text += SEPARATOR
     return [*pieces, Text(text)] if text else pieces
+
+
+def preview(name: str, messages: Conversation) -> list[Segment]:
+    """A conversation through the template `name` without a tokenizer: its text, split where targets begin and end, with STAND_INS for
+    special tokens. `ChatTemplate.segments` is exact, this differs where a token crosses the border of prompt and response.
+
+    Raises DataError if the template cannot be used for the conversation.
+    """
+    try:
+        pieces = NAMED[name].write(checked(messages), STAND_INS)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    untrained = {turn for turn, message in enumerate(messages) if message.get("train") is False}
+    found: list[Segment] = []
+    for first, piece in enumerate(without(pieces, untrained)):
+        if isinstance(piece, Special):
+            found.append(Segment(piece.text, piece.target if first else NO_TARGET))
+            continue
+        end = 0
+        for response in piece.responses:
+            found.append(Segment(piece.text[end : response.start], NO_TARGET))
+            found.append(Segment(piece.text[response.start : response.stop], RESPONSE))
+            end = response.stop
+        found.append(Segment(piece.text[end:], NO_TARGET))
+    return joined([segment for segment in found if segment.text])

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from al.commands.options import Options
 from al.config import Config
 from al.errors import ConfigError, RunStateError
+from al.planning.template_view import TemplateView, view_without_hub
 from al.pool.formats import FORMATS
 from al.pool.formats.leftovers import listed_leftovers
 from al.pool.identity import sources_config
@@ -128,6 +129,7 @@ def _inspect(path: Path, options: Options, config: Config, shown: int, samples: 
     pool = Pool.open(path)
     stats = pool.stats
     template, why = _template(config)
+    view = view_without_hub(config.model) if template is None else TemplateView(template, template.name)
     with _progress(options, "languages", None, "examples") as step:
         languages = measures.measure_languages(pool, step)
     with _progress(options, "refusals", None, "examples") as step:
@@ -149,7 +151,8 @@ def _inspect(path: Path, options: Options, config: Config, shown: int, samples: 
         "refusals": refusals,
         "most_repeated": _most_repeated(pool),
         "quarantine": quarantine_by_reason(path),
-        "shown": _rendered(pool, template, measures.spread_over_sources(pool, shown)),
+        "template_note": view.note if shown else "",
+        "shown": _rendered(pool, view, measures.spread_over_sources(pool, shown)),
         "samples": _samples(pool, measures.spread_over_sources(pool, samples)),
     }
 
@@ -236,16 +239,15 @@ def quarantine_by_reason(path: Path) -> list[dict[str, Any]]:
     return sorted(reasons.values(), key=lambda entry: (-entry["rows"], entry["reason"]))
 
 
-def _rendered(pool: Pool, template: ChatTemplate | None, rows: np.ndarray) -> list[dict[str, Any]]:
+def _rendered(pool: Pool, view: TemplateView, rows: np.ndarray) -> list[dict[str, Any]]:
     """Examples with `segments`: their text through the chat template and the target of each part (0 none, 1 response, 2 its
-    end). Without a template, or if it refuses an example (`refused` gives the reason), the list is empty."""
+    end). Where the template is not known, or refuses an example (`refused` gives the reason), the list is empty."""
     examples = _described(pool, rows)
     for example in examples:
         try:
-            segments = template.segments(example["messages"]) if template is not None else []
+            example["segments"] = view.segments(example["messages"])
         except DataError as error:
-            segments, example["refused"] = [], str(error)
-        example["segments"] = [{"text": text, "target": target} for text, target in segments]
+            example["segments"], example["refused"] = [], str(error)
     return examples
 
 

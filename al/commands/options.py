@@ -15,6 +15,15 @@ from al.run import database, rounds
 from al.run.ownership import is_run
 from al.run.store import Run
 
+FLAGS = {
+    "select.strategy": "--strategy",
+    "target.files": "--target",
+    "track": "--track",
+    "pool.map": "--map",
+    "pool.ignore": "--ignore",
+}
+"""Options of commands that stand for a config key, which may also be given by --set."""
+SWITCHES = {"control=false": "--no-control", "cluster.recluster=true": "--recluster"}
 DEFAULT_CONFIG = "mistral-7b.yaml"
 """RFC 3986, section 3.2.1: what stands between `://` and the host, a user, a password or a token."""
 
@@ -55,6 +64,14 @@ class Options:
 
     def _with(self, overrides: list[str]) -> Options:
         return replace(self, overrides=(*self.overrides, *overrides))
+
+    def as_arguments(self) -> list[str]:
+        """The options as they are typed for a command that takes all of them, such as `round`; without --json and --debug."""
+        found = [] if self.config_path is None else ["--config", str(self.config_path)]
+        found += [] if self.run_path is None else ["--run", str(self.run_path)]
+        found += [part for source in self.pool for part in ("--pool", source)]
+        found += [part for override in self.overrides for part in _typed(override)]
+        return found + ["--trust-remote-code"] * self.trust_remote_code
 
     def load_config(self) -> Config:
         """The config: that of --config, or the last config of the run given by --run, or the default.
@@ -109,3 +126,33 @@ class Options:
                     "several runs under runs/: choose one with --run " + " or ".join(str(p.parent) for p in found)
                 )
         return self.run_directory()
+
+
+def _typed(override: str) -> list[str]:
+    """The arguments for KEY=VALUE: the option that stands for the key, if it can say the same, else --set."""
+    if override in SWITCHES:
+        return [SWITCHES[override]]
+    key, _, text = override.partition("=")
+    flag, as_set = FLAGS.get(key), ["--set", override]
+    if flag is None:
+        return as_set
+    if flag == "--strategy":
+        return [flag, text]
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:  # YAML, from --set
+        return as_set
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return [part for name in value for part in (flag, name)]
+    if flag == "--map" and isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
+        written = ",".join(f"{name}={yours}" for name, yours in value.items())
+        return [flag, written] if _says(written, value) else as_set
+    return as_set
+
+
+def _says(written: str, mapping: dict[str, str]) -> bool:
+    """Whether `--map written` means this mapping."""
+    try:
+        return parse_map([written]) == mapping
+    except ConfigError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from al.commands.options import Options
 from al.config import Config
 from al.engine.engine import Engine
 from al.excerpt import counted
-from al.planning.cards import UNCERTAINTY, Card, find_card, machine_of
+from al.planning.cards import REHEARSED_RANKS, UNCERTAINTY, Card, find_card, machine_of
 from al.planning.cost import GIB
 from al.planning.embedder import embedder_size
 from al.planning.gpus import gpus_of, speedup
@@ -18,15 +19,21 @@ from al.planning.limits import largest_rank, longest_sequence, rounds_in, settin
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.needs import cache_if_hub_is_silent, check_device
-from al.planning.plan import KEPT, estimate
+from al.planning.plan import estimate
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.program import PROGRAM
+from al.report.reading.pool_words import visible_segments
+from al.report.text.pool import MARKS
 from al.round.standing import with_control_decided
 from al.run import rounds
 from al.run.ownership import is_run
 from al.run.progress import duration
 from al.run.store import Run
 from al.run.work_time import work_seconds
+from trainer.decoder.retention import RESERVE
+
+FIRST_SHOWN, FIRST_LINES = 600, 6
+"""Characters of the first example that are shown, and lines; line ends of a text with more of them are shown as signs."""
 
 
 def plan_round(options: Options, budget: str, gpu: str | None = None, until: str | None = None) -> dict[str, Any]:
@@ -76,7 +83,9 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     }
     document["card"] = None if card is None else card.title
     document["uncertainty"] = None if card is None else UNCERTAINTY
-    document["basis"] = _basis(card, pool, shape.published) | _embedder_basis(config, pool) | basis
+    document["basis"] = (
+        _basis(card, pool, shape.published, config.lora.r, machine.kind) | _embedder_basis(config, pool) | basis
+    )
     if gpus > 1:
         document["basis"]["gpus"] = speedup(config, gpus).described()
     document["until"] = None
@@ -92,7 +101,25 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
                 f"has about {pool.examples * pool.mean_tokens:,.0f}: add "
                 "data, or run fewer rounds with a larger train.epochs"
             )
+    document["inspect"] = _inspect(options, config)
+    document["next"] = _next(options, request.text, until, document["limits"]["settings"])
     return document
+
+
+def _next(options: Options, budget: str, until: str | None, settings: list[str] | None) -> str | None:
+    """The command that does what was planned, with the settings that fit; None if nothing fits."""
+    if settings is None:
+        return None
+    command = ["round", "--budget", budget] if until is None else ["run", "--budget", budget, "--until", until]
+    changed = [part for value in settings for part in ("--set", value)]
+    return shlex.join([*PROGRAM.split(), *command, *options.as_arguments(), *changed])
+
+
+def _inspect(options: Options, config: Config) -> str:
+    """The command that shows more of how these sources are read."""
+    sources = options.pool or (*config.pool.files, *(f"hub:{name}" for name in config.pool.hub))
+    rest = replace(options, pool=(), run_path=None).as_arguments()
+    return shlex.join([*PROGRAM.split(), "pool", "inspect", *sources, *rest])
 
 
 def _gpus_named(config: Config) -> int:
@@ -101,7 +128,7 @@ def _gpus_named(config: Config) -> int:
     return int(config.engine.gpus) if named else 1
 
 
-def _basis(card: Card | None, pool: PoolEstimate, published: bool) -> dict[str, str]:
+def _basis(card: Card | None, pool: PoolEstimate, published: bool, rank: int, kind: str) -> dict[str, str]:
     """What each kind of figure rests on."""
     speed = (
         "measured here: the speed of a matrix product and of memory; the share of it that training reaches is that of an H100"
@@ -109,9 +136,19 @@ def _basis(card: Card | None, pool: PoolEstimate, published: bool) -> dict[str, 
         else f"extrapolated to {card.title} from its specification, at the shares of it that an H100 reaches; not measured on that card: "
         f"expect ±{UNCERTAINTY:.0%}"
     )
-    memory = "calculated from the model's shape; checked on an H100, also within the memory of 24 and 16 GB cards (docs/benchmarks.md)"
     model = {"model": "its published sizes; the hub does not give its config here"} if published else {}
-    return {"pool": pool.basis, **model, "memory": memory, "time": speed}
+    return {"pool": pool.basis, **model, "memory": _memory_basis(rank, kind), "time": speed}
+
+
+def _memory_basis(rank: int, kind: str) -> str:
+    calculated = "calculated from the model's shape"
+    if kind != "cuda":
+        return calculated
+    other = "" if rank in REHEARSED_RANKS else f", not for rank {rank}"
+    return (
+        f"{calculated}; checked in the memory of a 24 GB card for Mistral-7B with rank {' and '.join(map(str, REHEARSED_RANKS))}, "
+        f"on an H200 limited to that memory (docs/benchmarks.md){other}"
+    )
 
 
 def _embedder_basis(config: Config, pool: PoolEstimate) -> dict[str, str]:
@@ -123,20 +160,19 @@ def _embedder_basis(config: Config, pool: PoolEstimate) -> dict[str, str]:
 
 def describe_plan(document: dict[str, Any]) -> str:
     """The text of a plan for the terminal: the answer in one line, then what it rests on."""
-    pool, planned, device, basis = document["pool"], document["round"], document["device"], document["basis"]
+    pool, planned, basis = document["pool"], document["round"], document["basis"]
     about = "" if pool["exact"] else "about "
     lines = [
         _answer(document),
         f"pool      {about}{counted(pool['examples'], 'example')}, {pool['mean_tokens']:.0f} tokens each on average",
-        *_first(pool["first"]),
+        f"          {_pickable(document)}",
+        *_first(document),
         f"model     {document['model']}, {planned['lora_parameters']:,} trainable parameters (LoRA adapter)",
         f"round     {counted(planned['examples'], 'example')}, {counted(planned['tokens'], 'token')}, epochs: {planned['epochs']:g}, "
         f"{counted(planned['steps'], 'step')}",
-        f"memory    {document['peak_gib']:.2f} GiB at peak, of {device['memory_gib']:.1f} GiB on {document['card'] or device['kind']}"
-        + f", on each of {document['gpus']['count']} GPUs" * (document["gpus"]["count"] > 1),
+        f"memory    {document['peak_gib']:.2f} GiB at peak" + _room(document),
     ]
     lines += [f"            {value:>8.3f}  {name}" for name, value in document["memory_gib"].items() if value >= 0.001]
-    lines.append("layers    " + ", ".join(f"{count} {KEPT[kind]}" for kind, count in document["layers"].items()))
     lines += _fits(document["limits"])
     lines.append(
         f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
@@ -151,10 +187,8 @@ def describe_plan(document: dict[str, Any]) -> str:
             f"until     {counted(until['rounds'], 'round')} in {duration(until['seconds'])}{spent}: {counted(until['tokens'], 'token')}"
         )
     lines += [f"basis     {name}: {text}" for name, text in basis.items()]
-    lines.append(
-        "          near-duplicates, and examples too near to dev and test, are found by the first round and not subtracted here"
-    )
-    return "\n".join([*lines, *(f"warning   {text}" for text in document["warnings"])])
+    lines += [f"warning   {text}" for text in document["warnings"]]
+    return "\n".join(lines + [f"next      {document['next']}"] * (document["next"] is not None))
 
 
 def _answer(document: dict[str, Any]) -> str:
@@ -175,16 +209,54 @@ def _answer(document: dict[str, Any]) -> str:
     )
 
 
-def _first(example: dict[str, Any] | None) -> list[str]:
-    """How the first example is read; nothing for a pool that is imported already."""
+def _room(document: dict[str, Any]) -> str:
+    """The memory that training may use, and what of the device's is kept free."""
+    total, usable = document["device"]["memory_gib"], document["limits"]["usable_gib"]
+    room = f", of {usable:.1f} GiB that training may use on {document['card'] or document['device']['kind']}"
+    room += f", on each of {document['gpus']['count']} GPUs" * (document["gpus"]["count"] > 1)
+    return f"{room}: {total:.1f} GiB less {RESERVE:.0%} for libraries and fragmentation" if usable < total else room
+
+
+def _pickable(document: dict[str, Any]) -> str:
+    """How many examples a round can pick from, and what happens if they are too few."""
+    pool, planned = document["pool"], document["round"]
+    left = (
+        f"it stops with a clear line if fewer than {planned['examples']:,} are left"
+        if planned["unit"] == "examples"
+        else "it takes all that are left if the budget is larger"
+    )
+    if planned["number"] > 1:
+        return f"the round picks none of dev, test, earlier picks and near-duplicates; {left}"
+    return (
+        f"up to {pool['selectable']:,} can be picked ({pool['held_out']:,} become dev and test), less near-duplicates, which the first "
+        f"round finds; {left}"
+    )
+
+
+def _first(document: dict[str, Any]) -> list[str]:
+    """How the first example is read, as the model would see it; nothing for a pool that is imported already."""
+    example = document["pool"]["first"]
     if example is None:
         return []
-    kept = f"; kept as metadata: {', '.join(example['kept'])}" if example["kept"] else ""
-    return [
-        f"first     asked: {example['prompt']}",
-        f"          trained on: {example['response'] or 'nothing, it has no response'}{kept}",
-        f"          more of them: {PROGRAM} pool inspect FILE, with the same --map",
-    ]
+    shown = "".join(
+        f"{left}{part['text']}{right}"
+        for part in visible_segments(example, FIRST_SHOWN)
+        for left, right in [MARKS.get(part["target"], ("", ""))]
+    ).strip()
+    if shown.count("\n") > FIRST_LINES:
+        shown = shown.replace("\n", " ⏎ ")
+    trained = "⟦the response⟧ and ⟪the token that ends it⟫" if example["segments"] else "the last message"
+    if example["messages"][-1]["role"] != "assistant":
+        trained = "nothing, it has no response"
+    template = (
+        "its tokenizer's chat template" if example["template"] == "tokenizer" else f"the template {example['template']}"
+    )
+    head = f"as the model sees it, with {template}" if example["segments"] else "as it is read"
+    lines = [f"{head}; trained on: {trained}", *shown.splitlines()]
+    lines += [f"kept as metadata: {', '.join(example['kept'])}"] * bool(example["kept"])
+    lines += [f"{example['note']}."] * bool(example["note"])
+    lines.append(f"more of them: {document['inspect']}")
+    return [f"{'' if at else 'first':<10}{line}" for at, line in enumerate(lines)]
 
 
 def _fits(limits: dict[str, Any]) -> list[str]:

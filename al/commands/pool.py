@@ -19,6 +19,7 @@ from al.pool.identity import sources_config
 from al.pool.reading.stdin import with_stdin_spooled
 from al.pool.sources import find_sources
 from al.pool.store import Pool
+from al.preparation.asked import check_asked
 from al.preparation.stages import import_sources
 from al.program import PROGRAM
 from al.report.summary.examples import reason_of
@@ -45,7 +46,9 @@ def import_into_pool(options: Options, names: tuple[str, ...], format_name: str 
         artifact = import_sources(session, sources, previous=present[1] if present else None)
         version = rounds.add_pool(run, artifact)
         added = present is None or version != present[0]
-        return {"version": version, "run": str(run.path), "added": added, **artifact.json("pool.json")}
+        warning = check_asked(Pool.open(artifact.path))
+        head = {"version": version, "run": str(run.path), "added": added, "warnings": [warning] if warning else []}
+        return {**head, **artifact.json("pool.json")}
 
 
 def describe_pool(document: dict[str, Any]) -> str:
@@ -74,7 +77,7 @@ def describe_pool(document: dict[str, Any]) -> str:
     sources = sorted(document["sources"].items(), key=lambda item: -item[1])
     lines += [f"  {count:>9,}  {name}" for name, count in sources[:12]]
     lines += [f"  … and {len(sources) - 12} more sources"] if len(sources) > 12 else []
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  warning: {text}" for text in document.get("warnings", ()))])
 
 
 def search_pool(options: Options, text: str, limit: int) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from al.planning.cost import Machine
 REACHED_FLOPS, REACHED_BANDWIDTH = 0.79, 0.75
 """Shares of a card's specification that one large product and memory reach on an H100: 764 to 790 of 989 TFLOP/s in four records of
 benchmarks/results, and 2.5 of 3.35 TB/s (docs/performance.md). Other cards are assumed to reach the same."""
+REHEARSED_RANKS = (16,)
+"""LoRA ranks with which the Mistral-7B config did all work of a round in the memory of a 24 GB card (benchmarks/card_memory.py)."""
 UNCERTAINTY = 0.35
 """Relative error to expect of a time that is planned for a card without a measurement on it."""
 

@@ -36,12 +36,6 @@ from al.preparation.projection import laid_out
 from al.scoring.checkpoints import checkpoints_summed
 from selection.projection import FITTED
 
-KEPT = {
-    "keep": "no recomputation",
-    "products": "norms and gates recomputed",
-    "input": "all but the last product recomputed",
-    "offload": "all but the last product recomputed, inputs in host memory",
-}
 DEAR_SCORING = 0.25
 """A warning appears if measuring takes more than this share of the training time."""
 LANGUAGES_PER_S = 2_500
@@ -69,7 +63,7 @@ def estimate(
 ) -> dict[str, Any]:
     """The plan as a document: {"pool", "round", "memory_gib", "peak_gib", "seconds", "disk_gib", "warnings"}; memory in GiB, of each GPU.
     `gpus`: how many like `machine` do the work."""
-    faster = speedup(config, gpus)
+    faster, held = speedup(config, gpus), examples_held_out(config, pool)
     speed = training_tokens_per_s(config, shape, machine)
     tokens = _budget_tokens(config, request, pool, speed * faster.training, number)
     examples = int(request.amount) if request.unit == "examples" else int(tokens / max(pool.mean_tokens, 1))
@@ -86,10 +80,14 @@ def estimate(
             "examples": pool.examples,
             "mean_tokens": round(pool.mean_tokens, 1),
             "exact": pool.exact,
+            "held_out": held,
+            "selectable": max(0, (pool.examples if pool.labelled is None else pool.labelled) - held),
             "first": None if pool.first is None else asdict(pool.first),
         },
         "model": config.model.name,
         "round": {
+            "number": number,
+            "unit": request.unit,
             "examples": examples,
             "tokens": int(tokens),
             "epochs": config.train.epochs,

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from al.config import Config
-from al.planning.pool_sample import CHARACTERS_PER_TOKEN, TOKENS_ASSUMED, TOKENS_PER_TURN, FirstExample, sample_sources
+from al.planning.example_tokens import TokenCounter
+from al.planning.pool_sample import TOKENS_ASSUMED, messages_of, sample_sources
+from al.planning.template_view import TemplateView, view_without_hub
+from al.pool.convert import Record
 from al.pool.store import Pool
+from al.preparation.asked import numbers_asked
 from al.preparation.groups import enough_sources, spread_over
 from al.preparation.sources import outside, pool_sources, with_labels
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.ownership import is_run
 from al.run.store import Run
+from trainer.errors import DataError
 from trainer.tokens import TokenTable
 
 SHOWN = 3
 EXAMPLES_MEASURED = 1_000
 """Examples of an imported pool whose texts are measured, spread evenly."""
+
+
+@dataclass(frozen=True)
+class FirstExample:
+    """How an example is read: its `messages`, the fields that are `kept` as metadata, and the `segments` of the text that the model sees
+    (`TemplateView.segments`; [] if the template is not known or refuses it), with the name of the `template` and a `note` on it."""
+
+    messages: list[dict[str, Any]]
+    kept: tuple[str, ...]
+    segments: list[dict[str, Any]]
+    template: str | None
+    note: str
+
+    @classmethod
+    def of(cls, record: Record, view: TemplateView) -> FirstExample:
+        """That of an example as it is stored."""
+        messages, kept = messages_of(record), tuple(json.loads(record.metadata or "{}"))
+        try:
+            return cls(messages, kept, view.segments(messages), view.name, view.note)
+        except DataError as error:
+            return cls(messages, kept, [], view.name, f"the chat template refuses it: {error}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +59,7 @@ class PoolEstimate:
     strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
     `new`: examples still to be tokenized, compared and clustered, only those that were added if the pool has grown; `imported`: they need
     not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool. `first`: how the first
-    example is read, of files that are not imported.
+    example is read, of files that are not imported. `labelled`: examples with a response; None: all.
     """
 
     examples: int
@@ -46,6 +74,7 @@ class PoolEstimate:
     basis: str = "measured: counted"
     notes: tuple[str, ...] = ()
     first: FirstExample | None = None
+    labelled: int | None = None
 
 
 def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:
@@ -101,10 +130,13 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
     several = enough_sources(len(pool.json("pool.json")["sources"]), len(reader))
     if clusters is not None:
         several = spread_over(clusters) != "clusters"
-    lengths = _lengths(reader, longest) if tokens is None else np.asarray(TokenTable.open(tokens.path).lengths)
+    counter = TokenCounter(view_without_hub(config.model).template if tokens is None else None, longest)
+    lengths = [] if tokens is None else np.asarray(TokenTable.open(tokens.path).lengths)
+    mean = _mean_tokens(reader, counter) if tokens is None else float(lengths.mean()) if len(lengths) else 0.0
     return PoolEstimate(
         examples=len(reader),
-        mean_tokens=float(lengths.mean()) if len(lengths) else 0.0,
+        labelled=int(pool.json("pool.json")["labelled"]),
+        mean_tokens=mean,
         bytes=size,
         new_to_embed=new["embeddings"],
         new_to_map=new["projection"],
@@ -113,7 +145,7 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
         new=new["clusters"],
         basis="measured: counted"
         if tokens is not None
-        else "examples counted, lengths estimated from a sample of their texts",
+        else f"examples counted, lengths estimated from a sample{_counted_how(counter)}",
     )
 
 
@@ -121,20 +153,23 @@ def _listed(labels: list[str]) -> str:
     return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
 
 
-def _lengths(reader: Pool, longest: int) -> np.ndarray:
-    """About the tokens of some examples of a pool that is not tokenized yet."""
+def _mean_tokens(reader: Pool, counter: TokenCounter) -> float:
+    """About the mean tokens of the examples of a pool that is not tokenized yet."""
     rows = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), EXAMPLES_MEASURED)).astype(np.int64))
-    texts = [reader.messages(rows[start : start + 100]) for start in range(0, len(rows), 100)]
-    found = [
-        sum(len(turn["content"]) / CHARACTERS_PER_TOKEN + TOKENS_PER_TURN for turn in turns)
-        for part in texts
-        for turns in part
-    ]
-    return np.minimum(found, longest)
+    parts = [reader.messages(rows[start : start + 100]) for start in range(0, len(rows), 100)]
+    return sum(map(counter.total, parts)) / max(len(rows), 1)
+
+
+def _counted_how(counter: TokenCounter) -> str:
+    if counter.tokenized:
+        return f", tokens counted of {counter.tokenized:,} of them with the model's tokenizer and chat template"
+    return ", tokens by the length of texts"
 
 
 def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
-    found = sample_sources(pool_sources(config), config.tokens.max_length)
+    view = view_without_hub(config.model)
+    counter = TokenCounter(view.template, config.tokens.max_length)
+    found = sample_sources(pool_sources(config), config.tokens.max_length, counter)
     examples = int(found.examples)
     if found.unknown:
         notes += (
@@ -148,8 +183,11 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         notes += (
             f"none of the {found.rows_read:,} rows that were read has a response, so a round has nothing to train on",
         )
+    if 2 * found.numbers > found.rows_read:
+        notes += (numbers_asked(found.numbers, found.rows_read),)
     return PoolEstimate(
         examples=examples,
+        labelled=round(examples * found.labelled / found.rows_read) if found.rows_read else examples,
         mean_tokens=found.tokens / max(found.examples, 1.0),
         bytes=int(found.bytes),
         new_to_embed=examples,
@@ -158,9 +196,12 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         several_sources=enough_sources(len(found.names), found.rows_read or examples),
         new=examples,
         imported=False,
-        basis="estimated: every row read, tokens by the length of texts"
-        if found.counted
-        else "extrapolated from the first rows of each file, and from what is known of hub data sets",
+        basis=(
+            "estimated: every row read"
+            if found.counted
+            else "extrapolated from the first rows of each file, and from what is known of hub data sets"
+        )
+        + _counted_how(counter) * bool(found.rows_read),
         notes=notes,
-        first=found.first,
+        first=None if found.first is None else FirstExample.of(found.first, view),
     )

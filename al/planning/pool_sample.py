@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from al.errors import DataError, UserError
-from al.excerpt import cut
+from al.planning.example_tokens import TokenCounter
 from al.pool.convert import Converter, Record
 from al.pool.formats import RowError
+from al.pool.formats.advice import is_number
 from al.pool.presets import find, known_set, local_copy
 from al.pool.reading.hub import hub_rows_counted, read_hub_rows
 from al.pool.reading.rows import RawRow, read_rows
@@ -27,54 +28,34 @@ READ_WHOLE = 16 * 2**20
 """Bytes of files that are read whole, smallest first: a second or two."""
 PACKED, UNPACKED = (".gz", ".zst", ".bz2", ".xz", ".zip"), 4
 """Suffixes of compressed files, and how many times larger their text is, about."""
-CHARACTERS_PER_TOKEN = 4.0
-"""Characters per token of English text under common tokenizers."""
-TOKENS_PER_TURN = 5
-"""Tokens that a chat template adds to a turn, about."""
 TOKENS_ASSUMED = 250
 """Tokens of an example of a hub data set that cannot be sampled."""
 BYTES_PER_TOKEN = 5
-SHOWN = 60
-"""Characters that are shown of a prompt and a response."""
-
-
-@dataclass(frozen=True)
-class FirstExample:
-    """How an example is read: the end of its prompt and its response ("" if there is none), and the fields that are kept as metadata."""
-
-    prompt: str
-    response: str
-    kept: tuple[str, ...]
-
-    @classmethod
-    def of(cls, record: Record) -> FirstExample:
-        """That of an example as it is stored."""
-        texts = [" ".join(content.split()) for _, content in record.turns]
-        prompt, response = (texts[-2] if len(texts) > 1 else "", texts[-1]) if record.labelled else (texts[-1], "")
-        return cls(cut(prompt, SHOWN), cut(response, SHOWN), tuple(json.loads(record.metadata or "{}")))
 
 
 @dataclass
 class Sample:
     """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`: the examples that they rest on,
-    `labelled` of which have a response.
+    `labelled` of which have a response, and in `numbers` of which a bare number is all that is asked.
     `names`: the sources that examples name. `counted`: every file was read whole. `unknown`: labels of data sets of unknown size;
-    `assumed`: of those whose examples have an assumed length. `first`: how the first example of the files is read."""
+    `assumed`: of those whose examples have an assumed length. `first`: the first example of the files."""
 
     examples: float = 0.0
     tokens: float = 0.0
     bytes: float = 0.0
     rows_read: int = 0
     labelled: int = 0
+    numbers: int = 0
     names: set[str] = field(default_factory=set)
     counted: bool = True
     unknown: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
-    first: FirstExample | None = None
+    first: Record | None = None
 
 
-def sample_sources(sources: Iterable[Source], longest: int) -> Sample:
-    """Estimate examples and tokens of sources; `longest`: tokens above which an example is cut (tokens.max_length).
+def sample_sources(sources: Iterable[Source], longest: int, counter: TokenCounter) -> Sample:
+    """Estimate examples and tokens of sources; `longest`: tokens above which an example is cut (tokens.max_length);
+    `counter` counts the tokens of those that are read.
 
     Raises:
         DataError: a file that cannot be read, or without a usable row among the first.
@@ -86,15 +67,15 @@ def sample_sources(sources: Iterable[Source], longest: int) -> Sample:
     left = READ_WHOLE
     for source in files:
         size = Path(source.path).stat().st_size * (UNPACKED if Path(source.path).suffix in PACKED else 1)
-        _add_file(found, source, longest, whole=size <= left)
+        _add_file(found, source, counter, whole=size <= left)
         left -= size
     for source in sources:
         if source.is_hub:
-            _add_hub(found, source, longest)
+            _add_hub(found, source, longest, counter)
     return found
 
 
-def _add_file(found: Sample, source: Source, longest: int, whole: bool) -> None:
+def _add_file(found: Sample, source: Source, counter: TokenCounter, whole: bool) -> None:
     rows, size = list(islice(read_rows(source), None if whole else ROWS_READ)), Path(source.path).stat().st_size
     records, problem = _converted(source, rows)
     if not rows or (problem and not records):
@@ -102,12 +83,12 @@ def _add_file(found: Sample, source: Source, longest: int, whole: bool) -> None:
             return
         raise DataError(_unusable(source, len(rows), problem, whole))
     times = 1.0 if whole or len(rows) < ROWS_READ else max(1.0, _rows_in(source, rows, size) / len(rows))
-    _add(found, records, source, times, longest)
+    _add(found, records, source, times, counter)
     found.bytes += size
     found.counted &= times == 1.0
 
 
-def _add_hub(found: Sample, source: Source, longest: int) -> None:
+def _add_hub(found: Sample, source: Source, longest: int, counter: TokenCounter) -> None:
     preset = find(source.path)[0] if source.is_preset else known_set(parse_hub(source.path).name)
     rows: list[RawRow] = []
     if not (source.is_preset and local_copy(preset) is None and preset.tokens):
@@ -122,9 +103,9 @@ def _add_hub(found: Sample, source: Source, longest: int) -> None:
         return
     records, _ = _converted(source, rows)
     if records and len(rows) == ROWS_READ:
-        _add(found, records, source, count / len(rows), longest)
+        _add(found, records, source, count / len(rows), counter)
     elif records:
-        _add(found, records, source, 1.0, longest)
+        _add(found, records, source, 1.0, counter)
         return
     else:
         length = preset.tokens if preset is not None and preset.tokens else TOKENS_ASSUMED
@@ -135,19 +116,28 @@ def _add_hub(found: Sample, source: Source, longest: int) -> None:
     found.bytes += BYTES_PER_TOKEN * count * TOKENS_ASSUMED
 
 
-def _add(found: Sample, records: list[Record], source: Source, times: float, longest: int) -> None:
+def _add(found: Sample, records: list[Record], source: Source, times: float, counter: TokenCounter) -> None:
     found.examples += len(records) * times
-    found.tokens += sum(min(tokens_of(record), longest) for record in records) * times
+    found.tokens += counter.total([messages_of(record) for record in records]) * times
     found.rows_read += len(records)
     found.labelled += sum(record.labelled for record in records)
+    found.numbers += sum(is_number(asked_of(record)) for record in records)
     if found.first is None and records:
-        found.first = FirstExample.of(records[0])
+        found.first = records[0]
     found.names |= {record.source for record in records}
 
 
-def tokens_of(record: Record) -> float:
-    """About how many tokens an example has, with its chat template."""
-    return sum(len(content) / CHARACTERS_PER_TOKEN + TOKENS_PER_TURN for _, content in record.turns)
+def asked_of(record: Record) -> str:
+    """The last user turn of an example."""
+    return next((content for role, content in reversed(record.turns) if role == "user"), "")
+
+
+def messages_of(record: Record) -> list[dict[str, Any]]:
+    """The conversation of an example as chat templates read it."""
+    return [
+        {"role": role, "content": content, **({"train": False} if at in record.unlearned else {})}
+        for at, (role, content) in enumerate(record.turns)
+    ]
 
 
 def _converted(source: Source, rows: list[RawRow]) -> tuple[list[Record], tuple[int, RowError] | None]:

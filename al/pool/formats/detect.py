@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
+from al.pool.formats.advice import LOOKED_AT, advice, columns_with_values
 from al.pool.formats.base import FORMATS, Format, RowError
-
-LOOKED_AT = 40
-"""Maximum number of fields of an unknown row that are compared; a header may have a million."""
-_NO_TEXT = re.compile(r"(?i:(^|_)u?(id|idx|index|uuid|hash|url|date|time|timestamp|split|lang|language)$)|ID$|Id$")
-"""Names of fields that hold neither a prompt nor a response."""
 
 
 def detect(names: Collection[str]) -> str | None:
@@ -41,36 +35,17 @@ def recognise(names: Sequence[str]) -> tuple[str, Mapping[str, str]] | None:
 
 
 def unknown_row(row: Mapping[str, Any], compared: bool = True) -> str:
-    """The message for a row without a format: its fields, a map of them and, if `compared`, the nearest format and its missing
-    fields (1 ms)."""
-    known = sorted(str(name) for name in row)
-    shown = ", ".join(known[:LOOKED_AT])[:120] or "none"
-    known = known[:LOOKED_AT]
-    found = f"fields {shown}: no known format has these"
+    """The message for a row without a format: its fields with their values, a map of them and, if `compared`, the nearest format and its
+    missing fields (1 ms)."""
+    known = sorted(str(name) for name in row)[:LOOKED_AT]
+    found = f"fields {columns_with_values(row)}: no known format has these"
     if not compared:
-        return f"{found}; {_advice(row)}"
+        return f"{found}; {advice(row)}"
     nearest = max(FORMATS.values(), key=lambda candidate: _likeness(candidate, known))
     if _likeness(nearest, known) <= 0 or all(name in known for name in nearest.expects):
-        return f"{found}; {_advice(row)}"
+        return f"{found}; {advice(row)}"
     lacking = [f"`{name}`{_meant(name, known)}" for name in nearest.expects if name not in known]
-    return f"{found}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {_advice(row)}"
-
-
-def _advice(row: Mapping[str, Any]) -> str:
-    """The map to try: the row's texts in order, without fields that identify or date it; lists of turns by their first two."""
-    asked = "map the fields with --map, for example --map"
-    paths: list[str] = []
-    for name, value in islice(row.items(), LOOKED_AT):
-        if not isinstance(name, str) or _NO_TEXT.search(name):
-            continue
-        if isinstance(value, str) and value.strip() and len(name) <= LOOKED_AT:
-            paths.append(name)
-        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value[:LOOKED_AT]):
-            paths += [f"{name}.{at}" for at in range(min(2, len(value)))]
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value[:LOOKED_AT]):
-            return f"{asked} conversations={name} (`pool.map`)"
-    question, answer = [*paths[:2], "FIELD", "FIELD"][:2]
-    return f"{asked} instruction={question},output={answer} (`pool.map`)"
+    return f"{found}; it looks like {nearest.name}, but has no {' and no '.join(lacking)}; {advice(row)}"
 
 
 def _likeness(candidate: Format, names: list[str]) -> float:

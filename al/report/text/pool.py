@@ -131,11 +131,13 @@ def _quarantine(document: Mapping[str, Any]) -> Block:
 
 
 def _examples(shown: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Iterator[Line]:
-    if shown and document["lengths"]["unit"] == "tokens":
+    if any(example["segments"] for example in shown):
         marked = [(f"{MARKS[kind][0]}{text}{MARKS[kind][1]}", STYLES[kind])
                   for kind, text in ((RESPONSE, "the response"), (END, "the token that ends it"))]  # fmt: skip
         label = "Examples as the model sees them. Trained on"
         yield Line([marked[0], (" and ", ""), marked[1], (".", "")], label=label)
+    if document["template_note"]:
+        yield Line(f"{document['template_note']}.", style="yellow")
     for example in shown:
         title = (f"{example['id']}  {short(example['source'])}", "bold")
         yield Line([title, (f"  ({short(example['origin'])})\n", ""), *_body(example)])

@@ -116,6 +116,12 @@ def test_without_a_tokenizer_characters_are_counted_and_the_reason_is_given(look
     document = pool_inspection.inspect_sources(options, [str(file)], None, 1)
     assert document["lengths"]["unit"] == "characters" and "expected a model directory" in document["lengths"]["why"]
     assert document["shown"][0]["segments"] == [] and document["shown"][0]["messages"][0]["role"] == "user"
+    assert "is the tokenizer's own and is not shown" in document["template_note"]
+    options = Options(world, overrides=(*options.overrides, "model.chat_template=mistral"), as_json=True)
+    document = pool_inspection.inspect_sources(options, [str(file)], None, 1)
+    shown = [part["text"] for part in document["shown"][0]["segments"]]
+    assert shown == ["<s>[INST] What is 0 and 0, in a word? [/INST]", "two", "</s>"]
+    assert document["template_note"].startswith("Special tokens may be written otherwise")
 
 
 def test_a_hub_that_does_not_answer_is_asked_once_and_reported(world, monkeypatch, tmp_path):

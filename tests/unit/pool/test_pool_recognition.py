@@ -75,7 +75,8 @@ def test_the_message_for_an_unknown_row_names_the_nearest_format_and_what_is_mis
 
 def test_an_unknown_file_is_refused_with_the_way_to_map_it(importing):
     with pytest.raises(
-        DataError, match=r"fields a, q: no known format has these; .*--map instruction=q,output=a.*docs/pools\.md"
+        DataError,
+        match=r"fields q \('Say A\.'\), a \('A'\): no known format has these; .*--map instruction=q,output=a.*docs/pools\.md",
     ):
         importing({"a.jsonl": [{"q": "Say A.", "a": "A"}]})
 

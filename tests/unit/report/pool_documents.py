@@ -122,6 +122,7 @@ def pool_document() -> dict[str, Any]:
                 "rows": 1,
             },
         ],
+        "template_note": "",
         "shown": [
             {
                 "id": "00ff",
@@ -145,6 +146,7 @@ def files_document() -> dict[str, Any]:
     document.update(run=None, version=None, near_duplicates=None, quarantined={}, quarantine=[], adjusted={})
     document.update(most_repeated=[], duplicates=0, lengths={**lengths, "unit": "characters", "why": "no such model"})
     document["shown"][0]["segments"] = []
+    document["template_note"] = "The tokenizer is away"
     return document
 
 

@@ -106,7 +106,7 @@ def test_what_was_not_counted_or_found_is_said():
     text = read_page(render_pool(files_document())).text
     assert "Tokens were not counted: no such model" in text and "Read from files and not imported anywhere" in text
     assert "Empty: every row could be used." in text and "No row repeats another." in text
-    assert "quarantine.parquet" not in text and "Trained on:" not in text
+    assert "quarantine.parquet" not in text and "Trained on:" not in text and "The tokenizer is away." in text
 
 
 def test_a_sample_is_said_to_be_one():

@@ -89,6 +89,7 @@ def test_what_is_fine_is_said_too():
     for said in ("These files, read and not imported anywhere", "Exact duplicates: none", "Quarantine: empty"):
         assert said in text
     assert "Tokens were not counted: no such model" in text and "user: Hi\nassistant: Good day" in text
+    assert "The tokenizer is away." in text and "as the model sees them" not in text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from al.planning.cards import CARDS, REACHED_FLOPS, UNCERTAINTY, find_card, mach
 from al.planning.cost import forward_tokens_per_s, training_memory, training_tokens_per_s
 from al.planning.limits import fits, settings_that_fit, usable_bytes
 from al.planning.model_shape import PUBLISHED, ModelShape, model_shape
+from al.program import PROGRAM
 from trainer.config import LoraConfig, ModelConfig
 from trainer.errors import MachineError
 
@@ -150,6 +151,8 @@ def test_a_plan_for_a_card_needs_no_gpu_no_hub_and_makes_nothing(table):
     )
     assert second.startswith("pool      about 300 examples") and "RTX 3090 or faster (24 GB)" in found.out
     assert "not measured on that card: expect ±35%" in found.out and "fits      as configured" in found.out
+    assert found.out.splitlines()[-1] == f"next      {PROGRAM} round --budget 200 --pool mine.csv"
+    assert "up to 0 can be picked (1,500 become dev and test)" in found.out
     assert [path.name for path in table.parent.iterdir()] == ["mine.csv"]
     small = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "12GB")
     assert small.code == 0 and "fits      only with --set train.packs_per_batch=" in small.out

@@ -11,16 +11,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_world import WORDS
+from tiny_world import CHAT_TEMPLATE, WORDS
 
 from al.budget import parse_budget
 from al.commands.plan import _first
-from al.config import Config
+from al.config import Config, load
 from al.errors import EnvironmentProblem
-from al.planning import pool_sample
+from al.planning import example_tokens, pool_sample
+from al.planning.example_tokens import CHARACTERS_PER_TOKEN, TOKENIZED_PER_FILE, TOKENS_PER_TURN, TokenCounter
 from al.planning.plan import _warnings
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
-from al.planning.pool_sample import CHARACTERS_PER_TOKEN, ROWS_READ, TOKENS_ASSUMED, TOKENS_PER_TURN
+from al.planning.pool_sample import ROWS_READ, TOKENS_ASSUMED
+from trainer.template import ChatTemplate
+from trainer.tokenizer import load_tokenizer
 
 ROWS = 3_000
 
@@ -68,24 +71,77 @@ def test_a_large_file_is_estimated_from_its_first_rows_and_a_small_one_is_counte
     assert large.basis.startswith("extrapolated from the first rows") and not large.exact
 
 
-def test_a_plan_shows_how_the_first_row_is_read_and_which_fields_are_left(tmp_path):
-    (tmp_path / "a.csv").write_text(f"ticket,reply,shop\nWhere is my lamp?,{'It is on its way. ' * 9},north\n")
-    found = estimated(tmp_path, files=[str(tmp_path / "a.csv")], map={"instruction": "ticket", "output": "reply"})
-    assert found.first.prompt == "Where is my lamp?" and found.first.kept == ("shop",)
-    assert found.first.response.startswith("It is on its way. It is") and found.first.response.endswith("…")
-    lines = _first(asdict(found.first))
-    assert "asked: Where is my lamp?" in lines[0] and "kept as metadata: shop" in lines[1]
-    assert _first(None) == []
+def first_shown(tmp_path: Path, content: str, template: str = "mistral", **pool) -> str:
+    """What a plan prints of the first example of a CSV file."""
+    (tmp_path / "a.csv").write_text(content)
+    model = {"name": str(tmp_path / "absent"), "chat_template": template}
+    config = Config.model_validate({"pool": {"files": [str(tmp_path / "a.csv")], **pool}, "model": model})
+    first = asdict(estimate_pool(config, tmp_path / "no-run").first)
+    return "\n".join(_first({"pool": {"first": first}, "inspect": "look a.csv"}))
+
+
+def test_a_plan_shows_the_first_row_through_the_template_and_which_fields_are_left(tmp_path):
+    table = "ticket,reply,shop\nWhere is my lamp?,It is on its way.,north\n"
+    text = first_shown(tmp_path, table, map={"instruction": "ticket", "output": "reply"})
+    assert text.splitlines() == [
+        "first     as the model sees it, with the template mistral; trained on: ⟦the response⟧ and ⟪the token that ends it⟫",
+        "          <s>[INST] Where is my lamp? [/INST]⟦It is on its way.⟧⟪</s>⟫",
+        "          kept as metadata: shop",
+        f"          Special tokens may be written otherwise: the tokenizer of {tmp_path / 'absent'} is not on this machine.",
+        "          more of them: look a.csv",
+    ]
+    assert _first({"pool": {"first": None}}) == []
+
+
+def test_a_template_that_is_not_known_here_is_said_and_the_messages_are_shown(tmp_path):
+    text = first_shown(tmp_path, "question,answer\nWhere is my lamp?,Behind you.\n", template="auto")
+    assert "as it is read; trained on: the last message\n          user: Where is my lamp?\n" in text
+    assert "The chat template is the tokenizer's own and is not shown" in text and "<s>" not in text
 
 
 def test_rows_without_an_answer_are_shown_as_trained_on_nothing(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"question": "Where is my lamp?"}\n')
-    (line,) = [
-        line
-        for line in _first(asdict(estimated(tmp_path, files=[str(tmp_path / "a.jsonl")]).first))
-        if "trained" in line
-    ]
-    assert line.endswith("trained on: nothing, it has no response")
+    text = first_shown(tmp_path, "question\nWhere is my lamp?\n")
+    assert "trained on: nothing, it has no response" in text and "⟦" not in text
+
+
+def test_a_long_first_example_is_cut_with_a_count_and_many_lines_become_few(tmp_path):
+    asked, said = "Count to a hundred. " * 200, "one\n" * 12 + "two. " * 500 + "End"
+    text = first_shown(tmp_path, f'question,answer\n{asked},"{said}"\n')
+    assert len(text) < 1_100 and text.count("characters…]") == 2 and text.count("\n") == 3
+    assert "⟦one ⏎ one ⏎ " in text and "End⟧⟪</s>⟫" in text
+
+
+def test_tokens_are_counted_with_the_template_where_the_tokenizer_is_here(world, tmp_path):
+    config = load(world, ())
+    found = estimate_pool(config, tmp_path / "no-run")
+    assert "tokens counted of" in found.basis and "chat template" in found.basis
+    absent = config.model_copy(update={"model": config.model.model_copy(update={"name": str(tmp_path / "absent")})})
+    assert "by the length of texts" in estimate_pool(absent, tmp_path / "no-run").basis
+
+
+def test_a_template_with_a_system_message_of_its_own_counts_for_every_example(world):
+    tokenizer = load_tokenizer(load(world, ()).model)
+    counts = {}
+    for name, opening in {"plain": "", "wordy": "<|im_start|>system\nred green blue round square<|im_end|>\n"}.items():
+        tokenizer.chat_template = f"{opening}{CHAT_TEMPLATE}"
+        template = ChatTemplate.resolve(tokenizer)
+        asked = [
+            [{"role": "user", "content": f"red {n}"}, {"role": "assistant", "content": "blue"}] for n in range(300)
+        ]
+        counter = TokenCounter(template, 96)
+        counts[name] = counter.total(asked) / len(asked)
+        assert counter.tokenized == TOKENIZED_PER_FILE
+        exact = sum(len(one.ids) for one in template.tokenize_batch(asked)) / len(asked)
+        assert counts[name] == pytest.approx(exact, rel=0.02)
+    assert counts["wordy"] > counts["plain"] + 6
+
+
+def test_after_enough_text_the_rest_is_scaled_by_what_was_counted(world, monkeypatch):
+    monkeypatch.setattr(example_tokens, "TOKENIZED_CHARACTERS", 2_000)
+    counter = TokenCounter(ChatTemplate.resolve(load_tokenizer(load(world, ()).model)), 96)
+    asked = [[{"role": "user", "content": "red green " * 8}, {"role": "assistant", "content": "blue"}]] * 100
+    first, second = counter.total(asked), counter.total(asked)
+    assert counter.tokenized < 100 and second == pytest.approx(first)
 
 
 def test_long_examples_count_as_much_as_a_round_trains_on(rows, tmp_path):

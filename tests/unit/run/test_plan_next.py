@@ -1,0 +1,83 @@
+"""How a plan ends: the command to type next, for the same data; and what it says of the pool and of the memory."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from al.commands.command_line import round_options
+from al.commands.options import Options
+from al.commands.plan import _memory_basis, _next, _pickable, _room
+from al.planning.cards import REHEARSED_RANKS
+from al.program import PROGRAM
+
+RECORD = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "card_24gb_h200.json"
+
+
+def parsed(arguments: list[str]) -> Options:
+    """The options of a command that runs rounds, for these arguments."""
+    found: list[Options] = []
+    click.command()(round_options(found.append)).main(arguments, standalone_mode=False)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--pool a.csv",
+        "--config demo --run 'my run' --pool a.csv --pool 'b c.csv' --set train.epochs=1 --set lora.r=8",
+        "--map instruction=client_question,output=our_reply --ignore notes --ignore shop",
+        "--map 'question={a}, {b}' --map 'answer=Our reply' --target t.jsonl --track wandb --track mlflow",
+        "--strategy uniform --no-control --recluster --trust-remote-code",
+        """--set 'pool.map={"question": "q", "answer": "a"}' --set 'target.files=[x.jsonl]' --set control=false""",
+        """--set 'pool.map={"question": "{a}=b,c=d}", "answer": "a"}'""",
+    ],
+)
+def test_options_are_typed_again_as_arguments_that_mean_the_same(line):
+    first = parsed(shlex.split(line))
+    again = parsed(first.as_arguments())
+    assert (again.pool, again.config_path, again.run_path) == (first.pool, first.config_path, first.run_path)
+    assert again.trust_remote_code == first.trust_remote_code and set(again.overrides) == set(first.overrides)
+
+
+def test_a_map_is_typed_as_it_was_given():
+    given = "--pool my.csv --map instruction=client_question,output=our_reply"
+    assert shlex.join(parsed(shlex.split(given)).as_arguments()) == given
+
+
+def test_the_next_command_has_the_settings_that_fit_and_there_is_none_if_nothing_does():
+    options = parsed(["--pool", "my.csv", "--no-control"])
+    data = "--pool my.csv --no-control"
+    assert _next(options, "300", None, []) == f"{PROGRAM} round --budget 300 {data}"
+    fits = _next(options, "9min", "2h", ["train.packs_per_batch=1", "lora.r=8"])
+    assert fits == f"{PROGRAM} run --budget 9min --until 2h {data} --set train.packs_per_batch=1 --set lora.r=8"
+    assert _next(options, "300", None, None) is None
+
+
+def test_what_may_be_picked_is_said_for_each_kind_of_budget_and_for_later_rounds():
+    document = {"pool": {"selectable": 16_500, "held_out": 1_500}, "round": {"number": 1, "examples": 5_000}}
+    document["round"]["unit"] = "examples"
+    first = "up to 16,500 can be picked (1,500 become dev and test), less near-duplicates, which the first round finds; it stops "
+    assert _pickable(document) == f"{first}with a clear line if fewer than 5,000 are left"
+    document["round"]["unit"] = "tokens"
+    assert "takes all that are left if the budget is larger" in _pickable(document)
+    document["round"] |= {"unit": "examples", "number": 2}
+    assert "earlier picks" in _pickable(document) and "16,500" not in _pickable(document)
+
+
+def test_one_limit_of_memory_is_given_and_the_other_explained():
+    document = {"device": {"memory_gib": 22.1, "kind": "cuda"}, "card": "RTX 3090", "gpus": {"count": 2}}
+    text = _room(document | {"limits": {"usable_gib": 20.8}})
+    assert text.startswith(", of 20.8 GiB that training may use on RTX 3090, on each of 2 GPUs: 22.1 GiB less 6% for")
+    assert _room(document | {"limits": {"usable_gib": 22.1}, "gpus": {"count": 1}}).endswith("may use on RTX 3090")
+
+
+def test_the_memory_of_a_small_card_is_called_checked_for_the_ranks_of_the_record_alone():
+    rows = json.loads(RECORD.read_text())["rows"]
+    assert sorted(REHEARSED_RANKS) == sorted(row["rank"] for row in rows if row.get("held"))
+    assert _memory_basis(16, "cuda").endswith("(docs/benchmarks.md)")
+    assert _memory_basis(64, "cuda").endswith(", not for rank 64") and "card" not in _memory_basis(16, "cpu")
