@@ -113,6 +113,7 @@ def evidence(paired: dict[str, Any], base: float | None, control: float, example
     nats."""
 
     def gain(metric: str) -> tuple[float, float, float]:
+        """What selecting gained, with the ends of its 95% interval."""
         mean, error = paired[metric]
         mean = -mean if metric == "nll" else mean
         return mean, mean - REACH * error, mean + REACH * error
