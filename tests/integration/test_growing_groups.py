@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,12 +13,14 @@ import pytest
 from growing_pools import CLUSTERED, grow, session_of, settle
 from tiny_world import WORDS
 
+from al.budget import BudgetRequest
 from al.choosing.adapt_clusters import adapt_clusters
 from al.config import load
 from al.lineage.history import SELECTED, History
+from al.planning import forecast
 from al.planning.pool_estimate import estimate_pool
 from al.preparation import projection
-from al.preparation.clusters import cluster
+from al.preparation.clusters import cluster, cluster_embeddings
 from al.preparation.groups import groups_notices, spread_over
 from al.preparation.grown_clusters import growth_notices
 from al.run import rounds
@@ -188,6 +191,14 @@ def test_notes_count_prompts_in_new_wording_and_say_what_was_so_when_groups_were
     talk = np.isin(of, [code for code, name in enumerate(names) if name.startswith("open conversation")]).mean()
     assert f"{talk:.0%} of the pool is open conversation" in after
     assert f"{talk:.0%} of the pool is open conversation" not in before
+
+
+def test_the_plan_of_a_round_knows_what_its_budget_is_spread_over(spread, monkeypatch):
+    session, _, second = spread
+    monkeypatch.setattr(forecast, "estimate", lambda config, budget, pool, *machine: pool.several_sources)
+    by_embeddings = replace(second, clusters=cluster_embeddings(session, second.pool, second.embeddings, None))
+    budget = BudgetRequest("examples", 100, "100")
+    assert forecast.planned(session, second, budget, 2) and not forecast.planned(session, by_embeddings, budget, 2)
 
 
 def test_progress_ends_at_its_total_where_all_near_duplicates_are_grouped_again(spread, tmp_path, monkeypatch):
