@@ -184,8 +184,3 @@ def _distinct(values: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarra
     first = np.ones(len(values), dtype=bool)
     first[1:] = (values[1:] != values[:-1]) | (of[1:] != of[:-1])
     return values[first], of[first]
-
-
-def runs_of_words(text: str) -> np.ndarray:
-    """(k,) uint64, sorted: a hash of each distinct run of 13 words, ignoring case and punctuation. Empty for shorter texts."""
-    return _distinct(*_runs_of([text]))[0]

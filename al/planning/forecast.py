@@ -13,6 +13,7 @@ from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.plan import estimate
 from al.planning.pool_estimate import PoolEstimate, added_since
+from al.preparation.groups import spread_over
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
@@ -27,7 +28,8 @@ def planned(session: Session, prepared: Prepared, budget: BudgetRequest, number:
     lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
     size = sum(entry["bytes"] for entry in prepared.pool.manifest["files"].values())
     to_map = added_since(session.run, prepared.pool, "projection")
-    pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, to_map, exact=True)
+    groups = spread_over(prepared.clusters) != "clusters"
+    pool = PoolEstimate(len(lengths), float(lengths.mean()), size, 0, to_map, exact=True, several_sources=groups)
     machine, gpus = probe_machine(config), gpus_of(config, session.engine)
     shape = model_shape(config.model, config.lora, machine.bytes_per_value)
     return estimate(config, budget, pool, shape, machine, number, gpus)
@@ -43,8 +45,8 @@ def forecast(session: Session, prepared: Prepared, budget: BudgetRequest, number
 
     return session.run.stage(
         "plan",
-        version=2,
-        inputs={"pool": prepared.pool, "tokens": prepared.tokens},
+        version=3,
+        inputs={"pool": prepared.pool, "tokens": prepared.tokens, "clusters": prepared.clusters},
         params={
             "round": number,
             "budget": budget.text,

@@ -16,7 +16,7 @@ from al.planning.template_view import TemplateView, view_without_hub
 from al.pool.convert import Record
 from al.pool.store import Pool
 from al.preparation.asked import numbers_asked
-from al.preparation.groups import enough_sources, spread_over
+from al.preparation.groups import chosen_before, enough_sources, spread_over
 from al.preparation.sources import outside, pool_sources, with_labels
 from al.run import rounds
 from al.run.artifacts import Artifact
@@ -107,16 +107,40 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
     return next(found, None)
 
 
-def added_since(run: Run, pool: Artifact, stage: str) -> int:
-    """Examples of a pool version that no artifact of `stage` ("embeddings", "clusters", "projection") of it, or of a version that it grew
-    from, is about."""
-    size, older = int(pool.json("pool.json")["examples"]), pool
+def newest_about(run: Run, pool: Artifact, stage: str) -> tuple[Artifact, Artifact] | None:
+    """The newest artifact of `stage` ("embeddings", "clusters", "projection") that is about a pool version or, where there is none, about
+    the newest one that it grew from; with that version. None if there is none."""
+    older: Artifact | None = pool
     while older is not None:
         made = made_from(run, "embeddings" if stage == "projection" else stage, "pool", older)
-        if (made_from(run, stage, "embeddings", made) if stage == "projection" else made) is not None:
-            return size - int(older.json("pool.json")["examples"])
+        found = made_from(run, stage, "embeddings", made) if stage == "projection" else made
+        if found is not None:
+            return found, older
         older = run.find("pool", older.manifest["inputs"].get("previous") or "")
-    return size
+    return None
+
+
+def added_since(run: Run, pool: Artifact, stage: str) -> int:
+    """Examples of a pool version that no artifact of `stage` of it, or of a version that it grew from, is about (`newest_about`)."""
+    found = newest_about(run, pool, stage)
+    return _examples(pool) - (0 if found is None else _examples(found[1]))
+
+
+def _examples(pool: Artifact) -> int:
+    return int(pool.json("pool.json")["examples"])
+
+
+def goes_by_groups(run: Run, pool: Artifact, config: Config) -> bool:
+    """Whether the default strategy probably goes by sources or kinds of prompt in the next round: what it chose last, else what the newest
+    clustering of the pool, or of a version that it grew from, is of. Where there is none, or groups are made again: whether the pool has
+    several sources."""
+    again, found = config.cluster.recluster, newest_about(run, pool, "clusters")
+    over = None if again else chosen_before(run, config, rounds.next_number(run))
+    if over is None and found is not None and (found[1] is pool or not again):
+        over = spread_over(found[0])
+    return (
+        enough_sources(len(pool.json("pool.json")["sources"]), _examples(pool)) if over is None else over != "clusters"
+    )
 
 
 def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
@@ -124,12 +148,9 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
     tokens, clusters = (made_from(run, stage, "pool", pool) for stage in ("tokens", "clusters"))
     new = {stage: added_since(run, pool, stage) for stage in ("embeddings", "clusters", "projection")}
     if config.cluster.recluster and clusters is None:
-        new |= dict.fromkeys(("clusters", "projection"), int(pool.json("pool.json")["examples"]))
+        new |= dict.fromkeys(("clusters", "projection"), _examples(pool))
     reader = Pool.open(pool.path)
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
-    several = enough_sources(len(pool.json("pool.json")["sources"]), len(reader))
-    if clusters is not None:
-        several = spread_over(clusters) != "clusters"
     counter = TokenCounter(view_without_hub(config.model).template if tokens is None else None, longest)
     lengths = [] if tokens is None else np.asarray(TokenTable.open(tokens.path).lengths)
     mean = _mean_tokens(reader, counter) if tokens is None else float(lengths.mean()) if len(lengths) else 0.0
@@ -141,7 +162,7 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
         new_to_embed=new["embeddings"],
         new_to_map=new["projection"],
         exact=tokens is not None,
-        several_sources=several,
+        several_sources=goes_by_groups(run, pool, config),
         new=new["clusters"],
         basis="measured: counted"
         if tokens is not None

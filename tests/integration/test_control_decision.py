@@ -11,6 +11,7 @@ import pytest
 from command_line import winnow
 
 from al.config import Config, parse
+from al.planning.pool_estimate import estimate_pool
 from al.preparation.groups import chosen_before, spread_over
 from al.report.reading.verdict import headline
 from al.round import standing
@@ -155,6 +156,7 @@ def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_
         assert chosen_before(opened, config, 4) == "kinds", (
             "what random picks were spread over is no choice of the default"
         )
+        assert estimate_pool(config, run).several_sources
         other = config.model_copy(update={"select": config.select.model_copy(update={"by": "topic"})})
         assert chosen_before(opened, other, 4) is None and chosen_before(opened, config, 1) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +13,14 @@ import pytest
 from growing_pools import CLUSTERED, grow, session_of, settle
 from tiny_world import WORDS
 
+from al.budget import BudgetRequest
 from al.choosing.adapt_clusters import adapt_clusters
 from al.config import load
 from al.lineage.history import SELECTED, History
+from al.planning import forecast
+from al.planning.pool_estimate import estimate_pool
 from al.preparation import projection
-from al.preparation.clusters import cluster
+from al.preparation.clusters import cluster, cluster_embeddings
 from al.preparation.groups import groups_notices, spread_over
 from al.preparation.grown_clusters import growth_notices
 from al.run import rounds
@@ -189,6 +193,14 @@ def test_notes_count_prompts_in_new_wording_and_say_what_was_so_when_groups_were
     assert f"{talk:.0%} of the pool is open conversation" not in before
 
 
+def test_the_plan_of_a_round_knows_what_its_budget_is_spread_over(spread, monkeypatch):
+    session, _, second = spread
+    monkeypatch.setattr(forecast, "estimate", lambda config, budget, pool, *machine: pool.several_sources)
+    by_embeddings = replace(second, clusters=cluster_embeddings(session, second.pool, second.embeddings, None))
+    budget = BudgetRequest("examples", 100, "100")
+    assert forecast.planned(session, second, budget, 2) and not forecast.planned(session, by_embeddings, budget, 2)
+
+
 def test_progress_ends_at_its_total_where_all_near_duplicates_are_grouped_again(spread, tmp_path, monkeypatch):
     session, _, second = spread
     made, plain = [], Session.progress
@@ -200,3 +212,19 @@ def test_progress_ends_at_its_total_where_all_near_duplicates_are_grouped_again(
     assert third.groups.manifest["inputs"]["earlier"] == second.groups.fingerprint
     (bar,) = [bar for bar in made if bar.title == "near-duplicates"]
     assert bar.done == bar.total == 20
+
+
+def test_a_plan_after_an_import_expects_the_groups_that_the_default_has_chosen(world, tmp_path):
+    def rows(seed: int) -> list[dict]:
+        """Rows of one source."""
+        return [row | {"source": "one"} for kind in range(4) for row in rows_of(kind, 12, seed + kind)]
+
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(0)))
+    settings = (f"pool.files={json.dumps([str(tmp_path / 'rows.jsonl')])}", "kinds.uneven=0", "select.strategy=default")
+    with Run.create_or_open(tmp_path / "run") as run:
+        session = session_of(run, world, *SPREAD, *settings)
+        assert spread_over(settle(session, 1).clusters) == "wording"
+        grow(session, tmp_path / "more.jsonl", rows(20))
+        again = load(world, [*CLUSTERED, *SPREAD, *settings, "cluster.recluster=true"])
+        plans = [estimate_pool(config, run.path) for config in (session.config, again)]
+    assert [plan.several_sources for plan in plans] == [True, False] and [plan.new for plan in plans] == [48, 96]

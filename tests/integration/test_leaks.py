@@ -18,7 +18,7 @@ from al.preparation.near_duplicates import first_version
 from al.run import rounds
 from al.run.store import Run
 from selection.holdout import DEV, POOL, SHADOW, TEST
-from selection.overlap import runs_of_words
+from selection.overlap import RUN
 
 
 def write_rows(path: Path, prompts: list[str]) -> Path:
@@ -47,7 +47,8 @@ def test_trap_24_no_selectable_example_shares_a_passage_with_a_held_out_one(worl
     first = run / "rounds/001"
     table = pq.read_table(first / "selection/selection.parquet").to_pandas()
     pool = Pool.open(first / "pool")
-    runs = [set(runs_of_words(text).tolist()) for text in pool.texts(np.arange(len(pool)))]
+    words = [text.split() for text in pool.texts(np.arange(len(pool)))]
+    runs = [{tuple(text[i : i + RUN]) for i in range(len(text) - RUN + 1)} for text in words]
     held = table.row[table.outcome.isin(["held_out_dev", "held_out_test"])]
     free = table.row[table.outcome.isin(["selected", "quota_full", "no_quota", "tail_cut"])]
     assert len(held) == 12 and len(free) > 40

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selection import words
-from selection.overlap import Counted, compare_passages, runs_of_words, shares_passages
+from selection.overlap import RUN, Counted, compare_passages, shares_passages
 
 INSTRUCTION = "read the following passage with great care and then answer the question that comes after it in one word only please "
 
@@ -72,12 +72,12 @@ def test_half_of_the_shorter_text_is_enough_and_less_is_not():
 
 def test_held_out_rows_and_short_texts_are_never_marked():
     assert shared([passage(0), passage(0), "short text"], [0, 1]) == []
-    assert len(runs_of_words("twelve words are not enough to make a run of any kind")) == 0
+    assert shared([passage(0, RUN - 1)] * 2, [0]) == [] and shared([passage(0, RUN)] * 2, [0]) == [1]
 
 
 def test_case_and_punctuation_do_not_matter():
     text = passage(3)
-    assert (runs_of_words(text) == runs_of_words(text.upper().replace(" ", ", "))).all()
+    assert shared([text, text.upper().replace(" ", ", "), passage(4)], [0]) == [1]
 
 
 def test_a_threshold_of_one_looks_for_nothing():
