@@ -179,6 +179,22 @@ def test_tokens_have_their_rows_and_kinds(byte_tokenizer, tmp_path):
     assert fields["tokenizer.ggml.merges"].contents() == [" ".join(merge) for merge in model["merges"]]
 
 
+def test_a_special_token_without_a_row_is_left_out(byte_tokenizer, tmp_path):
+    tokenizer = byte_tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    path, rows = tmp_path / "tokenizer.json", len(tokenizer)
+    document = json.loads(path.read_text())
+    whole = read_tokenizer(tmp_path, tokenizer, rows)
+    document["added_tokens"].append({**document["added_tokens"][0], "id": rows, "content": "<picture>"})
+    path.write_text(json.dumps(document))
+    assert read_tokenizer(tmp_path, tokenizer, rows) == whole
+    assert read_tokenizer(tmp_path, tokenizer, rows + 1).tokens == [*whole.tokens, "<picture>"]
+    document["added_tokens"][-1]["special"] = False
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrainerError, match=rf"'<picture>' with id {rows:,}\).*--as merged"):
+        read_tokenizer(tmp_path, tokenizer, rows)
+
+
 def test_sentencepiece_scores_follow_the_merges(mistral_tokenizer, tmp_path, monkeypatch):
     mistral_tokenizer.save_pretrained(tmp_path)
     template = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
