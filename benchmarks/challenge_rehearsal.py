@@ -3,8 +3,8 @@ judged → merged model.
 
 Everything runs as a user runs it, in child processes of cli.py; questions go through the challenge's /process. What the children print
 goes to WORK/log.txt. The record is written after each phase. The same command goes on after a kill: a finished phase is not done again, and
-the minutes count over all calls. When they are spent the rehearsal ends, with the record of what was done.
-Exit code: 0, everything was done within the time; 3, the time was up; 1, a command failed, which the record names.
+the minutes count over all calls (of a killed one to its last BEAT_SECONDS). When they are spent the rehearsal ends, with the record.
+Exit code: 0, everything was done within the time; 3, the time was up or a signal came; 1, a command failed, which the record names.
 
 On a GPU, with a small model in DIR:
     python benchmarks/challenge_rehearsal.py --model DIR --pool rows.jsonl --minutes 20 --budget 2000 --questions 250 --work DIR \
@@ -24,11 +24,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -47,6 +49,8 @@ LAST_SECONDS = 30
 """Of the time, kept for ending what still runs and for writing the record."""
 ENDING_SECONDS = 15
 """How long a command has to end by itself when the time is up: a training saves a checkpoint."""
+BEAT_SECONDS = 5.0
+"""How often the time of the phase under way is saved."""
 TIME_UP = 3
 SMALL = (
     "model.chat_template=auto",
@@ -62,7 +66,11 @@ steps."""
 
 
 class TimeUp(Exception):
-    """The minutes are spent, or the process was asked to stop."""
+    """The minutes are spent."""
+
+
+class Stopped(Exception):
+    """The process was asked to stop."""
 
 
 class Failed(Exception):
@@ -93,19 +101,30 @@ class Rehearsal:
         """The result of `work()`, or of an earlier call's."""
         if name in self.found:
             return self.found[name]
-        started = time.monotonic()
+        started = time.monotonic() - self.seconds.get(name, 0.0)
         print(f"{name}: begun, {self.left:.0f} s left", flush=True)
+
+        def count() -> None:
+            """Save the time so far: nothing else can when the process is killed."""
+            self.seconds[name] = round(time.monotonic() - started, 1)
+            self._save()
+
         try:
-            self.found[name] = work()
+            with repeated(count, BEAT_SECONDS):
+                found = work()
+            self.found[name] = found
+            return found
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 1)
+            count()
             self.write()
-        return self.found[name]
 
     def write(self) -> None:
         """Save the state and the record, each whole or not at all."""
-        _replace(self._file, {"seconds": self.seconds, "found": self.found})
+        self._save()
         _replace(self.arguments.out, record_of(self))
+
+    def _save(self) -> None:
+        _replace(self._file, {"seconds": self.seconds, "found": self.found})
 
     def cli(self, *arguments: object, seconds: float | None = None) -> Any:
         """The document that a command of cli.py prints. `seconds`: at most, instead of what is left. Raises TimeUp and Failed."""
@@ -133,18 +152,8 @@ class Rehearsal:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [
-            sys.executable,
-            "cli.py",
-            "serve",
-            "--run",
-            str(self.run),
-            "--models",
-            model,
-            "--port",
-            str(port),
-            "--no-token",
-        ]
+        command = [sys.executable, "cli.py", "serve", "--run", str(self.run), "--models", model]
+        command += ["--port", str(port), "--no-token"]
         address, until = f"http://127.0.0.1:{port}", time.monotonic() + min(self.left, STARTING_SECONDS)
         with self.log.open("ab") as log:
             server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
@@ -158,6 +167,25 @@ class Rehearsal:
             yield address
         finally:
             end(server)
+
+
+@contextmanager
+def repeated(work: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Inside the block, call `work` every so many seconds in a thread of its own."""
+    ended = threading.Event()
+
+    def run() -> None:
+        """Until the block has ended."""
+        while not ended.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _replace(path: Path, document: Any) -> None:
@@ -190,7 +218,7 @@ def post(address: str, page: str, body: dict[str, Any], seconds: float = 120) ->
 def _answers(address: str) -> bool:
     try:
         post(address, "tokenize", {"text": "ready?"}, 30)
-    except OSError:  # URLError is one
+    except (OSError, HTTPException):  # URLError is an OSError
         return False
     return True
 
@@ -198,14 +226,13 @@ def _answers(address: str) -> bool:
 def ask(rehearsal: Rehearsal, model: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
     """Answers to the questions, one at a time at temperature 0: their mean score (1 right, 0 wrong; ROUGE-L of long ones), and time.
 
-    Each answer is kept in a file as it comes. A later call asks the rest. Raises TimeUp.
+    Each answer is kept in a file as it comes. A later call asks the rest. Raises TimeUp, and Failed if the server ends or refuses.
     """
     from al.evaluation.answers import judge
 
     kept = rehearsal.arguments.work / f"answers-{model}.jsonl"
-    have = len(_lines(kept))
     with rehearsal.served(model) as address, kept.open("a") as file:
-        for question in questions[have:]:
+        for question in questions[len(_lines(kept)) :]:
             body = {"temperature": 0, "max_new_tokens": rehearsal.arguments.tokens, "seed": 0}
             began, limit = time.monotonic(), rehearsal.left
             try:
@@ -214,6 +241,10 @@ def ask(rehearsal: Rehearsal, model: str, questions: list[dict[str, Any]]) -> di
                 raise Failed(f"/process: {error}: {error.read()[:500]!r}") from error
             except TimeoutError as error:
                 raise TimeUp("an answer was still being written") from error
+            except (OSError, HTTPException) as error:
+                raise Failed(
+                    f"/process: the server of {model} ended ({error!r}); log.txt has what it printed"
+                ) from error
             score = judge(answer["text"], question["accepted"]).score
             line = {"score": score, "tokens": len(answer["tokens"]), "seconds": time.monotonic() - began}
             file.write(json.dumps({**line, "text": answer["text"], "accepted": question["accepted"]}) + "\n")
@@ -222,11 +253,11 @@ def ask(rehearsal: Rehearsal, model: str, questions: list[dict[str, Any]]) -> di
 
 
 def answered(kept: Path) -> dict[str, Any]:
-    """Number, mean score, tokens and seconds of the answers in a file."""
+    """Number, mean score (None without answers), tokens and seconds of the answers in a file."""
     lines = _lines(kept)
     return {
         "questions": len(lines),
-        "mean_score": round(sum(line["score"] for line in lines) / max(len(lines), 1), 4),
+        "mean_score": round(sum(line["score"] for line in lines) / len(lines), 4) if lines else None,
         "seconds": round(sum(line["seconds"] for line in lines), 1),
         "answer_tokens": sum(line["tokens"] for line in lines),
     }
@@ -253,7 +284,7 @@ def questions_of(exported: Path, adapter: Path, most: int) -> list[dict[str, Any
 
 
 def rehearse(rehearsal: Rehearsal) -> None:
-    """All phases in order. Raises TimeUp and Failed."""
+    """All phases in order. Raises TimeUp, Stopped and Failed."""
     arguments, run, out = rehearsal.arguments, rehearsal.run, rehearsal.arguments.work
     sets = [f"model.name={arguments.model}", *SMALL] if arguments.model else []
     options = [word for setting in (*sets, *arguments.set) for word in ("--set", setting)]
@@ -330,7 +361,7 @@ def command_of(arguments: argparse.Namespace) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise TimeUp(f"stopped by {signal.Signals(number).name}")
+    raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
 def main() -> int:
@@ -344,9 +375,7 @@ def main() -> int:
     parser.add_argument("--budget", help="of a round, instead of a sixth of their time")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=50, help="most of an answer; 50 is the challenge's default")
-    parser.add_argument(
-        "--card-shared", action="store_true", help="say in the record that others used the GPU meanwhile"
-    )
+    parser.add_argument("--card-shared", action="store_true", help="record that others used the GPU meanwhile")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -359,8 +388,8 @@ def main() -> int:
     try:
         rehearse(rehearsal)
         code = 0
-    except (TimeUp, Failed) as reason:
-        rehearsal.stopped, code = str(reason), TIME_UP if isinstance(reason, TimeUp) else 1
+    except (TimeUp, Stopped, Failed) as reason:
+        rehearsal.stopped, code = str(reason), 1 if isinstance(reason, Failed) else TIME_UP
     rehearsal.write()
     record = record_of(rehearsal)
     print(json.dumps({key: record[key] for key in ("complete", "within_time", "stopped", "answered")}, indent=1))

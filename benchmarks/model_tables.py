@@ -24,7 +24,9 @@ LoRA's `all-linear` passes by: LoRA then adapts attention and the dense layers.
 FAST = """Training, scoring, gradients of single examples and generation run through Winnow's own decoder, with NF4 or 16-bit weights, under
 every `train.activation_memory`. `phi3` is Phi-3 and Phi-4 (text), `gemma3_text` is Gemma 3 (text), `llama` includes SmolLM2 and Yi. Gemma 2
 caps its attention scores: on a GPU our own attention kernels do, in training too. In float32 one document of a pack is computed after
-another there. Models with `longrope` take documents up to their original context."""
+another there. Models with `longrope` take documents up to their original context.
+The tokenizer of Gemma 3 has a token of an image, of which its text
+models have no embedding: in messages it is read as characters."""
 EXACT = """Sparse attention (DeepSeek-V3.2, GLM-5) takes documents up to the tokens that it selects (`index_topk`): of these it sees all."""
 NEEDED = """Recurrent layers and short convolutions (Qwen3.5, Qwen3-Next, LFM2, Jamba, MiniMax) would have to restart at each
 document. Models that do not pass position ids to their mask (gpt-oss, for one) would need a mask of documents; gpt-oss would also need

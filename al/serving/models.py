@@ -83,7 +83,7 @@ class ServedModels:
             ids = self.encode(given)
         else:
             ids = list(given)
-            self.check_tokens(ids, "prompt")
+        self.check_tokens(ids, "prompt")
         return ids or [self.opening]
 
     def check_tokens(self, ids: Sequence[int], param: str) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import challenge_rehearsal  # noqa: E402
-from challenge_rehearsal import LAST_SECONDS, Failed, Rehearsal, TimeUp  # noqa: E402
+from challenge_rehearsal import LAST_SECONDS, Failed, Rehearsal, Stopped, TimeUp, answered  # noqa: E402
 
 COMMANDS = """
 import json, pathlib, sys, time
@@ -66,6 +71,72 @@ def test_a_command_that_is_still_at_work_when_the_time_is_up_is_ended(begin, tmp
     assert "rounds" not in rehearsal.found and rehearsal.seconds["rounds"] >= 2
     with pytest.raises(TimeUp):
         rehearsal.phase("export", lambda: pytest.fail("begun without time"))
+
+
+KILLED = """
+import argparse, os, pathlib, signal, sys, time
+import challenge_rehearsal
+from challenge_rehearsal import Rehearsal
+challenge_rehearsal.BEAT_SECONDS = 0.05
+work = pathlib.Path(sys.argv[1])
+rehearsal = Rehearsal(argparse.Namespace(work=work, out=work / "record.json", minutes=60))
+rehearsal.phase("rounds", lambda: (time.sleep(1), os.kill(os.getpid(), signal.SIGKILL)))
+"""
+
+
+def test_the_time_of_a_killed_phase_counts(begin, tmp_path: Path):
+    (tmp_path / "work" / "state.json").write_text(json.dumps({"seconds": {"rounds": 20.0}, "found": {}}))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "work")],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    rehearsal = begin(30.0)
+    assert 20.7 <= rehearsal.seconds["rounds"] <= 22 and rehearsal.left < 9.4
+    assert "rounds" not in rehearsal.found
+
+
+def test_a_server_that_ends_is_named(begin, monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    rehearsal = begin(30.0)
+
+    @contextmanager
+    def served(model: str):
+        """The address of a server that is gone."""
+        yield address
+
+    monkeypatch.setattr(rehearsal, "served", served)
+    with pytest.raises(Failed, match=r"the server of selected ended \(.*refused.*log.txt"):
+        challenge_rehearsal.ask(rehearsal, "selected", [{"prompt": "1 + 1 =", "accepted": ["2"]}])
+
+
+def test_a_signal_during_the_last_status_ends_the_rehearsal(begin, monkeypatch: pytest.MonkeyPatch):
+    """The status may be missing, but not the wish to stop."""
+    rehearsal = begin(30.0)
+
+    def cli(command: str, *arguments: object, seconds: float | None = None):
+        if command == "run":
+            return {"did": "run"}
+        if command == "status":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        return pytest.fail(f"{command} was begun")
+
+    monkeypatch.setattr(rehearsal, "cli", cli)
+    rehearsal.arguments.pool = None
+    before = signal.signal(signal.SIGTERM, challenge_rehearsal._stop)
+    try:
+        with pytest.raises(Stopped, match="SIGTERM"):
+            challenge_rehearsal.rehearse(rehearsal)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_no_answers_have_no_mean_score(tmp_path: Path):
+    assert answered(tmp_path / "none.jsonl") == {"questions": 0, "mean_score": None, "seconds": 0, "answer_tokens": 0}
 
 
 def test_a_command_that_fails_is_named_with_what_it_said(begin, tmp_path: Path):

@@ -11,6 +11,8 @@ from trainer.errors import TrainerError
 logger = logging.getLogger(__name__)
 
 SHOWN = 5
+NAMED_MARKERS = ("<|im_start|>", "<|im_end|>")
+"""Special tokens that a template of trainer/named_templates.py writes, besides those that begin and end a text."""
 
 
 def check_complete(name: str, info: Mapping[str, Any]) -> None:
@@ -32,14 +34,32 @@ def check_complete(name: str, info: Mapping[str, Any]) -> None:
 
 
 def check_tokens(tokenizer: Any, config: Any) -> None:
-    """Raises TrainerError if `tokenizer` has a token without a row in the embeddings of a model with `config`."""
+    """Raises TrainerError if `tokenizer` has a token without a row in the embeddings of a model with `config` that a text may become.
+
+    A special token that no template needs is none: in messages it is read as characters. Gemma 3's text models have one, for images.
+    """
     rows = config.get_text_config(decoder=True).vocab_size
-    largest = max(tokenizer.get_vocab().items(), key=lambda pair: pair[1], default=("", -1))
-    if largest[1] >= rows:
+    beyond = {text: token for text, token in tokenizer.get_vocab().items() if token >= rows}
+    if not beyond:
+        return
+    unneeded = _unneeded(tokenizer)
+    wrong = {text: token for text, token in beyond.items() if text not in unneeded}
+    if wrong:
+        text, token = max(wrong.items(), key=lambda pair: pair[1])
         raise TrainerError(
-            f"model.name: expected token ids below the model's {rows:,} embeddings, found {largest[0]!r} with id {largest[1]:,} in "
+            f"model.name: expected token ids below the model's {rows:,} embeddings, found {text!r} with id {token:,} in "
             "the tokenizer; take the tokenizer of this model, or remove the added token"
         )
+    logger.info("tokens that the model has no embeddings of, read as characters: %s", _list(sorted(beyond)))
+
+
+def _unneeded(tokenizer: Any) -> set[str]:
+    """Special tokens that neither begin, end or fill a text nor stand in a chat template, the tokenizer's or a named one."""
+    needed = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token, *NAMED_MARKERS}
+    templates = tokenizer.chat_template or ""
+    templates = templates if isinstance(templates, str) else "\n".join(templates.values())
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return {text for text in special - needed if text not in templates}
 
 
 def _names(keys: Any) -> list[str]:

@@ -24,6 +24,7 @@ class GgufFamily:
     neighbours: whether it rotates neighbouring values of a head, where transformers rotates value i with value i + width / 2.
     norm_offset: added to the weights of norms, which llama.cpp multiplies by as they are. activation: of the MLP, by transformers' name.
     ropes: kinds of rotary positions that are written. biases: whether attention and MLP may have biases.
+    partial: whether only the first values of a head may be rotated; elsewhere transformers does not read `partial_rotary_factor`.
     head: whether the output head may be the embedding ("tied"), must be ("always tied"), or must not ("own").
     windows: whether layers have sliding windows of their own; else a window ends the context.
     differs: why a config is computed otherwise, or None. keys: what is written besides the parameters of every family.
@@ -35,6 +36,7 @@ class GgufFamily:
     activation: str = "silu"
     ropes: tuple[str, ...] = ("default", "linear")
     biases: bool = False
+    partial: bool = False
     head: str = "tied"
     windows: bool = False
     differs: Callable[[Any], str | None] = lambda config: None
@@ -49,7 +51,7 @@ def reason_not_written(config: Any) -> str | None:
     ropes = _ropes(config)
     for kind in (rope.get("rope_type", "default") for rope in ropes.values()):
         if kind not in family.ropes:
-            return f"rotary positions of the kind {kind}"
+            return f"rotary positions of the kind {kind} in a {config.model_type} (written: {', '.join(family.ropes)})"
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation != family.activation:
         return f"the activation {activation}"
@@ -83,14 +85,27 @@ def head_width(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def rotated_width(config: Any) -> int:
+    """Values of a head that rotary positions rotate, the first ones."""
+    factor = rope_of(config).get("partial_rotary_factor", 1.0) if FAMILIES[config.model_type].partial else 1.0
+    return int(head_width(config) * factor)
+
+
 def _ropes(config: Any) -> dict[str, dict[str, Any]]:
     """Rotary parameters by the kind of layer."""
     found = config.rope_parameters
     return {kind: found[kind] for kind in (SLIDING, FULL)} if FULL in found else {FULL: found}
 
 
+def _slides(config: Any) -> bool:
+    """Whether a layer has a sliding window."""
+    return SLIDING in config.layer_types
+
+
 def _write_windows(writer: GGUFWriter, config: Any) -> None:
-    """The window, and which layers have it."""
+    """The window, and which layers have it; nothing if none has, because llama.cpp does not open a file with a window and no such layer."""
+    if not _slides(config):
+        return
     writer.add_sliding_window(config.sliding_window)
     writer.add_sliding_window_pattern([kind == SLIDING for kind in config.layer_types])
 
@@ -106,6 +121,8 @@ def _scaled_otherwise(config: Any, layers_of_the_largest: int) -> str | None:
 def _gemma2_differs(config: Any) -> str | None:
     if not config.attn_logit_softcapping or not config.final_logit_softcapping:
         return "a Gemma 2 without caps of its scores or logits"
+    if not _slides(config):
+        return "a Gemma 2 without a layer with a sliding window"
     return _scaled_otherwise(config, 46)
 
 
@@ -116,7 +133,7 @@ def _gemma2_keys(writer: GGUFWriter, config: Any) -> None:
 
 
 def _gemma3_differs(config: Any) -> str | None:
-    if _ropes(config)[SLIDING].get("rope_type", "default") != "default":
+    if _slides(config) and _ropes(config)[SLIDING].get("rope_type", "default") != "default":
         return "scaled rotary positions in layers with a window"
     if getattr(config, "attn_logit_softcapping", None):
         return "a cap of attention scores in a Gemma 3"
@@ -126,19 +143,27 @@ def _gemma3_differs(config: Any) -> str | None:
 
 
 def _gemma3_keys(writer: GGUFWriter, config: Any) -> None:
-    writer.add_rope_freq_base_swa(float(_ropes(config)[SLIDING]["rope_theta"]))
+    if _slides(config):
+        writer.add_rope_freq_base_swa(float(_ropes(config)[SLIDING]["rope_theta"]))
     if getattr(config, "final_logit_softcapping", None):
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
     _write_windows(writer, config)
 
 
+def _narrower_or_wider(config: Any) -> str | None:
+    """llama.cpp reckons the width of these families' heads from the model's."""
+    if head_width(config) * config.num_attention_heads != config.hidden_size:
+        return "heads that are not as wide as the model together"
+    return None
+
+
 def _olmo3_differs(config: Any) -> str | None:
     sliding, full = (_ropes(config)[kind] for kind in (SLIDING, FULL))
-    if sliding.get("rope_type", "default") != "default":
+    if _slides(config) and sliding.get("rope_type", "default") != "default":
         return "scaled rotary positions in layers with a window"
-    if sliding["rope_theta"] != full["rope_theta"]:
+    if _slides(config) and sliding["rope_theta"] != full["rope_theta"]:
         return "two bases of rotary positions in an Olmo 3"
-    return None
+    return _narrower_or_wider(config)
 
 
 def _granite_keys(writer: GGUFWriter, config: Any) -> None:
@@ -160,25 +185,19 @@ def _smollm3_differs(config: Any) -> str | None:
     return None if rotated == every_fourth else "rotary positions in other layers than three of four"
 
 
-def _phi3_differs(config: Any) -> str | None:
-    if head_width(config) * config.num_attention_heads != config.hidden_size:
-        return "heads that are not as wide as the model together"
-    return None
-
-
 _LLAMA = GgufFamily(gguf.MODEL_ARCH.LLAMA, neighbours=True, ropes=("default", "linear", "llama3"), biases=True)
-_OLMO2 = GgufFamily(gguf.MODEL_ARCH.OLMO2, head="own")
+_OLMO2 = GgufFamily(gguf.MODEL_ARCH.OLMO2, head="own", differs=_narrower_or_wider)
 _GELU = "gelu_pytorch_tanh"
 FAMILIES: dict[str, GgufFamily] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "qwen2": GgufFamily(gguf.MODEL_ARCH.QWEN2, ropes=_LLAMA.ropes, biases=True),
-    "qwen3": GgufFamily(gguf.MODEL_ARCH.QWEN3, ropes=_LLAMA.ropes),
+    "qwen2": GgufFamily(gguf.MODEL_ARCH.QWEN2, biases=True, differs=_narrower_or_wider),
+    "qwen3": GgufFamily(gguf.MODEL_ARCH.QWEN3),
     "smollm3": GgufFamily(gguf.MODEL_ARCH.SMOLLM3, neighbours=True, differs=_smollm3_differs),
     "granite": GgufFamily(
         gguf.MODEL_ARCH.GRANITE, neighbours=True, biases=True, differs=_granite_differs, keys=_granite_keys
     ),
-    "phi3": GgufFamily(gguf.MODEL_ARCH.PHI3, ropes=("default",), differs=_phi3_differs),
+    "phi3": GgufFamily(gguf.MODEL_ARCH.PHI3, ropes=("default",), partial=True, differs=_narrower_or_wider),
     "olmo2": _OLMO2,
     "olmo3": GgufFamily(gguf.MODEL_ARCH.OLMO2, head="own", windows=True, differs=_olmo3_differs, keys=_write_windows),
     "gemma": GgufFamily(gguf.MODEL_ARCH.GEMMA, norm_offset=1.0, activation=_GELU, head="always tied"),

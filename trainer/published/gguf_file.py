@@ -15,7 +15,14 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
 from trainer.errors import TrainerError
-from trainer.published.gguf_families import FAMILIES, context_length, head_width, reason_not_written, rope_of
+from trainer.published.gguf_families import (
+    FAMILIES,
+    context_length,
+    head_width,
+    reason_not_written,
+    rope_of,
+    rotated_width,
+)
 from trainer.published.gguf_tokenizer import WAY_OUT, GgufTokenizer, read_tokenizer
 from trainer.published.merged import Weight
 
@@ -105,7 +112,7 @@ def _write_parameters(writer: GGUFWriter, config: Any, name: str, outtype: str) 
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(float(rope["rope_theta"]))
-    writer.add_rope_dimension_count(int(width * rope.get("partial_rotary_factor", 1.0)))
+    writer.add_rope_dimension_count(rotated_width(config))
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))

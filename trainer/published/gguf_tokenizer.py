@@ -99,7 +99,7 @@ def _byte_level(folder: Path, document: Mapping[str, Any], rows: int) -> GgufTok
     if name is None:
         raise _refused(folder, f"a byte-level tokenizer that splits text by {json.dumps(pre)[:300]}")
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in document["model"]["merges"]]
-    tokens, types = _tokens(document, rows)
+    tokens, types = _tokens(folder, document, rows)
     return GgufTokenizer("gpt2", name, tokens, types, merges=merges)
 
 
@@ -110,7 +110,7 @@ def _sentencepiece(folder: Path, document: Mapping[str, Any], tokenizer: Any, ro
     if prefix is None:
         steps = {key: document[key] for key in ("normalizer", "pre_tokenizer")}
         raise _refused(folder, f"a SentencePiece tokenizer that prepares text by {json.dumps(steps)[:300]}")
-    tokens, types = _tokens(document, rows)
+    tokens, types = _tokens(folder, document, rows)
     rank: dict[str, int] = {}
     for number, merge in enumerate(document["model"]["merges"]):
         left, right = merge if isinstance(merge, list) else merge.split(" ")
@@ -142,17 +142,24 @@ def _space_prefix(document: Mapping[str, Any], tokenizer: Any) -> bool | None:
     return not text.startswith(tuple(tokenizer.all_special_tokens))
 
 
-def _tokens(document: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """Text and type of each row of the embeddings. Rows without a token are unused."""
+def _tokens(folder: Path, document: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
+    """Text and type of each row of the embeddings. Rows without a token are unused. A special token without a row is left out, as
+    llama.cpp does: the model was not trained on it (trainer/gate/weights.py). Raises TrainerError for another token without a row."""
+    added = [token for token in document["added_tokens"] if token["id"] < rows or not token["special"]]
+    left_out = {token["content"] for token in document["added_tokens"] if token not in added}
     tokens = [f"[PAD{row}]" for row in range(rows)]
     types = [int(TokenType.UNUSED)] * rows
     unknown = document["model"].get("unk_token")
-    for text, row in document["model"]["vocab"].items():
+    numbers = {text: row for text, row in document["model"]["vocab"].items() if text not in left_out}
+    text, row = max([*numbers.items(), *((token["content"], token["id"]) for token in added)], key=lambda pair: pair[1])
+    if row >= rows:
+        raise _refused(folder, f"a token beyond the model's {rows:,} embeddings ({text!r} with id {row:,})")
+    for text, row in numbers.items():
         kind = TokenType.NORMAL
         if document["model"].get("byte_fallback"):
             kind = TokenType.BYTE if BYTE.fullmatch(text) else TokenType.NORMAL
         tokens[row], types[row] = text, int(kind)
-    for token in document["added_tokens"]:
+    for token in added:
         kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
         tokens[token["id"]], types[token["id"]] = token["content"], int(kind)
     for row, text in enumerate(tokens):

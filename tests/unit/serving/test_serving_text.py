@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from al.serving.models import ServedModels
+from al.serving.problems import Problem
 from al.serving.text import TextStream
 
 
@@ -73,3 +75,14 @@ def test_a_character_that_is_never_finished_is_shown_at_the_end():
 def test_special_tokens_have_no_text():
     stream = TextStream(BYTES, ())
     assert stream.add(BYTES.token_to_id("<end>")) == stream.finish() == ""
+
+
+def test_a_prompt_with_a_token_that_the_model_lacks_is_a_problem_not_a_crash():
+    """A special token beyond the embeddings is characters in a message; a raw prompt has it as a token."""
+    rows = BYTES.get_vocab_size() - 1
+    served = ServedModels(("base",), BYTES, rows, 0, None, None, 16, 0)
+    assert served.raw_prompt("a é") == BYTES.encode("a é").ids
+    for prompt in ("a<end>", [rows]):
+        with pytest.raises(Problem, match=f"from 0 to {rows - 1}, found {rows}") as caught:
+            served.raw_prompt(prompt)
+        assert caught.value.status == 400 and caught.value.param == "prompt"

@@ -49,12 +49,23 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
 """Each architecture that a GGUF file is written of, with the options that change the file at values that have an effect."""
 
 LINEAR = {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}
+UNREAD = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+NO_WINDOWS = {"layer_types": ["full_attention"] * 2}
+TWO_BASES = {**ONE_BASE, "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}
 MORE: dict[str, tuple[str, dict[str, object]]] = {
     **{
         f"{kind}, linear rope": (KINDS[kind][0], KINDS[kind][1] | LINEAR)
         for kind in ("smollm3", "granite", "olmo2", "gemma", "gemma2")
     },
     "olmo3, one rope": ("olmo3", {"rope_parameters": dict.fromkeys(ONE_BASE, ONE_BASE["sliding_attention"])}),
+    **{f"{kind}, linear rope": (kind, KINDS[kind][1] | LINEAR) for kind in ("qwen2", "qwen3")},
+    "mistral, llama3 rope": ("mistral", {"rope_parameters": LLAMA3}),
+    **{
+        f"{kind}, a factor that is not read": (kind, {**KINDS[kind][1], **UNREAD})
+        for kind in ("llama", "qwen2", "gemma")
+    },
+    "gemma3_text, no windows": ("gemma3_text", {"query_pre_attn_scalar": 8, **NO_WINDOWS}),
+    "olmo3, no windows": ("olmo3", NO_WINDOWS | {"rope_parameters": TWO_BASES}),
     "granite, tied": ("granite", {"tie_word_embeddings": True}),
     "phi3, tied": ("phi3", {"tie_word_embeddings": True}),
     "gemma3, untied": ("gemma3_text", {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}),

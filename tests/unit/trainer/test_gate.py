@@ -22,6 +22,7 @@ from trainer.gate.architecture import prepare_attention
 from trainer.gate.weights import check_tokens
 from trainer.loss import Head, target_nll, target_statistics
 from trainer.model import Base
+from trainer.template import ChatTemplate
 
 
 def own_nll(model, tokens, rows):
@@ -186,19 +187,51 @@ def test_a_replaced_adapter_is_never_taken_for_the_one_before(tmp_path):
     assert removed() is None
 
 
-class Vocabulary:
-    def __init__(self, size):
-        self.size = size
+@pytest.fixture
+def extended(byte_tokenizer):
+    """A function that makes the tokenizer with one more token, and the config of a model that has no embedding of it."""
+    from tokenizers import AddedToken, Tokenizer
 
-    def get_vocab(self):
-        return {f"<{i}>": i for i in range(self.size)}
+    def made(text: str, special: bool = True, **options: str):
+        backend = Tokenizer.from_str(byte_tokenizer.backend_tokenizer.to_str())
+        rows = backend.get_vocab_size()
+        backend.add_special_tokens([text]) if special else backend.add_tokens([AddedToken(text)])
+        names = {"bos_token": "<|bos|>", "eos_token": "<|end|>"} | options
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        assert max(tokenizer.get_vocab().values()) == rows
+        return tokenizer, transformers.LlamaConfig(**SIZES | {"vocab_size": rows})
+
+    return made
 
 
-def test_a_token_without_an_embedding_is_refused_by_name():
-    config = transformers.LlamaConfig(**SIZES)
-    check_tokens(Vocabulary(97), config)
-    with pytest.raises(TrainerError, match="97 embeddings, found '<97>' with id 97"):
-        check_tokens(Vocabulary(98), config)
+@pytest.mark.parametrize(
+    ("text", "special", "options"),
+    [
+        ("<word>", False, {}),
+        ("<fill>", True, {"pad_token": "<fill>"}),
+        ("<picture>", True, {"chat_template": "{{ messages[0]['content'] }}<picture>"}),
+    ],
+)
+def test_a_token_without_an_embedding_that_a_text_may_become_is_refused_by_name(extended, text, special, options):
+    tokenizer, config = extended(text, special, **options)
+    rows = config.vocab_size
+    with pytest.raises(TrainerError, match=f"{rows} embeddings, found '{text}' with id {rows}"):
+        check_tokens(tokenizer, config)
+    config.vocab_size += 1
+    check_tokens(tokenizer, config)
+
+
+OWN = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(("name", "options"), [("chatml", {}), ("plain", {}), ("auto", {"chat_template": OWN})])
+def test_a_special_token_without_an_embedding_is_read_as_characters(extended, name, options):
+    """As Gemma 3's token of an image, which its text models lack."""
+    tokenizer, config = extended("<picture>", **options)
+    check_tokens(tokenizer, config)
+    messages = [{"role": "user", "content": "a <picture>"}, {"role": "assistant", "content": "<picture>!"}]
+    ids = ChatTemplate.resolve(tokenizer, name).tokenize(messages).ids
+    assert max(ids) < config.vocab_size and tokenizer.decode(ids).count("<picture>") == 2
 
 
 def test_packed_attention_gives_a_contiguous_result():

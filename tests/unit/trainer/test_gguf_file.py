@@ -11,12 +11,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from exported_models import KINDS, LLAMA3, Published, publish
+from exported_models import KINDS, LLAMA3, ONE_BASE, Published, publish
 from peft import PeftModel
 from tiny_models import build
 from transformers import AutoModelForCausalLM
 
 from trainer.errors import TrainerError
+from trainer.published.gguf_families import FAMILIES, reason_not_written, rotated_width
 from trainer.published.gguf_file import check_writable, context_length, write_gguf
 from trainer.published.gguf_tokenizer import read_tokenizer
 from trainer.published.merged import Weight, adapted_base, merged_weights
@@ -178,6 +179,22 @@ def test_tokens_have_their_rows_and_kinds(byte_tokenizer, tmp_path):
     assert fields["tokenizer.ggml.merges"].contents() == [" ".join(merge) for merge in model["merges"]]
 
 
+def test_a_special_token_without_a_row_is_left_out(byte_tokenizer, tmp_path):
+    tokenizer = byte_tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    path, rows = tmp_path / "tokenizer.json", len(tokenizer)
+    document = json.loads(path.read_text())
+    whole = read_tokenizer(tmp_path, tokenizer, rows)
+    document["added_tokens"].append({**document["added_tokens"][0], "id": rows, "content": "<picture>"})
+    path.write_text(json.dumps(document))
+    assert read_tokenizer(tmp_path, tokenizer, rows) == whole
+    assert read_tokenizer(tmp_path, tokenizer, rows + 1).tokens == [*whole.tokens, "<picture>"]
+    document["added_tokens"][-1]["special"] = False
+    path.write_text(json.dumps(document))
+    with pytest.raises(TrainerError, match=rf"'<picture>' with id {rows:,}\).*--as merged"):
+        read_tokenizer(tmp_path, tokenizer, rows)
+
+
 def test_sentencepiece_scores_follow_the_merges(mistral_tokenizer, tmp_path, monkeypatch):
     mistral_tokenizer.save_pretrained(tmp_path)
     template = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
@@ -213,7 +230,13 @@ def test_eight_bits_are_within_their_rounding(byte_tokenizer, tmp_path):
         ("olmo2", {"tie_word_embeddings": True}, "tied to the embeddings"),
         ("olmo3", {}, "two bases"),
         ("smollm3", {}, "rotary positions in other layers"),
-        ("phi3", {"head_dim": 16}, "heads that are not as wide"),
+        *((kind, {"head_dim": 16}, "heads that are not as wide") for kind in ("phi3", "qwen2", "olmo2")),
+        ("olmo3", {"head_dim": 16, "layer_types": ["full_attention"] * 2}, "heads that are not as wide"),
+        (
+            "gemma2",
+            {"head_dim": 16, "query_pre_attn_scalar": 16, "layer_types": ["full_attention"] * 2},
+            "without a layer",
+        ),
         ("llama", {"rope_parameters": {**LLAMA3, "rope_type": "yarn"}}, "yarn"),
         ("llama", {"hidden_act": "gelu"}, "gelu"),
         ("qwen3", {"attention_bias": True}, "biases"),
@@ -223,6 +246,32 @@ def test_eight_bits_are_within_their_rounding(byte_tokenizer, tmp_path):
 def test_a_model_that_llama_cpp_computes_otherwise_is_refused_with_the_way_out(kind, changes, named, tmp_path):
     with pytest.raises(TrainerError, match=f"{named}.*--as merged.*convert_hf_to_gguf"):
         check_writable(build(kind, **changes).config, tmp_path, None)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_only_llama_cpps_llama_has_llama_3s_rotary_positions(kind):
+    config = build(kind).config
+    config.rope_parameters = (
+        LLAMA3 if "full_attention" not in config.rope_parameters else dict.fromkeys(ONE_BASE, LLAMA3)
+    )
+    reason = reason_not_written(config)
+    assert reason is None if kind in ("llama", "mistral") else f"kind llama3 in a {kind}" in reason
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_only_a_phi_3_rotates_a_part_of_a_head(kind):
+    """transformers keeps the factor in the config of any family, and reads it in this one."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    config = build(kind, head_dim=16, rope_parameters=rope).config
+    assert rotated_width(config) == (8 if kind == "phi3" else 16)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "olmo3"])
+def test_a_model_without_a_layer_with_a_window_has_no_keys_of_windows(kind, byte_tokenizer, tmp_path):
+    made = publish(tmp_path, f"{kind}, no windows", byte_tokenizer, chat_template="chatml")
+    fields = read(made, tmp_path / "f16.gguf").fields
+    assert made.config.sliding_window and any(name.endswith("rope.freq_base") for name in fields)
+    assert not [name for name in fields if "sliding" in name or "swa" in name]
 
 
 def test_a_tokenizer_that_splits_in_an_unknown_way_is_refused(byte_tokenizer, tmp_path):
