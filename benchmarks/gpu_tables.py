@@ -66,12 +66,13 @@ def card_memory(record: dict[str, Any]) -> str:
     card = (f"`plan --gpu` for {planned['card']} counts on {planned['card_gib']} GiB. " if planned else "") + (
         f"PyTorch got {limit} GiB of it here, the rest stands for CUDA's context and a display. " if limit else ""
     )
+    held = [str(row["rank"]) for row in record["rows"] if row.get("held")]
     lines = [
         "## The memory of a 24 GB card",
         provenance(record, record["device"], record["versions"]),
         "",
         f"{card}The shipped Mistral-7B config, random weights in NF4: three training steps, scoring, evaluation and written answers. GiB. "
-        f"Rank {' and '.join(row[0] for row in rows)} {'was' if len(rows) == 1 else 'were'} measured; other ranks are calculated only.",
+        f"Ranks that went on within this memory: {', '.join(held) or 'none'}; `plan` calculates others.",
         "",
         table(
             [
