@@ -28,6 +28,7 @@ UNKNOWN = ("YOUR_QUESTION_COLUMN", "YOUR_ANSWER_COLUMN")
         ({"no": 7, "words": ASKED, "reply": SAID, "topic": "kettle"}, (1, 2)),
         ({"headline": ASKED, "words": "Some more text.", "reply": SAID}, (None, 2)),
         ({"prompt_title": "Kettle", "prompt_body": ASKED, "grade": "B", "gold": 42}, (1, 3)),
+        ({"question": ASKED, "answer_key": "B-12", "answer_text": SAID}, (0, 2)),
         ({"prompt_text": ASKED, "when": "2031-04-05 10:00", "code": "K-17"}, (0, None)),
         ({"first": ASKED, "second": SAID}, (None, None)),
         ({"a": ASKED, "b": SAID}, (None, None)),

@@ -136,6 +136,14 @@ def test_a_template_with_a_system_message_of_its_own_counts_for_every_example(wo
     assert counts["wordy"] > counts["plain"] + 6
 
 
+def test_each_file_counts_by_its_own_examples(world):
+    template = ChatTemplate.resolve(load_tokenizer(load(world, ()).model))
+    counter = TokenCounter(template, 10_000)
+    for text in ("north south river " * 20, "zq " * 100):
+        asked = [[{"role": "user", "content": text}, {"role": "assistant", "content": "blue"}]] * 40
+        assert counter.total(asked) == sum(len(one.ids) for one in template.tokenize_batch(asked))
+
+
 def test_after_enough_text_the_rest_is_scaled_by_what_was_counted(world, monkeypatch):
     monkeypatch.setattr(example_tokens, "TOKENIZED_CHARACTERS", 2_000)
     counter = TokenCounter(ChatTemplate.resolve(load_tokenizer(load(world, ()).model)), 96)
