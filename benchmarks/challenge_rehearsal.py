@@ -384,10 +384,9 @@ def main() -> int:
     arguments.device = device_name()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    rehearsal = Rehearsal(arguments)
+    rehearsal, code = Rehearsal(arguments), 0
     try:
         rehearse(rehearsal)
-        code = 0
     except (TimeUp, Stopped, Failed) as reason:
         rehearsal.stopped, code = str(reason), 1 if isinstance(reason, Failed) else TIME_UP
     rehearsal.write()
