@@ -240,9 +240,10 @@ def _method(q_THD: torch.Tensor, k_TKD: torch.Tensor, pack: PackLayout, softcap:
 
 
 def _has_flash(query: torch.Tensor) -> bool:
-    """Whether the flash kernels support heads like these (…, D)."""
+    """Whether the flash kernels support heads like these (…, D) on their card: they need compute capability 8.0."""
     width = query.shape[-1]
-    return query.is_cuda and query.dtype in VARLEN_DTYPES and width <= VARLEN_HEAD_WIDTH and width % 8 == 0
+    fits = query.dtype in VARLEN_DTYPES and width <= VARLEN_HEAD_WIDTH and width % 8 == 0
+    return query.is_cuda and fits and torch.cuda.get_device_capability(query.device)[0] >= 8
 
 
 def _refuse(mask: torch.Tensor | None, pack: PackLayout | None, query: torch.Tensor, kwargs: dict[str, Any]) -> None:
