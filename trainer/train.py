@@ -135,7 +135,7 @@ def train(
             if last or stopping or due:
                 _save(training, counters, identity, failpoint, parameters_only=last and moments is None)
             if stopping and not last:
-                raise Interrupted(f"stopped after step {counters.step} of {training.steps}; run again to continue")
+                raise Interrupted(f"stopped after step {counters.step} of {training.steps}")
     _wear_the_best(training, counters)
     if moments is not None and ranks.first:
         optim.save_moments(training.optimizer, training.parameters, moments)

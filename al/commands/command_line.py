@@ -195,8 +195,9 @@ def run_command_line(cli: click.Command, arguments: list[str]) -> None:
             raise
         code, message = found
         way = "" if arguments[:1] == ["compare"] else ", or `resume`,"
-        hint = f" Run the same command again{way} to continue." if code == 130 else ""
-        _fail(arguments, f"{message}{hint}", code)
+        if code == 130:
+            message = f"{message.rstrip('.')}. Run the same command again{way} to continue."
+        _fail(arguments, message, code)
 
 
 def _fail(arguments: list[str], message: str, code: int) -> None:

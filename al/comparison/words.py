@@ -255,7 +255,8 @@ def _answer(document: Mapping[str, Any]) -> str:
     names = f"whether {name_of(document, unsettled[0])} beats" if len(found_in) == 1 else "whether any of them beats"
     if compares_runs(document):
         return f"{'None of them' if len(found_in) > 1 else f'{name_of(document, unsettled[0])} did not'} beat {baseline} here{worse}"
-    fewest = min(len(entries_of(document)[i].get("seeds_done") or []) for i in unsettled)
+    theirs = set(entries_of(document)[start].get("seeds_done") or [])
+    fewest = min(len(theirs & set(entries_of(document)[i].get("seeds_done") or [])) for i in unsettled)
     if fewest >= ENOUGH_SEEDS and not found["unmeasured"]:
         return f"Over {fewest} seeds no gain over {baseline} is beyond chance{worse}"
     seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"

@@ -87,6 +87,13 @@ def test_few_seeds_are_too_few_to_tell_and_never_a_no(seeds: int):
     assert "did not" not in text and "None" not in text
 
 
+def test_seeds_are_counted_that_both_have():
+    document = unfinished()
+    document["strategies"] = document["strategies"][:2]
+    assert [len(entry["seeds_done"]) for entry in document["strategies"]] == [5, 2]
+    assert "2 seeds are too few to tell whether default beats random" in comparison_headline(document)
+
+
 def test_float_noise_is_written_as_zero_and_is_no_difference():
     document = comparison({"default": 0.0, "random": 0.0}, seeds=3)
     document["strategies"][0]["difference"]["macro_em"] = {"value": 1e-17, "low": 1e-18, "high": 3e-17, "p": 0.01}
