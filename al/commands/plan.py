@@ -201,6 +201,8 @@ def _answer(document: dict[str, Any]) -> str:
     if document["gpus"]["count"] > 1:
         where += f" (each of {document['gpus']['count']} GPUs)"
     fits = f"{'Fits' if settings == [] else 'Does not fit'} {where}: {document['peak_gib']:.1f} of {limits['usable_gib']:.1f} usable GiB"
+    if _too_few(document):
+        fits = f"Cannot run: only {document['pool']['selectable']:,} of {planned['examples']:,} examples can be picked. {fits}"
     change = f", but does with {' '.join(f'--set {value}' for value in settings)}" if settings else ""
     speed = "speed measured here" if uncertainty is None else f"assumed, ±{uncertainty:.0%}"
     return (
@@ -217,6 +219,12 @@ def _room(document: dict[str, Any]) -> str:
     return f"{room}: {total:.1f} GiB less {RESERVE:.0%} for libraries and fragmentation" if usable < total else room
 
 
+def _too_few(document: dict[str, Any]) -> bool:
+    """Whether the run knows that it cannot pick as many examples as are asked for."""
+    pool, planned = document["pool"], document["round"]
+    return pool["selectable_is_counted"] and planned["unit"] == "examples" and planned["examples"] > pool["selectable"]
+
+
 def _pickable(document: dict[str, Any]) -> str:
     """How many examples a round can pick from, and what happens if they are too few."""
     pool, planned = document["pool"], document["round"]
@@ -225,11 +233,14 @@ def _pickable(document: dict[str, Any]) -> str:
         if planned["unit"] == "examples"
         else "it takes all that are left if the budget is larger"
     )
+    if pool["selectable_is_counted"]:
+        free = counted(pool["selectable"], "example")
+        return f"{free} can be picked; dev, test, near-duplicates and earlier picks are not counted; {left}"
     if planned["number"] > 1:
         return f"the round picks none of dev, test, earlier picks and near-duplicates; {left}"
     return (
         f"up to {pool['selectable']:,} can be picked ({pool['held_out']:,} become dev and test), less near-duplicates, which the first "
-        f"round finds; {left}"
+        f"round finds (most rows, where texts differ in a number or a name); {left}"
     )
 
 

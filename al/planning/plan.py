@@ -81,7 +81,10 @@ def estimate(
             "mean_tokens": round(pool.mean_tokens, 1),
             "exact": pool.exact,
             "held_out": held,
-            "selectable": max(0, (pool.examples if pool.labelled is None else pool.labelled) - held),
+            "selectable": max(0, (pool.examples if pool.labelled is None else pool.labelled) - held)
+            if pool.pickable is None
+            else pool.pickable,
+            "selectable_is_counted": pool.pickable is not None,
             "first": None if pool.first is None else asdict(pool.first),
         },
         "model": config.model.name,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from al.config import Config
 from al.planning.example_tokens import TokenCounter
@@ -17,11 +18,13 @@ from al.pool.convert import Record
 from al.pool.store import Pool
 from al.preparation.asked import numbers_asked
 from al.preparation.groups import chosen_before, enough_sources, spread_over
+from al.preparation.pool_state import trainable
 from al.preparation.sources import outside, pool_sources, with_labels
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.ownership import is_run
 from al.run.store import Run
+from selection.holdout import POOL
 from trainer.errors import DataError
 from trainer.tokens import TokenTable
 
@@ -59,7 +62,8 @@ class PoolEstimate:
     strategy probably goes by sources, or by kinds of prompt where the pool's groups are known: then it measures nothing for the quotas.
     `new`: examples still to be tokenized, compared and clustered, only those that were added if the pool has grown; `imported`: they need
     not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool. `first`: how the first
-    example is read, of files that are not imported. `labelled`: examples with a response; None: all.
+    example is read, of files that are not imported. `labelled`: examples with a response; None: all. `pickable`: examples that the next
+    round can pick, where the run has found near-duplicates and held examples out already; None: not known.
     """
 
     examples: int
@@ -75,6 +79,7 @@ class PoolEstimate:
     notes: tuple[str, ...] = ()
     first: FirstExample | None = None
     labelled: int | None = None
+    pickable: int | None = None
 
 
 def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:
@@ -105,6 +110,24 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
         return None
     found = (a for a in run.published(stage) if a.manifest["inputs"][role] == source.fingerprint)
     return next(found, None)
+
+
+def pickable(run: Run, pool: Artifact, tokens: Artifact | None) -> int | None:
+    """Examples of a pool version that no earlier step or round leaves out of the next round; None if the run has not looked for
+    near-duplicates in it, or held nothing out."""
+    groups, split = (made_from(run, stage, "pool", pool) for stage in ("groups", "split"))
+    if tokens is None or groups is None or split is None:
+        return None
+    representative = pq.read_table(groups.path / "groups.parquet", columns=["representative"])[
+        "representative"
+    ].to_numpy()
+    free = (representative == np.arange(len(representative))) & (np.load(split.path / "split.npy") == POOL)
+    free &= trainable(pool, tokens)
+    selections = (rounds.recorded(run, entry.number, "selection") for entry in rounds.all_rounds(run))
+    picked = [np.load(found.path / "picked.npy") for found in selections if found is not None]
+    if picked:
+        free &= ~np.isin(Pool.open(pool.path).keys, np.concatenate(picked))
+    return int(free.sum())
 
 
 def newest_about(run: Run, pool: Artifact, stage: str) -> tuple[Artifact, Artifact] | None:
@@ -157,6 +180,7 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
     return PoolEstimate(
         examples=len(reader),
         labelled=int(pool.json("pool.json")["labelled"]),
+        pickable=pickable(run, pool, tokens),
         mean_tokens=mean,
         bytes=size,
         new_to_embed=new["embeddings"],

@@ -7,11 +7,14 @@ import shlex
 from pathlib import Path
 
 import click
+import pyarrow.parquet as pq
 import pytest
+from command_line import winnow
 
 from al.commands.command_line import round_options
 from al.commands.options import Options
 from al.commands.plan import _memory_basis, _next, _pickable, _room
+from al.lineage.outcomes import SELECTABLE
 from al.planning.cards import REHEARSED_RANKS
 from al.program import PROGRAM
 
@@ -59,9 +62,13 @@ def test_the_next_command_has_the_settings_that_fit_and_there_is_none_if_nothing
 
 
 def test_what_may_be_picked_is_said_for_each_kind_of_budget_and_for_later_rounds():
-    document = {"pool": {"selectable": 16_500, "held_out": 1_500}, "round": {"number": 1, "examples": 5_000}}
+    document = {
+        "pool": {"selectable": 16_500, "held_out": 1_500, "selectable_is_counted": False},
+        "round": {"number": 1, "examples": 5_000},
+    }
     document["round"]["unit"] = "examples"
-    first = "up to 16,500 can be picked (1,500 become dev and test), less near-duplicates, which the first round finds; it stops "
+    first = "up to 16,500 can be picked (1,500 become dev and test), less near-duplicates, which the first round finds (most rows, "
+    first += "where texts differ in a number or a name); it stops "
     assert _pickable(document) == f"{first}with a clear line if fewer than 5,000 are left"
     document["round"]["unit"] = "tokens"
     assert "takes all that are left if the budget is larger" in _pickable(document)
@@ -81,3 +88,13 @@ def test_the_memory_of_a_small_card_is_called_checked_for_the_ranks_of_the_recor
     assert sorted(REHEARSED_RANKS) == sorted(row["rank"] for row in rows if row.get("held"))
     assert _memory_basis(16, "cuda").endswith("(docs/benchmarks.md)")
     assert _memory_basis(64, "cuda").endswith(", not for rank 64") and "card" not in _memory_basis(16, "cpu")
+
+
+def test_a_plan_of_a_run_that_knows_what_is_left_says_so_first(two_rounds):
+    run = two_rounds[0]
+    table = pq.read_table(run / "rounds/002/selection/selection.parquet").to_pandas()
+    left = int(table.outcome.isin([outcome for outcome in SELECTABLE if outcome != "selected"]).sum())
+    assert 24 < left < len(table) - 48
+    enough, too_many = (winnow("plan", "--run", run, "--budget", budget) for budget in (left, left + 1))
+    assert enough.out.startswith("Fits ") and f"{left} examples can be picked; dev, test, near-duplicates" in enough.out
+    assert too_many.out.startswith(f"Cannot run: only {left} of {left + 1} examples can be picked. Fits ")
