@@ -14,7 +14,7 @@ ONE = "question,answer\n"
 FILES = {
     "empty": ("", "contains no rows"),
     "only a header": (ONE, "contains no rows"),
-    "columns of another language": ("Frage;Antwort\nWas ist das?;Ein Haus\n", "--map instruction=Frage,output=Antwort"),
+    "columns of another language": ("Frage;Antwort\nWas ist das?;Ein Haus\n", "instruction=YOUR_QUESTION_COLUMN"),
     "no answers": (
         "question\nWhat is warm?\nWhat is cold?\n",
         "none of the 2 examples can be trained on: 2 have no response",

@@ -451,10 +451,10 @@ def test_the_limit_of_time_is_504_and_an_event_in_a_stream(parts, monkeypatch):
     step = CachedEngine.step
     monkeypatch.setattr(CachedEngine, "step", lambda self, tokens: time.sleep(0.05) or step(self, tokens))
     with live(*parts, Limits(seconds=0.4)) as server:
-        late = server.post("/v1/completions", model="base", prompt="red", max_tokens=200)
+        late = server.post("/v1/completions", model="base", prompt="red", max_tokens=200, temperature=0)
         assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0) as client:
-            chunks = client.completions.create(model="base", prompt="red", max_tokens=200, stream=True)
+            chunks = client.completions.create(model="base", prompt="red", max_tokens=200, temperature=0, stream=True)
             with pytest.raises(openai.APIError, match="limit of time"):
                 for chunk in chunks:
                     assert chunk.choices[0].finish_reason is None

@@ -121,20 +121,28 @@ def test_a_comparison_says_it_too(world, alien, tmp_path):
 def test_strategies_and_pickers_of_ones_own_are_not_overruled(held):
     from types import SimpleNamespace
 
+    from al.config import Config
     from al.lineage.round_state import used
-    from selection.config import SelectConfig
 
     clusters, sources, kinds = (
         SimpleNamespace(json=lambda name, over=over: {"spread_over": over}) for over in ("clusters", "kinds", "wording")
     )
     target = SimpleNamespace(artifact=SimpleNamespace(json=lambda name: {"held": False}))
-    assert used(SelectConfig(), target, clusters).strategy == "rds_centered"
-    for config in (SelectConfig(strategy="nearest"), SelectConfig(strategy="loss"), SelectConfig(picker="rds")):
-        assert used(config, target, clusters) == config
-    assert used(SelectConfig(), None, clusters) == SelectConfig()
-    assert used(SelectConfig(), None, sources).strategy == "source_kinds"
-    assert used(SelectConfig(), None, kinds).strategy == "kind_uniform"
-    assert used(SelectConfig(strategy="loss"), None, sources).strategy == "loss"
+
+    def config(**select) -> Config:
+        return Config(select=select)
+
+    assert used(config(), target, clusters).strategy == "rds_centered"
+    for own in (config(strategy="nearest"), config(strategy="loss"), config(picker="rds")):
+        assert used(own, target, clusters) == own.select
+    assert used(config(), None, clusters) == Config().select
+    assert used(config(), None, sources).strategy == "source_kinds"
+    assert used(config(), None, kinds).strategy == "kind_uniform"
+    assert used(config(strategy="loss"), None, sources).strategy == "loss"
+    for over in (clusters, sources, kinds):
+        assert used(Config(goal="pool"), None, over).strategy == "proportional"
+    assert used(Config(goal="pool"), target, clusters).strategy == "rds_centered"
+    assert used(Config(goal="pool", select={"strategy": "loss"}), None, clusters).strategy == "loss"
 
 
 def test_a_kind_is_held_where_most_examples_have_one_as_near_as_each_other():

@@ -74,7 +74,7 @@ BROKEN_LINES = {
     b"12": ("not_an_object", "int"),
     b"<html>404</html>": ("invalid_json", "character 1"),
     b"{}": ("unknown_format", "none"),
-    b'{"ask": "q", "tell": "x"}': ("unknown_format", "ask, tell"),
+    b'{"ask": "q", "tell": "x"}': ("unknown_format", "ask ('q'), tell ('x')"),
     b'{"question": ["q"], "answer": "x"}': ("wrong_type", "question: "),
     b'{"question": null, "answer": "x"}': ("missing_field", "question: "),
     b'{"question": " ", "answer": "x"}': ("empty_field", "message 0 (user)"),
