@@ -123,7 +123,7 @@ def pickable(run: Run, pool: Artifact, tokens: Artifact | None) -> int | None:
     ].to_numpy()
     free = (representative == np.arange(len(representative))) & (np.load(split.path / "split.npy") == POOL)
     free &= trainable(pool, tokens)
-    selections = (rounds.recorded(run, entry.number, "selection") for entry in rounds.all_rounds(run))
+    selections = (rounds.recorded(run, number, "selection") for number in range(1, rounds.next_number(run)))
     picked = [np.load(found.path / "picked.npy") for found in selections if found is not None]
     if picked:
         free &= ~np.isin(Pool.open(pool.path).keys, np.concatenate(picked))

@@ -40,7 +40,7 @@ class Evidence:
         gain: what selecting gained in the deciding metric, with the ends of its 95% interval; more is better. None without an interval.
         nll_gain: the same in NLL, nats.
         lost: whether selecting lost significantly in a metric that counts examples as the deciding one does (macro or micro).
-        worth: NLL in nats that as many random examples as another control takes would gain. None if it cannot be told.
+        worth: NLL in nats that as many random examples as another control takes would gain. None where it is not known.
     """
 
     gain: tuple[float, float, float] | None

@@ -164,7 +164,7 @@ def test_two_controls_must_say_that_selecting_loses_before_the_default_picks_at_
 @pytest.mark.parametrize("before", [(0.0, -0.2, 0.2), (-0.2, -0.3, -0.1)])
 def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, before):
     found = [summary("macro_nll", *before), summary("macro_nll", 0.2, 0.1, 0.3)]
-    earlier = told(monkeypatch, found, [{}, {}])
+    earlier = run_of(monkeypatch, found, [{}, {}])
     assert standing.standing(Config(), earlier, 3).answer == "open"
 
 
@@ -179,15 +179,15 @@ def test_a_loss_that_the_control_before_does_not_share_stays_open(monkeypatch, b
     ids=lambda now: next(iter(now)),
 )
 def test_another_strategy_base_goal_or_target_asks_again(monkeypatch, now):
-    earlier = told(monkeypatch, [summary("macro_nll", -0.2, -0.3, -0.1)], [{}])  # of a version that had no goal
+    earlier = run_of(monkeypatch, [summary("macro_nll", -0.2, -0.3, -0.1)], [{}])  # of a version that had no goal
     assert standing.standing(Config(), earlier, 2).answer == "pays"
     assert standing.standing(parse(now, "now"), earlier, 2) is None
 
 
-def told(monkeypatch, summaries: list[dict], configs: list[dict]) -> SimpleNamespace:
+def run_of(monkeypatch, summaries: list[dict], configs: list[dict]) -> SimpleNamespace:
     """A run whose finished rounds have these summaries and recorded configs."""
     entries = [SimpleNamespace(number=number, config=config) for number, config in enumerate(configs, start=1)]
     monkeypatch.setattr(standing.rounds, "all_rounds", lambda run: entries)
     monkeypatch.setattr(standing.rounds, "recorded", lambda run, number, role: "there")
     monkeypatch.setattr(standing.rounds, "read_summary", lambda run, number: summaries[number - 1])
-    return SimpleNamespace(path="runs/told")
+    return SimpleNamespace(path="runs/one")

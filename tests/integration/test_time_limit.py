@@ -10,7 +10,7 @@ from command_line import winnow
 
 from al.budget import parse_budget
 from al.config import parse
-from al.round import standing
+from al.round import standing, time_limit
 from al.round.time_limit import TimeLimit
 from al.run import rounds
 from al.run.store import Run
@@ -49,22 +49,20 @@ def test_the_last_round_gets_the_training_time_that_is_left_for_both_lineages(tw
         assert fitted(run, work_of_round(run.path, 2) - 0.1, "24") is None
 
 
-def test_trainings_at_the_same_time_take_the_longer_ones_time(two_rounds):
+def test_trainings_at_the_same_time_take_the_longer_ones_time(two_rounds, monkeypatch):
+    monkeypatch.setattr(time_limit, "work_of_round", lambda run, number: 100.0)
+    monkeypatch.setattr(time_limit, "_training_seconds", lambda run, number: (40.0, 30.0))
     with Run.read(two_rounds[0]) as run:
-        both = [rounds.recorded(run, 2, role).json("train.json")["seconds"] for role in ("train", "control.train")]
-        whole, config = work_of_round(run.path, 2), parse(rounds.last_round(run).config, "the run")
-        for more, text in ((0.1, "24"), (-0.1, None)):  # the round before took what it took: the next one takes as much
-            found = TimeLimit(work_seconds(run.path) + whole + more).fit(
-                run, parse_budget("24"), config, 3, at_once=True
-            )
-            assert (found and found.text) == text
-        besides = whole - max(both)
-        for more, text in (
-            (1, "100s"),
-            (-1, "99s"),
-        ):  # each lineage has half of the workers, so 100 s of training take 200
-            limit = TimeLimit(work_seconds(run.path) + besides + 200 + more)
-            assert limit.fit(run, parse_budget("100s"), config, 3, at_once=True).text == text
+        config = parse(rounds.last_round(run).config, "the run")
+
+        def fitted_at_once(left: float, budget: str) -> str | None:
+            limit = TimeLimit(work_seconds(run.path) + left)
+            found = limit.fit(run, parse_budget(budget), config, 3, at_once=True)
+            return None if found is None else found.text
+
+        assert [fitted_at_once(left, "24") for left in (100.5, 99.5)] == ["24", None]
+        # 60 s besides; each lineage has half of the workers, so 100 s of training take 200
+        assert [fitted_at_once(left, "100s") for left in (260.5, 259.5)] == ["100s", "99s"]
 
 
 def test_a_control_that_catches_up_is_expected_to_train_on_all_it_lacks(two_rounds, monkeypatch):

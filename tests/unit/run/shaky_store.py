@@ -1,4 +1,4 @@
-"""A store on the disk that misbehaves as it is told to, and what tests of artifacts on a store share."""
+"""A store on the disk that fails when a test asks it to, and what tests of artifacts on a store share."""
 
 from __future__ import annotations
 

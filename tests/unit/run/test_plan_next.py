@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from al.commands.plan import _memory_basis, _next, _pickable, _room
 from al.lineage.outcomes import SELECTABLE
 from al.planning.cards import REHEARSED_RANKS
 from al.program import PROGRAM
+from al.run.store import Run
 
 RECORD = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "card_24gb_h200.json"
 
@@ -98,3 +100,14 @@ def test_a_plan_of_a_run_that_knows_what_is_left_says_so_first(two_rounds):
     enough, too_many = (winnow("plan", "--run", run, "--budget", budget) for budget in (left, left + 1))
     assert enough.out.startswith("Fits ") and f"{left} examples can be picked; dev, test, near-duplicates" in enough.out
     assert too_many.out.startswith(f"Cannot run: only {left} of {left + 1} examples can be picked. Fits ")
+
+
+def test_the_picks_of_a_round_that_is_not_finished_can_be_picked_by_it(two_rounds, tmp_path):
+    copied = shutil.copytree(two_rounds[0], tmp_path / "run", symlinks=True)
+    with Run.create_or_open(copied) as run, run.change() as db:
+        db.execute("UPDATE rounds SET state = 'open' WHERE round = 2")
+    before, after = (
+        json.loads(winnow("plan", "--run", run, "--budget", 24, "--json").out)["pool"]
+        for run in (copied, two_rounds[0])
+    )
+    assert before["selectable"] == after["selectable"] + 24
