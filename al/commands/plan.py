@@ -202,7 +202,8 @@ def _answer(document: dict[str, Any]) -> str:
         where += f" (each of {document['gpus']['count']} GPUs)"
     fits = f"{'Fits' if settings == [] else 'Does not fit'} {where}: {document['peak_gib']:.1f} of {limits['usable_gib']:.1f} usable GiB"
     if _too_few(document):
-        fits = f"Cannot run: only {document['pool']['selectable']:,} of {planned['examples']:,} examples can be picked. {fits}"
+        asked = counted(planned["examples"], "example")
+        fits = f"Cannot run: only {document['pool']['selectable']:,} of {asked} can be picked. {fits}"
     change = f", but does with {' '.join(f'--set {value}' for value in settings)}" if settings else ""
     speed = "speed measured here" if uncertainty is None else f"assumed, ±{uncertainty:.0%}"
     return (
