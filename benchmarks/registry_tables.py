@@ -1,4 +1,4 @@
-"""The tables of docs/selection.md that list every strategy and every score, from the registry that the code uses."""
+"""The tables of docs/strategies.md that list every strategy and every score, from the registry that the code uses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Generate docs/benchmarks.md, docs/models.md, docs/reliability.md and the tables of docs/selection.md, serving.md and scale.md, from
-benchmarks/results/ and selection.registry. `--check` fails if a page differs from them."""
+"""Generate docs/benchmarks.md, docs/models.md, docs/reliability.md and the tables of docs/strategies.md, selection.md, earlier_study.md,
+serving.md and scale.md, from benchmarks/results/ and selection.registry. `--check` fails if a page differs from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from training_tables import attention_speed, dropout_cost, families, train_throu
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
 MODELS_PAGE, RELIABILITY_PAGE = ROOT / "docs" / "models.md", ROOT / "docs" / "reliability.md"
-SELECTION_PAGE = ROOT / "docs" / "selection.md"
 TABLES = (
     ("serving_cpu", ROOT / "docs" / "serving.md", "speed", serving),
     ("scale_cpu", ROOT / "docs" / "scale.md", "stages", scale),
@@ -281,24 +280,23 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def selection_page() -> str:
-    """docs/selection.md with each generated table between its marks, `<!-- name -->` and `<!-- /name -->`."""
+def study_pages() -> list[tuple[Path, str]]:
+    """The pages on strategies and on the studies, each with its generated tables."""
     from registry_tables import scores, strategies
     from study_tables import study
 
     from benchmarks.proving_ground.tables import tables
 
-    record, ground, summary = (
-        _record(name) for name in ("selection_study", "proving_ground", "proving_ground_summary")
+    ground, summary, earlier = (
+        _record(name) for name in ("proving_ground", "proving_ground_summary", "selection_study")
     )
     pools = json.loads((ROOT / "benchmarks/proving_ground/pools.json").read_text(encoding="utf-8"))["pools"]
     blocks = {
-        "strategies": strategies(),
-        "scores": scores(),
-        "ground": tables(ground, summary, pools) if ground and summary else "",
-        "study": study(record) if record else "",
+        "strategies": {"strategies": strategies(), "scores": scores()},
+        "selection": tables(ground, summary, pools) if ground and summary else {},
+        "earlier_study": {"study": study(earlier)} if earlier else {},
     }
-    return filled(SELECTION_PAGE, blocks)
+    return [(path, filled(path, blocks[path.stem])) for path in (ROOT / f"docs/{name}.md" for name in blocks)]
 
 
 def tables_of_pages() -> list[tuple[Path, str]]:
@@ -321,8 +319,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     models = models_page(json.loads((RESULTS / "architectures.json").read_text(encoding="utf-8")))
-    pages = [(PAGE, page()), (SELECTION_PAGE, selection_page()), (MODELS_PAGE, models)]
-    pages += tables_of_pages()
+    pages = [(PAGE, page()), (MODELS_PAGE, models), *study_pages(), *tables_of_pages()]
     if (record := _record("torture")) is not None:
         pages.append((RELIABILITY_PAGE, reliability(record, provenance(record, record["device"], record["versions"]))))
     for path, text in pages:

@@ -1,4 +1,4 @@
-"""The selection study as tables of docs/selection.md."""
+"""The selection study as tables of docs/earlier_study.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def study(record: dict[str, Any]) -> str:
         of_pool = [row for row in rows if row["pool"] == pool]
         curve = random_curve(of_pool)
         title = TITLES[pool.removesuffix("-noisy")] + (", noisy" if pool.endswith("-noisy") else "")
-        parts.append(f"### {title}")
+        parts.append(f"## {title}")
         for budget in sorted({row["budget"] for row in of_pool}):
             names = {row["strategy"] for row in of_pool if row["budget"] == budget}
             if names == {"random"} and len(names) == 1:

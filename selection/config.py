@@ -119,12 +119,12 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True):
     )
     adapt: bool = Field(
         True,
-        description="Whether later rounds split clusters with uneven losses and join similar clusters (docs/selection.md).",
+        description="Whether later rounds split clusters with uneven losses and join similar clusters (docs/strategies.md).",
     )
     recluster: bool = Field(
         False,
         description="Whether to make clusters, or groups, of the whole pool again when it has grown. Otherwise they stay, and new examples "
-        "are assigned to them (docs/selection.md). `round --recluster` sets it for a round.",
+        "are assigned to them (docs/strategies.md). `round --recluster` sets it for a round.",
     )
     restarts: int = Field(
         1, ge=1, description="Independent starts; the one with the least inertia is kept. Time is proportional."

@@ -128,7 +128,7 @@ STRATEGIES: dict[str, Strategy] = {
     "rds": Strategy("uniform", "rds", "nearest to the target by hidden states (RDS+), target examples take turns"),
     "less": Strategy("uniform", "less", "nearest to the target by gradients (LESS), target examples take turns"),
 }
-"""By name. The help, docs/selection.md and the comparison report show `about`."""
+"""By name. The help, docs/strategies.md and the comparison report show `about`."""
 
 
 def registry(kind: str) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ TARGETED = frozenset({"pooled", "gradient"})
 
 @dataclass(frozen=True)
 class Score:
-    """One number per example. Help, docs/selection.md and the report take their words from here.
+    """One number per example. Help, docs/strategies.md and the report take their words from here.
 
     `compute` gives (n,) float64 from the columns, NaN where an example lacks what the score needs. `needs`: names of MEASUREMENTS.
     `about`: what the score is, without a final full stop. `label`: the axis of its chart, with the unit; without one, name and

@@ -112,7 +112,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     control: bool | Literal["auto"] = Field(
         "auto",
         description="Also train a second adapter on random picks of the same budget. It doubles the training time and shows whether "
-        "selection pays. auto: as long as it can show more than its training costs (docs/selection.md). Where selecting loses to random "
+        "selection pays. auto: as long as it can show more than its training costs (docs/strategies.md). Where selecting loses to random "
         "twice, the default picks at random.",
     )
     artifacts: str | None = Field(

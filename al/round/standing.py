@@ -6,7 +6,7 @@ The control is an experiment that costs as much training as the selection. A rou
     safe     what selecting can cost is less than what the control's examples would bring, if the model were trained on them instead
     costs    selecting lost to random, in two controls in a row: one training that went wrong looks the same
 
-`docs/selection.md` has what this rule did on the first rounds of the proving ground.
+`docs/strategies.md` has what this rule did on the first rounds of the proving ground.
 """
 
 from __future__ import annotations

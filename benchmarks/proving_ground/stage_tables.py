@@ -1,4 +1,4 @@
-"""Tables of docs/selection.md for single stages: other projects' rules, rounds, other budgets, targets. A stage without rows has none."""
+"""Tables of docs/selection.md for single stages: other projects' rules, rounds, other budgets, targets."""
 
 from __future__ import annotations
 
@@ -15,42 +15,51 @@ from benchmarks.proving_ground.targets import LIST
 
 Column = tuple[str, int, str, int]
 """A strategy at a budget, and what it is compared with."""
+SEVERAL = (WITH, KIND, CLUSTERS, ORACLE)
+"""What was played at several budgets."""
 
 
-def stage_tables(rows: list[dict[str, Any]]) -> list[str]:
-    """The tables of the stages that the rows are of."""
+def stage_tables(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Markdown by stage: targets, peers, rounds, losses, labels, budgets, goal. A stage without rows has an empty text."""
     ground = Ground(rows)
     played = [name for name in peer_picks.STRATEGIES if any(len(ground.values(cell, name)) for cell in ground.cells)]
-    peers = [(name, BUDGET, "random", BUDGET) for name in (WITH, KIND, *played)]
+    peers = [(name, BUDGET, "random", BUDGET) for name in (*played, WITH, KIND)]
     rounds = [(in_rounds(name, ROUNDS), BUDGET, name, BUDGET) for name in ("random", WITH, KIND)]
     second = [(in_rounds(WITH, 2), 2 * EARLY, in_rounds("random", 2), 2 * EARLY)]
-    found = [_targets(rows)]
-    if played:
-        found.append(_table(ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"]))
-    found.append(_table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds))
-    found.append(
-        _table(
-            ground, f"Two rounds of {EARLY} where the first left it open whether selecting pays, less random", second
-        )
-    )
     losses = [(name, BUDGET, base, BUDGET) for name, (base, _) in by_loss.OVER.items()]
-    found.append(_table(ground, "The base model's losses on top of kinds, less the same kinds without them", losses))
     asked = [(name, labelling.BUDGET, "random", labelling.BUDGET) for name in (*labelling.STRATEGIES, KIND)]
-    if any(
-        ground.values(cell, name, budget=labelling.BUDGET).size
-        for cell in ground.cells
-        for name in labelling.STRATEGIES
-    ):
-        found.append(
+    smaller = [
+        _table(ground, f"At {budget:,} examples, less random", [(name, budget, "random", budget) for name in SEVERAL])
+        for budget in (300, 4000)
+    ]
+    return {
+        "targets": _targets(rows),
+        "peers": _table(
+            ground, "Other projects' rules at 1,000 examples, less random", peers, LIST["noisy_pools"], len(played)
+        ),
+        "rounds": _joined(
+            _table(ground, "Four rounds that continue one adapter, less the same picks in one round", rounds),
             _table(
-                ground, f"{labelling.BUDGET} answers asked for by each rule, less {labelling.BUDGET} to random prompts",
-                asked, labelling.POOLS,
-            )
-        )  # fmt: skip
-    for budget in (300, 4000):
-        others = [(name, budget, "random", budget) for name in (WITH, KIND, CLUSTERS, ORACLE)]
-        found.append(_table(ground, f"At {budget:,} examples, less random", others))
-    return [table for table in (*found, _goal(ground)) if table]
+                ground,
+                f"Two rounds of {EARLY} where the first left it open whether selecting pays, less random",
+                second,
+            ),
+        ),
+        "losses": _table(ground, "The base model's losses on top of kinds, less the same kinds without them", losses),
+        "labels": _table(
+            ground,
+            f"{labelling.BUDGET} answers asked for by each rule, less {labelling.BUDGET} to random prompts",
+            asked,
+            labelling.POOLS,
+            len(labelling.STRATEGIES),
+        ),
+        "budgets": _joined(*smaller),
+        "goal": _goal(ground),
+    }
+
+
+def _joined(*texts: str) -> str:
+    return "\n\n".join(filter(None, texts))
 
 
 def difference(ground: Ground, cell: Cell, column: Column, key: str = "macro_nll") -> np.ndarray:
@@ -66,12 +75,15 @@ def _text(nll: np.ndarray, matches: np.ndarray) -> str:
     return f"{nll.mean():+.3f}{error} ({len(nll)})<br>{100 * matches.mean():+.1f}"
 
 
-def _table(ground: Ground, title: str, columns: Sequence[Column], pools: Sequence[str] | None = None) -> str:
-    """One row a model and pool that played any of the columns; macro NLL ± standard error (seeds), exact match in points."""
+def _table(
+    ground: Ground, title: str, columns: Sequence[Column], pools: Sequence[str] | None = None, needed: int | None = None
+) -> str:
+    """One row a model and pool that played any of the first `needed` columns (None: of all); macro NLL ± standard error (seeds), exact
+    match in points."""
     lines = []
     for cell in ground.cells:
         entries = [_text(difference(ground, cell, c), difference(ground, cell, c, "macro_em")) for c in columns]
-        if set(entries) != {"–"} and (pools is None or cell[1] in pools):
+        if set(entries[:needed]) - {"–"} and (pools is None or cell[1] in pools):
             lines.append(f"| {', '.join(cell)} | " + " | ".join(entries) + " |")
     if not lines:
         return ""

@@ -23,25 +23,58 @@ SHOWN = (
 )
 
 
-def tables(document: dict[str, Any], summary: dict[str, Any], pools: dict[str, Any]) -> str:
-    """Provenance, one table a model, the kinds, and the named figures."""
-    ground = Ground(document["rows"])
+def tables(document: dict[str, Any], summary: dict[str, Any], pools: dict[str, Any]) -> dict[str, str]:
+    """Markdown of each generated block of the page, by name."""
+    rows = document["rows"]
+    ground = Ground(rows)
     head = (
         f"{document['device']}; {document['versions']}; {document['date']}; `{document['command']}`. "
-        f"{len(document['rows'])} runs. "
+        f"{len(rows)} runs. "
         "Macro NLL at 1,000 examples: mean over seeds ± its standard error (seeds); below it the difference of macro exact match from "
         "random, in points, and the share of random's examples that reach the same NLL."
     )
-    parts = [head]
-    for model in sorted({model for model, _ in ground.cells}):
-        parts += [f"**{model}**", _table(ground, model, pools)]
-    parts += [_noisy(document["rows"])]
-    if "kinds" in document:
-        parts += [_kinds(document["kinds"])]
-    if "wrong_answers" in document:
-        parts += [_wrong_answers(document["wrong_answers"])]
-    parts += [_written(ground)]
-    return "\n\n".join([*parts, *stage_tables(document["rows"]), _figures(summary)])
+    models = [
+        f"**{model}**\n\n{_table(ground, model, pools)}" for model in sorted({model for model, _ in ground.cells})
+    ]
+    return {
+        "answer": _answer(summary),
+        "ground": "\n\n".join([head, *models]),
+        "noisy": _noisy(rows),
+        "kinds": _kinds(document["kinds"]) if "kinds" in document else "",
+        "wrong-answers": _wrong_answers(document["wrong_answers"]) if "wrong_answers" in document else "",
+        "written": _written(ground),
+        "figures": _figures(summary),
+        **stage_tables(rows),
+    }
+
+
+ANSWER = {
+    "share of random's examples for the same macro NLL, pools with headroom": ("share_geometric_mean_1000", ".0%"),
+    "the same, all pools": ("share_geometric_mean_all_pools", ".0%"),
+    "part of the oracle's gain, sum over pools": ("oracle_gain", ".0%"),
+    "macro exact match, points over random": ("macro_em_points", "+.1f"),
+    "pools without headroom: macro NLL less random's": ("without_headroom_mean_difference", "+.3f"),
+}
+"""Rows of the first table: what each is in words, its name in the summary and its format."""
+
+
+def _answer(summary: dict[str, Any]) -> str:
+    """The main figures, with sources and without."""
+    without = summary["without_sources"]["default"]
+    given = {**summary, "oracle_gain": summary["oracle_gain_with_sources"]}
+    lines = [
+        "| 1,000 examples, 20 cells (model × pool): mean (95% interval) | with sources | without |",
+        "|---|---|---|",
+    ]
+    for words, (name, spec) in ANSWER.items():
+        lines.append(f"| {words} | {_interval(given[name], spec)} | {_interval(without[name], spec)} |")
+    worse = [f"{entry['cells_worse_than_random']['value']:.0f} of 40" for entry in (summary, without)]
+    return "\n".join([*lines, f"| worse than random after Holm's correction, tests | {worse[0]} | {worse[1]} |"])
+
+
+def _interval(entry: dict[str, Any], spec: str) -> str:
+    value, low, high = (format(entry[key], spec) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})".replace("-", "−")
 
 
 def _table(ground: Ground, model: str, pools: dict[str, Any]) -> str:

@@ -319,7 +319,8 @@ def test_a_peer_that_picks_too_few_is_refused(tmp_path, monkeypatch):
 
 
 def test_each_stage_has_a_table_once_it_has_rows():
-    assert stage_tables([result("random", 1, 2.0, "sums"), result(WITH, 1, 1.5, "sums")]) == []
+    tables = stage_tables([result("random", 1, 2.0, "sums"), result(WITH, 1, 1.5, "sums")])
+    assert tables and not any(tables.values())
     found = [result("random", s, 2.0 + s, "sums") for s in (1, 2)] + [
         result("deita", s, 1.5 + s, "sums") for s in (1, 2)
     ]
@@ -329,8 +330,11 @@ def test_each_stage_has_a_table_once_it_has_rows():
     found += [result(f"{WITH}, drawn by loss", s, 1.0 + s, "sums") for s in (1, 2)]
     found += [result("label", 1, 2.5, "sums", budget=300)]
     found += [result(f"{name}, 2 rounds", 1, nll, "sums", budget=600) for name, nll in (("random", 2.0), (WITH, 1.75))]
-    targets_, peers, rounds, second, losses, asked, smaller = stage_tables(found)
-    assert second.startswith("Two rounds of 300") and "| a, sums | -0.250 (1)<br>+0.0 |" in second
+    tables = stage_tables(found)
+    assert tables.pop("goal") == ""
+    targets_, peers, rounds, losses, asked, smaller = tables.values()
+    rounds, second = rounds.split("\n\nTwo rounds of ")
+    assert second.startswith("300") and "| a, sums | -0.250 (1)<br>+0.0 |" in second
     assert "| a, sums | +0.500 (1)<br>+0.0 | – | – | – |" in losses  # only seed 1 has both
     assert "| a, sums | -0.500 (1)<br>+0.0 | – | – |" in asked
     assert "| a, irish-kin: kin, evals | 1.000 | – | -0.750 (1)<br>+0.0 |" in targets_

@@ -133,7 +133,8 @@ def test_what_serves_the_pools_mix_is_compared_with_random_task_by_task(work, lo
     row = rows_of(record, PROPORTIONAL)[1]
     assert set(row["paired"]["of_pool"]) == {"nll", "em"} and row["paired"]["nll"][0] != row["paired"]["of_pool"]["nll"]
     assert set(json.loads(record.with_name("record_summary.json").read_text())["by_goal_1000"]) == set(planning.GOAL)
-    (found,) = (t for t in stage_tables(json.loads(record.read_text())["rows"]) if t.startswith("Each task weighted"))
+    found = stage_tables(json.loads(record.read_text())["rows"])["goal"]
+    assert found.startswith("Each task weighted")
     assert found.splitlines()[-1].split(" | ")[2].startswith(f"{row['paired']['of_pool']['nll']:+.3f} (1)")
     document = json.loads(record.read_text())
     for row in document["rows"]:
@@ -168,5 +169,7 @@ def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, 
     rows = json.loads(record.read_text())["rows"]
     assert [row["strategy"] for row in rows] == [by_gradient.OWN]
     assert len(np.unique(work.picks()[f"{MODEL}|{POOL}|none|False|1000|{by_gradient.OWN}|1"])) == 150  # all
-    (found,) = stage_tables([*rows, {**rows[0], "strategy": "random"}])
+    tables = stage_tables([*rows, {**rows[0], "strategy": "random"}])
+    assert [name for name, text in tables.items() if text] == ["peers"]
+    found = tables["peers"]
     assert found.splitlines()[2].count("|") == found.splitlines()[-1].count("|") and "+0.000 (1)" in found
