@@ -267,13 +267,16 @@ def _rank_of_sorted(rows: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _plain_text(messages: pa.ListArray, part: Part) -> pa.Array:
-    texts = []
-    for conversation in messages.to_pylist():
-        answered = conversation[-1]["role"] == "assistant"
-        if part == "response":
-            conversation = conversation[-1:] if answered else []
-        elif part == "prompt" and answered:
-            conversation = conversation[:-1]
-        texts.append("\n".join(message["content"] for message in conversation))
-    return pa.array(texts, type=pa.large_string())
+def _plain_text(messages: pa.ListArray, part: Part) -> pa.LargeStringArray:
+    counts = messages.value_lengths().to_numpy()
+    ends = np.cumsum(counts, dtype=np.int64)
+    said = messages.flatten()
+    answered = pc.equal(said.field("role").take(pa.array(ends - 1)), "assistant").to_numpy(zero_copy_only=False)
+    contents = said.field("content").cast(pa.large_string())
+    if part != "conversation":
+        wanted = np.full(len(contents), part == "prompt")
+        wanted[ends[answered] - 1] = part == "response"
+        contents = contents.filter(pa.array(wanted))
+        counts = answered if part == "response" else counts - answered
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, contents), pa.scalar("\n", pa.large_string()))

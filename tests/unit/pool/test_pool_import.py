@@ -186,6 +186,29 @@ class TestReading:
             assert text == (messages[-1]["content"] if labelled else "")
         assert "" in found and len(set(found)) > 3
 
+    def test_parts_of_conversations_of_several_turns(self, importing):
+        turns = [
+            ("system", "Be brief."),
+            ("user", "Où?"),
+            ("assistant", "Là."),
+            ("user", "And\nthen?"),
+            ("assistant", "Home 🏠."),
+        ]
+        spoken = [turns, turns[:4], turns[1:3], turns[:2]]
+        rows = [{"messages": [{"role": role, "content": text} for role, text in said]} for said in spoken]
+        pool = importing({"turns.jsonl": rows}).pool
+        for row, messages in enumerate(pool.iter_messages()):
+            said = [message["content"] for message in messages]
+            answered = messages[-1]["role"] == "assistant"
+            expected = {
+                "conversation": said,
+                "prompt": said[:-1] if answered else said,
+                "response": said[-1:] if answered else [],
+            }
+            parts = {part: pool.texts([row], part=part)[0] for part in expected}
+            assert parts == {part: "\n".join(lines) for part, lines in expected.items()}
+        assert 0 < pool.labelled.sum() < len(pool)
+
     def test_texts_slice_and_measure_themselves(self, pool):
         texts = pool.texts(np.arange(len(pool)))
         assert list(texts[5:9]) == [texts[row] for row in range(5, 9)]
