@@ -42,6 +42,11 @@ class EmbedConfig(BaseModel, extra="forbid", frozen=True):
     )
 
 
+DISTILLED_THRESHOLD = 0.985
+"""`dedup.threshold` where `embed.distill` makes a static embedder: then it leaves out about as many examples as the transformer that it
+comes from does at 0.95, and most of them the same (docs/scale.md)."""
+
+
 class DedupConfig(BaseModel, extra="forbid", frozen=True):
     """Near-duplicates: only the representative of a group can be picked."""
 
@@ -49,7 +54,8 @@ class DedupConfig(BaseModel, extra="forbid", frozen=True):
         0.95,
         gt=0,
         le=1,
-        description="Cosine from which an example counts as a near-duplicate of its representative. Lower also removes paraphrases.",
+        description="Cosine from which an example counts as a near-duplicate of its representative. Lower also removes paraphrases. With "
+        f"embed.distill it is {DISTILLED_THRESHOLD} unless given.",
     )
     neighbours: int = Field(
         16,

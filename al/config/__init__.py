@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
 
 from al.cache import cache_dir
 from al.config.cleaning import CleanConfig
@@ -25,6 +25,7 @@ from al.excerpt import cut
 from al.program import PROGRAM
 from al.terminal import without_passwords
 from selection.config import (
+    DISTILLED_THRESHOLD,
     ClusterConfig,
     DedupConfig,
     EmbedConfig,
@@ -148,6 +149,16 @@ class Config(BaseModel, extra="forbid", frozen=True):
     label: LabelConfig = LabelConfig()
     review: ReviewConfig = ReviewConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _near_by_a_distilled_embedder(cls, data: Any, handler: ModelWrapValidatorHandler[Config]) -> Config:
+        """Its cosines are higher, because it does not see the order of words."""
+        config = handler(data)
+        if not config.embed.distill or "threshold" in config.dedup.model_fields_set:
+            return config
+        dedup = config.dedup.model_copy(update={"threshold": DISTILLED_THRESHOLD})
+        return handler({**dict(data), "dedup": dedup})
 
     @field_validator("artifacts")
     @classmethod

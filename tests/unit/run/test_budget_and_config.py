@@ -136,3 +136,13 @@ def test_reading_a_config_is_quick():
     for _ in range(5):
         config.load(config.CONFIG_DIR / "mistral-7b.yaml")
     assert (time.perf_counter() - started) / 5 < 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "threshold"),
+    [([], 0.95), (["embed.distill=true"], 0.985), (["embed.distill=true", "dedup.threshold=0.9"], 0.9)],
+)
+def test_a_distilled_embedder_has_a_threshold_of_its_own_unless_one_is_given(tmp_path, given, threshold):
+    loaded = config.load(write(tmp_path, "seed: 1"), given)
+    assert loaded.dedup.threshold == threshold
+    assert config.Config.model_validate(loaded.model_dump()) == loaded
