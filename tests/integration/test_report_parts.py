@@ -78,6 +78,8 @@ def test_the_cost_at_random_is_bounded_by_what_the_control_trained_on(rounds):
         found = summary["at_random"]
         assert found["relation"] in ("about", "more than", "at most", "no gain") and found["rounds"] == n
         assert found["spent"]["examples"] == 24 * n
+        trained = [json.loads((run / f"rounds/00{k}/train/train.json").read_text())["tokens"] for k in range(1, n + 1)]
+        assert found["spent"]["seconds"] == pytest.approx(sum(trained) / summary["work"]["tokens_per_s"])
         if found["relation"] == "more than":
             assert found["examples"] == sum(entry["examples"] for entry in picked[:n])
             assert found["tokens"] == sum(entry["tokens"] for entry in picked[:n])

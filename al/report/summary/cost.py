@@ -100,9 +100,16 @@ def work(facts: RoundFacts, trained: Mapping[str, Mapping[str, Any] | None], hel
     }
 
 
-def at_random(facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def at_random(
+    facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping[str, Any]], rate: float | None
+) -> dict[str, Any] | None:
     """`cost_at_random` of this round, with its money, and "spent": what the selected adapters were trained on so far. None without
-    a control. `test`: this round's evaluation; `past`: entries of learning_curve."""
+    a control.
+
+    Args:
+        test: this round's evaluation. past: entries of learning_curve. rate: tokens a second, of `work`; None for the trainings' own
+            wall clock.
+    """
     models, metric = test["models"], f"{MEANS[facts.session.config.goal]}_nll"
     if "control" not in models:
         return None
@@ -110,10 +117,10 @@ def at_random(facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping
         entry["round"]: entry["models" if metric == "macro_nll" else "micro_nll"].get("control") for entry in past
     } | {facts.number: models["control"][metric]}
     retrained = facts.session.config.train.mode == "retrain"
-    points = _points(facts.lineages["control"], retrained)
+    points = _points(facts.lineages["control"], retrained, rate)
     curve = [Point(**point, nll=nll[n]) for n, point in points.items() if nll.get(n) is not None]
     found = cost_at_random(models["base"][metric], models["selected"][metric], curve)
-    spent = _points(facts.lineages["selected"], retrained).get(facts.number)
+    spent = _points(facts.lineages["selected"], retrained, rate).get(facts.number)
     if found is None or spent is None:
         return None
     seconds, price = found["seconds"], facts.session.config.report.price_per_hour
@@ -121,11 +128,12 @@ def at_random(facts: RoundFacts, test: Mapping[str, Any], past: Sequence[Mapping
     return {**found, "money": money, "spent": spent}
 
 
-def _points(line: History, retrained: bool) -> dict[int, dict[str, float]]:
+def _points(line: History, retrained: bool, rate: float | None) -> dict[int, dict[str, float]]:
     """{round: {"examples", "tokens", "seconds"}} that a lineage was trained on so far, of the rounds that have it: a control that comes
     back catches up on what it lacks.
 
-    With `train.mode: retrain` each round trains from scratch on all picks, so only its own time counts; else that of the rounds before too.
+    Seconds are those of the tokens trained on at `rate`, so that both lineages are told alike. With `train.mode: retrain` each round trains
+    from scratch on all picks, so only its own time counts; else that of the rounds before too.
     """
     total: dict[str, float] = {"examples": 0, "tokens": 0, "seconds": 0.0}
     found = {}
@@ -133,7 +141,8 @@ def _points(line: History, retrained: bool) -> dict[int, dict[str, float]]:
         picks, trained = roles.get("selection"), roles.get("train")
         if picks is None or trained is None:
             continue
-        seconds = trained.json("train.json")["seconds"]
+        told = trained.json("train.json")
+        seconds = told["tokens"] / rate if rate else told["seconds"]
         counted = _picked(picks)
         total = {
             "examples": total["examples"] + counted["examples"],

@@ -36,6 +36,7 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
     control = training(facts, "control.") if "control.train" in roles else None
     split = np.load(facts.prepared.split.path / "split.npy")
     held = int(facts.tokens.lengths[(split == DEV) | (split == TEST)].sum())
+    worked = work(facts, {"selected": trained, "control": control}, held)
     summary = {
         "schema": SCHEMA,
         "run": session.run.path.name,
@@ -60,8 +61,8 @@ def build_summary(facts: RoundFacts, budget: BudgetRequest) -> dict[str, Any]:
         "plan": plan(roles, trained, timings),
         **evaluated,
         "cost": cost(timings, session.config.report),
-        "work": work(facts, {"selected": trained, "control": control}, held),
-        "at_random": at_random(facts, evaluated["evaluation"], past),
+        "work": worked,
+        "at_random": at_random(facts, evaluated["evaluation"], past, worked["tokens_per_s"]),
         "examples": shown_examples(facts),
         "timings": timings,
         "config_diff": _config_diff(facts),
