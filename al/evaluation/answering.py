@@ -6,6 +6,7 @@ section 2.4; `acc` of lm-evaluation-harness), or that of the lowest NLL per byte
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,13 +23,14 @@ from al.evaluation.generations import prompt_tokens, write_answers
 from al.evaluation.questions import Question, judge_answers
 from al.run.artifacts import Artifact, fingerprint
 from al.run.session import Session
+from al.run.shards import Arrays, finish_shards, read_shards
 from trainer.errors import DataError
 from trainer.tokens import TokenTable
 
 FILE = "answers.parquet"
 VERSION = 1
-SHARD = 256
-"""Examples that a worker answers at a time: as many answers as a GPU writes at once."""
+SHARD = {"cpu": 64, "cuda": 256}
+"""Examples that a worker answers at a time, and that a kill costs: about as many answers as the device writes at once."""
 
 
 def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str) -> Artifact:
@@ -41,13 +43,7 @@ def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str)
 
     def build(out: Path, scratch: Path) -> None:
         """Write the answers and their verdicts."""
-        choices = sum(len(question.responses) for question in asked.questions)
-        starts = range(0, len(asked.ids), SHARD)
-        parts = [asked.at(range(start, min(start + SHARD, len(asked.ids)))) for start in starts]
-        with session.progress(label, len(asked.ids) + choices, "answers") as progress:
-            found = session.gather(partial(_answer, session.adapter_path(adapter)), parts, progress)
-        written = [answer for answers, _ in found for answer in answers]
-        likely = [likelihood for _, likelihoods in found for likelihood in likelihoods]
+        written, likely = _finish(session, asked, adapter, scratch, label)
         present = [i for i, found in enumerate(written) if found["text"] is not None]
         verdicts = dict(
             zip(
@@ -87,14 +83,37 @@ def answer(session: Session, asked: Asked, adapter: Artifact | None, label: str)
     )
 
 
+def _finish(
+    session: Session, asked: Asked, adapter: Artifact | None, scratch: Path, label: str
+) -> tuple[list[dict[str, Any]], list[tuple[float, float] | None]]:
+    """What `write_answers` and `likelihoods` give for all that is asked, in shards that survive a kill."""
+    size, count = SHARD[session.engine.device(session.config)], len(asked.ids)
+    choices = np.array([len(question.responses) for question in asked.questions], dtype=np.int64)
+    shards = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+    work = partial(_answer, session.adapter_path(adapter), asked)
+
+    def units(shard: np.ndarray) -> int:
+        """The answers and choices of a shard."""
+        return len(shard) + int(choices[shard].sum())
+
+    with session.progress(label, count + int(choices.sum()), "answers") as progress:
+        paths = finish_shards(session, "answers", work, shards, scratch, progress, "answers.shard", units)
+    found = [json.loads(shard["json"].tobytes()) for shard in read_shards(paths)]
+    return [one for written, _ in found for one in written], [one for _, likely in found for one in likely]
+
+
 @contextmanager
-def _answer(adapter: Path | None, models: Models) -> Iterator[Callable[[Asked, Callable[[int], None]], Any]]:
+def _answer(
+    adapter: Path | None, asked: Asked, models: Models
+) -> Iterator[Callable[[np.ndarray, Callable[[int], None]], Arrays]]:
     with models.adapter(adapter) as model:
 
-        def run(asked: Asked, progress: Callable[[int], None]) -> Any:
-            """The answers to what is asked, and how likely its choices are."""
-            written = write_answers(models, model, prompt_tokens(models, asked.conversations), progress)
-            return written, likelihoods(models, model, asked, progress)
+        def run(rows: np.ndarray, progress: Callable[[int], None]) -> Arrays:
+            """The answers to the examples at `rows` of what is asked, and how likely their choices are, as JSON in bytes."""
+            part = asked.at(rows.tolist())
+            written = write_answers(models, model, prompt_tokens(models, part.conversations), progress)
+            text = json.dumps([written, likelihoods(models, model, part, progress)])
+            return {"json": np.frombuffer(text.encode(), np.uint8)}
 
         yield run
 

@@ -39,7 +39,9 @@ def evaluate(session: Session, prepared: Tokenized, adapter: Artifact | None, la
         work = partial(_measure, prepared.pool.path, prepared.tokens.path, session.adapter_path(adapter))
         shards = token_shards(session, rows, np.asarray(TokenTable.open(prepared.tokens.path).lengths))
         with session.progress(label, len(rows), "examples") as progress:
-            columns = read_columns(finish_shards(session, "evaluate", work, shards, scratch, progress))
+            columns = read_columns(
+                finish_shards(session, "evaluate", work, shards, scratch, progress, point="evaluate.shard")
+            )
         columns = columns or {name: np.empty(0) for name in COLUMNS}
         table = {"row": rows, "id": pool.ids[rows], "source": pool.sources[rows], "split": split[rows], **columns}
         pq.write_table(pa.table(table), out / "examples.parquet")

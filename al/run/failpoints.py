@@ -2,7 +2,8 @@
 
 `WINNOW_FAILPOINT=name` sends SIGKILL the first time the point `name` is passed, `name:3` the third time. Without the variable a
 point costs one dictionary look-up. The names: `<stage>.start`, `<stage>.files`, `<stage>.manifest`, `<stage>.renamed`,
-`<stage>.committed`, `tokenize.shard`, `score.shard`, `label.shard`, `train.step`, `train.checkpoint.before_rename`.
+`<stage>.committed`, `tokenize.shard`, `score.shard`, `evaluate.shard`, `answers.shard`, `label.shard`,
+`train.step`, `train.checkpoint.before_rename`.
 """
 
 from __future__ import annotations

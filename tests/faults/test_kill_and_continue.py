@@ -27,6 +27,7 @@ POINTS = [
     "train.step:5",  # in training, between checkpoints
     "train.files",  # trained, adapter written, not published
     "train.renamed:2",  # the control's adapter
+    "evaluate.shard:2",  # in the middle of evaluation
     "evaluate.manifest:2",
     "generations.renamed",
     "report.renamed",

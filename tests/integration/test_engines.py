@@ -37,7 +37,7 @@ def small_shards():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_TOKENS", {"cpu": 400})
         patch.setattr(embedding, "CHUNK", 64)
-        patch.setattr(answering, "SHARD", 8)
+        patch.setattr(answering, "SHARD", {"cpu": 8})
         patch.setattr(label, "SHARD_TOKENS", 300)
         yield
 
@@ -79,7 +79,7 @@ def everything(session, prepared, folder):
     for name, model in (("base", None), ("adapter", adapter)):
         found[f"evaluate {name}"] = (evaluate(session, prepared, model, "test").path / "examples.parquet").read_bytes()
     asked = ask_holdout(session, prepared)
-    assert len(asked.ids) > answering.SHARD
+    assert len(asked.ids) > answering.SHARD["cpu"]
     found["answers"] = (answering.answer(session, asked, adapter, "test").path / answering.FILE).read_bytes()
     written = generate(session, prepared, adapter, held_out(np.load(prepared.split.path / "split.npy"))[:4], "test")
     found["generations"] = (written.path / "generations.json").read_bytes()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import signal
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from command_line import winnow
+from command_line import winnow, winnow_child
 from tiny_world import build_world
 
+from al.evaluation import answering
 from al.run import rounds
 from al.run.store import Run
 
@@ -110,6 +113,42 @@ def test_eval_prints_the_accuracy_of_the_report_without_answering_again(run, sum
     assert document["models"] == summary["answers"]["dev"]["models"]
     assert document["differences"] == summary["answers"]["dev"]["differences"]
     assert len(list((run / "artifacts/answers").iterdir())) == before
+
+
+def small_shards():
+    """Eight examples a shard, so that 24 of them are three."""
+    answering.SHARD = {"cpu": 8}
+
+
+def test_a_kill_while_a_model_answers_costs_one_shard(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "SHARD", {"cpu": 8})
+    with Run.read(run) as opened:  # the same questions, answered by nobody yet
+        unanswered = tmp_path / "unanswered"
+        shutil.copytree(run, unanswered, symlinks=True)
+        made = list(opened.published("answers"))
+    with Run.create_or_open(unanswered) as copy:
+        for artifact in made:
+            copy.forget("answers", artifact.fingerprint)
+    wanted = ("eval", "--models", "base", "--split", "test", "--metrics", "auto", "--examples", 24, "--run")
+    killed = tmp_path / "killed"
+    shutil.copytree(unanswered, killed, symlinks=True)
+    child = winnow_child(*wanted, killed, prepare=small_shards, WINNOW_FAILPOINT="answers.shard:2")
+    assert child.code == -signal.SIGKILL, child.err
+    (scratch,) = (killed / "scratch").glob("answers-*")
+    shards = sorted(scratch.glob("*.npz"))
+    assert len(shards) == 2
+    shards[1].write_bytes(shards[1].read_bytes()[:-40])  # a torn one is not read
+
+    asked, write = [], answering.write_answers
+    monkeypatch.setattr(answering, "write_answers", lambda *given: (asked.append(len(given[2])), write(*given))[1])
+    answers = []
+    for path, shards_left in ((killed, 2), (unanswered, 3)):
+        asked.clear()
+        result = winnow(*wanted, path)
+        assert result.code == 0 and asked == [8] * shards_left, result.err
+        (made,) = (path / "artifacts/answers").iterdir()
+        answers.append((made / answering.FILE).read_bytes())
+    assert answers[0] == answers[1]
 
 
 def test_eval_of_any_round_against_the_last_one_named(run):
