@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from tiny_world import WORDS
 
@@ -15,6 +16,7 @@ from al.pool.sources import find_sources
 from al.preparation import stages
 from al.preparation.stages import Prepared, import_sources, pool_version
 from al.run import rounds
+from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
 from al.run.store import Run
 
@@ -59,3 +61,19 @@ def by_key(prepared: Prepared, name: str) -> dict[int, object]:
     """A column of the clusters, by the examples' keys."""
     column = pq.read_table(prepared.clusters.path / "clusters.parquet")[name].to_pylist()
     return dict(zip(prepared.open_pool().keys.tolist(), column, strict=True))
+
+
+def adapted(session: Session, prepared: Prepared, number: int) -> tuple[Artifact, dict[int, int]]:
+    """A clustering as round `number` adapts it: every other example of the first cluster is split off. With the cluster of each key."""
+    document = prepared.clusters.json("clusters.json")
+    k = document["k"]
+    split = {key: k if cluster == 0 and key % 2 else cluster for key, cluster in by_key(prepared, "cluster").items()}
+
+    def build(out: Path, scratch: Path) -> None:
+        table = pq.read_table(prepared.clusters.path / "clusters.parquet").drop(["cluster"])
+        pq.write_table(table.append_column("cluster", pa.array(split.values(), pa.int32())), out / "clusters.parquet")
+        write_json(out / "clusters.json", document | {"k": k + 1, "names": [*document["names"], "split off"]})
+
+    inputs = {"clusters": prepared.clusters, "embeddings": prepared.embeddings, "pool": prepared.pool}
+    params = {"round": number}
+    return session.run.stage("adapted_clusters", version=2, inputs=inputs, params=params, build=build), split

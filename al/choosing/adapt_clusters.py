@@ -19,20 +19,22 @@ from al.preparation.pool_state import load_embeddings
 from al.preparation.stages import Prepared
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from al.run.store import Run
 from al.scoring.noise import held_back
 from selection.adapt import adapt, extend
 from selection.config import NoiseConfig
 
 
 def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Artifact:
-    """The clustering of the round that follows `history`: that of the round before, with uneven clusters split and like ones joined.
+    """The clustering of the round that follows `history`: the last that was adapted, with uneven clusters split and like ones joined.
 
-    The pool's own clustering in the first round, without `cluster.adapt`, when that clustering is another one (made again, or by another
-    config), and when nothing was measured since. Where the pool has grown, what was adapted stays, and new examples are assigned to it.
+    Rounds since then that spread their budget over something else, or did not adapt, change nothing. The pool's own clustering in the first
+    round, without `cluster.adapt`, when no earlier round's comes from it (made again, or by another config), and when nothing was measured
+    since. Where the pool has grown, what was adapted stays, and new examples are assigned to it.
     """
     if not session.config.cluster.adapt or spread_over(prepared.clusters) != "clusters":
         return prepared.clusters
-    before = _of_this_pool(session, prepared, history.last("clusters"))
+    before = _last_of_this_pool(session, prepared, history)
     if before is None:
         return prepared.clusters
     measured = [done["score"] for done in history.rounds if "score" in done]
@@ -84,14 +86,29 @@ def adapt_clusters(session: Session, prepared: Prepared, history: History) -> Ar
     )
 
 
-def _of_this_pool(session: Session, prepared: Prepared, before: Artifact | None) -> Artifact | None:
-    """The clustering of the round before with what is new in the pool; None where the pool's own is not the one it comes from."""
-    own = own_clustering(session.run, before)
-    if before is None or own is None or own.fingerprint == prepared.clusters.fingerprint:
-        return before if own is not None else None
-    if prepared.clusters.manifest["inputs"].get("earlier") != own.fingerprint:
-        return None
-    return _grown(session, prepared, before) if before.stage == "adapted_clusters" else prepared.clusters
+def _last_of_this_pool(session: Session, prepared: Prepared, history: History) -> Artifact | None:
+    """The last adapted clustering that comes from the pool's own one, with what is new in the pool; the pool's own one where rounds have
+    used it and none has adapted it; None where none has used it."""
+    run, same, used = session.run, _grown_from(session.run, prepared.clusters), False
+    for done in reversed(history.rounds):
+        found = done.get("clusters")
+        own = own_clustering(run, found)
+        if found is None or own is None or own.fingerprint not in same:
+            continue
+        if found.stage == "adapted_clusters" and run.find("pool", found.manifest["inputs"]["pool"]) is not None:
+            return found if own == prepared.clusters else _grown(session, prepared, found)
+        used = True
+    return prepared.clusters if used else None
+
+
+def _grown_from(run: Run, own: Artifact) -> set[str]:
+    """Fingerprints of a clustering and of those that it has grown from."""
+    found: set[str] = set()
+    older: Artifact | None = own
+    while older is not None:
+        found.add(older.fingerprint)
+        older = run.find(older.stage, older.manifest["inputs"].get("earlier") or "")
+    return found
 
 
 def _grown(session: Session, prepared: Prepared, before: Artifact) -> Artifact:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from growing_pools import CLUSTERED, grow, session_of, settle
+from growing_pools import CLUSTERED, adapted, by_key, grow, session_of, settle
 from tiny_world import WORDS
 
 from al.budget import BudgetRequest
@@ -23,7 +23,9 @@ from al.preparation import projection
 from al.preparation.clusters import cluster, cluster_embeddings
 from al.preparation.groups import groups_notices, spread_over
 from al.preparation.grown_clusters import growth_notices
+from al.preparation.stages import Prepared
 from al.run import rounds
+from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.run.store import Run
 from selection import dedup
@@ -76,6 +78,25 @@ def test_a_pool_version_without_a_new_example_changes_nothing_that_was_settled(r
     assert before["cards"].json("cards.json") == after["cards"].json("cards.json")
     assert (np.load(before["projection"].path / "map.npy") == np.load(after["projection"].path / "map.npy")).all()
     assert adapt_clusters(session, second, History.recorded(session.run, SELECTED, 2)) == second.clusters
+
+
+def test_what_was_adapted_outlasts_rounds_of_other_strategies_and_versions_of_the_pool(renamed, world):
+    session, first, second = renamed
+    other = session.with_config(load(world, [*CLUSTERED, "select.strategy=kind_uniform"]))
+    then, split = adapted(session, first, 1)
+    own, adapts = {"clusters": first.clusters}, {"clusters": then}
+    by_kind = {"clusters": cluster(other, first.pool, first.embeddings, 1)}
+
+    def clusters_after(*recorded: dict, of: Prepared = first) -> Artifact:
+        """Of the round that follows these."""
+        return adapt_clusters(session, of, History(SELECTED, recorded))
+
+    assert clusters_after(own, adapts, by_kind) == then == clusters_after(own, adapts, own, by_kind)
+    assert clusters_after(by_kind) == clusters_after(own, by_kind) == first.clusters
+    unlike = replace(second, clusters=cluster_embeddings(session, second.pool, second.embeddings, None))
+    assert clusters_after(own, adapts, of=unlike) == unlike.clusters, "made again"
+    grown = clusters_after(own, adapts, {"clusters": second.clusters}, by_kind, of=second)
+    assert by_key(replace(second, clusters=grown), "cluster") == split and len(set(split.values())) == 7
 
 
 @pytest.mark.parametrize("settings", STRATEGIES, ids=" ".join)

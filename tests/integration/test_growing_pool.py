@@ -8,14 +8,12 @@ import random
 import shutil
 import signal
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import winnow, winnow_child
-from growing_pools import CLUSTERED, MORE, by_key, grow, session_of, settle
+from growing_pools import CLUSTERED, MORE, adapted, by_key, grow, session_of, settle
 from tiny_world import WORDS
 
 from al.choosing.adapt_clusters import adapt_clusters
@@ -33,7 +31,7 @@ from al.preparation.grown_clusters import growth_notices, own_clustering
 from al.preparation.stages import Prepared, import_sources, pool_version
 from al.preparation.tokens import tokenize
 from al.run import rounds
-from al.run.artifacts import Artifact, write_json
+from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.run.store import Run
 from selection import overlap
@@ -350,17 +348,8 @@ def test_what_was_adapted_to_losses_stays_and_new_examples_join_it(grown):
     session, first, second = grown
     old, own = by_key(first, "cluster"), by_key(second, "cluster")
     k = first.clusters.json("clusters.json")["k"]
-    split = {key: k if cluster == 0 and key % 2 else cluster for key, cluster in old.items()}
-
-    def build(out: Path, scratch: Path) -> None:
-        table = pq.read_table(first.clusters.path / "clusters.parquet").drop(["cluster"])
-        pq.write_table(table.append_column("cluster", pa.array(split.values(), pa.int32())), out / "clusters.parquet")
-        document = first.clusters.json("clusters.json")
-        write_json(out / "clusters.json", document | {"k": k + 1, "names": [*document["names"], "split off"]})
-
-    inputs = {"clusters": first.clusters, "embeddings": first.embeddings, "pool": first.pool}
-    adapted = session.run.stage("adapted_clusters", version=2, inputs=inputs, params={"round": 1}, build=build)
-    rounds.record(session.run, 1, "clusters", adapted)
+    then, split = adapted(session, first, 1)
+    rounds.record(session.run, 1, "clusters", then)
     found = adapt_clusters(session, second, History.recorded(session.run, SELECTED, 2))
     rounds.record(session.run, 1, "clusters", first.clusters)
     now = by_key(dataclasses.replace(second, clusters=found), "cluster")
