@@ -81,10 +81,7 @@ def estimate(
             "mean_tokens": round(pool.mean_tokens, 1),
             "exact": pool.exact,
             "held_out": held,
-            "selectable": max(0, (pool.examples if pool.labelled is None else pool.labelled) - held)
-            if pool.pickable is None
-            else pool.pickable,
-            "selectable_is_counted": pool.pickable is not None,
+            **_selectable(pool, held),
             "first": None if pool.first is None else asdict(pool.first),
         },
         "model": config.model.name,
@@ -112,6 +109,28 @@ def estimate(
         "disk_gib": round(_disk(config, pool, shape, scored, number) / GIB, 6),
     }
     return {**document, "warnings": [*pool.notes, *_warnings(config, document, request, pool, usable_bytes(machine))]}
+
+
+def _selectable(pool: PoolEstimate, held: int) -> dict[str, Any]:
+    """How many examples can be picked, at most and at least, and what that rests on: near-duplicates that the run has "counted", that were
+    "searched" for here among all examples or in a "sample" of them, or that are "unknown"."""
+    free, found = (pool.examples if pool.labelled is None else pool.labelled), pool.distinct
+    if pool.pickable is not None:
+        return {"selectable": pool.pickable, "selectable_at_least": pool.pickable, "selectable_is": "counted"}
+    if found is None or not found.searched:
+        why = {} if found is None else {"not_searched": found.why}
+        return {"selectable": max(0, free - held), "selectable_at_least": 0, "selectable_is": "unknown", **why}
+    return {
+        "selectable": max(0, found.most - held),
+        "selectable_at_least": max(0, found.least - held),
+        "selectable_is": "searched" if found.searched == found.examples else "sample",
+        "near_duplicates": {
+            "searched": found.searched,
+            "of": found.examples,
+            "seconds": round(found.seconds, 1),
+            "in_order": found.ordered,
+        },
+    }
 
 
 def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, int]:

@@ -268,12 +268,14 @@ def _rank_of_sorted(rows: np.ndarray) -> np.ndarray:
 
 
 def _plain_text(messages: pa.ListArray, part: Part) -> pa.Array:
-    texts = []
-    for conversation in messages.to_pylist():
-        answered = conversation[-1]["role"] == "assistant"
-        if part == "response":
-            conversation = conversation[-1:] if answered else []
-        elif part == "prompt" and answered:
-            conversation = conversation[:-1]
-        texts.append("\n".join(message["content"] for message in conversation))
-    return pa.array(texts, type=pa.large_string())
+    return pa.array([text_of(conversation, part) for conversation in messages.to_pylist()], type=pa.large_string())
+
+
+def text_of(conversation: list[Message], part: Part) -> str:
+    """The contents of a part of a conversation, a line each; the response is the last message, if it is the assistant's."""
+    answered = conversation[-1]["role"] == "assistant"
+    if part == "response":
+        conversation = conversation[-1:] if answered else []
+    elif part == "prompt" and answered:
+        conversation = conversation[:-1]
+    return "\n".join(message["content"] for message in conversation)

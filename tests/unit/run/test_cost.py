@@ -231,6 +231,7 @@ def test_a_plan_for_a_target_counts_hidden_states_once_and_no_more_than_asked():
     assert measured(1, "rds", files=["exam.jsonl"]) == 0 and measured(1, "rds_centered", files=["exam.jsonl"]) > 0
 
 
+@pytest.mark.usefixtures("no_embedder")
 def test_the_plan_sees_several_sources_in_the_rows(tmp_path):
     def several(name: str, sources: list[str]) -> bool:
         """Whether the plan for a file of rows with these sources expects the default to go by sources."""
