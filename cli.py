@@ -223,16 +223,21 @@ def report_command(options: Any, runs: tuple[Path, ...], compare: bool, **wanted
     metavar="CARD",
     help="Plan for a card that is not here, from its specification: 24GB, 'RTX 4090', A100-80GB, H200 …",
 )
+@click.option(
+    "--search", metavar="TIME", help="Look for near-duplicates for so long, such as 2min; a few seconds if not given."
+)
 @round_options
-def plan_command(options: Any, budget: str, until: str | None, gpu: str | None) -> None:
+def plan_command(options: Any, budget: str, until: str | None, gpu: str | None, search: str | None) -> None:
     """Say whether the next round fits the card, how long it takes and on how many tokens it trains, without running it."""
-    _print_plan(options, budget, gpu, until)
+    _print_plan(options, budget, gpu, until, search)
 
 
-def _print_plan(options: Any, budget: str, gpu: str | None = None, until: str | None = None) -> None:
+def _print_plan(
+    options: Any, budget: str, gpu: str | None = None, until: str | None = None, search: str | None = None
+) -> None:
     from al.commands import plan
 
-    emit(options, plan.plan_round(options, budget, gpu, until), plan.describe_plan)
+    emit(options, plan.plan_round(options, budget, gpu, until, search), plan.describe_plan)
 
 
 @cli.group("pool")

@@ -44,6 +44,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture
+def no_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan finds no embedder on this machine, whatever is in its caches."""
+    from al.planning import near_duplicates
+
+    monkeypatch.setattr(near_duplicates, "embedder_here", lambda config: None)
+
+
 @pytest.fixture(scope="session")
 def two_rounds(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, dict]:
     """A run of two rounds of the small world, made once for this test session, and the summaries of both: with evaluations on dev,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import replace
 from typing import Any
@@ -32,22 +33,28 @@ from al.run.store import Run
 from al.run.work_time import work_seconds
 from trainer.decoder.retention import RESERVE
 
+SEARCHED_WELL = 2_000
+"""Examples after whose search the bounds of what can be picked are at most a factor of three apart, in five pools (docs/performance.md)."""
 FIRST_SHOWN, FIRST_LINES = 600, 6
 """Characters of the first example that are shown, and lines; line ends of a text with more of them are shown as signs."""
 
 
-def plan_round(options: Options, budget: str, gpu: str | None = None, until: str | None = None) -> dict[str, Any]:
+def plan_round(
+    options: Options, budget: str, gpu: str | None = None, until: str | None = None, search: str | None = None
+) -> dict[str, Any]:
     """Estimate the next round of a run (new or existing) under `budget`.
 
     Args:
         gpu: plan for this card (`al.planning.cards.find_card`) instead of the machine here, which then needs no GPU.
         until: a limit of time for all rounds, as of `run --until`; the plan then has "until": {"seconds", "spent", "rounds", "tokens"}.
+        search: a time to look for near-duplicates in a pool that no round has looked through; None: a few seconds.
 
     Raises:
         UserError or TrainerError: an unknown card, no GPU here, a source or a model that cannot be read.
     """
     config, request = options.load_config(), parse_budget(budget)
     limit = parse_time(until, "--until") if until is not None else None
+    seconds = parse_time(search, "--search") if search is not None else None
     card = find_card(gpu) if gpu is not None else None
     if card is None:
         check_device(config)
@@ -57,7 +64,7 @@ def plan_round(options: Options, budget: str, gpu: str | None = None, until: str
     else:
         machine = machine_of(card, 4 if config.model.compute_dtype == "float32" else 2)
     with cache_if_hub_is_silent(config):
-        pool = estimate_pool(config, directory, named=bool(options.pool))
+        pool = estimate_pool(config, directory, named=bool(options.pool), search=seconds)
         shape = model_shape(config.model, config.lora, machine.bytes_per_value)
         embedder_size(config.embed)  # kept: the estimate asks for it again
     number, spent = 1, 0.0
@@ -201,14 +208,14 @@ def _answer(document: dict[str, Any]) -> str:
     if document["gpus"]["count"] > 1:
         where += f" (each of {document['gpus']['count']} GPUs)"
     fits = f"{'Fits' if settings == [] else 'Does not fit'} {where}: {document['peak_gib']:.1f} of {limits['usable_gib']:.1f} usable GiB"
-    if _too_few(document):
-        asked = counted(planned["examples"], "example")
-        fits = f"Cannot run: only {document['pool']['selectable']:,} of {asked} can be picked. {fits}"
+    fits = f"{_too_few(document)}{fits}"
     change = f", but does with {' '.join(f'--set {value}' for value in settings)}" if settings else ""
     speed = "speed measured here" if uncertainty is None else f"assumed, ±{uncertainty:.0%}"
     return (
         f"{fits}{change}. About {duration(document['total_seconds'])} ({speed}) for "
         f"{counted(planned['examples'], 'example')}, {about}{counted(planned['tokens'], 'token')}."
+        + " Near-duplicates are not counted."
+        * (document["pool"]["selectable_is"] == "unknown")
     )
 
 
@@ -220,28 +227,63 @@ def _room(document: dict[str, Any]) -> str:
     return f"{room}: {total:.1f} GiB less {RESERVE:.0%} for libraries and fragmentation" if usable < total else room
 
 
-def _too_few(document: dict[str, Any]) -> bool:
-    """Whether the run knows that it cannot pick as many examples as are asked for."""
+def _too_few(document: dict[str, Any]) -> str:
+    """The sentence to begin with where the round cannot pick, or may not be able to pick, as many examples as are asked for; else ""."""
     pool, planned = document["pool"], document["round"]
-    return pool["selectable_is_counted"] and planned["unit"] == "examples" and planned["examples"] > pool["selectable"]
+    most, least, asked = pool["selectable"], pool["selectable_at_least"], planned["examples"]
+    if planned["unit"] != "examples" or asked <= least:
+        return ""
+    if asked > most:
+        about = {"counted": "only ", "searched": "only about ", "sample": "at most about "}.get(
+            pool["selectable_is"], "at most "
+        )
+        return f"Cannot run: {about}{most:,} of {counted(asked, 'example')} can be picked. "
+    if pool["selectable_is"] == "sample":
+        found = pool["near_duplicates"]
+        return (
+            f"May stop: {counted(asked, 'example')} are asked for, and about {least:,} to {most:,} can be picked, by {found['searched']:,} "
+            f"searched for near-duplicates (--search {_search_time(found)} says more). "
+        )
+    return ""
+
+
+def _search_time(found: dict[str, Any]) -> str:
+    """A time after which the bounds are near each other: that of SEARCHED_WELL examples, or of all."""
+    wanted = min(found["of"], SEARCHED_WELL)
+    return f"{max(1, math.ceil(found['seconds'] * wanted / found['searched'] / 60))}min"
 
 
 def _pickable(document: dict[str, Any]) -> str:
-    """How many examples a round can pick from, and what happens if they are too few."""
+    """How many examples a round can pick from, and what that rests on."""
     pool, planned = document["pool"], document["round"]
-    left = (
-        f"it stops with a clear line if fewer than {planned['examples']:,} are left"
+    most, least, known, held = (
+        pool[name] for name in ("selectable", "selectable_at_least", "selectable_is", "held_out")
+    )
+    if known == "counted":
+        return (
+            f"{counted(most, 'example')} can be picked; dev, test, near-duplicates, earlier picks and what was left out or removed "
+            "are not counted"
+        )
+    if known == "searched":
+        near = pool["near_duplicates"]["of"] - held - most
+        return f"about {counted(most, 'example')} can be picked; {held:,} become dev and test, {near:,} are near-duplicates"
+    if known == "sample":
+        found = pool["near_duplicates"]
+        which = "of the first rows of each file " if found["in_order"] else ""
+        return (
+            f"about {least:,} to {most:,} can be picked; {held:,} become dev and test, the others are near-duplicates, by a search of "
+            f"{found['searched']:,} random examples {which}(dedup.threshold); the first round counts them"
+        )
+    stops = (
+        f"it stops before training if fewer than {planned['examples']:,} are left"
         if planned["unit"] == "examples"
         else "it takes all that are left if the budget is larger"
     )
-    if pool["selectable_is_counted"]:
-        free = counted(pool["selectable"], "example")
-        return f"{free} can be picked; dev, test, near-duplicates and earlier picks are not counted; {left}"
     if planned["number"] > 1:
-        return f"the round picks none of dev, test, earlier picks and near-duplicates; {left}"
+        return f"the round picks none of dev, test, earlier picks and near-duplicates; {stops}"
+    why = f": {pool['not_searched']}" if pool.get("not_searched") else ""
     return (
-        f"up to {pool['selectable']:,} can be picked ({pool['held_out']:,} become dev and test), less near-duplicates, which the first "
-        f"round finds (most rows, where texts differ in a number or a name); {left}"
+        f"up to {most:,} can be picked, {held:,} become dev and test; near-duplicates are not subtracted{why}; {stops}"
     )
 
 

@@ -14,7 +14,7 @@ from al.cleaning.stage import why_left_out
 from al.errors import DataError
 from al.lineage.history import History
 from al.pool.store import Pool, locate
-from al.preparation.stages import Prepared
+from al.preparation.stages import Compared, Prepared
 from al.program import PROGRAM
 from al.run.artifacts import Artifact
 from selection.holdout import DEV, SHADOW, TEST
@@ -90,11 +90,27 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
     Raises:
         DataError: nothing can be picked, with the counts that say why.
     """
+    outcome, trained = outcomes(prepared, history, forget)
+    if not (outcome == CODE["selectable"]).any():
+        counts = ", ".join(
+            f"{name} {int((outcome == CODE[name]).sum())}" for name in OUTCOMES if (outcome == CODE[name]).any()
+        )
+        raise DataError(
+            f"no example of the pool can be picked in round {history.number} ({counts} of {len(outcome)} examples). "
+            f"Add data with `{PROGRAM} pool import FILE… --run DIR`."
+        )
+    cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
+    lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
+    return PoolState(prepared.open_pool().keys, cluster, lengths, outcome, trained)
+
+
+def outcomes(prepared: Compared, history: History, forget: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """What decides who may be picked in the round that follows `history`: the outcome (n,) uint8 of each example as of `PoolState`, and the
+    earlier round (n,) in which it was picked, 0 for never. `forget`: as of `candidates`."""
     pool = prepared.open_pool()
-    table = TokenTable.open(prepared.tokens.path)
     split = np.load(prepared.split.path / "split.npy")
     representative = pq.read_table(prepared.groups.path / "groups.parquet")["representative"].to_numpy()
-    status = np.asarray(table.status)
+    status = np.asarray(TokenTable.open(prepared.tokens.path).status)
     trained = trained_rounds(pool.keys, history)
     removed = removed_in_reviews(pool, history, forget)
     near = representative != np.arange(len(pool))
@@ -116,16 +132,7 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
     outcome = np.full(len(pool), CODE["selectable"], dtype=np.uint8)
     for name, applies in reversed(checks):
         outcome[applies] = CODE[name]
-    if not (outcome == CODE["selectable"]).any():
-        counts = ", ".join(
-            f"{name} {int((outcome == CODE[name]).sum())}" for name, _ in checks if (outcome == CODE[name]).any()
-        )
-        raise DataError(
-            f"no example of the pool can be picked in round {history.number} ({counts} of {len(pool)} examples). "
-            f"Add data with `{PROGRAM} pool import FILE… --run DIR`."
-        )
-    cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
-    return PoolState(pool.keys, cluster, np.asarray(table.lengths), outcome, trained)
+    return outcome, trained
 
 
 def why_left_out_of(state: PoolState) -> str:
@@ -172,7 +179,7 @@ def edited_rows(
     return rows[np.array(edited, dtype=bool)]
 
 
-def _near_target(prepared: Prepared, n: int) -> np.ndarray:
+def _near_target(prepared: Compared, n: int) -> np.ndarray:
     near = np.zeros(n, dtype=bool)
     if prepared.target is not None:
         near[prepared.target.excluded] = True

@@ -33,6 +33,8 @@ class TokenCounter:
 
     def total(self, conversations: Sequence[Conversation]) -> float:
         """About the tokens of all of these conversations together. Those that the template refuses count as the others."""
+        if not conversations:
+            return 0.0
         by_length = np.minimum([tokens_by_length(messages) for messages in conversations], self._longest)
         found = [] if self._template is None else self._sampled(conversations, by_length)
         if found:

@@ -33,6 +33,7 @@ from al.planning.scoring_estimate import (
     seconds_per_token,
 )
 from al.preparation.projection import laid_out
+from al.preparation.tokens import FEW
 from al.scoring.checkpoints import checkpoints_summed
 from selection.projection import FITTED
 
@@ -43,11 +44,19 @@ LANGUAGES_PER_S = 2_500
 COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S = 3, 1_100, 3_000
 """The map on one core: seconds to import and compile umap-learn, in every process that makes a map (34 more in the first
 process of an installation), examples fitted per second, and examples placed between those per second (selection.projection)."""
-ROWS_READ_PER_S, TOKENIZED_PER_S = 60_000, 3_000
-COMPARED_PER_S, HELD_OUT_PER_S, CLUSTERED_PER_S, DESCRIBED_PER_S = 4_700, 6_500, 2_000, 20_000
-"""Examples per second on two cores, as measured on the evals registry: a million rows imported in 15.5 s, near-duplicates in 213 s, shared
-passages in 149 s, clusters in 478 s; 796,000 examples tokenized in 260 s; terms and exemplars of clusters, 8,000 in 0.4 s. All grow in
-proportion to the examples."""
+DESCRIBED_PER_S = 20_000
+"""Examples per second of the terms and exemplars of clusters: 8,000 in 0.4 s."""
+STAGES = {
+    "import": (0.8, 56_000),
+    "tokenize": (3.9, 6_000),
+    "near-duplicates": (0.0, 11_800),
+    "hold out": (0.7, 33_000),
+    "cluster": (1.6, 8_100),
+}
+"""Seconds that a stage takes to start, and examples per second after that, on two cores: fitted to benchmarks/results/scale_cpu.json,
+10,000 to 1,000,000 examples of 105 tokens. Longer ones take longer."""
+TOKENIZED_IN_PROCESSES = (10.3, 12_500)
+"""The same where tokenizing starts processes (al.preparation.tokens)."""
 EMBED_SHARE = 0.25
 """Share of the measured matrix-product speed that embedding is taken to reach: small models spend most time outside of products."""
 
@@ -81,10 +90,7 @@ def estimate(
             "mean_tokens": round(pool.mean_tokens, 1),
             "exact": pool.exact,
             "held_out": held,
-            "selectable": max(0, (pool.examples if pool.labelled is None else pool.labelled) - held)
-            if pool.pickable is None
-            else pool.pickable,
-            "selectable_is_counted": pool.pickable is not None,
+            **_selectable(pool, held),
             "first": None if pool.first is None else asdict(pool.first),
         },
         "model": config.model.name,
@@ -112,6 +118,28 @@ def estimate(
         "disk_gib": round(_disk(config, pool, shape, scored, number) / GIB, 6),
     }
     return {**document, "warnings": [*pool.notes, *_warnings(config, document, request, pool, usable_bytes(machine))]}
+
+
+def _selectable(pool: PoolEstimate, held: int) -> dict[str, Any]:
+    """How many examples can be picked, at most and at least, and what that rests on: near-duplicates that the run has "counted", that were
+    "searched" for here among all examples or in a "sample" of them, or that are "unknown"."""
+    free, found = (pool.examples if pool.labelled is None else pool.labelled), pool.distinct
+    if pool.pickable is not None:
+        return {"selectable": pool.pickable, "selectable_at_least": pool.pickable, "selectable_is": "counted"}
+    if found is None or not found.searched:
+        why = {} if found is None else {"not_searched": found.why}
+        return {"selectable": max(0, free - held), "selectable_at_least": 0, "selectable_is": "unknown", **why}
+    return {
+        "selectable": max(0, found.most - held),
+        "selectable_at_least": max(0, found.least - held),
+        "selectable_is": "searched" if found.searched == found.examples else "sample",
+        "near_duplicates": {
+            "searched": found.searched,
+            "of": found.examples,
+            "seconds": round(found.seconds, 1),
+            "in_order": found.ordered,
+        },
+    }
 
 
 def _layers(config: Config, shape: ModelShape, machine: Machine) -> dict[str, int]:
@@ -156,15 +184,15 @@ def _seconds(
     states = examples_of_hidden_states(config, pool, number)
     warm_up = {"warm up": warmed * pool.mean_tokens * config.train.epochs / speed} if warmed else {}
     return {
-        "import": pool.new * (not pool.imported) / ROWS_READ_PER_S,
+        "import": stage_seconds("import", pool.new * (not pool.imported)),
         **languages,
-        "tokenize": pool.new / TOKENIZED_PER_S,
+        "tokenize": stage_seconds("tokenize", pool.new),
         "embed": pool.new_to_embed
         * embedder_size(config.embed).flops(pool.mean_tokens)
         / (EMBED_SHARE * machine.flops),
-        "near-duplicates": pool.new / COMPARED_PER_S,
-        "hold out": pool.new / HELD_OUT_PER_S,
-        "cluster": pool.new / CLUSTERED_PER_S,
+        "near-duplicates": stage_seconds("near-duplicates", pool.new),
+        "hold out": stage_seconds("hold out", pool.new),
+        "cluster": stage_seconds("cluster", pool.new),
         **warm_up,
         **({"hidden states": states * pool.mean_tokens / forward} if states else {}),
         "score": scored * pool.mean_tokens * seconds_per_token(config, forward, speed, number),
@@ -174,6 +202,15 @@ def _seconds(
         "map": _seconds_of_map(pool.new_to_map),
         "describe clusters": pool.new_to_map / DESCRIBED_PER_S,
     }
+
+
+def stage_seconds(stage: str, examples: int) -> float:
+    """Seconds that a stage of STAGES takes for so many examples, on two cores; 0 where it has nothing to do."""
+    if not examples:
+        return 0.0
+    in_processes = stage == "tokenize" and examples > FEW
+    start, per_second = TOKENIZED_IN_PROCESSES if in_processes else STAGES[stage]
+    return start + examples / per_second
 
 
 def _on_all(alone: dict[str, float], faster: Speedup) -> dict[str, float]:

@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from al.config import Config
+from al.errors import Unpublished
+from al.lineage.history import SELECTED, History
+from al.lineage.outcomes import CODE, outcomes
 from al.planning.example_tokens import TokenCounter
+from al.planning.near_duplicates import MOST_SEARCHED, Distinct, find_distinct
 from al.planning.pool_sample import TOKENS_ASSUMED, messages_of, sample_sources
 from al.planning.template_view import TemplateView, view_without_hub
 from al.pool.convert import Record
 from al.pool.store import Pool
 from al.preparation.asked import numbers_asked
 from al.preparation.groups import chosen_before, enough_sources, spread_over
-from al.preparation.pool_state import trainable
 from al.preparation.sources import outside, pool_sources, with_labels
+from al.preparation.stages import compare
 from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.ownership import is_run
+from al.run.session import Session
 from al.run.store import Run
-from selection.holdout import POOL
 from trainer.errors import DataError
 from trainer.tokens import TokenTable
 
@@ -63,7 +66,8 @@ class PoolEstimate:
     `new`: examples still to be tokenized, compared and clustered, only those that were added if the pool has grown; `imported`: they need
     not be read again. `basis`: what the figures rest on. `notes`: what a reader of the plan should know of the pool. `first`: how the first
     example is read, of files that are not imported. `labelled`: examples with a response; None: all. `pickable`: examples that the next
-    round can pick, where the run has found near-duplicates and held examples out already; None: not known.
+    round can pick, where the run has found near-duplicates and held examples out already; None: not known. `distinct`: how many of those
+    with a response are distinct, before the first round has found near-duplicates.
     """
 
     examples: int
@@ -80,13 +84,15 @@ class PoolEstimate:
     first: FirstExample | None = None
     labelled: int | None = None
     pickable: int | None = None
+    distinct: Distinct | None = None
 
 
-def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEstimate:
+def estimate_pool(config: Config, run_path: Path, named: bool = False, search: float | None = None) -> PoolEstimate:
     """The counts of the run's newest pool version, or an estimate from the config's sources if there is none.
 
     Args:
         named: the config's sources were given by --pool: the plan is for them, also if the run has another pool.
+        search: seconds to look for near-duplicates, as of `find_distinct`.
     """
     note = ""
     if is_run(run_path):
@@ -95,13 +101,13 @@ def estimate_pool(config: Config, run_path: Path, named: bool = False) -> PoolEs
             pool = current[1] if current else None
             strange = outside(run, with_labels(run, pool_sources(config), pool)) if pool is not None and named else []
             if pool is not None and not strange:
-                return _of_run(run, pool, config)
+                return _of_run(run, current[0], pool, config, search)
             if strange:
                 note = (
                     f"this plans for --pool alone. {run_path} has another pool, without {_listed(strange)}: a round there would "
                     "refuse it. Start another run (--run), or add it with `pool import`"
                 )
-    return _sampled(config, (note,) if note else ())
+    return _sampled(config, (note,) if note else (), search)
 
 
 def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artifact | None:
@@ -112,22 +118,20 @@ def made_from(run: Run, stage: str, role: str, source: Artifact | None) -> Artif
     return next(found, None)
 
 
-def pickable(run: Run, pool: Artifact, tokens: Artifact | None) -> int | None:
-    """Examples of a pool version that no earlier step or round leaves out of the next round; None if the run has not looked for
-    near-duplicates in it, or held nothing out."""
-    groups, split = (made_from(run, stage, "pool", pool) for stage in ("groups", "split"))
-    if tokens is None or groups is None or split is None:
+def pickable(run: Run, version: int, pool: Artifact, config: Config) -> int | None:
+    """Examples that the next round can pick of a pool version, by the same stages and the same rule as the round; None if a stage that
+    decides it has not run with these settings.
+
+    Raises:
+        UserError: the round would stop for the same reason, such as a pool without responses.
+    """
+    number, session = rounds.next_number(run), Session(run, config, quiet=True)
+    try:
+        compared = compare(session, version, pool, number)
+    except Unpublished:
         return None
-    representative = pq.read_table(groups.path / "groups.parquet", columns=["representative"])[
-        "representative"
-    ].to_numpy()
-    free = (representative == np.arange(len(representative))) & (np.load(split.path / "split.npy") == POOL)
-    free &= trainable(pool, tokens)
-    selections = (rounds.recorded(run, number, "selection") for number in range(1, rounds.next_number(run)))
-    picked = [np.load(found.path / "picked.npy") for found in selections if found is not None]
-    if picked:
-        free &= ~np.isin(Pool.open(pool.path).keys, np.concatenate(picked))
-    return int(free.sum())
+    outcome, _ = outcomes(compared, History.recorded(run, SELECTED, number), config.review.forget)
+    return int((outcome == CODE["selectable"]).sum())
 
 
 def newest_about(run: Run, pool: Artifact, stage: str) -> tuple[Artifact, Artifact] | None:
@@ -166,7 +170,7 @@ def goes_by_groups(run: Run, pool: Artifact, config: Config) -> bool:
     )
 
 
-def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
+def _of_run(run: Run, version: int, pool: Artifact, config: Config, search: float | None) -> PoolEstimate:
     longest = config.tokens.max_length
     tokens, clusters = (made_from(run, stage, "pool", pool) for stage in ("tokens", "clusters"))
     new = {stage: added_since(run, pool, stage) for stage in ("embeddings", "clusters", "projection")}
@@ -176,11 +180,13 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
     size = sum(entry["bytes"] for entry in pool.manifest["files"].values())
     counter = TokenCounter(view_without_hub(config.model).template if tokens is None else None, longest)
     lengths = [] if tokens is None else np.asarray(TokenTable.open(tokens.path).lengths)
+    free = pickable(run, version, pool, config)
     mean = _mean_tokens(reader, counter) if tokens is None else float(lengths.mean()) if len(lengths) else 0.0
     return PoolEstimate(
         examples=len(reader),
         labelled=int(pool.json("pool.json")["labelled"]),
-        pickable=pickable(run, pool, tokens),
+        pickable=free,
+        distinct=_distinct(reader, config, search) if free is None and rounds.next_number(run) == 1 else None,
         mean_tokens=mean,
         bytes=size,
         new_to_embed=new["embeddings"],
@@ -192,6 +198,12 @@ def _of_run(run: Run, pool: Artifact, config: Config) -> PoolEstimate:
         if tokens is not None
         else f"examples counted, lengths estimated from a sample{_counted_how(counter)}",
     )
+
+
+def _distinct(reader: Pool, config: Config, seconds: float | None) -> Distinct:
+    """Of an imported pool. Its examples are in the order of hashes of their content, so the first ones are a random sample."""
+    rows = np.flatnonzero(reader.labelled)
+    return find_distinct(reader.texts(rows[:MOST_SEARCHED], part=config.embed.text), len(rows), config, seconds=seconds)
 
 
 def _listed(labels: list[str]) -> str:
@@ -211,11 +223,12 @@ def _counted_how(counter: TokenCounter) -> str:
     return ", tokens by the length of texts"
 
 
-def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
+def _sampled(config: Config, notes: tuple[str, ...], search: float | None) -> PoolEstimate:
     view = view_without_hub(config.model)
     counter = TokenCounter(view.template, config.tokens.max_length)
-    found = sample_sources(pool_sources(config), config.tokens.max_length, counter)
+    found = sample_sources(pool_sources(config), config.tokens.max_length, counter, config.embed.text)
     examples = int(found.examples)
+    labelled = round(examples * found.labelled / found.rows_read) if found.rows_read else examples
     if found.unknown:
         notes += (
             f"the size of {_listed(found.unknown)} is not known here, and the plan leaves it out; `pool import` counts it",
@@ -232,7 +245,10 @@ def _sampled(config: Config, notes: tuple[str, ...]) -> PoolEstimate:
         notes += (numbers_asked(found.numbers, found.rows_read),)
     return PoolEstimate(
         examples=examples,
-        labelled=round(examples * found.labelled / found.rows_read) if found.rows_read else examples,
+        labelled=labelled,
+        distinct=Distinct.unknown(labelled, "the hub gives no rows here")
+        if found.unread
+        else find_distinct(found.drawn_texts(), labelled, config, not found.counted, search),
         mean_tokens=found.tokens / max(found.examples, 1.0),
         bytes=int(found.bytes),
         new_to_embed=examples,

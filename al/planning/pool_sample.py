@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from al.errors import DataError, UserError
@@ -21,9 +22,10 @@ from al.pool.presets import find, known_set, local_copy
 from al.pool.reading.hub import hub_rows_counted, read_hub_rows
 from al.pool.reading.rows import RawRow, read_rows
 from al.pool.sources import Source, parse_hub
+from al.pool.store import Part, text_of
 
-ROWS_READ = 200
-"""Rows of a large file or a hub data set that are converted."""
+ROWS_READ, FIRST_ROWS = 200, 2_000
+"""Rows of a hub data set that are converted, and of a large file: a tenth of a second."""
 READ_WHOLE = 16 * 2**20
 """Bytes of files that are read whole, smallest first: a second or two."""
 PACKED, UNPACKED = (".gz", ".zst", ".bz2", ".xz", ".zip"), 4
@@ -38,7 +40,9 @@ class Sample:
     """What is known of the sources together. `examples` and `tokens`: estimated totals; `rows_read`: the examples that they rest on,
     `labelled` of which have a response, and in `numbers` of which a bare number is all that is asked.
     `names`: the sources that examples name. `counted`: every file was read whole. `unknown`: labels of data sets of unknown size;
-    `assumed`: of those whose examples have an assumed length. `first`: the first example of the files."""
+    `assumed`: of those whose examples have an assumed length. `first`: the first example of the files. `ids`: those of the examples that
+    were read, each once, as an import keeps them. `texts`: of those with a response, with the number of examples that each stands for in
+    `weights`; `unread`: whether a source gave no rows."""
 
     examples: float = 0.0
     tokens: float = 0.0
@@ -51,16 +55,28 @@ class Sample:
     unknown: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     first: Record | None = None
+    ids: set[str] = field(default_factory=set)
+    texts: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    unread: bool = False
+    part: Part = "conversation"
+
+    def drawn_texts(self) -> list[str]:
+        """The texts in random order, as a draw without replacement by their weights (Efraimidis & Spirakis 2006)."""
+        draw = np.random.default_rng([11]).exponential(size=len(self.texts)) / np.array(self.weights)
+        return [self.texts[row] for row in np.argsort(draw, kind="stable")]
 
 
-def sample_sources(sources: Iterable[Source], longest: int, counter: TokenCounter) -> Sample:
+def sample_sources(
+    sources: Iterable[Source], longest: int, counter: TokenCounter, part: Part = "conversation"
+) -> Sample:
     """Estimate examples and tokens of sources; `longest`: tokens above which an example is cut (tokens.max_length);
-    `counter` counts the tokens of those that are read.
+    `counter` counts the tokens of those that are read; `part`: of a conversation that is a text of the sample (embed.text).
 
     Raises:
         DataError: a file that cannot be read, or without a usable row among the first.
     """
-    found = Sample()
+    found = Sample(part=part)
     files = sorted(
         (source for source in sources if not source.is_hub), key=lambda source: Path(source.path).stat().st_size
     )
@@ -76,7 +92,7 @@ def sample_sources(sources: Iterable[Source], longest: int, counter: TokenCounte
 
 
 def _add_file(found: Sample, source: Source, counter: TokenCounter, whole: bool) -> None:
-    rows, size = list(islice(read_rows(source), None if whole else ROWS_READ)), Path(source.path).stat().st_size
+    rows, size = list(read_rows(source) if whole else _first_rows(source)), Path(source.path).stat().st_size
     records, problem = _converted(source, rows)
     if not rows or (problem and not records):
         if source.found:
@@ -86,6 +102,16 @@ def _add_file(found: Sample, source: Source, counter: TokenCounter, whole: bool)
     _add(found, records, source, times, counter)
     found.bytes += size
     found.counted &= times == 1.0
+
+
+def _first_rows(source: Source) -> Iterator[RawRow]:
+    """The first FIRST_ROWS rows of a large file, fewer if they are long: ROWS_READ, and more up to READ_WHOLE bytes."""
+    read = 0
+    for number, row in enumerate(islice(read_rows(source), FIRST_ROWS), 1):
+        yield row
+        read += len(row[2]) if isinstance(row[2], bytes) else len(str(row[2]))
+        if number >= ROWS_READ and read > READ_WHOLE:
+            return
 
 
 def _add_hub(found: Sample, source: Source, longest: int, counter: TokenCounter) -> None:
@@ -100,6 +126,7 @@ def _add_hub(found: Sample, source: Source, longest: int, counter: TokenCounter)
     found.counted = False
     if count is None:
         found.unknown.append(source.label)
+        found.unread = True
         return
     records, _ = _converted(source, rows)
     if records and len(rows) == ROWS_READ:
@@ -113,18 +140,25 @@ def _add_hub(found: Sample, source: Source, longest: int, counter: TokenCounter)
         found.examples += count
         found.tokens += count * min(length, longest)
         found.names.add(source.stem)
+        found.unread = True
     found.bytes += BYTES_PER_TOKEN * count * TOKENS_ASSUMED
 
 
 def _add(found: Sample, records: list[Record], source: Source, times: float, counter: TokenCounter) -> None:
+    records = [record for record in {record.id: record for record in records}.values() if record.id not in found.ids]
+    found.ids.update(record.id for record in records)
+    messages = [messages_of(record) for record in records]
     found.examples += len(records) * times
-    found.tokens += counter.total([messages_of(record) for record in records]) * times
+    found.tokens += counter.total(messages) * times
     found.rows_read += len(records)
     found.labelled += sum(record.labelled for record in records)
     found.numbers += sum(is_number(asked_of(record)) for record in records)
     if found.first is None and records:
         found.first = records[0]
     found.names |= {record.source for record in records}
+    answered = [text_of(one, found.part) for one, record in zip(messages, records, strict=True) if record.labelled]
+    found.texts += answered
+    found.weights += [times] * len(answered)
 
 
 def asked_of(record: Record) -> str:

@@ -280,3 +280,13 @@ def _plain_text(messages: pa.ListArray, part: Part) -> pa.LargeStringArray:
         counts = answered if part == "response" else counts - answered
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(offsets, contents), pa.scalar("\n", pa.large_string()))
+
+
+def text_of(conversation: list[Message], part: Part) -> str:
+    """The contents of a part of a conversation, a line each; the response is the last message, if it is the assistant's."""
+    answered = conversation[-1]["role"] == "assistant"
+    if part == "response":
+        conversation = conversation[-1:] if answered else []
+    elif part == "prompt" and answered:
+        conversation = conversation[:-1]
+    return "\n".join(message["content"] for message in conversation)

@@ -46,28 +46,40 @@ class Tokenized:
 
 
 @dataclass(frozen=True)
-class Prepared(Tokenized):
-    """One pool version brought through every pool stage: enough to select from. `cleaned`: None while nothing is left out."""
+class Compared(Tokenized):
+    """One pool version whose examples were compared with each other: enough to say which may be picked. `cleaned`: None while nothing is
+    left out."""
 
     embeddings: Artifact
     groups: Artifact
-    clusters: Artifact
     target: Target | None
-    cleaned: Artifact | None = None
+    cleaned: Artifact | None
+
+
+@dataclass(frozen=True)
+class Prepared(Compared):
+    """One pool version brought through every pool stage: enough to select from."""
+
+    clusters: Artifact
 
 
 def prepare(session: Session, number: int) -> Prepared:
     """Bring the newest pool version through every pool stage, for round `number`."""
     version, pool = pool_version(session)
+    found = compare(session, version, pool, number)
+    return Prepared(**vars(found), clusters=cluster(session, pool, found.embeddings, number))
+
+
+def compare(session: Session, version: int, pool: Artifact, number: int) -> Compared:
+    """Bring a pool version through the stages that decide which examples may be picked, for round `number`."""
     cleaned = leave_out(session, pool)
     tokens = tokenize(session, pool)
     check_trainable(session, pool, tokens, cleaned)
     embeddings = embed(session, pool)
     groups = group(session, pool, tokens, embeddings, cleaned, number)
     split = hold_out(session, pool, tokens, embeddings, groups, number, cleaned)
-    clusters = cluster(session, pool, embeddings, number)
     target = aim(session, pool, embeddings, split) if session.config.target.files else None
-    return Prepared(version, pool, tokens, split, embeddings, groups, clusters, target, cleaned)
+    return Compared(version, pool, tokens, split, embeddings, groups, target, cleaned)
 
 
 def aim(session: Session, pool: Artifact, embeddings: Artifact, split: Artifact) -> Target:

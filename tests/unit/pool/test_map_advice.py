@@ -63,6 +63,7 @@ def tickets(tmp_path: Path) -> Path:
     return tmp_path / "tickets.csv"
 
 
+@pytest.mark.usefixtures("no_embedder")
 def test_a_plan_and_an_import_warn_where_what_is_asked_is_a_bare_number(tickets, tmp_path):
     def notes(asked: str) -> tuple[str, ...]:
         pool = {"files": [str(tickets)], "map": {"instruction": asked, "output": "our_reply"}}

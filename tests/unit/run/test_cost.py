@@ -24,7 +24,7 @@ from al.planning.cost import (
     training_tokens_per_s,
 )
 from al.planning.model_shape import ModelShape
-from al.planning.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, estimate
+from al.planning.plan import COMPILE_MAP_S, LAID_OUT_PER_S, PLACED_PER_S, STAGES, estimate, stage_seconds
 from al.planning.pool_estimate import PoolEstimate, estimate_pool
 from al.scoring.amount import affordable, sample_per_cluster, sample_size
 from selection.config import SelectConfig
@@ -32,7 +32,8 @@ from selection.projection import FITTED, LEAST
 from selection.strategy import Budget
 from trainer.decoder.retention import Retention, Widths
 
-RECORD = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "train_h100.json"
+RECORDS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
+RECORD = RECORDS / "train_h100.json"
 H100 = Machine("cuda", 2, 780e12, 2.5e12, 79.1)
 CONSUMER = Machine("cuda", 2, 160e12, 0.9e12, 23.5)
 
@@ -231,6 +232,7 @@ def test_a_plan_for_a_target_counts_hidden_states_once_and_no_more_than_asked():
     assert measured(1, "rds", files=["exam.jsonl"]) == 0 and measured(1, "rds_centered", files=["exam.jsonl"]) > 0
 
 
+@pytest.mark.usefixtures("no_embedder")
 def test_the_plan_sees_several_sources_in_the_rows(tmp_path):
     def several(name: str, sources: list[str]) -> bool:
         """Whether the plan for a file of rows with these sources expects the default to go by sources."""
@@ -261,3 +263,14 @@ def test_a_second_pass_over_responses_makes_measuring_dearer():
         1.5 * seconds_per_token(does_not, 1000.0, 300.0, 2)
     )
     assert seconds_per_token(looks, 1000.0, 300.0, 1) == seconds_per_token(does_not, 1000.0, 300.0, 1)
+
+
+@pytest.mark.parametrize("rows", [10_000, 100_000, 1_000_000])
+def test_the_stages_of_a_pool_take_about_as_long_as_the_record_says(rows):
+    record = json.loads((RECORDS / "scale_cpu.json").read_text())["rows"]
+    measured = {row["name"]: row["seconds"] for row in record if row["n"] == rows}
+    measured["hold out"] = measured["shared-passages"] + measured["nearest"]
+    for stage in STAGES:
+        assert stage_seconds(stage, rows) == pytest.approx(measured[stage], rel=0.45), stage
+    assert stage_seconds("tokenize", rows) == pytest.approx(measured["tokenize"], rel=0.05)
+    assert stage_seconds("cluster", 0) == 0

@@ -24,6 +24,7 @@ from trainer.errors import MachineError
 
 RECORDS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 MISTRAL = "mistralai/Mistral-7B-v0.1"
+pytestmark = pytest.mark.usefixtures("no_embedder")
 
 
 @pytest.fixture(autouse=True)
@@ -141,24 +142,25 @@ def table(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_plan_for_a_card_needs_no_gpu_no_hub_and_makes_nothing(table):
-    found = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "24GB")
+    few = ("--set", "holdout.dev=20", "--set", "holdout.test=40")
+    found = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "24GB", *few)
     assert found.code == 0, found.err
     answer, second, *_ = found.out.splitlines()
     assert re.fullmatch(
         r"Fits RTX 3090 or faster \(24 GB\): 20\.1 of 20\.8 usable GiB\. About \d+ s \(assumed, ±35%\) for 200 examples, about "
-        r"[\d,]+ tokens\.",
+        r"[\d,]+ tokens\. Near-duplicates are not counted\.",
         answer,
     )
     assert second.startswith("pool      about 300 examples") and "RTX 3090 or faster (24 GB)" in found.out
     assert "not measured on that card: expect ±35%" in found.out and "fits      as configured" in found.out
-    assert found.out.splitlines()[-1] == f"next      {PROGRAM} round --budget 200 --pool mine.csv"
-    assert "up to 0 can be picked (1,500 become dev and test)" in found.out
+    assert found.out.splitlines()[-1] == f"next      {PROGRAM} round --budget 200 --pool mine.csv {' '.join(few)}"
+    assert "up to 240 can be picked, 60 become dev and test; near-duplicates are not subtracted" in found.out
     assert [path.name for path in table.parent.iterdir()] == ["mine.csv"]
-    small = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "12GB")
+    small = winnow("plan", "--pool", "mine.csv", "--budget", "200", "--gpu", "12GB", *few)
     assert small.code == 0 and "fits      only with --set train.packs_per_batch=" in small.out
     lacking = r"Does not fit RTX 3060 or faster \(12 GB\): [\d.]+ of 11\.0 usable GiB, but does with --set train"
     assert re.match(lacking, small.out)
-    tiny = winnow("plan", "--pool", "mine.csv", "--budget", "1", "--gpu", "2GB")
+    tiny = winnow("plan", "--pool", "mine.csv", "--budget", "1", "--gpu", "2GB", *few)
     assert re.match(r"Does not fit [^:]*: [\d.]+ of 1\.\d usable GiB\. About .* for 1 example, ", tiny.out)
 
 

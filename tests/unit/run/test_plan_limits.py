@@ -10,6 +10,7 @@ import pytest
 from command_line import winnow
 
 from al.config import CONFIG_DIR, load
+from al.planning import near_duplicates
 from al.planning.cards import UNCERTAINTY, find_card, machine_of
 from al.planning.cost import training_memory
 from al.planning.limits import RANKS, largest_rank, longest_sequence, rounds_in, usable_bytes
@@ -40,9 +41,11 @@ def planned(base, tmp_path_factory) -> dict:
     rows = [{"question": f"What is {n} and {n}? " * 40, "answer": f"It is {2 * n}."} for n in range(300)]
     pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ("--config", "efficiency-challenge", "--set", f"model.name={base}", "--pool", pool, "--json")
-    result = winnow(
-        "plan", *arguments, "--budget", "5h", "--until", "22h", "--gpu", "rtx-4090", "--run", base / "no-run"
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "embedder_here", lambda config: None)
+        result = winnow(
+            "plan", *arguments, "--budget", "5h", "--until", "22h", "--gpu", "rtx-4090", "--run", base / "no-run"
+        )
     assert result.code == 0, result.err
     return result.document
 

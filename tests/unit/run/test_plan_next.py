@@ -14,7 +14,7 @@ from command_line import winnow
 
 from al.commands.command_line import round_options
 from al.commands.options import Options
-from al.commands.plan import _memory_basis, _next, _pickable, _room
+from al.commands.plan import _memory_basis, _next, _pickable, _room, _too_few
 from al.lineage.outcomes import SELECTABLE
 from al.planning.cards import REHEARSED_RANKS
 from al.program import PROGRAM
@@ -63,19 +63,55 @@ def test_the_next_command_has_the_settings_that_fit_and_there_is_none_if_nothing
     assert _next(options, "300", None, None) is None
 
 
-def test_what_may_be_picked_is_said_for_each_kind_of_budget_and_for_later_rounds():
-    document = {
-        "pool": {"selectable": 16_500, "held_out": 1_500, "selectable_is_counted": False},
-        "round": {"number": 1, "examples": 5_000},
-    }
-    document["round"]["unit"] = "examples"
-    first = "up to 16,500 can be picked (1,500 become dev and test), less near-duplicates, which the first round finds (most rows, "
-    first += "where texts differ in a number or a name); it stops "
-    assert _pickable(document) == f"{first}with a clear line if fewer than 5,000 are left"
+def plan_of(kind: str, most: int, least: int, budget: int = 5_000, **more) -> dict:
+    """What `_pickable` and `_too_few` read of a plan."""
+    pool = {"selectable": most, "selectable_at_least": least, "selectable_is": kind, "held_out": 1_500}
+    searched = {"near_duplicates": {"searched": 400, "of": 12_000, "seconds": 20.0, "in_order": False}}
+    return {"pool": pool | searched | more, "round": {"number": 1, "examples": budget, "unit": "examples"}}
+
+
+def test_what_may_be_picked_is_said_for_each_way_to_know_it():
+    assert _pickable(plan_of("counted", 2_911, 2_911)).startswith(
+        "2,911 examples can be picked; dev, test, near-duplicates"
+    )
+    searched = _pickable(plan_of("searched", 2_312, 2_312))
+    assert searched == "about 2,312 examples can be picked; 1,500 become dev and test, 8,188 are near-duplicates"
+    sample = _pickable(plan_of("sample", 4_600, 900))
+    assert sample.startswith("about 900 to 4,600 can be picked; 1,500 become dev and test") and "400 random" in sample
+    unknown = plan_of("unknown", 10_500, 0, not_searched="there is no embedder")
+    assert "near-duplicates are not subtracted: there is no embedder; it stops before training if fewer than 5,000" in (
+        _pickable(unknown)
+    )
+    unknown["round"]["unit"] = "tokens"
+    assert "takes all that are left if the budget is larger" in _pickable(unknown)
+    unknown["round"] |= {"unit": "examples", "number": 2}
+    assert "earlier picks" in _pickable(unknown) and "10,500" not in _pickable(unknown)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "least", "said"),
+    [
+        ("counted", 4_999, 4_999, "Cannot run: only 4,999 of 5,000 examples can be picked. "),
+        ("searched", 4_999, 4_999, "Cannot run: only about 4,999 of 5,000 examples can be picked. "),
+        ("sample", 4_999, 900, "Cannot run: at most about 4,999 of 5,000 examples can be picked. "),
+        ("unknown", 4_999, 0, "Cannot run: at most 4,999 of 5,000 examples can be picked. "),
+        (
+            "sample",
+            5_000,
+            4_999,
+            "May stop: 5,000 examples are asked for, and about 4,999 to 5,000 can be picked, by 400 searched for near-duplicates "
+            "(--search 2min says more). ",
+        ),
+        ("sample", 9_000, 5_000, ""),
+        ("unknown", 5_000, 0, ""),
+        ("counted", 5_000, 5_000, ""),
+    ],
+)
+def test_a_budget_that_is_or_may_be_too_large_is_said_first(kind, most, least, said):
+    document = plan_of(kind, most, least)
+    assert _too_few(document) == said
     document["round"]["unit"] = "tokens"
-    assert "takes all that are left if the budget is larger" in _pickable(document)
-    document["round"] |= {"unit": "examples", "number": 2}
-    assert "earlier picks" in _pickable(document) and "16,500" not in _pickable(document)
+    assert _too_few(document) == "", "a round takes what is left"
 
 
 def test_one_limit_of_memory_is_given_and_the_other_explained():

@@ -26,6 +26,7 @@ from trainer.template import ChatTemplate
 from trainer.tokenizer import load_tokenizer
 
 ROWS = 3_000
+pytestmark = pytest.mark.usefixtures("no_embedder")
 
 
 @pytest.fixture(scope="module")
