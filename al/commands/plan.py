@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from al.budget import parse_budget, parse_time
@@ -14,9 +15,17 @@ from al.engine.engine import Engine
 from al.excerpt import counted
 from al.planning.cards import REHEARSED_RANKS, UNCERTAINTY, Card, find_card, machine_of
 from al.planning.cost import GIB
+from al.planning.downloads import downloads
 from al.planning.embedder import embedder_size
 from al.planning.gpus import gpus_of, speedup
-from al.planning.limits import largest_rank, longest_sequence, rounds_in, settings_that_fit, usable_bytes
+from al.planning.limits import (
+    costs_of_ranks,
+    largest_rank,
+    longest_sequence,
+    rounds_in,
+    settings_that_fit,
+    usable_bytes,
+)
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
 from al.planning.needs import cache_if_hub_is_silent, check_device
@@ -33,6 +42,8 @@ from al.run.store import Run
 from al.run.work_time import work_seconds
 from trainer.decoder.retention import RESERVE
 
+SHOWN_SHARE = 0.01
+"""Of the time of a round: stages that take less are shown together."""
 SEARCHED_WELL = 2_000
 """Examples after whose search the bounds of what can be picked are at most a factor of three apart, in five pools (docs/performance.md)."""
 FIRST_SHOWN, FIRST_LINES = 600, 6
@@ -80,14 +91,17 @@ def plan_round(
         basis = {"control": said[0]} if said else basis
     gpus = gpus_of(config, Engine()) if card is None else _gpus_named(config)
     document = estimate(config, request, pool, shape, machine, number, gpus)
+    largest = largest_rank(config, shape, machine)
     document["limits"] = {
         "usable_gib": round(usable_bytes(machine) / GIB, 2),
         "rank": config.lora.r,
-        "largest_rank": largest_rank(config, shape, machine),
+        "largest_rank": largest,
+        "ranks": costs_of_ranks(config, shape, machine, largest),
         "sequence": config.train.pack_length,
         "longest_sequence": longest_sequence(config, shape, machine),
         "settings": settings_that_fit(config, shape, machine),
     }
+    document["downloads"] = downloads(config, shape)
     document["card"] = None if card is None else card.title
     document["uncertainty"] = None if card is None else UNCERTAINTY
     document["basis"] = (
@@ -108,6 +122,7 @@ def plan_round(
                 f"has about {pool.examples * pool.mean_tokens:,.0f}: add "
                 "data, or run fewer rounds with a larger train.epochs"
             )
+    document["needed_there"] = [] if card is None else _local_files(options, config)
     document["inspect"] = _inspect(options, config)
     document["next"] = _next(options, request.text, until, document["limits"]["settings"])
     return document
@@ -119,7 +134,26 @@ def _next(options: Options, budget: str, until: str | None, settings: list[str] 
         return None
     command = ["round", "--budget", budget] if until is None else ["run", "--budget", budget, "--until", until]
     changed = [part for value in settings for part in ("--set", value)]
-    return shlex.join([*PROGRAM.split(), *command, *options.as_arguments(), *changed])
+    here = replace(
+        options,
+        pool=tuple(map(_from_here, options.pool)),
+        config_path=options.config_path and Path(_from_here(str(options.config_path))),
+        run_path=options.run_path and Path(_from_here(str(options.run_path))),
+    )
+    return shlex.join([*PROGRAM.split(), *command, *here.as_arguments(), *changed])
+
+
+def _from_here(typed: str) -> str:
+    """An absolute path that lies under the current folder, relative to it; anything else as it was typed."""
+    path, folder = Path(typed), Path.cwd()
+    return str(path.relative_to(folder)) if path.is_absolute() and path.is_relative_to(folder) else typed
+
+
+def _local_files(options: Options, config: Config) -> list[str]:
+    """The files and folders that the next command names, which have to be on the machine where it runs."""
+    named = [*options.pool, *config.target.files, *([str(options.config_path)] if options.config_path else [])]
+    named += [name for name in (config.model.name, config.embed.model) if Path(name).is_dir()]
+    return [_from_here(name) for name in dict.fromkeys(named) if Path(name).exists()]
 
 
 def _inspect(options: Options, config: Config) -> str:
@@ -184,9 +218,8 @@ def describe_plan(document: dict[str, Any]) -> str:
     lines.append(
         f"time      {duration(document['total_seconds'])} ({document['tokens_per_s']:,.0f} training tokens/s expected)"
     )
-    lines += [
-        f"            {duration(value):>8}  {name}" for name, value in document["seconds"].items() if value >= 0.5
-    ]
+    lines += [f"            {duration(value):>8}  {name}" for name, value in _longest(document["seconds"])]
+    lines += _download(document["downloads"])
     lines.append(f"disk      {document['disk_gib']:.2f} GiB")
     if (until := document["until"]) is not None:
         spent = f", {duration(until['spent'])} spent" if until["spent"] else ""
@@ -195,7 +228,29 @@ def describe_plan(document: dict[str, Any]) -> str:
         )
     lines += [f"basis     {name}: {text}" for name, text in basis.items()]
     lines += [f"warning   {text}" for text in document["warnings"]]
-    return "\n".join(lines + [f"next      {document['next']}"] * (document["next"] is not None))
+    if document["next"] is None:
+        return "\n".join(lines)
+    if document["needed_there"]:
+        lines.append(f"there     {', '.join(document['needed_there'])} must be on the machine with the card")
+    return "\n".join([*lines, f"next      {document['next']}"])
+
+
+def _longest(seconds: dict[str, float]) -> list[tuple[str, float]]:
+    """The stages that take a noticeable part of the time, and the sum of the others."""
+    least = max(0.5, SHOWN_SHARE * sum(seconds.values()))
+    shown = [(name, value) for name, value in seconds.items() if value >= least]
+    rest = sum(value for value in seconds.values() if value < least)
+    return shown + [("all else", rest)] * (rest >= 0.5)
+
+
+def _download(wanted: list[dict[str, Any]]) -> list[str]:
+    """What is downloaded first, and that its time is not in the plan."""
+    sizes = ["size not known" if one["bytes"] is None else f"{one['bytes'] / 1e9:.1f} GB" for one in wanted]
+    named = [
+        f"{one['name']} ({'this machine has it' if one['here'] else size})"
+        for one, size in zip(wanted, sizes, strict=True)
+    ]
+    return [f"download  {', '.join(named)}: not in the time, which depends on the connection"] * bool(wanted)
 
 
 def _answer(document: dict[str, Any]) -> str:
@@ -314,15 +369,23 @@ def _first(document: dict[str, Any]) -> list[str]:
 
 
 def _fits(limits: dict[str, Any]) -> list[str]:
-    rank, length, settings = limits["largest_rank"], limits["longest_sequence"], limits["settings"]
-    ranks = f"rank up to {rank:,}" if rank else "no rank"
-    lengths = f"sequences up to {counted(length, 'token')}" if length else "no sequence length"
-    asked = f"{ranks} (configured: {limits['rank']}), {lengths} (configured: {limits['sequence']:,})"
+    """Whether it fits as configured, what the ranks cost, and the longest sequence."""
+    rank, largest, length, settings = (
+        limits[name] for name in ("rank", "largest_rank", "longest_sequence", "settings")
+    )
     if settings is None:
         return ["fits      no: no rank, pack length or batch is small enough. Choose a smaller model or more memory"]
-    if settings:
-        return [
-            f"fits      only with {' '.join(f'--set {value}' for value in settings)}",
-            f"          otherwise as configured: {asked}",
-        ]
-    return [f"fits      as configured; {asked}"]
+    cost = {one["rank"]: one for one in limits["ranks"]}
+    fits = "as configured" if not settings else f"only with {' '.join(f'--set {value}' for value in settings)}"
+    most = (
+        f"the largest rank that fits is {largest:,}" if largest else "no rank fits with the other settings as they are"
+    )
+    ranks = ", ".join(
+        f"{number:,}: {one['lora_gib']:.1f} GiB and {one['tokens_per_s']:,} tokens/s" for number, one in cost.items()
+    )
+    lengths = f"sequences up to {counted(length, 'token')}" if length else "no sequence length"
+    return [
+        f"fits      {fits}; rank {rank:,} takes {cost[rank]['lora_gib']:.1f} GiB for weights, gradient and optimizer; {most}",
+        f"          by rank {ranks}" * (len(cost) > 1),
+        f"          {lengths} (configured: {limits['sequence']:,})",
+    ]

@@ -6,17 +6,31 @@ from dataclasses import replace
 from typing import Any
 
 from al.config import Config
-from al.planning.cost import GIB, Machine, training_memory
+from al.planning.cost import GIB, STATE_BYTES, Machine, training_memory, training_tokens_per_s
 from al.planning.model_shape import ModelShape
 from trainer.decoder.retention import ALIGN, RESERVE
 
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
+SHOWN_RANKS = (16, 64)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def largest_rank(config: Config, shape: ModelShape, machine: Machine) -> int | None:
     """The largest of RANKS with which training fits the machine's memory, all else as configured; None if none does."""
     return max((rank for rank in RANKS if fits(config, _with_rank(shape, config.lora.r, rank), machine)), default=None)
+
+
+def costs_of_ranks(config: Config, shape: ModelShape, machine: Machine, largest: int | None) -> list[dict[str, Any]]:
+    """What LoRA costs at the configured rank, at the largest that fits, and at SHOWN_RANKS up to these: {"rank", "lora_gib" of weights and
+    optimizer, "tokens_per_s" of training}. Memory that a smaller rank leaves keeps activations, which is faster."""
+    most = max(config.lora.r, largest or 0)
+    found = []
+    for rank in sorted({config.lora.r, largest or config.lora.r, *(r for r in SHOWN_RANKS if r < most)}):
+        other = _with_rank(shape, config.lora.r, rank)
+        size = other.lora * (4.0 + STATE_BYTES[config.train.optimizer]) / GIB
+        speed = training_tokens_per_s(config, other, machine)
+        found.append({"rank": rank, "lora_gib": round(size, 2), "tokens_per_s": round(speed)})
+    return found
 
 
 def longest_sequence(config: Config, shape: ModelShape, machine: Machine) -> int | None:

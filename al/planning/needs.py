@@ -14,6 +14,7 @@ from al.config import Config
 from al.engine.engine import Engine
 from al.errors import EnvironmentProblem, UserError
 from al.planning.cost import Machine
+from al.planning.downloads import BYTES_PER_WEIGHT, is_cached
 from al.planning.limits import settings_that_fit
 from al.planning.machine import probe_machine
 from al.planning.model_shape import model_shape
@@ -192,11 +193,11 @@ def _disk(config: Config, run: Path) -> Iterator[Problem]:
     """Room for the adapters and checkpoints of a round, and for the download of the model's weights."""
     shape = model_shape(config.model, config.lora)
     places = {nearest_folder(run): bytes_written(config, shape)}
-    if not Path(config.model.name).is_dir() and not _cached(config.model.name, config.model.revision):
+    if not Path(config.model.name).is_dir() and not is_cached(config.model.name, config.model.revision):
         from huggingface_hub import constants
 
         cache_folder = nearest_folder(Path(constants.HF_HUB_CACHE))
-        places[cache_folder] = places.get(cache_folder, 0.0) + 2.0 * (shape.linear + shape.other)
+        places[cache_folder] = places.get(cache_folder, 0.0) + BYTES_PER_WEIGHT * (shape.linear + shape.other)
     for folder, needed in places.items():
         free = shutil.disk_usage(folder).free
         if free < needed and needed > LEAST_BYTES:
@@ -204,10 +205,3 @@ def _disk(config: Config, run: Path) -> Iterator[Problem]:
                 f"{folder}: expected {needed / 2**30:.1f} GiB of free disk for a round, found {free / 2**30:.1f}. Free some, or choose "
                 "another disk (--run, $HF_HOME)"
             )
-
-
-def _cached(name: str, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    files = ("model.safetensors", "model.safetensors.index.json")
-    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)

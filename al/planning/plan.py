@@ -22,7 +22,6 @@ from al.planning.cost import (
 )
 from al.planning.embedder import embedder_size
 from al.planning.gpus import Speedup, speedup
-from al.planning.limits import usable_bytes
 from al.planning.model_shape import ModelShape
 from al.planning.pool_estimate import PoolEstimate
 from al.planning.scoring_estimate import (
@@ -117,7 +116,7 @@ def estimate(
         "total_seconds": round(sum(seconds.values()), 1),
         "disk_gib": round(_disk(config, pool, shape, scored, number) / GIB, 6),
     }
-    return {**document, "warnings": [*pool.notes, *_warnings(config, document, request, pool, usable_bytes(machine))]}
+    return {**document, "warnings": [*pool.notes, *_warnings(config, document, request, pool)]}
 
 
 def _selectable(pool: PoolEstimate, held: int) -> dict[str, Any]:
@@ -260,15 +259,8 @@ def _disk(config: Config, pool: PoolEstimate, shape: ModelShape, scored: float, 
     )
 
 
-def _warnings(
-    config: Config, document: dict[str, Any], request: BudgetRequest, pool: PoolEstimate, usable: float
-) -> list[str]:
+def _warnings(config: Config, document: dict[str, Any], request: BudgetRequest, pool: PoolEstimate) -> list[str]:
     warnings = []
-    if document["peak_gib"] * GIB > usable:
-        warnings.append(
-            f"training as configured needs about {document['peak_gib']} GiB, and {usable / GIB:.1f} of "
-            f"{document['device']['memory_gib']} GiB can be used"
-        )
     held, examples = examples_held_out(config, pool), document["round"]["examples"]
     if examples > pool.examples:
         warnings.append(f"the budget of {request.text} is larger than the pool ({pool.examples:,} examples)")

@@ -8,12 +8,14 @@ import shlex
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import winnow
 from huggingface_hub import constants
 
 from al.config import CONFIG_DIR, change, load
 from al.errors import ConfigError
+from al.planning import near_duplicates
 from al.planning.cards import CARDS, REACHED_FLOPS, UNCERTAINTY, find_card, machine_of
 from al.planning.cost import forward_tokens_per_s, training_memory, training_tokens_per_s
 from al.planning.limits import fits, settings_that_fit, usable_bytes
@@ -183,13 +185,28 @@ def test_what_cannot_be_planned_is_one_line(table, wrong, code, said):
     assert re.search(said, found.err), found.err
 
 
-def test_readme_shows_what_a_plan_of_such_a_file_prints(table):
-    """The command of README's section on plans, on 8,000 rows of a help desk; "…" stands for lines left out."""
+THINGS = "bag pan scarf lamp bench clock kettle ladder tent drum saddle mirror violin carpet boat oven stove kite helmet chair".split()
+DOINGS = (
+    "clean mend paint sell store move weigh insure lend wrap polish oil hang fold dry test rent label sand ship".split()
+)
+PLACES = (
+    "attic cellar garden kitchen shop harbour school barn office museum train desert theatre hospital cave tower factory forest market "
+    "airport"
+).split()
+
+
+def test_readme_shows_what_a_plan_of_such_a_file_prints(table, monkeypatch):
+    """The command of README's section on plans, on 8,000 rows of a help desk that are all distinct; "…" stands for lines left out."""
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(near_duplicates, "embedder_here", lambda config: config)
+    monkeypatch.setattr(near_duplicates, "_embedded", lambda texts, *more: random.normal(size=(len(texts), 384)))
     page = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
     command, sample = re.search(r"### Plan a round.*?```\n(.*?)\n```\n```\n(.*?)\n```", page, re.DOTALL).groups()
-    things = ("leather bag", "copper pan", "wool scarf", "paper lamp", "garden bench")
-    steps = ("Wipe it with a dry cloth.", "Let it rest in the shade for a day.", "Look at the seams once more.")
-    rows = [f"How do I clean a {things[n % 5]} (case {n})?,{' '.join(steps) * (1 + n % 3)},care" for n in range(8000)]
+    rows = [
+        f"How do I {DOINGS[n // 20 % 20]} a {THINGS[n % 20]} at the {PLACES[n // 400]}?,First {DOINGS[n % 20]} it; then take it to the "
+        f"{PLACES[n // 20 % 20]} and {DOINGS[n // 400]} the {THINGS[n % 19]}. Ask again after {n % 7 + 2} days.,care"
+        for n in range(8000)
+    ]
     (table.parent / "my.csv").write_text("text,reply,topic\n" + "\n".join(rows) + "\n")
     found = winnow(*shlex.split(command)[2:])
     assert found.code == 0, found.err

@@ -73,7 +73,7 @@ def test_each_figure_says_what_it_rests_on(planned, world, tmp_path):
         answer.startswith("Fits this machine without a GPU: ")
         and " s (speed measured here) for 24 examples, " in answer
     )
-    assert "basis     time: measured here" in here.out and "fits      as configured; rank up to" in here.out
+    assert "basis     time: measured here" in here.out and "fits      as configured; rank 4 takes" in here.out
 
 
 def test_limits_are_the_last_values_that_fit(base):

@@ -211,8 +211,8 @@ def test_examples_that_are_held_out_are_not_left_for_the_budget(tmp_path):
         sections = {"pool": {"files": [str(tmp_path / "rows.jsonl")]}, "holdout": sizes}
         config = Config.model_validate(sections)
         pool = estimate_pool(config, tmp_path / "run")
-        asked = {"round": {"examples": budget}, "peak_gib": 0, "seconds": {"score": 0.0, "train": 1.0}}
-        return _warnings(config, asked, parse_budget(str(budget)), pool, 1e12)
+        asked = {"round": {"examples": budget}, "seconds": {"score": 0.0, "train": 1.0}}
+        return _warnings(config, asked, parse_budget(str(budget)), pool)
 
     assert warned(200) == []
     assert "400 examples, of which 200 become dev and test" in warned(201)[0]
