@@ -45,7 +45,7 @@ from trainer.decoder.retention import RESERVE
 SHOWN_SHARE = 0.01
 """Of the time of a round: stages that take less are shown together."""
 SEARCHED_WELL = 2_000
-"""Examples after whose search the bounds of what can be picked are at most a factor of three apart, in five pools (docs/performance.md)."""
+"""Examples that a longer search is recommended to look at."""
 FIRST_SHOWN, FIRST_LINES = 600, 6
 """Characters of the first example that are shown, and lines; line ends of a text with more of them are shown as signs."""
 

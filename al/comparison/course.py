@@ -17,6 +17,10 @@ from selection.strategy import Budget
 WORK = ("warm up", "hidden states", "score", "train")
 """Stages of a plan that a run does for itself, besides its evaluation. The pool's own are shared."""
 
+DOUBT = (2.0, 1.5, 1.0)
+"""By what factor the time left may be more or less while no run, one, and more are done: other work on the machine, and what the first
+run prepares for all."""
+
 Key = tuple[str, int]
 """A run: label of its strategy and seed."""
 
@@ -40,9 +44,11 @@ class Course:
         return f"run {len(self.taken) + 1:,} of {len(self.planned):,} (strategy {strategy}, seed {seed})"
 
     def announcement(self, key: Key) -> str:
-        """The line at the start of a run: its place and the time left, by the plan while no run has been measured."""
-        source = "" if self.taken else " by the plan's estimate"
-        return f"{self.place(key)}: about {duration(self.seconds_left())} left{source}"
+        """The line at the start of a run: its place and the time left, as wide as one can know it: by the plan while no run has been
+        measured."""
+        left, doubt = self.seconds_left(), DOUBT[min(len(self.taken), len(DOUBT) - 1)]
+        shown = duration(left) if doubt == 1 else f"{duration(left / doubt)} to {duration(left * doubt)}"
+        return f"{self.place(key)}: about {shown} left{'' if self.taken else ' by the plan'}"
 
     def resumed(self) -> str:
         """The line on what an earlier command finished; "" where there is nothing."""

@@ -345,6 +345,7 @@ def _written(
         "groups": int(tests.source.max()) + 1,
         "groups_name": "source",
         "test_examples": len(tests.nll),
+        "base": {name: float(values[0]) for name, values in metrics(tests).items()},
         "decides": deciding_metric(False, tests.targets, session.config.goal),
         "strategies": [
             {

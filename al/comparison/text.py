@@ -83,6 +83,9 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
         row += [words.share_text(document, i).replace("at most ", "≤ ").replace(words.NOT_REACHED, "never")]
         row += [write(lookup(strategy, "equal_tokens", "difference"), "nll", signed=True)]
         rows.append([*row, write(strategy.get("scoring_share"), "percent")])
+    if base := document.get("base"):
+        ends = [write(base.get(key), labels.metric(key).style) for key in (first, second)]
+        rows.append(["Base model", ends[0], "", "", ends[1], "", "", "", ""])
     mean = words.groups_text(document) if first.startswith("macro") else "all tokens (NLL) and examples (exact match)"
     key = STRATEGY_KEY.format(mean=mean, baseline=baseline_name(document))
     why = [Line(reason, style="dim", joined=True)] if (reason := deciding_reason(document)) else []

@@ -9,11 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from al.excerpt import counted
 from al.lineage.history import Lineage
 from al.round.job import STEPS, STOP, Job, run_job, train_together
 from al.run.object_store.workers import with_artifacts
 from al.run.progress import Progress, stop_requested
 from al.run.session import Session
+from trainer.tokens import TokenTable
 
 if TYPE_CHECKING:
     from trainer.train import TrainReport
@@ -26,10 +30,21 @@ def run_trainings(session: Session, jobs: Sequence[tuple[Job, Lineage]]) -> list
     """
     title = " and ".join(lineage.title for _, lineage in jobs)
     total = sum(job.planned_steps() for job, _ in jobs)
+    session.tell(_beginning(title, total, jobs))
     with session.progress(title, total, "steps") as progress:
         reports = _run(session, [StepRecord(session, job, lineage, progress) for job, lineage in jobs])
         progress.note = " and".join(training_note(report) for report in reports)
     return reports
+
+
+def _beginning(title: str, steps: int, jobs: Sequence[tuple[Job, Lineage]]) -> str:
+    """The line before the first step, which may take minutes on a processor."""
+    rows = [np.load(job.packs / "rows.npy") for job, _ in jobs]
+    tokens = sum(
+        int(np.asarray(TokenTable.open(job.tokens).lengths)[of].sum()) for (job, _), of in zip(jobs, rows, strict=True)
+    )
+    examples = counted(sum(map(len, rows)), "example")
+    return f"{title} begins: {counted(steps, 'step')} over {examples} of {counted(tokens, 'token')}"
 
 
 def _run(session: Session, records: list[StepRecord]) -> list[TrainReport]:
@@ -101,7 +116,13 @@ def step_note(metrics: dict[str, Any]) -> str:
 
 def training_note(report: TrainReport) -> str:
     """A finished training for its last progress line: the mean speed of all its steps, as its report shows it."""
-    return f", last loss {report.last_loss:.3f}, {report.tokens_per_s:,.0f} tokens/s on average, {report.peak_gib:.1f} GiB at peak"
+    before = (
+        f" (with the {counted(report.resumed_from, 'step')} before: {report.seconds:.0f} s)"
+        if report.resumed_from
+        else ""
+    )
+    speed = f"{report.tokens_per_s:,.0f} tokens/s on average, {report.peak_gib:.1f} GiB at peak"
+    return f"{before}, last loss {report.last_loss:.3f}, {speed}"
 
 
 class Curve:

@@ -94,6 +94,15 @@ def test_seeds_are_counted_that_both_have():
     assert "2 seeds are too few to tell whether default beats random" in comparison_headline(document)
 
 
+def test_the_base_model_stands_below_the_strategies():
+    document = paying() | {"base": {"macro_nll": 3.218, "macro_em": 0.0625, "micro_nll": 3.0, "micro_em": 0.05}}
+    text, page = comparison_as_text(document), read_page(render_comparison(document))
+    (line,) = (line for line in text.splitlines() if line.startswith("Base model"))
+    assert line.split()[2:] == ["3.218", "6.2%"] and text.index("random", text.index("Strategy")) < text.index(line)
+    assert "Base model, not trained" in page.text and "3.218" in page.text
+    assert "Base model" not in comparison_as_text(paying()) and "Base model" not in page_of(paying).text
+
+
 def test_float_noise_is_written_as_zero_and_is_no_difference():
     document = comparison({"default": 0.0, "random": 0.0}, seeds=3)
     document["strategies"][0]["difference"]["macro_em"] = {"value": 1e-17, "low": 1e-18, "high": 3e-17, "p": 0.01}

@@ -55,5 +55,7 @@ def test_useful_operations_are_two_products_with_a_frozen_weight_and_three_with_
 
 
 def test_the_last_line_of_a_training_has_the_mean_speed_that_its_report_shows():
-    report = SimpleNamespace(last_loss=1.2345, tokens_per_s=99.6, peak_gib=2.84)
+    report = SimpleNamespace(last_loss=1.2345, tokens_per_s=99.6, peak_gib=2.84, resumed_from=0, seconds=80.0)
     assert training_note(report) == ", last loss 1.234, 100 tokens/s on average, 2.8 GiB at peak"
+    report.resumed_from = 4
+    assert training_note(report).startswith(" (with the 4 steps before: 80 s), last loss 1.234, ")
