@@ -8,7 +8,8 @@ them is not the pool's. Of m of n examples in S groups, f1 of one example and f2
 
 f1 and f2 are random too, and each is taken two standard errors to the side that widens the bounds. If all n are searched, both are S.
 
-Texts that are the same up to their digits would be a cheaper sign, and were tried: of 9,000 tickets they leave 48, the embedder 4,411.
+Texts that are the same up to their digits would be a cheaper sign, and were tried: of 9,000 made tickets they leave 3,309, the embedder
+7,665.
 """
 
 from __future__ import annotations
