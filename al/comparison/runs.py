@@ -128,10 +128,14 @@ def _described(side: Side) -> dict[str, Any]:
 
 
 def _decides(sides: Sequence[Side]) -> dict[str, Any] | None:
-    """The deciding metric of the rounds, if all have the same and it can be compared; None: NLL, as for rounds before that rule."""
+    """The deciding metric of the rounds, if all have the same; else NLL by their mean, if that is the same; None: macro NLL, as for rounds
+    before that rule. Written accuracy is not compared, and NLL by its mean takes its place (`words.leading_metric`)."""
     found = [side.summary.get("decides") for side in sides]
-    same = found[0] and all(of_each and of_each["metric"] == found[0]["metric"] for of_each in found)
-    return found[0] if same and found[0]["metric"] in SHOWN_METRICS else None
+    if not all(found):
+        return None
+    metrics = {of_each["metric"] for of_each in found}
+    means = {metric.partition("_")[0] for metric in metrics}
+    return found[0] if len(metrics) == 1 else {"metric": f"{means.pop()}_nll"} if len(means) == 1 else None
 
 
 def _config_differences(sides: Sequence[Side]) -> dict[str, list[Any]]:

@@ -16,7 +16,7 @@ from al.run.session import Session
 
 Arrays = dict[str, np.ndarray]
 SHARD_TOKENS = {"cpu": 16_384, "cuda": 2**17}
-"""Tokens of a shard that is measured, which a kill costs: half a minute on two cores with a model of 135M, 3 s on an H100 (20 s for
+"""Tokens of a shard that is measured, which a kill costs: half a minute to two on two cores with a model of 135M, 3 s on an H100 (20 s for
 gradients). The number of workers never changes them, so it never changes a result."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from comparison_documents import comparison, nothing_pays, one_seed, paying, unfinished
 from report_page import read_page
@@ -9,8 +11,9 @@ from scipy.stats import t
 
 from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.comparison.page import render_comparison
+from al.comparison.runs import _decides
 from al.comparison.text import comparison_as_text
-from al.comparison.words import comparison_headline, comparison_verdict, next_sentence, ranked
+from al.comparison.words import comparison_headline, comparison_verdict, leading_metric, next_sentence, ranked
 
 SHORT_RESPONSES = {"decides": {"metric": "macro_em", "response_tokens": 3.0}}
 
@@ -151,3 +154,19 @@ def test_a_comparison_of_a_python_program_gets_a_command_made_of_what_it_compare
     assert command_of(document) == "a Python program that imports al"
     made = "compare --strategies default,random,rds --budget 1000 --rounds 4 --seeds 7"
     assert command_of(document, 7).endswith(made)
+
+
+@pytest.mark.parametrize(
+    ("deciding", "leads"),
+    [
+        (["macro_em", "macro_em"], "macro_em"),
+        (["micro_accuracy", "micro_accuracy"], "micro_nll"),
+        (["macro_accuracy", "macro_accuracy"], "macro_nll"),
+        (["micro_accuracy", "micro_em"], "micro_nll"),
+        (["micro_em", "macro_em"], "macro_nll"),
+        (["micro_em", None], "macro_nll"),
+    ],
+)
+def test_runs_are_compared_by_the_mean_that_their_goal_names(deciding, leads):
+    sides = [SimpleNamespace(summary={"decides": metric and {"metric": metric}}) for metric in deciding]
+    assert leading_metric({"decides": _decides(sides)}) == leads
