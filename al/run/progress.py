@@ -95,7 +95,7 @@ class Progress:
         if self._file is not None:
             with suppress(OSError):
                 self._file.unlink(missing_ok=True)
-        if kind is None and not self.quiet:
+        if kind is None and not self.quiet and self.total != 0:  # nothing to do is no news
             seconds = time.monotonic() - self._started
             show(f"{self.title}: {self.done:,} {self.unit} in {seconds:.1f} s{self.note}", file=sys.stderr)
 
