@@ -79,7 +79,7 @@ def plan(
     Raises:
         UserError: as the command, of the class that `al.errors` lists for its exit code.
     """
-    with _as_a_library() as notes:
+    with _as_a_library() as notes, _without_bars():
         from al.commands.plan import plan_round
 
         options = _options(run, config, overrides).for_round(None, False, _names(pool), ())
