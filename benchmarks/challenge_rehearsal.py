@@ -35,7 +35,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from common import device_name, now, versions
+from common import child, device_name, now, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -134,7 +134,7 @@ class Rehearsal:
             log.write(f"\n$ {shlex.join(command[1:])}\n".encode())
             log.flush()
             began = log.tell()
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            process = child(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
             try:
                 printed, _ = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
@@ -156,7 +156,7 @@ class Rehearsal:
         command += ["--port", str(port), "--no-token"]
         address, until = f"http://127.0.0.1:{port}", time.monotonic() + min(self.left, STARTING_SECONDS)
         with self.log.open("ab") as log:
-            server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            server = child(command, cwd=ROOT, stdout=log, stderr=log)
         try:
             while not _answers(address):
                 if server.poll() is not None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import shutil
+import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,15 @@ def versions(*more: str) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def child(command: Sequence[str], **given: Any) -> subprocess.Popen[bytes]:
+    """A child in a session of its own, which is asked to end when this process does, even by SIGKILL. `given`: of subprocess.Popen.
+
+    That takes util-linux' setpriv; without it a SIGKILL of this process leaves the child at work.
+    """
+    before = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+    return subprocess.Popen([*before, *command], start_new_session=True, **given)
 
 
 def device_name() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -161,3 +162,22 @@ def test_what_a_small_model_changes_of_the_challenge_is_a_config():
     small = load(CONFIG_DIR / "efficiency-challenge.yaml", challenge_rehearsal.SMALL)
     assert small.embed.model == f"{cache_dir()}/minilm"
     assert (small.lora.r, small.holdout.test) == (32, 300)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs util-linux' setpriv")
+def test_a_killed_rehearsal_leaves_no_command_at_work():
+    parent = f"""
+import sys, time
+sys.path.append({str(BENCHMARKS)!r})
+from common import child
+print(child([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as killed:
+        pid = int(killed.stdout.readline())
+        os.kill(pid, 0)  # at work
+        killed.kill()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():  # a zombie's is empty
+        assert time.monotonic() < until, "the child goes on"
+        time.sleep(0.05)
