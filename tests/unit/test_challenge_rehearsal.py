@@ -170,12 +170,11 @@ def test_a_killed_rehearsal_leaves_no_command_at_work():
 import sys, time
 sys.path.append({str(BENCHMARKS)!r})
 from common import child
-print(child([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+child([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"])
 time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as killed:
-        pid = int(killed.stdout.readline())
-        os.kill(pid, 0)  # at work
+        pid = int(killed.stdout.readline())  # of the child, which by now is asked to end when its parent does
         killed.kill()
     until = time.monotonic() + 10
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():  # a zombie's is empty
