@@ -325,8 +325,9 @@ def _pickable(document: dict[str, Any]) -> str:
     if known == "sample":
         found = pool["near_duplicates"]
         which = "of the first rows of each file " if found["in_order"] else ""
+        left = f"{least:,} to {most:,}" if least < most else f"{most:,}"
         return (
-            f"about {least:,} to {most:,} can be picked; {held:,} become dev and test, the others are near-duplicates, by a search of "
+            f"about {left} can be picked; {held:,} become dev and test, the others are near-duplicates, by a search of "
             f"{found['searched']:,} random examples {which}(dedup.threshold); the first round counts them"
         )
     stops = (
@@ -377,15 +378,16 @@ def _fits(limits: dict[str, Any]) -> list[str]:
         return ["fits      no: no rank, pack length or batch is small enough. Choose a smaller model or more memory"]
     cost = {one["rank"]: one for one in limits["ranks"]}
     fits = "as configured" if not settings else f"only with {' '.join(f'--set {value}' for value in settings)}"
-    most = (
-        f"the largest rank that fits is {largest:,}" if largest else "no rank fits with the other settings as they are"
-    )
+    most = f"the largest rank that fits is {largest:,}" if largest else "no rank fits"
+    most += " with the other settings as they are" if settings else ""
     ranks = ", ".join(
         f"{number:,}: {one['lora_gib']:.1f} GiB and {one['tokens_per_s']:,} tokens/s" for number, one in cost.items()
     )
-    lengths = f"sequences up to {counted(length, 'token')}" if length else "no sequence length"
+    lengths = (
+        f"sequences up to {counted(length, 'token')} fit" if length else "no sequence length fits with these settings"
+    )
     return [
-        f"fits      {fits}; rank {rank:,} takes {cost[rank]['lora_gib']:.1f} GiB for weights, gradient and optimizer; {most}",
-        f"          by rank {ranks}" * (len(cost) > 1),
+        f"fits      {fits}; rank {rank:,} takes {cost[rank]['lora_gib']:.1f} GiB for LoRA weights and optimizer; {most}",
+        *[f"          by rank {ranks}"] * (len(cost) > 1),
         f"          {lengths} (configured: {limits['sequence']:,})",
     ]

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from command_line import winnow
 
+from al.commands.plan import _fits
 from al.config import CONFIG_DIR, load
 from al.planning import near_duplicates
 from al.planning.cards import UNCERTAINTY, find_card, machine_of
-from al.planning.cost import training_memory
-from al.planning.limits import RANKS, largest_rank, longest_sequence, rounds_in, usable_bytes
+from al.planning.cost import GIB, training_memory
+from al.planning.limits import RANKS, costs_of_ranks, largest_rank, longest_sequence, rounds_in, usable_bytes
 from al.planning.model_shape import model_shape
 
 SEVEN_BILLION = {
@@ -92,6 +93,36 @@ def test_limits_are_the_last_values_that_fit(base):
     shape = model_shape(config.model, config.lora)
     assert largest_rank(config, shape, small) is None and longest_sequence(config, shape, small) is None
     assert longest_sequence(config, shape, machine) > 2048
+
+
+def test_what_ranks_cost_is_what_the_memory_holds_for_them_and_how_fast_they_train(base):
+    config = load(CONFIG_DIR / "efficiency-challenge.yaml", (f"model.name={base}",))
+    machine, shape = machine_of(find_card("RTX 4090")), model_shape(config.model, config.lora)
+    found = costs_of_ranks(config, shape, machine, largest_rank(config, shape, machine))
+    assert {16, 64, config.lora.r} <= {one["rank"] for one in found}
+    for one in found:
+        lora = config.lora.model_copy(update={"r": one["rank"]})
+        exact, other = model_shape(config.model, lora), config.model_copy(update={"lora": lora})
+        held = training_memory(other, exact, machine)["LoRA weights, optimizer"]
+        assert one["lora_gib"] == pytest.approx(held / GIB, abs=0.01)
+    speeds = [one["tokens_per_s"] for one in found]
+    assert speeds == sorted(speeds, reverse=True) and speeds[0] > speeds[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "largest", "length", "first", "last"),
+    [
+        ([], 64, 4_096, "fits is 64", "sequences up to 4,096 tokens fit (configured: 2,048)"),
+        (["lora.r=8"], 8, None, "fits is 8 with the other settings as they are", "no sequence length fits with these"),
+        (["lora.r=8"], None, None, "no rank fits with the other settings as they are", "no sequence length fits with"),
+    ],
+)
+def test_what_fits_is_said_for_the_settings_as_they_are(settings, largest, length, first, last):
+    ranks = [{"rank": 16, "lora_gib": 0.47, "tokens_per_s": 1_200}]
+    limits = {"rank": 16, "largest_rank": largest, "ranks": ranks, "longest_sequence": length, "sequence": 2_048}
+    lines = _fits(limits | {"settings": settings})
+    assert "rank 16 takes 0.5 GiB for LoRA weights and optimizer; " in lines[0] and lines[0].endswith(first)
+    assert lines[-1].strip().startswith(last) and len(lines) == 2, "one rank is not compared"
 
 
 def test_rounds_are_counted_until_the_time_is_over():

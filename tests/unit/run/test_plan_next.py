@@ -78,6 +78,7 @@ def test_what_may_be_picked_is_said_for_each_way_to_know_it():
     assert searched == "about 2,312 examples can be picked; 1,500 become dev and test, 8,188 are near-duplicates"
     sample = _pickable(plan_of("sample", 4_600, 900))
     assert sample.startswith("about 900 to 4,600 can be picked; 1,500 become dev and test") and "400 random" in sample
+    assert _pickable(plan_of("sample", 0, 0)).startswith("about 0 can be picked; ")
     unknown = plan_of("unknown", 10_500, 0, not_searched="there is no embedder")
     assert "near-duplicates are not subtracted: there is no embedder; it stops before training if fewer than 5,000" in (
         _pickable(unknown)
