@@ -65,10 +65,10 @@ def curve(model: str, seeds: int = 3) -> Iterator[Run]:
 def longer(model: str, seeds: int = 3) -> Iterator[Run]:
     """evals at 4,000 examples, and random's curve there far enough to read a small share off it."""
     for seed in LIST["seeds"][:seeds]:
-        for strategy in ("source_kinds", "kind_uniform, 25% random", "oracle_size"):
+        for strategy in ("source_kinds", "kind_uniform, 25% random", "split_uniform, 10% random", "oracle_size"):
             yield run(model, "evals", strategy, seed, 4000, order=3)
-    for budget in (8000, 16000):
-        yield run(model, "evals", "random", 1, budget, order=4)
+        for budget in (8000, 16000):
+            yield run(model, "evals", "random", seed, budget, order=4 if seed == 1 else 6)
 
 
 def former(model: str, seeds: int = 3) -> Iterator[Run]:
@@ -228,7 +228,10 @@ STAGES = {
         {**r, "order": r["order"] + 0.5} for r in core(model, ("source_uniform", "oracle_uniform"), 3)
     ),
     "defaults": lambda model: core(model, ("kind_uniform, 25% random", "source_kinds")),
-    "design": lambda model: core(model, ("kind_uniform, 10% random", "split_uniform, 10% random"), 3),
+    "design": lambda model: (
+        *core(model, ("kind_uniform, 10% random",), 3),
+        *core(model, ("split_uniform, 10% random",)),
+    ),
     "curve": curve,
     "longer": longer,
     "former": former,
