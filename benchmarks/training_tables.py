@@ -79,9 +79,7 @@ def families(record: dict[str, Any]) -> str:
     ]
     text = (
         "Each family with Mistral-7B's widths and a quarter of its layers, otherwise as above, row winnow-fast. MFU over "
-        f"{record['matmul_tflops']:.0f} TFLOP/s. "
-        "Measured before packs had attention kernels of our own: Gemma 2, whose capped scores no fused kernel of torch computes, ran one "
-        "document after another."
+        f"{record['matmul_tflops']:.0f} TFLOP/s."
     )
     return _section(
         "Families of the fast path", record, text, table(["family", "tokens/s", "peak GiB", "MFU", "of Llama's"], rows)
