@@ -133,18 +133,16 @@ class Session:
             """A subcommand on this work folder."""
             return f"{shlex.quote(sys.executable)} -m {PACKAGE} {step} --work {shlex.quote(str(self.work.root))}"
 
-        # Kinds and clusters keep the processors busy, hidden states the GPU; picks are written by one process at a time.
-        picks_of = [command(f"picks --models {model} {most}") for model in models]
-        hidden = [command(f"pooled --models {model} --device {self.device}") for model in models]
-        answers = [command(f"unsure --models {model} --device {self.device}") for model in models]
+        # Kinds and clusters keep the processors busy, the models the GPU. What waits for nothing else goes its own way; answers need
+        # clusters. Picks are written by one process at a time.
         left = f"$(( ({time.time() + 60 * self.left():.0f} - $(date +%s)) / 60 ))"  # minutes when the turn comes
-        gradients = [command(f"gradients --models {model} --device {self.device} --minutes {left}") for model in models]
-        script = [
-            f"{command(f'prepare {most}')} &",
-            *(s for pair in zip(hidden, picks_of, strict=True) for s in pair),
-            "wait",
-        ]
-        steps = [*script, *picks_of, *answers, *picks_of, *gradients, *picks_of]
+        prepared, steps = [command(f"prepare {most}")], []
+        for model in models:
+            on, picks_of = f"--models {model} --device {self.device}", command(f"picks --models {model} {most}")
+            prepared += [picks_of, command(f"unsure {on}"), picks_of]
+            own = [command(f"pooled {on}"), picks_of, command(f"gradients {on} --minutes {left}"), picks_of]
+            steps.append(f"( {'; '.join(own)} ) &")
+        steps += [*prepared, "wait", command(f"picks --models {' '.join(models)} {most}")]
         return self._start(["sh", "-c", "\n".join(steps)], "prepare", self._card(0))
 
     def _ready(self, model: str, count: int) -> list[list[Run]]:
