@@ -79,7 +79,8 @@ def families(record: dict[str, Any]) -> str:
     ]
     text = (
         "Each family with Mistral-7B's widths and a quarter of its layers, otherwise as above, row winnow-fast. MFU over "
-        f"{record['matmul_tflops']:.0f} TFLOP/s."
+        f"{record['matmul_tflops']:.0f} TFLOP/s. "
+        "Measured before the norms of q and k (Qwen 3, Gemma 3, OLMo 2 and 3) had kernels of their own."
     )
     return _section(
         "Families of the fast path", record, text, table(["family", "tokens/s", "peak GiB", "MFU", "of Llama's"], rows)

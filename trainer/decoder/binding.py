@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from trainer.decoder.branch import Branch, Norm
-from trainer.decoder.elementwise import Activation
-from trainer.decoder.layer import Angles, Layer, no_angles
+from trainer.decoder.elementwise import Activation, Angles
+from trainer.decoder.layer import Layer, no_angles
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.projections import Joined, Linear, Lora, Scratch
 from trainer.families import FAMILIES, Family

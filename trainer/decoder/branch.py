@@ -68,9 +68,13 @@ class Branch:
         """
         if self.plain:
             return gradient
-        residual = gradient.clone()
+        residual = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+        if self.after is not None:
+            elementwise.rms_norm_backward(
+                gradient, made, self.after.weight, self.after.eps, None, gradient, copy=residual
+            )
+        else:
+            residual.copy_(gradient)
         if self.scale != 1.0:
             gradient.mul_(self.scale)
-        if self.after is not None:
-            elementwise.rms_norm_backward(gradient, made, self.after.weight, self.after.eps, None, gradient)
         return residual

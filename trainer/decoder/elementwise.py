@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 WARPS = 8
 COLUMNS = 1024
+Angles = tuple[torch.Tensor, torch.Tensor]
+"""cos and sin (T, R) of a rotary embedding of the first R columns of a head; usually all of them, R = D."""
 Activation = Literal["silu", "gelu_tanh"]
 """Of the gate. Both are x · sigmoid(k(x)): SiLU with k(x) = x, GELU's tanh form (arXiv 1606.08415) with k(x) = LINEAR · x + CUBIC · x³."""
 LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
@@ -63,10 +65,14 @@ def rms_norm_backward(
     eps: float,
     residual: torch.Tensor | None,
     out: torch.Tensor,
+    copy: torch.Tensor | None = None,
 ) -> None:
-    """Write into `out` the gradient of rms_norm(x) · weight with respect to x, plus `residual`; out may be either input."""
+    """Write into `out` the gradient of rms_norm(x) · weight with respect to x, plus `residual`; out may be either input. Without a
+    residual, `copy` (rows, width) receives `gradient` as it was."""
     kernels = _kernels(x)
     if kernels is None:
+        if copy is not None:
+            copy.copy_(gradient)
         value = x.float()
         scale = torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + eps)
         normal = value * scale
@@ -75,10 +81,10 @@ def rms_norm_backward(
         out.copy_(result if residual is None else result + residual.float())
         return
     rows, width = x.shape
-    other = gradient if residual is None else residual
+    other = next(tensor for tensor in (residual, copy, gradient) if tensor is not None)
     kernels.rms_norm_backward_kernel[(rows,)](
         gradient, x, weight, other, out, gradient.stride(0), x.stride(0), other.stride(0), out.stride(0), width, eps,
-        ADD=residual is not None, BLOCK=_power_of_2(width), num_warps=WARPS,
+        ADD=residual is not None, COPY=copy is not None, BLOCK=_power_of_2(width), num_warps=WARPS,
     )  # fmt: skip
 
 
@@ -101,8 +107,7 @@ def rotate(
     if rotated < width and source.data_ptr() != target.data_ptr():
         move(source, target)
         source = target
-    kernels = _kernels(source)
-    if kernels is None:
+    if _kernels(source) is None:
         first, second = source.reshape(tokens, heads, width)[..., :rotated].split(half, dim=-1)
         (cos_1, cos_2), (sin_1, sin_2) = cos_TR[:, None].split(half, dim=-1), sin_TR[:, None].split(half, dim=-1)
         if inverse:
@@ -111,9 +116,76 @@ def rotate(
             turned = torch.cat([first * cos_1 - second * sin_1, second * cos_2 + first * sin_2], dim=-1)
         target.unflatten(1, (heads, width))[..., :rotated].copy_(turned)
         return
-    kernels.rotate_kernel[(tokens,)](
+    from trainer.decoder.head_kernels import rotate_kernel
+
+    rotate_kernel[(tokens,)](
         source, target, cos_TR, sin_TR, source.stride(0), target.stride(0), heads, half, width,
         INVERSE=inverse, HEADS=_power_of_2(heads), HALF=_power_of_2(half), num_warps=WARPS,
+    )  # fmt: skip
+
+
+def norm_heads(
+    heads: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    head_width: int,
+    raw: torch.Tensor | None = None,
+    angles: Angles | None = None,
+) -> None:
+    """In place: RMSNorm of heads side by side, (T, heads · D), over as many columns at a time as `weight` has (D or all), then, with
+    `angles` (cos, sin), their rotary embedding; see `rotate`. `raw` (T, heads · D) receives the heads as they were."""
+    width = heads.shape[1]
+    if _kernels(heads) is None:
+        if raw is not None:
+            raw.copy_(heads)
+        groups = heads.reshape(-1, len(weight))
+        normed = torch.empty_like(groups)
+        add_rms_norm(groups, None, weight, eps, normed)
+        heads.copy_(normed.view(heads.shape))
+    else:
+        from trainer.decoder.head_kernels import norm_rotate_kernel
+
+        turned = angles is not None and angles[0].shape[1] == head_width
+        cos, sin = angles if turned else (heads, heads)
+        kept = heads if raw is None else raw
+        count, half = width // head_width, head_width // 2
+        norm_rotate_kernel[(len(heads),)](
+            heads, kept, weight, cos, sin, heads.stride(0), kept.stride(0), count, half, eps,
+            WHOLE=len(weight) != head_width, RAW=raw is not None, ROTATE=turned,
+            HEADS=_power_of_2(count), HALF=_power_of_2(half), num_warps=_warps(count, half),
+        )  # fmt: skip
+        angles = None if turned else angles
+    if angles is not None:
+        rotate(heads, heads, *angles, head_width=head_width)
+
+
+def norm_heads_backward(
+    gradient: torch.Tensor,
+    raw: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    head_width: int,
+    angles: Angles,
+    out: torch.Tensor,
+) -> None:
+    """Write into `out` (T, heads · D) the gradient of norm_heads with respect to `raw`; out may be `gradient`."""
+    turned = angles[0].shape[1] == head_width
+    if not turned or _kernels(raw) is None:
+        rotate(gradient, out, *angles, inverse=True, head_width=head_width)
+        gradient = out
+    if _kernels(raw) is None:
+        groups = out.reshape(-1, len(weight))
+        rms_norm_backward(groups, raw.reshape(groups.shape), weight, eps, None, groups)
+        out.copy_(groups.view(out.shape))
+        return
+    from trainer.decoder.head_kernels import norm_rotate_backward_kernel
+
+    cos, sin = angles if turned else (raw, raw)
+    count, half = raw.shape[1] // head_width, head_width // 2
+    norm_rotate_backward_kernel[(len(raw),)](
+        gradient, raw, weight, cos, sin, out, gradient.stride(0), raw.stride(0), out.stride(0), count, half, eps,
+        WHOLE=len(weight) != head_width, ROTATE=turned, HEADS=_power_of_2(count), HALF=_power_of_2(half),
+        num_warps=_warps(count, half),
     )  # fmt: skip
 
 
@@ -233,3 +305,8 @@ def _power_of_2(number: int) -> int:
 
 def _parts(width: int) -> int:
     return -(-width // COLUMNS)
+
+
+def _warps(heads: int, half: int) -> int:
+    """As many that each thread reads 16 bytes of each half of its head."""
+    return max(1, min(WARPS, _power_of_2(heads) * _power_of_2(half) // 256))

@@ -40,9 +40,10 @@ def add_rms_norm_kernel(
 def rms_norm_backward_kernel(
     gradient: Pointer, x: Pointer, weight: Pointer, residual: Pointer, out: Pointer, gradient_stride: Scalar,
     x_stride: Scalar, residual_stride: Scalar, out_stride: Scalar, width: Scalar, eps: Scalar, ADD: tl.constexpr,
-    BLOCK: tl.constexpr,
+    COPY: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """One row: gradient of rms_norm with respect to x, plus the residual stream's gradient (if ADD)."""
+    """One row: gradient of rms_norm with respect to x, plus the residual stream's gradient (if ADD). With COPY, `residual` receives
+    `gradient`."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -51,40 +52,14 @@ def rms_norm_backward_kernel(
     value = value.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
     normal = value * scale
-    upstream = tl.load(gradient + row * gradient_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    upstream = upstream * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    above = tl.load(gradient + row * gradient_stride + columns, mask=inside, other=0.0)
+    if COPY:
+        tl.store(residual + row * residual_stride + columns, above, mask=inside)
+    upstream = above.to(tl.float32) * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
     result = scale * (upstream - normal * (tl.sum(upstream * normal, axis=0) / width))
     if ADD:
         result += tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + columns, result.to(dtype), mask=inside)
-
-
-@triton.jit
-def rotate_kernel(
-    source: Pointer, target: Pointer, cos: Pointer, sin: Pointer, source_stride: Scalar, target_stride: Scalar, heads: Scalar,
-    half: Scalar, head_width: Scalar, INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
-) -> None:  # fmt: skip
-    """One token: rotary embedding of the first 2 · half columns of all its heads. Reads both halves before writing, so target may be
-    source."""
-    token = tl.program_id(0).to(tl.int64)
-    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
-    inside = (head < heads) & (column < half)
-    place = head * head_width + column
-    first = tl.load(source + token * source_stride + place, mask=inside, other=0.0)
-    second = tl.load(source + token * source_stride + place + half, mask=inside, other=0.0)
-    dtype = first.dtype
-    first, second = first.to(tl.float32), second.to(tl.float32)
-    angle, there = token * (2 * half) + column, column < half
-    cos_1 = tl.load(cos + angle, mask=there, other=0.0).to(tl.float32)
-    cos_2 = tl.load(cos + angle + half, mask=there, other=0.0).to(tl.float32)
-    sin_1 = tl.load(sin + angle, mask=there, other=0.0).to(tl.float32)
-    sin_2 = tl.load(sin + angle + half, mask=there, other=0.0).to(tl.float32)
-    if INVERSE:
-        new_first, new_second = first * cos_1 + second * sin_2, second * cos_2 - first * sin_1
-    else:
-        new_first, new_second = first * cos_1 - second * sin_1, second * cos_2 + first * sin_2
-    tl.store(target + token * target_stride + place, new_first.to(dtype), mask=inside)
-    tl.store(target + token * target_stride + place + half, new_second.to(dtype), mask=inside)
 
 
 @triton.jit

@@ -19,14 +19,12 @@ from trainer.attention import PackLayout, attend, attend_backward, attend_into, 
 from trainer.decoder import elementwise
 from trainer.decoder.branch import Branch, Norm
 from trainer.decoder.dropout import Dropout, Keys
-from trainer.decoder.elementwise import Activation
+from trainer.decoder.elementwise import Activation, Angles
 from trainer.decoder.inference import Plain, Projection
 from trainer.decoder.kept import Kept
 from trainer.decoder.projections import Joined
 from trainer.decoder.retention import Retention
 
-Angles = tuple[torch.Tensor, torch.Tensor]
-"""cos and sin (T, R) of a rotary embedding of the first R columns of a head; usually all of them, R = D."""
 Sink = Callable[[Joined, torch.Tensor, torch.Tensor], None]
 """A function of a joined projection, its complete gradient buffer (T, rows) and its complete input (T, width); see projections.py."""
 
@@ -138,7 +136,7 @@ class Layer:
         del inputs
         if self.qk_norms is not None:
             for norm, columns in self._heads_of():
-                _norm_columns(made[:, columns], made[:, columns], norm)
+                elementwise.norm_heads(made[:, columns], norm.weight, norm.eps, self.head_width)
         held, attended = o.blank(run.tokens)
         attention(self, run, made, attended)
         del made, attended
@@ -199,12 +197,13 @@ class Layer:
 
     def _position(self, run: Pass, kept: Kept) -> None:
         """Norms of q and k, if the model has them, then the rotary embedding, in place."""
-        rotated = kept.qkv[:, : self.q_width + self.kv_width]
-        if self.qk_norms is not None:
-            kept.raw = rotated.clone()
-            for norm, columns in self._heads_of():
-                _norm_columns(kept.raw[:, columns], rotated[:, columns], norm)
-        elementwise.rotate(rotated, rotated, *run.angles[self.rope], head_width=self.head_width)
+        heads, angles, width = kept.qkv[:, : self.q_width + self.kv_width], run.angles[self.rope], self.head_width
+        if self.qk_norms is None:
+            elementwise.rotate(heads, heads, *angles, head_width=width)
+            return
+        kept.raw = torch.empty_like(heads, memory_format=torch.contiguous_format)
+        for norm, columns in self._heads_of():
+            elementwise.norm_heads(heads[:, columns], norm.weight, norm.eps, width, kept.raw[:, columns], angles)
 
     def _heads_of(self) -> list[tuple[Norm, slice]]:
         both = self.q_width + self.kv_width
@@ -326,19 +325,18 @@ class Layer:
         del q, k, v, out, upstream
         if not direct:
             G = self.qkv.new_gradient(run.tokens)
-        both = self.q_width + self.kv_width
-        for gradient, columns in ((dq, slice(0, self.q_width)), (dk, slice(self.q_width, both))):
-            angles = run.angles[self.rope]
-            elementwise.rotate(gradient.flatten(1), G[:, columns], *angles, inverse=True, head_width=self.head_width)
+        both, angles, width = self.q_width + self.kv_width, run.angles[self.rope], self.head_width
+        if self.qk_norms is None:
+            for gradient, columns in ((dq, slice(0, self.q_width)), (dk, slice(self.q_width, both))):
+                elementwise.rotate(gradient.flatten(1), G[:, columns], *angles, inverse=True, head_width=width)
+        else:
+            for gradient, (norm, columns) in zip((dq, dk), self._heads_of(), strict=True):
+                raw, to = kept.raw[:, columns], G[:, columns]
+                elementwise.norm_heads_backward(gradient.flatten(1), raw, norm.weight, norm.eps, width, angles, to)
+            kept.raw = None
         if not direct:
             elementwise.move(dv.flatten(1), G[:, both : self.qkv.out])
         del dq, dk, dv, gradient, into
-        if self.qk_norms is not None:
-            for norm, columns in self._heads_of():
-                heads = G[:, columns].reshape(-1, len(norm.weight))
-                raw = kept.raw[:, columns].reshape(-1, len(norm.weight))
-                elementwise.rms_norm_backward(heads, raw, norm.weight, norm.eps, None, heads)
-                G[:, columns] = heads.view(run.tokens, -1)
         dropout = self._dropout(self.qkv, 0, run)
         if input_gradient:
             g = self.qkv.backward_input(G, dropout)
@@ -346,14 +344,6 @@ class Layer:
             g = None
             self.qkv.complete(G)
         return self._lora_gradients(self.qkv, G, kept.X_qkv, dropout, run) + o, g
-
-
-def _norm_columns(source: torch.Tensor, target: torch.Tensor, norm: Norm) -> None:
-    """Norm of as many columns at a time as `norm` has weights."""
-    heads = source.reshape(-1, len(norm.weight))
-    normed = torch.empty_like(heads)
-    elementwise.add_rms_norm(heads, None, norm.weight, norm.eps, normed)
-    target.copy_(normed.view(target.shape))
 
 
 def _add(projection: Projection, inputs: Any, x: torch.Tensor, branch: Branch) -> None:

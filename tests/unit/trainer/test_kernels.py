@@ -78,6 +78,24 @@ def test_gradient_of_the_norm_may_land_on_the_residual(both, dtype, add):
     close(*both(function), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_the_norm_in_place_leaves_a_copy_of_what_it_was(both, dtype):
+    weight = torch.linspace(0.5, 2, 40, device=DEVICE, dtype=dtype)
+
+    def function():
+        (gradient, buffer), x, copy = (
+            wide(6, 40, dtype),
+            wide(6, 40, dtype, 1)[0],
+            torch.empty(6, 40, device=DEVICE, dtype=dtype),
+        )
+        before = gradient.clone()
+        elementwise.rms_norm_backward(gradient, x, weight, 1e-5, None, gradient, copy=copy)
+        torch.testing.assert_close(copy, before, rtol=0, atol=0)
+        return buffer.clone()
+
+    close(*both(function), dtype)
+
+
 def test_gradient_of_the_norm_is_that_of_autograd():
     x = torch.randn(5, 12, dtype=torch.float64).float().requires_grad_()
     weight, gradient, out = torch.rand(12), torch.randn(5, 12), torch.empty(5, 12)
@@ -104,6 +122,57 @@ def test_rotary_embedding(both, dtype, inverse, in_place, rotated):
     plain, fused = both(function)
     for one, other in zip(plain, fused, strict=True):
         close(one, other, dtype)
+
+
+HEADS = {"of a head": (3, 8), "of all heads": (3, 24), "of one head alone": (1, 8)}
+"""Heads of 8 columns, and columns that a norm is over."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("over", HEADS)
+@pytest.mark.parametrize("rotated", [None, 8, 6])
+@pytest.mark.parametrize("weight_dtype", [None, torch.float32])
+def test_norm_of_heads_before_their_rotary_embedding(both, dtype, over, rotated, weight_dtype):
+    count, columns = HEADS[over]
+    weight = torch.linspace(0.5, 2, columns, device=DEVICE, dtype=weight_dtype or dtype)
+    angles = torch.randn(6, rotated or 8, generator=torch.Generator().manual_seed(0))
+    angles = (angles.cos().to(DEVICE, dtype), angles.sin().to(DEVICE, dtype))
+
+    def function():
+        (heads, buffer), (_, around) = wide(6, 8 * count, dtype), wide(6, 8 * count, dtype, 1, 2)
+        around.zero_()
+        raw = around[:, 1:-2] if rotated else None
+        elementwise.norm_heads(heads, weight, 1e-5, 8, raw, angles if rotated else None)
+        results = [buffer.clone(), around.clone()]
+        if rotated:
+            gradient = wide(6, 8 * count, dtype, 2, 1)[0]
+            elementwise.norm_heads_backward(gradient, raw, weight, 1e-5, 8, angles, heads)
+            elementwise.norm_heads_backward(gradient, raw, weight, 1e-5, 8, angles, gradient)  # in place
+            results += [buffer.clone(), gradient.clone()]
+        return results
+
+    tolerance = 2e-6 if dtype == torch.float32 else 5e-2  # norm and rotation each round, and the interpreter cuts
+    for plain, fused in zip(*both(function), strict=True):
+        torch.testing.assert_close(fused, plain, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("over", HEADS)
+def test_gradient_of_the_norm_of_heads_is_that_of_autograd(over):
+    count, columns = HEADS[over]
+    generator = torch.Generator().manual_seed(1)
+    raw, gradient = (torch.randn(5, 8 * count, generator=generator) for _ in range(2))
+    weight, angles = torch.rand(columns, generator=generator), torch.randn(5, 4, generator=generator).repeat(1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    raw.requires_grad_()
+    groups = raw.view(5, -1, columns)
+    normed = (groups * torch.rsqrt(groups.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).view(5, count, 8)
+    left, right = normed.chunk(2, dim=-1)
+    expected = normed * cos[:, None] + torch.cat([-right, left], dim=-1) * sin[:, None]
+    made, out = raw.detach().clone(), torch.empty(5, 8 * count)
+    elementwise.norm_heads(made, weight, 1e-5, 8, torch.empty_like(made), (cos, sin))
+    torch.testing.assert_close(made, expected.flatten(1))
+    elementwise.norm_heads_backward(gradient, raw.detach(), weight, 1e-5, 8, (cos, sin), out)
+    torch.testing.assert_close(out, torch.autograd.grad(expected.flatten(1), raw, gradient)[0])
 
 
 @pytest.mark.parametrize("width", [3, 48, 5000])
