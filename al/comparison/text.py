@@ -26,34 +26,45 @@ RUN_KEY = "NLL in nats per response token, exact match teacher-forced, differenc
 
 
 def comparison_as_text(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
-    """Lines of at most `width` columns for a comparison of schema 1, without escape sequences unless `color`."""
+    """Lines of at most `width` columns for a comparison of schema 1, without escape sequences unless `color`. The answer for strategies
+    stands below their numbers, because a terminal shows the end of a long text."""
     document = displayable(document)
-    return as_terminal([*_blocks(one_line(document)), *_closing(document)], width, color)
+    shown = one_line(document)
+    if words.compares_runs(document):
+        blocks = [_headline(shown), *_verdict(shown), *_numbers(shown)]
+    else:
+        answer = f"In short: {words.comparison_headline(shown)}"
+        blocks = [*_numbers(shown), *_verdict(shown, apart=True), *_closing(document, answer)]
+    return as_terminal(blocks, width, color)
 
 
 def comparison_as_markdown(document: Mapping[str, Any]) -> str:
-    """The same as Markdown."""
+    """The same as Markdown, with the answer as its heading."""
     document = displayable(document)
-    return as_markdown([*_blocks(one_line(document)), *_closing(document)])
+    shown = one_line(document)
+    return as_markdown([_headline(shown), *_verdict(shown), *_numbers(shown), *_closing(document)])
 
 
-def _blocks(document: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = [Line(words.comparison_headline(document), style="bold", heading=True)]
-    blocks += [Line(sentence, joined=True) for sentence in words.comparison_verdict(document)]
-    blocks += _runs(document) if words.compares_runs(document) else _strategies(document)
+def _headline(document: Mapping[str, Any]) -> Line:
+    return Line(words.comparison_headline(document), style="bold", heading=True)
+
+
+def _verdict(document: Mapping[str, Any], apart: bool = False) -> list[Line]:
+    """A paragraph for each entry; `apart`: below an empty line."""
+    return [Line(text, joined=i > 0 or not apart) for i, text in enumerate(words.comparison_verdict(document))]
+
+
+def _closing(document: Mapping[str, Any], answer: str = "") -> list[Line]:
+    """The answer, if it is still to be said, what to do next, and its command on a line of its own."""
+    reason, command = words.next_step(document) or ("", "")
+    text = ". ".join(filter(None, [answer, reason]))
+    lines = [Line(f"{text}{':' if command else '.'}", style="bold")] if text else []
+    return lines + ([Line(command.replace("\n", " "), joined=True, wrap=False)] if command else [])
+
+
+def _numbers(document: Mapping[str, Any]) -> list[Block]:
+    blocks = _runs(document) if words.compares_runs(document) else _strategies(document)
     return [*blocks, *(Line(f"Note: {note}", joined=True) for note in document.get("notes") or [])]
-
-
-def _closing(document: Mapping[str, Any]) -> list[Block]:
-    """The answer again, where a terminal shows the end of a long text, and the command to type next on a line of its own."""
-    step = words.next_step(document)
-    if step is None:
-        return []
-    reason, command = step
-    return [
-        Line(f"In short: {words.comparison_headline(document)}. {reason}:", style="bold"),
-        Line(command.replace("\n", " "), joined=True, wrap=False),
-    ]
 
 
 def _strategies(document: Mapping[str, Any]) -> list[Block]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from comparison_documents import comparison, nothing_pays, one_seed, paying, unfinished
+from comparison_documents import bare, comparison, nothing_pays, one_seed, paying, unfinished
 from report_page import read_page
 from scipy.stats import t
 
 from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.comparison.page import render_comparison
 from al.comparison.runs import _decides
-from al.comparison.text import comparison_as_text
+from al.comparison.text import comparison_as_markdown, comparison_as_text
 from al.comparison.words import comparison_headline, comparison_verdict, leading_metric, next_sentence, ranked
 
 SHORT_RESPONSES = {"decides": {"metric": "macro_em", "response_tokens": 3.0}}
@@ -135,6 +135,14 @@ def test_the_text_ends_with_the_answer_and_the_command_on_a_line_of_its_own():
     assert command == f"winnow round --budget 1000{' --set kinds.uneven=0.125' * 12}"
     ends = comparison_as_text(document).partition("In short: ")[2]
     assert " ".join(ends.split()).startswith(f"{comparison_headline(document)}. Next, train with default: {command}")
+
+
+@pytest.mark.parametrize("document", [paying(), unfinished(), comparison({"random": 0.0}), bare()])
+def test_the_answer_is_said_once_at_the_end_of_the_text_and_at_the_head_of_markdown(document):
+    answer = comparison_headline(document)
+    text, markdown = " ".join(comparison_as_text(document).split()), comparison_as_markdown(document)
+    assert text.count(answer) == 1 and text.index("Strategy") < text.index(f"In short: {answer}")
+    assert markdown.startswith(f"### {answer}\n") and markdown.count(answer) == 1
 
 
 @pytest.mark.parametrize(
