@@ -45,9 +45,11 @@ SPOKEN = {
 
 @dataclass(frozen=True)
 class Difference(Comparison):
-    """A strategy minus the baseline in one metric; `holm` is `p` corrected for the strategies compared."""
+    """A strategy minus the baseline in one metric; `holm` is `p` corrected for the strategies compared, `sd` the standard deviation of the
+    paired differences between seeds."""
 
     holm: float | None = None
+    sd: float | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -87,7 +89,13 @@ def differences(document: Mapping[str, Any], metric: str) -> dict[int, Differenc
     known = {} if compares_runs(document) else {i: e["p"] for i, e in entries.items() if e.get("p") is not None}
     corrected = holm(known)
     return {
-        i: Difference(name_of(document, i), metric, *map(entry.get, ("value", "low", "high", "p")), corrected.get(i))
+        i: Difference(
+            name_of(document, i),
+            metric,
+            *map(entry.get, ("value", "low", "high", "p")),
+            holm=corrected.get(i),
+            sd=entry.get("sd"),
+        )
         for i, entry in entries.items()
     }
 
@@ -289,17 +297,25 @@ def _lead_sentence(document: Mapping[str, Any], found_in: Mapping[int, Differenc
     theirs = f"{baseline_name(document)}'s {write(baseline, spoken.style)}"
     lead = f"{name_of(document, i)}: {spoken.name} {write(value_of(document, i, metric), spoken.style)}, "
     size = f"{write(abs(found.value or 0), spoken.difference_style)} {spoken.unit} {'below' if (found.value or 0) < 0 else 'above'}"
+    between = _between_seeds(found)
     if found.outcome == "unmeasured":
-        return f"{lead}{size} {theirs}, but without an interval (it takes three seeds) that may be chance."
+        return f"{lead}{size} {theirs}, but without an interval (it takes three seeds) that may be chance{between}."
     signed = found.outcome == "unclear"
     ends = (found.low or 0.0, found.high or 0.0)
     bounds = ends if signed else sorted(map(abs, ends))
     interval = " to ".join(write(bound, spoken.difference_style, signed=signed) for bound in bounds)
-    inside = f"95% interval {interval}{_p_text(found, sum(d.holm is not None for d in found_in.values()))}"
+    inside = f"95% interval {interval}{_p_text(found, sum(d.holm is not None for d in found_in.values()))}{between}"
     if not signed:
         return f"{lead}{size} {theirs} ({inside})."
     value = write(found.value, spoken.difference_style, signed=True)
     return f"{lead}no significant difference from {theirs} (difference {value} {spoken.unit}, {inside})."
+
+
+def _between_seeds(found: Difference) -> str:
+    """How much the differences of single seeds vary; "" where one seed, or no number of seeds, is behind the difference."""
+    if found.sd is None:
+        return ""
+    return f"; standard deviation between seeds {write(found.sd, SPOKEN[found.metric].difference_style)}"
 
 
 def _p_text(found: Difference, count: int) -> str:

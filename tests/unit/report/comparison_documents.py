@@ -188,4 +188,5 @@ def _interval(values: list[float], sd: bool = True) -> dict[str, float | None]:
 def _paired(values: list[float]) -> dict[str, float | None]:
     interval = _interval(values)
     p = float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 2 else None
-    return {"value": interval["mean"], "low": interval["low"], "high": interval["high"], "p": p}
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"value": interval["mean"], "sd": sd, "low": interval["low"], "high": interval["high"], "p": p}

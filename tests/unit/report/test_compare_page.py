@@ -189,6 +189,8 @@ def test_the_sentences_hold_the_documents_numbers(make: Make):
         assert write(abs(found.value), "nll") in text
         for bound in () if found.low is None else (found.low, found.high):
             assert write(abs(bound), "nll") in text
+        between = "" if found.sd is None else f"; standard deviation between seeds {write(found.sd, 'nll')}"
+        assert between in text and ("between seeds" in text) == (found.sd is not None)
         equal = document["strategies"][i]["equal_tokens"]["difference"]
         assert f"At equal training tokens the difference is {write(equal, 'nll', signed=True)}" in text
 
