@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from al import labels
 from al.comparison import words
+from al.comparison.headline import comparison_headline
 from al.comparison.next_step import command_of
 from al.evaluation.deciding import SHORT
 from al.report.page.base import packed_plotlyjs, render_document
@@ -36,7 +37,7 @@ LONGEST_LABEL = 22
 def render_comparison(document: Mapping[str, Any]) -> str:
     """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of strategies of schema 1."""
     document = displayable(document)
-    headline = words.comparison_headline(document)
+    headline = comparison_headline(document)
     metrics = [labels.metric(key) for key in METRICS]
     return render_document(
         "comparison",

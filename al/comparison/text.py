@@ -7,6 +7,7 @@ from typing import Any
 
 from al import labels
 from al.comparison import words
+from al.comparison.headline import comparison_headline
 from al.comparison.words import baseline_name, differences, entries_of, name_of, value_of
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import deciding_reason
@@ -33,7 +34,7 @@ def comparison_as_text(document: Mapping[str, Any], width: int = 100, color: boo
     if words.compares_runs(document):
         blocks = [_headline(shown), *_verdict(shown), *_numbers(shown)]
     else:
-        answer = f"In short: {words.comparison_headline(shown)}"
+        answer = f"In short: {comparison_headline(shown)}"
         blocks = [*_numbers(shown), *_verdict(shown, apart=True), *_closing(document, answer)]
     return as_terminal(blocks, width, color)
 
@@ -46,7 +47,7 @@ def comparison_as_markdown(document: Mapping[str, Any]) -> str:
 
 
 def _headline(document: Mapping[str, Any]) -> Line:
-    return Line(words.comparison_headline(document), style="bold", heading=True)
+    return Line(comparison_headline(document), style="bold", heading=True)
 
 
 def _verdict(document: Mapping[str, Any], apart: bool = False) -> list[Line]:

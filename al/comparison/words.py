@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from al.comparison.next_step import MOST_SEEDS, command_of, round_command, seeds_to_tell
 from al.report.reading.values import MISSING, lookup, short, write
-from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome, join_words
+from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome
 
 LEVEL = 0.05
 LONGEST_NAME = 32
@@ -130,17 +130,6 @@ def name_of(document: Mapping[str, Any], i: int, limit: int = LONGEST_NAME) -> s
     return short(str(lookup(entries_of(document), i, "name") or MISSING), limit)
 
 
-def comparison_headline(document: Mapping[str, Any]) -> str:
-    """The answer without numbers: which entries beat the baseline, and which lost to it."""
-    if document.get("why_not"):
-        return f"No difference is claimed: {document['why_not']}"
-    text = _answer(document)
-    if not unfinished(document):
-        return text
-    done, asked = (write(document.get(key), "count") for key in ("runs_done", "runs_asked"))
-    return f"Unfinished, {done} of {asked} runs: {text}"
-
-
 def unfinished(document: Mapping[str, Any]) -> bool:
     """Whether fewer runs are done than were asked for."""
     done, asked = document.get("runs_done"), document.get("runs_asked")
@@ -228,61 +217,6 @@ def groups_text(document: Mapping[str, Any]) -> str:
     return f"{write(document.get('groups'), 'count')} groups" + (f" ({name})" if name else "")
 
 
-def _answer(document: Mapping[str, Any]) -> str:
-    measured = [i for i in ranked(document) if nll_of(document, i) is not None]
-    metric = leading_metric(document)
-    found_in, baseline, start = differences(document, metric), baseline_name(document), baseline_of(document)
-    best = f"the {SPOKEN[metric].best} {SPOKEN[metric].name}"
-    if not measured:
-        return "Nothing was measured"
-    lowest = name_of(document, measured[0])
-    if start not in measured:
-        return f"No strategy was compared with {baseline}, so nothing shows that choosing pays; {lowest} has {best}"
-    if not found_in:
-        return f"Nothing was compared with {baseline}"
-    found = {
-        outcome: [i for i in measured if i in found_in and found_in[i].outcome == outcome] for outcome in SHORT_WORDS
-    }
-    named = {outcome: join_words([name_of(document, i) for i in rows]) for outcome, rows in found.items()}
-    worse = f"; {named['worse']} {_verb(found['worse'], 'is', 'are')} worse than {baseline}" if found["worse"] else ""
-    if found["better"]:
-        text = f"{named['better']} beat {baseline} {'on these test examples' if compares_runs(document) else 'beyond chance'}"
-        if measured[0] not in found["better"]:
-            text += f"; {lowest} has {best}, but that may be chance"
-        else:
-            text += f"; {lowest} has {best}" if len(found["better"]) > 1 else ""
-            if (
-                metric == leading_nll(document)
-                and lookup(entries_of(document), measured[0], "share", "value") is not None
-            ):
-                text += f" and needs {share_text(document, measured[0])} of {baseline}'s examples for the same NLL"
-        return text + worse + _lost_elsewhere(document, found["better"])
-    if len(found["worse"]) == len(found_in):
-        return worse.removeprefix("; ")
-    unsettled = [*found["unclear"], *found["unmeasured"]]
-    names = f"whether {name_of(document, unsettled[0])} beats" if len(found_in) == 1 else "whether any of them beats"
-    if compares_runs(document):
-        return f"{'None of them' if len(found_in) > 1 else f'{name_of(document, unsettled[0])} did not'} beat {baseline} here{worse}"
-    theirs = set(entries_of(document)[start].get("seeds_done") or [])
-    fewest = min(len(theirs & set(entries_of(document)[i].get("seeds_done") or [])) for i in unsettled)
-    if fewest >= ENOUGH_SEEDS and not found["unmeasured"]:
-        return f"Over {fewest} seeds no gain over {baseline} is beyond chance{worse}"
-    seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
-    first = f"; {lowest} has {best}, which may be chance" if measured[0] != start else ""
-    return f"{seeds} too few to tell {names} {baseline}{worse}{first}"
-
-
-def _lost_elsewhere(document: Mapping[str, Any], better: list[int]) -> str:
-    """Which of the better ones are worse than the baseline in the metric that does not decide."""
-    other = other_metric(leading_metric(document))
-    compared = differences(document, other)
-    whose = join_words([name_of(document, i) for i in better if i in compared and compared[i].outcome == "worse"])
-    if not whose:
-        return ""
-    verb = "fell below" if other.endswith("_em") else "rose above"
-    return f"; but the {SPOKEN[other].name} of {whose} {verb} {baseline_name(document)}'s"
-
-
 def other_metric(metric: str) -> str:
     """NLL for exact match and the other way round, by the same mean."""
     mean, _, measure = metric.partition("_")
@@ -365,7 +299,3 @@ def nll_of(document: Mapping[str, Any], i: int) -> float | None:
 def baseline_name(document: Mapping[str, Any]) -> str:
     """The baseline's name, cut at `LONGEST_NAME`."""
     return short(str(document.get("baseline") or "the baseline"), LONGEST_NAME)
-
-
-def _verb(rows: list[int], one: str, many: str) -> str:
-    return one if len(rows) == 1 else many

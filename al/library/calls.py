@@ -180,7 +180,7 @@ def compare(
     """
     with _as_a_library() as notes, _without_bars():
         from al.commands.compare import run_comparison
-        from al.comparison.words import comparison_headline
+        from al.comparison.headline import comparison_headline
 
         if min(rounds, seeds) < 1:
             raise ConfigError(f"compare: expected rounds and seeds of 1 or more, found {rounds} and {seeds}.")

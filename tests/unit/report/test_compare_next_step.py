@@ -9,11 +9,12 @@ from comparison_documents import bare, comparison, nothing_pays, one_seed, payin
 from report_page import read_page
 from scipy.stats import t
 
+from al.comparison.headline import comparison_headline
 from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.comparison.page import render_comparison
 from al.comparison.runs import _decides
 from al.comparison.text import comparison_as_markdown, comparison_as_text
-from al.comparison.words import comparison_headline, comparison_verdict, leading_metric, next_sentence, ranked
+from al.comparison.words import comparison_verdict, leading_metric, next_sentence, ranked
 
 SHORT_RESPONSES = {"decides": {"metric": "macro_em", "response_tokens": 3.0}}
 

@@ -28,6 +28,7 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
+from al.comparison.headline import comparison_headline
 from al.comparison.page import (
     COLORS,
     METRICS,
@@ -38,7 +39,7 @@ from al.comparison.page import (
     render_comparison,
 )
 from al.comparison.text import comparison_as_text
-from al.comparison.words import comparison_headline, comparison_verdict, differences, holm, next_step, ranked
+from al.comparison.words import comparison_verdict, differences, holm, next_step, ranked
 from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.page_data import unpack_text
 from al.report.reading.values import pointer, write
