@@ -8,6 +8,7 @@ from typing import Any
 from al.comparison.words import (
     ENOUGH_SEEDS,
     SPOKEN,
+    Difference,
     baseline_name,
     baseline_of,
     compares_runs,
@@ -22,7 +23,7 @@ from al.comparison.words import (
     share_text,
     unfinished,
 )
-from al.report.reading.values import lookup, write
+from al.report.reading.values import NOISE, lookup, write
 from al.report.reading.verdict import SHORT_WORDS, join_words
 
 
@@ -30,7 +31,7 @@ def comparison_headline(document: Mapping[str, Any]) -> str:
     """The answer without numbers: which entries beat the baseline, and which lost to it."""
     if document.get("why_not"):
         return f"No difference is claimed: {document['why_not']}"
-    text = _answer(document)
+    text = _answer(document) + _elsewhere(document)
     if not unfinished(document):
         return text
     done, asked = (write(document.get(key), "count") for key in ("runs_done", "runs_asked"))
@@ -65,7 +66,7 @@ def _answer(document: Mapping[str, Any]) -> str:
                 and lookup(entries_of(document), measured[0], "share", "value") is not None
             ):
                 text += f" and needs {share_text(document, measured[0])} of {baseline}'s examples for the same NLL"
-        return text + worse + _lost_elsewhere(document, found["better"])
+        return text + worse
     if len(found["worse"]) == len(found_in):
         return worse.removeprefix("; ")
     unsettled = [*found["unclear"], *found["unmeasured"]]
@@ -81,15 +82,31 @@ def _answer(document: Mapping[str, Any]) -> str:
     return f"{seeds} too few to tell {names} {baseline}{worse}{first}"
 
 
-def _lost_elsewhere(document: Mapping[str, Any], better: list[int]) -> str:
-    """Which of the better ones are worse than the baseline in the metric that does not decide."""
-    other = other_metric(leading_metric(document))
-    compared = differences(document, other)
-    whose = join_words([name_of(document, i) for i in better if i in compared and compared[i].outcome == "worse"])
-    if not whose:
-        return ""
-    verb = "fell below" if other.endswith("_em") else "rose above"
-    return f"; but the {SPOKEN[other].name} of {whose} {verb} {baseline_name(document)}'s"
+def _elsewhere(document: Mapping[str, Any]) -> str:
+    """Which entries the metric that does not decide shows the other way round than the one that does."""
+    metric = leading_metric(document)
+    other = other_metric(metric)
+    decided, compared = differences(document, metric), differences(document, other)
+    turned = [i for i in ranked(document) if i in decided and _gain(decided[i]) * _gain(compared.get(i)) < 0]
+    sure = [i for i in turned if compared[i].outcome in ("better", "worse")]
+    lost = [i for i in sure if decided[i].outcome == "better"]
+    name, verb = SPOKEN[other].name, "fell below" if other.endswith("_em") else "rose above"
+    beyond = "on these test examples" if compares_runs(document) else "beyond chance"
+    clauses = (
+        (f"; but the {name} of ", lost, f" {verb} {baseline_name(document)}'s"),
+        (f"; {name} points the other way for ", [i for i in sure if i not in lost], f", {beyond}"),
+        (f"; {name} points the other way for ", [i for i in turned if i not in sure], ", which may be chance"),
+    )
+    return "".join(
+        f"{before}{join_words([name_of(document, i) for i in rows])}{after}" for before, rows, after in clauses if rows
+    )
+
+
+def _gain(found: Difference | None) -> int:
+    """1 for a difference in the direction that is better, -1 for one in the other, 0 for none."""
+    if found is None or found.value is None or abs(found.value) <= NOISE:
+        return 0
+    return 1 if (found.value < 0) == ("nll" in found.metric) else -1
 
 
 def _verb(rows: list[int], one: str, many: str) -> str:

@@ -69,6 +69,28 @@ def test_a_rise_of_nll_is_in_the_headline_where_exact_match_decides():
     )
 
 
+@pytest.mark.parametrize(
+    ("nll", "said"),
+    [
+        ({"value": 0.02, "low": -0.01, "high": 0.05}, "; NLL points the other way for default, which may be chance"),
+        ({"value": 0.02, "low": None, "high": None}, "; NLL points the other way for default, which may be chance"),
+        ({"value": 0.02, "low": 0.01, "high": 0.03}, "; NLL points the other way for default, beyond chance"),
+        ({"value": -0.02, "low": -0.03, "high": -0.01}, ""),
+        ({"value": 0.0, "low": -0.01, "high": 0.01}, ""),
+    ],
+)
+def test_the_answer_says_where_nll_points_the_other_way_than_exact_match(nll, said):
+    document = short_responses(0.0, seeds=3)
+    document["strategies"][0]["difference"] |= {
+        "macro_em": {"value": 0.01, "low": -0.02, "high": 0.04, "p": 0.4},
+        "macro_nll": nll | {"p": 0.01},
+    }
+    answer = comparison_headline(document)
+    assert answer.startswith("3 seeds are too few to tell whether default beats random")
+    assert answer.removesuffix(said).endswith("which may be chance") and ("the other way" in answer) == bool(said)
+    assert f"In short: {answer}" in " ".join(comparison_as_text(document).split())
+
+
 @pytest.mark.parametrize(("value", "half", "seeds"), [(0.9, 1.6, 3), (-0.02, 0.05, 5), (2.0, 2.1, 4)])
 @pytest.mark.parametrize("comparisons", [1, 3])
 def test_that_many_seeds_leave_zero_out_and_one_fewer_do_not(value, half, seeds, comparisons):
