@@ -22,6 +22,7 @@ from al.comparison.words import (
     ranked,
     share_text,
     unfinished,
+    value_of,
 )
 from al.report.reading.values import NOISE, lookup, write
 from al.report.reading.verdict import SHORT_WORDS, join_words
@@ -78,7 +79,8 @@ def _answer(document: Mapping[str, Any]) -> str:
     if fewest >= ENOUGH_SEEDS and not found["unmeasured"]:
         return f"Over {fewest} seeds no gain over {baseline} is beyond chance{worse}"
     seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
-    first = f"; {lowest} has {best}, which may be chance" if measured[0] != start else ""
+    leads = value_of(document, measured[0], metric) != value_of(document, start, metric)
+    first = f"; {lowest} has {best}, which may be chance" if leads else ""
     return f"{seeds} too few to tell {names} {baseline}{worse}{first}"
 
 

@@ -170,6 +170,13 @@ def test_holm_steps_down_never_falls_and_stops_at_one():
     assert holm({5: 0.03}) == {5: 0.03}
 
 
+def test_a_strategy_that_only_equals_random_has_not_the_best_value():
+    document = comparison({"default": 0.0, "random": 0.0}, seeds=3)
+    for entry in document["strategies"]:
+        entry["final"]["macro_nll"]["mean"] = 1.3
+    assert ranked(document) == [0, 1] and " has the lowest NLL" not in comparison_headline(document)
+
+
 def test_what_does_not_survive_the_correction_is_not_claimed():
     document = paying()
     for i in (0, 2):
