@@ -14,7 +14,7 @@ from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.comparison.page import render_comparison
 from al.comparison.runs import _decides
 from al.comparison.text import comparison_as_markdown, comparison_as_text
-from al.comparison.words import comparison_verdict, leading_metric, next_sentence, ranked
+from al.comparison.words import comparison_verdict, leading_metric, next_sentence, next_step, ranked
 
 SHORT_RESPONSES = {"decides": {"metric": "macro_em", "response_tokens": 3.0}}
 
@@ -117,10 +117,14 @@ def test_an_undecided_comparison_ends_with_the_command_that_would_decide():
     )
 
 
-def test_too_few_seeds_for_an_interval_are_answered_with_five():
-    assert "Next, 5 seeds, which give an interval (finished runs are kept): python cli.py compare" in next_sentence(
-        one_seed()
+def test_too_few_seeds_for_an_interval_are_answered_with_five_and_why_not_three():
+    said, command = next_step(one_seed())
+    assert (
+        said.startswith("Next, 5 seeds: three give an interval too, but one that is twice as wide") and "kept" in said
     )
+    assert command.endswith("--seeds 5")
+    widths = {n: t.ppf(0.975, n - 1) / n**0.5 for n in (3, 5)}
+    assert widths[3] / widths[5] == pytest.approx(2, abs=0.01)
 
 
 @pytest.mark.parametrize("document", [comparison({"random": 0.0}), {"compared": "runs", "runs": []}])
