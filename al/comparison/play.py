@@ -47,7 +47,7 @@ from al.run.store import now
 from al.scoring import stage as scoring
 from selection.config import SelectConfig
 from selection.errors import nearest_name
-from selection.holdout import TEST
+from selection.holdout import DEV, TEST
 from selection.registry import registry
 from selection.strategy import Budget, needs_losses
 from trainer.tokens import TokenTable
@@ -84,19 +84,22 @@ class Member:
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What every member of a comparison reads of the pool: (n,) lengths and response tokens, (m,) rows that a first round may pick."""
+    """What every member of a comparison reads of the pool: (n,) lengths and response tokens, (m,) rows that a first round may pick, and how
+    many examples are dev, which is evaluated with test and decides nothing."""
 
     keys: np.ndarray
     lengths: np.ndarray
     response_tokens: np.ndarray
     selectable: np.ndarray
+    dev: int
 
     @classmethod
     def read(cls, prepared: Prepared) -> PoolFacts:
         """The facts of a prepared pool."""
         state = candidates(prepared, prepared.clusters, History(Lineage("pool", "")))
         table = TokenTable.open(prepared.tokens.path)
-        return cls(state.keys, np.asarray(table.lengths), np.asarray(table.target_counts), state.rows)
+        dev = int((np.load(prepared.split.path / "split.npy") == DEV).sum())
+        return cls(state.keys, np.asarray(table.lengths), np.asarray(table.target_counts), state.rows, dev)
 
 
 def play_member(
@@ -345,6 +348,7 @@ def _written(
         "groups": int(tests.source.max()) + 1,
         "groups_name": "source",
         "test_examples": len(tests.nll),
+        "dev_examples": facts.dev,
         "base": {name: float(values[0]) for name, values in metrics(tests).items()},
         "decides": deciding_metric(False, tests.targets, session.config.goal),
         "strategies": [

@@ -110,7 +110,7 @@ def _setting(document: Mapping[str, Any]) -> str:
     text = (
         f"Budget {short(str(document.get('budget') or MISSING))}, rounds {write(document.get('rounds'), 'count')}, "
         f"seeds {len(document.get('seeds') or [])}; {selectable} selectable of {examples} examples; tested on "
-        f"{write(document.get('test_examples'), 'count')} in {words.groups_text(document)}; "
+        f"{_tested(document)} in {words.groups_text(document)}; "
         f"model {short(str(document.get('model') or MISSING))}{', a proxy' if document.get('proxy') else ''}."
     )
     if words.unfinished(document):
@@ -118,6 +118,15 @@ def _setting(document: Mapping[str, Any]) -> str:
         done = [f"{name_of(document, i)} {len(strategy.get('seeds_done') or [])}" for i, strategy in strategies]
         text += f" Seeds done: {', '.join(done)}."
     return text
+
+
+def _tested(document: Mapping[str, Any]) -> str:
+    """How many test examples there are, and what else is evaluated, which the progress lines count too."""
+    tests, dev = document.get("test_examples"), document.get("dev_examples")
+    if not dev or tests is None:
+        return write(tests, "count")
+    both = write(tests + dev, "count")
+    return f"{write(tests, 'count')} of the {both} examples that are evaluated (the others are dev and decide nothing)"
 
 
 def _runs(document: Mapping[str, Any]) -> list[Block]:
