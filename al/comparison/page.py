@@ -71,7 +71,10 @@ def color_role(document: Mapping[str, Any], i: int) -> str:
 
 
 def comparison_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
-    """Every learning curve that this comparison has the numbers for, by the id that the template uses."""
+    """Every learning curve that this comparison has the numbers for, by the id that the template uses. A single round makes none: all its
+    points would stand above one another, and `final_charts` shows them side by side."""
+    if all(len(strategy.get("curve") or []) < 2 for strategy in document.get("strategies") or []):
+        return {}
     drawn: dict[str, Chart | None] = {
         "curve-examples": _curves(document, "examples", "Examples trained on"),
         "curve-tokens": _curves(document, "tokens", "Tokens trained on"),

@@ -369,8 +369,17 @@ def test_the_curves_are_the_documents_with_bands_where_there_are_intervals():
             assert line["y"] == [point["macro_nll"]["mean"] for point in curve]
             assert band["y"][: len(curve)] == [point["macro_nll"]["low"] for point in curve]
             assert band["y"][len(curve) :] == [point["macro_nll"]["high"] for point in reversed(curve)]
-    for make in (one_seed, one_round):
-        assert not [t for t in comparison_charts(make())["curve-tokens"]["data"] if t["mode"] == "lines"]
+    assert not [t for t in comparison_charts(one_seed())["curve-tokens"]["data"] if t["mode"] == "lines"]
+
+
+def test_one_round_has_no_curve_and_says_where_its_points_are():
+    page = page_of(one_round)
+    assert comparison_charts(one_round()) == {} and "evaluated after one round, so there is no curve" in page.text
+    assert len([e for e in page.all("svg") if e.attributes.get("class") == "dots"]) == 2
+    assert "there is no curve" not in page_of(paying).text + page_of(bare).text
+    mixed = one_round()
+    mixed["strategies"][0]["curve"] = paying()["strategies"][0]["curve"]
+    assert set(comparison_charts(mixed)) == {"curve-examples", "curve-tokens"}, "random is a point of its own"
 
 
 @pytest.mark.parametrize("make", TAME)
