@@ -121,7 +121,7 @@ def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Do
         ends = None if low is None or high is None else (factor * low, factor * high)
         each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
         shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
-        rows.append(DotRow(words.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
+        rows.append(DotRow(words.marked_name(document, i), factor * mean, color_role(document, i), shape, ends, each))
     return rows
 
 

@@ -89,7 +89,7 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
     for i in words.ranked(document):
         strategy = document["strategies"][i]
         values = [write(value_of(document, i, key), labels.metric(key).style) for key in (first, second)]
-        row = [name_of(document, i, 16), values[0], difference_cell(found.get(i))]
+        row = [words.marked_name(document, i, 16), values[0], difference_cell(found.get(i))]
         row += [write(found[i].holm, "p") if i in found else MISSING, values[1]]
         row += [write(other[i].value, labels.difference_style(second)[0], signed=True) if i in other else MISSING]
         row += [words.share_text(document, i).replace("at most ", "≤ ").replace(words.NOT_REACHED, "never")]
@@ -101,7 +101,8 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
     mean = words.groups_text(document) if first.startswith("macro") else "all tokens (NLL) and examples (exact match)"
     key = STRATEGY_KEY.format(mean=mean, baseline=baseline_name(document))
     why = [Line(reason, style="dim", joined=True)] if (reason := deciding_reason(document)) else []
-    return [setting, *why, Table(head, rows), Line(key, style="dim", joined=True)]
+    keys = filter(None, [words.other_seeds_note(document), key])
+    return [setting, *why, Table(head, rows), *(Line(text, style="dim", joined=True) for text in keys)]
 
 
 def _setting(document: Mapping[str, Any]) -> str:
@@ -110,7 +111,7 @@ def _setting(document: Mapping[str, Any]) -> str:
     text = (
         f"Budget {short(str(document.get('budget') or MISSING))}, rounds {write(document.get('rounds'), 'count')}, "
         f"seeds {len(document.get('seeds') or [])}; {selectable} selectable of {examples} examples; tested on "
-        f"{_tested(document)} in {words.groups_text(document)}; "
+        f"{write(document.get('test_examples'), 'count')} in {words.groups_text(document)}{_dev(document)}; "
         f"model {short(str(document.get('model') or MISSING))}{', a proxy' if document.get('proxy') else ''}."
     )
     if words.unfinished(document):
@@ -120,13 +121,12 @@ def _setting(document: Mapping[str, Any]) -> str:
     return text
 
 
-def _tested(document: Mapping[str, Any]) -> str:
-    """How many test examples there are, and what else is evaluated, which the progress lines count too."""
+def _dev(document: Mapping[str, Any]) -> str:
+    """How many examples are evaluated in all, as progress lines count them; "" without dev."""
     tests, dev = document.get("test_examples"), document.get("dev_examples")
     if not dev or tests is None:
-        return write(tests, "count")
-    both = write(tests + dev, "count")
-    return f"{write(tests, 'count')} of the {both} examples that are evaluated (the others are dev and decide nothing)"
+        return ""
+    return f" (of {write(tests + dev, 'count')} evaluated; the others are dev, which decides nothing)"
 
 
 def _runs(document: Mapping[str, Any]) -> list[Block]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from al.comparison.next_step import MOST_SEEDS, command_of, round_command, seeds_to_tell
+from al.excerpt import counted
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome
 
@@ -137,6 +138,29 @@ def unfinished(document: Mapping[str, Any]) -> bool:
     return done is not None and asked is not None and done < asked
 
 
+def shared_seeds(document: Mapping[str, Any], i: int) -> int | None:
+    """Over how many seeds the difference of an entry from the baseline is, if its mean is over other seeds than the baseline's, as while
+    runs are missing; None: both are over the same."""
+    start = baseline_of(document)
+    ours, theirs = (set(() if k is None else lookup(entries_of(document), k, "seeds_done") or ()) for k in (i, start))
+    return len(ours & theirs) if ours and theirs and ours != theirs else None
+
+
+def marked_name(document: Mapping[str, Any], i: int, limit: int = LONGEST_NAME) -> str:
+    """An entry's name, with a star where its mean is over other seeds than the baseline's."""
+    if shared_seeds(document, i) is None:
+        return name_of(document, i, limit)
+    return f"{name_of(document, i, limit - 2)} *"
+
+
+def other_seeds_note(document: Mapping[str, Any]) -> str:
+    """What the star of `marked_name` says; "" where no entry has one."""
+    if all(shared_seeds(document, i) is None for i in range(len(entries_of(document)))):
+        return ""
+    name = baseline_name(document)
+    return f"*: means over other seeds than {name}'s. The difference is over the seeds that both have, so it is not that of the means."
+
+
 def comparison_verdict(document: Mapping[str, Any]) -> list[str]:
     """A paragraph on each entry against the baseline, best first: the deciding metric, the other one, examples and tokens."""
     if document.get("why_not"):
@@ -228,7 +252,9 @@ def _lead_sentence(document: Mapping[str, Any], found_in: Mapping[int, Differenc
     metric = leading_metric(document)
     found, start, spoken = found_in[i], baseline_of(document), SPOKEN[metric]
     baseline = None if start is None else value_of(document, start, metric)
+    both = shared_seeds(document, i)
     theirs = f"{baseline_name(document)}'s {write(baseline, spoken.style)}"
+    theirs += "" if both is None else f" by the {counted(both, 'seed')} that both have"
     lead = f"{name_of(document, i)}: {spoken.name} {write(value_of(document, i, metric), spoken.style)}, "
     size = f"{write(abs(found.value or 0), spoken.difference_style)} {spoken.unit} {'below' if (found.value or 0) < 0 else 'above'}"
     between = _between_seeds(found)

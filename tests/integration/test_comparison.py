@@ -107,7 +107,7 @@ def test_it_says_how_many_runs_there_are_which_one_begins_and_how_long_the_rest_
         and len(runs) == 4
     )
     assert re.search(r"^.+ begins: [\d,]+ steps? over \d+ examples? of [\d,]+ tokens$", begun[1].out, re.MULTILINE)
-    assert "tested on 30 of the 46 examples that are evaluated (the others are dev" in " ".join(begun[1].out.split())
+    assert "tested on 30 in 6 sources (of 46 evaluated; the others are dev" in " ".join(begun[1].out.split())
     assert "evaluate default: 46 examples" in begun[1].err
     assert "finished already" not in begun[1].out and "In short: 1 seed is too few to tell" in begun[1].out
 

@@ -136,6 +136,25 @@ def test_an_unfinished_comparison_says_so_first():
     assert "unfinished" not in page_of(paying).text.lower()
 
 
+def test_rows_over_other_seeds_than_the_baselines_are_marked():
+    def marked(make: Make) -> list[str]:
+        """Names with a star in the terminal's table; those in the page's tables and charts are the same."""
+        document = make()
+        html, rows = render_comparison(document), comparison_as_text(document).splitlines()
+        names = [entry["name"] for entry in document["strategies"]]
+        found = [name for name in names if any(row.startswith(f"{name} * ") for row in rows)]
+        assert [name for name in names if f"<bdi>{name}</bdi> *</th>" in html] == found
+        assert [row.label for row in final_rows(document, "macro_nll", 1) if row.label.endswith(" *")] == [
+            f"{name} *" for name in found
+        ]
+        assert ("means over other seeds than random's" in " ".join(rows)) == bool(found)
+        assert ("means over other seeds than random" in page_of(make).text) == bool(found)
+        return found
+
+    assert marked(unfinished) == ["default"] and marked(paying) == marked(bare) == []
+    assert "below random's 1.293 by the 2 seeds that both have, but" in comparison_verdict(unfinished())[0]
+
+
 def test_without_the_baseline_no_gain_is_claimed():
     document = comparison({"default": 0.2, "rds": 0.1})
     text = comparison_headline(document)
