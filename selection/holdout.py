@@ -86,8 +86,7 @@ def _check(dev: int | float, test: int | float, wanted: list[int], groups: int, 
         )
     raise SelectionError(
         f"holdout: dev {dev} and test {test} ask for {sum(wanted)} distinct trainable examples, and the pool has {groups}, so they leave "
-        "nothing to pick. "
-        "Lower holdout.dev and holdout.test or add data to the pool."
+        "nothing to pick. Lower holdout.dev and holdout.test or add data to the pool."
     )
 
 

@@ -26,7 +26,7 @@ from al.comparison.page import render_comparison
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
-from al.errors import ConfigError, Unpublished
+from al.errors import ConfigError, DataError, Unpublished
 from al.evaluation.deciding import MEANS, deciding_metric
 from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
@@ -248,6 +248,11 @@ def compare_strategies(
         raise ConfigError(
             f"compare: a budget of {text} cannot be shared by {rounds} rounds; raise --budget or lower --rounds."
         )
+    holdout = session.config.holdout
+    if holdout.test == 0 and not holdout.test_files:
+        raise ConfigError(
+            "compare: expected test examples to compare on, found holdout.test=0; set holdout.test or holdout.test_files."
+        )
     require(session.config, session.run.path)
     members = {
         (label, session.config.seed + seed): Member(name, session.config.seed + seed, changes)
@@ -262,6 +267,10 @@ def compare_strategies(
     for line in target_notices(prepared.target):
         session.tell(f"note: {line}")
     facts, tests = PoolFacts.read(prepared), load_measured(evaluate(session, prepared, None, "evaluate base"), TEST)[0]
+    if not len(tests.nll):
+        raise DataError(
+            f"compare: holdout.test={holdout.test} holds out no example of this pool to compare on; raise it."
+        )
     play = partial(play_member, prepared=prepared, budget=budget, rounds=rounds, facts=facts)
     found = _published(session, members, play)
     course = _course(session, prepared, members, found, budget, rounds)
