@@ -24,13 +24,17 @@ def versions(*more: str) -> dict[str, str]:
     return found
 
 
-def child(command: Sequence[str], **given: Any) -> subprocess.Popen[bytes]:
-    """A child in a session of its own, which is asked to end when this process does, even by SIGKILL. `given`: of subprocess.Popen.
+def ending_with_this(command: Sequence[str]) -> list[str]:
+    """The command for a child that is asked to end when the process that starts it does, even by SIGKILL. What the child starts is not.
 
     That takes util-linux' setpriv; without it a SIGKILL of this process leaves the child at work.
     """
-    before = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
-    return subprocess.Popen([*before, *command], start_new_session=True, **given)
+    return [*(("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()), *command]
+
+
+def child(command: Sequence[str], **given: Any) -> subprocess.Popen[bytes]:
+    """A child in a session of its own that ends with this process (`ending_with_this`). `given`: of subprocess.Popen."""
+    return subprocess.Popen(ending_with_this(command), start_new_session=True, **given)
 
 
 def device_name() -> str:

@@ -83,13 +83,13 @@ def cluster(
     k = choose_k(config.k, n)
     if k > n:
         raise SelectionError(
-            f"cluster.k: {k} clusters asked for, but the pool has {n} examples. Lower it, or set it to auto."
+            f"cluster.k: expected at most {n}, as the pool has examples, found {k}. Lower it, or set it to auto."
         )
     rng = np.random.default_rng([seed, CLUSTER])
     cells = choose_cells(config.cells, k, n)
     if cells > n:
         raise SelectionError(
-            f"cluster.cells: {cells} cells asked for, but the pool has {n} examples. Lower it, or set it to auto."
+            f"cluster.cells: expected at most {n}, as the pool has examples, found {cells}. Lower it, or set it to auto."
         )
     sample = np.sort(rng.choice(n, size=min(n, cells * config.sample_per_centroid), replace=False))
     looked_at = np.sort(rng.choice(n, size=min(n, QUALITY_SAMPLE), replace=False))

@@ -85,8 +85,8 @@ def _check(dev: int | float, test: int | float, wanted: list[int], groups: int, 
             f"{groups} new ones; the others may have been trained on. Keep the sizes, or start a new run."
         )
     raise SelectionError(
-        f"holdout: dev {dev} and test {test} take {sum(wanted)} of the {groups} distinct trainable examples and leave nothing to pick. "
-        "Lower holdout.dev and holdout.test or add data to the pool."
+        f"holdout: dev {dev} and test {test} ask for {sum(wanted)} distinct trainable examples, and the pool has {groups}, so they leave "
+        "nothing to pick. Lower holdout.dev and holdout.test or add data to the pool."
     )
 
 

@@ -23,7 +23,8 @@ def principal_plane(embeddings: np.ndarray) -> np.ndarray:
     n, d = embeddings.shape
     rows = np.unique(np.linspace(0, n - 1, min(n, PLANE_SAMPLE)).astype(np.int64))
     size = min(2, len(rows), d)
-    pca = PCA(n_components=size, svd_solver="full").fit(unit(embeddings[rows]))
+    with np.errstate(invalid="ignore"):  # one row has no variance, which sklearn divides all the same and nothing reads
+        pca = PCA(n_components=size, svd_solver="full").fit(unit(embeddings[rows]))
     result = np.zeros((3, d), dtype=np.float32)
     result[0], result[1 : 1 + size] = pca.mean_, pca.components_
     return result

@@ -198,8 +198,8 @@ def _capacity(
     if budget.unit == "tokens":
         if budget.amount < candidates.tokens[candidates.trusted].min():
             raise PoolUsedUp(
-                f"budget: {budget.amount} tokens are fewer than the shortest selectable example has "
-                f"({candidates.tokens[candidates.trusted].min()}); raise the budget."
+                f"budget: expected at least {candidates.tokens[candidates.trusted].min()} tokens, which the shortest selectable "
+                f"example has, found {budget.amount}; raise the budget."
             )
         return np.bincount(candidates.cluster[open_], weights=candidates.tokens[open_], minlength=len(size)).astype(
             np.int64

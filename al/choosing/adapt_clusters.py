@@ -1,4 +1,4 @@
-"""Clusterings that follow what was measured: each round may split and join clusters of the round before."""
+"""Clusterings that follow what was measured: each round may split and join clusters of the previous clustering."""
 
 from __future__ import annotations
 

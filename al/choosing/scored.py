@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from al.lineage.outcomes import why_left_out_of
+from al.lineage.outcomes import counts_left_out
 from al.lineage.round_state import RoundState
 from al.run.artifacts import Artifact
 from al.scoring.columns import measured_columns
@@ -101,4 +101,4 @@ class Scored:
         try:
             return allocate(self._of_the_sample, state.budget, state.select, state.seed, state.past, state.distinctness)
         except PoolUsedUp as error:
-            raise PoolUsedUp(f"{error} {why_left_out_of(state.pool)}".rstrip()) from None
+            raise PoolUsedUp(f"{error} {counts_left_out(state.pool.outcome)}".rstrip()) from None

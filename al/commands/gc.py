@@ -10,7 +10,7 @@ from al.commands.options import Options
 from al.excerpt import counted
 from al.program import PROGRAM
 from al.run import trash
-from al.run.object_store import uploads
+from al.run.object_store import keeping, uploads
 from al.run.ownership import abandoned_scratch
 from al.run.store import Run
 
@@ -40,7 +40,7 @@ def empty_trash(options: Options, confirm: Callable[[dict[str, Any]], bool]) -> 
         }
         if listed and confirm(document):
             trash.delete(path, [entry.name for entry in found])
-            uploads.delete_left_over(run, left_over)
+            keeping.delete_left_over(run, left_over)
             document["deleted"] = True
         return document
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from al import labels
 from al.comparison import words
+from al.comparison.headline import comparison_headline
 from al.comparison.next_step import command_of
 from al.evaluation.deciding import SHORT
 from al.report.page.base import packed_plotlyjs, render_document
@@ -36,7 +37,7 @@ LONGEST_LABEL = 22
 def render_comparison(document: Mapping[str, Any]) -> str:
     """The whole page (about 2 MB, nearly all of it plotly.js, packed) for a comparison of strategies of schema 1."""
     document = displayable(document)
-    headline = words.comparison_headline(document)
+    headline = comparison_headline(document)
     metrics = [labels.metric(key) for key in METRICS]
     return render_document(
         "comparison",
@@ -70,7 +71,10 @@ def color_role(document: Mapping[str, Any], i: int) -> str:
 
 
 def comparison_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
-    """Every learning curve that this comparison has the numbers for, by the id that the template uses."""
+    """Every learning curve that this comparison has the numbers for, by the id that the template uses. A single round makes none: all its
+    points would stand above one another, and `final_charts` shows them side by side."""
+    if all(len(strategy.get("curve") or []) < 2 for strategy in document.get("strategies") or []):
+        return {}
     drawn: dict[str, Chart | None] = {
         "curve-examples": _curves(document, "examples", "Examples trained on"),
         "curve-tokens": _curves(document, "tokens", "Tokens trained on"),
@@ -117,7 +121,7 @@ def final_rows(document: Mapping[str, Any], metric: str, factor: int) -> list[Do
         ends = None if low is None or high is None else (factor * low, factor * high)
         each = [(f"seed {seed}", factor * value) for seed, value in final_seeds(document, i, metric)]
         shape = _SYMBOLS[_style_of(document, i) % len(_SYMBOLS)]
-        rows.append(DotRow(words.name_of(document, i), factor * mean, color_role(document, i), shape, ends, each))
+        rows.append(DotRow(words.marked_name(document, i), factor * mean, color_role(document, i), shape, ends, each))
     return rows
 
 

@@ -26,7 +26,7 @@ from al.comparison.page import render_comparison
 from al.comparison.summary import summarize
 from al.config import Config, change, parse
 from al.config.yaml_values import read_yaml
-from al.errors import ConfigError, Unpublished
+from al.errors import ConfigError, DataError, Unpublished
 from al.evaluation.deciding import MEANS, deciding_metric
 from al.evaluation.metrics import Measured, metrics
 from al.evaluation.stage import evaluate, load_measured
@@ -47,7 +47,7 @@ from al.run.store import now
 from al.scoring import stage as scoring
 from selection.config import SelectConfig
 from selection.errors import nearest_name
-from selection.holdout import TEST
+from selection.holdout import DEV, TEST
 from selection.registry import registry
 from selection.strategy import Budget, needs_losses
 from trainer.tokens import TokenTable
@@ -84,19 +84,22 @@ class Member:
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What every member of a comparison reads of the pool: (n,) lengths and response tokens, (m,) rows that a first round may pick."""
+    """What every member of a comparison reads of the pool: (n,) lengths and response tokens, (m,) rows that a first round may pick, and how
+    many examples are dev, which is evaluated with test and decides nothing."""
 
     keys: np.ndarray
     lengths: np.ndarray
     response_tokens: np.ndarray
     selectable: np.ndarray
+    dev: int
 
     @classmethod
     def read(cls, prepared: Prepared) -> PoolFacts:
         """The facts of a prepared pool."""
         state = candidates(prepared, prepared.clusters, History(Lineage("pool", "")))
         table = TokenTable.open(prepared.tokens.path)
-        return cls(state.keys, np.asarray(table.lengths), np.asarray(table.target_counts), state.rows)
+        dev = int((np.load(prepared.split.path / "split.npy") == DEV).sum())
+        return cls(state.keys, np.asarray(table.lengths), np.asarray(table.target_counts), state.rows, dev)
 
 
 def play_member(
@@ -245,6 +248,11 @@ def compare_strategies(
         raise ConfigError(
             f"compare: a budget of {text} cannot be shared by {rounds} rounds; raise --budget or lower --rounds."
         )
+    holdout = session.config.holdout
+    if holdout.test == 0 and not holdout.test_files:
+        raise ConfigError(
+            "compare: expected test examples to compare on, found holdout.test=0; set holdout.test or holdout.test_files."
+        )
     require(session.config, session.run.path)
     members = {
         (label, session.config.seed + seed): Member(name, session.config.seed + seed, changes)
@@ -259,6 +267,10 @@ def compare_strategies(
     for line in target_notices(prepared.target):
         session.tell(f"note: {line}")
     facts, tests = PoolFacts.read(prepared), load_measured(evaluate(session, prepared, None, "evaluate base"), TEST)[0]
+    if not len(tests.nll):
+        raise DataError(
+            f"compare: holdout.test={holdout.test} holds out no example of this pool to compare on; raise it."
+        )
     play = partial(play_member, prepared=prepared, budget=budget, rounds=rounds, facts=facts)
     found = _published(session, members, play)
     course = _course(session, prepared, members, found, budget, rounds)
@@ -345,6 +357,7 @@ def _written(
         "groups": int(tests.source.max()) + 1,
         "groups_name": "source",
         "test_examples": len(tests.nll),
+        "dev_examples": facts.dev,
         "base": {name: float(values[0]) for name, values in metrics(tests).items()},
         "decides": deciding_metric(False, tests.targets, session.config.goal),
         "strategies": [

@@ -22,9 +22,9 @@ Run = Mapping[str, Any]
 def summarize(name: str, runs: Sequence[Run], baseline: Sequence[Run], nll: str = "macro_nll") -> dict[str, Any]:
     """One strategy's numbers over its seeds, compared with the baseline's runs of the same seeds. `runs is baseline`: no differences.
 
-    Intervals are 95% t intervals of the mean over seeds; differences are paired by seed, with the p-value of a paired t-test;
-    both are None with fewer than LEAST_SEEDS seeds, and where all differ alike: then the spread between seeds is unknown. `nll`: the mean
-    that equal tokens and the share of examples go by, "macro_nll" or "micro_nll".
+    Intervals are 95% t intervals of the mean over seeds; differences are paired by seed, with their standard deviation and the p-value of
+    a paired t-test. Intervals and p are None with fewer than LEAST_SEEDS seeds, and where all differ alike: then the spread between seeds
+    is unknown. `nll`: the mean that equal tokens and the share of examples go by, "macro_nll" or "micro_nll".
     """
     last = [run["rounds"][-1] for run in runs]
     pairs = _pairs(runs, baseline) if runs is not baseline else []
@@ -74,9 +74,9 @@ def _difference(pairs: Sequence[tuple[Run, Run]], metric: str) -> dict[str, floa
     found = spread(values.tolist())
     unknown = len(pairs) < LEAST_SEEDS or (np.ptp(values) < 1e-12 and found["mean"] != 0)
     if unknown:
-        return {"value": found["mean"], "low": None, "high": None, "p": None}
+        return {"value": found["mean"], "sd": found["sd"], "low": None, "high": None, "p": None}
     p = float(ttest_1samp(values, 0.0).pvalue) if values.any() else 1.0
-    return {"value": found["mean"], "low": found["low"], "high": found["high"], "p": p}
+    return {"value": found["mean"], "sd": found["sd"], "low": found["low"], "high": found["high"], "p": p}
 
 
 def _at_equal_tokens(pairs: Sequence[tuple[Run, Run]], nll: str) -> dict[str, float | None]:

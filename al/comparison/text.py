@@ -7,6 +7,7 @@ from typing import Any
 
 from al import labels
 from al.comparison import words
+from al.comparison.headline import comparison_headline
 from al.comparison.words import baseline_name, differences, entries_of, name_of, value_of
 from al.report.reading.values import MISSING, lookup, short, write
 from al.report.reading.verdict import deciding_reason
@@ -26,34 +27,45 @@ RUN_KEY = "NLL in nats per response token, exact match teacher-forced, differenc
 
 
 def comparison_as_text(document: Mapping[str, Any], width: int = 100, color: bool = False) -> str:
-    """Lines of at most `width` columns for a comparison of schema 1, without escape sequences unless `color`."""
+    """Lines of at most `width` columns for a comparison of schema 1, without escape sequences unless `color`. The answer for strategies
+    stands below their numbers, because a terminal shows the end of a long text."""
     document = displayable(document)
-    return as_terminal([*_blocks(one_line(document)), *_closing(document)], width, color)
+    shown = one_line(document)
+    if words.compares_runs(document):
+        blocks = [_headline(shown), *_verdict(shown), *_numbers(shown)]
+    else:
+        answer = f"In short: {comparison_headline(shown)}"
+        blocks = [*_numbers(shown), *_verdict(shown, apart=True), *_closing(document, answer)]
+    return as_terminal(blocks, width, color)
 
 
 def comparison_as_markdown(document: Mapping[str, Any]) -> str:
-    """The same as Markdown."""
+    """The same as Markdown, with the answer as its heading."""
     document = displayable(document)
-    return as_markdown([*_blocks(one_line(document)), *_closing(document)])
+    shown = one_line(document)
+    return as_markdown([_headline(shown), *_verdict(shown), *_numbers(shown), *_closing(document)])
 
 
-def _blocks(document: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = [Line(words.comparison_headline(document), style="bold", heading=True)]
-    blocks += [Line(sentence, joined=True) for sentence in words.comparison_verdict(document)]
-    blocks += _runs(document) if words.compares_runs(document) else _strategies(document)
+def _headline(document: Mapping[str, Any]) -> Line:
+    return Line(comparison_headline(document), style="bold", heading=True)
+
+
+def _verdict(document: Mapping[str, Any], apart: bool = False) -> list[Line]:
+    """A paragraph for each entry; `apart`: below an empty line."""
+    return [Line(text, joined=i > 0 or not apart) for i, text in enumerate(words.comparison_verdict(document))]
+
+
+def _closing(document: Mapping[str, Any], answer: str = "") -> list[Line]:
+    """The answer, if it is still to be said, what to do next, and its command on a line of its own."""
+    reason, command = words.next_step(document) or ("", "")
+    text = ". ".join(filter(None, [answer, reason]))
+    lines = [Line(f"{text}{':' if command else '.'}", style="bold")] if text else []
+    return lines + ([Line(command.replace("\n", " "), joined=True, wrap=False)] if command else [])
+
+
+def _numbers(document: Mapping[str, Any]) -> list[Block]:
+    blocks = _runs(document) if words.compares_runs(document) else _strategies(document)
     return [*blocks, *(Line(f"Note: {note}", joined=True) for note in document.get("notes") or [])]
-
-
-def _closing(document: Mapping[str, Any]) -> list[Block]:
-    """The answer again, where a terminal shows the end of a long text, and the command to type next on a line of its own."""
-    step = words.next_step(document)
-    if step is None:
-        return []
-    reason, command = step
-    return [
-        Line(f"In short: {words.comparison_headline(document)}. {reason}:", style="bold"),
-        Line(command.replace("\n", " "), joined=True, wrap=False),
-    ]
 
 
 def _strategies(document: Mapping[str, Any]) -> list[Block]:
@@ -77,7 +89,7 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
     for i in words.ranked(document):
         strategy = document["strategies"][i]
         values = [write(value_of(document, i, key), labels.metric(key).style) for key in (first, second)]
-        row = [name_of(document, i, 16), values[0], difference_cell(found.get(i))]
+        row = [words.marked_name(document, i, 16), values[0], difference_cell(found.get(i))]
         row += [write(found[i].holm, "p") if i in found else MISSING, values[1]]
         row += [write(other[i].value, labels.difference_style(second)[0], signed=True) if i in other else MISSING]
         row += [words.share_text(document, i).replace("at most ", "≤ ").replace(words.NOT_REACHED, "never")]
@@ -89,7 +101,8 @@ def _strategies(document: Mapping[str, Any]) -> list[Block]:
     mean = words.groups_text(document) if first.startswith("macro") else "all tokens (NLL) and examples (exact match)"
     key = STRATEGY_KEY.format(mean=mean, baseline=baseline_name(document))
     why = [Line(reason, style="dim", joined=True)] if (reason := deciding_reason(document)) else []
-    return [setting, *why, Table(head, rows), Line(key, style="dim", joined=True)]
+    keys = filter(None, [words.other_seeds_note(document), key])
+    return [setting, *why, Table(head, rows), *(Line(text, style="dim", joined=True) for text in keys)]
 
 
 def _setting(document: Mapping[str, Any]) -> str:
@@ -98,7 +111,7 @@ def _setting(document: Mapping[str, Any]) -> str:
     text = (
         f"Budget {short(str(document.get('budget') or MISSING))}, rounds {write(document.get('rounds'), 'count')}, "
         f"seeds {len(document.get('seeds') or [])}; {selectable} selectable of {examples} examples; tested on "
-        f"{write(document.get('test_examples'), 'count')} in {words.groups_text(document)}; "
+        f"{write(document.get('test_examples'), 'count')} in {words.groups_text(document)}{_dev(document)}; "
         f"model {short(str(document.get('model') or MISSING))}{', a proxy' if document.get('proxy') else ''}."
     )
     if words.unfinished(document):
@@ -106,6 +119,14 @@ def _setting(document: Mapping[str, Any]) -> str:
         done = [f"{name_of(document, i)} {len(strategy.get('seeds_done') or [])}" for i, strategy in strategies]
         text += f" Seeds done: {', '.join(done)}."
     return text
+
+
+def _dev(document: Mapping[str, Any]) -> str:
+    """How many examples are evaluated in all, as progress lines count them; "" without dev."""
+    tests, dev = document.get("test_examples"), document.get("dev_examples")
+    if not dev or tests is None:
+        return ""
+    return f" (of {write(tests + dev, 'count')} evaluated; the others are dev, which decides nothing)"
 
 
 def _runs(document: Mapping[str, Any]) -> list[Block]:

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from al.comparison.next_step import MOST_SEEDS, command_of, round_command, seeds_to_tell
+from al.excerpt import counted
 from al.report.reading.values import MISSING, lookup, short, write
-from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome, join_words
+from al.report.reading.verdict import MIXES, SHORT_WORDS, Comparison, Outcome
 
 LEVEL = 0.05
 LONGEST_NAME = 32
 NOT_REACHED = "not reached"
 ENOUGH_SEEDS = 5
-"""With fewer, no significant difference is put down to the number of seeds: the t interval of three is 2.2 times that of many."""
+"""With fewer, no significant difference is put down to the number of seeds. At one standard deviation the t interval of three seeds is
+twice as wide as that of five: t(0.975, n - 1) / √n is 2.48 and 1.24."""
 
 
 class Spoken(NamedTuple):
@@ -45,9 +47,11 @@ SPOKEN = {
 
 @dataclass(frozen=True)
 class Difference(Comparison):
-    """A strategy minus the baseline in one metric; `holm` is `p` corrected for the strategies compared."""
+    """A strategy minus the baseline in one metric; `holm` is `p` corrected for the strategies compared, `sd` the standard deviation of the
+    paired differences between seeds."""
 
     holm: float | None = None
+    sd: float | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -87,7 +91,13 @@ def differences(document: Mapping[str, Any], metric: str) -> dict[int, Differenc
     known = {} if compares_runs(document) else {i: e["p"] for i, e in entries.items() if e.get("p") is not None}
     corrected = holm(known)
     return {
-        i: Difference(name_of(document, i), metric, *map(entry.get, ("value", "low", "high", "p")), corrected.get(i))
+        i: Difference(
+            name_of(document, i),
+            metric,
+            *map(entry.get, ("value", "low", "high", "p")),
+            holm=corrected.get(i),
+            sd=entry.get("sd"),
+        )
         for i, entry in entries.items()
     }
 
@@ -122,21 +132,33 @@ def name_of(document: Mapping[str, Any], i: int, limit: int = LONGEST_NAME) -> s
     return short(str(lookup(entries_of(document), i, "name") or MISSING), limit)
 
 
-def comparison_headline(document: Mapping[str, Any]) -> str:
-    """The answer without numbers: which entries beat the baseline, and which lost to it."""
-    if document.get("why_not"):
-        return f"No difference is claimed: {document['why_not']}"
-    text = _answer(document)
-    if not unfinished(document):
-        return text
-    done, asked = (write(document.get(key), "count") for key in ("runs_done", "runs_asked"))
-    return f"Unfinished, {done} of {asked} runs: {text}"
-
-
 def unfinished(document: Mapping[str, Any]) -> bool:
     """Whether fewer runs are done than were asked for."""
     done, asked = document.get("runs_done"), document.get("runs_asked")
     return done is not None and asked is not None and done < asked
+
+
+def shared_seeds(document: Mapping[str, Any], i: int) -> int | None:
+    """Over how many seeds the difference of an entry from the baseline is, if its mean is over other seeds than the baseline's, as while
+    runs are missing; None: both are over the same."""
+    start = baseline_of(document)
+    ours, theirs = (set(() if k is None else lookup(entries_of(document), k, "seeds_done") or ()) for k in (i, start))
+    return len(ours & theirs) if ours and theirs and ours != theirs else None
+
+
+def marked_name(document: Mapping[str, Any], i: int, limit: int = LONGEST_NAME) -> str:
+    """An entry's name, with a star where its mean is over other seeds than the baseline's."""
+    if shared_seeds(document, i) is None:
+        return name_of(document, i, limit)
+    return f"{name_of(document, i, limit - 2)} *"
+
+
+def other_seeds_note(document: Mapping[str, Any]) -> str:
+    """What the star of `marked_name` says; "" where no entry has one."""
+    if all(shared_seeds(document, i) is None for i in range(len(entries_of(document)))):
+        return ""
+    name = baseline_name(document)
+    return f"*: means over other seeds than {name}'s. The difference is over the seeds that both have, so it is not that of the means."
 
 
 def comparison_verdict(document: Mapping[str, Any]) -> list[str]:
@@ -172,9 +194,8 @@ def next_step(document: Mapping[str, Any]) -> tuple[str, str] | None:
     if not outcomes & {"unclear", "unmeasured"}:
         return f"Next, {train}", round_command(document, start)
     if "unmeasured" in outcomes:
-        return f"Next, {ENOUGH_SEEDS} seeds, which give an interval (finished runs are kept)", command_of(
-            document, ENOUGH_SEEDS
-        )
+        why = "three give an interval too, but one that is twice as wide at the same spread"
+        return f"Next, {ENOUGH_SEEDS} seeds: {why} (finished runs are kept)", command_of(document, ENOUGH_SEEDS)
     needed = {}
     for i, difference in found.items():
         seeds = len(entries_of(document)[i].get("seeds_done") or [])
@@ -220,61 +241,6 @@ def groups_text(document: Mapping[str, Any]) -> str:
     return f"{write(document.get('groups'), 'count')} groups" + (f" ({name})" if name else "")
 
 
-def _answer(document: Mapping[str, Any]) -> str:
-    measured = [i for i in ranked(document) if nll_of(document, i) is not None]
-    metric = leading_metric(document)
-    found_in, baseline, start = differences(document, metric), baseline_name(document), baseline_of(document)
-    best = f"the {SPOKEN[metric].best} {SPOKEN[metric].name}"
-    if not measured:
-        return "Nothing was measured"
-    lowest = name_of(document, measured[0])
-    if start not in measured:
-        return f"No strategy was compared with {baseline}, so nothing shows that choosing pays; {lowest} has {best}"
-    if not found_in:
-        return f"Nothing was compared with {baseline}"
-    found = {
-        outcome: [i for i in measured if i in found_in and found_in[i].outcome == outcome] for outcome in SHORT_WORDS
-    }
-    named = {outcome: join_words([name_of(document, i) for i in rows]) for outcome, rows in found.items()}
-    worse = f"; {named['worse']} {_verb(found['worse'], 'is', 'are')} worse than {baseline}" if found["worse"] else ""
-    if found["better"]:
-        text = f"{named['better']} beat {baseline} {'on these test examples' if compares_runs(document) else 'beyond chance'}"
-        if measured[0] not in found["better"]:
-            text += f"; {lowest} has {best}, but that may be chance"
-        else:
-            text += f"; {lowest} has {best}" if len(found["better"]) > 1 else ""
-            if (
-                metric == leading_nll(document)
-                and lookup(entries_of(document), measured[0], "share", "value") is not None
-            ):
-                text += f" and needs {share_text(document, measured[0])} of {baseline}'s examples for the same NLL"
-        return text + worse + _lost_elsewhere(document, found["better"])
-    if len(found["worse"]) == len(found_in):
-        return worse.removeprefix("; ")
-    unsettled = [*found["unclear"], *found["unmeasured"]]
-    names = f"whether {name_of(document, unsettled[0])} beats" if len(found_in) == 1 else "whether any of them beats"
-    if compares_runs(document):
-        return f"{'None of them' if len(found_in) > 1 else f'{name_of(document, unsettled[0])} did not'} beat {baseline} here{worse}"
-    theirs = set(entries_of(document)[start].get("seeds_done") or [])
-    fewest = min(len(theirs & set(entries_of(document)[i].get("seeds_done") or [])) for i in unsettled)
-    if fewest >= ENOUGH_SEEDS and not found["unmeasured"]:
-        return f"Over {fewest} seeds no gain over {baseline} is beyond chance{worse}"
-    seeds = "1 seed is" if fewest == 1 else f"{fewest} seeds are"
-    first = f"; {lowest} has {best}, which may be chance" if measured[0] != start else ""
-    return f"{seeds} too few to tell {names} {baseline}{worse}{first}"
-
-
-def _lost_elsewhere(document: Mapping[str, Any], better: list[int]) -> str:
-    """Which of the better ones are worse than the baseline in the metric that does not decide."""
-    other = other_metric(leading_metric(document))
-    compared = differences(document, other)
-    whose = join_words([name_of(document, i) for i in better if i in compared and compared[i].outcome == "worse"])
-    if not whose:
-        return ""
-    verb = "fell below" if other.endswith("_em") else "rose above"
-    return f"; but the {SPOKEN[other].name} of {whose} {verb} {baseline_name(document)}'s"
-
-
 def other_metric(metric: str) -> str:
     """NLL for exact match and the other way round, by the same mean."""
     mean, _, measure = metric.partition("_")
@@ -286,20 +252,30 @@ def _lead_sentence(document: Mapping[str, Any], found_in: Mapping[int, Differenc
     metric = leading_metric(document)
     found, start, spoken = found_in[i], baseline_of(document), SPOKEN[metric]
     baseline = None if start is None else value_of(document, start, metric)
+    both = shared_seeds(document, i)
     theirs = f"{baseline_name(document)}'s {write(baseline, spoken.style)}"
+    theirs += "" if both is None else f" by the {counted(both, 'seed')} that both have"
     lead = f"{name_of(document, i)}: {spoken.name} {write(value_of(document, i, metric), spoken.style)}, "
     size = f"{write(abs(found.value or 0), spoken.difference_style)} {spoken.unit} {'below' if (found.value or 0) < 0 else 'above'}"
+    between = _between_seeds(found)
     if found.outcome == "unmeasured":
-        return f"{lead}{size} {theirs}, but without an interval (it takes three seeds) that may be chance."
+        return f"{lead}{size} {theirs}, but without an interval (it takes three seeds) that may be chance{between}."
     signed = found.outcome == "unclear"
     ends = (found.low or 0.0, found.high or 0.0)
     bounds = ends if signed else sorted(map(abs, ends))
     interval = " to ".join(write(bound, spoken.difference_style, signed=signed) for bound in bounds)
-    inside = f"95% interval {interval}{_p_text(found, sum(d.holm is not None for d in found_in.values()))}"
+    inside = f"95% interval {interval}{_p_text(found, sum(d.holm is not None for d in found_in.values()))}{between}"
     if not signed:
         return f"{lead}{size} {theirs} ({inside})."
     value = write(found.value, spoken.difference_style, signed=True)
     return f"{lead}no significant difference from {theirs} (difference {value} {spoken.unit}, {inside})."
+
+
+def _between_seeds(found: Difference) -> str:
+    """How much the differences of single seeds vary; "" where one seed, or no number of seeds, is behind the difference."""
+    if found.sd is None:
+        return ""
+    return f"; standard deviation between seeds {write(found.sd, SPOKEN[found.metric].difference_style)}"
 
 
 def _p_text(found: Difference, count: int) -> str:
@@ -349,7 +325,3 @@ def nll_of(document: Mapping[str, Any], i: int) -> float | None:
 def baseline_name(document: Mapping[str, Any]) -> str:
     """The baseline's name, cut at `LONGEST_NAME`."""
     return short(str(document.get("baseline") or "the baseline"), LONGEST_NAME)
-
-
-def _verb(rows: list[int], one: str, many: str) -> str:
-    return one if len(rows) == 1 else many

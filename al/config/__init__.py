@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,6 +41,8 @@ from trainer.tokens_config import TokensConfig
 
 SHOWN = 100
 """Characters of a value in an error."""
+_TYPE = re.compile(r"literal\[.*\]|constrained-\w+|bool|int|float|str|none|(list|dict|tuple)\[.*\]")
+"""How pydantic names one of several types of a key."""
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -202,7 +205,7 @@ def parse(values: Mapping[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(_expand(values))
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(entry) for entry in error.errors())) from None
+        raise ConfigError(f"{where}: " + "; ".join(map(_explain, _by_key(error.errors())))) from None
 
 
 def refuse_passwords(values: Any, where: str, key: str = "") -> None:
@@ -277,6 +280,21 @@ def _expand(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _expand(item) for key, item in value.items()}
     return [_expand(item) for item in value] if isinstance(value, list) else value
+
+
+def _by_key(errors: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One error for each key. pydantic gives one for each type that a key may have, named at the end of its location."""
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for entry in errors:
+        location = entry["loc"]
+        of_a_type = entry["type"] != "extra_forbidden" and _TYPE.fullmatch(str(location[-1]))
+        found.setdefault(location[:-1] if of_a_type else location, []).append(entry)
+    joined = []
+    for location, entries in found.items():
+        first, *others = (entry["msg"] if len(entries) == 1 else entry["msg"].split(", unable")[0] for entry in entries)
+        message = " or ".join([first, *(text.removeprefix("Input should be ") for text in others)])
+        joined.append({**entries[0], "loc": location if others else entries[0]["loc"], "msg": message})
+    return joined
 
 
 def _explain(entry: Mapping[str, Any]) -> str:

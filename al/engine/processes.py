@@ -130,7 +130,7 @@ def _no_main_script() -> Iterator[None]:
 def _serve(pipe: Connection, device: str | None, threads: int) -> None:
     """A worker's life: work and shards in, outcomes out, until the driver closes the pipe or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
-    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    end_with_the_driver()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device  # before CUDA starts in this process
     quiet_libraries("--debug" in sys.argv)
@@ -152,6 +152,12 @@ def _serve(pipe: Connection, device: str | None, threads: int) -> None:
             pipe.send(worker.outcome(*message))
 
 
-def _end_with_the_driver() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def end_with_the_driver() -> None:
+    """Let this process, which `multiprocessing` started, end when the one that started it does, even by SIGKILL."""
+
+    def watch() -> None:
+        """Wait for the parent's end."""
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -28,6 +28,10 @@ from typing import Any
 SECONDS = 10.0
 MEMORY = 512 * 2**20
 FILE_SIZE = 2**20
+ALONE = ("unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child")
+"""Gives a program namespaces without network and other processes."""
+ENDING_WITH_THIS = ("setpriv", "--pdeathsig", "KILL")
+"""Kills a program when this process ends, even by SIGKILL: one that sleeps spends none of its CPU time and would stay."""
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _LIMITS = """import resource, runpy, sys
 for name, most in (("CPU", {cpu}), ("AS", {memory}), ("FSIZE", {file}), ("NOFILE", 64), ("NPROC", 64), ("CORE", 0)):
@@ -73,7 +77,7 @@ def passes_tests(written: str, tests: ProgramTests, seconds: float = SECONDS) ->
     with tempfile.TemporaryDirectory(prefix="winnow-code-") as folder:
         (Path(folder) / "program.py").write_text(source, encoding="utf-8", errors="replace")
         limits = _LIMITS.format(cpu=int(seconds) + 1, memory=MEMORY, file=FILE_SIZE)
-        command = [*_without_network(), sys.executable, "-I", "-S", "-c", limits]
+        command = [*_words(ENDING_WITH_THIS), *_words(ALONE), sys.executable, "-I", "-S", "-c", limits]
         with (Path(folder) / "output").open("w+b") as output:
             process = subprocess.Popen(
                 command,
@@ -104,10 +108,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @cache
-def _without_network() -> tuple[str, ...]:
-    """The words before a command that give it namespaces without network and other processes; () where the system forbids them."""
-    words = ("unshare", "--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child")
-    if shutil.which("unshare") is None:
+def _words(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words to put before a command; () where this system lacks the program or forbids it."""
+    if shutil.which(words[0]) is None:
         return ()
     tried = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     return words if tried.returncode == 0 else ()
@@ -115,4 +118,4 @@ def _without_network() -> tuple[str, ...]:
 
 def has_network() -> bool:
     """Whether programs run with the network within reach, because the system forbids `unshare`."""
-    return not _without_network()
+    return not _words(ALONE)

@@ -64,6 +64,7 @@ def plan(
     pool: Several = (),
     gpu: str | None = None,
     until: str | None = None,
+    search: str | None = None,
 ) -> Plan:
     """Estimate the next round without running it, as `plan`.
 
@@ -75,6 +76,7 @@ def plan(
         pool: sources to read examples from, instead of the config's.
         gpu: "RTX 4090", "H200", "24GB": plan for this card, or the slowest one of this memory, by its specification.
         until: also say how many rounds fit in this time, as "22h".
+        search: look for near-duplicates in a pool that no round has looked through for so long, as "2min"; None: a few seconds.
 
     Raises:
         UserError: as the command, of the class that `al.errors` lists for its exit code.
@@ -83,7 +85,7 @@ def plan(
         from al.commands.plan import plan_round
 
         options = _options(run, config, overrides).for_round(None, False, _names(pool), ())
-        found = plan_round(options, str(budget), gpu, until)
+        found = plan_round(options, str(budget), gpu, until, search)
     return Plan(
         **{name: found["round"][name] for name in ("examples", "tokens", "steps")},
         peak_gib=found["peak_gib"],
@@ -178,7 +180,7 @@ def compare(
     """
     with _as_a_library() as notes, _without_bars():
         from al.commands.compare import run_comparison
-        from al.comparison.words import comparison_headline
+        from al.comparison.headline import comparison_headline
 
         if min(rounds, seeds) < 1:
             raise ConfigError(f"compare: expected rounds and seeds of 1 or more, found {rounds} and {seeds}.")

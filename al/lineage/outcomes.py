@@ -92,12 +92,9 @@ def candidates(prepared: Prepared, clusters: Artifact, history: History, forget:
     """
     outcome, trained = outcomes(prepared, history, forget)
     if not (outcome == CODE["selectable"]).any():
-        counts = ", ".join(
-            f"{name} {int((outcome == CODE[name]).sum())}" for name in OUTCOMES if (outcome == CODE[name]).any()
-        )
         raise DataError(
-            f"no example of the pool can be picked in round {history.number} ({counts} of {len(outcome)} examples). "
-            f"Add data with `{PROGRAM} pool import FILE… --run DIR`."
+            f"no example of the pool can be picked in round {history.number}. {counts_left_out(outcome)} Add data with "
+            f"`{PROGRAM} pool import FILE… --run DIR`."
         )
     cluster = pq.read_table(clusters.path / "clusters.parquet", columns=["cluster"])["cluster"].to_numpy()
     lengths = np.asarray(TokenTable.open(prepared.tokens.path).lengths)
@@ -135,15 +132,16 @@ def outcomes(prepared: Compared, history: History, forget: Sequence[str] = ()) -
     return outcome, trained
 
 
-def why_left_out_of(state: PoolState) -> str:
-    """What most of the examples that cannot be picked are left out for, with the keys that decide it; "" if none is."""
-    counts = [(int((state.outcome == CODE[name]).sum()), name) for name in OUTCOMES if name != "selectable"]
+def counts_left_out(outcome: np.ndarray) -> str:
+    """What most of the examples that cannot be picked are left out for, with the keys that decide it; "" if none is. `outcome`: (n,) codes
+    into OUTCOMES."""
+    counts = [(int((outcome == CODE[name]).sum()), name) for name in OUTCOMES if name != "selectable"]
     found = sorted(((count, name) for count, name in counts if count), reverse=True)[:4]
     parts = [
-        f"{count:,} {labels.outcome(name)}" + (f" ({DECIDED_BY[name]})" if name in DECIDED_BY else "")
+        f"{count:,} ({labels.outcome(name)}{': ' + DECIDED_BY[name] if name in DECIDED_BY else ''})"
         for count, name in found
     ]
-    return f"Left out of {len(state.outcome):,}: {'; '.join(parts)}." if parts else ""
+    return f"Left out of {len(outcome):,}: {', '.join(parts)}." if parts else ""
 
 
 def removed_in_reviews(pool: Pool, history: History, forget: Sequence[str] = ()) -> list[tuple[str, np.ndarray]]:

@@ -65,7 +65,7 @@ def check_same_pool(
     for entry in describe_sources(sources, repairs):
         versions = known.get(entry["label"])
         advice = (
-            f"Finished rounds used the old pool: start another run (--run DIR), or add to this one with "
+            f"A run keeps the pool that it imported: start another run (--run DIR), or add to this one with "
             f"`{PROGRAM} pool import {entry['label']} --run {run}`."
         )
         if versions is None:

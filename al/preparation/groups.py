@@ -48,7 +48,8 @@ PARTS: tuple[Part, Part] = ("prompt", "response")
 OPEN = "open conversation"
 """What the name of a group begins with whose kinds are topics and not tasks."""
 LONGEST_NAME = 80
-
+GROWN_VERSION = 5
+"""Of groups that new examples were added to. Version 4 put prompts that are worded as no kind into the first kind."""
 
 LEAST_PER_SOURCE = 8
 """Examples of a source on average, from which on the default goes by sources; a field with a value for each row is no source."""
@@ -191,7 +192,7 @@ def group_examples(
         _save_kinds(out, found)
         growth.write(out, found.of, distance, centroids, found.names, found.facts, found.unlike)
 
-    return publish_clustering(session, pool, embeddings, number, params, build, grow)
+    return publish_clustering(session, pool, embeddings, number, params, build, grow, GROWN_VERSION)
 
 
 def _added(growth: Growth, over: str, config: Config) -> _Grouped:

@@ -48,7 +48,7 @@ def own_clustering(run: Run, clusters: Artifact | None) -> Artifact | None:
 def holds(run: Run, pool: Artifact, embeddings: Artifact, before: Artifact) -> bool:
     """Whether a clustering is of a pool that this one grew from, and has what it takes to add to it."""
     return (
-        before.manifest["version"] == CLUSTERS_VERSION
+        before.manifest["version"] >= CLUSTERS_VERSION
         and before.has("plane.npy")
         and goes_on(run, before, pool, embeddings)
     )
@@ -152,15 +152,21 @@ def publish_clustering(
     params: dict[str, Any],
     build: Callable[[Path, Path], None],
     grow: Callable[[Growth, Path, Path], None],
+    grown_version: int = CLUSTERS_VERSION,
 ) -> Artifact:
     """The stage `clusters`: `grow` adds to the clustering of an earlier round than `number` where that holds on, else `build` makes a new
-    one. None: no earlier one counts."""
+    one. None: no earlier one counts.
+
+    Args:
+        grown_version: of what `grow` makes, CLUSTERS_VERSION or more. A raised one makes again what was added to an earlier clustering, and
+            leaves that one, and all that others go on from, as they are.
+    """
     inputs = {"pool": pool, "embeddings": embeddings}
     before = None if number is None else earlier_clustering(session.run, number, params)
     earlier = earlier_of(session.run, before, inputs, params, partial(holds, session.run, pool, embeddings))
     return session.run.stage(
         "clusters",
-        version=CLUSTERS_VERSION,
+        version=CLUSTERS_VERSION if earlier is None else grown_version,
         inputs=inputs | as_input(earlier),
         params=params,
         build=build if earlier is None else partial(grow, Growth(session, pool, embeddings, earlier)),

@@ -16,7 +16,7 @@ from al.engine.models import Embedder, Models
 from al.engine.worker import Work
 from al.run.artifacts import Artifact
 from al.run.base import local_identity, refuse_other_base
-from al.run.object_store.uploads import use_store
+from al.run.object_store.keeping import use_store
 from al.run.object_store.workers import with_artifacts
 from al.run.progress import Progress
 from al.run.store import PROGRESS, Run
@@ -35,7 +35,7 @@ class Session:
 
     def __init__(self, run: Run, config: Config, quiet: bool = False, pool_named: bool = False):
         """`pool_named`: the sources of the config's pool were given on the command line. Raises ConfigError and EnvironmentProblem as
-        `al.run.object_store.uploads.use_store`."""
+        `al.run.object_store.keeping.use_store`."""
         self.run = run
         self.config = config
         if run.writable:

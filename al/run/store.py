@@ -266,7 +266,7 @@ class Run:
             made |= {"out_of_memory": shortages} if shortages else {}
             sha256 = artifacts.seal(temporary, {**header, **made})
             failpoint(f"{name}.manifest")
-            uploads.upload(self, (name, key, sha256), temporary)
+            uploads.upload(self.store, self.event, (name, key, sha256), temporary)
             artifacts.publish(temporary, final, name)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -279,7 +279,7 @@ class Run:
             db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?)", (name, key, sha256, seconds, now()))
         integrity.trust(final)
         failpoint(f"{name}.committed")
-        uploads.note(self, uploads.PUBLISHED, (name, key, sha256))
+        uploads.note(self.store, self.event, uploads.PUBLISHED, (name, key, sha256))
         self.checkpoint()
         shutil.rmtree(scratch, ignore_errors=True)
         return self.find(name, key)
@@ -327,7 +327,7 @@ class Run:
             trash.discard(self.path, path)
         for row in self.rows():
             if row[:2] == (stage, key):
-                uploads.note(self, uploads.FORGOTTEN, row)
+                uploads.note(self.store, self.event, uploads.FORGOTTEN, row)
         with self.change() as db:
             db.execute("DELETE FROM artifacts WHERE stage = ? AND fingerprint = ?", (stage, key))
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.common import ending_with_this
 from benchmarks.proving_ground.peer_picks import LATER
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.work import Work, whole
@@ -174,7 +175,7 @@ class Gradients:
             for name in ("adapter", "moments.safetensors"):
                 (Path(scratch) / name).symlink_to((folder / name).resolve())
             self._write_task(pool, Path(scratch))
-            command = [sys.executable, str(DRIVER), scratch, "adamw"]
+            command = ending_with_this([sys.executable, str(DRIVER), scratch, "adamw"])
             before = os.environ.get("PYTHONPATH", "")
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(packages), before)))}
             try:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import ending_with_this
 from benchmarks.proving_ground import aiming, by_gradient
 
 RULES = Path(__file__).with_name("peer_rules")
@@ -116,7 +117,7 @@ def outside(strategy: str, of: Measured, budget: int, seed: int, peers: Path) ->
             given, rule=strategy.split(",")[0], budget=budget, seed=seed, nll=of.nll, unprompted=of.unprompted,
             vectors=aim.vectors, targets=aim.targets, **more,
         )  # fmt: skip
-        command = [sys.executable, str(RULES / script), str(given), str(found)]
+        command = ending_with_this([sys.executable, str(RULES / script), str(given), str(found)])
         before = os.environ.get("PYTHONPATH", "")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(peers / package), before)))}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

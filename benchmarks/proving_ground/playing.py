@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from benchmarks.common import child, ending_with_this
 from benchmarks.proving_ground.player import Run, groups, identity, name_of
 from benchmarks.proving_ground.work import Work, whole
 
@@ -131,7 +132,8 @@ class Session:
 
         def command(step: str) -> str:
             """A subcommand on this work folder."""
-            return f"{shlex.quote(sys.executable)} -m {PACKAGE} {step} --work {shlex.quote(str(self.work.root))}"
+            program = shlex.join(ending_with_this([sys.executable, "-m", PACKAGE]))
+            return f"{program} {step} --work {shlex.quote(str(self.work.root))}"
 
         # Kinds and clusters keep the processors busy, the models the GPU. What waits for nothing else goes its own way; answers need
         # clusters. Picks are written by one process at a time.
@@ -204,6 +206,5 @@ class Session:
     def _start(self, command: list[str], name: str, more: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen:
         (self.work / "logs").mkdir(exist_ok=True)
         with (self.work / "logs" / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **ENVIRONMENT, **more}, stdout=log, stderr=subprocess.STDOUT
-            )
+            environment = {**os.environ, **ENVIRONMENT, **more}
+            return child(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)

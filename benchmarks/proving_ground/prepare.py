@@ -167,6 +167,8 @@ def in_processes(calls: list[Callable[[], None]], processes: int) -> None:
         os.environ[name] = "1"  # read by the children when they load numpy
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+    from al.engine.processes import end_with_the_driver
+
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_the_driver) as executor:
         for done in [executor.submit(call) for call in calls]:
             done.result()

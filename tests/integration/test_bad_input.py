@@ -243,4 +243,24 @@ def test_training_that_diverges(world, tmp_path):
 def test_a_budget_that_the_pool_cannot_fill_says_what_is_left_out_and_by_which_key(world, tmp_path):
     result = winnow("round", "--config", world, "--run", tmp_path / "run", "--budget", 5000, "--no-control")
     assert result.code == 3 and "5000 examples asked for, but only" in result.err
-    assert "held out as test (holdout.test)" in result.err and "Left out of" in result.err
+    assert "(held out as test: holdout.test)" in result.err and "Left out of" in result.err
+
+
+def test_a_round_after_all_is_picked_says_what_is_left_out(world, tmp_path):
+    (tmp_path / "few.jsonl").write_text("".join(f'{{"prompt": "say {word}", "completion": "red"}}\n' for word in "abc"))
+    settings = ("--pool", tmp_path / "few.jsonl", "--set", "holdout.dev=0", "--set", "holdout.test=1", "--no-control")
+    asked = (
+        "--config",
+        world,
+        "--run",
+        tmp_path / "run",
+        *settings,
+        "--set",
+        "dedup.threshold=1",
+        "--set",
+        "cluster.k=1",
+    )
+    assert winnow("round", *asked, "--budget", 2).code == 0
+    result = winnow("round", *asked, "--budget", 1)
+    left_out = "Left out of 3: 2 (trained on in an earlier round), 1 (held out as test: holdout.test)."
+    assert result.code == 3 and f"can be picked in round 2. {left_out} Add data with" in result.err

@@ -107,6 +107,8 @@ def test_it_says_how_many_runs_there_are_which_one_begins_and_how_long_the_rest_
         and len(runs) == 4
     )
     assert re.search(r"^.+ begins: [\d,]+ steps? over \d+ examples? of [\d,]+ tokens$", begun[1].out, re.MULTILINE)
+    assert "tested on 30 in 6 sources (of 46 evaluated; the others are dev" in " ".join(begun[1].out.split())
+    assert "evaluate default: 46 examples" in begun[1].err
     assert "finished already" not in begun[1].out and "In short: 1 seed is too few to tell" in begun[1].out
 
 
@@ -289,6 +291,7 @@ def test_a_proxy_replaces_the_model(world, tmp_path):
         (("--strategies", "default nearest"), "--target FILE"),
         (("--strategies", "top:score.by=rds"), "--target FILE"),
         (("--strategies", "top:score.by=learnability"), "score.reference"),
+        (("--set", "holdout.test=0"), "test examples to compare on, found holdout.test=0"),
         (("--budget", "30min"), "give examples or tokens"),
         (("--budget", "3"), "raise --budget or lower --rounds"),
         (("--seeds", "0"), "--seeds"),
@@ -299,6 +302,12 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(world, tmp_path, o
     result = winnow("compare", "--config", world, "--run", tmp_path / "run", *given, *options)
     assert result.code == 2 and message in result.err, result.err
     assert not (tmp_path / "run/artifacts").exists()
+
+
+def test_a_share_that_holds_out_nothing_is_refused_before_anything_is_trained(world, tmp_path):
+    result = winnow(*arguments(world, tmp_path / "run", "random", 1, "--set", "holdout.test=0.001"))
+    assert result.code == 3 and "holdout.test=0.001 holds out no example" in result.err
+    assert not (tmp_path / "run/artifacts/train").exists()
 
 
 def test_a_run_of_rounds_is_no_place_for_a_comparison(world, tmp_path):

@@ -19,10 +19,10 @@ from al.config import load
 from al.lineage.history import SELECTED, History
 from al.planning import forecast
 from al.planning.pool_estimate import estimate_pool
-from al.preparation import projection
+from al.preparation import groups, projection
 from al.preparation.clusters import cluster, cluster_embeddings
 from al.preparation.groups import groups_notices, spread_over
-from al.preparation.grown_clusters import growth_notices
+from al.preparation.grown_clusters import CLUSTERS_VERSION, growth_notices
 from al.preparation.stages import Prepared
 from al.run import rounds
 from al.run.artifacts import Artifact
@@ -120,6 +120,26 @@ def test_a_round_that_spreads_its_budget_over_something_else_changes_no_later_gr
     assert cluster(chosen, second.pool, second.embeddings, 3).manifest["inputs"]["earlier"] == then.fingerprint
     again = session.with_config(load(world, [*CLUSTERED, "select.strategy=kind_uniform", "cluster.recluster=true"]))
     assert "earlier" not in cluster(again, second.pool, second.embeddings, 3).manifest["inputs"]
+
+
+def test_what_older_code_added_to_groups_is_made_again_and_may_still_be_gone_on_from(
+    renamed, world, tmp_path, monkeypatch
+):
+    session, first, second = renamed
+    chosen = session.with_config(load(world, [*CLUSTERED, "select.strategy=kind_uniform", "kinds.k=5"]))
+    with monkeypatch.context() as older:
+        older.setattr(groups, "GROWN_VERSION", CLUSTERS_VERSION)
+        then = cluster(chosen, first.pool, first.embeddings, 1)
+        rounds.record(session.run, 1, "clusters", then)
+        added = cluster(chosen, second.pool, second.embeddings, 2)
+        rounds.record(session.run, 2, "clusters", added)
+    again = cluster(chosen, second.pool, second.embeddings, 3)
+    assert again != added and again.manifest["inputs"] == added.manifest["inputs"]
+    grow(session, tmp_path / "more.jsonl", [{"prompt": "say the first of river and stone", "completion": "river"}])
+    third = settle(session, 3)
+    for before in (added, again):
+        rounds.record(session.run, 2, "clusters", before)
+        assert cluster(chosen, third.pool, third.embeddings, 3).manifest["inputs"]["earlier"] == before.fingerprint
 
 
 ASKED = (

@@ -16,6 +16,7 @@ from command_line import ROOT, winnow
 
 import al
 from al.errors import ConfigError, DataError, RunStateError, UserError
+from al.planning import near_duplicates
 
 FUNCTIONS = ("compare", "import_pool", "load_round", "plan", "run_round")
 HEAVY = ("torch", "transformers", "pyarrow", "numpy", "pydantic", "click", "faiss", "sklearn", "datasets", "peft")
@@ -88,6 +89,19 @@ def test_a_plan_is_that_of_the_command_and_overrides_are_config_keys(world, sile
     assert once.tokens == twice.tokens > 0 and twice.steps == pytest.approx(2 * once.steps, abs=1)
     assert once.seconds == pytest.approx(sum(once.seconds_by_work.values()), abs=1)
     assert "RTX 4090" in once.document["card"] and once.rounds_until is None
+
+
+def test_a_plan_looks_for_near_duplicates_as_long_as_it_is_let(world, tmp_path, silent, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "SEARCH_SECONDS", 1e-9)
+    monkeypatch.setattr(near_duplicates, "WHOLE_SECONDS", 1e-9)
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(json.dumps({"question": f"say {n}", "answer": "red"}) + "\n" for n in range(100)))
+
+    def searched(search):
+        found = al.plan(20, config=world, run=tmp_path / "run", pool=many, search=search)
+        return found.document["pool"]["near_duplicates"]["searched"]
+
+    assert searched(None) == near_duplicates.FIRST_BATCH < searched("1min") == 100
 
 
 def test_a_round_is_run_and_its_picks_are_a_table(copied, silent):

@@ -232,7 +232,7 @@ def test_the_third_round_splits_a_cluster_whose_losses_are_uneven(measured, agai
     assert told == quotas and Counter(summary["map"]["cluster"]) == Counter(assigned.cluster.tolist())
     reason = found["changes"][0]["reason"]
     assert {cluster["change"] for cluster in summary["clusters"]} == {
-        f"split from group 0 of the round before: {reason}"
+        f"split from group 0 of the previous clustering: {reason}"
     }
     page = (again / "rounds/003/report.html").read_text()
     assert all(name in page for name in found["names"])

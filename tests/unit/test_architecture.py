@@ -78,13 +78,13 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 @cache
-def imports_of(module: str) -> tuple[tuple[str, bool], ...]:
-    """What a module imports, and whether late, inside a function; imports for types alone are left out."""
+def imports_of(module: str, types: bool = False) -> tuple[tuple[str, bool], ...]:
+    """What a module imports, and whether late, inside a function; imports for types alone count with `types`."""
     found = []
 
     def visit(node: ast.AST, late: bool) -> None:
         for child in ast.iter_child_nodes(node):
-            if is_type_checking(child):
+            if is_type_checking(child) and not types:
                 continue
             if isinstance(child, ast.Import):
                 found.extend((alias.name, late) for alias in child.names)
@@ -97,8 +97,8 @@ def imports_of(module: str) -> tuple[tuple[str, bool], ...]:
     return tuple(dict.fromkeys(found))
 
 
-def project_imports(module: str) -> list[tuple[str, bool]]:
-    return [(target, late) for target, late in imports_of(module) if target in MODULES and target != module]
+def project_imports(module: str, types: bool = False) -> list[tuple[str, bool]]:
+    return [(target, late) for target, late in imports_of(module, types) if target in MODULES and target != module]
 
 
 @cache
@@ -144,8 +144,9 @@ def test_selection_and_trainer_know_nobody():
 
 
 def modules_in_circles() -> list[str]:
-    """Modules are taken away that import none of those left, or that none of those left imports. Circles stay."""
-    left = {module: {target for target, _ in project_imports(module)} for module in MODULES}
+    """Modules are taken away that import none of those left, or that none of those left imports. Circles stay. Imports for types count,
+    except those of `al` itself: it names the library's functions, and every room may ask it for the version."""
+    left = {module: {target for target, _ in project_imports(module, module != "al")} for module in MODULES}
     while True:
         imported = set().union(*left.values()) if left else set()
         free = [module for module, targets in left.items() if not targets & left.keys() or module not in imported]

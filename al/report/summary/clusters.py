@@ -63,6 +63,6 @@ def changes_by_cluster(clusters: Artifact, k: int, number: int) -> dict[int, str
     found = {}
     for change in clusters.json("clusters.json").get("changes", []):
         verb = "split from" if len(change["old"]) == 1 else "joined from"
-        of = f"group{'s' * (len(change['old']) > 1)} {', '.join(map(str, change['old']))} of the round before"
+        of = f"group{'s' * (len(change['old']) > 1)} {', '.join(map(str, change['old']))} of the previous clustering"
         found |= {int(c): f"{verb} {of}: {change['reason']}" for c in change["new"] if int(c) < k}
     return found

@@ -16,26 +16,24 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from al.errors import ConfigError, EnvironmentProblem
-from al.run import database
+from al.errors import EnvironmentProblem
 from al.run.integrity import MANIFEST
 from al.run.object_store.objects import ObjectStore, folder_name
 from al.run.ownership import EVENTS, events_with
 from al.terminal import show
-
-if TYPE_CHECKING:
-    from al.run.store import Run
 
 UPLOAD, PUBLISHED, FORGOTTEN, DELETED, USED = (
     f"store.{what}" for what in ("upload", "published", "forgotten", "deleted", "used")
 )
 Row = tuple[str, str, str]
 """Stage, fingerprint, sha256 of the manifest: what run.db has of an artifact."""
+Log = Callable[..., None]
+"""`Run.event`."""
 
 
 def last_events(run: Path) -> dict[str, str]:
@@ -47,17 +45,17 @@ def last_events(run: Path) -> dict[str, str]:
     return {folder: event for folder, event in found.items() if event != DELETED}
 
 
-def note(run: Run, event: str, row: Row) -> None:
+def note(store: ObjectStore | None, log: Log, event: str, row: Row) -> None:
     """Write one of these events, if the run has a store."""
-    if run.store is not None:
-        run.event(event, folder=folder_name(*row))
+    if store is not None:
+        log(event, folder=folder_name(*row))
 
 
-def upload(run: Run, row: Row, sealed: Path) -> None:
-    """Copy a sealed directory, which `row` is going to vouch for, to the store of the run, if it has one. Raises EnvironmentProblem."""
-    if (store := run.store) is not None:
+def upload(store: ObjectStore | None, log: Log, row: Row, sealed: Path) -> None:
+    """Copy a sealed directory, which `row` is going to vouch for, to the store of a run, if it has one. Raises EnvironmentProblem."""
+    if store is not None:
         store.require()  # a file system that is not mounted any more would be filled from below
-        note(run, UPLOAD, row)
+        note(store, log, UPLOAD, row)
         store.upload(folder_name(*row), sealed)
 
 
@@ -77,55 +75,11 @@ def left_over(run: Path, store: ObjectStore, rows: Iterable[Row]) -> dict[str, i
     return {folder: size for folder, size in sorted(sizes.items()) if size is not None}
 
 
-def delete_left_over(run: Run, folders: Iterable[str]) -> None:
-    """Delete folders of `left_over`."""
-    for folder in folders:
-        run.store.delete(folder)
-        run.event(DELETED, folder=folder)
-
-
 def newer_than_database(run: Path, rows: Iterable[Row]) -> list[Path]:
     """Where artifacts lie, in the run, that were published to the store according to events.jsonl, and have no row: run.db is older."""
     keys = {row[:2] for row in rows}
     published = {_key(folder) for folder, event in last_events(run).items() if event == PUBLISHED}
     return [run / "artifacts" / stage / key for stage, key in sorted(published - keys)]
-
-
-def use_store(run: Run, url: str | None) -> None:
-    """Let a run that is open for writing keep its artifacts at `url`, the config's `artifacts`; None: where it has them already. What is in
-    its folder is uploaded first.
-
-    Raises:
-        ConfigError: it keeps them elsewhere. EnvironmentProblem: the store cannot be read and written. RunStateError: what is to be
-            uploaded is damaged.
-    """
-    used = run.store
-    if used is not None:
-        place = used.url.rpartition("/")[0]
-        if url not in (None, place):
-            raise ConfigError(
-                f"artifacts: expected {place}, where {run.path} keeps its artifacts, or null, found {url}. To move them, export-run and "
-                f"import-run make a copy of the run that has them in its folder, and that copy takes any `artifacts`."
-            )
-        used.require()
-    elif url is not None:
-        store = ObjectStore(f"{url}/{database.meta(run.db, 'run')}")
-        store.begin()
-        _upload_all(run, store)
-        run.event(USED, url=store.url)
-        with run.change() as db:
-            database.keep_artifacts_at(db, store.url)
-
-
-def _upload_all(run: Run, store: ObjectStore) -> None:
-    """Upload what the run has in its folder. What an attempt before has uploaded whole is not sent again."""
-    there = set(store.whole_folders())
-    for row in run.rows():
-        folder, artifact = folder_name(*row), run.find(*row[:2])
-        if folder not in there:
-            run.event(UPLOAD, folder=folder)
-            store.upload(folder, artifact.path)
-        run.event(PUBLISHED, folder=folder)
 
 
 def leave(run: Path) -> None:

@@ -271,7 +271,7 @@ class TestARunNoticesAnotherPool:
     def test_a_file_that_changed_is_an_error(self, sources, folder):
         recorded = describe_sources(sources)
         (folder / "a.csv").write_text("question,answer")
-        with pytest.raises(RunStateError, match=r"data/a\.csv changed since runs/x imported it"):
+        with pytest.raises(RunStateError, match=r"data/a\.csv changed since runs/x imported it\. A run keeps the pool"):
             check_same_pool(recorded, sources, "runs/x")
 
     def test_a_file_that_is_new_is_an_error_that_says_how_to_add_it(self, sources):

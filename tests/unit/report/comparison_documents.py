@@ -42,6 +42,7 @@ def comparison(
         "runs_asked": len(runs),
         "groups": 391,
         "test_examples": 1960,
+        "dev_examples": 980,
         "groups_name": "source",
         "runs": runs,
         "notes": ["rds: the target's nearest examples in the pool are far from it."],
@@ -91,7 +92,16 @@ def bare() -> dict[str, Any]:
     unknown = ("difference", "equal_tokens", "share", "examples", "tokens", "response_tokens", "seconds")
     for strategy in document["strategies"]:
         strategy.update({key: None for key in unknown}, final=None, scoring_share=None, curve=[], seeds_done=[])
-    document.update(runs=[], runs_done=0, notes=[], versions={}, groups=None, test_examples=None, groups_name=None)
+    document.update(
+        runs=[],
+        runs_done=0,
+        notes=[],
+        versions={},
+        groups=None,
+        test_examples=None,
+        dev_examples=None,
+        groups_name=None,
+    )
     document["pool"] = {"examples": None, "selectable": None, "sources": None, "files": []}
     return document
 
@@ -188,4 +198,5 @@ def _interval(values: list[float], sd: bool = True) -> dict[str, float | None]:
 def _paired(values: list[float]) -> dict[str, float | None]:
     interval = _interval(values)
     p = float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 2 else None
-    return {"value": interval["mean"], "low": interval["low"], "high": interval["high"], "p": p}
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"value": interval["mean"], "sd": sd, "low": interval["low"], "high": interval["high"], "p": p}

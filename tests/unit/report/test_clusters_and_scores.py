@@ -40,11 +40,11 @@ def clusters(folder: Path, stage: str, number: int) -> Artifact:
 
 def test_changes_are_told_in_the_round_that_made_them(tmp_path: Path):
     adapted = clusters(tmp_path, "adapted_clusters", 3)
-    split = "split from group 1 of the round before: uneven"
+    split = "split from group 1 of the previous clustering: uneven"
     assert changes_by_cluster(adapted, 5, 3) == {
         1: split,
         4: split,
-        2: "joined from groups 2, 3 of the round before: alike",
+        2: "joined from groups 2, 3 of the previous clustering: alike",
     }
     assert changes_by_cluster(adapted, 5, 4) == {} == changes_by_cluster(clusters(tmp_path, "clusters", 3), 5, 3)
 

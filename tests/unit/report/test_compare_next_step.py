@@ -5,15 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from comparison_documents import comparison, nothing_pays, one_seed, paying, unfinished
+from comparison_documents import bare, comparison, nothing_pays, one_seed, paying, unfinished
 from report_page import read_page
 from scipy.stats import t
 
+from al.comparison.headline import comparison_headline
 from al.comparison.next_step import MOST_SEEDS, command_of, seeds_to_tell
 from al.comparison.page import render_comparison
 from al.comparison.runs import _decides
-from al.comparison.text import comparison_as_text
-from al.comparison.words import comparison_headline, comparison_verdict, leading_metric, next_sentence, ranked
+from al.comparison.text import comparison_as_markdown, comparison_as_text
+from al.comparison.words import comparison_verdict, leading_metric, next_sentence, next_step, ranked
 
 SHORT_RESPONSES = {"decides": {"metric": "macro_em", "response_tokens": 3.0}}
 
@@ -68,6 +69,28 @@ def test_a_rise_of_nll_is_in_the_headline_where_exact_match_decides():
     )
 
 
+@pytest.mark.parametrize(
+    ("nll", "said"),
+    [
+        ({"value": 0.02, "low": -0.01, "high": 0.05}, "; NLL points the other way for default, which may be chance"),
+        ({"value": 0.02, "low": None, "high": None}, "; NLL points the other way for default, which may be chance"),
+        ({"value": 0.02, "low": 0.01, "high": 0.03}, "; NLL points the other way for default, beyond chance"),
+        ({"value": -0.02, "low": -0.03, "high": -0.01}, ""),
+        ({"value": 0.0, "low": -0.01, "high": 0.01}, ""),
+    ],
+)
+def test_the_answer_says_where_nll_points_the_other_way_than_exact_match(nll, said):
+    document = short_responses(0.0, seeds=3)
+    document["strategies"][0]["difference"] |= {
+        "macro_em": {"value": 0.01, "low": -0.02, "high": 0.04, "p": 0.4},
+        "macro_nll": nll | {"p": 0.01},
+    }
+    answer = comparison_headline(document)
+    assert answer.startswith("3 seeds are too few to tell whether default beats random")
+    assert answer.removesuffix(said).endswith("which may be chance") and ("the other way" in answer) == bool(said)
+    assert f"In short: {answer}" in " ".join(comparison_as_text(document).split())
+
+
 @pytest.mark.parametrize(("value", "half", "seeds"), [(0.9, 1.6, 3), (-0.02, 0.05, 5), (2.0, 2.1, 4)])
 @pytest.mark.parametrize("comparisons", [1, 3])
 def test_that_many_seeds_leave_zero_out_and_one_fewer_do_not(value, half, seeds, comparisons):
@@ -94,10 +117,14 @@ def test_an_undecided_comparison_ends_with_the_command_that_would_decide():
     )
 
 
-def test_too_few_seeds_for_an_interval_are_answered_with_five():
-    assert "Next, 5 seeds, which give an interval (finished runs are kept): python cli.py compare" in next_sentence(
-        one_seed()
+def test_too_few_seeds_for_an_interval_are_answered_with_five_and_why_not_three():
+    said, command = next_step(one_seed())
+    assert (
+        said.startswith("Next, 5 seeds: three give an interval too, but one that is twice as wide") and "kept" in said
     )
+    assert command.endswith("--seeds 5")
+    widths = {n: t.ppf(0.975, n - 1) / n**0.5 for n in (3, 5)}
+    assert widths[3] / widths[5] == pytest.approx(2, abs=0.01)
 
 
 @pytest.mark.parametrize("document", [comparison({"random": 0.0}), {"compared": "runs", "runs": []}])
@@ -135,6 +162,14 @@ def test_the_text_ends_with_the_answer_and_the_command_on_a_line_of_its_own():
     assert command == f"winnow round --budget 1000{' --set kinds.uneven=0.125' * 12}"
     ends = comparison_as_text(document).partition("In short: ")[2]
     assert " ".join(ends.split()).startswith(f"{comparison_headline(document)}. Next, train with default: {command}")
+
+
+@pytest.mark.parametrize("document", [paying(), unfinished(), comparison({"random": 0.0}), bare()])
+def test_the_answer_is_said_once_at_the_end_of_the_text_and_at_the_head_of_markdown(document):
+    answer = comparison_headline(document)
+    text, markdown = " ".join(comparison_as_text(document).split()), comparison_as_markdown(document)
+    assert text.count(answer) == 1 and text.index("Strategy") < text.index(f"In short: {answer}")
+    assert markdown.startswith(f"### {answer}\n") and markdown.count(answer) == 1
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from comparison_documents import (
 from report_attacks import HOSTILE
 from report_page import Page, read_page, resolve, shown
 
+from al.comparison.headline import comparison_headline
 from al.comparison.page import (
     COLORS,
     METRICS,
@@ -38,7 +39,7 @@ from al.comparison.page import (
     render_comparison,
 )
 from al.comparison.text import comparison_as_text
-from al.comparison.words import comparison_headline, comparison_verdict, differences, holm, next_step, ranked
+from al.comparison.words import comparison_verdict, differences, holm, next_step, ranked
 from al.report.page.base import TEMPLATES, sections_of
 from al.report.page.page_data import unpack_text
 from al.report.reading.values import pointer, write
@@ -135,6 +136,25 @@ def test_an_unfinished_comparison_says_so_first():
     assert "unfinished" not in page_of(paying).text.lower()
 
 
+def test_rows_over_other_seeds_than_the_baselines_are_marked():
+    def marked(make: Make) -> list[str]:
+        """Names with a star in the terminal's table; those in the page's tables and charts are the same."""
+        document = make()
+        html, rows = render_comparison(document), comparison_as_text(document).splitlines()
+        names = [entry["name"] for entry in document["strategies"]]
+        found = [name for name in names if any(row.startswith(f"{name} * ") for row in rows)]
+        assert [name for name in names if f"<bdi>{name}</bdi> *</th>" in html] == found
+        assert [row.label for row in final_rows(document, "macro_nll", 1) if row.label.endswith(" *")] == [
+            f"{name} *" for name in found
+        ]
+        assert ("means over other seeds than random's" in " ".join(rows)) == bool(found)
+        assert ("means over other seeds than random" in page_of(make).text) == bool(found)
+        return found
+
+    assert marked(unfinished) == ["default"] and marked(paying) == marked(bare) == []
+    assert "below random's 1.293 by the 2 seeds that both have, but" in comparison_verdict(unfinished())[0]
+
+
 def test_without_the_baseline_no_gain_is_claimed():
     document = comparison({"default": 0.2, "rds": 0.1})
     text = comparison_headline(document)
@@ -169,6 +189,13 @@ def test_holm_steps_down_never_falls_and_stops_at_one():
     assert holm({5: 0.03}) == {5: 0.03}
 
 
+def test_a_strategy_that_only_equals_random_has_not_the_best_value():
+    document = comparison({"default": 0.0, "random": 0.0}, seeds=3)
+    for entry in document["strategies"]:
+        entry["final"]["macro_nll"]["mean"] = 1.3
+    assert ranked(document) == [0, 1] and " has the lowest NLL" not in comparison_headline(document)
+
+
 def test_what_does_not_survive_the_correction_is_not_claimed():
     document = paying()
     for i in (0, 2):
@@ -189,6 +216,8 @@ def test_the_sentences_hold_the_documents_numbers(make: Make):
         assert write(abs(found.value), "nll") in text
         for bound in () if found.low is None else (found.low, found.high):
             assert write(abs(bound), "nll") in text
+        between = "" if found.sd is None else f"; standard deviation between seeds {write(found.sd, 'nll')}"
+        assert between in text and ("between seeds" in text) == (found.sd is not None)
         equal = document["strategies"][i]["equal_tokens"]["difference"]
         assert f"At equal training tokens the difference is {write(equal, 'nll', signed=True)}" in text
 
@@ -359,8 +388,17 @@ def test_the_curves_are_the_documents_with_bands_where_there_are_intervals():
             assert line["y"] == [point["macro_nll"]["mean"] for point in curve]
             assert band["y"][: len(curve)] == [point["macro_nll"]["low"] for point in curve]
             assert band["y"][len(curve) :] == [point["macro_nll"]["high"] for point in reversed(curve)]
-    for make in (one_seed, one_round):
-        assert not [t for t in comparison_charts(make())["curve-tokens"]["data"] if t["mode"] == "lines"]
+    assert not [t for t in comparison_charts(one_seed())["curve-tokens"]["data"] if t["mode"] == "lines"]
+
+
+def test_one_round_has_no_curve_and_says_where_its_points_are():
+    page = page_of(one_round)
+    assert comparison_charts(one_round()) == {} and "evaluated after one round, so there is no curve" in page.text
+    assert len([e for e in page.all("svg") if e.attributes.get("class") == "dots"]) == 2
+    assert "there is no curve" not in page_of(paying).text + page_of(bare).text
+    mixed = one_round()
+    mixed["strategies"][0]["curve"] = paying()["strategies"][0]["curve"]
+    assert set(comparison_charts(mixed)) == {"curve-examples", "curve-tokens"}, "random is a point of its own"
 
 
 @pytest.mark.parametrize("make", TAME)

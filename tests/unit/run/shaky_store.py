@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
-from al.run.object_store.uploads import use_store
+from al.run.object_store.keeping import use_store
 from al.run.store import Run
 
 

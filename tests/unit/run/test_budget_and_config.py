@@ -67,6 +67,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, text, hi
         ("- 1", "mapping"),
         ("a: [", "YAML"),
         ("train: {schedule: sine}", "cosine"),
+        ("control: always", r": `control`: Input should be a valid boolean or 'auto', found 'always'$"),
+        ("cluster: {k: x}\nseed: y", r": `seed`: [^`]* found 'y'; `cluster.k`: [^`]* or 'auto', found 'x'$"),
+        ("evaluate: {groups: {int: 3}}", "`evaluate.groups.int`"),
     ],
 )
 def test_a_wrong_value_names_key_expectation_and_what_was_found(tmp_path, text, message):

@@ -41,7 +41,7 @@ def test_spread_is_a_t_interval_of_the_mean():
 def test_one_seed_has_a_mean_and_no_interval():
     assert spread([1.5]) == {"mean": 1.5, "sd": None, "low": None, "high": None}
     found = summarize("ours", [run(0, (10, 100, 1.5))], [run(0, (10, 100, 2.0))])
-    assert found["difference"]["macro_nll"] == {"value": -0.5, "low": None, "high": None, "p": None}
+    assert found["difference"]["macro_nll"] == {"value": -0.5, "sd": None, "low": None, "high": None, "p": None}
 
 
 def test_differences_are_paired_by_seed_not_by_place():
@@ -50,6 +50,7 @@ def test_differences_are_paired_by_seed_not_by_place():
     found = summarize("ours", ours, theirs)
     difference = found["difference"]["macro_nll"]
     assert difference["value"] == pytest.approx(-0.4)  # of -0.3, -0.5, -0.4
+    assert difference["sd"] == pytest.approx(0.1)
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert difference["low"] == pytest.approx(-0.4 - half) and difference["high"] == pytest.approx(-0.4 + half)
     assert difference["p"] == pytest.approx(0.020204, abs=1e-6)  # t = -4 √3 of 2 degrees of freedom
@@ -61,16 +62,16 @@ def test_no_difference_has_p_one_and_one_that_is_always_the_same_has_no_interval
     seeds = (0, 1, 2)
     ours = [run(seed, (10, 100, 1.0)) for seed in seeds]
     same = summarize("ours", ours, [run(seed, (10, 100, 1.0)) for seed in seeds])["difference"]["macro_nll"]
-    assert same == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    assert same == {"value": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     less = summarize("ours", ours, [run(seed, (10, 100, 1.5)) for seed in seeds])["difference"]["macro_nll"]
-    assert less == {"value": -0.5, "low": None, "high": None, "p": None}
+    assert less == {"value": -0.5, "sd": 0.0, "low": None, "high": None, "p": None}
 
 
 def test_two_seeds_have_a_spread_and_no_interval():
     assert spread([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(2**0.5), "low": None, "high": None}
     ours, theirs = ([run(seed, (10, 100, nll + seed)) for seed in (0, 1)] for nll in (1.0, 1.5))
     found = summarize("ours", ours, theirs)["difference"]["macro_nll"]
-    assert found == {"value": -0.5, "low": None, "high": None, "p": None}
+    assert found == {"value": -0.5, "sd": 0.0, "low": None, "high": None, "p": None}
 
 
 def test_what_the_order_of_a_sum_leaves_is_no_difference():

@@ -14,7 +14,7 @@ from al.commands.doctor import verify
 from al.commands.options import Options
 from al.errors import ConfigError, EnvironmentProblem, RunStateError
 from al.run import database, integrity
-from al.run.object_store.uploads import use_store
+from al.run.object_store.keeping import use_store
 from al.run.store import Run
 
 pytestmark = pytest.mark.usefixtures("calm")
