@@ -143,7 +143,7 @@ class Session:
             on, picks_of = f"--models {model} --device {self.device}", command(f"picks --models {model} {most}")
             prepared += [picks_of, command(f"unsure {on}"), picks_of]
             own = [command(f"pooled {on}"), picks_of, command(f"gradients {on} --minutes {left}"), picks_of]
-            steps.append(f"( {'; '.join(own)} ) &")
+            steps.append(f"{shlex.join(ending_with_this(['sh', '-c', '; '.join(own)]))} &")
         steps += [*prepared, "wait", command(f"picks --models {' '.join(models)} {most}")]
         return self._start(["sh", "-c", "\n".join(steps)], "prepare", self._card(0))
 
