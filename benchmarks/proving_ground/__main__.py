@@ -199,6 +199,8 @@ def record(given: argparse.Namespace) -> None:
         model: document.get("base_nll", {}).get(model, {}) | measured.get(model, {})
         for model in sorted(document.get("base_nll", {}).keys() | measured.keys())
     }
+    if (given.results / "near.json").exists():
+        document["near_duplicates"] = json.loads((given.results / "near.json").read_text())
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(

@@ -1,4 +1,5 @@
-"""Embeddings of every pool and dev row, aligned with the rows of the token table: what the default clusters where rows carry no sources.
+"""Embeddings of every pool and dev row and of near copies, aligned with the rows of the token table: what the default clusters where rows
+carry no sources, and what is searched for near-duplicates.
 
 python benchmarks/proving_ground/embeddings.py --pools DIR --inputs DIR --embedder DIR --out FILE.npy
 """
@@ -14,13 +15,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.proving_ground.rows import read_rows
+from benchmarks.proving_ground.near import with_copies
+from benchmarks.proving_ground.rows import read_rows, text_of
 
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 
 
 def write(pools: Path, inputs: Path, embedder_path: Path, out: Path, most: int | None = None) -> int:
-    """Write (rows, d) float16, zero for rows that no pool has in it or in dev; returns how many were embedded (`most` at most)."""
+    """Write (rows, d) float16, zeros for rows that no pool has in it, in dev or as a copy; returns how many it embedded, `most` at most."""
     from selection.config import EmbedConfig
     from selection.embed import embed_texts, load_embedder
 
@@ -31,7 +33,12 @@ def write(pools: Path, inputs: Path, embedder_path: Path, out: Path, most: int |
             continue
         for part in ("pool", "dev"):
             for number, row in zip(splits[f"{name}|{part}"].tolist(), read_rows(pools, name, part), strict=True):
-                texts.setdefault(number, "\n".join(message["content"] for message in row["messages"]))
+                texts.setdefault(number, text_of(row))
+        if f"{name}|near" in splits:
+            for number, row in zip(
+                splits[f"{name}|near"].tolist(), with_copies(read_rows(pools, name, "pool"))[0], strict=True
+            ):
+                texts.setdefault(number, text_of(row))
     numbers = np.array(sorted(texts))[:most]
     config = EmbedConfig(model=str(embedder_path), batch_tokens=65_536)
     embedder = load_embedder(config)

@@ -5,7 +5,8 @@
 Pools share rows; a row is tokenized once, whichever pools hold it. `--out` gets tokens/ (a token table), splits.npz ("POOL|pool",
 "POOL|dev", "POOL|test": row numbers; with "|task" the task of each as a number among the pool's) and, of pool rows, "|source" and "|key",
 of held-out rows "|short": whether a written answer can be judged right or wrong. "POOL|NOISE" are the pool's rows with wrong answers
-planted, in the same order, "|wrong" which. Targets are like pools (targets.py). alternatives/ and alternatives.npz: rows with the other
+planted, in the same order, "|wrong" which. "POOL|near" are its rows and near copies of them, with "|key", "|task", "|source", and "|of" the
+place of the row that each copies. Targets are like pools (targets.py). alternatives/ and alternatives.npz: rows with the other
 answers of their task ("POOL|rows" of that table, "POOL|of" which place of the pool each belongs to).
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.proving_ground import targets as aimed
+from benchmarks.proving_ground.near import with_copies
 from benchmarks.proving_ground.noise import KINDS, alternatives, planted
 from benchmarks.proving_ground.rows import read_rows
 
@@ -71,7 +73,7 @@ def gather(pools: Path, names: list[str]) -> tuple[list[list[dict[str, str]]], d
 def gather_noisy(
     pools: Path, names: list[str], conversations: list[list[dict[str, str]]], arrays: dict[str, np.ndarray]
 ) -> tuple[list[list[dict[str, str]]], dict[str, np.ndarray]]:
-    """Add rows with wrong answers; returns the conversations of the table of alternatives and its arrays."""
+    """Add rows with wrong answers, and near copies; returns the conversations of the table of alternatives and its arrays."""
     others: list[list[dict[str, str]]] = []
     found: dict[str, np.ndarray] = {}
     for name in names:
@@ -86,6 +88,14 @@ def gather_noisy(
                 made, of = alternatives(rows, ALTERNATIVES)
                 found |= {f"{name}|rows": len(others) + np.arange(len(made)), f"{name}|of": of}
                 others += [row["messages"] for row in made]
+    for name in names:  # last, so that earlier rows keep their numbers
+        rows, of = with_copies(read_rows(pools, name, "pool"))
+        copies = rows[len(arrays[f"{name}|pool"]) :]
+        arrays[f"{name}|near"] = np.concatenate([arrays[f"{name}|pool"], len(conversations) + np.arange(len(copies))])
+        arrays[f"{name}|near|of"] = of
+        arrays[f"{name}|near|key"] = np.array([key_of(row) for row in rows], dtype=np.uint64)
+        arrays |= {f"{name}|near|{part}": arrays[f"{name}|pool|{part}"][of] for part in ("task", "source")}
+        conversations += [row["messages"] for row in copies]
     return others, found
 
 

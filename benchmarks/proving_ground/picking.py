@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, near, peer_picks
 from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.player import Run
@@ -61,7 +61,7 @@ class Picker:
     ):
         self.pools, self.splits, self.kinds, self.embeddings, self.pooled = pools, splits, kinds, embeddings, pooled
         self.peers, self.unsure, self.gradients = peers, unsure, gradients
-        self.prompts, self.measured = cache(self._prompts), cache(self._measured)
+        self.rows, self.measured = cache(self._rows), cache(self._measured)
         self.groups = cache(self._groups)
         self.found = cache(self._found)
 
@@ -73,31 +73,49 @@ class Picker:
         more = (work.peers, work / "unsure", work / "gradients")
         return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", *more)
 
-    def _prompts(self, pool: str) -> list[str]:
-        return [prompt_of(row) for row in read_rows(self.pools, pool, "pool")]
+    def _rows(self, pool: str) -> list[dict[str, Any]]:
+        """Rows of a pool, or of "POOL|near", what the search for near-duplicates leaves of it with its copies."""
+        name, _, noise = pool.partition("|")
+        rows = read_rows(self.pools, name, "pool")
+        if noise:
+            grown = near.with_copies(rows)[0]
+            return [grown[place] for place in self.left(name)]
+        return rows
 
-    def responses(self, pool: str) -> list[str]:
-        """The response of each row of the pool."""
-        return [row["messages"][-1]["content"] for row in read_rows(self.pools, pool, "pool")]
+    def left(self, pool: str) -> np.ndarray:
+        """Places of the pool with its copies that the search for near-duplicates leaves; kept next to the kinds."""
+        kept = self.kinds / f"left_{pool}.npz"
+        if not kept.exists():
+            if self.embeddings is None:
+                raise SystemExit(f"{kept}: not there, and there are no embeddings (see embeddings.py)")
+            rows, keys = self.splits[f"{pool}|near"], self.splits[f"{pool}|near|key"]
+            found = near.left_by_search(np.load(self.embeddings, mmap_mode="r")[rows], keys)
+            with whole(kept) as file:
+                np.savez(file, left=found)
+        return np.load(kept)["left"]
 
     def _groups(self, pool: str, by: str, seed: int) -> np.ndarray:
         from selection.kinds import split_sources
 
-        if by == "split":
-            return split_sources(self.splits[f"{pool}|pool|source"], self.found(pool, seed))[0]
-        return self.found(pool, seed).groups if by == "kind" else self.splits[f"{pool}|pool|{by}"]
+        if by == "kind":
+            return self.found(pool, seed).groups
+        name, _, noise = pool.partition("|")
+        of = self.splits[f"{name}|{noise or 'pool'}|{'source' if by == 'split' else by}"]
+        of = of[self.left(name)] if noise else of
+        return split_sources(of, self.found(pool, seed))[0] if by == "split" else of
 
     def _found(self, pool: str, seed: int) -> Kinds:
         from selection.config import KindsConfig
         from selection.kinds import Kinds, find_kinds, open_kinds
 
-        kept, config = self.kinds / f"{pool}_{seed}.npz", KindsConfig()
+        kept, config = kinds_file(self.kinds, pool, seed), KindsConfig()
         found = dict(np.load(kept)) if kept.exists() else {}
         if "open" not in found:  # of prompts alone, as kinds once were
             if not found:
-                prompts = find_kinds(self.prompts(pool), config, seed)
+                prompts = find_kinds([prompt_of(row) for row in self.rows(pool)], config, seed)
                 found = {"of": prompts.of, "shared": prompts.shared}
-            found["open"] = open_kinds(self.responses(pool), found["of"], config, seed)
+            responses = [row["messages"][-1]["content"] for row in self.rows(pool)]
+            found["open"] = open_kinds(responses, found["of"], config, seed)
             with whole(kept) as file:
                 np.savez(file, **found)
         return Kinds(**found)
@@ -121,6 +139,8 @@ class Picker:
     def pick(self, wanted: Run) -> np.ndarray:
         """Rows (of the token table) that the run trains on."""
         pool, strategy = wanted["pool"], wanted.get("picked_as", wanted["strategy"])
+        if wanted.get("noise") == near.NOISE:
+            return self._among_copies(wanted)
         noisy = wanted.get("noise", "none") != "none"
         rows = self.splits[f"{pool}|{wanted['noise']}" if noisy else f"{pool}|pool"]
         if pool in LIST["targets"] and strategy != "random":
@@ -141,6 +161,18 @@ class Picker:
         if wanted.get("nested"):
             return rows[in_two_rounds(keys, cluster, wanted, strategy)]
         return rows[spread(keys, cluster, wanted, strategy, distinct)]
+
+    def _among_copies(self, wanted: Run) -> np.ndarray:
+        """Rows of the pool with its copies: of those that the search leaves, but for near.ALL."""
+        pool, strategy = wanted["pool"], wanted["strategy"]
+        rows, keys = self.splits[f"{pool}|near"], self.splits[f"{pool}|near|key"]
+        if strategy == near.ALL:
+            return rows[spread(keys, np.zeros(len(keys), dtype=np.int64), wanted, "random")]
+        by, left = SPREAD[strategy][0], self.left(pool)
+        cluster = np.zeros(len(left), dtype=np.int64)
+        if by is not None:
+            cluster = self.groups(f"{pool}|{near.NOISE}", by, wanted["seed"]).astype(np.int64)
+        return rows[left][spread(keys[left], cluster, wanted, strategy)]
 
     def _peer(self, wanted: Run) -> np.ndarray:
         """Places of the pool, by another project's rule."""
@@ -199,6 +231,11 @@ class Picker:
         kinds = self.groups(LIST["targets"][name]["pool"], "kind", seed)[self.splits[f"{name}|kept"]].astype(np.int64)
         left = {**wanted, "budget": budget - len(first)}
         return np.concatenate([first, rest[spread(keys[rest], kinds[rest], left, KIND)]])
+
+
+def kinds_file(folder: Path, pool: str, seed: int) -> Path:
+    """Where the kinds of a pool, or of "POOL|near", are kept."""
+    return folder / f"{pool.replace('|', '-')}_{seed}.npz"
 
 
 def spread(

@@ -2,9 +2,9 @@
 
 Strategies that measure nothing need one training on their final picks and not a round after round of retraining: the same picks, the same
 adapter. Stages: "rates" tunes the learning rate on dev, "baselines" and "defaults" are the matrix of the study, "curve" is random at other
-budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "written" models that also
-write answers, "early" first rounds and "second" what follows those that leave open whether selecting pays, "goal" what serves the
-pool's own mix of tasks.
+budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "near" pools with near copies,
+"written" models that also write answers, "early" first rounds and "second" what follows those that leave open whether selecting pays,
+"goal" what serves the pool's own mix of tasks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, peer_picks
+from benchmarks.proving_ground import aiming, by_gradient, by_loss, labelling, near, peer_picks
 from benchmarks.proving_ground.ground import CLUSTERS, KIND, POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.player import KEY, Run, identity, name_of
 
@@ -84,6 +84,14 @@ def noise(model: str, seeds: int = 3) -> Iterator[Run]:
                 for strategy in ("random", WITH, KIND):
                     more = {"compare": True} if kind == "inside" and strategy != KIND else {}
                     yield run(model, pool, strategy, seed, noise=kind, order=order + 0.05 * (not more), **more)
+
+
+def near_copies(model: str, seeds: int = 3) -> Iterator[Run]:
+    """Pools with near copies: random from all of it, and random and the defaults from what the search for near-duplicates leaves."""
+    for seed in LIST["seeds"][:seeds]:
+        for pool in LIST["noisy_pools"]:
+            for strategy in (near.ALL, "random", WITH, KIND):
+                yield run(model, pool, strategy, seed, noise=near.NOISE, order=2.7)
 
 
 def written(model: str) -> Iterator[Run]:
@@ -236,6 +244,7 @@ STAGES = {
     "longer": longer,
     "former": former,
     "noise": noise,
+    "near": near_copies,
     "written": written,
     "four": four,
     "targets": targets,

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.proving_ground import embeddings, inputs, pools, targets
-from benchmarks.proving_ground.picking import Picker
+from benchmarks.proving_ground import embeddings, inputs, near, pools, targets
+from benchmarks.proving_ground.picking import Picker, kinds_file
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.work import Work, whole
 
@@ -62,12 +62,31 @@ def prepare(
             embeddings.write(work / "pools", work.inputs(), work.root / about["embedder"], file)
         log("embeddings written")
     grouped = [partial(find_kinds, work.root, pool, seed) for pool in work.pools for seed in LIST["seeds"]]
+    grouped += [
+        partial(find_kinds, work.root, pool, seed) for pool in _among_copies(work, log) for seed in LIST["seeds"][:3]
+    ]
     if (work / "embeddings.npy").exists() and find_spec("faiss"):
         grouped += [partial(find_clusters, work.root, pool, seed) for pool in work.pools for seed in LIST["seeds"]]
     else:
         log("no clusters: they need embeddings and faiss")
     in_processes(grouped, processes)
     log(f"{work.root}: kinds of {len(work.pools)} pools, {len(LIST['seeds'])} seeds")
+
+
+def _among_copies(work: Work, log: Callable[[str], None]) -> list[str]:
+    """Names of the pools with copies whose near-duplicates are known; finds them where there are embeddings, and writes how well."""
+    picker, figures = Picker.of(work), work / "results/near.json"
+    names = [name for name in LIST["noisy_pools"] if f"{name}|near" in picker.splits]
+    if not (work / "embeddings.npy").exists() and not all(
+        (work / "kinds" / f"left_{name}.npz").exists() for name in names
+    ):
+        return []
+    found = {name: near.search_figures(picker.splits[f"{name}|near|of"], picker.left(name)) for name in names}
+    with whole(figures) as file:
+        file.write_text(json.dumps(found, indent=1) + "\n")
+    for name, entry in found.items():
+        log(f"{name} with copies: the search leaves out {entry['left_out']:,} of {entry['rows']:,} rows")
+    return [f"{name}|{near.NOISE}" for name in names]
 
 
 def _pools(work: Work, about: dict[str, Any], data: Path | None, log: Callable[[str], None]) -> None:
@@ -147,7 +166,7 @@ def cut(work: Work, source: Path, names: list[str], rows: int) -> None:
 
 def find_kinds(root: Path, pool: str, seed: int) -> None:
     """Kinds of one pool and seed, kept in kinds/."""
-    if not (root / "kinds" / f"{pool}_{seed}.npz").exists():
+    if not kinds_file(root / "kinds", pool, seed).exists():
         Picker.of(Work(root)).found(pool, seed)
 
 

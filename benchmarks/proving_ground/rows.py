@@ -16,3 +16,8 @@ def read_rows(pools: Path, pool: str, part: str) -> list[dict[str, Any]]:
 def prompt_of(row: dict[str, Any]) -> str:
     """All messages but the response."""
     return "\n".join(message["content"] for message in row["messages"][:-1])
+
+
+def text_of(row: dict[str, Any]) -> str:
+    """All messages."""
+    return "\n".join(message["content"] for message in row["messages"])

@@ -20,7 +20,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.proving_ground import cost, target_figures
+from benchmarks.proving_ground import cost, near, target_figures
 from benchmarks.proving_ground.ground import (
     BOUNDS,
     BUDGET,
@@ -153,9 +153,10 @@ def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[s
 
 
 def noisy_difference(rows: list[Row], strategy: str, uneven: Collection[str]) -> dict[str, Any]:
-    """Strategy less random on pools with wrong answers: mean macro NLL over cells, with a 95% interval and p of a t-test over them."""
+    """Strategy less random on pools with wrong answers or near copies: mean macro NLL over cells, with a 95% interval and p of a t-test
+    over them."""
     values, seeds = [], []
-    for noise in ("inside", "exchanged"):
+    for noise in ("inside", "exchanged", near.NOISE):
         ground = Ground(rows, noise, CORE, uneven)
         gains = [ground.gain(cell, strategy) for cell in ground.cells]
         values += [-gain.mean() for gain in gains if len(gain)]
@@ -164,7 +165,8 @@ def noisy_difference(rows: list[Row], strategy: str, uneven: Collection[str]) ->
         return figure(None, note="not measured")
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     p = float(stats.ttest_1samp(values, 0, alternative="less").pvalue)
-    note = f"{strategy}, {len(values)} cells, p = {p:.2g}; near-duplicates not played"
+    played = any(row.get("noise") == near.NOISE for row in rows)
+    note = f"{strategy}, {len(values)} cells, p = {p:.2g}" + ("" if played else "; near-duplicates not played")
     return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, min(seeds), note)
 
 

@@ -1,0 +1,191 @@
+"""Near copies in the pools of the study: planted, searched for, left out before anything is picked."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.proving_ground import embeddings, inputs, near, planning, prepare, stages, summary, tables
+from benchmarks.proving_ground.ground import KIND, WITH
+from benchmarks.proving_ground.picking import Picker
+from benchmarks.proving_ground.work import Work
+
+POOL, ROWS, SIZE = "sums", 210, 90
+FRUITS = ("plums", "pears", "figs", "limes", "dates", "kiwis", "nuts")
+
+
+def row(i: int) -> dict:
+    """A sum about a fruit, with a system message in each third row and a line break in each second."""
+    text = f"Mia has {i} {FRUITS[i % 7]}.{chr(10) if i % 2 else ' '}She gets {i + 3} more. How many now?"
+    system = [{"role": "system", "content": "Answer with a number."}] if i % 3 == 0 else []
+    messages = [*system, {"role": "user", "content": text}, {"role": "assistant", "content": str(2 * i + 3)}]
+    return {"messages": messages, "source": "a" if i < 150 else "b", "task": f"t{int(i >= 150)}"}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    """The clean pool."""
+    return [row(i) for i in range(ROWS)]
+
+
+def test_copies_are_30_percent_and_say_the_same(rows):
+    grown, of = near.with_copies(rows)
+    assert grown[:ROWS] == rows and list(of[:ROWS]) == list(range(ROWS)) and len(grown) == len(of) == ROWS + SIZE
+    texts = {json.dumps(entry["messages"]) for entry in grown}
+    assert len(texts) == len(grown)  # no copy equals its original or another copy
+    for copy, place in zip(grown[ROWS:], of[ROWS:], strict=True):
+        ours, theirs = copy["messages"], rows[place]["messages"]
+        assert [m["role"] for m in ours] == [m["role"] for m in theirs] and ours[-1] == theirs[-1]
+        assert " ".join(theirs[-2]["content"].split()) in " ".join(ours[-2]["content"].split())
+        assert ours[:-2] == theirs[:-2] and (copy["source"], copy["task"]) == (
+            rows[place]["source"],
+            rows[place]["task"],
+        )
+    times = sorted(np.bincount(of[ROWS:], minlength=ROWS), reverse=True)
+    assert times[0] == 1 + near.MOST and sum(times[:5]) > SIZE / 2  # few rows are copied often
+    assert near.with_copies(rows)[0] == grown
+
+
+def test_what_the_search_did_is_counted_in_families():
+    of = np.array([0, 1, 2, 3, 0, 0, 1])  # row 0 has two copies, row 1 one
+    figures = near.search_figures(of, np.array([0, 1, 2, 6]))
+    assert figures == {"rows": 7, "copies": 3, "left_out": 3, "recall": round(2 / 3, 4), "precision": round(2 / 3, 4)}
+    assert near.search_figures(of, np.array([2, 3, 4, 6])) | {"rows": 0} == {
+        "rows": 0, "copies": 3, "left_out": 3, "recall": 1.0, "precision": 1.0,
+    }  # fmt: skip
+    assert near.search_figures(of, np.array([1, 2, 3, 6]))["recall"] == round(
+        2 / 3, 4
+    )  # all of a family may go, one was its own
+
+
+def test_the_search_is_that_of_a_round():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(5, 16))
+    vectors = np.concatenate([base, base[[1, 1]] + rng.normal(size=(2, 16)) * 0.02]).astype(np.float16)
+    keys = np.array([5, 9, 1, 2, 3, 4, 8], dtype=np.uint64)
+    assert near.left_by_search(vectors, keys).tolist() == [0, 2, 3, 4, 5]  # of 1, 5 and 6 the lowest key stays
+
+
+@pytest.fixture
+def work(tmp_path, rows, monkeypatch) -> Work:
+    """A work folder whose one pool has near copies, with its splits as `inputs` makes them."""
+    found = Work(tmp_path)
+    pool = found / f"pools/{POOL}"
+    for folder in (pool, found / "inputs/m", found / "kinds"):
+        folder.mkdir(parents=True)
+    held = [entry | {"accepted": ["1"]} for entry in map(row, (500, 650))]
+    for part, entries in (("pool", rows), ("dev", held), ("test", held)):
+        (pool / f"{part}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    conversations, arrays = inputs.gather(found / "pools", [POOL])
+    inputs.gather_noisy(found / "pools", [POOL], conversations, arrays)
+    np.savez(found / "inputs/m/splits.npz", **arrays)
+    (found / "about.json").write_text(
+        json.dumps({"pools": [POOL], "cut": None, "models": {"m": "m"}, "embedder": None})
+    )
+    monkeypatch.setitem(planning.LIST, "noisy_pools", [POOL])
+    return found
+
+
+def embed(work: Work) -> None:
+    """Embeddings in which copies lie where their originals do."""
+    splits = np.load(work.inputs() / "splits.npz")
+    vectors = np.zeros((splits[f"{POOL}|near"].max() + 1, 8), dtype=np.float16)
+    vectors[splits[f"{POOL}|near"]] = np.random.default_rng(0).normal(size=(ROWS, 8))[splits[f"{POOL}|near|of"]]
+    np.save(work / "embeddings.npy", vectors)
+
+
+def run(strategy: str, seed: int = 1) -> dict:
+    """A run of the stage."""
+    found = [r for r in planning.near_copies("smollm2-135m") if r["strategy"] == strategy and r["seed"] == seed]
+    return {**found[0], "budget": 60}
+
+
+def test_strategies_pick_from_what_the_search_leaves(work):
+    embed(work)
+    assert prepare._among_copies(work, lambda text: None) == [f"{POOL}|near"]
+    picker, splits = Picker.of(work), np.load(work.inputs() / "splits.npz")
+    left = picker.left(POOL)
+    assert len(left) == ROWS and (work / f"kinds/left_{POOL}.npz").exists()
+    allowed, everything = splits[f"{POOL}|near"][left], splits[f"{POOL}|near"]
+    for strategy in ("random", WITH, KIND):
+        picked = picker.pick(run(strategy))
+        assert len(set(picked)) == 60 and set(picked) <= set(allowed)
+    of = dict(zip(everything, splits[f"{POOL}|near|of"], strict=True))
+    picked = picker.pick(run(near.ALL))
+    assert len(set(picked)) == 60 > len({of[number] for number in picked})  # some rows more than once
+    task = dict(zip(everything, splits[f"{POOL}|near|task"], strict=True))
+    small = {s: np.mean([task[number] for number in picker.pick(run(s))]) for s in ("random", WITH)}
+    assert small[WITH] > small["random"]  # the smaller source has its share
+    assert json.loads((work / "results/near.json").read_text())[POOL]["recall"] == 1.0
+
+
+def test_picks_say_what_they_wait_for(work):
+    assert stages.lacking(work, run(near.ALL)) is None
+    assert stages.lacking(work, run("random")) == "the search for near-duplicates"
+    assert prepare._among_copies(work, lambda text: None) == []  # no embeddings yet
+    embed(work)
+    prepare._among_copies(work, lambda text: None)
+    assert stages.lacking(work, run("random")) is None and stages.lacking(work, run(WITH)) == "kinds"
+    for seed in (1, 2, 3):
+        prepare.find_kinds(work.root, f"{POOL}|near", seed)
+    assert stages.lacking(work, run(WITH)) is None and stages.lacking(work, run(KIND)) is None
+    arrays = {name: array for name, array in np.load(work.inputs() / "splits.npz").items() if "near" not in name}
+    np.savez(work.inputs() / "splits.npz", **arrays)
+    assert "run `prepare` again" in stages.lacking(work, run("random"))
+
+
+def test_rows_without_copies_keep_their_numbers(work, rows):
+    splits = np.load(work.inputs() / "splits.npz")
+    clean, grown = splits[f"{POOL}|pool"], splits[f"{POOL}|near"]
+    assert grown[:ROWS].tolist() == clean.tolist()
+    others = np.concatenate([splits[f"{POOL}|{kind}"] for kind in ("exchanged", "inside")])
+    assert grown[ROWS:].min() > others.max()
+    assert np.array_equal(splits[f"{POOL}|near|task"], splits[f"{POOL}|pool|task"][splits[f"{POOL}|near|of"]])
+
+
+def test_copies_are_embedded(work, monkeypatch):
+    class Embedder:
+        """Of two columns."""
+
+        def get_embedding_dimension(self):
+            return 2
+
+    given = {}
+
+    def embedded(texts, config, out, embedder):
+        given["texts"] = texts
+        out[:] = [[len(text), 1] for text in texts]
+
+    monkeypatch.setattr("selection.embed.load_embedder", lambda config: Embedder())
+    monkeypatch.setattr("selection.embed.embed_texts", embedded)
+    embeddings.write(work / "pools", work.inputs(), work.root / "embedder", work / "embeddings.npy")
+    splits = np.load(work.inputs() / "splits.npz")
+    assert (np.load(work / "embeddings.npy")[splits[f"{POOL}|near"]][:, 1] == 1).all()
+    assert any(text.startswith(near.OPENINGS[1]) for text in given["texts"])
+
+
+def test_the_page_and_the_summary_have_them_once_played():
+    def row_of(strategy: str, seed: int, nll: float, noise: str) -> dict:
+        return {
+            "model": "smollm2-135m", "pool": POOL, "noise": noise, "sources": False, "budget": 1000, "strategy": strategy, "seed": seed,
+            "learning_rate": 0.002, "split": "test", "macro_nll": nll, "macro_em": 0.1,
+        }  # fmt: skip
+
+    def made(noise: str, lower: float) -> list[dict]:
+        losses = {near.ALL: 1.6, "random": 1.5, WITH: 1.5 - lower, KIND: 1.4}
+        return [row_of(name, seed, nll + seed / 100, noise) for name, nll in losses.items() for seed in (1, 2)]
+
+    before = made("inside", 0.2) + made("exchanged", 0.3)
+    assert "near-duplicates not played" in summary.noisy_difference(before, WITH, [])["note"]
+    found = summary.noisy_difference(before + made("near", 0.1), WITH, [])
+    assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
+    searched = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
+    text = tables._near(before + made("near", 0.1), searched)
+    assert "| sums: 300 | 90 | 96 | 90% | 16% |" in text
+    assert (
+        "| smollm2-135m, sums | +0.100 ± 0.000 (2), +0.0 | -0.100 ± 0.000 (2), +0.0 | -0.100 ± 0.000 (2), +0.0 |"
+        in text
+    )
+    assert tables._near(before, {}) == ""
