@@ -300,8 +300,10 @@ def _others(document: Mapping[str, Any], i: int) -> list[str]:
         return sentences
     if lookup(entries_of(document), i, "share") is not None and nll.outcome != "unclear":
         part = share_text(document, i)
-        has = f"It has {baseline}'s final NLL with {part} of {baseline}'s examples."
-        sentences.append(f"It does not reach {baseline}'s final NLL." if part == NOT_REACHED else has)
+        if part == NOT_REACHED:
+            sentences.append(f"It does not reach {baseline}'s final NLL.")
+        elif lookup(entries_of(document), i, "share", "value") < 1:  # one round shows nothing of the way there
+            sentences.append(f"It has {baseline}'s final NLL with {part} of {baseline}'s examples.")
     equal = lookup(entries_of(document), i, "equal_tokens", "difference")
     if equal is not None:
         turned = nll.outcome in ("better", "worse") and equal * (nll.value or 0) < 0

@@ -101,6 +101,13 @@ def test_that_many_seeds_leave_zero_out_and_one_fewer_do_not(value, half, seeds,
     assert halves[0] >= abs(value) or found == seeds + 1
 
 
+def test_the_part_of_randoms_examples_is_left_out_where_one_round_shows_nothing_of_it():
+    document = paying()
+    assert "final NLL with 21.0% of" in comparison_verdict(document)[0]
+    document["strategies"][ranked(document)[0]]["share"] = {"value": 1.0, "bound": True}
+    assert "final NLL" not in comparison_verdict(document)[0]
+
+
 def test_a_difference_that_takes_too_many_seeds_is_called_equal():
     assert seeds_to_tell(0.001, -0.05, 0.052, 3) is None
     assert next_sentence(undecided(0.001, 0.05)).startswith(f"Even {MOST_SEEDS} seeds would not show")
