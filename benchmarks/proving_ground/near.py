@@ -1,4 +1,4 @@
-"""Near copies planted in a pool, and what the search for near-duplicates leaves of it.
+"""What the search for near-duplicates leaves of a pool, with near copies planted in it and without.
 
 Copies are 30% of the pool that they make. Few rows are copied often, by a power law. A copy has another opening or closing line, and in
 half of the cases no line breaks; its answer stays. The originals stay in their places, so the clean pool is part of the grown one.
@@ -15,8 +15,8 @@ from benchmarks.study_pools import shuffled
 
 COPIES, MOST, POWER = 0.3, 30, 0.7
 """Share of the grown pool; a row of rank r, in the order of a hash, is copied 1 + MOST · r^-POWER times until there are as many."""
-NOISE = "near"
-"""The record's name of a pool with its copies."""
+NOISE, SEARCHED = "near", "searched"
+"""The record's names of a pool with its copies, and of the clean pool once it is searched. Without a name runs pick from the whole pool."""
 ALL = "random, copies left in"
 """Random from the grown pool as it is; other strategies pick from what the search leaves."""
 OPENINGS = (
@@ -69,6 +69,11 @@ def left_by_search(vectors: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.flatnonzero(groups.representative == np.arange(len(keys)))
 
 
+def rows_in(noise: str) -> str:
+    """The part of splits.npz that has the rows before the search."""
+    return "near" if noise == NOISE else "pool"
+
+
 def search_figures(of: np.ndarray, left: np.ndarray) -> dict[str, Any]:
     """How well the search did: of the rows that copies make superfluous the part that left ("recall"), and of the rows that left the
     part that copies made superfluous ("precision"; others are near-duplicates that the pool had already)."""
@@ -81,5 +86,5 @@ def search_figures(of: np.ndarray, left: np.ndarray) -> dict[str, Any]:
         "copies": planted,
         "left_out": out,
         "recall": round(gone / planted, 4) if planted else None,
-        "precision": round(gone / out, 4) if out else None,
+        "precision": round(gone / out, 4) if planted and out else None,
     }

@@ -74,21 +74,23 @@ class Picker:
         return cls(work / "pools", splits, work / "kinds", embeddings, work / "pooled", *more)
 
     def _rows(self, pool: str) -> list[dict[str, Any]]:
-        """Rows of a pool, or of "POOL|near", what the search for near-duplicates leaves of it with its copies."""
+        """Rows of a pool; of "POOL|near" and "POOL|searched" those that the search for near-duplicates leaves, with its copies and
+        without."""
         name, _, noise = pool.partition("|")
         rows = read_rows(self.pools, name, "pool")
-        if noise:
-            grown = near.with_copies(rows)[0]
-            return [grown[place] for place in self.left(name)]
-        return rows
+        if not noise:
+            return rows
+        rows = near.with_copies(rows)[0] if noise == near.NOISE else rows
+        return [rows[place] for place in self.left(name, noise)]
 
-    def left(self, pool: str) -> np.ndarray:
-        """Places of the pool with its copies that the search for near-duplicates leaves; kept next to the kinds."""
-        kept = self.kinds / f"left_{pool}.npz"
+    def left(self, pool: str, noise: str) -> np.ndarray:
+        """Places of the pool, with its copies or without, that the search for near-duplicates leaves; kept next to the kinds."""
+        kept = left_file(self.kinds, pool, noise)
         if not kept.exists():
             if self.embeddings is None:
                 raise SystemExit(f"{kept}: not there, and there are no embeddings (see embeddings.py)")
-            rows, keys = self.splits[f"{pool}|near"], self.splits[f"{pool}|near|key"]
+            part = f"{pool}|{near.rows_in(noise)}"
+            rows, keys = self.splits[part], self.splits[f"{part}|key"]
             found = near.left_by_search(np.load(self.embeddings, mmap_mode="r")[rows], keys)
             with whole(kept) as file:
                 np.savez(file, left=found)
@@ -100,8 +102,8 @@ class Picker:
         if by == "kind":
             return self.found(pool, seed).groups
         name, _, noise = pool.partition("|")
-        of = self.splits[f"{name}|{noise or 'pool'}|{'source' if by == 'split' else by}"]
-        of = of[self.left(name)] if noise else of
+        of = self.splits[f"{name}|{near.rows_in(noise)}|{'source' if by == 'split' else by}"]
+        of = of[self.left(name, noise)] if noise else of
         return split_sources(of, self.found(pool, seed))[0] if by == "split" else of
 
     def _found(self, pool: str, seed: int) -> Kinds:
@@ -139,8 +141,8 @@ class Picker:
     def pick(self, wanted: Run) -> np.ndarray:
         """Rows (of the token table) that the run trains on."""
         pool, strategy = wanted["pool"], wanted.get("picked_as", wanted["strategy"])
-        if wanted.get("noise") == near.NOISE:
-            return self._among_copies(wanted)
+        if wanted.get("noise") in (near.NOISE, near.SEARCHED):
+            return self._searched(wanted)
         noisy = wanted.get("noise", "none") != "none"
         rows = self.splits[f"{pool}|{wanted['noise']}" if noisy else f"{pool}|pool"]
         if pool in LIST["targets"] and strategy != "random":
@@ -162,16 +164,17 @@ class Picker:
             return rows[in_two_rounds(keys, cluster, wanted, strategy)]
         return rows[spread(keys, cluster, wanted, strategy, distinct)]
 
-    def _among_copies(self, wanted: Run) -> np.ndarray:
-        """Rows of the pool with its copies: of those that the search leaves, but for near.ALL."""
-        pool, strategy = wanted["pool"], wanted["strategy"]
-        rows, keys = self.splits[f"{pool}|near"], self.splits[f"{pool}|near|key"]
+    def _searched(self, wanted: Run) -> np.ndarray:
+        """Rows of the pool, with its copies or without: of those that the search leaves, but for near.ALL."""
+        pool, strategy, noise = wanted["pool"], wanted["strategy"], wanted["noise"]
+        part = f"{pool}|{near.rows_in(noise)}"
+        rows, keys = self.splits[part], self.splits[f"{part}|key"]
         if strategy == near.ALL:
             return rows[spread(keys, np.zeros(len(keys), dtype=np.int64), wanted, "random")]
-        by, left = SPREAD[strategy][0], self.left(pool)
+        by, left = SPREAD[strategy][0], self.left(pool, noise)
         cluster = np.zeros(len(left), dtype=np.int64)
         if by is not None:
-            cluster = self.groups(f"{pool}|{near.NOISE}", by, wanted["seed"]).astype(np.int64)
+            cluster = self.groups(f"{pool}|{noise}", by, wanted["seed"]).astype(np.int64)
         return rows[left][spread(keys[left], cluster, wanted, strategy)]
 
     def _peer(self, wanted: Run) -> np.ndarray:
@@ -233,8 +236,13 @@ class Picker:
         return np.concatenate([first, rest[spread(keys[rest], kinds[rest], left, KIND)]])
 
 
+def left_file(folder: Path, pool: str, noise: str) -> Path:
+    """Where the places that the search leaves are kept."""
+    return folder / f"left_{pool}_{noise}.npz"
+
+
 def kinds_file(folder: Path, pool: str, seed: int) -> Path:
-    """Where the kinds of a pool, or of "POOL|near", are kept."""
+    """Where the kinds of a pool, or of "POOL|near" and "POOL|searched", are kept."""
     return folder / f"{pool.replace('|', '-')}_{seed}.npz"
 
 

@@ -2,9 +2,9 @@
 
 Strategies that measure nothing need one training on their final picks and not a round after round of retraining: the same picks, the same
 adapter. Stages: "rates" tunes the learning rate on dev, "baselines" and "defaults" are the matrix of the study, "curve" is random at other
-budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "near" pools with near copies,
-"written" models that also write answers, "early" first rounds and "second" what follows those that leave open whether selecting pays,
-"goal" what serves the pool's own mix of tasks.
+budgets, "former" the default without sources before kinds of prompt, "noise" pools with wrong answers, "near" pools that are searched for
+near-duplicates, "written" models that also write answers, "early" first rounds and "second" what follows those that leave open whether
+selecting pays, "goal" what serves the pool's own mix of tasks.
 """
 
 from __future__ import annotations
@@ -87,11 +87,18 @@ def noise(model: str, seeds: int = 3) -> Iterator[Run]:
 
 
 def near_copies(model: str, seeds: int = 3) -> Iterator[Run]:
-    """Pools with near copies: random from all of it, and random and the defaults from what the search for near-duplicates leaves."""
+    """Pools with near copies: random from all of it, and random and the defaults from what the search for near-duplicates leaves. And
+    every clean pool once it is searched, four also at 4,000: other runs pick from the whole pool."""
     for seed in LIST["seeds"][:seeds]:
         for pool in LIST["noisy_pools"]:
             for strategy in (near.ALL, "random", WITH, KIND):
                 yield run(model, pool, strategy, seed, noise=near.NOISE, order=2.7)
+        for pool in POOLS:
+            for strategy in ("random", WITH, KIND):
+                yield run(model, pool, strategy, seed, noise=near.SEARCHED, order=2.75)
+        for pool in LIST["noisy_pools"]:
+            for strategy in ("random", WITH):
+                yield run(model, pool, strategy, seed, 4000, noise=near.SEARCHED, order=2.8)
 
 
 def written(model: str) -> Iterator[Run]:

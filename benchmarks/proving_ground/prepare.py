@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.proving_ground import embeddings, inputs, near, pools, targets
-from benchmarks.proving_ground.picking import Picker, kinds_file
+from benchmarks.proving_ground.picking import Picker, kinds_file, left_file
 from benchmarks.proving_ground.planning import LIST
 from benchmarks.proving_ground.work import Work, whole
 
@@ -63,7 +63,7 @@ def prepare(
         log("embeddings written")
     grouped = [partial(find_kinds, work.root, pool, seed) for pool in work.pools for seed in LIST["seeds"]]
     grouped += [
-        partial(find_kinds, work.root, pool, seed) for pool in _among_copies(work, log) for seed in LIST["seeds"][:3]
+        partial(find_kinds, work.root, pool, seed) for pool in _searched(work, log) for seed in LIST["seeds"][:3]
     ]
     if (work / "embeddings.npy").exists() and find_spec("faiss"):
         grouped += [partial(find_clusters, work.root, pool, seed) for pool in work.pools for seed in LIST["seeds"]]
@@ -73,20 +73,21 @@ def prepare(
     log(f"{work.root}: kinds of {len(work.pools)} pools, {len(LIST['seeds'])} seeds")
 
 
-def _among_copies(work: Work, log: Callable[[str], None]) -> list[str]:
-    """Names of the pools with copies whose near-duplicates are known; finds them where there are embeddings, and writes how well."""
-    picker, figures = Picker.of(work), work / "results/near.json"
-    names = [name for name in LIST["noisy_pools"] if f"{name}|near" in picker.splits]
-    if not (work / "embeddings.npy").exists() and not all(
-        (work / "kinds" / f"left_{name}.npz").exists() for name in names
-    ):
-        return []
-    found = {name: near.search_figures(picker.splits[f"{name}|near|of"], picker.left(name)) for name in names}
-    with whole(figures) as file:
+def _searched(work: Work, log: Callable[[str], None]) -> list[str]:
+    """POOL|NOISE of the pools whose near-duplicates are known; finds them where there are embeddings, and writes how many there are."""
+    picker, embedded = Picker.of(work), (work / "embeddings.npy").exists()
+    wanted = [(pool, near.SEARCHED) for pool in work.pools]
+    wanted += [(pool, near.NOISE) for pool in LIST["noisy_pools"] if f"{pool}|near" in picker.splits]
+    known = [(pool, noise) for pool, noise in wanted if embedded or left_file(work / "kinds", pool, noise).exists()]
+    found: dict[str, dict[str, Any]] = {}
+    for pool, noise in known:
+        count, left = len(picker.splits[f"{pool}|{near.rows_in(noise)}"]), picker.left(pool, noise)
+        of = picker.splits[f"{pool}|near|of"] if noise == near.NOISE else np.arange(count)
+        found.setdefault(noise, {})[pool] = near.search_figures(of, left)
+        log(f"{pool}, {noise}: the search for near-duplicates leaves {len(left):,} of {count:,} rows")
+    with whole(work / "results/near.json") as file:
         file.write_text(json.dumps(found, indent=1) + "\n")
-    for name, entry in found.items():
-        log(f"{name} with copies: the search leaves out {entry['left_out']:,} of {entry['rows']:,} rows")
-    return [f"{name}|{near.NOISE}" for name in names]
+    return [f"{pool}|{noise}" for pool, noise in known]
 
 
 def _pools(work: Work, about: dict[str, Any], data: Path | None, log: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.proving_ground import aiming, by_gradient, by_loss, cost, labelling, near, peer_picks
 from benchmarks.proving_ground import record as recorded
 from benchmarks.proving_ground.ground import WITH, Ground
-from benchmarks.proving_ground.picking import SPREAD, Picker, kinds_file
+from benchmarks.proving_ground.picking import SPREAD, Picker, kinds_file, left_file
 from benchmarks.proving_ground.planning import LIST, STAGES, alike, compared_with, plan
 from benchmarks.proving_ground.player import Run, identity, name_of
 from benchmarks.proving_ground.prepare import in_processes
@@ -127,8 +127,8 @@ def lacking(work: Work, run: Run) -> str | None:
             return f"hidden states of {run['model']}"
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
         return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
-    if run["noise"] == near.NOISE:
-        return lacking_among_copies(work, pool, strategy, seed)
+    if run["noise"] in (near.NOISE, near.SEARCHED):
+        return lacking_for_search(work, pool, run["noise"], strategy, seed)
     if strategy in peer_picks.STRATEGIES:
         return lacking_for_peer(work, run["model"], pool, strategy)
     if strategy in by_loss.STRATEGIES and not (work / "pooled" / run["model"]).exists():
@@ -144,18 +144,18 @@ def lacking(work: Work, run: Run) -> str | None:
     return "clusters" if by == "cluster" and not kept else None
 
 
-def lacking_among_copies(work: Work, pool: str, strategy: str, seed: int) -> str | None:
-    """What picks of a pool with near copies need that is not there yet."""
-    if f"{pool}|near" not in np.load(work.inputs() / "splits.npz"):
+def lacking_for_search(work: Work, pool: str, noise: str, strategy: str, seed: int) -> str | None:
+    """What picks of a searched pool need that is not there yet."""
+    if f"{pool}|{near.rows_in(noise)}" not in np.load(work.inputs() / "splits.npz"):
         return (
             f"near copies; remove {work / 'inputs'} and run `prepare` again, which keeps the numbers of all other rows"
         )
     if strategy == near.ALL:
         return None
-    if not (work / "kinds" / f"left_{pool}.npz").exists():
+    if not left_file(work / "kinds", pool, noise).exists():
         return "the search for near-duplicates"
     grouped = SPREAD[strategy][0] in ("kind", "split")
-    return "kinds" if grouped and not kinds_file(work / "kinds", f"{pool}|{near.NOISE}", seed).exists() else None
+    return "kinds" if grouped and not kinds_file(work / "kinds", f"{pool}|{noise}", seed).exists() else None
 
 
 def lacking_for_peer(work: Work, model: str, pool: str, strategy: str) -> str | None:

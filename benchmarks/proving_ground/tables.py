@@ -129,14 +129,19 @@ def _noisy(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, Any]]) -> str:
+def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, dict[str, Any]]]) -> str:
     ground, lines = Ground(rows, near.NOISE), []
-    if searched:
+    if near.SEARCHED in searched:
+        lines += ["| clean pool | rows | left out by the search |", "|---|---|---|"]
+        for pool, entry in searched[near.SEARCHED].items():
+            lines.append(f"| {pool} | {entry['rows']:,} | {entry['left_out'] / entry['rows']:.0%} |")
+    if near.NOISE in searched:
         lines += [
+            *([""] if lines else []),
             "| pool with copies: rows | copies | left out by the search | of what copies make superfluous | left out that they did not |",
             "|---|---|---|---|---|",
         ]
-        for pool, entry in searched.items():
+        for pool, entry in searched[near.NOISE].items():
             shares = f"{entry['recall']:.0%} | {1 - entry['precision']:.0%}"
             lines.append(f"| {pool}: {entry['rows']:,} | {entry['copies']:,} | {entry['left_out']:,} | {shares} |")
     if ground.cells:
@@ -150,7 +155,30 @@ def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, Any]]) -> st
         for cell in ground.cells:
             entries = [_difference(ground, cell, strategy) for strategy in (near.ALL, WITH, KIND)]
             lines.append(f"| {', '.join(cell)} | " + " | ".join(entries) + " |")
+    whole, part = Ground(rows), Ground(rows, near.SEARCHED)
+    if part.cells:
+        lines += [
+            *([""] if lines else []),
+            "Picks from what the search leaves of the clean pool, less the same strategy's from the whole pool: macro NLL ± standard error "
+            "(seeds), and macro exact match, points.",
+            "",
+            f"| model, pool, examples | random | {WITH} | {KIND} |",
+            "|---|---|---|---|",
+        ]
+        for cell in part.cells:
+            for budget in sorted({budget for of, budget, _ in part.runs if of == cell}):
+                entries = [_search_costs(whole, part, cell, strategy, budget) for strategy in ("random", WITH, KIND)]
+                lines.append(f"| {', '.join(cell)}, {budget:,} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
+
+
+def _search_costs(whole: Ground, part: Ground, cell: tuple[str, str], strategy: str, budget: int) -> str:
+    ours, theirs = (ground.of(cell, strategy, budget) for ground in (part, whole))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        return "–"
+    nll, em = (np.array([ours[s][key] - theirs[s][key] for s in seeds]) for key in ("macro_nll", "macro_em"))
+    return f"{nll.mean():+.3f} ± {stats.sem(nll):.3f} ({len(seeds)}), {100 * em.mean():+.1f}"
 
 
 def _difference(ground: Ground, cell: tuple[str, str], strategy: str) -> str:

@@ -96,18 +96,19 @@ def embed(work: Work) -> None:
     np.save(work / "embeddings.npy", vectors)
 
 
-def run(strategy: str, seed: int = 1) -> dict:
+def run(strategy: str, noise: str = near.NOISE) -> dict:
     """A run of the stage."""
-    found = [r for r in planning.near_copies("smollm2-135m") if r["strategy"] == strategy and r["seed"] == seed]
-    return {**found[0], "budget": 60}
+    runs = planning.near_copies("smollm2-135m")
+    found = next(r for r in runs if (r["strategy"], r["noise"], r["pool"], r["seed"]) == (strategy, noise, POOL, 1))
+    return {**found, "budget": 60}
 
 
 def test_strategies_pick_from_what_the_search_leaves(work):
     embed(work)
-    assert prepare._among_copies(work, lambda text: None) == [f"{POOL}|near"]
+    assert prepare._searched(work, lambda text: None) == [f"{POOL}|searched", f"{POOL}|near"]
     picker, splits = Picker.of(work), np.load(work.inputs() / "splits.npz")
-    left = picker.left(POOL)
-    assert len(left) == ROWS and (work / f"kinds/left_{POOL}.npz").exists()
+    left = picker.left(POOL, near.NOISE)
+    assert len(left) == ROWS and (work / f"kinds/left_{POOL}_near.npz").exists()
     allowed, everything = splits[f"{POOL}|near"][left], splits[f"{POOL}|near"]
     for strategy in ("random", WITH, KIND):
         picked = picker.pick(run(strategy))
@@ -118,15 +119,33 @@ def test_strategies_pick_from_what_the_search_leaves(work):
     task = dict(zip(everything, splits[f"{POOL}|near|task"], strict=True))
     small = {s: np.mean([task[number] for number in picker.pick(run(s))]) for s in ("random", WITH)}
     assert small[WITH] > small["random"]  # the smaller source has its share
-    assert json.loads((work / "results/near.json").read_text())[POOL]["recall"] == 1.0
+    assert json.loads((work / "results/near.json").read_text())["near"][POOL]["recall"] == 1.0
+
+
+def test_a_clean_pool_is_searched_too(work):
+    embed(work)
+    vectors = np.load(work / "embeddings.npy")
+    vectors[100:150] = vectors[:50]  # fifty rows look like fifty others
+    np.save(work / "embeddings.npy", vectors)
+    picker = Picker.of(work)
+    left = picker.left(POOL, near.SEARCHED)
+    assert len(left) == ROWS - 50
+    rows = picker.splits[f"{POOL}|pool"]
+    for strategy in ("random", WITH, KIND):
+        assert set(picker.pick(run(strategy, near.SEARCHED))) <= set(rows[left])
+    assert len(picker.rows(f"{POOL}|searched")) == ROWS - 50 and len(picker.rows(POOL)) == ROWS
+    assert stages.lacking(work, run(WITH, near.SEARCHED)) is None
+    prepare._searched(work, lambda text: None)
+    found = json.loads((work / "results/near.json").read_text())["searched"][POOL]
+    assert (found["rows"], found["left_out"], found["copies"]) == (ROWS, 50, 0)
 
 
 def test_picks_say_what_they_wait_for(work):
     assert stages.lacking(work, run(near.ALL)) is None
     assert stages.lacking(work, run("random")) == "the search for near-duplicates"
-    assert prepare._among_copies(work, lambda text: None) == []  # no embeddings yet
+    assert prepare._searched(work, lambda text: None) == []  # no embeddings yet
     embed(work)
-    prepare._among_copies(work, lambda text: None)
+    prepare._searched(work, lambda text: None)
     assert stages.lacking(work, run("random")) is None and stages.lacking(work, run(WITH)) == "kinds"
     for seed in (1, 2, 3):
         prepare.find_kinds(work.root, f"{POOL}|near", seed)
@@ -181,8 +200,14 @@ def test_the_page_and_the_summary_have_them_once_played():
     assert "near-duplicates not played" in summary.noisy_difference(before, WITH, [])["note"]
     found = summary.noisy_difference(before + made("near", 0.1), WITH, [])
     assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
-    searched = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
-    text = tables._near(before + made("near", 0.1), searched)
+    counted = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
+    searched = {"near": counted, "searched": {POOL: {"rows": 200, "left_out": 50}}}
+    text = tables._near(before + made("near", 0.1) + made("none", 0.2) + made("searched", 0.15), searched)
+    assert "| sums | 200 | 25% |" in text
+    assert (
+        "| smollm2-135m, sums, 1,000 | +0.000 ± 0.000 (2), +0.0 | +0.050 ± 0.000 (2), +0.0 | +0.000 ± 0.000 (2), +0.0 |"
+        in text
+    )
     assert "| sums: 300 | 90 | 96 | 90% | 16% |" in text
     assert (
         "| smollm2-135m, sums | +0.100 ± 0.000 (2), +0.0 | -0.100 ± 0.000 (2), +0.0 | -0.100 ± 0.000 (2), +0.0 |"
