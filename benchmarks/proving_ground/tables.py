@@ -132,9 +132,10 @@ def _noisy(rows: list[dict[str, Any]]) -> str:
 def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, dict[str, Any]]]) -> str:
     ground, lines = Ground(rows, near.NOISE), []
     if near.SEARCHED in searched:
-        lines += ["| clean pool | rows | left out by the search |", "|---|---|---|"]
+        lines += ["| clean pool | rows | left out by the search | by embeddings alone |", "|---|---|---|---|"]
         for pool, entry in searched[near.SEARCHED].items():
-            lines.append(f"| {pool} | {entry['rows']:,} | {entry['left_out'] / entry['rows']:.0%} |")
+            shares = (entry[key] / entry["rows"] for key in ("left_out", "by_embeddings_alone"))
+            lines.append(f"| {pool} | {entry['rows']:,} | {' | '.join(f'{share:.0%}' for share in shares)} |")
     if near.NOISE in searched:
         lines += [
             *([""] if lines else []),

@@ -17,10 +17,10 @@ FRUITS = ("plums", "pears", "figs", "limes", "dates", "kiwis", "nuts")
 
 
 def row(i: int) -> dict:
-    """A sum about a fruit, with a system message in each third row and a line break in each second."""
+    """A sum about a fruit, with a system message in each third row and a line break in each second. Every hundredth has the same answer."""
     text = f"Mia has {i} {FRUITS[i % 7]}.{chr(10) if i % 2 else ' '}She gets {i + 3} more. How many now?"
     system = [{"role": "system", "content": "Answer with a number."}] if i % 3 == 0 else []
-    messages = [*system, {"role": "user", "content": text}, {"role": "assistant", "content": str(2 * i + 3)}]
+    messages = [*system, {"role": "user", "content": text}, {"role": "assistant", "content": str(2 * (i % 100) + 3)}]
     return {"messages": messages, "source": "a" if i < 150 else "b", "task": f"t{int(i >= 150)}"}
 
 
@@ -65,7 +65,9 @@ def test_the_search_is_that_of_a_round():
     base = rng.normal(size=(5, 16))
     vectors = np.concatenate([base, base[[1, 1]] + rng.normal(size=(2, 16)) * 0.02]).astype(np.float16)
     keys = np.array([5, 9, 1, 2, 3, 4, 8], dtype=np.uint64)
-    assert near.left_by_search(vectors, keys).tolist() == [0, 2, 3, 4, 5]  # of 1, 5 and 6 the lowest key stays
+    assert near.left_by_search(vectors, keys, None).tolist() == [0, 2, 3, 4, 5]  # of 1, 5 and 6 the lowest key stays
+    answers = np.array([1, 2, 3, 4, 5, 2, 9], dtype=np.uint64)
+    assert near.left_by_search(vectors, keys, answers).tolist() == [0, 2, 3, 4, 5, 6]  # 6 answers otherwise
 
 
 @pytest.fixture
@@ -125,7 +127,8 @@ def test_strategies_pick_from_what_the_search_leaves(work):
 def test_a_clean_pool_is_searched_too(work):
     embed(work)
     vectors = np.load(work / "embeddings.npy")
-    vectors[100:150] = vectors[:50]  # fifty rows look like fifty others
+    vectors[100:150] = vectors[:50]  # fifty rows look like fifty others, and answer alike
+    vectors[150:160] = vectors[60:70]  # ten more do not
     np.save(work / "embeddings.npy", vectors)
     picker = Picker.of(work)
     left = picker.left(POOL, near.SEARCHED)
@@ -137,7 +140,7 @@ def test_a_clean_pool_is_searched_too(work):
     assert stages.lacking(work, run(WITH, near.SEARCHED)) is None
     prepare._searched(work, lambda text: None)
     found = json.loads((work / "results/near.json").read_text())["searched"][POOL]
-    assert (found["rows"], found["left_out"], found["copies"]) == (ROWS, 50, 0)
+    assert (found["rows"], found["left_out"], found["by_embeddings_alone"]) == (ROWS, 50, 60)
 
 
 def test_picks_say_what_they_wait_for(work):
@@ -201,9 +204,9 @@ def test_the_page_and_the_summary_have_them_once_played():
     found = summary.noisy_difference(before + made("near", 0.1), WITH, [])
     assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
     counted = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
-    searched = {"near": counted, "searched": {POOL: {"rows": 200, "left_out": 50}}}
+    searched = {"near": counted, "searched": {POOL: {"rows": 200, "left_out": 50, "by_embeddings_alone": 90}}}
     text = tables._near(before + made("near", 0.1) + made("none", 0.2) + made("searched", 0.15), searched)
-    assert "| sums | 200 | 25% |" in text
+    assert "| sums | 200 | 25% | 45% |" in text
     assert (
         "| smollm2-135m, sums, 1,000 | +0.000 ± 0.000 (2), +0.0 | +0.050 ± 0.000 (2), +0.0 | +0.000 ± 0.000 (2), +0.0 |"
         in text
