@@ -179,7 +179,7 @@ def record(given: argparse.Namespace) -> None:
     """Rows into the record; of the repository's own record also the summary and the page."""
     import numpy as np
 
-    from benchmarks.proving_ground import judging, record, summary, wrong_answers
+    from benchmarks.proving_ground import judging, near, record, summary, wrong_answers
     from trainer.tokens import TokenTable
 
     rows = [row for file in sorted(given.results.glob("*.rows.jsonl")) for row in record.lines(file)]
@@ -199,8 +199,9 @@ def record(given: argparse.Namespace) -> None:
         model: document.get("base_nll", {}).get(model, {}) | measured.get(model, {})
         for model in sorted(document.get("base_nll", {}).keys() | measured.keys())
     }
-    if (given.results / "near.json").exists():
-        document["near_duplicates"] = json.loads((given.results / "near.json").read_text())
+    counted = [folder / "near.json" for folder in (given.work / "results", given.results)]
+    if searched := near.recorded(document.get("near_duplicates", {}), counted):
+        document["near_duplicates"] = searched
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(

@@ -185,6 +185,17 @@ def test_copies_are_embedded(work, monkeypatch):
     assert any(text.startswith(near.OPENINGS[1]) for text in given["texts"])
 
 
+def test_the_record_keeps_figures_of_pools_that_no_folder_has(tmp_path):
+    before = {"near": {"p3-power": {"rows": 1}, POOL: {"rows": 2}}}
+    files = [tmp_path / name for name in ("prepared.json", "there.json", "none.json")]
+    files[0].write_text(json.dumps({"near": {POOL: {"rows": 3}}, "searched": {POOL: {"rows": 4}}}))
+    files[1].write_text("{}")  # nothing was searched there: picks came along
+    assert near.recorded(before, files) == {
+        "near": {"p3-power": {"rows": 1}, POOL: {"rows": 3}}, "searched": {POOL: {"rows": 4}},
+    }  # fmt: skip
+    assert before["near"][POOL] == {"rows": 2} and near.recorded({}, files[1:]) == {}
+
+
 def test_the_page_and_the_summary_have_them_once_played():
     def row_of(strategy: str, seed: int, nll: float, noise: str) -> dict:
         return {
@@ -198,6 +209,8 @@ def test_the_page_and_the_summary_have_them_once_played():
 
     before = made("inside", 0.2) + made("exchanged", 0.3)
     assert "near-duplicates not played" in summary.noisy_difference(before, WITH, [])["note"]
+    random_alone = [r for r in made("near", 0.1) if r["strategy"] in ("random", near.ALL)]
+    assert "near-duplicates not played" in summary.noisy_difference(before + random_alone, WITH, [])["note"]
     found = summary.noisy_difference(before + made("near", 0.1), WITH, [])
     assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
     counted = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
