@@ -42,7 +42,7 @@ def prepare(given: argparse.Namespace) -> None:
         if given.pools is None:
             raise SystemExit("--cut: needs --pools DIR, prepared pools to cut from")
         prepare.cut(given.work, given.pools, given.only, given.cut)
-    prepare.prepare(given.work, given.models, given.data, given.embedder, given.processes, given.later)
+    prepare.prepare(given.work, given.models, given.data, given.embedder, given.processes, given.later, given.search)
 
 
 def plan(given: argparse.Namespace) -> None:
@@ -232,6 +232,12 @@ def _of_prepare(add: Callable[..., object]) -> None:
     add("--data", type=Path, help="the published files and the evals wheel; only where pools are not there yet")
     add("--embedder", type=Path, help="a sentence-transformers model; without it no clusters and no target's default")
     add("--later", action="store_true", help="leave embeddings, kinds and clusters to the GPU machine")
+    add(
+        "--search",
+        nargs="+",
+        default=[],
+        help="pools to search for near-duplicates here, also with --later (stage near)",
+    )
     add("--cut", type=int, help="to try things out: about so many rows of each of the pools --only, out of --pools")
     add("--pools", type=Path, help="folder of whole pools")
     add("--only", nargs="+", default=["sums", "few-large"], help="pools to cut")

@@ -7,7 +7,7 @@ half of the cases no line breaks; its answer stays. The originals stay in their 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,11 @@ def left_by_search(vectors: np.ndarray, keys: np.ndarray) -> np.ndarray:
 def rows_in(noise: str) -> str:
     """The part of splits.npz that has the rows before the search."""
     return "near" if noise == NOISE else "pool"
+
+
+def noises(pool: str, splits: Mapping[str, np.ndarray]) -> list[str]:
+    """What of a pool is searched: it alone, and with its copies where splits.npz has them."""
+    return [noise for noise in (SEARCHED, NOISE) if f"{pool}|{rows_in(noise)}" in splits]
 
 
 def search_figures(of: np.ndarray, left: np.ndarray) -> dict[str, Any]:
