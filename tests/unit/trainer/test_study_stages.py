@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_models import saved, table
 
-from benchmarks.proving_ground import by_gradient, peer_picks, picking, planning, side_by_side, stages
+from benchmarks.proving_ground import by_gradient, near, peer_picks, picking, planning, side_by_side, stages, tables
 from benchmarks.proving_ground.__main__ import parser
-from benchmarks.proving_ground.ground import POWER, PROPORTIONAL, WITH
+from benchmarks.proving_ground.ground import KIND, POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.planning import EARLY, in_rounds
 from benchmarks.proving_ground.player import Player, name_of, play_plan
 from benchmarks.proving_ground.stage_tables import stage_tables
@@ -143,6 +143,56 @@ def test_what_serves_the_pools_mix_is_compared_with_random_task_by_task(work, lo
     record.write_text(json.dumps(document))
     open_ = {(run["seed"], run["strategy"]) for run in planned(work, record, "goal") if not run["recorded"]}
     assert open_ == {(1, "random"), (1, PROPORTIONAL)}  # the record keeps no tasks of random to compare with
+
+
+def plant_copies(work: Work, of: np.ndarray) -> None:
+    """Add copies of these rows to the pool (also to its tokens), and find what a search leaves of it, and the kinds of that."""
+    inputs, splits = work.inputs(), dict(np.load(work.inputs() / "splits.npz"))
+    tokens = {file.stem: np.load(file) for file in (inputs / "tokens").glob("*.npy")}
+    spans = [slice(*tokens["offsets"][row : row + 2]) for row in of]
+    for name in ("ids", "targets"):
+        tokens[name] = np.concatenate([tokens[name], *(tokens[name][span] for span in spans)])
+    for name in ("status", "dropped", "target_counts"):
+        tokens[name] = np.concatenate([tokens[name], tokens[name][of]])
+    first, lengths = len(tokens["offsets"]) - 1, [span.stop - span.start for span in spans]
+    tokens["offsets"] = np.concatenate([tokens["offsets"], tokens["offsets"][-1] + np.cumsum(lengths)])
+    for name, array in tokens.items():
+        np.save(inputs / f"tokens/{name}.npy", array)
+    of = np.concatenate([np.arange(ROWS), of])
+    numbers = np.concatenate([np.arange(ROWS), first + np.arange(len(lengths))])
+    splits |= {f"{POOL}|near": numbers, f"{POOL}|near|of": of}
+    splits |= {f"{POOL}|near|key": np.random.default_rng(1).permutation(len(of)).astype(np.uint64)}
+    splits |= {f"{POOL}|near|task": TASK[of], f"{POOL}|near|source": TASK[of]}
+    np.savez(inputs / "splits.npz", **splits)
+    vectors = np.zeros((numbers.max() + 1, 16), np.float16)
+    vectors[numbers] = np.random.default_rng(2).normal(size=(ROWS, 16))[of]
+    np.save(work / "embeddings.npy", vectors)
+    for noise, rows in ((near.NOISE, of), (near.SEARCHED, np.arange(ROWS))):
+        task = TASK[rows[picking.Picker.of(work).left(POOL, noise)]]
+        np.savez(work / f"kinds/{POOL}-{noise}_1.npz", of=task, shared=np.ones(4), open=np.zeros(4, bool))
+
+
+def test_near_copies_from_plan_to_record(work, loaded, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.LIST, "seeds", [1])
+    plant_copies(work, np.repeat(np.arange(30), 17))  # 510 of 1,710: 30%
+    record = tmp_path / "record.json"
+    plan = planned(work, record, "near")
+    of, picks = np.load(work.inputs() / "splits.npz")[f"{POOL}|near|of"], work.picks()
+    copies = [run for run in plan if run["noise"] == near.NOISE]
+    assert [run["strategy"] for run in copies] == [near.ALL, "random", WITH, KIND] and len(plan) == 4 + 3 + 2
+    assert all(name_of(run) in picks for run in plan)
+    place = dict(zip(np.load(work.inputs() / "splits.npz")[f"{POOL}|near"].tolist(), of.tolist(), strict=True))
+    unlike = {run["strategy"]: len({place[row] for row in picks[name_of(run)].tolist()}) for run in copies}
+    assert unlike.pop(near.ALL) < 850 and set(unlike.values()) == {1000}  # the others pick no row twice
+    (work / "results/near.json").write_text(json.dumps({"near": {POOL: near.search_figures(of, np.arange(ROWS))}}))
+    played(work, loaded, record, copies)
+    document = json.loads(record.read_text())
+    assert {row["strategy"] for row in document["rows"]} == {near.ALL, *unlike}
+    twice = [{**row, "seed": seed} for row in document["rows"] for seed in (1, 2)]  # a standard error needs two
+    lines = tables._near(twice, document["near_duplicates"]).splitlines()
+    assert lines[2] == f"| {POOL}: 1,710 | 510 | 510 | 100% | 0% |"
+    assert lines[-1].startswith(f"| {MODEL}, {POOL} | ") and "–" not in lines[-1]
+    assert [run["recorded"] for run in planned(work, record, "near")] == [True] * 4 + [False] * 5
 
 
 def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, monkeypatch, capsys):
