@@ -174,6 +174,9 @@ def plant_copies(work: Work, of: np.ndarray) -> None:
 
 def test_near_copies_from_plan_to_record(work, loaded, tmp_path, monkeypatch):
     monkeypatch.setitem(planning.LIST, "seeds", [1])
+    counts = {near.SEARCHED: ROWS, near.NOISE: ROWS + 510}  # the rows have no text, so that they answer alike
+    unsaid = {"messages": [{"role": "assistant", "content": ""}]}
+    monkeypatch.setattr(picking.Picker, "_before_search", lambda self, pool, noise: [unsaid] * counts[noise])
     plant_copies(work, np.repeat(np.arange(30), 17))  # 510 of 1,710: 30%
     record = tmp_path / "record.json"
     plan = planned(work, record, "near")
