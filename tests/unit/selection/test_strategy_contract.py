@@ -310,7 +310,7 @@ def test_bad_input_is_refused(config, town):
     town = handed(town, config)
     with pytest.raises(SelectionError, match="801 examples asked for"):
         allocate(town, Budget("examples", 801), config, SEED)
-    with pytest.raises(SelectionError, match="fewer than the shortest"):
+    with pytest.raises(SelectionError, match="the shortest selectable example has, found 1"):
         allocate(town, Budget("tokens", 1), config, SEED)
     with pytest.raises(SelectionError, match="held back as suspected noise"):
         allocate(replace(town, suspect=np.ones(800, bool)), Budget("examples", 1), config, SEED)
