@@ -42,7 +42,7 @@ def prepare(given: argparse.Namespace) -> None:
         if given.pools is None:
             raise SystemExit("--cut: needs --pools DIR, prepared pools to cut from")
         prepare.cut(given.work, given.pools, given.only, given.cut)
-    prepare.prepare(given.work, given.models, given.data, given.embedder, given.processes, given.later)
+    prepare.prepare(given.work, given.models, given.data, given.embedder, given.processes, given.later, given.search)
 
 
 def plan(given: argparse.Namespace) -> None:
@@ -179,7 +179,7 @@ def record(given: argparse.Namespace) -> None:
     """Rows into the record; of the repository's own record also the summary and the page."""
     import numpy as np
 
-    from benchmarks.proving_ground import judging, record, summary, wrong_answers
+    from benchmarks.proving_ground import judging, near, record, summary, wrong_answers
     from trainer.tokens import TokenTable
 
     rows = [row for file in sorted(given.results.glob("*.rows.jsonl")) for row in record.lines(file)]
@@ -199,8 +199,9 @@ def record(given: argparse.Namespace) -> None:
         model: document.get("base_nll", {}).get(model, {}) | measured.get(model, {})
         for model in sorted(document.get("base_nll", {}).keys() | measured.keys())
     }
-    if (given.results / "near.json").exists():
-        document["near_duplicates"] = json.loads((given.results / "near.json").read_text())
+    counted = [folder / "near.json" for folder in (given.work / "results", given.results)]
+    if searched := near.recorded(document.get("near_duplicates", {}), counted):
+        document["near_duplicates"] = searched
     compared = sorted(given.results.glob("*.rows.compared"))
     if compared:
         document["wrong_answers"] = document.get("wrong_answers", {}) | wrong_answers.find(
@@ -231,6 +232,12 @@ def _of_prepare(add: Callable[..., object]) -> None:
     add("--data", type=Path, help="the published files and the evals wheel; only where pools are not there yet")
     add("--embedder", type=Path, help="a sentence-transformers model; without it no clusters and no target's default")
     add("--later", action="store_true", help="leave embeddings, kinds and clusters to the GPU machine")
+    add(
+        "--search",
+        nargs="+",
+        default=[],
+        help="pools to search for near-duplicates here, also with --later (stage near)",
+    )
     add("--cut", type=int, help="to try things out: about so many rows of each of the pools --only, out of --pools")
     add("--pools", type=Path, help="folder of whole pools")
     add("--only", nargs="+", default=["sums", "few-large"], help="pools to cut")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,33 @@ from benchmarks.proving_ground.rows import read_rows, text_of
 LIST = json.loads(Path(__file__).with_name("pools.json").read_text())
 
 
-def write(pools: Path, inputs: Path, embedder_path: Path, out: Path, most: int | None = None) -> int:
-    """Write (rows, d) float16, zeros for rows that no pool has in it, in dev or as a copy; returns how many it embedded, `most` at most."""
+def write(
+    pools: Path,
+    inputs: Path,
+    embedder_path: Path,
+    out: Path,
+    most: int | None = None,
+    names: Sequence[str] = tuple(LIST["pools"]),
+    parts: Sequence[str] = ("pool", "dev"),
+) -> int:
+    """Write (rows, d) float16, zeros for rows that are not embedded; returns how many it embedded, `most` at most.
+
+    Args:
+        names: pools whose rows are embedded, of these parts and as near copies; those that `inputs` lacks are passed over.
+    """
     from selection.config import EmbedConfig
     from selection.embed import embed_texts, load_embedder
 
     splits = np.load(inputs / "splits.npz")
     texts: dict[int, str] = {}
-    for name in LIST["pools"]:
+    for name in names:
         if f"{name}|pool" not in splits:
             continue
-        for part in ("pool", "dev"):
-            for number, row in zip(splits[f"{name}|{part}"].tolist(), read_rows(pools, name, part), strict=True):
-                texts.setdefault(number, text_of(row))
+        rows = {part: read_rows(pools, name, part) for part in parts}
         if f"{name}|near" in splits:
-            for number, row in zip(
-                splits[f"{name}|near"].tolist(), with_copies(read_rows(pools, name, "pool"))[0], strict=True
-            ):
+            rows["near"] = with_copies(read_rows(pools, name, "pool"))[0]
+        for part, entries in rows.items():
+            for number, row in zip(splits[f"{name}|{part}"].tolist(), entries, strict=True):
                 texts.setdefault(number, text_of(row))
     numbers = np.array(sorted(texts))[:most]
     config = EmbedConfig(model=str(embedder_path), batch_tokens=65_536)

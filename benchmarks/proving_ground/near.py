@@ -6,7 +6,9 @@ half of the cases no line breaks; its answer stays. The originals stay in their 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,11 @@ def rows_in(noise: str) -> str:
     return "near" if noise == NOISE else "pool"
 
 
+def noises(pool: str, splits: Mapping[str, np.ndarray]) -> list[str]:
+    """What of a pool is searched: it alone, and with its copies where splits.npz has them."""
+    return [noise for noise in (SEARCHED, NOISE) if f"{pool}|{rows_in(noise)}" in splits]
+
+
 def search_figures(of: np.ndarray, left: np.ndarray) -> dict[str, Any]:
     """How well the search did: of the rows that copies make superfluous the part that left ("recall"), and of the rows that left the
     part that copies made superfluous ("precision"; others are near-duplicates that the pool had already)."""
@@ -88,3 +95,15 @@ def search_figures(of: np.ndarray, left: np.ndarray) -> dict[str, Any]:
         "recall": round(gone / planted, 4) if planted else None,
         "precision": round(gone / out, 4) if planted and out else None,
     }
+
+
+def recorded(before: dict[str, dict[str, Any]], files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """{noise: {pool: `search_figures`}} of the record, and over them those of the files (near.json) that are there.
+
+    A pool that no file has keeps its figures: a work folder has those of its own pools alone, and none where its picks were made elsewhere.
+    """
+    found = {noise: dict(of_pool) for noise, of_pool in before.items()}
+    for file in files:
+        for noise, of_pool in (json.loads(file.read_text()) if file.exists() else {}).items():
+            found[noise] = found.get(noise, {}) | of_pool
+    return found

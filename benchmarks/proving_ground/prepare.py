@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def prepare(
     embedder: Path | None,
     processes: int,
     later: bool = False,
+    searched: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> None:
     """Pools, inputs of each model, kinds and, with an embedder, embeddings and clusters.
@@ -40,9 +42,10 @@ def prepare(
     Args:
         models: directories; those that the folder knows already need not be given. data: the published files, where pools are missing.
         later: leave embeddings, kinds and clusters to the GPU machine, which makes them next to its players.
+        searched: pools that are searched for near-duplicates here all the same, with embeddings of their rows alone.
 
     Raises:
-        SystemExit: a pool is not there and no data is given, or its files are not those that pools.json lists.
+        SystemExit: a pool is not there and no data is given, its files are not those that pools.json lists, or one cannot be searched.
     """
     about: dict[str, Any] = {"pools": list(LIST["pools"]), "cut": None, "models": {}, "embedder": None}
     about |= work.about if (work / "about.json").exists() else {}
@@ -55,6 +58,8 @@ def prepare(
         file.write_text(json.dumps(about, indent=1) + "\n")
     for model in work.models:
         _inputs(work, model, log)
+    if searched:
+        search(work, searched, processes, log)
     if later:
         return
     if about["embedder"] and not (work / "embeddings.npy").exists():
@@ -62,9 +67,7 @@ def prepare(
             embeddings.write(work / "pools", work.inputs(), work.root / about["embedder"], file)
         log("embeddings written")
     grouped = [partial(find_kinds, work.root, pool, seed) for pool in work.pools for seed in LIST["seeds"]]
-    grouped += [
-        partial(find_kinds, work.root, pool, seed) for pool in _searched(work, log) for seed in LIST["seeds"][:3]
-    ]
+    grouped += _kinds_of(work, _searched(work, log))
     if (work / "embeddings.npy").exists() and find_spec("faiss"):
         grouped += [partial(find_clusters, work.root, pool, seed) for pool in work.pools for seed in LIST["seeds"]]
     else:
@@ -73,11 +76,41 @@ def prepare(
     log(f"{work.root}: kinds of {len(work.pools)} pools, {len(LIST['seeds'])} seeds")
 
 
+def search(work: Work, names: Sequence[str], processes: int, log: Callable[[str], None]) -> None:
+    """Search these pools for near-duplicates, and find the kinds of what is left; embeddings that only the search needs are not kept."""
+    embedder, splits = work.about["embedder"], np.load(work.inputs() / "splits.npz")
+    if unknown := [name for name in names if name not in work.pools]:
+        raise SystemExit(
+            f"--search: expected pools of {work.root} ({', '.join(work.pools)}), found {', '.join(unknown)}"
+        )
+    for pool in names:
+        missing = [noise for noise in near.noises(pool, splits) if not left_file(work / "kinds", pool, noise).exists()]
+        if not missing:
+            continue
+        if not embedder and not (work / "embeddings.npy").exists():
+            raise SystemExit("--search: needs embeddings; give --embedder DIR, a sentence-transformers model")
+        with TemporaryDirectory(dir=work.root) as folder:
+            vectors = work / "embeddings.npy"
+            if not vectors.exists():
+                vectors = Path(folder) / "embeddings.npy"
+                paths = (work / "pools", work.inputs(), work.root / embedder, vectors)
+                count = embeddings.write(*paths, names=[pool], parts=["pool"])
+                log(f"{pool}: {count:,} rows embedded")
+            picker = Picker(work / "pools", splits, work / "kinds", vectors)
+            for noise in missing:
+                picker.left(pool, noise)
+    in_processes(_kinds_of(work, _searched(work, log)), processes)
+
+
+def _kinds_of(work: Work, searched: Sequence[str]) -> list[Callable[[], None]]:
+    """What finds the kinds of searched pools, for the seeds that stage "near" has."""
+    return [partial(find_kinds, work.root, pool, seed) for pool in searched for seed in LIST["seeds"][:3]]
+
+
 def _searched(work: Work, log: Callable[[str], None]) -> list[str]:
     """POOL|NOISE of the pools whose near-duplicates are known; finds them where there are embeddings, and writes how many there are."""
     picker, embedded = Picker.of(work), (work / "embeddings.npy").exists()
-    wanted = [(pool, near.SEARCHED) for pool in work.pools]
-    wanted += [(pool, near.NOISE) for pool in LIST["noisy_pools"] if f"{pool}|near" in picker.splits]
+    wanted = [(pool, noise) for pool in work.pools for noise in near.noises(pool, picker.splits)]
     known = [(pool, noise) for pool, noise in wanted if embedded or left_file(work / "kinds", pool, noise).exists()]
     found: dict[str, dict[str, Any]] = {}
     for pool, noise in known:

@@ -155,17 +155,17 @@ def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[s
 def noisy_difference(rows: list[Row], strategy: str, uneven: Collection[str]) -> dict[str, Any]:
     """Strategy less random on pools with wrong answers or near copies: mean macro NLL over cells, with a 95% interval and p of a t-test
     over them."""
-    values, seeds = [], []
+    values, seeds, played = [], [], False
     for noise in ("inside", "exchanged", near.NOISE):
         ground = Ground(rows, noise, CORE, uneven)
-        gains = [ground.gain(cell, strategy) for cell in ground.cells]
-        values += [-gain.mean() for gain in gains if len(gain)]
-        seeds += [len(gain) for gain in gains if len(gain)]
+        gains = [gain for cell in ground.cells if len(gain := ground.gain(cell, strategy))]
+        values += [-gain.mean() for gain in gains]
+        seeds += [len(gain) for gain in gains]
+        played |= noise == near.NOISE and bool(gains)
     if len(values) < 2:
         return figure(None, note="not measured")
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     p = float(stats.ttest_1samp(values, 0, alternative="less").pvalue)
-    played = any(row.get("noise") == near.NOISE for row in rows)
     note = f"{strategy}, {len(values)} cells, p = {p:.2g}" + ("" if played else "; near-duplicates not played")
     return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, min(seeds), note)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -164,25 +165,63 @@ def test_rows_without_copies_keep_their_numbers(work, rows):
     assert np.array_equal(splits[f"{POOL}|near|task"], splits[f"{POOL}|pool|task"][splits[f"{POOL}|near|of"]])
 
 
-def test_copies_are_embedded(work, monkeypatch):
+@pytest.fixture
+def embedded(monkeypatch) -> list[str]:
+    """Texts that were embedded, by an embedder that goes by the first number of each alone."""
+
     class Embedder:
-        """Of two columns."""
+        """Of 64 columns."""
 
         def get_embedding_dimension(self):
-            return 2
+            return 64
 
-    given = {}
+    texts: list[str] = []
 
-    def embedded(texts, config, out, embedder):
-        given["texts"] = texts
-        out[:] = [[len(text), 1] for text in texts]
+    def embed_texts(some, config, out, embedder):
+        texts.extend(some)
+        out[:] = [np.random.default_rng(int(re.search(r"\d+", text)[0])).normal(size=64) for text in some]
 
     monkeypatch.setattr("selection.embed.load_embedder", lambda config: Embedder())
-    monkeypatch.setattr("selection.embed.embed_texts", embedded)
+    monkeypatch.setattr("selection.embed.embed_texts", embed_texts)
+    return texts
+
+
+def test_copies_are_embedded(work, embedded):
     embeddings.write(work / "pools", work.inputs(), work.root / "embedder", work / "embeddings.npy")
-    splits = np.load(work.inputs() / "splits.npz")
-    assert (np.load(work / "embeddings.npy")[splits[f"{POOL}|near"]][:, 1] == 1).all()
-    assert any(text.startswith(near.OPENINGS[1]) for text in given["texts"])
+    splits, vectors = np.load(work.inputs() / "splits.npz"), np.load(work / "embeddings.npy")
+    assert vectors[splits[f"{POOL}|near"]].any(axis=1).all() and vectors[splits[f"{POOL}|dev"]].any(axis=1).all()
+    assert any(text.startswith(near.OPENINGS[1]) for text in embedded)
+
+
+def test_pools_are_searched_before_the_rest_is_embedded(work, embedded):
+    with pytest.raises(SystemExit, match="give --embedder DIR"):
+        prepare.search(work, [POOL], 1, lambda text: None)
+    (work / "about.json").write_text(json.dumps(work.about | {"embedder": "embedder"}))
+    with pytest.raises(SystemExit, match="--search: expected pools of .* [(]sums[)], found plums"):
+        prepare.search(work, [POOL, "plums"], 1, lambda text: None)
+    assert not embedded
+    prepare.search(work, [POOL], 1, lambda text: None)
+    assert len(embedded) == ROWS + SIZE and not (work / "embeddings.npy").exists()  # the pool and its copies, not dev
+    assert {file.name for file in work.root.iterdir()} == {"pools", "inputs", "kinds", "results", "about.json"}
+    assert all(
+        stages.lacking(work, entry) is None for entry in planning.near_copies("smollm2-135m") if entry["pool"] == POOL
+    )
+    figures = {noise: of[POOL] for noise, of in json.loads((work / "results/near.json").read_text()).items()}
+    assert figures["near"].items() >= {"copies": SIZE, "left_out": SIZE, "recall": 1.0, "precision": 1.0}.items()
+    assert figures["searched"]["left_out"] == 0
+    prepare.search(work, [POOL], 1, lambda text: None)
+    assert len(embedded) == ROWS + SIZE  # what was searched is not embedded again
+
+
+def test_the_record_keeps_figures_of_pools_that_no_folder_has(tmp_path):
+    before = {"near": {"p3-power": {"rows": 1}, POOL: {"rows": 2}}}
+    files = [tmp_path / name for name in ("prepared.json", "there.json", "none.json")]
+    files[0].write_text(json.dumps({"near": {POOL: {"rows": 3}}, "searched": {POOL: {"rows": 4}}}))
+    files[1].write_text("{}")  # nothing was searched there: picks came along
+    assert near.recorded(before, files) == {
+        "near": {"p3-power": {"rows": 1}, POOL: {"rows": 3}}, "searched": {POOL: {"rows": 4}},
+    }  # fmt: skip
+    assert before["near"][POOL] == {"rows": 2} and near.recorded({}, files[1:]) == {}
 
 
 def test_the_page_and_the_summary_have_them_once_played():
@@ -198,6 +237,8 @@ def test_the_page_and_the_summary_have_them_once_played():
 
     before = made("inside", 0.2) + made("exchanged", 0.3)
     assert "near-duplicates not played" in summary.noisy_difference(before, WITH, [])["note"]
+    random_alone = [r for r in made("near", 0.1) if r["strategy"] in ("random", near.ALL)]
+    assert "near-duplicates not played" in summary.noisy_difference(before + random_alone, WITH, [])["note"]
     found = summary.noisy_difference(before + made("near", 0.1), WITH, [])
     assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
     counted = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}

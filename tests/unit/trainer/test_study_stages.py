@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_models import saved, table
 
-from benchmarks.proving_ground import by_gradient, peer_picks, picking, planning, side_by_side, stages
+from benchmarks.proving_ground import by_gradient, near, peer_picks, picking, planning, side_by_side, stages, tables
 from benchmarks.proving_ground.__main__ import parser
-from benchmarks.proving_ground.ground import POWER, PROPORTIONAL, WITH
+from benchmarks.proving_ground.ground import KIND, POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.planning import EARLY, in_rounds
 from benchmarks.proving_ground.player import Player, name_of, play_plan
 from benchmarks.proving_ground.stage_tables import stage_tables
@@ -143,6 +143,58 @@ def test_what_serves_the_pools_mix_is_compared_with_random_task_by_task(work, lo
     record.write_text(json.dumps(document))
     open_ = {(run["seed"], run["strategy"]) for run in planned(work, record, "goal") if not run["recorded"]}
     assert open_ == {(1, "random"), (1, PROPORTIONAL)}  # the record keeps no tasks of random to compare with
+
+
+def plant_copies(work: Work) -> np.ndarray:
+    """Give the pool texts, plant near copies of them (also in its tokens), find what the search leaves, and the kinds of that.
+
+    Returns the row that each of the grown pool copies, or is."""
+    talks = [[("user", f"Which town has number {i}?"), ("assistant", f"It is town {i}.")] for i in range(ROWS)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
+    (work / f"pools/{POOL}").mkdir(parents=True)
+    (work / f"pools/{POOL}/pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of = near.with_copies(rows)[1]
+    inputs, splits, copied = work.inputs(), dict(np.load(work.inputs() / "splits.npz")), of[ROWS:]
+    tokens = {file.stem: np.load(file) for file in (inputs / "tokens").glob("*.npy")}
+    spans = [slice(*tokens["offsets"][row : row + 2]) for row in copied]
+    numbers = np.concatenate([np.arange(ROWS), len(tokens["offsets"]) - 1 + np.arange(len(copied))])
+    ends = tokens["offsets"][-1] + np.cumsum([span.stop - span.start for span in spans])
+    more = {name: [tokens[name][span] for span in spans] for name in ("ids", "targets")}
+    more |= {name: [tokens[name][copied]] for name in ("status", "dropped", "target_counts")} | {"offsets": [ends]}
+    for name, arrays in more.items():
+        np.save(inputs / f"tokens/{name}.npy", np.concatenate([tokens[name], *arrays]))
+    splits |= {f"{POOL}|near": numbers, f"{POOL}|near|of": of}
+    splits |= {f"{POOL}|near|key": np.random.default_rng(1).permutation(len(of)).astype(np.uint64)}
+    splits |= {f"{POOL}|near|task": TASK[of], f"{POOL}|near|source": TASK[of]}
+    np.savez(inputs / "splits.npz", **splits)
+    vectors = np.zeros((numbers.max() + 1, 64), np.float16)
+    vectors[numbers] = np.random.default_rng(2).normal(size=(ROWS, 64))[of]
+    np.save(work / "embeddings.npy", vectors)
+    for noise, rows_of in ((near.NOISE, of), (near.SEARCHED, np.arange(ROWS))):
+        task = TASK[rows_of[picking.Picker.of(work).left(POOL, noise)]]
+        np.savez(work / f"kinds/{POOL}-{noise}_1.npz", of=task, shared=np.ones(4), open=np.zeros(4, bool))
+    return of
+
+
+def test_near_copies_from_plan_to_record(work, loaded, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.LIST, "seeds", [1])
+    of, record = plant_copies(work), tmp_path / "record.json"
+    plan, picks = planned(work, record, "near"), work.picks()
+    copies = [run for run in plan if run["noise"] == near.NOISE]
+    assert [run["strategy"] for run in copies] == [near.ALL, "random", WITH, KIND] and len(plan) == 4 + 3 + 2
+    assert all(name_of(run) in picks for run in plan)
+    place = dict(zip(np.load(work.inputs() / "splits.npz")[f"{POOL}|near"].tolist(), of.tolist(), strict=True))
+    unlike = {run["strategy"]: len({place[row] for row in picks[name_of(run)].tolist()}) for run in copies}
+    assert unlike.pop(near.ALL) < 900 and set(unlike.values()) == {1000}  # the others pick no row twice
+    (work / "results/near.json").write_text(json.dumps({"near": {POOL: near.search_figures(of, np.arange(ROWS))}}))
+    played(work, loaded, record, copies)
+    document = json.loads(record.read_text())
+    assert {row["strategy"] for row in document["rows"]} == {near.ALL, *unlike}
+    twice = [{**row, "seed": seed} for row in document["rows"] for seed in (1, 2)]  # a standard error needs two
+    lines = tables._near(twice, document["near_duplicates"]).splitlines()
+    assert lines[2] == f"| {POOL}: 1,714 | 514 | 514 | 100% | 0% |"
+    assert lines[-1].startswith(f"| {MODEL}, {POOL} | ") and "–" not in lines[-1]
+    assert [run["recorded"] for run in planned(work, record, "near")] == [True] * 4 + [False] * 5
 
 
 def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, monkeypatch, capsys):
