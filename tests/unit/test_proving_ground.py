@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.proving_ground import judging, noise, wrong_answers
+from benchmarks.proving_ground import judging, noise, tables, wrong_answers
 from benchmarks.proving_ground.ground import PROPORTIONAL, drawn, over_pools
 from benchmarks.proving_ground.summary import (
     CLUSTERS,
@@ -109,6 +109,15 @@ def test_pools_are_drawn_with_all_their_models():
     assert {tuple(of) for of, _ in draws[1:]} == {
         (*cells[:2], *cells[:2]), (*cells[:2], cells[2]), (cells[2], *cells[:2]), (cells[2], cells[2]),
     }  # fmt: skip
+
+
+def test_a_table_has_the_strategies_that_its_model_played():
+    rows = [row("random", 1, 2.0), row(WITH, 1, 1.5), {**row(CLUSTERS, 1, 1.0), "model": "n"}]
+    about = {"a": {"examples": 1000, "tasks": 3, "sources": 2}}
+    assert (
+        tables._table(Ground(rows), "m", about).splitlines()[0]
+        == f"| pool: examples, tasks, sources | random | {WITH} |"
+    )
 
 
 def test_the_default_without_sources_is_what_it_does_on_each_pool():
