@@ -234,6 +234,7 @@ WORDS = {
     "without_headroom_mean_difference": "macro NLL less random's, pools without headroom",
     "without_sources": "without sources",
     "with_sources": "with sources",
+    "by_model": "one model",
     "other_models": "macro NLL less random's",
     "kinds_ami": "adjusted mutual information of kinds and tasks",
     "noisy_mean_difference": "wrong answers in the pool: macro NLL less random's",
