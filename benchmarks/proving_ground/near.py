@@ -67,7 +67,7 @@ def left_by_search(vectors: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
     config = DedupConfig()
     preference = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
-    groups = near_duplicate_groups(vectors.astype(np.float32), preference, config.threshold, config.neighbours)
+    groups = near_duplicate_groups(vectors, preference, config.threshold, config.neighbours)
     return np.flatnonzero(groups.representative == np.arange(len(keys)))
 
 

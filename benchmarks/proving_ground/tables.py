@@ -178,18 +178,18 @@ def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, dict[str, An
 def _search_costs(whole: Ground, part: Ground, cell: tuple[str, str], strategy: str, budget: int) -> str:
     ours, theirs = (ground.of(cell, strategy, budget) for ground in (part, whole))
     seeds = sorted(ours.keys() & theirs.keys())
-    if len(seeds) < 2:
-        return "–"
-    nll, em = (np.array([ours[s][key] - theirs[s][key] for s in seeds]) for key in ("macro_nll", "macro_em"))
-    return f"{nll.mean():+.3f} ± {stats.sem(nll):.3f} ({len(seeds)}), {100 * em.mean():+.1f}"
+    return _less(*(np.array([ours[s][key] - theirs[s][key] for s in seeds]) for key in ("macro_nll", "macro_em")))
 
 
 def _difference(ground: Ground, cell: tuple[str, str], strategy: str) -> str:
-    gain = ground.gain(cell, strategy)
-    if len(gain) < 2:
+    return _less(-ground.gain(cell, strategy), ground.gain(cell, strategy, "macro_em"))
+
+
+def _less(nll: np.ndarray, em: np.ndarray) -> str:
+    """Differences (seeds,) in macro NLL ± standard error, and in macro exact match, points; a dash for less than two."""
+    if len(nll) < 2:
         return "–"
-    points = 100 * ground.gain(cell, strategy, "macro_em").mean()
-    return f"{-gain.mean():+.3f} ± {stats.sem(gain):.3f} ({len(gain)}), {points:+.1f}"
+    return f"{nll.mean():+.3f} ± {stats.sem(nll):.3f} ({len(nll)}), {100 * em.mean():+.1f}"
 
 
 def _wrong_answers(found: dict[str, Any]) -> str:
