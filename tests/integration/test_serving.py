@@ -436,7 +436,14 @@ def test_no_text_of_one_request_is_in_another(server):
 
 def test_a_full_queue_is_429_with_a_time_to_try_again(parts):
     with live(*parts, Limits(waiting=2), rows=200) as server, ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda i: server.post("/process", prompt="red", max_new_tokens=150, seed=i), range(12)))
+
+        def ask(seed):
+            return server.post("/process", prompt="red", max_new_tokens=150, seed=seed)
+
+        first = pool.submit(ask, 0)
+        while not server.service.worker.running:
+            time.sleep(0.001)
+        found = [*pool.map(ask, range(1, 12)), first.result()]
         statuses = [response.status_code for response in found]
         assert set(statuses) == {200, 429} and statuses.count(200) >= 3
         refused = next(response for response in found if response.status_code == 429)
