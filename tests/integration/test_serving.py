@@ -381,6 +381,24 @@ def test_a_body_that_does_not_arrive_ends_after_a_while_and_stops_nobody(server)
     assert server.idle()
 
 
+def test_clients_that_send_no_request_cannot_keep_their_connections(parts, monkeypatch):
+    monkeypatch.setattr("al.serving.server.HEAD_SECONDS", 0.15)
+    with live(*parts, Limits(new_tokens=300)) as server, ThreadPoolExecutor(1) as pool:
+        connections = [socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), 5) for _ in range(2)]
+        silent, slow = connections
+        answer = pool.submit(server.post, "/v1/completions", **LONG)  # takes longer, and is finished
+        ended = time.monotonic() + 5
+        with pytest.raises(ConnectionError):
+            for byte in b"GET /health HTTP/1.1\r\nA: " + b"a" * 1000:
+                assert time.monotonic() < ended
+                slow.sendall(bytes([byte]))
+                time.sleep(0.01)
+        assert silent.recv(100) == b""
+        assert answer.result().status_code == 200
+        for connection in connections:
+            connection.close()
+
+
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
 def test_a_client_that_goes_away_frees_its_place(server, more):
     written = server.service.metrics.new_tokens
