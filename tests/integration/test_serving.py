@@ -344,6 +344,39 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        (
+            {"prompt": {"a": 1}},
+            "prompt",
+            "prompt: Input should be a valid string; prompt: Input should be a valid list",
+        ),
+        ({"prompt": [["a"]]}, "prompt", "prompt.0: Input should be a valid string"),
+        ({"prompt": "a", "stop": ["b", ""]}, "stop", "stop.1: String should have at least 1 character"),
+        ({}, "prompt", "prompt: Field required"),
+        ({"prompt": "a", "best": 2}, "best", "best: Extra inputs are not permitted"),
+        ("[]", None, "Input should be a valid dictionary"),
+        ('{"model": "base", }', None, "expected JSON, found an error at character 18"),
+    ],
+)
+def test_an_error_names_the_parameter_as_the_client_wrote_it(server, body, param, said):
+    content = body if isinstance(body, str) else json.dumps({"model": "base", **body})
+    refused = server.client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    found = refused.json()["error"]
+    assert refused.status_code == 400 and found["param"] == param and said in found["message"]
+    assert "[" not in found["message"] and found["message"].count("a valid list") <= 1
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/completions", 400), ("/process", 422)])
+def test_a_body_without_the_header_of_json_says_so(server, path, status):
+    """As `curl -d` sends it."""
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    refused = server.client.post(path, content='{"model": "base", "prompt": "a"}', headers=headers)
+    assert refused.status_code == status
+    assert "header Content-Type: application/json, found application/x-www-form-urlencoded" in refused.text
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bodies_get_an_error_and_the_server_stays_up(server, name):
     body, status = HOSTILE[name]
