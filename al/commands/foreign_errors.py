@@ -46,6 +46,7 @@ OF_SQLITE = {
 }
 """By primary result code: extended codes have it in their lowest byte."""
 LONGEST_PATH = 300
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 MEMORY = {
     GPU: "Free memory that other programs use, or set model.quantization to nf4, or use a smaller model.",
@@ -88,6 +89,10 @@ def explain(error: BaseException) -> tuple[int, str] | None:
             ENVIRONMENT,
             f"a file could not be written whole ({text}): {OF_THE_MACHINE[errno.ENOSPC]}, or fails. {GOES_ON}",
         )
+    if type(error).__name__ == "SafetensorError" and (
+        number := _OF_RUST.search(text)
+    ):  # not an OSError, and names no file
+        error = OSError(int(number[1]), text)
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         where = f"{error.filename}: " if error.filename is not None else ""
         return ENVIRONMENT, f"{where}{OF_THE_MACHINE[error.errno]}. {GOES_ON}"

@@ -91,6 +91,7 @@ def export_round(path: Path, config: Config, wanted: ExportRequest, quiet: bool 
         hub = HubRepository(wanted.push, wanted.kind) if wanted.push else None
         with folder_written_whole(wanted.to) as out:
             found = _WRITERS[wanted.kind](source, out, wanted)
+            check_folder(wanted.to, wanted.force)  # another export may have ended there meanwhile
             files = sorted(file for file in out.rglob("*") if file.is_file())
             size = sum(file.stat().st_size for file in files)
     document = {

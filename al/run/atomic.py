@@ -77,7 +77,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         with replaced(path) as temporary:
             yield temporary
     except OSError as error:
-        raise EnvironmentProblem(f"{path}: cannot be written ({error.strerror or error}).") from None
+        raise EnvironmentProblem(f"{path}: cannot be written ({_said(error)}).") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -112,7 +112,12 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise EnvironmentProblem(f"{path}: cannot be written ({error.strerror or error}).") from error
+        raise EnvironmentProblem(f"{path}: cannot be written ({_said(error)}).") from error
+
+
+def _said(error: OSError) -> str:
+    """What the system said. numpy drops that when it writes less than it should."""
+    return error.strerror or f"the disk is full, or fails: {error}"
 
 
 def _exchange(temporary: Path, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Security
@@ -88,17 +87,43 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 async def _malformed(request: Request, error: RequestValidationError) -> Response:
     """A body that is not as documented: 400 in OpenAI's form under /v1, else 422 with FastAPI's `detail`, as the challenge documents it."""
-    found = error.errors()
     if not request.url.path.startswith("/v1/"):
-        detail = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in found]
+        unread = isinstance(error.body, bytes)
+        detail = [
+            {"loc": list(e["loc"]), "msg": _unread(request) if unread else e["msg"], "type": e["type"]}
+            for e in error.errors()
+        ]
         return JSONResponse(displayable({"detail": detail}), 422)
-    return await _problem(request, Problem(400, _said(found), param=_place(found[0]), code=INVALID))
+    found = list(dict.fromkeys(_wrong(e, request, error.body) for e in error.errors()))
+    said = "; ".join(f"{place}: {what}" if place else what for place, what in found[:SHOWN_ERRORS])
+    more = f"; and {len(found) - SHOWN_ERRORS} more" if len(found) > SHOWN_ERRORS else ""
+    return await _problem(request, Problem(400, said + more, param=found[0][0], code=INVALID))
 
 
-def _said(errors: Sequence[Any]) -> str:
-    shown = [f"{_place(e)}: {e['msg']}" if _place(e) else e["msg"] for e in errors[:SHOWN_ERRORS]]
-    return "; ".join(shown) + (f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else "")
+def _wrong(error: Any, request: Request, body: Any) -> tuple[str | None, str]:
+    """(the parameter, or None for the whole body; what is wrong with it)."""
+    if isinstance(body, bytes):
+        return None, _unread(request)
+    if error["type"] == "json_invalid":
+        return None, f"expected JSON, found an error at character {error['loc'][-1]}: {error['ctx']['error']}"
+    return _place(error, body), error["msg"]
 
 
-def _place(error: Any) -> str:
-    return ".".join(str(part) for part in error["loc"][1:])
+def _unread(request: Request) -> str:
+    """A body that FastAPI has not parsed, for its header."""
+    found = request.headers.get("content-type", "no such header")
+    return f"expected JSON with the header Content-Type: application/json, found {found:.80}."
+
+
+def _place(error: Any, body: Any) -> str | None:
+    """The keys that lead to a value of `body`, without the names of the types that pydantic has tried for it."""
+    parts = []
+    for part in error["loc"][1:]:
+        if isinstance(body, dict) and (part in body or error["type"] == "missing"):
+            body = body.get(part)
+        elif isinstance(body, list) and isinstance(part, int):
+            body = body[part]
+        else:
+            continue
+        parts.append(str(part))
+    return ".".join(parts) or None

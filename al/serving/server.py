@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from al.serving.connection import Service
 from al.serving.metrics import Metrics
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30
 MOST_CONNECTIONS = 1024
+HEAD_SECONDS = 30.0
+"""A connection on which no request begins for so long, or for twice as long, is closed."""
 
 
 @contextmanager
@@ -59,10 +63,33 @@ def running_service(
             worker.stop()
 
 
+class _Impatient(H11Protocol):
+    """uvicorn waits without end for the head of a request; MOST_CONNECTIONS clients that send none would lock everybody out."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._look, self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self, before: object) -> None:
+        """Close the connection if it has been idle since the last request, `before`, or since it was made (None)."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.cycle is before:
+            self.timeout_keep_alive_handler()
+        else:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._look, self.cycle if idle else self)
+
+
 def uvicorn_server(app: ASGIApp) -> uvicorn.Server:
     """The HTTP server of an application, not yet running."""
     config = uvicorn.Config(
         app,
+        http=_Impatient,
         log_level="warning",
         access_log=False,
         lifespan="off",

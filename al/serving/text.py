@@ -8,6 +8,12 @@ from typing import Any
 UNFINISHED = "\ufffd"
 CONTEXT_TOKENS = 8
 """Tokens of the prompt that are decoded with the answer: whether a token begins with a space may depend on the one before it."""
+MOST_DECODED = 2 * CONTEXT_TOKENS
+"""Tokens that are kept where a character ends; older ones are forgotten, so a token costs the same whatever came before it."""
+MOST_UNFINISHED = MOST_DECODED + CONTEXT_TOKENS
+"""Tokens that are kept where a character seems unfinished; after so many the bytes are none of a character."""
+MISSING = 3
+"""Bytes of a character of UTF-8 that may be read without its last one; a decoder shows each, or all of them, as one UNFINISHED."""
 
 
 class TextStream:
@@ -19,7 +25,7 @@ class TextStream:
     def __init__(self, backend: Any, prompt: Sequence[int], stops: Sequence[str] = ()):
         self._backend, self._stops = backend, [stop for stop in stops if stop]
         self._ids = list(prompt[-CONTEXT_TOKENS:])
-        self._begin, self._read = 0, len(self._ids)
+        self._read = len(self._decoded(self._ids))
         self._held = ""
         self.text = ""
         self.stopped = False
@@ -39,12 +45,29 @@ class TextStream:
         return self._release(self._new_text(last=True), last=True)
 
     def _new_text(self, last: bool) -> str:
-        """Decoded from the last border of characters, so that each token is decoded a few times only."""
-        before, whole = self._decoded(self._ids[self._begin : self._read]), self._decoded(self._ids[self._begin :])
-        if len(whole) <= len(before) or (whole.endswith(UNFINISHED) and not last):
-            return ""
-        self._begin, self._read = self._read, len(self._ids)
-        return whole[len(before) :]
+        """The text after the first `_read` characters of the tokens in memory, unless the next token may finish a character."""
+        whole = self._decoded(self._ids)
+        end = len(whole)
+        if whole.endswith(UNFINISHED) and not last:
+            if len(self._ids) <= MOST_UNFINISHED:
+                return ""
+            end = max(self._read, end - MISSING)
+        new = whole[self._read : end]
+        self._read = max(self._read, end)
+        if len(self._ids) > MOST_DECODED:
+            new += self._forget(whole)
+        return new
+
+    def _forget(self, whole: str) -> str:
+        """Keep the last tokens alone, from the border of a character on; the unread text of the others, which nothing can finish."""
+        unread = whole[self._read :]
+        for count in range(CONTEXT_TOKENS, CONTEXT_TOKENS - MISSING - 1, -1):
+            kept = self._decoded(self._ids[-count:])
+            if whole.endswith(kept):
+                break
+        self._ids = self._ids[-count:]
+        self._read = max(0, len(kept) - len(unread))
+        return unread[: max(0, len(unread) - len(kept))]
 
     def _decoded(self, ids: Sequence[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=True)

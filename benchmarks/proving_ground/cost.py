@@ -22,7 +22,7 @@ from typing import Any, get_args
 import numpy as np
 
 from al.round.standing import Answer, Evidence, worth_of_examples
-from benchmarks.proving_ground.ground import BOUNDS, BUDGET, BUDGETS, Cell, Ground, examples_for, figure
+from benchmarks.proving_ground.ground import BOUNDS, BUDGET, BUDGETS, Cell, Ground, drawn, examples_for, figure
 from benchmarks.proving_ground.planning import EARLY, ROUNDS, in_rounds
 
 AT = 2000
@@ -49,7 +49,7 @@ def needed(ground: Ground, cell: Cell, strategy: str, drawn: np.ndarray) -> floa
 def seconds_ratio(
     ground: Ground, cells: list[Cell], strategy: str, control: float | dict[Cell, float] = 1.0
 ) -> dict[str, Any]:
-    """Geometric mean over cells, with a 95% interval by drawing cells and, inside them, seeds again.
+    """Geometric mean over cells, with a 95% interval by drawing pools and, inside them, seeds again.
 
     Args:
         control: examples of the control over those that were selected, of all cells or of each: 1 is a control in every round, 0 none.
@@ -59,13 +59,12 @@ def seconds_ratio(
         return figure(None, note="not measured")
     length = {cell: tokens_over_randoms(ground, cell, strategy) for cell in usable}
     parts = control if isinstance(control, dict) else dict.fromkeys(usable, control)
-    rng, logs = np.random.default_rng(3), []
-    for number in range(1001):
+    logs = []
+    for of_draw, rng in drawn(usable, 3):
         found = []
-        for i in range(len(usable)) if number == 0 else rng.integers(len(usable), size=len(usable)):
-            cell = usable[i]
+        for cell in of_draw:
             values = ground.values(cell, strategy)
-            values = values if number == 0 else rng.choice(values, len(values))
+            values = values if rng is None else rng.choice(values, len(values))
             found.append(np.log(needed(ground, cell, strategy, values) * (length[cell] + parts[cell])))
         logs.append(np.mean(found))
     low, high = np.percentile(logs[1:], [2.5, 97.5])

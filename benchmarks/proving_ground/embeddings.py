@@ -35,6 +35,7 @@ def write(
 
     Args:
         names: pools whose rows are embedded, of these parts and as near copies; those that `inputs` lacks are passed over.
+        parts: "pool" among them.
     """
     from selection.config import EmbedConfig
     from selection.embed import embed_texts, load_embedder
@@ -46,7 +47,7 @@ def write(
             continue
         rows = {part: read_rows(pools, name, part) for part in parts}
         if f"{name}|near" in splits:
-            rows["near"] = with_copies(read_rows(pools, name, "pool"))[0]
+            rows["near"] = with_copies(rows["pool"])[0]
         for part, entries in rows.items():
             for number, row in zip(splits[f"{name}|{part}"].tolist(), entries, strict=True):
                 texts.setdefault(number, text_of(row))

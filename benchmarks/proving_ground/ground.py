@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +101,42 @@ def figure(
     rounded = [None if x is None else round(float(x), 4) for x in (value, low, high)]
     entry = dict(zip(("value", "low", "high"), rounded, strict=True)) | {"seeds": seeds}
     return entry | ({"note": note} if note else {})
+
+
+def drawn(
+    cells: Sequence[Cell], seed: int, times: int = 1000
+) -> Iterator[tuple[list[Cell], np.random.Generator | None]]:
+    """The cells and None; then, `times` times, the cells of as many pools drawn again with what draws seeds inside them.
+
+    Pools are drawn, not cells: models on one pool are not independent.
+    """
+    of_pool: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        of_pool[cell[1]].append(cell)
+    pools, rng = sorted(of_pool), np.random.default_rng(seed)
+    yield list(cells), None
+    for _ in range(times):
+        yield [cell for i in rng.integers(len(pools), size=len(pools)) for cell in of_pool[pools[i]]], rng
+
+
+def mean_of(values: np.ndarray, rng: np.random.Generator | None) -> float:
+    """Mean of (seeds,) values, or of as many drawn again."""
+    return float((values if rng is None else rng.choice(values, len(values))).mean())
+
+
+def pool_means(found: Mapping[Cell, np.ndarray]) -> np.ndarray:
+    """(pools,) means, each of its models' means over seeds."""
+    of_pool: dict[str, list[float]] = defaultdict(list)
+    for (_, pool), values in found.items():
+        of_pool[pool].append(float(np.mean(values)))
+    return np.array([np.mean(of_models) for of_models in of_pool.values()])
+
+
+def over_pools(found: Mapping[Cell, np.ndarray], scale: float = 1.0, named: str = "pools") -> dict[str, Any]:
+    """Mean over pools (or targets), each the mean of its models, with a 95% interval by t over them."""
+    means = scale * pool_means(found)
+    if len(means) < 2:
+        return figure(None, note="not measured")
+    half = stats.t.ppf(0.975, len(means) - 1) * stats.sem(means)
+    note = f"{len(means)} {named}, {', '.join(sorted({model for model, _ in found}))}"
+    return figure(means.mean(), means.mean() - half, means.mean() + half, min(map(len, found.values())), note)

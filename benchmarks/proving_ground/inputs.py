@@ -76,10 +76,10 @@ def gather_noisy(
     """Add rows with wrong answers, and near copies; returns the conversations of the table of alternatives and its arrays."""
     others: list[list[dict[str, str]]] = []
     found: dict[str, np.ndarray] = {}
+    clean = {name: read_rows(pools, name, "pool") for name in names}
     for name in names:
-        clean = read_rows(pools, name, "pool")
         for kind in KINDS:
-            rows, wrong = planted(clean, kind)
+            rows, wrong = planted(clean[name], kind)
             numbers = np.array(arrays[f"{name}|pool"])
             numbers[wrong] = len(conversations) + np.arange(wrong.sum())
             conversations += [row["messages"] for row, hit in zip(rows, wrong, strict=True) if hit]
@@ -89,7 +89,7 @@ def gather_noisy(
                 found |= {f"{name}|rows": len(others) + np.arange(len(made)), f"{name}|of": of}
                 others += [row["messages"] for row in made]
     for name in names:  # last, so that earlier rows keep their numbers
-        rows, of = with_copies(read_rows(pools, name, "pool"))
+        rows, of = with_copies(clean[name])
         copies = rows[len(arrays[f"{name}|pool"]) :]
         arrays[f"{name}|near"] = np.concatenate([arrays[f"{name}|pool"], len(conversations) + np.arange(len(copies))])
         arrays[f"{name}|near|of"] = of

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.study_pools import shuffled
 
-COPIES, MOST, POWER = 0.3, 30, 0.7
+COPIES, MOST, POWER = 0.3, 30, 0.25
 """Share of the grown pool; a row of rank r, in the order of a hash, is copied 1 + MOST · r^-POWER times until there are as many."""
 NOISE, SEARCHED = "near", "searched"
 """The record's names of a pool with its copies, and of the clean pool once it is searched. Without a name runs pick from the whole pool."""

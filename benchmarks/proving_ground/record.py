@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.proving_ground.picking import kinds_file
 from benchmarks.proving_ground.planning import LIST, POOLS, alike, compared_with
 from benchmarks.proving_ground.player import Run, identity
 from benchmarks.proving_ground.work import whole
@@ -32,7 +33,7 @@ def kinds(folder: Path, splits: Any) -> dict[str, dict[str, Any]]:
     result = {}
     for pool in (name for name in POOLS if f"{name}|pool" in splits):
         task = splits[f"{pool}|pool|task"]
-        kept = [np.load(file) for seed in LIST["seeds"] if (file := folder / f"{pool}_{seed}.npz").exists()]
+        kept = [np.load(file) for seed in LIST["seeds"] if (file := kinds_file(folder, pool, seed)).exists()]
         found = [Kinds(**arrays).groups for arrays in kept if "open" in arrays]
         if not found:
             continue

@@ -126,7 +126,7 @@ def lacking(work: Work, run: Run) -> str | None:
         if strategy in aiming.HIDDEN and not (work / "pooled" / run["model"]).exists():
             return f"hidden states of {run['model']}"
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
-        return None if grouped is None or (work / "kinds" / f"{grouped}_{seed}.npz").exists() else "kinds"
+        return None if grouped is None or kinds_file(work / "kinds", grouped, seed).exists() else "kinds"
     if run["noise"] in (near.NOISE, near.SEARCHED):
         return lacking_for_search(work, pool, run["noise"], strategy, seed)
     if strategy in peer_picks.STRATEGIES:

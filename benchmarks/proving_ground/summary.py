@@ -4,7 +4,8 @@
 
 A pool has headroom for a model where the oracle (hidden tasks by the square root of their size) gains at least two standard errors over
 random. Share: the budget over the examples that random needs for the same macro NLL, read off random's own curve (log-linear,
-continued beyond its ends), kept within 0.1 to 2. Figures that no run measured are null.
+continued beyond its ends), kept within 0.1 to 2. Intervals are over pools, because two models on one pool are not independent; those of
+shares also over seeds. Figures that no run measured are null.
 """
 
 from __future__ import annotations
@@ -36,26 +37,26 @@ from benchmarks.proving_ground.ground import (
     Cell,
     Ground,
     Row,
+    drawn,
     examples_for,
     figure,
+    mean_of,
+    over_pools,
+    pool_means,
 )
 from benchmarks.proving_ground.planning import EARLY, GOAL
 from selection.config import KindsConfig
 
 
 def geometric_share(ground: Ground, cells: list[Cell], strategy: str) -> dict[str, Any]:
-    """Geometric mean of the shares over cells, with a 95% interval by drawing cells and, inside them, seeds again."""
-    rng, logs = np.random.default_rng(0), []
+    """Geometric mean of the shares over cells, with a 95% interval by drawing pools and, inside them, seeds again."""
     cells = [cell for cell in cells if len(ground.values(cell, strategy)) and ground.share(cell, 1.0) is not None]
     if not cells:
         return figure(None, note="not measured")
-    for number in range(1001):
-        drawn = cells if number == 0 else [cells[i] for i in rng.integers(len(cells), size=len(cells))]
-        means = []
-        for cell in drawn:
-            values = ground.values(cell, strategy)
-            means.append((values if number == 0 else rng.choice(values, len(values))).mean())
-        logs.append(np.mean([np.log(ground.share(cell, nll)) for cell, nll in zip(drawn, means, strict=True)]))
+    logs = [
+        np.mean([np.log(ground.share(cell, mean_of(ground.values(cell, strategy), rng))) for cell in of_draw])
+        for of_draw, rng in drawn(cells, 0)
+    ]
     low, high = np.percentile(logs[1:], [2.5, 97.5])
     seeds = min(len(ground.values(cell, strategy)) for cell in cells)
     return figure(
@@ -74,13 +75,11 @@ def oracle_part(ground: Ground, strategy: str, model: str | None = None) -> dict
         ours, most = ground.gain(cell, strategy), ground.gain(cell, ORACLE)
         if len(ours) and len(most) and model in (None, cell[0]):
             pairs[cell] = (ours, most)
-    cells = list(pairs)
-    if not cells:
+    if not pairs:
         return figure(None, note="not measured")
-    rng, found = np.random.default_rng(1), []
-    for number in range(1001):
-        drawn = cells if number == 0 else [cells[i] for i in rng.integers(len(cells), size=len(cells))]
-        ours, most = (sum(pairs[cell][i].mean() for cell in drawn) for i in (0, 1))
+    found = []
+    for of_draw, _ in drawn(list(pairs), 1):
+        ours, most = (sum(pairs[cell][i].mean() for cell in of_draw) for i in (0, 1))
         found.append(ours / most)
     low, high = np.percentile(found[1:], [2.5, 97.5])
     return figure(found[0], low, high, min(len(ours) for ours, _ in pairs.values()))
@@ -138,13 +137,12 @@ def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[s
     cells = list(shares)
     if not cells:
         return figure(None, note="not measured")
-    rng, logs = np.random.default_rng(2), []
-    for number in range(1001):
+    logs = []
+    for of_draw, rng in drawn(cells, 2):
         found = []
-        for i in range(len(cells)) if number == 0 else rng.integers(len(cells), size=len(cells)):
-            budget, curve, ours = shares[cells[i]]
-            mean = (ours if number == 0 else rng.choice(ours, len(ours))).mean()
-            found.append(np.log(np.clip(budget / examples_for(curve, -mean), *BOUNDS)))
+        for cell in of_draw:
+            budget, curve, ours = shares[cell]
+            found.append(np.log(np.clip(budget / examples_for(curve, -mean_of(ours, rng)), *BOUNDS)))
         logs.append(np.mean(found))
     low, high = np.percentile(logs[1:], [2.5, 97.5])
     seeds = min(len(ours) for _, _, ours in shares.values())
@@ -153,21 +151,21 @@ def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[s
 
 
 def noisy_difference(rows: list[Row], strategy: str, uneven: Collection[str]) -> dict[str, Any]:
-    """Strategy less random on pools with wrong answers or near copies: mean macro NLL over cells, with a 95% interval and p of a t-test
-    over them."""
-    values, seeds, played = [], [], False
+    """Strategy less random on pools with wrong answers or near copies: macro NLL, mean over pools, each that of its kinds of noise and
+    models; with a 95% interval and p of a t-test over the pools."""
+    found, played = {}, False
     for noise in ("inside", "exchanged", near.NOISE):
         ground = Ground(rows, noise, CORE, uneven)
-        gains = [gain for cell in ground.cells if len(gain := ground.gain(cell, strategy))]
-        values += [-gain.mean() for gain in gains]
-        seeds += [len(gain) for gain in gains]
+        gains = {cell: gain for cell in ground.cells if len(gain := ground.gain(cell, strategy))}
+        found |= {(f"{model}, {noise}", pool): -gain for (model, pool), gain in gains.items()}
         played |= noise == near.NOISE and bool(gains)
-    if len(values) < 2:
-        return figure(None, note="not measured")
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    p = float(stats.ttest_1samp(values, 0, alternative="less").pvalue)
-    note = f"{strategy}, {len(values)} cells, p = {p:.2g}" + ("" if played else "; near-duplicates not played")
-    return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, min(seeds), note)
+    entry = over_pools(found)
+    if entry["value"] is None:
+        return entry
+    means = pool_means(found)
+    p = float(stats.ttest_1samp(means, 0, alternative="less").pvalue)
+    note = f"{strategy}, {len(means)} pools, {len(found)} cells, p = {p:.2g}"
+    return entry | {"note": note + ("" if played else "; near-duplicates not played")}
 
 
 def wrong_answers(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -282,36 +280,26 @@ def _figures(
 
 
 def mean_difference(ground: Ground, cells: list[Cell], strategy: str, key: str = "macro_nll") -> dict[str, Any]:
-    """Strategy less random, mean over cells, with a 95% interval by t over the cells; nats of NLL, points of exact match."""
-    scale = -1 if key.endswith("nll") else 100
-    cells = [cell for cell in cells if len(ground.gain(cell, strategy))]
-    values = [scale * ground.gain(cell, strategy, key).mean() for cell in cells]
-    if len(values) < 2:
-        return figure(None, note="not measured")
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    seeds = min(len(ground.gain(cell, strategy)) for cell in cells)
-    return figure(np.mean(values), np.mean(values) - half, np.mean(values) + half, seeds, f"{len(values)} cells")
+    """Strategy less random, mean over the pools of these cells, with a 95% interval by t over pools; nats of NLL, points of exact match."""
+    found = {cell: gain for cell in cells if len(gain := ground.gain(cell, strategy, key))}
+    return over_pools(found, -1 if key.endswith("nll") else 100)
 
 
 def goal_difference(
     ground: Ground, key: str, part: str | None, strategy: str = WITH, budget: int = EARLY
 ) -> dict[str, Any]:
-    """Strategy less random with so many examples, mean over cells, with a 95% interval by t over the cells; nats, or points.
+    """Strategy less random with so many examples, mean over pools, with a 95% interval by t over the pools; nats, or points.
 
     Args:
         part: "of_pool" counts a task as the pool does, None every task alike.
     """
-    found, seeds = [], []
+    found = {}
     for cell in ground.cells:
         runs = [run["paired"] for run in ground.of(cell, strategy, budget).values() if "paired" in run]
         values = [run[part][key] if part else run[key][0] for run in runs if part is None or part in run]
         if values:
-            found.append((100 if key == "em" else 1) * float(np.mean(values)))
-            seeds.append(len(values))
-    if len(found) < 2:
-        return figure(None, note="not measured")
-    half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found)
-    return figure(np.mean(found), np.mean(found) - half, np.mean(found) + half, min(seeds), f"{len(found)} cells")
+            found[cell] = np.array(values)
+    return over_pools(found, 100 if key == "em" else 1)
 
 
 def main() -> None:

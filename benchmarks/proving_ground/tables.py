@@ -65,7 +65,7 @@ def _answer(summary: dict[str, Any]) -> str:
     without = summary["without_sources"]["default"]
     given = {**summary, "oracle_gain": summary["oracle_gain_with_sources"]}
     lines = [
-        "| 1,000 examples, 20 cells (model × pool): mean (95% interval) | with sources | without |",
+        "| 1,000 examples, two models on ten pools: mean (95% interval over pools) | with sources | without |",
         "|---|---|---|",
     ]
     for words, (name, spec) in ANSWER.items():
@@ -80,11 +80,14 @@ def _interval(entry: dict[str, Any], spec: str) -> str:
 
 
 def _table(ground: Ground, model: str, pools: dict[str, Any]) -> str:
-    lines = ["| pool: examples, tasks, sources | " + " | ".join(SHOWN) + " |", "|" + "---|" * (len(SHOWN) + 1)]
-    for _, pool in (cell for cell in ground.cells if cell[0] == model):
-        about = pools[pool]
-        name = f"{pool}: {about['examples']:,}, {about['tasks']}, {about['sources']}"
-        lines.append(f"| {name} | " + " | ".join(_entry(ground, (model, pool), s) for s in SHOWN) + " |")
+    """One row a pool; a column for each strategy that the model played."""
+    cells = [cell for cell in ground.cells if cell[0] == model]
+    shown = [s for s in SHOWN if any(len(ground.values(cell, s)) for cell in cells)]
+    lines = ["| pool: examples, tasks, sources | " + " | ".join(shown) + " |", "|" + "---|" * (len(shown) + 1)]
+    for cell in cells:
+        about = pools[cell[1]]
+        name = f"{cell[1]}: {about['examples']:,}, {about['tasks']}, {about['sources']}"
+        lines.append(f"| {name} | " + " | ".join(_entry(ground, cell, s) for s in shown) + " |")
     return "\n".join(lines)
 
 
@@ -176,18 +179,18 @@ def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, dict[str, An
 def _search_costs(whole: Ground, part: Ground, cell: tuple[str, str], strategy: str, budget: int) -> str:
     ours, theirs = (ground.of(cell, strategy, budget) for ground in (part, whole))
     seeds = sorted(ours.keys() & theirs.keys())
-    if len(seeds) < 2:
-        return "–"
-    nll, em = (np.array([ours[s][key] - theirs[s][key] for s in seeds]) for key in ("macro_nll", "macro_em"))
-    return f"{nll.mean():+.3f} ± {stats.sem(nll):.3f} ({len(seeds)}), {100 * em.mean():+.1f}"
+    return _less(*(np.array([ours[s][key] - theirs[s][key] for s in seeds]) for key in ("macro_nll", "macro_em")))
 
 
 def _difference(ground: Ground, cell: tuple[str, str], strategy: str) -> str:
-    gain = ground.gain(cell, strategy)
-    if len(gain) < 2:
+    return _less(-ground.gain(cell, strategy), ground.gain(cell, strategy, "macro_em"))
+
+
+def _less(nll: np.ndarray, em: np.ndarray) -> str:
+    """Differences (seeds,) in macro NLL ± standard error, and in macro exact match, points; a dash for less than two."""
+    if len(nll) < 2:
         return "–"
-    points = 100 * ground.gain(cell, strategy, "macro_em").mean()
-    return f"{-gain.mean():+.3f} ± {stats.sem(gain):.3f} ({len(gain)}), {points:+.1f}"
+    return f"{nll.mean():+.3f} ± {stats.sem(nll):.3f} ({len(nll)}), {100 * em.mean():+.1f}"
 
 
 def _wrong_answers(found: dict[str, Any]) -> str:
@@ -220,8 +223,37 @@ def _written(ground: Ground) -> str:
     return "\n".join(lines)
 
 
+WORDS = {
+    "evals_4000_share": "evals, 4,000 examples: share of random's examples for the same macro NLL",
+    "share_geometric_mean_1000": "share of random's examples, pools with headroom",
+    "share_geometric_mean_all_pools": "share of random's examples, all pools",
+    "oracle_gain_with_sources": "part of the oracle's gain in macro NLL",
+    "oracle_gain_without_sources": "without sources: part of the oracle's gain in macro NLL",
+    "oracle_gain": "part of the oracle's gain in macro NLL",
+    "macro_em_points": "macro exact match less random's, points",
+    "cells_worse_than_random": "tests that show a loss to random after Holm's correction",
+    "without_headroom_mean_difference": "macro NLL less random's, pools without headroom",
+    "without_sources": "without sources",
+    "with_sources": "with sources",
+    "by_model": "one model",
+    "other_models": "macro NLL less random's",
+    "kinds_ami": "adjusted mutual information of kinds and tasks",
+    "noisy_mean_difference": "wrong answers in the pool: macro NLL less random's",
+    "noisy_mean_difference_without_sources": "wrong answers in the pool, without sources: macro NLL less random's",
+    "wrong_answers_recall": "wrong answers that were suspected, of the planted",
+    "wrong_answers_precision": "suspected answers that were planted",
+    "generated_em_share_1000": "written answers: share of random's examples for as many right",
+    "generated_em_share_1000_without_sources": "written answers, without sources: share of random's examples for as many right",
+    "target_minus_rds": "ten targets: macro NLL of the default less RDS+'s",
+    "gpu_seconds_ratio": "GPU seconds over random's at 2,000 examples, control: auto",
+    "gpu_seconds": "GPU seconds over random's",
+    "first_rounds_by_goal": "300 examples less random",
+}
+"""Names of the summary in words; others are words already."""
+
+
 def _figures(summary: dict[str, Any]) -> str:
-    lines = ["| figure | value | 95% interval | seeds | |", "|---|---|---|---|---|"]
+    lines = ["| figure | value | 95% interval | seeds | over |", "|---|---|---|---|---|"]
     for name, entry in _flat("", summary):
         if entry["value"] is None:
             lines.append(f"| {name} | {entry.get('note', 'not measured yet')} | | | |")
@@ -234,10 +266,10 @@ def _figures(summary: dict[str, Any]) -> str:
 
 
 def _flat(before: str, entries: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(name, figure) of all figures; those inside another entry after its name."""
+    """(name in words, figure) of all figures; those inside another entry after its name."""
     found = []
-    for name, entry in entries.items():
+    for key, entry in entries.items():
+        name = before + WORDS.get(key, key)
         if isinstance(entry, dict):
-            inside = f"{before}{name}: "
-            found += [(before + name, entry)] if "value" in entry else _flat(inside, entry)
+            found += [(name, entry)] if "value" in entry else _flat(f"{name}: ", entry)
     return found

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.proving_ground import aiming
-from benchmarks.proving_ground.ground import figure
+from benchmarks.proving_ground.ground import over_pools
 from benchmarks.proving_ground.targets import LIST
 
 HAS = ("held", "kin", "absent")
@@ -44,16 +43,7 @@ def differences(
 
 def mean_over(found: dict[Cell, np.ndarray], scale: float = 1.0) -> dict[str, Any]:
     """Mean over targets, each the mean of its models, with a 95% interval by t: models on one target are not independent."""
-    of_target = defaultdict(list)
-    for (_, target), values in found.items():
-        of_target[target].append(scale * values.mean())
-    means = [float(np.mean(values)) for values in of_target.values()]
-    if len(means) < 2:
-        return figure(None, note="not measured yet")
-    half = stats.t.ppf(0.975, len(means) - 1) * stats.sem(means)
-    seeds = min(len(values) for values in found.values())
-    note = f"{len(means)} targets, {', '.join(sorted({model for model, _ in found}))}"
-    return figure(np.mean(means), np.mean(means) - half, np.mean(means) + half, seeds, note)
+    return over_pools(found, scale, "targets")
 
 
 def figures(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:

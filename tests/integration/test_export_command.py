@@ -114,6 +114,38 @@ def test_only_an_earlier_export_is_replaced_and_only_with_force(two_rounds, tmp_
     assert contents(other) == {"letter.txt": b"mine"}
 
 
+def test_no_part_of_a_run_is_replaced(two_rounds, tmp_path):
+    run = tmp_path / "two"
+    shutil.copytree(two_rounds[0], run, symlinks=True)
+    adapter = (run / "rounds/002/adapter").resolve()  # has the winnow.json of an export
+    before = contents(adapter)
+    for to in (adapter, run / "rounds/003", run):
+        refused = export(run, "data", to, "--force")
+        assert refused.code == 2 and "is in the run" in refused.err
+    assert contents(adapter) == before and not (run / "rounds/003").exists()
+
+
+def test_the_current_folder_is_not_replaced(two_rounds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for to in (".", tmp_path):
+        refused = export(two_rounds[0], "data", to)
+        assert refused.code == 2 and "is the current folder" in refused.err
+
+
+def test_of_two_exports_to_one_place_the_later_one_does_not_replace_the_other(two_rounds, tmp_path, monkeypatch):
+    from al.exporting import export as exporting
+
+    def slow(*arguments):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "winnow.json").write_text("of the other")
+        return 0
+
+    monkeypatch.setattr(exporting, "write_data", slow)
+    refused = export(two_rounds[0], "data", tmp_path / "made")
+    assert refused.code == 2 and "has an export already" in refused.err
+    assert contents(tmp_path / "made") == {"winnow.json": b"of the other"}
+
+
 def test_an_interrupted_export_leaves_nothing(two_rounds, tmp_path, monkeypatch):
     def interrupt(folder: Path, *rest: object) -> None:
         assert (folder / "model.safetensors").exists()

@@ -344,6 +344,39 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        (
+            {"prompt": {"a": 1}},
+            "prompt",
+            "prompt: Input should be a valid string; prompt: Input should be a valid list",
+        ),
+        ({"prompt": [["a"]]}, "prompt", "prompt.0: Input should be a valid string"),
+        ({"prompt": "a", "stop": ["b", ""]}, "stop", "stop.1: String should have at least 1 character"),
+        ({}, "prompt", "prompt: Field required"),
+        ({"prompt": "a", "best": 2}, "best", "best: Extra inputs are not permitted"),
+        ("[]", None, "Input should be a valid dictionary"),
+        ('{"model": "base", }', None, "expected JSON, found an error at character 18"),
+    ],
+)
+def test_an_error_names_the_parameter_as_the_client_wrote_it(server, body, param, said):
+    content = body if isinstance(body, str) else json.dumps({"model": "base", **body})
+    refused = server.client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    found = refused.json()["error"]
+    assert refused.status_code == 400 and found["param"] == param and said in found["message"]
+    assert "[" not in found["message"] and found["message"].count("a valid list") <= 1
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/completions", 400), ("/process", 422)])
+def test_a_body_without_the_header_of_json_says_so(server, path, status):
+    """As `curl -d` sends it."""
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    refused = server.client.post(path, content='{"model": "base", "prompt": "a"}', headers=headers)
+    assert refused.status_code == status
+    assert "header Content-Type: application/json, found application/x-www-form-urlencoded" in refused.text
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bodies_get_an_error_and_the_server_stays_up(server, name):
     body, status = HOSTILE[name]
@@ -379,6 +412,24 @@ def test_a_body_that_does_not_arrive_ends_after_a_while_and_stops_nobody(server)
         assert complete(server, max_tokens=3)
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
     assert server.idle()
+
+
+def test_clients_that_send_no_request_cannot_keep_their_connections(parts, monkeypatch):
+    monkeypatch.setattr("al.serving.server.HEAD_SECONDS", 0.15)
+    with live(*parts, Limits(new_tokens=300)) as server, ThreadPoolExecutor(1) as pool:
+        connections = [socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), 5) for _ in range(2)]
+        silent, slow = connections
+        answer = pool.submit(server.post, "/v1/completions", **LONG)  # takes longer, and is finished
+        ended = time.monotonic() + 5
+        with pytest.raises(ConnectionError):
+            for byte in b"GET /health HTTP/1.1\r\nA: " + b"a" * 1000:
+                assert time.monotonic() < ended
+                slow.sendall(bytes([byte]))
+                time.sleep(0.01)
+        assert silent.recv(100) == b""
+        assert answer.result().status_code == 200
+        for connection in connections:
+            connection.close()
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
@@ -436,7 +487,14 @@ def test_no_text_of_one_request_is_in_another(server):
 
 def test_a_full_queue_is_429_with_a_time_to_try_again(parts):
     with live(*parts, Limits(waiting=2), rows=200) as server, ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda i: server.post("/process", prompt="red", max_new_tokens=150, seed=i), range(12)))
+
+        def ask(seed):
+            return server.post("/process", prompt="red", max_new_tokens=150, seed=seed)
+
+        first = pool.submit(ask, 0)
+        while not server.service.worker.running:
+            time.sleep(0.001)
+        found = [*pool.map(ask, range(1, 12)), first.result()]
         statuses = [response.status_code for response in found]
         assert set(statuses) == {200, 429} and statuses.count(200) >= 3
         refused = next(response for response in found if response.status_code == 429)

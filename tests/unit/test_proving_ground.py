@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.proving_ground import judging, noise, wrong_answers
-from benchmarks.proving_ground.ground import PROPORTIONAL
+from benchmarks.proving_ground import judging, noise, tables, wrong_answers
+from benchmarks.proving_ground.ground import PROPORTIONAL, drawn, over_pools
 from benchmarks.proving_ground.summary import (
     CLUSTERS,
     KIND,
@@ -92,6 +92,32 @@ def test_differences_are_the_strategys_less_randoms():
         found.runs.update(ground([nll] * 5, [1.2] * 5, em=[em] * 5, pool=pool).runs)
     assert mean_difference(found, found_cells := [("m", "a"), ("m", "b")], WITH)["value"] == pytest.approx(-0.2)
     assert mean_difference(found, found_cells, WITH, "macro_em")["value"] == pytest.approx(4.0)
+
+
+def test_models_on_one_pool_count_as_one():
+    cells = {("m", "a"): -0.1, ("n", "a"): -0.3, ("m", "b"): -0.4, ("n", "b"): -0.4}
+    found = over_pools({cell: np.array([value - 0.01, value + 0.01]) for cell, value in cells.items()})
+    assert found["value"] == pytest.approx(-0.3) and found["note"] == "2 pools, m, n" and found["seeds"] == 2
+    assert found["high"] - found["low"] == pytest.approx(2 * 12.706 * 0.1, abs=1e-3)  # t of two pools, -0.2 and -0.4
+    assert over_pools({("m", "a"): np.zeros(2), ("n", "a"): np.ones(2)})["value"] is None, "one pool has no interval"
+
+
+def test_pools_are_drawn_with_all_their_models():
+    cells = [("m", "a"), ("n", "a"), ("m", "b")]
+    draws = list(drawn(cells, 0, 50))
+    assert draws[0] == (cells, None) and len(draws) == 51
+    assert {tuple(of) for of, _ in draws[1:]} == {
+        (*cells[:2], *cells[:2]), (*cells[:2], cells[2]), (cells[2], *cells[:2]), (cells[2], cells[2]),
+    }  # fmt: skip
+
+
+def test_a_table_has_the_strategies_that_its_model_played():
+    rows = [row("random", 1, 2.0), row(WITH, 1, 1.5), {**row(CLUSTERS, 1, 1.0), "model": "n"}]
+    about = {"a": {"examples": 1000, "tasks": 3, "sources": 2}}
+    assert (
+        tables._table(Ground(rows), "m", about).splitlines()[0]
+        == f"| pool: examples, tasks, sources | random | {WITH} |"
+    )
 
 
 def test_the_default_without_sources_is_what_it_does_on_each_pool():

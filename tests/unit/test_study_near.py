@@ -240,11 +240,14 @@ def test_the_page_and_the_summary_have_them_once_played():
         losses = {near.ALL: 1.6, "random": 1.5, WITH: 1.5 - lower, KIND: 1.4}
         return [row_of(name, seed, nll + seed / 100, noise) for name, nll in losses.items() for seed in (1, 2)]
 
-    before = made("inside", 0.2) + made("exchanged", 0.3)
+    def on_two(noise: str, lower: float) -> list[dict]:
+        return made(noise, lower + 0.01) + [{**row, "pool": "evals-flat"} for row in made(noise, lower - 0.01)]
+
+    before = on_two("inside", 0.2) + on_two("exchanged", 0.3)
     assert "near-duplicates not played" in summary.noisy_difference(before, WITH, [])["note"]
     random_alone = [r for r in made("near", 0.1) if r["strategy"] in ("random", near.ALL)]
     assert "near-duplicates not played" in summary.noisy_difference(before + random_alone, WITH, [])["note"]
-    found = summary.noisy_difference(before + made("near", 0.1), WITH, [])
+    found = summary.noisy_difference(before + on_two("near", 0.1), WITH, [])
     assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
     counted = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
     searched = {"near": counted, "searched": {POOL: {"rows": 200, "left_out": 50, "by_embeddings_alone": 90}}}

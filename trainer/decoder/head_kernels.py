@@ -12,6 +12,28 @@ from trainer.decoder.kernels import Pointer, Scalar
 
 
 @triton.jit
+def _halves(start: Pointer, place: Scalar, half: Scalar, inside: Scalar) -> tuple[Scalar, Scalar]:
+    """The values at `place`, and those `half` columns on."""
+    at = start + place
+    return tl.load(at, mask=inside, other=0.0), tl.load(at + half, mask=inside, other=0.0)
+
+
+@triton.jit
+def _rotated(
+    first: Scalar, second: Scalar, cos: Pointer, sin: Pointer, angle: Scalar, half: Scalar, there: Scalar, INVERSE: tl.constexpr,
+) -> tuple[Scalar, Scalar]:  # fmt: skip
+    """Both halves of heads, float32, rotated one against the other."""
+    cos_1, cos_2 = _halves(cos, angle, half, there)
+    sin_1, sin_2 = _halves(sin, angle, half, there)
+    cos_1, cos_2, sin_1, sin_2 = cos_1.to(tl.float32), cos_2.to(tl.float32), sin_1.to(tl.float32), sin_2.to(tl.float32)
+    if INVERSE:
+        new_first, new_second = first * cos_1 + second * sin_2, second * cos_2 - first * sin_1
+    else:
+        new_first, new_second = first * cos_1 - second * sin_1, second * cos_2 + first * sin_2
+    return new_first, new_second
+
+
+@triton.jit
 def rotate_kernel(
     source: Pointer, target: Pointer, cos: Pointer, sin: Pointer, source_stride: Scalar, target_stride: Scalar, heads: Scalar,
     half: Scalar, head_width: Scalar, INVERSE: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr,
@@ -22,21 +44,24 @@ def rotate_kernel(
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (column < half)
     place = head * head_width + column
-    first = tl.load(source + token * source_stride + place, mask=inside, other=0.0)
-    second = tl.load(source + token * source_stride + place + half, mask=inside, other=0.0)
+    first, second = _halves(source + token * source_stride, place, half, inside)
     dtype = first.dtype
     first, second = first.to(tl.float32), second.to(tl.float32)
-    angle, there = token * (2 * half) + column, column < half
-    cos_1 = tl.load(cos + angle, mask=there, other=0.0).to(tl.float32)
-    cos_2 = tl.load(cos + angle + half, mask=there, other=0.0).to(tl.float32)
-    sin_1 = tl.load(sin + angle, mask=there, other=0.0).to(tl.float32)
-    sin_2 = tl.load(sin + angle + half, mask=there, other=0.0).to(tl.float32)
-    if INVERSE:
-        new_first, new_second = first * cos_1 + second * sin_2, second * cos_2 - first * sin_1
-    else:
-        new_first, new_second = first * cos_1 - second * sin_1, second * cos_2 + first * sin_2
+    new_first, new_second = _rotated(first, second, cos, sin, token * (2 * half) + column, half, column < half, INVERSE)
     tl.store(target + token * target_stride + place, new_first.to(dtype), mask=inside)
     tl.store(target + token * target_stride + place + half, new_second.to(dtype), mask=inside)
+
+
+@triton.jit
+def _of_weight(
+    weight: Pointer, place: Scalar, column: Scalar, half: Scalar, inside: Scalar, there: Scalar, WHOLE: tl.constexpr,
+) -> tuple[Scalar, Scalar]:  # fmt: skip
+    """The norm's weight at both halves: of a head, the same for every one, or of all heads (WHOLE)."""
+    if WHOLE:
+        factors = _halves(weight, place, half, inside)
+    else:
+        factors = _halves(weight, column, half, there)
+    return factors
 
 
 @triton.jit
@@ -61,8 +86,8 @@ def norm_rotate_kernel(
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside, there = (head < heads) & (column < half), column < half
     place = head * (2 * half) + column
-    at = source + token * source_stride + place
-    first, second = tl.load(at, mask=inside, other=0.0), tl.load(at + half, mask=inside, other=0.0)
+    start = source + token * source_stride
+    first, second = _halves(start, place, half, inside)
     dtype = first.dtype
     if RAW:
         kept = raw + token * raw_stride + place
@@ -70,24 +95,14 @@ def norm_rotate_kernel(
         tl.store(kept + half, second, mask=inside)
     first, second = first.to(tl.float32), second.to(tl.float32)
     scale = tl.rsqrt(_mean(first * first + second * second, heads, half, WHOLE) + eps)
-    if WHOLE:
-        factors, known = weight + place, inside
-    else:
-        factors, known = weight + column, there
-    factor = tl.load(factors, mask=known, other=0.0)
-    first = ((first * scale).to(factor.dtype).to(tl.float32) * factor.to(tl.float32)).to(dtype)
-    factor = tl.load(factors + half, mask=known, other=0.0)
-    second = ((second * scale).to(factor.dtype).to(tl.float32) * factor.to(tl.float32)).to(dtype)
+    factor_1, factor_2 = _of_weight(weight, place, column, half, inside, there, WHOLE)
+    first = ((first * scale).to(factor_1.dtype).to(tl.float32) * factor_1.to(tl.float32)).to(dtype)
+    second = ((second * scale).to(factor_2.dtype).to(tl.float32) * factor_2.to(tl.float32)).to(dtype)
     if ROTATE:
         first, second = first.to(tl.float32), second.to(tl.float32)
-        angle = token * (2 * half) + column
-        turned = first * tl.load(cos + angle, mask=there, other=0.0).to(tl.float32)
-        turned -= second * tl.load(sin + angle, mask=there, other=0.0).to(tl.float32)
-        second *= tl.load(cos + angle + half, mask=there, other=0.0).to(tl.float32)
-        second += first * tl.load(sin + angle + half, mask=there, other=0.0).to(tl.float32)
-        first = turned
-    tl.store(at, first.to(dtype), mask=inside)
-    tl.store(at + half, second.to(dtype), mask=inside)
+        first, second = _rotated(first, second, cos, sin, token * (2 * half) + column, half, there, False)
+    tl.store(start + place, first.to(dtype), mask=inside)
+    tl.store(start + place + half, second.to(dtype), mask=inside)
 
 
 @triton.jit
@@ -101,28 +116,18 @@ def norm_rotate_backward_kernel(
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside, there = (head < heads) & (column < half), column < half
     place = head * (2 * half) + column
-    at = gradient + token * gradient_stride + place
-    above_1, above_2 = tl.load(at, mask=inside, other=0.0), tl.load(at + half, mask=inside, other=0.0)
+    above_1, above_2 = _halves(gradient + token * gradient_stride, place, half, inside)
     dtype = above_1.dtype
     above_1, above_2 = above_1.to(tl.float32), above_2.to(tl.float32)
     if ROTATE:
-        angle = token * (2 * half) + column
-        turned = above_1 * tl.load(cos + angle, mask=there, other=0.0).to(tl.float32)
-        turned += above_2 * tl.load(sin + angle + half, mask=there, other=0.0).to(tl.float32)
-        above_2 *= tl.load(cos + angle + half, mask=there, other=0.0).to(tl.float32)
-        above_2 -= above_1 * tl.load(sin + angle, mask=there, other=0.0).to(tl.float32)
-        above_1, above_2 = turned.to(dtype).to(tl.float32), above_2.to(dtype).to(tl.float32)
-    before = raw + token * raw_stride + place
-    first = tl.load(before, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(before + half, mask=inside, other=0.0).to(tl.float32)
+        above_1, above_2 = _rotated(above_1, above_2, cos, sin, token * (2 * half) + column, half, there, True)
+        above_1, above_2 = above_1.to(dtype).to(tl.float32), above_2.to(dtype).to(tl.float32)
+    first, second = _halves(raw + token * raw_stride, place, half, inside)
+    first, second = first.to(tl.float32), second.to(tl.float32)
     scale = tl.rsqrt(_mean(first * first + second * second, heads, half, WHOLE) + eps)
     first, second = first * scale, second * scale
-    if WHOLE:
-        factors, known = weight + place, inside
-    else:
-        factors, known = weight + column, there
-    above_1 *= tl.load(factors, mask=known, other=0.0).to(tl.float32)
-    above_2 *= tl.load(factors + half, mask=known, other=0.0).to(tl.float32)
+    factor_1, factor_2 = _of_weight(weight, place, column, half, inside, there, WHOLE)
+    above_1, above_2 = above_1 * factor_1.to(tl.float32), above_2 * factor_2.to(tl.float32)
     mean = _mean(above_1 * first + above_2 * second, heads, half, WHOLE)
     to = out + token * out_stride + place
     tl.store(to, (scale * (above_1 - first * mean)).to(dtype), mask=inside)

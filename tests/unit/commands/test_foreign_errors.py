@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from al.commands.command_line import run_command_line
 from al.commands.foreign_errors import explain
@@ -48,6 +50,10 @@ class OutOfMemoryError(RuntimeError):
         (PermissionError(errno.EACCES, "Permission denied", "data.jsonl"), ("data.jsonl: permission denied",)),
         (OSError(errno.EMFILE, "Too many open files"), ("ulimit -n",)),
         (short_write(), ("a file could not be written whole", "the disk is full")),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            ("the disk is full",),
+        ),
         (MemoryError(), ("out of main memory (MemoryError).", "run the same command again")),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), ("out of main memory (",)),
         (OutOfMemoryError("tried to allocate 2 GiB"), ("out of GPU memory (tried", "model.quantization")),
@@ -58,6 +64,16 @@ class OutOfMemoryError(RuntimeError):
 def test_errors_of_the_machine(error, words):
     code, message = explain(error)
     assert code == 4 and all(word in message for word in words)
+
+
+def test_what_the_system_says_to_safetensors_is_no_defect(tmp_path):
+    """It raises no OSError, and has the number in its text."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SafetensorError) as caught:
+        save_file({"a": np.zeros(3)}, tmp_path / "file" / "a.safetensors")
+    code, message = explain(caught.value)
+    assert code == 4 and "found a file on the way to it" in message
+    assert explain(SafetensorError("Error while deserializing header: header too small")) is None
     assert "\n" not in message
 
 

@@ -22,7 +22,15 @@ def byte_level():
     return tokenizer
 
 
-BYTES = byte_level()
+def byte_fallback():
+    """A token for each byte, of which those of an invalid run are all unfinished characters; as of Llama 2 and Mistral."""
+    tokenizer = Tokenizer(models.BPE(vocab={f"<0x{i:02X}>": i for i in range(256)}, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+BYTES, FALLBACK = byte_level(), byte_fallback()
+END = BYTES.token_to_id("<end>")
 TEXT = st.text(st.sampled_from("aab é→日🙂\n"), max_size=12)
 
 
@@ -48,6 +56,38 @@ def test_the_text_ends_before_the_first_complete_stop_sequence_and_no_part_of_it
     places = [read.find(stop) for stop in stops if stop in read]
     assert "".join(pieces) == stream.text == (text[: min(places)] if places else text)
     assert stream.stopped == bool(places)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("a é→日🙂"), max_size=30))
+def test_characters_of_several_tokens_are_whole_however_many_follow_each_other(text):
+    for backend in (BYTES, FALLBACK):
+        pieces, _ = written("é", text, backend=backend)
+        assert "".join(pieces) == text and all("\ufffd" not in piece for piece in pieces)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(BYTES.encode("aé日🙂").ids), max_size=60))
+def test_no_text_is_lost_among_or_after_unfinished_characters(tokens):
+    for after in ([], [END] * 30):
+        stream = TextStream(BYTES, ())
+        assert "".join([*map(stream.add, tokens + after), stream.finish()]) == BYTES.decode(tokens)
+
+
+@pytest.mark.parametrize("token", [END, BYTES.encode("é").ids[0]], ids=["special", "unfinished"])
+def test_a_token_costs_the_same_after_any_number_of_tokens_without_text(token):
+    """The event loop reads prompts token by token; a prompt of 8,000 special tokens stopped the server for 15 s."""
+    decoded = []
+
+    class Counted:
+        def decode(self, ids, skip_special_tokens):
+            decoded.append(len(ids))
+            return BYTES.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    stream = TextStream(Counted(), ())
+    for _ in range(300):
+        stream.add(token)
+    assert sum(decoded[-150:]) <= sum(decoded[:150]) + 150
 
 
 def test_what_may_begin_a_stop_sequence_is_held_back_until_it_is_certain():

@@ -145,55 +145,54 @@ def test_what_serves_the_pools_mix_is_compared_with_random_task_by_task(work, lo
     assert open_ == {(1, "random"), (1, PROPORTIONAL)}  # the record keeps no tasks of random to compare with
 
 
-def plant_copies(work: Work, of: np.ndarray) -> None:
-    """Add copies of these rows to the pool (also to its tokens), and find what a search leaves of it, and the kinds of that."""
-    inputs, splits = work.inputs(), dict(np.load(work.inputs() / "splits.npz"))
+def plant_copies(work: Work) -> np.ndarray:
+    """Give the pool texts, plant near copies of them (also in its tokens), find what the search leaves, and the kinds of that.
+
+    Returns the row that each of the grown pool copies, or is."""
+    talks = [[("user", f"Which town has number {i}?"), ("assistant", f"It is town {i}.")] for i in range(ROWS)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
+    (work / f"pools/{POOL}").mkdir(parents=True)
+    (work / f"pools/{POOL}/pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of = near.with_copies(rows)[1]
+    inputs, splits, copied = work.inputs(), dict(np.load(work.inputs() / "splits.npz")), of[ROWS:]
     tokens = {file.stem: np.load(file) for file in (inputs / "tokens").glob("*.npy")}
-    spans = [slice(*tokens["offsets"][row : row + 2]) for row in of]
-    for name in ("ids", "targets"):
-        tokens[name] = np.concatenate([tokens[name], *(tokens[name][span] for span in spans)])
-    for name in ("status", "dropped", "target_counts"):
-        tokens[name] = np.concatenate([tokens[name], tokens[name][of]])
-    first, lengths = len(tokens["offsets"]) - 1, [span.stop - span.start for span in spans]
-    tokens["offsets"] = np.concatenate([tokens["offsets"], tokens["offsets"][-1] + np.cumsum(lengths)])
-    for name, array in tokens.items():
-        np.save(inputs / f"tokens/{name}.npy", array)
-    of = np.concatenate([np.arange(ROWS), of])
-    numbers = np.concatenate([np.arange(ROWS), first + np.arange(len(lengths))])
+    spans = [slice(*tokens["offsets"][row : row + 2]) for row in copied]
+    numbers = np.concatenate([np.arange(ROWS), len(tokens["offsets"]) - 1 + np.arange(len(copied))])
+    ends = tokens["offsets"][-1] + np.cumsum([span.stop - span.start for span in spans])
+    more = {name: [tokens[name][span] for span in spans] for name in ("ids", "targets")}
+    more |= {name: [tokens[name][copied]] for name in ("status", "dropped", "target_counts")} | {"offsets": [ends]}
+    for name, arrays in more.items():
+        np.save(inputs / f"tokens/{name}.npy", np.concatenate([tokens[name], *arrays]))
     splits |= {f"{POOL}|near": numbers, f"{POOL}|near|of": of}
     splits |= {f"{POOL}|near|key": np.random.default_rng(1).permutation(len(of)).astype(np.uint64)}
     splits |= {f"{POOL}|near|task": TASK[of], f"{POOL}|near|source": TASK[of]}
     np.savez(inputs / "splits.npz", **splits)
-    vectors = np.zeros((numbers.max() + 1, 16), np.float16)
-    vectors[numbers] = np.random.default_rng(2).normal(size=(ROWS, 16))[of]
+    vectors = np.zeros((numbers.max() + 1, 64), np.float16)
+    vectors[numbers] = np.random.default_rng(2).normal(size=(ROWS, 64))[of]
     np.save(work / "embeddings.npy", vectors)
-    for noise, rows in ((near.NOISE, of), (near.SEARCHED, np.arange(ROWS))):
-        task = TASK[rows[picking.Picker.of(work).left(POOL, noise)]]
+    for noise, rows_of in ((near.NOISE, of), (near.SEARCHED, np.arange(ROWS))):
+        task = TASK[rows_of[picking.Picker.of(work).left(POOL, noise)]]
         np.savez(work / f"kinds/{POOL}-{noise}_1.npz", of=task, shared=np.ones(4), open=np.zeros(4, bool))
+    return of
 
 
 def test_near_copies_from_plan_to_record(work, loaded, tmp_path, monkeypatch):
     monkeypatch.setitem(planning.LIST, "seeds", [1])
-    counts = {near.SEARCHED: ROWS, near.NOISE: ROWS + 510}  # the rows have no text, so that they answer alike
-    unsaid = {"messages": [{"role": "assistant", "content": ""}]}
-    monkeypatch.setattr(picking.Picker, "_before_search", lambda self, pool, noise: [unsaid] * counts[noise])
-    plant_copies(work, np.repeat(np.arange(30), 17))  # 510 of 1,710: 30%
-    record = tmp_path / "record.json"
-    plan = planned(work, record, "near")
-    of, picks = np.load(work.inputs() / "splits.npz")[f"{POOL}|near|of"], work.picks()
+    of, record = plant_copies(work), tmp_path / "record.json"
+    plan, picks = planned(work, record, "near"), work.picks()
     copies = [run for run in plan if run["noise"] == near.NOISE]
     assert [run["strategy"] for run in copies] == [near.ALL, "random", WITH, KIND] and len(plan) == 4 + 3 + 2
     assert all(name_of(run) in picks for run in plan)
     place = dict(zip(np.load(work.inputs() / "splits.npz")[f"{POOL}|near"].tolist(), of.tolist(), strict=True))
     unlike = {run["strategy"]: len({place[row] for row in picks[name_of(run)].tolist()}) for run in copies}
-    assert unlike.pop(near.ALL) < 850 and set(unlike.values()) == {1000}  # the others pick no row twice
+    assert unlike.pop(near.ALL) < 900 and set(unlike.values()) == {1000}  # the others pick no row twice
     (work / "results/near.json").write_text(json.dumps({"near": {POOL: near.search_figures(of, np.arange(ROWS))}}))
     played(work, loaded, record, copies)
     document = json.loads(record.read_text())
     assert {row["strategy"] for row in document["rows"]} == {near.ALL, *unlike}
     twice = [{**row, "seed": seed} for row in document["rows"] for seed in (1, 2)]  # a standard error needs two
     lines = tables._near(twice, document["near_duplicates"]).splitlines()
-    assert lines[2] == f"| {POOL}: 1,710 | 510 | 510 | 100% | 0% |"
+    assert lines[2] == f"| {POOL}: 1,714 | 514 | 514 | 100% | 0% |"
     assert lines[-1].startswith(f"| {MODEL}, {POOL} | ") and "–" not in lines[-1]
     assert [run["recorded"] for run in planned(work, record, "near")] == [True] * 4 + [False] * 5
 
