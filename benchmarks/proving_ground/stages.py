@@ -127,6 +127,10 @@ def lacking(work: Work, run: Run) -> str | None:
             return f"hidden states of {run['model']}"
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
         return None if grouped is None or kinds_file(work / "kinds", grouped, seed).exists() else "kinds"
+    rows = near.rows_in(run["noise"]) if run["noise"] in (near.NOISE, near.SEARCHED, "none") else run["noise"]
+    if f"{pool}|{rows}" not in np.load(work.inputs() / "splits.npz"):
+        again = f"remove {work / 'inputs'} and run `prepare` again, which keeps the numbers of all rows of clean pools"
+        return f"{'near copies' if rows == near.NOISE else 'wrong answers'}; {again}"
     if run["noise"] in (near.NOISE, near.SEARCHED):
         return lacking_for_search(work, pool, run["noise"], strategy, seed)
     if strategy in peer_picks.STRATEGIES:
@@ -146,10 +150,6 @@ def lacking(work: Work, run: Run) -> str | None:
 
 def lacking_for_search(work: Work, pool: str, noise: str, strategy: str, seed: int) -> str | None:
     """What picks of a searched pool need that is not there yet."""
-    if f"{pool}|{near.rows_in(noise)}" not in np.load(work.inputs() / "splits.npz"):
-        return (
-            f"near copies; remove {work / 'inputs'} and run `prepare` again, which keeps the numbers of all other rows"
-        )
     if strategy == near.ALL:
         return None
     if not left_file(work / "kinds", pool, noise).exists():

@@ -82,7 +82,7 @@ def work(tmp_path, rows, monkeypatch) -> Work:
     for part, entries in (("pool", rows), ("dev", held), ("test", held)):
         (pool / f"{part}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     conversations, arrays = inputs.gather(found / "pools", [POOL])
-    inputs.gather_noisy(found / "pools", [POOL], conversations, arrays)
+    inputs.gather_noisy(found / "pools", [POOL], [POOL], conversations, arrays)
     np.savez(found / "inputs/m/splits.npz", **arrays)
     (found / "about.json").write_text(
         json.dumps({"pools": [POOL], "cut": None, "models": {"m": "m"}, "embedder": None})
@@ -123,6 +123,23 @@ def test_strategies_pick_from_what_the_search_leaves(work):
     small = {s: np.mean([task[number] for number in picker.pick(run(s))]) for s in ("random", WITH)}
     assert small[WITH] > small["random"]  # the smaller source has its share
     assert json.loads((work / "results/near.json").read_text())["near"][POOL]["recall"] == 1.0
+
+
+def test_every_pool_gets_wrong_answers_and_the_noisy_ones_copies_too(work):
+    splits = np.load(work.inputs() / "splits.npz")
+    (work / "pools/other").symlink_to(work / f"pools/{POOL}")
+    conversations, arrays = inputs.gather(work / "pools", [POOL, "other"])
+    others, found = inputs.gather_noisy(work / "pools", ["other", POOL], [POOL], conversations, arrays)
+    assert all((arrays[name] == splits[name]).all() for name in splits.files if f"{POOL}|near" not in name)
+    assert not np.intersect1d(arrays["other|inside"][arrays["other|inside|wrong"]], arrays[f"{POOL}|near"]).size
+    assert {name.split("|")[0] for name in arrays if "exchanged" in name} == {POOL, "other"}
+    assert "other|near" not in arrays and not any(name.startswith("other") for name in found)
+    wanted = {(r["pool"], r["strategy"]) for r in planning.noise("smollm2-135m") if r["noise"] == "inside"}
+    assert wanted >= {(pool, strategy) for pool in planning.POOLS for strategy in ("random", WITH)}
+    assert [pool for pool, strategy in wanted if strategy == KIND] == [POOL]
+    np.savez(work / "inputs/m/splits.npz", **{k: v for k, v in arrays.items() if "|inside" not in k})
+    lacks = stages.lacking(work, {**run("random"), "noise": "inside"})
+    assert lacks is not None and lacks.startswith("wrong answers; remove ")
 
 
 def test_a_clean_pool_is_searched_too(work):
