@@ -82,11 +82,12 @@ def working_bytes(widths: Widths, retention: Retention, tokens: int) -> int:
     if retention is Retention.KEEP:
         return tokens * widths.itemsize * (values + ff)
     if retention is Retention.PRODUCTS:
-        return tokens * widths.itemsize * (values + (d + 3 * r) + (d + 2 * r) + (ff + r))
+        return tokens * widths.itemsize * (values + (d + 2 * r) + (ff + r))
     if widths.after_norms:  # the last product is made again too, so its input is there when its gradient comes
         values += ff
     everything = kept_bytes(widths, Retention.KEEP, tokens)
-    return everything - tokens * widths.itemsize * d + tokens * widths.itemsize * values
+    values -= d + (d + 3 * r)  # what is kept, and the input of q, k and v, which is made when the MLP's pass is over
+    return everything + tokens * widths.itemsize * values
 
 
 def peak_bytes(widths: Widths, retentions: list[Retention], tokens: int, gradients: float = 0.0) -> float:
