@@ -70,14 +70,16 @@ def picks(given: argparse.Namespace) -> None:
 
 
 def pooled(given: argparse.Namespace) -> None:
-    """Hidden states of the rows that targets need."""
+    """Hidden states and losses of the rows that picks of open runs need."""
     import numpy as np
 
+    from benchmarks.proving_ground import stages
     from benchmarks.proving_ground.pooled import measure_rows, wanted_rows
 
     for model in given.models or list(given.work.models):
         out, inputs = given.work / "pooled" / model, given.work.inputs(model)
-        places = {run["pool"] for run in given.work.plan(model) if "picks" in run and "picked_as" not in run}
+        own = [run for run in given.work.plan(model) if "picks" in run and not run["recorded"]]
+        places = {run["pool"] for run in own if stages.needs_measuring(given.work, run)}
         if places and not out.exists():
             rows = wanted_rows(np.load(inputs / "splits.npz"), places)
             measure_rows(given.work.models[model], inputs, rows, out, given.device, given.batch_tokens)

@@ -148,6 +148,11 @@ def lacking(work: Work, run: Run) -> str | None:
     return "clusters" if by == "cluster" and not kept else None
 
 
+def needs_measuring(work: Work, run: Run) -> bool:
+    """Whether the picks of a run wait for hidden states or losses of the base model."""
+    return (lacking(work, run) or "").startswith(("hidden states", "losses"))
+
+
 def lacking_for_search(work: Work, pool: str, noise: str, strategy: str, seed: int) -> str | None:
     """What picks of a searched pool need that is not there yet."""
     if strategy == near.ALL:
@@ -160,15 +165,13 @@ def lacking_for_search(work: Work, pool: str, noise: str, strategy: str, seed: i
 
 def lacking_for_peer(work: Work, model: str, pool: str, strategy: str) -> str | None:
     """What a peer's rule needs that is not there yet."""
+    if strategy not in by_gradient.STRATEGIES and not (work / "pooled" / model).exists():
+        return f"hidden states of {model}"
     gradients = by_gradient.file_of(work / "gradients" / model, strategy, pool)
     if strategy == by_gradient.DATTRI and not gradients.exists() and not (work.peers / "dattri").is_dir():
         return f"the packages of dattri-llm in {work.peers / 'dattri'}"
     if strategy in peer_picks.LATER and not gradients.exists():
         return f"gradients of {model}" + (" by dattri-llm" if strategy == by_gradient.DATTRI else "")
-    if strategy in by_gradient.STRATEGIES:
-        return None
-    if not (work / "pooled" / model).exists():
-        return f"hidden states of {model}"
     package = peer_picks.OUTSIDE.get(strategy, ("", ""))[0]
     if package and not (work.peers / package).is_dir():
         return f"the packages of {package} in {work.peers}"
