@@ -98,10 +98,11 @@ def near_copies(model: str, seeds: int = 3) -> Iterator[Run]:
                 yield run(model, pool, strategy, seed, noise=near.NOISE, order=2.7)
         for pool in POOLS:
             for strategy in ("random", WITH, KIND):
-                yield run(model, pool, strategy, seed, noise=near.SEARCHED, order=2.75)
+                order = 2.75 if pool in LIST["noisy_pools"] else 5.8
+                yield run(model, pool, strategy, seed, noise=near.SEARCHED, order=order)
         for pool in LIST["noisy_pools"]:
             for strategy in ("random", WITH):
-                yield run(model, pool, strategy, seed, 4000, noise=near.SEARCHED, order=2.8)
+                yield run(model, pool, strategy, seed, 4000, noise=near.SEARCHED, order=6)
 
 
 def written(model: str) -> Iterator[Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 from collections import defaultdict
@@ -89,13 +88,8 @@ def _cut(work: Work, runs: list[Run]) -> list[Run]:
 
 def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Callable[[str], None] = print) -> None:
     """Write the picks of those runs that no file has yet and that can be made, one file a pool as soon as it is done, so that players
-    need not wait for the slowest rule; says which cannot be made, and what they need.
-
-    One process at a time; another one waits, and finds what the first has made.
-    """
-    (work / "picking").mkdir(exist_ok=True)
-    with (work / "picking/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    need not wait for the slowest rule; says which cannot be made, and what they need."""
+    with work.locked("picking"):
         _write_picks(work, runs, file, processes, log)
 
 
@@ -139,8 +133,9 @@ def lacking(work: Work, run: Run) -> str | None:
         return f"losses of {run['model']}"
     kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
     if strategy in labelling.STRATEGIES:
-        measured = (work / "unsure" / f"{run['model']}_{pool}.npz").exists()
-        return f"answers of {run['model']}" if not measured else None if kept else "clusters"
+        if not kept:
+            return "clusters"
+        return None if (work / "unsure" / f"{run['model']}_{pool}.npz").exists() else f"answers of {run['model']}"
     strategy = by_loss.OVER.get(strategy, (strategy,))[0]
     by = SPREAD[strategy][0]
     if by in ("kind", "split"):

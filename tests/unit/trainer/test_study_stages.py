@@ -215,6 +215,18 @@ def test_only_rules_that_see_the_models_hidden_states_or_losses_have_them_measur
     assert waiting.isdisjoint({"random", "oracle_size", *labelling.STRATEGIES, *by_gradient.STRATEGIES})
 
 
+def test_answers_are_measured_when_the_clusters_of_all_seeds_are_there(work, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.LIST, "seeds", [1, 2])
+    runs = [r for r in planned(work, tmp_path / "record.json", "label") if r["strategy"] in labelling.STRATEGIES]
+    one, measured = work / f"kinds/clusters_{POOL}_2.npz", work / f"unsure/{MODEL}_{POOL}.npz"
+    one.rename(tmp_path / "later.npz")
+    command(work, "unsure", "--device", "cpu")
+    assert {stages.lacking(work, run) for run in runs} == {"clusters", f"answers of {MODEL}"} and not measured.exists()
+    (tmp_path / "later.npz").rename(one)
+    command(work, "unsure", "--device", "cpu")
+    assert measured.exists() and {stages.lacking(work, run) for run in runs} == {None}
+
+
 def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(planning.LIST, "seeds", [1])
     monkeypatch.setattr("trainer.model.Base.load", lambda config: loaded)
