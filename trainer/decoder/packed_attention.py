@@ -169,7 +169,7 @@ class Call:
         log_sums_TH = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         tiling, groups = self._tilings(q).forward, padded(q.shape[1] // k.shape[1])
         tiles = self.pack.tiles(tiling.rows // groups)
-        forward_kernel[(len(tiles) * k.shape[1],)](
+        forward_kernel[(len(tiles), k.shape[1])](
             q, k, v, out, log_sums_TH, tiles, *_strides(q, k, v, out), *self._numbers(q, k),
             **self._constants(q, groups, tiling),
         )  # fmt: skip
@@ -207,7 +207,7 @@ class Call:
         deltas_TH = torch.empty_like(log_sums_TH)
         tiling, groups = self._tilings(q).queries, padded(q.shape[1] // k.shape[1])
         tiles = self.pack.tiles(tiling.rows // groups)
-        query_gradient_kernel[(len(tiles) * k.shape[1],)](
+        query_gradient_kernel[(len(tiles), k.shape[1])](
             *inputs, log_sums_TH, deltas_TH, dq, tiles, *_strides(*inputs, dq), *self._numbers(q, k),
             self.scale, **self._constants(q, groups, tiling),
         )  # fmt: skip
@@ -230,7 +230,7 @@ class Call:
         q, k, dk, dv = inputs[0], inputs[1], _aligned(dk_TKD), _aligned(dv_TKD)
         tiling, groups = self._tilings(q).keys, padded(q.shape[1] // k.shape[1])
         tiles = self.pack.tiles(tiling.keys, keys=True)
-        key_gradient_kernel[(len(tiles) * k.shape[1],)](
+        key_gradient_kernel[(len(tiles), k.shape[1])](
             *inputs, log_sums_TH, deltas_TH, dk, dv, tiles, *_strides(*inputs, dk, dv),
             *self._numbers(q, k), self.scale, **self._constants(q, groups, tiling),
         )  # fmt: skip

@@ -100,15 +100,6 @@ def _spans_of_queries(
 
 
 @triton.jit
-def _place(tiles: Pointer, heads: Scalar, groups: Scalar) -> Scalars:
-    """Begin and end of the document of this program's tile, the tile's first token, and the key head. Programs start in the order of their
-    numbers: the longest tiles of all heads first, so that none of them is left for the end."""
-    number, kv_heads = tl.program_id(0), heads // groups
-    place = tiles + 3 * (number // kv_heads)
-    return tl.load(place), tl.load(place + 1), tl.load(place + 2), number % kv_heads
-
-
-@triton.jit
 def _seen(query: Scalar, key: Scalar, window: Scalar, WINDOWED: tl.constexpr) -> Scalar:
     if WINDOWED:
         return (key <= query) & (key > query - window)
@@ -163,7 +154,8 @@ def forward_kernel(
 
     `tiles` (tiles, 3): begin and end of the tile's document, and its first token. `scale` and `softcap` contain log2(e).
     """
-    begin, end, first, head = _place(tiles, heads, groups)
+    place, head = tiles + 3 * tl.program_id(0), tl.program_id(1)
+    begin, end, first = tl.load(place), tl.load(place + 1), tl.load(place + 2)
     QUERIES: tl.constexpr = ROWS // GROUPS
     row = tl.arange(0, ROWS)
     token, group = first + row // GROUPS, row % GROUPS
@@ -226,7 +218,8 @@ def query_gradient_kernel(
 ) -> None:  # fmt: skip
     """One tile of queries: their gradient, and `deltas` (T, H), the sums over D of out · its gradient `upstream`, which
     key_gradient_kernel reads. `slope` is the scale without log2(e)."""
-    begin, end, first, head = _place(tiles, heads, groups)
+    place, head = tiles + 3 * tl.program_id(0), tl.program_id(1)
+    begin, end, first = tl.load(place), tl.load(place + 1), tl.load(place + 2)
     QUERIES: tl.constexpr = ROWS // GROUPS
     row = tl.arange(0, ROWS)
     token, group = first + row // GROUPS, row % GROUPS
@@ -304,7 +297,8 @@ def key_gradient_kernel(
 ) -> None:  # fmt: skip
     """One tile of KEYS keys of one head: their gradient and that of their values, over all query heads. Scores are transposed,
     (KEYS, ROWS)."""
-    _, end, first, head = _place(tiles, heads, groups)
+    place, head = tiles + 3 * tl.program_id(0), tl.program_id(1)
+    end, first = tl.load(place + 1), tl.load(place + 2)
     QUERIES: tl.constexpr = ROWS // GROUPS
     column = first + tl.arange(0, KEYS)
     inside = column < end
