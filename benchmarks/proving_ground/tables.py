@@ -243,6 +243,7 @@ WORDS = {
     "wrong_answers_recall": "wrong answers that were suspected, of the planted",
     "wrong_answers_precision": "suspected answers that were planted",
     "generated_em_share_1000": "written answers: share of random's examples for as many right",
+    "generated_em_share_1000_with_headroom": "written answers, pools with headroom: share of random's examples for as many right",
     "generated_em_share_1000_without_sources": "written answers, without sources: share of random's examples for as many right",
     "target_minus_rds": "ten targets: macro NLL of the default less RDS+'s",
     "gpu_seconds_ratio": "GPU seconds over random's at 2,000 examples, control: auto",
