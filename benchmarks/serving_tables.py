@@ -39,7 +39,7 @@ def serving(record: dict[str, Any]) -> str:
             f"{timed[0]['device']}; {shown}; {record['date'][:10]}; `{record['command']}`",
             "",
             f"SmolLM2-135M in NF4, adapters of rank {record['rank']} with random weights, at most {record['new_tokens']} new tokens, half "
-            f"of the requests greedy, through OpenAI's client. {record['note']}",
+            f"of the requests greedy, through OpenAI's client. {record['note']}".rstrip(),
             "",
             f"Compared with one request at a time the server writes {', '.join(ratios)}. Texts that are equal in both ways: {same}; "
             "rounding changes the others.",

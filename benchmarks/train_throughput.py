@@ -58,7 +58,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "winnow-fast-r256": {"r": 256, "packs_per_batch": 4, "activation_memory": "auto"},
     "winnow-24gb": {"r": 16, "packs_per_batch": 4, "activation_memory": 17.0},
     "winnow-16gb": {"r": 16, "packs_per_batch": 4, "activation_memory": 9.5},
-    "winnow-unsloth-memory": {"r": 16, "packs_per_batch": 4, "activation_memory": 1.5},
+    "winnow-unsloth-memory": {"r": 16, "packs_per_batch": 4, "activation_memory": 1.4},
     "winnow-low": {"r": 16, "packs_per_batch": 2, "activation_memory": 1.1},
     "winnow-2k": {"r": 16, "packs_per_batch": 1, "activation_memory": "auto"},
     "winnow-dropout": {"r": 16, "packs_per_batch": 4, "activation_memory": "auto", "dropout": 0.05},

@@ -57,6 +57,11 @@ class DedupConfig(BaseModel, extra="forbid", frozen=True):
         description="Cosine from which an example counts as a near-duplicate of its representative. Lower also removes paraphrases. With "
         f"embed.distill it is {DISTILLED_THRESHOLD} unless given.",
     )
+    same_answer: bool = Field(
+        True,
+        description="An example with a short response (up to 10 words) is a near-duplicate only of examples with the same response: two "
+        "questions of one template are near in any embedding. false: by the embedding alone.",
+    )
     neighbours: int = Field(
         16,
         ge=1,

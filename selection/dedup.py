@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selection.answers import Answered, joint_cosine, own_cosine
 from selection.kmeans import k_means
 from selection.randomness import derive_seed
 from selection.shares import Shares
@@ -51,6 +52,7 @@ def near_duplicate_groups(
     threshold: float,
     neighbours: int,
     progress: Callable[[int], None] = lambda n: None,
+    answers: np.ndarray | None = None,
 ) -> Groups:
     """Group near-duplicates around leaders.
 
@@ -60,7 +62,11 @@ def near_duplicate_groups(
         threshold: lowest cosine at which a row joins a leader.
         neighbours: cells to search above `EXACT_UP_TO` rows (faiss' nprobe).
         progress: called with the number of rows just processed.
+        answers: (n,) uint64 of `answers.answer_codes`; a row with a short answer joins leaders with the same one alone.
     """
+    if answers is not None:
+        joint = Answered(embeddings, answers)
+        return _by_embedding(near_duplicate_groups(joint, preference, joint_cosine(threshold), neighbours, progress))
     n, exact = len(embeddings), len(embeddings) <= EXACT_UP_TO
     order = np.argsort(preference, kind="stable")
     representative, cosine = np.arange(n), np.ones(n, dtype=np.float32)
@@ -83,6 +89,11 @@ def near_duplicate_groups(
             advance(len(part) / n * weight)
     advance.upto(1.0)
     return Groups(representative, cosine)
+
+
+def _by_embedding(found: Groups) -> Groups:
+    """Groups of `Answered` vectors with the cosines of the embeddings."""
+    return Groups(found.representative, own_cosine(found.cosine))
 
 
 def _lead_within(
@@ -257,6 +268,7 @@ def grow_groups(
     threshold: float,
     known: Groups,
     progress: Callable[[int], None] = lambda n: None,
+    answers: np.ndarray | None = None,
 ) -> Groups | None:
     """The groups of `near_duplicate_groups` for a pool that has grown, where only new examples are compared with all leaders.
 
@@ -271,10 +283,15 @@ def grow_groups(
         known: groups of the earlier examples in rows of the whole pool; `representative` is -1 for new examples. Earlier examples must
             have had the same order of preference among themselves.
         progress: called with numbers of new examples, m in total.
+        answers: (n,), as `known` was made with.
 
     Returns:
         None if there are more than `GROWN_UP_TO` examples to decide, and all to be grouped again are faster.
     """
+    if answers is not None:
+        joint, then = Answered(embeddings, answers), Groups(known.representative, joint_cosine(known.cosine))
+        grown = grow_groups(joint, preference, joint_cosine(threshold), then, progress)
+        return None if grown is None else _by_embedding(grown)
     n, added = len(embeddings), int((known.representative < 0).sum())
     position = np.empty(n, dtype=np.int64)
     position[np.argsort(preference, kind="stable")] = np.arange(n)

@@ -24,6 +24,7 @@ import numpy as np
 from al.assets import ASSETS
 from al.cache import cache_dir
 from al.config import Config
+from selection.answers import answer_codes
 from selection.config import EmbedConfig
 from selection.dedup import near_duplicate_groups
 from selection.embed import embed_texts, load_embedder
@@ -58,13 +59,19 @@ class Distinct:
 
 
 def find_distinct(
-    texts: Sequence[str], examples: int, config: Config, ordered: bool = False, seconds: float | None = None
+    texts: Sequence[str],
+    responses: Sequence[str],
+    examples: int,
+    config: Config,
+    ordered: bool = False,
+    seconds: float | None = None,
 ) -> Distinct:
     """Bounds of the number of distinct examples, by the config's embedder and `dedup.threshold`. A plan downloads no model: where the
     embedder is not on this machine, nothing is searched.
 
     Args:
         texts: of a random sample in random order, as `embed.text` says. Those that there is time for are searched.
+        responses: of the same examples.
         examples: in the pool from which the sample is.
         ordered: as of `Distinct`.
         seconds: for embedding; None: SEARCH_SECONDS, or up to WHOLE_SECONDS if these are enough for the whole pool.
@@ -83,7 +90,8 @@ def find_distinct(
     except SelectionError as error:
         return Distinct.unknown(examples, str(error))
     rank = np.zeros(len(vectors), dtype=np.int64)
-    groups = near_duplicate_groups(vectors, rank, config.dedup.threshold, config.dedup.neighbours)
+    answers = answer_codes(responses[: len(vectors)]) if config.dedup.same_answer else None
+    groups = near_duplicate_groups(vectors, rank, config.dedup.threshold, config.dedup.neighbours, answers=answers)
     _, sizes = np.unique(groups.representative, return_counts=True)
     spent = time.perf_counter() - started
     return Distinct(*bounds(sizes, examples), len(vectors), examples, spent, ordered)

@@ -203,7 +203,9 @@ def _of_run(run: Run, version: int, pool: Artifact, config: Config, search: floa
 def _distinct(reader: Pool, config: Config, seconds: float | None) -> Distinct:
     """Of an imported pool. Its examples are in the order of hashes of their content, so the first ones are a random sample."""
     rows = np.flatnonzero(reader.labelled)
-    return find_distinct(reader.texts(rows[:MOST_SEARCHED], part=config.embed.text), len(rows), config, seconds=seconds)
+    some = rows[:MOST_SEARCHED]
+    texts, responses = reader.texts(some, part=config.embed.text), reader.texts(some, part="response")
+    return find_distinct(texts, responses, len(rows), config, seconds=seconds)
 
 
 def _listed(labels: list[str]) -> str:
@@ -248,7 +250,7 @@ def _sampled(config: Config, notes: tuple[str, ...], search: float | None) -> Po
         labelled=labelled,
         distinct=Distinct.unknown(labelled, "the hub gives no rows here")
         if found.unread
-        else find_distinct(found.drawn_texts(), labelled, config, not found.counted, search),
+        else find_distinct(*found.drawn_texts(), labelled, config, not found.counted, search),
         mean_tokens=found.tokens / max(found.examples, 1.0),
         bytes=int(found.bytes),
         new_to_embed=examples,

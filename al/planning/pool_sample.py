@@ -57,14 +57,16 @@ class Sample:
     first: Record | None = None
     ids: set[str] = field(default_factory=set)
     texts: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     unread: bool = False
     part: Part = "conversation"
 
-    def drawn_texts(self) -> list[str]:
-        """The texts in random order, as a draw without replacement by their weights (Efraimidis & Spirakis 2006)."""
+    def drawn_texts(self) -> tuple[list[str], list[str]]:
+        """The texts and responses in random order, as a draw without replacement by their weights (Efraimidis & Spirakis 2006)."""
         draw = np.random.default_rng([11]).exponential(size=len(self.texts)) / np.array(self.weights)
-        return [self.texts[row] for row in np.argsort(draw, kind="stable")]
+        order = np.argsort(draw, kind="stable")
+        return [self.texts[row] for row in order], [self.responses[row] for row in order]
 
 
 def sample_sources(
@@ -156,8 +158,9 @@ def _add(found: Sample, records: list[Record], source: Source, times: float, cou
     if found.first is None and records:
         found.first = records[0]
     found.names |= {record.source for record in records}
-    answered = [text_of(one, found.part) for one, record in zip(messages, records, strict=True) if record.labelled]
-    found.texts += answered
+    answered = [one for one, record in zip(messages, records, strict=True) if record.labelled]
+    found.texts += [text_of(one, found.part) for one in answered]
+    found.responses += [text_of(one, "response") for one in answered]
     found.weights += [times] * len(answered)
 
 

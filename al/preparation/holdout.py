@@ -17,11 +17,13 @@ from al.pool.importer import import_pool
 from al.pool.repair import make_repair
 from al.pool.store import Pool, locate
 from al.preparation.growing import goes_on, known_rows, made_alike
+from al.preparation.near_duplicates import answers_of
 from al.preparation.pool_state import load_embeddings, trainable
 from al.preparation.sources import held_out_sources
 from al.run import rounds
 from al.run.artifacts import Artifact, write_json
 from al.run.session import Session
+from selection.answers import Answered, joint_cosine
 from selection.candidates import Vectors
 from selection.dedup import near
 from selection.holdout import DEV, NEW, POOL, SHADOW, TEST
@@ -77,7 +79,8 @@ def hold_out(
         usable &= wanted(cleaned, len(reader))
         split = split_rows(reader.keys, reader.sources, representative, usable, dev, test, session.config.seed, kept)
         before = _compared_before(session, previous, pool, embeddings, params)
-        _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold, before)
+        answers = answers_of(reader, session.config.dedup)
+        _shadow_near(split, load_embeddings(embeddings), session.config.dedup.threshold, before, answers)
         counted = _shadow_shared(session, split, reader, before)
         np.save(out / "split.npy", split)
         np.save(out / "keys.npy", reader.keys)
@@ -86,7 +89,7 @@ def hold_out(
         write_json(out / "split.json", {name: int((split == code).sum()) for name, code in SIDES.items()})
 
     return session.run.stage(
-        "split", version=1, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
+        "split", version=2, params=params, inputs={**inputs, "previous": previous}, build=build, label="hold out"
     )
 
 
@@ -181,16 +184,26 @@ def _carry_split(keys: np.ndarray, previous: Artifact | None) -> np.ndarray | No
     return np.where(found, old_split[at], NEW).astype(np.int8)
 
 
-def _shadow_near(split: np.ndarray, embeddings: np.ndarray, threshold: float, before: _Compared | None) -> None:
-    """Mark pool rows within `threshold` cosine of any held-out row, whichever group they are in. What was compared `before` is compared
-    with newly held-out rows alone."""
+def _shadow_near(
+    split: np.ndarray,
+    embeddings: np.ndarray,
+    threshold: float,
+    before: _Compared | None,
+    answers: np.ndarray | None = None,
+) -> None:
+    """Mark pool rows within `threshold` cosine of any held-out row that answers alike (`answers_of`), whichever group they are in. What was
+    compared `before` is compared with newly held-out rows alone."""
     held, rows = held_out(split), np.flatnonzero(split == POOL)
     old = np.zeros(len(split), dtype=bool) if before is None else before.old
     newly = held[before.split[held] != split[held]] if before is not None else held
     for some, others in ((rows[~old[rows]], held), (rows[old[rows]], newly)):
         if len(others) and len(some):
-            _, cosine = near(Vectors(embeddings, some), embeddings[others])
-            split[some[cosine >= threshold]] = SHADOW
+            ours, theirs, least = Vectors(embeddings, some), embeddings[others], threshold
+            if answers is not None:
+                ours, theirs = Answered(ours, answers[some]), Answered(embeddings, answers)[others]
+                least = joint_cosine(threshold)
+            _, cosine = near(ours, theirs)
+            split[some[cosine >= least]] = SHADOW
 
 
 def _shadow_shared(session: Session, split: np.ndarray, pool: Pool, before: _Compared | None) -> Counted:

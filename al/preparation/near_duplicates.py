@@ -17,10 +17,12 @@ from al.run import rounds
 from al.run.artifacts import Artifact
 from al.run.session import Session
 from al.run.store import Run
+from selection.answers import answer_codes
+from selection.config import DedupConfig
 from selection.dedup import Groups, grow_groups, near_duplicate_groups
 from selection.shares import Shares
 
-GROUPS_VERSION = 2
+GROUPS_VERSION = 3
 
 
 def group(
@@ -42,14 +44,15 @@ def group(
     def build(out: Path, scratch: Path) -> None:
         """Write `groups.parquet`: the representative of each example."""
         vectors, rank = load_embeddings(embeddings), _preference(session, pool, tokens, cleaned)
+        answers = answers_of(Pool.open(pool.path), config)
         known = None if earlier is None else _known_groups(session, earlier, pool, rank)
         added = len(rank) if known is None else int((known.representative < 0).sum())
         with session.progress("near-duplicates", added, "examples") as progress:
-            groups = None if known is None else grow_groups(vectors, rank, config.threshold, known, progress)
+            groups = None if known is None else grow_groups(vectors, rank, config.threshold, known, progress, answers)
             if groups is None:
                 shares = Shares(added, progress)  # all examples are compared again, and count as the new ones
                 groups = near_duplicate_groups(
-                    vectors, rank, config.threshold, config.neighbours, lambda done: shares(done / len(rank))
+                    vectors, rank, config.threshold, config.neighbours, lambda done: shares(done / len(rank)), answers
                 )
         table = pa.table({"representative": groups.representative, "cosine": groups.cosine})
         pq.write_table(table, out / "groups.parquet")
@@ -63,6 +66,11 @@ def group(
         build=build,
         label="near-duplicates",
     )
+
+
+def answers_of(pool: Pool, config: DedupConfig) -> np.ndarray | None:
+    """(n,) what each example answers, as `near_duplicate_groups` takes it; None where only embeddings count."""
+    return answer_codes(pool.texts(np.arange(len(pool)), part="response")) if config.same_answer else None
 
 
 def _hold_on(run: Run, pool: Artifact, embeddings: Artifact, before: Artifact) -> bool:

@@ -70,14 +70,16 @@ def picks(given: argparse.Namespace) -> None:
 
 
 def pooled(given: argparse.Namespace) -> None:
-    """Hidden states of the rows that targets need."""
+    """Hidden states and losses of the rows that picks of open runs need."""
     import numpy as np
 
+    from benchmarks.proving_ground import stages
     from benchmarks.proving_ground.pooled import measure_rows, wanted_rows
 
     for model in given.models or list(given.work.models):
         out, inputs = given.work / "pooled" / model, given.work.inputs(model)
-        places = {run["pool"] for run in given.work.plan(model) if "picks" in run and "picked_as" not in run}
+        own = [run for run in given.work.plan(model) if "picks" in run and not run["recorded"]]
+        places = {run["pool"] for run in own if stages.needs_measuring(given.work, run)}
         if places and not out.exists():
             rows = wanted_rows(np.load(inputs / "splits.npz"), places)
             measure_rows(given.work.models[model], inputs, rows, out, given.device, given.batch_tokens)
@@ -109,24 +111,28 @@ def gradients(given: argparse.Namespace) -> None:
 
 
 def unsure(given: argparse.Namespace) -> None:
-    """What the models answer to prompts that `label` would measure."""
+    """What the models answer to prompts that `label` would measure, where their clusters are there."""
+    from collections import defaultdict
+
     import numpy as np
 
-    from benchmarks.proving_ground import labelling
+    from benchmarks.proving_ground import labelling, stages
     from benchmarks.proving_ground.picking import Picker
 
     picker = Picker.of(given.work)
-    for model in given.models or list(given.work.models):
-        planned = [run for run in given.work.plan(model) if run["strategy"] in labelling.STRATEGIES]
-        for pool in dict.fromkeys(run["pool"] for run in planned):
-            out, inputs = given.work / "unsure" / f"{model}_{pool}.npz", given.work.inputs(model)
-            if out.exists():
-                continue
-            rows, keys = (picker.splits[f"{pool}|pool{part}"] for part in ("", "|key"))
-            of_seeds = sorted({(run["seed"], run["budget"]) for run in planned if run["pool"] == pool})
-            places = [labelling.candidates(keys, picker.clusters(pool, seed)[0], seed, n) for seed, n in of_seeds]
-            wanted = np.unique(rows[np.concatenate(places)])
-            labelling.measure(given.work.models[model], inputs, wanted, out, given.device)
+    with given.work.locked("unsure"):
+        for model in given.models or list(given.work.models):
+            lacks = defaultdict(set)  # of every open run of a pool, because they are measured together
+            open_ = [r for r in given.work.plan(model) if r["strategy"] in labelling.STRATEGIES and not r["recorded"]]
+            for run in open_:
+                lacks[run["pool"]].add(stages.lacking(given.work, run))
+            for pool in [pool for pool, missing in lacks.items() if missing == {f"answers of {model}"}]:
+                out, inputs = given.work / "unsure" / f"{model}_{pool}.npz", given.work.inputs(model)
+                rows, keys = (picker.splits[f"{pool}|pool{part}"] for part in ("", "|key"))
+                of_seeds = sorted({(run["seed"], run["budget"]) for run in open_ if run["pool"] == pool})
+                places = [labelling.candidates(keys, picker.clusters(pool, seed)[0], seed, n) for seed, n in of_seeds]
+                wanted = np.unique(rows[np.concatenate(places)])
+                labelling.measure(given.work.models[model], inputs, wanted, out, given.device)
 
 
 def pack(given: argparse.Namespace) -> None:

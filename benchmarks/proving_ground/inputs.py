@@ -71,24 +71,29 @@ def gather(pools: Path, names: list[str]) -> tuple[list[list[dict[str, str]]], d
 
 
 def gather_noisy(
-    pools: Path, names: list[str], conversations: list[list[dict[str, str]]], arrays: dict[str, np.ndarray]
+    pools: Path,
+    names: list[str],
+    noisy: list[str],
+    conversations: list[list[dict[str, str]]],
+    arrays: dict[str, np.ndarray],
 ) -> tuple[list[list[dict[str, str]]], dict[str, np.ndarray]]:
-    """Add rows with wrong answers, and near copies; returns the conversations of the table of alternatives and its arrays."""
+    """Add rows with wrong answers to every pool, and near copies to the noisy ones; returns the conversations of the table of
+    alternatives, which are of noisy pools alone, and its arrays."""
     others: list[list[dict[str, str]]] = []
     found: dict[str, np.ndarray] = {}
-    clean = {name: read_rows(pools, name, "pool") for name in names}
-    for name in names:
+    clean = {name: read_rows(pools, name, "pool") for name in [*noisy, *(name for name in names if name not in noisy)]}
+    for name in clean:
         for kind in KINDS:
             rows, wrong = planted(clean[name], kind)
             numbers = np.array(arrays[f"{name}|pool"])
             numbers[wrong] = len(conversations) + np.arange(wrong.sum())
             conversations += [row["messages"] for row, hit in zip(rows, wrong, strict=True) if hit]
             arrays |= {f"{name}|{kind}": numbers, f"{name}|{kind}|wrong": wrong}
-            if kind == "inside":
+            if kind == "inside" and name in noisy:
                 made, of = alternatives(rows, ALTERNATIVES)
                 found |= {f"{name}|rows": len(others) + np.arange(len(made)), f"{name}|of": of}
                 others += [row["messages"] for row in made]
-    for name in names:  # last, so that earlier rows keep their numbers
+    for name in noisy:  # last, so that earlier rows keep their numbers
         rows, of = with_copies(clean[name])
         copies = rows[len(arrays[f"{name}|pool"]) :]
         arrays[f"{name}|near"] = np.concatenate([arrays[f"{name}|pool"], len(conversations) + np.arange(len(copies))])
@@ -103,7 +108,7 @@ def write(pools: Path, model: Path, out: Path, names: list[str], noisy: list[str
     """Write the inputs for the models with this tokenizer; returns the number of conversations.
 
     Args:
-        names, noisy: pools to read, and those that are also read with wrong answers planted. targets: as pools.json lists them.
+        names, noisy: pools to read, and those whose rows get other answers to compare, and near copies. targets: as pools.json lists them.
     """
     from trainer.config import ModelConfig
     from trainer.template import ChatTemplate
@@ -112,7 +117,7 @@ def write(pools: Path, model: Path, out: Path, names: list[str], noisy: list[str
     from trainer.tokens_config import TokensConfig
 
     conversations, arrays = gather(pools, names)
-    others, found = gather_noisy(pools, noisy, conversations, arrays)
+    others, found = gather_noisy(pools, names, noisy, conversations, arrays)
     for name, entry in targets.items():
         arrays |= aimed.gather(pools, arrays, entry, name)
     template = ChatTemplate.resolve(load_tokenizer(ModelConfig(name=str(model))), "auto")

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.study_pools import shuffled
 
-COPIES, MOST, POWER = 0.3, 30, 0.7
+COPIES, MOST, POWER = 0.3, 30, 0.25
 """Share of the grown pool; a row of rank r, in the order of a hash, is copied 1 + MOST · r^-POWER times until there are as many."""
 NOISE, SEARCHED = "near", "searched"
 """The record's names of a pool with its copies, and of the clean pool once it is searched. Without a name runs pick from the whole pool."""
@@ -56,18 +56,19 @@ def copy_of(row: Row, turn: int) -> Row:
     return {**row, "messages": messages}
 
 
-def left_by_search(vectors: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def left_by_search(vectors: np.ndarray, keys: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
     """Places (ascending) of the rows that a round could pick: one of each group of near-duplicates, by its shipped settings.
 
     Args:
-        vectors: (n, d) embeddings. keys: (n,) which of a group stays is a draw, as it is in a round.
+        vectors: (n, d) embeddings. keys: (n,) which of a group stays is a draw, as it is in a round. answers: (n,) of `answer_codes`;
+            None: by the embeddings alone.
     """
     from selection.config import DedupConfig
     from selection.dedup import near_duplicate_groups
 
     config = DedupConfig()
     preference = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
-    groups = near_duplicate_groups(vectors, preference, config.threshold, config.neighbours)
+    groups = near_duplicate_groups(vectors, preference, config.threshold, config.neighbours, answers=answers)
     return np.flatnonzero(groups.representative == np.arange(len(keys)))
 
 

@@ -77,23 +77,28 @@ class Picker:
         """Rows of a pool; of "POOL|near" and "POOL|searched" those that the search for near-duplicates leaves, with its copies and
         without."""
         name, _, noise = pool.partition("|")
-        rows = read_rows(self.pools, name, "pool")
-        if not noise:
-            return rows
-        rows = near.with_copies(rows)[0] if noise == near.NOISE else rows
-        return [rows[place] for place in self.left(name, noise)]
+        rows = self._before_search(name, noise)
+        return [rows[place] for place in self.left(name, noise)] if noise else rows
+
+    def _before_search(self, pool: str, noise: str) -> list[dict[str, Any]]:
+        rows = read_rows(self.pools, pool, "pool")
+        return near.with_copies(rows)[0] if noise == near.NOISE else rows
 
     def left(self, pool: str, noise: str) -> np.ndarray:
-        """Places of the pool, with its copies or without, that the search for near-duplicates leaves; kept next to the kinds."""
+        """Places of the pool, with its copies or without, that the search for near-duplicates leaves; kept next to the kinds, with how
+        many it would leave by the embeddings alone."""
+        from selection.answers import answer_codes
+
         kept = left_file(self.kinds, pool, noise)
         if not kept.exists():
             if self.embeddings is None:
                 raise SystemExit(f"{kept}: not there, and there are no embeddings (see embeddings.py)")
             part = f"{pool}|{near.rows_in(noise)}"
-            rows, keys = self.splits[part], self.splits[f"{part}|key"]
-            found = near.left_by_search(np.load(self.embeddings, mmap_mode="r")[rows], keys)
+            vectors, keys = np.load(self.embeddings, mmap_mode="r")[self.splits[part]], self.splits[f"{part}|key"]
+            answers = answer_codes(row["messages"][-1]["content"] for row in self._before_search(pool, noise))
+            found, alone = (near.left_by_search(vectors, keys, of) for of in (answers, None))
             with whole(kept) as file:
-                np.savez(file, left=found)
+                np.savez(file, left=found, by_embeddings=len(alone))
         return np.load(kept)["left"]
 
     def _groups(self, pool: str, by: str, seed: int) -> np.ndarray:

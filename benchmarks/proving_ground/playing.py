@@ -136,13 +136,14 @@ class Session:
             return f"{program} {step} --work {shlex.quote(str(self.work.root))}"
 
         # Kinds and clusters keep the processors busy, the models the GPU. What waits for nothing else goes its own way; answers need
-        # clusters. Picks are written by one process at a time.
+        # clusters, which may be there. Picks are written, and answers measured, by one process at a time.
         left = f"$(( ({time.time() + 60 * self.left():.0f} - $(date +%s)) / 60 ))"  # minutes when the turn comes
         prepared, steps = [command(f"prepare {most}")], []
         for model in models:
             on, picks_of = f"--models {model} --device {self.device}", command(f"picks --models {model} {most}")
-            prepared += [picks_of, command(f"unsure {on}"), picks_of]
-            own = [command(f"pooled {on}"), picks_of, command(f"gradients {on} --minutes {left}"), picks_of]
+            answers = [command(f"unsure {on}"), picks_of]
+            prepared += [picks_of, *answers]
+            own = [*answers, command(f"pooled {on}"), picks_of, command(f"gradients {on} --minutes {left}"), picks_of]
             steps.append(f"{shlex.join(ending_with_this(['sh', '-c', '; '.join(own)]))} &")
         steps += [*prepared, "wait", command(f"picks --models {' '.join(models)} {most}")]
         return self._start(["sh", "-c", "\n".join(steps)], "prepare", self._card(0))

@@ -116,7 +116,8 @@ def _searched(work: Work, log: Callable[[str], None]) -> list[str]:
     for pool, noise in known:
         count, left = len(picker.splits[f"{pool}|{near.rows_in(noise)}"]), picker.left(pool, noise)
         of = picker.splits[f"{pool}|near|of"] if noise == near.NOISE else np.arange(count)
-        found.setdefault(noise, {})[pool] = near.search_figures(of, left)
+        alone = int(np.load(left_file(work / "kinds", pool, noise))["by_embeddings"])
+        found.setdefault(noise, {})[pool] = near.search_figures(of, left) | {"by_embeddings_alone": count - alone}
         log(f"{pool}, {noise}: the search for near-duplicates leaves {len(left):,} of {count:,} rows")
     with whole(work / "results/near.json") as file:
         file.write_text(json.dumps(found, indent=1) + "\n")

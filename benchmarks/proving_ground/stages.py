@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 from collections import defaultdict
@@ -89,13 +88,8 @@ def _cut(work: Work, runs: list[Run]) -> list[Run]:
 
 def write_picks(work: Work, runs: list[Run], file: Path, processes: int, log: Callable[[str], None] = print) -> None:
     """Write the picks of those runs that no file has yet and that can be made, one file a pool as soon as it is done, so that players
-    need not wait for the slowest rule; says which cannot be made, and what they need.
-
-    One process at a time; another one waits, and finds what the first has made.
-    """
-    (work / "picking").mkdir(exist_ok=True)
-    with (work / "picking/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    need not wait for the slowest rule; says which cannot be made, and what they need."""
+    with work.locked("picking"):
         _write_picks(work, runs, file, processes, log)
 
 
@@ -127,6 +121,10 @@ def lacking(work: Work, run: Run) -> str | None:
             return f"hidden states of {run['model']}"
         grouped = LIST["targets"][pool]["pool"] if "kinds" in strategy else None
         return None if grouped is None or kinds_file(work / "kinds", grouped, seed).exists() else "kinds"
+    rows = near.rows_in(run["noise"]) if run["noise"] in (near.NOISE, near.SEARCHED, "none") else run["noise"]
+    if f"{pool}|{rows}" not in np.load(work.inputs() / "splits.npz"):
+        again = f"remove {work / 'inputs'} and run `prepare` again, which keeps the numbers of all rows of clean pools"
+        return f"{'near copies' if rows == near.NOISE else 'wrong answers'}; {again}"
     if run["noise"] in (near.NOISE, near.SEARCHED):
         return lacking_for_search(work, pool, run["noise"], strategy, seed)
     if strategy in peer_picks.STRATEGIES:
@@ -135,8 +133,9 @@ def lacking(work: Work, run: Run) -> str | None:
         return f"losses of {run['model']}"
     kept = (work / "kinds" / f"clusters_{pool}_{seed}.npz").exists()
     if strategy in labelling.STRATEGIES:
-        measured = (work / "unsure" / f"{run['model']}_{pool}.npz").exists()
-        return f"answers of {run['model']}" if not measured else None if kept else "clusters"
+        if not kept:
+            return "clusters"
+        return None if (work / "unsure" / f"{run['model']}_{pool}.npz").exists() else f"answers of {run['model']}"
     strategy = by_loss.OVER.get(strategy, (strategy,))[0]
     by = SPREAD[strategy][0]
     if by in ("kind", "split"):
@@ -144,12 +143,13 @@ def lacking(work: Work, run: Run) -> str | None:
     return "clusters" if by == "cluster" and not kept else None
 
 
+def needs_measuring(work: Work, run: Run) -> bool:
+    """Whether the picks of a run wait for hidden states or losses of the base model."""
+    return (lacking(work, run) or "").startswith(("hidden states", "losses"))
+
+
 def lacking_for_search(work: Work, pool: str, noise: str, strategy: str, seed: int) -> str | None:
     """What picks of a searched pool need that is not there yet."""
-    if f"{pool}|{near.rows_in(noise)}" not in np.load(work.inputs() / "splits.npz"):
-        return (
-            f"near copies; remove {work / 'inputs'} and run `prepare` again, which keeps the numbers of all other rows"
-        )
     if strategy == near.ALL:
         return None
     if not left_file(work / "kinds", pool, noise).exists():
@@ -160,15 +160,13 @@ def lacking_for_search(work: Work, pool: str, noise: str, strategy: str, seed: i
 
 def lacking_for_peer(work: Work, model: str, pool: str, strategy: str) -> str | None:
     """What a peer's rule needs that is not there yet."""
+    if strategy not in by_gradient.STRATEGIES and not (work / "pooled" / model).exists():
+        return f"hidden states of {model}"
     gradients = by_gradient.file_of(work / "gradients" / model, strategy, pool)
     if strategy == by_gradient.DATTRI and not gradients.exists() and not (work.peers / "dattri").is_dir():
         return f"the packages of dattri-llm in {work.peers / 'dattri'}"
     if strategy in peer_picks.LATER and not gradients.exists():
         return f"gradients of {model}" + (" by dattri-llm" if strategy == by_gradient.DATTRI else "")
-    if strategy in by_gradient.STRATEGIES:
-        return None
-    if not (work / "pooled" / model).exists():
-        return f"hidden states of {model}"
     package = peer_picks.OUTSIDE.get(strategy, ("", ""))[0]
     if package and not (work.peers / package).is_dir():
         return f"the packages of {package} in {work.peers}"

@@ -125,12 +125,16 @@ def worse_cells(ground: Ground, strategy: str) -> dict[str, Any]:
     }
 
 
-def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[str, Any]:
-    """Geometric mean over cells of the budget over the examples that random needs for as many right written answers."""
-    shares = {}
-    for cell in ground.cells:
+def written_share(
+    ground: Ground, strategy: str, budget: int = BUDGET, of: Collection[Cell] | None = None
+) -> dict[str, Any]:
+    """Geometric mean over cells, or those `of` them, of the budget over the examples that random needs for as many right written
+    answers."""
+    shares, drawn_at = {}, []
+    for cell in ground.cells if of is None else of:
         known = [(b, ground.written(cell, "random", b)) for b in BUDGETS]
         curve = [(b, -float(v.mean())) for b, v in known if len(v)]
+        drawn_at += [len(v) for b, v in known if len(v) and b != budget]
         ours = ground.written(cell, strategy, budget)
         if len(curve) > 1 and len(ours):
             shares[cell] = (budget, curve, ours)
@@ -146,7 +150,8 @@ def written_share(ground: Ground, strategy: str, budget: int = BUDGET) -> dict[s
         logs.append(np.mean(found))
     low, high = np.percentile(logs[1:], [2.5, 97.5])
     seeds = min(len(ours) for _, _, ours in shares.values())
-    note = f"{len(cells)} cells of {', '.join(sorted({model for model, _ in cells}))}; random's curve has one seed beyond 1,000"
+    models = ", ".join(sorted({model for model, _ in cells}))
+    note = f"{len(cells)} cells of {models}; seeds of random at other budgets: {min(drawn_at)}"
     return figure(np.exp(logs[0]), np.exp(low), np.exp(high), seeds, note)
 
 
@@ -236,6 +241,7 @@ def summarize(document: dict[str, Any]) -> dict[str, Any]:
         "noisy_mean_difference_without_sources": noisy_difference(document["rows"], KIND, uneven),
         **wrong_answers(document.get("wrong_answers", {})),
         "generated_em_share_1000": written_share(ground, WITH),
+        "generated_em_share_1000_with_headroom": written_share(ground, WITH, of=with_headroom),
         "generated_em_share_1000_without_sources": written_share(ground, KIND),
         **target_figures.figures(document["rows"]),
         **cost.figures(ground, with_headroom, WITH, document.get("base_nll", {})),

@@ -135,9 +135,10 @@ def _noisy(rows: list[dict[str, Any]]) -> str:
 def _near(rows: list[dict[str, Any]], searched: dict[str, dict[str, dict[str, Any]]]) -> str:
     ground, lines = Ground(rows, near.NOISE), []
     if near.SEARCHED in searched:
-        lines += ["| clean pool | rows | left out by the search |", "|---|---|---|"]
+        lines += ["| clean pool | rows | left out by the search | by embeddings alone |", "|---|---|---|---|"]
         for pool, entry in searched[near.SEARCHED].items():
-            lines.append(f"| {pool} | {entry['rows']:,} | {entry['left_out'] / entry['rows']:.0%} |")
+            shares = (entry[key] / entry["rows"] for key in ("left_out", "by_embeddings_alone"))
+            lines.append(f"| {pool} | {entry['rows']:,} | {' | '.join(f'{share:.0%}' for share in shares)} |")
     if near.NOISE in searched:
         lines += [
             *([""] if lines else []),
@@ -242,6 +243,7 @@ WORDS = {
     "wrong_answers_recall": "wrong answers that were suspected, of the planted",
     "wrong_answers_precision": "suspected answers that were planted",
     "generated_em_share_1000": "written answers: share of random's examples for as many right",
+    "generated_em_share_1000_with_headroom": "written answers, pools with headroom: share of random's examples for as many right",
     "generated_em_share_1000_without_sources": "written answers, without sources: share of random's examples for as many right",
     "target_minus_rds": "ten targets: macro NLL of the default less RDS+'s",
     "gpu_seconds_ratio": "GPU seconds over random's at 2,000 examples, control: auto",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections import ChainMap
@@ -44,6 +45,14 @@ class Work:
         if not path.exists():
             raise SystemExit(f"{path}: not there; run `python -m benchmarks.proving_ground prepare --work {self.root}`")
         return json.loads(path.read_text())
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """One process at a time; another one waits, and finds what the first has made."""
+        (self.root / name).mkdir(exist_ok=True)
+        with (self.root / name / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @property
     def pools(self) -> list[str]:

@@ -19,7 +19,7 @@ from al.pool.store import Pool
 
 BUDGET = 20
 ON = ("--set", "clean.refusals=drop", "--set", "clean.languages=[en]")
-REFUSAL = "I'm sorry, but I can't help with that."
+REFUSAL = "I'm sorry, but I can't help with that at all."
 PAIRS, GERMAN = 24, 15
 
 
@@ -30,7 +30,7 @@ def planted() -> list[dict]:
         words = rng.sample(WORDS, 8)
         question = f"say something about {' '.join(words)}"
         rows += [
-            {"question": question, "answer": f"it is {words[0]} and {words[1]}", "lang": "en"},
+            {"question": question, "answer": f"it is {' and '.join(words[:5])}", "lang": "en"},
             {"question": question, "answer": REFUSAL, "lang": "en"},
         ]
     rows += [{"question": f"nenne die Zahl {n}", "answer": f"die Zahl ist {n}", "lang": "de"} for n in range(GERMAN)]

@@ -72,7 +72,7 @@ def test_what_is_added_is_tokenized_and_embedded_alone_as_if_all_had_come_at_onc
         assert len(np.load(embeddings.path / "embeddings.npy")) == len(whole)
 
 
-PASSAGE = " ".join(random.Random(1).choices(WORDS, k=30))
+PASSAGE, OTHER = (" ".join(random.Random(seed).choices(WORDS, k=30)) for seed in (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_near_duplicates_are_those_of_comparing_everything(grown):
     vectors = np.load(second.embeddings.path / "embeddings.npy")
     table = pq.read_table(second.groups.path / "groups.parquet")
     rank = np.load(second.groups.path / "preference.npy")
-    whole = near_duplicate_groups(vectors, rank, session.config.dedup.threshold, 16)
+    answers = near_duplicates.answers_of(second.open_pool(), session.config.dedup)
+    whole = near_duplicate_groups(vectors, rank, session.config.dedup.threshold, 16, answers=answers)
     assert second.groups.manifest["inputs"]["earlier"] == first.groups.fingerprint
     assert (table["representative"].to_numpy() == whole.representative).all()
     old = np.isin(second.open_pool().keys, first.open_pool().keys)
@@ -134,7 +135,7 @@ def sides(prepared: Prepared) -> dict[int, int]:
 
 
 def test_the_holdout_stays_and_new_examples_near_to_it_are_left_out(grown):
-    _, first, second = grown
+    session, first, second = grown
     before, after = sides(first), sides(second)
     assert {key: after[key] for key in before if before[key] != POOL} == {
         key: side for key, side in before.items() if side != POOL
@@ -142,20 +143,25 @@ def test_the_holdout_stays_and_new_examples_near_to_it_are_left_out(grown):
     held = np.isin(np.load(second.split.path / "split.npy"), (DEV, TEST))
     assert held.sum() == sum(side in (DEV, TEST) for side in before.values())
     vectors = unit(np.load(second.embeddings.path / "embeddings.npy"))
-    near = (vectors @ vectors[held].T).max(axis=1) >= 0.988
+    answers = near_duplicates.answers_of(second.open_pool(), session.config.dedup)
+    near = ((vectors @ vectors[held].T >= 0.988) & (answers[:, None] == answers[held])).any(axis=1)
     new = ~np.isin(second.open_pool().keys, list(before))
     assert (near & new).any() and set(np.load(second.split.path / "split.npy")[near & new]) == {SHADOW}
     assert POOL in np.load(second.split.path / "split.npy")[new]
 
 
 def test_only_new_texts_are_searched_for_passages_of_the_holdout(world, tmp_path, monkeypatch):
-    long = [{"prompt": f"{word} {PASSAGE}", "completion": "paper"} for word in ("red", "green")]
+    held = [{"prompt": f"red {passage}", "completion": "paper"} for passage in (PASSAGE, OTHER)]
+    green, blue = (
+        {"prompt": f"{word} {passage}", "completion": "metal"}
+        for word, passage in (("green", PASSAGE), ("blue", OTHER))
+    )
     with Run.create_or_open(tmp_path / "run") as run:
-        (tmp_path / "held.jsonl").write_text(json.dumps(long[0]) + "\n")
+        (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
         named = f"holdout.test_files={json.dumps([str(tmp_path / 'held.jsonl')])}"
         session = session_of(run, world, named, "tokens.max_length=400")
         first = settle(session, 1)
-        grow(session, tmp_path / "more.jsonl", [*long, *MORE])
+        grow(session, tmp_path / "more.jsonl", [green, *MORE])
         seen, plain = [], overlap.text_blocks
 
         def watched(texts, wanted):
@@ -164,11 +170,13 @@ def test_only_new_texts_are_searched_for_passages_of_the_holdout(world, tmp_path
 
         second = settle(session, 2)
         assert sum(side == SHADOW for side in sides(second).values()) > sum(s == SHADOW for s in sides(first).values())
-        assert np.load(second.split.path / "seen.npy").max() == 2
+        seen_before = np.load(second.split.path / "seen.npy")
+        assert set(seen_before) == {1, 2}
         monkeypatch.setattr(overlap, "text_blocks", watched)
-        grow(session, tmp_path / "later.jsonl", [{"prompt": f"blue {PASSAGE}", "completion": "metal"}])
+        grow(session, tmp_path / "later.jsonl", [blue])
         third = settle(session, 3)
-        assert seen[0] == 1 and np.load(third.split.path / "seen.npy").max() == 3
+        seen_now = np.load(third.split.path / "seen.npy")
+        assert seen[0] == 1 and (seen_now == 2).sum() == 2 * (seen_before == 2).sum()
         added = (set(sides(third)) - set(sides(second))).pop()
         assert sides(third)[added] == SHADOW
 

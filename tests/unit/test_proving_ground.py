@@ -153,7 +153,13 @@ def test_written_answers_have_a_share_of_their_own():
         {**row("random", 1, 1.0, budget), "generated_em": em} for budget, em in ((1000, 0.4), (2000, 0.5), (4000, 0.6))
     ]
     rows += [{**row(WITH, 1, 1.0), "generated_em": 0.5}, row(WITH, 2, 1.0)]
-    assert written_share(Ground(rows), WITH)["value"] == pytest.approx(0.5)
+    rows += [{**entry, "pool": "b"} for entry in rows if entry["budget"] == 1000 or entry["strategy"] == "random"]
+    rows[-2]["generated_em"] = 0.4  # as random at 1,000
+    found = written_share(Ground(rows), WITH)
+    assert found["value"] == pytest.approx(0.5**0.5, abs=1e-4) and found["note"].startswith(
+        "2 cells of m; seeds of random at other budgets: 1"
+    )
+    assert written_share(Ground(rows), WITH, of=[("m", "a")])["value"] == pytest.approx(0.5)
 
 
 def tasks(count: int) -> list[dict]:

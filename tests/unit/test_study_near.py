@@ -18,10 +18,10 @@ FRUITS = ("plums", "pears", "figs", "limes", "dates", "kiwis", "nuts")
 
 
 def row(i: int) -> dict:
-    """A sum about a fruit, with a system message in each third row and a line break in each second."""
+    """A sum about a fruit, with a system message in each third row and a line break in each second. Every hundredth has the same answer."""
     text = f"Mia has {i} {FRUITS[i % 7]}.{chr(10) if i % 2 else ' '}She gets {i + 3} more. How many now?"
     system = [{"role": "system", "content": "Answer with a number."}] if i % 3 == 0 else []
-    messages = [*system, {"role": "user", "content": text}, {"role": "assistant", "content": str(2 * i + 3)}]
+    messages = [*system, {"role": "user", "content": text}, {"role": "assistant", "content": str(2 * (i % 100) + 3)}]
     return {"messages": messages, "source": "a" if i < 150 else "b", "task": f"t{int(i >= 150)}"}
 
 
@@ -66,7 +66,9 @@ def test_the_search_is_that_of_a_round():
     base = rng.normal(size=(5, 16))
     vectors = np.concatenate([base, base[[1, 1]] + rng.normal(size=(2, 16)) * 0.02]).astype(np.float16)
     keys = np.array([5, 9, 1, 2, 3, 4, 8], dtype=np.uint64)
-    assert near.left_by_search(vectors, keys).tolist() == [0, 2, 3, 4, 5]  # of 1, 5 and 6 the lowest key stays
+    assert near.left_by_search(vectors, keys, None).tolist() == [0, 2, 3, 4, 5]  # of 1, 5 and 6 the lowest key stays
+    answers = np.array([1, 2, 3, 4, 5, 2, 9], dtype=np.uint64)
+    assert near.left_by_search(vectors, keys, answers).tolist() == [0, 2, 3, 4, 5, 6]  # 6 answers otherwise
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def work(tmp_path, rows, monkeypatch) -> Work:
     for part, entries in (("pool", rows), ("dev", held), ("test", held)):
         (pool / f"{part}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     conversations, arrays = inputs.gather(found / "pools", [POOL])
-    inputs.gather_noisy(found / "pools", [POOL], conversations, arrays)
+    inputs.gather_noisy(found / "pools", [POOL], [POOL], conversations, arrays)
     np.savez(found / "inputs/m/splits.npz", **arrays)
     (found / "about.json").write_text(
         json.dumps({"pools": [POOL], "cut": None, "models": {"m": "m"}, "embedder": None})
@@ -123,10 +125,28 @@ def test_strategies_pick_from_what_the_search_leaves(work):
     assert json.loads((work / "results/near.json").read_text())["near"][POOL]["recall"] == 1.0
 
 
+def test_every_pool_gets_wrong_answers_and_the_noisy_ones_copies_too(work):
+    splits = np.load(work.inputs() / "splits.npz")
+    (work / "pools/other").symlink_to(work / f"pools/{POOL}")
+    conversations, arrays = inputs.gather(work / "pools", [POOL, "other"])
+    others, found = inputs.gather_noisy(work / "pools", ["other", POOL], [POOL], conversations, arrays)
+    assert all((arrays[name] == splits[name]).all() for name in splits.files if f"{POOL}|near" not in name)
+    assert not np.intersect1d(arrays["other|inside"][arrays["other|inside|wrong"]], arrays[f"{POOL}|near"]).size
+    assert {name.split("|")[0] for name in arrays if "exchanged" in name} == {POOL, "other"}
+    assert "other|near" not in arrays and not any(name.startswith("other") for name in found)
+    wanted = {(r["pool"], r["strategy"]) for r in planning.noise("smollm2-135m") if r["noise"] == "inside"}
+    assert wanted >= {(pool, strategy) for pool in planning.POOLS for strategy in ("random", WITH)}
+    assert [pool for pool, strategy in wanted if strategy == KIND] == [POOL]
+    np.savez(work / "inputs/m/splits.npz", **{k: v for k, v in arrays.items() if "|inside" not in k})
+    lacks = stages.lacking(work, {**run("random"), "noise": "inside"})
+    assert lacks is not None and lacks.startswith("wrong answers; remove ")
+
+
 def test_a_clean_pool_is_searched_too(work):
     embed(work)
     vectors = np.load(work / "embeddings.npy")
-    vectors[100:150] = vectors[:50]  # fifty rows look like fifty others
+    vectors[100:150] = vectors[:50]  # fifty rows look like fifty others, and answer alike
+    vectors[150:160] = vectors[60:70]  # ten more do not
     np.save(work / "embeddings.npy", vectors)
     picker = Picker.of(work)
     left = picker.left(POOL, near.SEARCHED)
@@ -138,7 +158,7 @@ def test_a_clean_pool_is_searched_too(work):
     assert stages.lacking(work, run(WITH, near.SEARCHED)) is None
     prepare._searched(work, lambda text: None)
     found = json.loads((work / "results/near.json").read_text())["searched"][POOL]
-    assert (found["rows"], found["left_out"], found["copies"]) == (ROWS, 50, 0)
+    assert (found["rows"], found["left_out"], found["by_embeddings_alone"]) == (ROWS, 50, 60)
 
 
 def test_picks_say_what_they_wait_for(work):
@@ -207,7 +227,9 @@ def test_pools_are_searched_before_the_rest_is_embedded(work, embedded):
         stages.lacking(work, entry) is None for entry in planning.near_copies("smollm2-135m") if entry["pool"] == POOL
     )
     figures = {noise: of[POOL] for noise, of in json.loads((work / "results/near.json").read_text()).items()}
-    assert figures["near"].items() >= {"copies": SIZE, "left_out": SIZE, "recall": 1.0, "precision": 1.0}.items()
+    assert figures["near"] == {
+        "rows": ROWS + SIZE, "copies": SIZE, "left_out": SIZE, "recall": 1.0, "precision": 1.0, "by_embeddings_alone": SIZE,
+    }  # fmt: skip
     assert figures["searched"]["left_out"] == 0
     prepare.search(work, [POOL], 1, lambda text: None)
     assert len(embedded) == ROWS + SIZE  # what was searched is not embedded again
@@ -245,9 +267,9 @@ def test_the_page_and_the_summary_have_them_once_played():
     found = summary.noisy_difference(before + on_two("near", 0.1), WITH, [])
     assert found["value"] == pytest.approx(-0.2) and "not played" not in found["note"]
     counted = {POOL: {"rows": 300, "copies": 90, "left_out": 96, "recall": 0.9, "precision": 0.84}}
-    searched = {"near": counted, "searched": {POOL: {"rows": 200, "left_out": 50}}}
+    searched = {"near": counted, "searched": {POOL: {"rows": 200, "left_out": 50, "by_embeddings_alone": 90}}}
     text = tables._near(before + made("near", 0.1) + made("none", 0.2) + made("searched", 0.15), searched)
-    assert "| sums | 200 | 25% |" in text
+    assert "| sums | 200 | 25% | 45% |" in text
     assert (
         "| smollm2-135m, sums, 1,000 | +0.000 ± 0.000 (2), +0.0 | +0.050 ± 0.000 (2), +0.0 | +0.000 ± 0.000 (2), +0.0 |"
         in text

@@ -257,25 +257,26 @@ class Layer:
         return [parameter for joined in self.joined for parameter in joined.parameters()]
 
     def _make_again(self, kept: Kept, run: Pass) -> None:
-        """The tensors that were not kept, except the gate's product, which the backward pass computes itself."""
+        """The tensors that were not kept, except the gate's product and the input of q, k and v, which are made when they are needed."""
         if kept.qkv is None:
             again = Kept()
             self._attention_half(kept.x, None, run, again)
+            again.X_qkv = None  # cheap, and not needed before the MLP's backward pass is over
             self._mlp_half(run, again)
             if self.around_mlp.after is not None:
                 self._gate(run, again)
                 again.made = torch.empty_like(again.x2)
                 self.down.forward(again.X_down, again.made)
             kept.update(again)
-        elif kept.X_qkv is None:
-            for joined, x, branch, name, place in (
-                (self.qkv, kept.x, self.around_attention, "X_qkv", 0),
-                (self.mlp, kept.x2, self.around_mlp, "X_mlp", 2),
-            ):
-                X = joined.new_input(run.tokens)
-                branch.enter(x, None, X[:, joined.x])
-                joined.project_down(X, self._dropout(joined, place, run))
-                setattr(kept, name, X)
+        elif kept.X_mlp is None:
+            kept.X_mlp = self._input_of(self.mlp, kept.x2, self.around_mlp, 2, run)
+
+    def _input_of(self, joined: Joined, x: torch.Tensor, branch: Branch, place: int, run: Pass) -> torch.Tensor:
+        """The complete input (T, width) of the projection after the branch's norm of `x` (T, d)."""
+        X = joined.new_input(run.tokens)
+        branch.enter(x, None, X[:, joined.x])
+        joined.project_down(X, self._dropout(joined, place, run))
+        return X
 
     def _mlp_backward(self, G: torch.Tensor, kept: Kept, run: Pass) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Gradients of the MLP's LoRA, and of its normed input (T, d). Overwrites gate_up."""
@@ -343,7 +344,10 @@ class Layer:
         else:
             g = None
             self.qkv.complete(G)
-        return self._lora_gradients(self.qkv, G, kept.X_qkv, dropout, run) + o, g
+        X = kept.X_qkv
+        if X is None:
+            X = self._input_of(self.qkv, kept.x, self.around_attention, 0, run)
+        return self._lora_gradients(self.qkv, G, X, dropout, run) + o, g
 
 
 def _add(projection: Projection, inputs: Any, x: torch.Tensor, branch: Branch) -> None:

@@ -21,10 +21,11 @@ for each use; the values are the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from trainer.decoder import elementwise
+from trainer.decoder import elementwise, low_rank
 from trainer.decoder.dropout import Dropout
 from trainer.decoder.nf4 import Nf4Weight
 from trainer.decoder.retention import ALIGN
@@ -204,8 +205,13 @@ class Joined:
     def project_down(self, X: torch.Tensor, dropout: Dropout | None = None) -> None:
         """Fill the columns x·Aᵀ of X (T, width); `dropout` is applied to x only there."""
         if self.rank:
-            x = X[:, self.x] if dropout is None else dropout(X[:, self.x])
-            a = self.matrix()[self.out :, self.x].t()
+            x, matrix = X[:, self.x] if dropout is None else dropout(X[:, self.x]), self.matrix()
+            columns = len(self.linears) * self.rank
+            if self._suits(columns, X, x, matrix):
+                wide, which = (X, "A") if dropout is None else (x, "A, dropped")
+                low_rank.product(wide, matrix, X, self._parts[which], columns, True, self.rank, self.inputs)
+                return
+            a = matrix[self.out :, self.x].t()
             if len(self.linears) == 1:
                 torch.mm(x, a, out=X[:, self.up(0)])
                 return
@@ -226,6 +232,9 @@ class Joined:
         """Fill the columns s·g·B of G (T, rows), whose first `out` columns hold the gradient of the outputs."""
         if self.rank:
             matrix = self.matrix()
+            if self._suits(self.rank, G, matrix):
+                low_rank.product(G, matrix, G, self._parts["B"], self.rank)
+                return
             for i in range(len(self.linears)):
                 torch.mm(G[:, self.output(i)], matrix[self.output(i), self.up(i)], out=G[:, self.down(i)])
 
@@ -254,6 +263,21 @@ class Joined:
                     of_b *= linear.lora.scale
                 gradients += [of_a[i * self.rank : i * self.rank + r], of_b]
         return gradients
+
+    def _suits(self, columns: int, *buffers: torch.Tensor) -> bool:
+        """Whether the kernel of low_rank.py takes products of these buffers."""
+        whole = all(width % low_rank.ALIGN == 0 for width in (self.rank, self.inputs, *self.outputs))
+        return whole and low_rank.suits(buffers, columns)
+
+    @cached_property
+    def _parts(self) -> dict[str, torch.Tensor]:
+        """Where in X, G and the matrix the products of low_rank.py find their factors."""
+        of_a, of_b = self.out * self.width + self.rank, []
+        for i, width in enumerate(self.outputs):
+            start = self.output(i).start
+            of_b.append((start, start * self.width + self.up(i).start, self.down(i).start, width))
+        found = {"A": [(self.rank, of_a, 0, self.inputs)], "A, dropped": [(0, of_a, 0, self.inputs)], "B": of_b}
+        return {name: low_rank.parts(entries, self.scratch.device) for name, entries in found.items()}
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """A and B of every layer with LoRA, in the order of backward_lora."""

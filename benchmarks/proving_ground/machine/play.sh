@@ -1,6 +1,7 @@
 #!/bin/sh
 # On the GPU machine, after start.sh: plays in the background until MINUTES from now, and returns at once.
-#   sh play.sh STUDY MINUTES MODEL=PROCESSES ...      for example: sh play.sh /study 9 qwen-0.5b=4 smollm2-135m=1
+#   sh play.sh STUDY MINUTES MODEL=PROCESSES ...      for example: sh play.sh /study 9 qwen-0.5b=3 smollm2-135m=2
+# These five fill 140 GB; of eight, players ran out of memory and played one run at a time.
 # TOKENS (60000): of a step of runs that train side by side; DEVICE (auto); CARDS: GPUs that players take in turn, for example "0 1". See how far it is: sh play.sh STUDY poll. Rows come to STUDY/work/results/; what players print to STUDY/work/logs/.
 set -eu
 . "$(realpath "$1")/env.sh"

@@ -149,7 +149,7 @@ def test_a_plan_for_a_card_needs_no_gpu_no_hub_and_makes_nothing(table):
     assert found.code == 0, found.err
     answer, second, *_ = found.out.splitlines()
     assert re.fullmatch(
-        r"Fits RTX 3090 or faster \(24 GB\): 20\.1 of 20\.8 usable GiB\. About \d+ s \(assumed, ±35%\) for 200 examples, about "
+        r"Fits RTX 3090 or faster \(24 GB\): 20\.7 of 20\.8 usable GiB\. About \d+ s \(assumed, ±35%\) for 200 examples, about "
         r"[\d,]+ tokens\. Near-duplicates are not counted\.",
         answer,
     )

@@ -20,6 +20,7 @@ from al.planning.near_duplicates import FIRST_BATCH, bounds, embedder_here, find
 from al.planning.pool_estimate import estimate_pool
 from al.planning.pool_sample import Sample
 from al.pool.store import Pool
+from al.preparation.near_duplicates import answers_of
 from selection.config import DedupConfig, EmbedConfig
 from selection.dedup import near_duplicate_groups
 
@@ -64,10 +65,11 @@ def test_a_pool_that_is_searched_whole_has_as_many_groups_as_the_round_finds(two
     config = Options(run_path=run).load_config()
     config = config.model_copy(update={"dedup": DedupConfig(threshold=0.99)})
     vectors = np.load(next((run / "artifacts/embeddings").iterdir()) / "embeddings.npy")
-    groups = near_duplicate_groups(vectors, np.zeros(len(pool)), 0.99, 16)
+    groups = near_duplicate_groups(vectors, np.zeros(len(pool)), 0.99, 16, answers=answers_of(pool, config.dedup))
     leads = np.unique(groups.representative)
     assert 20 < len(leads) < len(pool) - 20
-    found = find_distinct(pool.texts(np.arange(len(pool))), len(pool), config)
+    rows = np.arange(len(pool))
+    found = find_distinct(pool.texts(rows), pool.texts(rows, part="response"), len(pool), config)
     assert found.searched == len(pool) and found.least == found.most == pytest.approx(len(leads), abs=2)
 
 
@@ -132,6 +134,8 @@ def test_rows_that_are_the_same_count_once_and_those_of_large_files_as_often_as_
     config = load(world, ()).model_copy(update={"pool": PoolConfig(files=[str(tmp_path / "twice.jsonl")])})
     found = estimate_pool(config, tmp_path / "no-run")
     assert found.examples == found.labelled == found.distinct.examples == 50
-    sample = Sample(texts=["many"] * 20 + ["few"] * 20, weights=[100.0] * 20 + [1.0] * 20)
-    first = sample.drawn_texts()[:20]
-    assert sorted(sample.drawn_texts()) == sorted(sample.texts) and first.count("many") >= 18
+    texts, weights = ["many"] * 20 + ["few"] * 20, [100.0] * 20 + [1.0] * 20
+    sample = Sample(texts=texts, responses=[f"so {text}" for text in texts], weights=weights)
+    drawn, responses = sample.drawn_texts()
+    assert sorted(drawn) == sorted(texts) and drawn[:20].count("many") >= 18
+    assert responses == [f"so {text}" for text in drawn]

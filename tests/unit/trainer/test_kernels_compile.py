@@ -17,15 +17,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction
 
-from trainer.decoder import attention_kernels, dropout_kernels, head_kernels, kernels, packed_attention_kernels
+from trainer.decoder import attention_kernels, dropout_kernels, head_kernels, kernels, low_rank_kernels, packed_attention_kernels
 
 SIZES = {"BLOCK": 1024, "HEADS": 32, "HALF": 64, "OUTER": 256, "WIDTH": 128, "HEAD": 128, "GROUPS": 4, "LANE": 32, "LANES": 4}
 FLOATS = {
     "eps", "linear", "cubic", "scale", "share", "factor", "beta_1", "beta_2", "eps_inside", "eps_outside", "softcap", "slope",
 }
 POINTERS = {
-    "labels": "i64", "best": "i32", "borders": "i32", "start": "i32", "tiles": "i32", "first": "i32", "begins": "i32", "places": "i32",
-    "keys": "i32", "packed": "u8", "absmax": "u8",
+    "labels": "i64", "parts": "i64", "best": "i32", "borders": "i32", "start": "i32", "tiles": "i32", "first": "i32", "begins": "i32",
+    "places": "i32", "keys": "i32", "packed": "u8", "absmax": "u8",
 } | dict.fromkeys(
     ("nll", "code", "absmax_code", "absmax_scale", "offset", "mean", "square", "row_sign", "column_sign", "log_sums", "deltas"), "fp32"
 )
@@ -55,7 +55,7 @@ def compiled(kernel, switch):
     for stage in ("ttir", "ttgir"):  # machine code is not needed
         module = stages[stage](module, found)
 
-for module in (kernels, head_kernels, dropout_kernels, attention_kernels, packed_attention_kernels):
+for module in (kernels, head_kernels, low_rank_kernels, dropout_kernels, attention_kernels, packed_attention_kernels):
     for name, kernel in vars(module).items():
         if isinstance(kernel, JITFunction) and name.endswith("_kernel") and kernel.__module__ == module.__name__:
             for switch in (True, False):

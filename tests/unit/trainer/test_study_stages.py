@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from tiny_models import saved, table
 
-from benchmarks.proving_ground import by_gradient, near, peer_picks, picking, planning, side_by_side, stages, tables
+from benchmarks.proving_ground import (
+    by_gradient,
+    by_loss,
+    labelling,
+    near,
+    peer_picks,
+    picking,
+    planning,
+    side_by_side,
+    stages,
+    tables,
+)  # fmt: skip
 from benchmarks.proving_ground.__main__ import parser
 from benchmarks.proving_ground.ground import KIND, POWER, PROPORTIONAL, WITH
 from benchmarks.proving_ground.planning import EARLY, in_rounds
@@ -195,6 +206,25 @@ def test_near_copies_from_plan_to_record(work, loaded, tmp_path, monkeypatch):
     assert lines[2] == f"| {POOL}: 1,714 | 514 | 514 | 100% | 0% |"
     assert lines[-1].startswith(f"| {MODEL}, {POOL} | ") and "–" not in lines[-1]
     assert [run["recorded"] for run in planned(work, record, "near")] == [True] * 4 + [False] * 5
+
+
+def test_only_rules_that_see_the_models_hidden_states_or_losses_have_them_measured(work, tmp_path):
+    runs = planned(work, tmp_path / "record.json", "peers", "label", "by_loss", "baselines")
+    waiting = {run["strategy"] for run in runs if stages.needs_measuring(work, run)}
+    assert {"rds to dev", "less, DataFlex", *by_loss.STRATEGIES} <= waiting
+    assert waiting.isdisjoint({"random", "oracle_size", *labelling.STRATEGIES, *by_gradient.STRATEGIES})
+
+
+def test_answers_are_measured_when_the_clusters_of_all_seeds_are_there(work, tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.LIST, "seeds", [1, 2])
+    runs = [r for r in planned(work, tmp_path / "record.json", "label") if r["strategy"] in labelling.STRATEGIES]
+    one, measured = work / f"kinds/clusters_{POOL}_2.npz", work / f"unsure/{MODEL}_{POOL}.npz"
+    one.rename(tmp_path / "later.npz")
+    command(work, "unsure", "--device", "cpu")
+    assert {stages.lacking(work, run) for run in runs} == {"clusters", f"answers of {MODEL}"} and not measured.exists()
+    (tmp_path / "later.npz").rename(one)
+    command(work, "unsure", "--device", "cpu")
+    assert measured.exists() and {stages.lacking(work, run) for run in runs} == {None}
 
 
 def test_gradients_are_measured_where_a_peer_needs_them(work, loaded, tmp_path, monkeypatch, capsys):
