@@ -12,6 +12,7 @@ from tiny_models import build, saved, table
 from trainer.adapters import trainable_parameters
 from trainer.config import PROJECTIONS, LoraConfig
 from trainer.decoder.decoder import Decoder, Unsupported
+from trainer.decoder.layer import Layer
 from trainer.decoder.retention import (
     Memory,
     Retention,
@@ -112,6 +113,20 @@ def test_hidden_states_and_gradients_are_those_of_transformers_and_peft(name, re
     found = ours(model, batch, retention)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
     close(gradients(model, found), wanted)
+
+
+@pytest.mark.parametrize("retention", Retention)
+def test_the_input_of_q_k_and_v_waits_for_the_mlps_backward_pass_unless_it_is_kept(monkeypatch, retention):
+    held, plain = [], Layer._mlp_backward
+
+    def watched(layer, G, kept, run):
+        held.append(kept.X_qkv is not None)
+        return plain(layer, G, kept, run)
+
+    monkeypatch.setattr(Layer, "_mlp_backward", watched)
+    model, batch = with_adapter("llama"), collate(TOKENS, [0, 1])
+    gradients(model, ours(model, batch, retention))
+    assert held == [retention is Retention.KEEP] * 2
 
 
 @pytest.mark.parametrize(
